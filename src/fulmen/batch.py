@@ -1,0 +1,97 @@
+"""Batches: what a step is done on, as types, so that data is tied to systems by dispatch."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from fulmen.tree import Tree
+
+__all__ = ["Attacked", "Batch", "Labeled", "Unlabeled"]
+
+
+class Batch(Tree):
+    """Examples along the leading axis of every array. Subclass it for inputs of one's own.
+
+    Args:
+        weight: `(n,)`, how much each example counts in means; None counts all alike. An example of weight 0 is padding.
+        index: `(n,)` integers, which example of the data set each one is; randomness that must belong to an example and
+            not to its place in the batch is drawn by it.
+    """
+
+    weight: jax.Array | None = dataclasses.field(default=None, kw_only=True)
+    index: jax.Array | None = dataclasses.field(default=None, kw_only=True)
+
+    def __len__(self) -> int:
+        return jax.tree.leaves(self)[0].shape[0]
+
+    def __getitem__(self, rows: Any) -> Any:
+        """The batch of some of the examples."""
+        return jax.tree.map(lambda v: v[rows], self)
+
+
+class Labeled(Batch):
+    """Inputs and targets.
+
+    Args:
+        x: `(n, …)`.
+        y: `(n,)` integer labels, `(n, classes)` probabilities, or `(n, …)` numbers to be predicted.
+    """
+
+    x: jax.Array
+    y: jax.Array
+
+
+class Unlabeled(Batch):
+    """Inputs alone.
+
+    Args:
+        x: `(n, …)`.
+    """
+
+    x: jax.Array
+
+
+class Attacked(Batch):
+    """A batch that an attack has been over. Its other attributes are the attacked batch's.
+
+    Args:
+        batch: the attacked batch, of the type that it had.
+        clean: the batch as it was.
+    """
+
+    batch: Batch
+    clean: Batch
+
+    def __init__(self, batch: Any, clean: Any) -> None:
+        self.__dict__.update(batch=batch, clean=clean, weight=batch.weight, index=None)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "batch" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.__dict__["batch"], name)
+
+    def __len__(self) -> int:
+        return len(self.batch)
+
+
+class PartBatches(Batch):
+    """A batch that its system's parts have augmented each in its own way.
+
+    Args:
+        batch: the batch as it was.
+        parts: from a part's path to that part's batch.
+    """
+
+    batch: Batch
+    parts: dict[str, Batch]
+
+    def __len__(self) -> int:
+        return len(self.batch)
+
+
+def of_part(batch: Any, name: str) -> Any:
+    """The batch of the part called `name`."""
+    return batch.parts.get(name, batch.batch) if isinstance(batch, PartBatches) else batch

@@ -1,0 +1,252 @@
+"""Components: types that are pytrees and hold their parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fulmen.dispatch import dispatch
+from fulmen.mode import Eval, Mode
+from fulmen.tree import STATIC, Tree, kinds, remake
+from fulmen.verbs import after_update, bind, forward, init, validate
+
+__all__ = ["Buffer", "Component", "Frozen", "Game", "Model", "Parameter", "System", "Wrapper", "record"]
+
+
+class Component(Tree):
+    """The root of models, systems, objectives, metrics and attacks: a frozen dataclass that is a pytree.
+
+    What a field is follows from its annotation: `int`, `bool`, `str` and callables are static, `float` is a
+    hyperparameter (data that is never trained), arrays and components are children, also in lists, tuples and dicts.
+    `fm.static()` and `fm.hyper()` say it where the annotation does not.
+    """
+
+    mode: Mode | None = dataclasses.field(default=None, kw_only=True, repr=False)
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        return forward(self, *inputs, **options)
+
+    def _repr_html_(self) -> str:
+        from fulmen.looking import html_tree
+
+        return html_tree(self)
+
+
+class Model(Component):
+    """Maps inputs to outputs and owns parameters: the inexact arrays in its fields are trained.
+
+    `model(x)` is `forward(model, x)`, the only method that a model must have.
+
+    >>> import jax, fulmen as fm
+    >>> class Scale(fm.Model):
+    ...     factor: jax.Array
+    >>> @fm.dispatch
+    ... def forward(scale: Scale, x): return scale.factor * x
+    >>> float(Scale(jax.numpy.float32(2.0))(3.0))
+    6.0
+    """
+
+
+class System(Component):
+    """Components put together for a task. Its own arrays are hyperparameters; its parts own the parameters."""
+
+
+class Game(System):
+    """A system whose entries in `losses` belong to its players, the fields of the same names.
+
+    Each entry is computed with every other field's parameters under `stop_gradient`, so one ordinary gradient of the
+    sum gives each player its own.
+    """
+
+
+class Wrapper(System):
+    """A system around one part, its first field: what it does not define itself, it hands to that part."""
+
+    @property
+    def __part__(self) -> Any:
+        return getattr(self, part_name(type(self)))
+
+
+def part_name(cls: type) -> str:
+    """The name of a wrapper's part."""
+    names = [f.name for f in dataclasses.fields(cls) if f.name != "mode"]  # type: ignore[arg-type]
+    if not names:
+        raise TypeError(f"{cls.__name__} is a Wrapper without a field: the first field is the part that it is around.")
+    return names[0]
+
+
+class Frozen(Wrapper):
+    """A part as it is: in `Eval` mode, without gradient and without optimizer state.
+
+    Args:
+        part: the component.
+    """
+
+    part: Component
+
+    @property
+    def __part__(self) -> Any:
+        return jax.tree.map(jax.lax.stop_gradient, self.part)
+
+
+class Parameter(Tree):
+    """An array that is trained wherever it stands, as on a system. Read it by `.value`.
+
+    Args:
+        value: an inexact array of any shape.
+    """
+
+    value: jax.Array
+
+
+class Buffer(Tree):
+    """State that is no parameter, such as running statistics. Read it by `.value`; `record` says what it becomes.
+
+    Args:
+        value: an array of any shape and type, or a tree of them.
+    """
+
+    value: jax.Array
+    slot: jax.Array | None = dataclasses.field(default=None, repr=False)
+
+
+@jax.custom_vjp
+def _tap(y: Any, slot: Any, new: Any) -> Any:
+    return y
+
+
+def _tap_forward(y: Any, slot: Any, new: Any) -> Any:
+    return y, new
+
+
+def _tap_backward(new: Any, cotangent: Any) -> Any:
+    # The 1 is made of `new`, so that under vmap it is counted once per example.
+    one = jnp.where(new.ravel()[:1].sum() == 0, 1.0, 1.0)
+    return cotangent, (new, one), jnp.zeros_like(new)
+
+
+_tap.defvjp(_tap_forward, _tap_backward)
+
+
+def record(y: jax.Array, buffer: Buffer, new: Any) -> jax.Array:
+    """Return `y`, and in a training step let the buffer become `new`.
+
+    While a training step differentiates, the buffer's slot collects `(new, 1)` for each use; its value after the step is
+    the total over the count. Anywhere else, as in an attack's inner gradients or an evaluation, this is the identity.
+
+    Args:
+        y: something that the loss will depend on.
+        buffer: what to change.
+        new: its new value, of the buffer's shape.
+
+    Returns:
+        `y`.
+    """
+    if buffer.slot is None:
+        return y
+    new = jnp.asarray(new)
+    if new.shape != buffer.slot[0].shape:
+        raise ValueError(f"record: the buffer holds shape {buffer.slot[0].shape}, and the new value has {new.shape}.")
+    return _tap(y, buffer.slot, jax.lax.stop_gradient(new).astype(buffer.slot[0].dtype))
+
+
+# Trees of components
+
+
+def parts(component: Component) -> dict[str, Any]:
+    """The fields that are not static, without the mode."""
+    return {n: getattr(component, n) for n, kind in kinds(type(component)).items() if kind != STATIC and n != "mode"}
+
+
+def map_components(function: Callable[[Any, str], Any], value: Any, path: str = "") -> Any:
+    """Apply a function to the components in a field's value: itself, or those in lists, tuples and dicts of it."""
+    if isinstance(value, Component):
+        return function(value, path)
+    join = f"{path}." if path else ""
+    if isinstance(value, dict):
+        return {k: map_components(function, v, f"{join}{k}") for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        items = [map_components(function, v, f"{join}{i}") for i, v in enumerate(value)]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    return value
+
+
+def map_parts(function: Callable[[Any, str], Any], component: Any) -> Any:
+    """The component with a function applied to each component directly inside; `function(part, path)`."""
+    return remake(component, {n: map_components(function, v, n) for n, v in parts(component).items()})
+
+
+def named_parts(component: Component, *kinds: type) -> dict[str, Any]:
+    """The components directly inside that are of some of these kinds, by path (`"model"`, `"layers.0"`)."""
+    found: dict[str, Any] = {}
+
+    def note(part: Any, path: str) -> Any:
+        if isinstance(part, kinds or (Component,)):
+            found[path] = part
+        return part
+
+    for name, value in parts(component).items():
+        map_components(note, value, name)
+    return found
+
+
+def fold_name(key: Any, name: str) -> Any:
+    """A key that belongs to a name."""
+    return jax.random.fold_in(key, np.uint32(zlib.crc32(name.encode())))
+
+
+# Methods of all components
+
+
+@dispatch
+def bind(component, mode):  # noqa: F811
+    return component
+
+
+@dispatch
+def bind(component: Component, mode):  # noqa: F811
+    own = mode.over(component.mode)
+    inside = map_parts(lambda part, path: bind(part, _below(own, path)), component)
+    return remake(inside, {"mode": own})
+
+
+def _below(mode: Mode, path: str) -> Mode:
+    for name in path.split("."):
+        mode = mode.at(name)
+    return mode
+
+
+@dispatch
+def bind(frozen: Frozen, mode):  # noqa: F811
+    own = mode.over(frozen.mode)
+    return remake(frozen, {"mode": own, "part": bind(frozen.part, Eval(own.root).over(None).at("part"))})
+
+
+def unbind(component: Any) -> Any:
+    """The tree without modes, as it is stored and differentiated."""
+
+    def strip(part: Any, path: str) -> Any:
+        return remake(map_parts(strip, part), {"mode": None})
+
+    return map_components(strip, component)
+
+
+@dispatch
+def init(component: Component, key):  # noqa: F811
+    return map_parts(lambda part, path: init(part, fold_name(key, path)), component)
+
+
+@dispatch
+def after_update(component: Component, batch, mode):  # noqa: F811
+    return map_parts(lambda part, path: after_update(part, batch, mode.at(path)), component)
+
+
+@dispatch
+def validate(component):  # noqa: F811
+    return None

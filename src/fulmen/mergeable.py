@@ -1,0 +1,65 @@
+"""Values that can be merged, so that an epoch's figure is exact however the data was cut into batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fulmen.tree import Tree
+
+__all__ = ["Last", "Mean", "Mergeable"]
+
+
+class Mergeable(Tree):
+    """A figure as sums: all leaves are numbers or arrays that add up over batches; `compute` reads the figure off them.
+
+    Subclass it for a figure of one's own: fields for the sums, and `compute(self)`.
+    """
+
+    def compute(self) -> Any:
+        """The figure. Runs on the host too, on NumPy arrays in float64."""
+        raise NotImplementedError
+
+
+class Mean(Mergeable):
+    """A weighted mean.
+
+    Args:
+        values: a number, or one per example, `(n,)`.
+        weight: how much each counts, `(n,)` or a number; None counts each as 1.
+
+    >>> float(fm.Mean(jnp.array([1.0, 2.0, 6.0])).compute())
+    3.0
+    """
+
+    total: jax.Array
+    weight: jax.Array
+
+    def __init__(self, values: Any, weight: Any = None) -> None:
+        values = jnp.asarray(values)
+        values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
+        if weight is None:
+            total, count = values.sum(), jnp.asarray(values.size, values.dtype)
+        else:
+            weight = jnp.broadcast_to(jnp.asarray(weight).astype(values.dtype), values.shape)
+            # An example of weight 0 is padding, and may be anything.
+            total, count = jnp.where(weight == 0, 0, values * weight).sum(), weight.sum()
+        self.__dict__.update(total=total, weight=count)
+
+    def compute(self) -> Any:
+        return self.total / self.weight
+
+
+class Last(Mergeable):
+    """A figure of which the newest counts, such as a learning rate.
+
+    Args:
+        value: a number.
+    """
+
+    value: jax.Array
+
+    def compute(self) -> Any:
+        return self.value

@@ -1,0 +1,399 @@
+"""The whole vocabulary: every verb with its contract. What a verb does for a type stands in that type's file."""
+# A verb's body is never run. `pyright` sees plain functions here and `Verb`s in the rest.
+
+from __future__ import annotations
+
+from typing import Any
+
+from fulmen.dispatch import Verb, verb
+from fulmen.mode import Eval, Mode, Plan
+
+# Structure
+
+
+@verb(hands_on=False)
+def bind(component, mode):
+    """The tree with the mode in it: every component below gets the mode, with randomness of its own.
+
+    Args:
+        component: a component, bound or not.
+        mode: a `Mode`.
+
+    Returns:
+        The component. Binding again what has the same key changes nothing.
+
+    **Extending.** Overload it for a type that has a leading axis, or another mode below it.
+    """
+
+
+def _bind(component: Any, mode: Mode) -> Any:
+    return bind(component, mode)
+
+
+@verb(hands_on=False)
+def init(component, key):
+    """The component with its arrays drawn. Each child gets a key of its own.
+
+    Args:
+        component: a description: sizes, arrays that are not there yet as None.
+        key: a JAX random key.
+
+    Returns:
+        A component of the same type with all arrays. `setup` keeps the arrays that were there already.
+
+    **Extending.** A leaf layer overloads it to draw its arrays, and returns `fm.replace(layer, weight=…)`.
+    """
+
+
+@verb(hands_on=False)
+def validate(component):
+    """Raise on values that make no sense. Called by `setup`, `check` and `perturb` for every component in the tree.
+
+    `validate(component, batch)` does so for data: it sees all of it, on the host, once.
+
+    Raises:
+        ValueError: naming the field, what was expected and what came.
+
+    **Extending.** Overload it; never check in `__post_init__`, since values may be tracers there.
+    """
+
+
+@verb(hands_on=False)
+def partition(component, policy):
+    """How a component's arrays lie on the devices.
+
+    **Extending.** Overload it for a component or a policy of one's own.
+    """
+
+
+# What models and systems compute
+
+
+@verb(context=Mode, default=Eval(), bind=_bind)
+def forward(model, *inputs, mode):
+    """The model's outputs for some inputs. `model(x)` is the same.
+
+    Args:
+        model: the model; a `Classifier` or a wrapper stands for its model.
+        *inputs: arrays, batch axis first.
+        mode: a `Mode`, or left out: what is bound to the model, or else `Eval()`.
+
+    **Extending.** The one method that a model must have. Name `mode: fm.Train` last for what differs in training.
+    """
+
+
+@verb
+def as_batch(component, raw):
+    """The batch that the component takes, from what the data gives. Ties data to systems.
+
+    An array becomes `Unlabeled`, a pair `Labeled`, a triple weighted, a dict the one whose fields it has. It runs inside
+    the compiled step.
+
+    **Extending.** Overload it for a part or a system that selects its own, or for raw data of one's own type.
+    """
+
+
+@verb(context=Mode, default=Eval(), bind=_bind)
+def loss(component, batch, mode):
+    """What is to be made small.
+
+    Args:
+        component: a model, a system, or an objective (with a `Prediction` in the batch's place).
+        batch: a `Batch`.
+        mode: a `Mode`, or left out.
+
+    Returns:
+        A number, or for a model or an objective one per example, `(n,)`. A system's is
+        `reduce_losses(system, losses(system, batch), batch)`.
+
+    **Extending.** `def loss(net: Net, batch: fm.Labeled)` gives a model its loss.
+    """
+
+
+@verb(context=Mode, default=Eval(), bind=_bind)
+def losses(system, batch, mode):
+    """The parts of a system's loss, one level: `{field: loss(part, batch)}`, and for a part that is a system its `losses`.
+
+    Args:
+        system: a system or a state.
+        batch: a batch or raw data.
+        mode: a `Mode`, or left out.
+
+    Returns:
+        A dict; entries may be numbers, one per example, or dicts, which are logged apart.
+
+    **Extending.** Overload it to say what a system's loss is made of. In a `Game` each entry belongs to the player of
+    that name and is differentiated for that player alone.
+    """
+
+
+@verb
+def reduce_losses(system, losses, batch):
+    """One number from the entries of `losses`: each entry's weighted mean over examples, and their sum.
+
+    Entries of parts that are systems are reduced by those systems' own method.
+
+    **Extending.** Overload it to weigh the parts of a system against each other.
+    """
+
+
+@verb(context=Mode, default=Eval(), bind=_bind)
+def metrics(component, batch, mode):
+    """Figures to be watched, as mergeable values: `{}` by default.
+
+    Args:
+        component: a model, a system, or a `Metric` (with a `Prediction` in the batch's place).
+        batch: a `Batch`.
+        mode: a `Mode`, or left out.
+
+    Returns:
+        From names to values that can be merged, such as `fm.Mean(values, weight)`; nested names join with `/`. A metric
+        gives its one value.
+
+    **Extending.** `def metrics(system: Mine, batch): return dict(error=fm.Mean(…))`.
+    """
+
+
+@verb
+def augment(component, batch, mode):
+    """The batch as the step shall see it; runs first in the compiled training step. By default as it is.
+
+    Args:
+        component: a system, a model, or an augmentation such as `fm.Noise(0.1)`.
+        batch: a `Batch`.
+        mode: a `Train`, whose key is the component's own.
+
+    **Extending.** Overload it for a system, or make a type of its own and give it to `Classifier(augment=…)`.
+    """
+
+
+# Training
+
+
+@verb(context=Plan, default=Plan(), hands_on=False)
+def configure_optimizers(component, *constructor, plan):
+    """How a component's parameters are optimized: None by default, which means as what it is inside is.
+
+    With a constructor, `configure_optimizers(component, optax.adam, 1e-3)` is that optimizer as a value: equal by its
+    arguments, with numbers as data.
+
+    Args:
+        component: a model or a system.
+        *constructor: nothing, or an optax constructor and a learning rate (a number, an optax schedule, or a function of
+            the plan such as `fm.cosine(1e-3)`); keywords go to the constructor.
+        plan: a `Plan`, or left out.
+
+    Returns:
+        An optax transformation, `fm.frozen`, or a dict of them by field.
+
+    **Extending.** `def configure_optimizers(critic: Critic): return optax.adam(4e-4, b1=0.5)`.
+    """
+
+
+@verb(hands_on=False)
+def update(system, state, batch, mode):
+    """One step of training: `augment`, the gradient of `loss`, the optimizer, the buffers, `after_update`.
+
+    Args:
+        system: `state.system`.
+        state: a `State`.
+        batch: a `Batch`.
+        mode: a `Train`, with the step's key.
+
+    Returns:
+        The new state and the logs: from names to mergeable values or numbers.
+
+    **Extending.** Overload it for a system whose step is of another kind; `fm.differentiate` and `fm.apply_gradients` are
+    the pieces.
+    """
+
+
+@verb(hands_on=False)
+def after_update(component, batch, mode):
+    """The component after a step: as it is by default, with the same for its parts.
+
+    **Extending.** Averages of weights, target networks, weight clipping, norm constraints. Return the new component.
+    """
+
+
+@verb(hands_on=False)
+def setup(component, data, **options):
+    """Ready everything: validate, draw what is not there, optimizer state, shapes against the data. Returns a `State`.
+
+    Args:
+        component: anything that has a loss.
+        data: arrays, a tuple or dict of them, a batch; or one batch of the data.
+        optimizer: an optax transformation, a constructor with `lr`, a function of the plan, or a dict by field. Beats
+            every `configure_optimizers` method.
+        lr: a number, an optax schedule, or a function of the plan such as `fm.cosine(1e-3)`.
+        seed: what all randomness follows from.
+        epochs, steps: how long the run will be, for schedules.
+        batch_size: examples in a batch, for schedules.
+
+    **Extending.** Rarely: `init`, `validate` and `configure_optimizers` are what it calls.
+    """
+
+
+@verb(hands_on=False)
+def train_step(state, batch):
+    """One compiled step of training: `(state, batch)` to `(state, logs)`. Pure; nothing is donated.
+
+    Args:
+        state: a `State`.
+        batch: a batch or raw data.
+
+    Returns:
+        The next state, and a dict of numbers that are still on the device.
+
+    **Extending.** Overload `update`, which is the step.
+    """
+
+
+@verb(hands_on=False)
+def eval_step(state, batch):
+    """One compiled step of evaluation: a dict of mergeable values.
+
+    **Extending.** Overload `loss` and `metrics`, which are what it computes.
+    """
+
+
+@verb(hands_on=False)
+def fit(state, data, **options):
+    """Train. Returns `(state, history)`.
+
+    Args:
+        state: a `State`, or a component, which is set up first, with `setup`'s options.
+        data: what `batches` has a method for.
+        epochs, steps: how long; one of them.
+        batch_size: examples in a batch.
+        validation: data to evaluate on after each epoch.
+        callbacks: objects with methods of `on`.
+        seed: for the order of the data and, of a component, its parameters.
+        progress: whether to show a progress bar.
+        drop_last: leave out the smaller last batch of an epoch.
+
+    **Extending.** Overload `update` for another step, `on` for what happens between steps; or write the loop: `steps`.
+    """
+
+
+@verb(hands_on=False)
+def steps(state, data, **options):
+    """Train step by step: yields `(state, logs)` after each, for a loop of one's own.
+
+    Args:
+        state: a `State`.
+        data: what `batches` has a method for.
+        epochs, steps, batch_size, seed, drop_last: as in `fit`.
+
+    **Extending.** As `train_step`.
+    """
+
+
+@verb(hands_on=False)
+def evaluate(state, data, **options):
+    """The loss and the metrics on all the data, each example counted once: a dict of floats.
+
+    Args:
+        state: a `State`, or a component whose arrays are there.
+        data: what `batches` has a method for.
+        attack: an `Attack`; its figures come beside the clean ones, as `robust/…`.
+        batch_size: examples in a batch.
+
+    **Extending.** Overload `loss` and `metrics`.
+    """
+
+
+@verb(hands_on=False)
+def predict(state, data, **options):
+    """The outputs for all the data, in order, as NumPy arrays `(n, …)`.
+
+    Args:
+        state: a `State`, or a component whose arrays are there.
+        data: inputs, or what `batches` has a method for; targets in it are not looked at.
+        batch_size: examples in a batch.
+
+    **Extending.** Overload `forward`.
+    """
+
+
+@verb
+def batches(data, **options):
+    """The data in batches, as raw as it came. The order is a pure function of seed and epoch.
+
+    Args:
+        data: an array, a tuple or dict of them, or a `Batch`.
+        batch_size: examples in a batch.
+        seed: shuffles; None keeps the order.
+        epochs: how often.
+        drop_last: leave out the smaller last batch.
+
+    **Extending.** Overload it for data of one's own type.
+    """
+
+
+@verb
+def on(event, callback, run):
+    """What a callback does at an event: nothing by default.
+
+    Args:
+        event: an `Event` (`FitStart()`, `EpochEnd()`, …); dispatch is on its type.
+        callback: an object of any type.
+        run: the `Run`: state, history, epoch, step, logs; `run.stop()` ends it.
+
+    **Extending.** `def on(event: fm.EpochEnd, callback: Mine, run): …`. Only events that somebody overloads cost anything.
+    """
+
+
+# Attacks
+
+
+@verb
+def transformation(attack):
+    """The optax chain of an attack: from the gradient of −loss at the input to the step that is added to it.
+
+    **Extending.** Overload it for a new attack type; it is built while tracing, so its numbers may be data.
+    """
+
+
+@verb
+def perturb(attack, system, batch, key):
+    """The attacked batch.
+
+    Args:
+        attack: an `Attack`.
+        system: a system or a state; it is seen in `Eval` mode unless it is bound to another.
+        batch: the clean batch.
+        key: a random key; each example draws by its `index`, or else by its place in the batch.
+
+    Returns:
+        A batch of the same type.
+
+    **Extending.** Overload `transformation` where the attack is an optax chain, and this one where it is not.
+    """
+
+
+@verb
+def project(region, x, origin):
+    """The nearest point of the region, each example by itself.
+
+    Args:
+        region: a `Region`.
+        x: `(n, …)`, the points.
+        origin: `(n, …)`, the clean inputs that the region is around.
+
+    Returns:
+        `(n, …)`, never outside by rounding.
+
+    **Extending.** Overload it for a region of one's own.
+    """
+
+
+@verb
+def plot(x):
+    """A picture of a history, a schedule, a loss tree or a report: a matplotlib figure.
+
+    **Extending.** Overload it for a type of one's own.
+    """
+
+
+__all__ = [name for name, value in list(globals().items()) if isinstance(value, Verb)]
