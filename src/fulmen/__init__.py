@@ -2,11 +2,17 @@
 
 __version__ = "0.1.0"
 
-from fulmen.dispatch import *  # noqa
-from fulmen.tree import *  # noqa
-from fulmen.mode import *  # noqa
-from fulmen.batch import *  # noqa
-from fulmen.verbs import *  # noqa
-from fulmen.component import *  # noqa
-from fulmen.leaves import *  # noqa
-from fulmen.mergeable import *  # noqa
+from fulmen import models
+from fulmen.batch import *
+from fulmen.component import *
+from fulmen.data import *
+from fulmen.dispatch import *
+from fulmen.leaves import *
+from fulmen.mergeable import *
+from fulmen.mode import *
+from fulmen.optimizers import *
+from fulmen.schedules import *
+from fulmen.systems.composition import *
+from fulmen.train import *
+from fulmen.tree import *
+from fulmen.verbs import *

@@ -1,0 +1,198 @@
+"""What a system's loss is made of: the defaults of `losses`, `reduce_losses`, `metrics`, `augment`, and `Game`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fulmen.batch import Attacked, Batch, Labeled, PartBatches, Unlabeled, of_part
+from fulmen.component import Game, Model, System, Wrapper, named_parts, part_name, parts
+from fulmen.dispatch import dispatch
+from fulmen.tree import remake
+from fulmen.verbs import as_batch, augment, loss, losses, metrics, reduce_losses
+
+__all__ = ["example_mean", "per_example", "total_loss"]
+
+
+@dispatch
+def as_batch(component, raw):
+    if isinstance(raw, Batch):
+        return raw
+    if isinstance(raw, dict):
+        return _from_dict(raw)
+    if isinstance(raw, tuple | list):
+        if len(raw) == 3:
+            return Labeled(raw[0], raw[1], weight=raw[2])
+        if len(raw) == 2:
+            return Labeled(raw[0], raw[1])
+        raise ValueError(
+            f"a batch is an array, a pair (x, y) or a triple (x, y, weight); {len(raw)} arrays came. "
+            f"For others, overload `as_batch(component: {type(component).__name__}, raw: tuple)`."
+        )
+    return Unlabeled(raw)
+
+
+def _from_dict(raw: dict[str, Any]) -> Batch:
+    kind = Labeled if "y" in raw else Unlabeled
+    allowed = {"x", "y", "weight", "index"}
+    if "x" not in raw or not set(raw) <= allowed:
+        raise ValueError(
+            f"a dict of data has x, and may have y, weight and index; {', '.join(map(str, raw))} came. "
+            "For others, overload `as_batch(component, raw: dict)`, or give a `fm.Batch` of your own."
+        )
+    return kind(**raw)
+
+
+def example_mean(value: Any, batch: Any, what: str = "loss") -> jax.Array:
+    """One number from one or one per example: the weighted mean over examples.
+
+    Args:
+        value: `()` or `(n,)`.
+        batch: a batch of `n` examples, whose `weight` is used.
+        what: what the value is, for the error.
+
+    Raises:
+        ValueError: if the value has another shape.
+    """
+    value = jnp.asarray(value)
+    if value.ndim == 0:
+        return value
+    n = len(batch)
+    if value.shape != (n,):
+        raise ValueError(
+            f"{what} has shape {value.shape}; a number or one per example, ({n},), was expected. "
+            "Take the mean or the sum over the other axes."
+        )
+    weight = getattr(batch, "weight", None)
+    if weight is None:
+        return value.mean()
+    weight = weight.astype(value.dtype)
+    return jnp.where(weight == 0, 0, value * weight).sum() / weight.sum()
+
+
+def total_loss(component: Any, batch: Any) -> jax.Array:
+    """The loss of the root of a tree, as one number."""
+    return example_mean(loss(component, batch), batch, f"the loss of {type(component).__name__}")
+
+
+def per_example(component: Any) -> bool:
+    """Whether losses and metrics say of themselves that they are per example, so that padding does no harm."""
+    while isinstance(component, Wrapper):
+        component = getattr(component, part_name(type(component)))
+    return getattr(type(component), "per_example", False)
+
+
+def _sum_of_losses(system: System, batch):
+    return reduce_losses(system, losses(system, batch), batch)
+
+
+loss.dispatch(_sum_of_losses)
+
+
+def _losses_of_parts(system: System, batch):
+    batch = as_batch(system, batch)
+    found = named_parts(system, Model, System)
+    if not found:
+        raise TypeError(
+            f"{type(system).__name__} has no part with a loss. Write `losses(system: {type(system).__name__}, batch)`, or give "
+            "it models or systems as fields."
+        )
+    return {name: _entry(part, as_batch(part, of_part(batch, name))) for name, part in found.items()}
+
+
+losses.dispatch(_losses_of_parts)
+
+
+def _entry(part: Any, batch: Any) -> Any:
+    return losses(part, batch) if isinstance(part, System) and sums_its_losses(part, batch) else loss(part, batch)
+
+
+def sums_its_losses(system: Any, batch: Any) -> bool:
+    """Whether a system's loss is what its `losses` add up to, and no method of its own."""
+    return loss.method(system, batch).function is _sum_of_losses
+
+
+@dispatch
+def reduce_losses(system: System, losses, batch):
+    total: Any = None
+    found = named_parts(system, System)
+    for name, entry in losses.items():
+        if name in found and isinstance(entry, Mapping):
+            value = reduce_losses(found[name], entry, as_batch(found[name], of_part(batch, name)))
+        else:
+            value = _reduce(entry, of_part(batch, name), f"the loss {name!r} of {type(system).__name__}")
+        total = value if total is None else total + value
+    if total is None:
+        raise ValueError(f"`losses` of {type(system).__name__} gave no entry; at least one was expected.")
+    return total
+
+
+def _reduce(entry: Any, batch: Any, what: str) -> jax.Array:
+    if isinstance(entry, Mapping):
+        values = [_reduce(inner, batch, f"{what}, entry {name!r},") for name, inner in entry.items()]
+        return sum(values[1:], values[0])
+    return example_mean(entry, batch, what)
+
+
+@dispatch
+def metrics(component, batch):
+    return {}
+
+
+@dispatch
+def metrics(system: System, batch):
+    batch = as_batch(system, batch)
+    found = {}
+    for name, part in named_parts(system, Model, System).items():
+        for key, value in metrics(part, as_batch(part, of_part(batch, name))).items():
+            found[f"{name}/{key}"] = value
+    return found
+
+
+@dispatch
+def augment(component, batch, mode):
+    return batch
+
+
+@dispatch
+def augment(system: System, batch, mode):
+    if losses.method(system, batch).function is not _losses_of_parts:
+        return batch  # its own `losses` says what each part sees
+    changed = {}
+    for name, part in named_parts(system, Model, System).items():
+        own = as_batch(part, batch)
+        new = augment(part, own, mode.at(name))
+        if new is not own:
+            changed[name] = new
+    return PartBatches(batch, changed, weight=batch.weight, index=batch.index) if changed else batch
+
+
+# Games
+
+
+@losses.around(Game)
+def _each_for_its_player(call, game, batch):
+    """Every entry with the other fields under `stop_gradient`, wherever the losses of a game are asked for."""
+    players = list(parts(game))
+    first = call(_only(game, players[0]), batch)
+    unknown = [name for name in first if name.split(".")[0] not in players]
+    if unknown:
+        raise ValueError(
+            f"`losses` of {type(game).__name__} has an entry {unknown[0]!r}; in a Game each entry belongs to a player, and the "
+            f"fields are: {', '.join(players)}."
+        )
+    return {
+        name: first[name] if name == players[0] else call(_only(game, name), batch)[name] for name in first
+    }
+
+
+def _only(game: Any, player: str) -> Any:
+    field = player.split(".")[0]
+    return remake(game, {n: _still(v) for n, v in parts(game).items() if n != field})
+
+
+def _still(tree: Any) -> Any:
+    return jax.tree.map(lambda v: jax.lax.stop_gradient(v) if hasattr(v, "dtype") else v, tree)

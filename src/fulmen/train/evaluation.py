@@ -1,0 +1,133 @@
+"""`evaluate` and `predict`: all the data, each example once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from fulmen.component import Component, fold_name, unbind
+from fulmen.data.arrays import check_arrays, count, epoch
+from fulmen.dispatch import dispatch
+from fulmen.leaves import require_arrays
+from fulmen.mode import Eval
+from fulmen.systems.composition import per_example, total_loss
+from fulmen.train.accumulate import Ledger
+from fulmen.train.state import State, Structure, pack
+from fulmen.train.step import measure
+from fulmen.tree import remake
+from fulmen.verbs import as_batch, bind, evaluate, forward, perturb, predict, validate
+
+__all__: list[str] = []
+
+
+@dispatch
+def evaluate(state: State, data, *, attack=None, batch_size=None):
+    size = batch_size or (256 if per_example(state.system) else state.plan.batch_size or 32)
+    return _evaluate(state.system, state.key, data, attack, size)
+
+
+@dispatch
+def evaluate(component: Component, data, *, attack=None, batch_size=None):
+    require_arrays(component, "evaluate")
+    return _evaluate(unbind(component), jax.random.key(0), data, attack, batch_size or (256 if per_example(component) else 32))
+
+
+def _evaluate(component: Any, key: Any, data: Any, attack: Any, batch_size: int) -> dict[str, Any]:
+    data = check_arrays(data)
+    validate(component, as_batch(component, data))
+    key = fold_name(key, "evaluate")
+    leaves, structure = pack(component)
+    component = structure.unpack(leaves)
+    if attack is not None:
+        validate(attack)
+    ledgers: dict[str, _Sums] = {"": _Sums(structure, leaves, key), "robust/": _Sums(structure, leaves, key)}
+    for start, n, raw in _padded(data, batch_size, per_example(component)):
+        batch = _masked_batch(component, raw, start, n)
+        ledgers[""].add(batch)
+        if attack is not None:
+            ledgers["robust/"].add(perturb(attack, component, batch, fold_name(key, "attack")))
+    return {f"{prefix}{name}": v for prefix, sums in ledgers.items() for name, v in sums.figures().items()}
+
+
+def _padded(data: Any, batch_size: int, pad: bool) -> Iterator[tuple[int, int, Any]]:
+    """Batches in order with where they start and how many of their rows are real."""
+    total = count(data)
+    size = min(batch_size, total)
+    for start, raw in zip(range(0, total, size), epoch(data, size, None, 0), strict=True):
+        n = count(raw)
+        if pad and n < size:
+            raw = jax.tree.map(lambda v, n=n: np.concatenate([v, np.repeat(v[:1], size - n, 0)]), raw)
+        yield start, n, raw
+
+
+def _masked_batch(component: Any, raw: Any, start: int, n: int) -> Any:
+    """The batch with its rows' places in the data, and weight 0 for those that are padding."""
+    batch = as_batch(component, raw)
+    rows = np.arange(len(batch), dtype=np.int32)
+    changes: dict[str, Any] = {}
+    if batch.index is None:
+        changes["index"] = rows + np.int32(start)
+    if n < len(batch) or per_example(component):
+        given = 1 if batch.weight is None else batch.weight
+        changes["weight"] = (rows < n).astype(np.float32) * np.asarray(given, np.float32)
+    return remake(batch, changes)
+
+
+class _Sums:
+    """The figures of one component over some batches; nothing is read before the last one is on its way."""
+
+    def __init__(self, structure: Structure, leaves: list[Any], key: Any) -> None:
+        self.structure, self.leaves, self.key = structure, leaves, key
+        self.logs: list[dict[str, Any]] = []
+
+    def add(self, batch: Any) -> None:
+        self.logs.append(_measure(self.structure, self.leaves, batch, self.key))
+
+    def figures(self) -> dict[str, Any]:
+        if not self.logs:
+            return {}
+        ledger = Ledger(self.logs[0])
+        for logs in self.logs:
+            leaves = jax.tree.leaves([logs[name] for name in ledger.order])
+            ledger.hand_over(np.concatenate([np.ravel(np.asarray(v, np.float64)) for v in leaves]))
+        return ledger.read()
+
+
+def _measure_batch(structure: Structure, leaves: list[Any], batch: Any, key: Any) -> dict[str, Any]:
+    bound = bind(structure.unpack(leaves), Eval(key))
+    return measure(bound, batch, total_loss(bound, batch))
+
+
+_measure = jax.jit(_measure_batch, static_argnums=0)
+
+
+@dispatch
+def predict(state: State, data, *, batch_size=256):
+    return _predict(state.system, data, batch_size)
+
+
+@dispatch
+def predict(component: Component, data, *, batch_size=256):
+    require_arrays(component, "predict")
+    return _predict(unbind(component), data, batch_size)
+
+
+def _predict(component: Any, data: Any, batch_size: int) -> Any:
+    data = check_arrays(data)
+    leaves, structure = pack(component)
+    found = []
+    for _, n, raw in _padded(data, batch_size, True):
+        outputs = _outputs(structure, leaves, raw)
+        found.append(jax.tree.map(lambda v, n=n: np.asarray(v)[:n], outputs))
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+
+
+def _forward(structure: Structure, leaves: list[Any], raw: Any) -> Any:
+    component = structure.unpack(leaves)
+    return forward(component, as_batch(component, raw).x, Eval())
+
+
+_outputs = jax.jit(_forward, static_argnums=0)

@@ -1,0 +1,25 @@
+"""The record of a run: a dict of arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+__all__ = ["History"]
+
+
+class History(dict[str, np.ndarray]):
+    """A dict from names (`loss`, `accuracy`, `validation/accuracy`, `lr`) to arrays with one number per epoch."""
+
+    def append(self, figures: Mapping[str, Any]) -> None:
+        """Add an epoch; a name that is not always there is NaN where it is not."""
+        done = max((len(v) for v in self.values()), default=0)
+        for name in [*self, *figures]:
+            column = self.get(name, np.full(done, np.nan))
+            self[name] = np.append(column[:done], figures.get(name, np.nan))
+
+    def __repr__(self) -> str:
+        lines = [f"{name:24} {np.array2string(v, precision=4, threshold=8, edgeitems=3)}" for name, v in self.items()]
+        return "\n".join([f"History of {max((len(v) for v in self.values()), default=0)} epochs", *lines])

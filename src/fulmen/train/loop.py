@@ -1,0 +1,290 @@
+"""`fit` and `steps`: the loop around the step."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fulmen.component import Component
+from fulmen.data.arrays import check_arrays, check_batch_size, count, epoch, steps_per_epoch
+from fulmen.dispatch import dispatch
+from fulmen.train.accumulate import Ledger
+from fulmen.train.evaluation import evaluate
+from fulmen.train.events import (
+    EpochEnd,
+    EpochStart,
+    Event,
+    FitEnd,
+    FitStart,
+    Interrupted,
+    LogsRead,
+    Run,
+    StepEnd,
+    ValidationEnd,
+    listeners,
+)
+from fulmen.train.history import History
+from fulmen.train.progress import progress_callbacks
+from fulmen.train.state import State
+from fulmen.train.step import step_program
+from fulmen.verbs import as_batch, fit, on, setup, steps, train_step, validate
+
+_REFRESH = 0.1  # seconds between two looks at the logs
+
+
+@dispatch
+def fit(
+    state: State,
+    data,
+    *,
+    epochs=None,
+    steps=None,
+    batch_size=None,
+    validation=None,
+    callbacks=(),
+    seed=0,
+    progress=True,
+    drop_last=False,
+    **options,
+):
+    if options:
+        raise TypeError(
+            f"{', '.join(options)}: a state keeps its optimizer and plan. To start anew with its arrays, give the component: "
+            "fm.fit(state.system, data, optimizer=…, …)."
+        )
+    data, batch_size = prepare(state, data, batch_size)
+    if validation is not None:
+        prepare(state, validation, 1)
+    each = steps_per_epoch(count(data), batch_size, drop_last)
+    total = _total(epochs, steps, each)
+    _warn_past_plan(state, total)
+    run = Run(state.plan, History(), steps=total, step=int(state.step))
+    listening = [*callbacks, *progress_callbacks(progress)]
+    loop = _Loop(state, run, listening)
+    begun, before = time.perf_counter(), int(state.step)
+    with _interruptible() as interrupted:
+        loop.tell(FitStart())
+        while run.done < total and not run.stopping:
+            run.epoch, begun_epoch = run.done // each, time.perf_counter()
+            loop.tell(EpochStart())
+            source = epoch(data, batch_size, seed, before // each + run.epoch, drop_last)
+            loop.run_epoch(source, total, interrupted, begun)
+            figures = loop.epoch_figures()
+            run.logs, run.seconds = figures, time.perf_counter() - begun
+            loop.tell(EpochEnd())
+            if interrupted.is_set():
+                run.stop()
+            elif validation is not None:
+                measured = evaluate(loop.state(), validation)
+                run.logs = {**figures, **{f"validation/{k}": v for k, v in measured.items()}}
+                loop.tell(ValidationEnd())
+            run.history.append({**run.logs, "seconds": time.perf_counter() - begun_epoch})
+        if interrupted.is_set():
+            loop.tell(Interrupted())
+            print(f"Interrupted: the state after {run.done} of {total} steps is returned.")
+        run.seconds = time.perf_counter() - begun
+        loop.tell(FitEnd())
+    return loop.state(), run.history
+
+
+@dispatch
+def fit(
+    component,
+    data,
+    *,
+    epochs=None,
+    steps=None,
+    batch_size=32,
+    validation=None,
+    callbacks=(),
+    seed=0,
+    progress=True,
+    drop_last=False,
+    **options,
+):
+    data = check_arrays(data)
+    check_batch_size(count(data), batch_size)
+    _total(epochs, steps, 1)
+    length = dict(epochs=epochs, steps=steps, batch_size=batch_size, drop_last=drop_last)
+    state = setup(component, data, seed=seed, **length, **options)
+    rest = dict(validation=validation, callbacks=callbacks, seed=seed, progress=progress)
+    return fit(state, data, **length, **rest)
+
+
+def prepare(state: State, data: Any, batch_size: int | None) -> tuple[Any, int]:
+    """The data as checked arrays, and the batch size: given, or the plan's, or 32."""
+    data = check_arrays(data)
+    validate(state.system, as_batch(state.system, data))
+    if batch_size is None:
+        batch_size = min(state.plan.batch_size or 32, count(data))
+    check_batch_size(count(data), batch_size)
+    return data, batch_size
+
+
+def _total(epochs: int | None, steps: int | None, each: int) -> int:
+    if (epochs is None) == (steps is None):
+        came = "neither came" if epochs is None else "both came"
+        raise ValueError(f"how long to train: either epochs= or steps= was expected, and {came}.")
+    for name, value in (("epochs", epochs), ("steps", steps)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name}: at least 1 was expected, and {value} came.")
+    return steps if steps is not None else epochs * each  # type: ignore[operator]
+
+
+def _warn_past_plan(state: State, total: int) -> None:
+    planned = state.plan.total_steps
+    if planned is not None and int(state.step) + total > planned:
+        warnings.warn(
+            f"this run goes to step {int(state.step) + total}, and the state's plan ends at {planned}: schedules that span the "
+            "run are past their end. `fm.fit(state.system, …, optimizer=…)` starts anew with the same arrays.",
+            stacklevel=4,
+        )
+
+
+class _Loop:
+    """The steps of a run: leaves that the compiled step takes over and gives back, and a ledger of the logs."""
+
+    def __init__(self, state: State, run: Run, callbacks: list[Any]) -> None:
+        self.structure, self.raw_key = state._structure, state._raw_key
+        self.run, self.callbacks = run, callbacks
+        self.each_step = bool(listeners(StepEnd(), callbacks, run))
+        self.often = bool(listeners(LogsRead(), callbacks, run))
+        self.ledger: Ledger | None = None
+        # What the step takes over is deleted by it, and the caller may hold the state still: copied once.
+        self.leaves: list[Any] = [jnp.copy(v) for v in state._leaves]
+        self.moving: list[int] = []
+        run._state = self.state
+
+    def tell(self, event: Event) -> None:
+        for callback in listeners(event, self.callbacks, self.run):
+            on(event, callback, self.run)
+
+    def state(self) -> State:
+        return State._of(list(self.leaves), self.raw_key, np.int32(self.run.step), self.structure)
+
+    def _begin(self, raw: Any) -> None:
+        """Learn from the traced step which leaves it moves and what it logs."""
+        traced = step_program.trace(self.state(), raw)
+        jaxpr = traced.jaxpr.jaxpr
+        n = len(self.leaves)
+        self.moving = [i for i in range(n) if jaxpr.outvars[i] is not jaxpr.invars[i]]
+        self.ledger = Ledger(traced.out_info[1])
+        self.program = _fast_program(self.structure, tuple(self.moving), self.ledger)
+
+    def run_epoch(self, source: Iterator[Any], total: int, interrupted: threading.Event, begun: float) -> None:
+        """The steps of an epoch. Nothing here waits for the device but a callback that wants every step's values."""
+        run, now = self.run, time.perf_counter
+        raw = next(source, None)
+        if self.ledger is None:
+            self._begin(raw)
+        ledger, program, key, each_step = self.ledger, self.program, self.raw_key, self.each_step
+        assert ledger is not None
+        ledger.clear()
+        chosen = set(self.moving)
+        fixed = [v for i, v in enumerate(self.leaves) if i not in chosen]
+        moving, sums = [self.leaves[i] for i in self.moving], ledger.zeros()
+        step, one, left = np.int32(run.step), np.int32(1), total - run.done
+        due, unread = now() + _REFRESH, 0
+        while raw is not None:
+            moving, sums = program(moving, fixed, sums, key, step, raw)
+            step += one
+            unread += 1
+            left -= 1
+            raw = next(source, None) if left else None
+            if each_step or interrupted.is_set() or now() >= due:
+                ledger.hand_over(sums)
+                sums = ledger.zeros()
+                self._store(moving, int(step), unread)
+                unread = 0
+                if each_step:
+                    run.logs = ledger.read_newest()
+                    self.tell(StepEnd())
+                if now() >= due:
+                    if self.often:
+                        run.logs, run.seconds = ledger.read(keep=1), now() - begun
+                        self.tell(LogsRead())
+                    due = now() + _REFRESH
+                if interrupted.is_set() or run.stopping:
+                    break
+        if unread:
+            ledger.hand_over(sums)
+            self._store(moving, int(step), unread)
+
+    def _store(self, moving: list[Any], step: int, done: int) -> None:
+        for i, leaf in zip(self.moving, moving, strict=True):
+            self.leaves[i] = leaf
+        self.run.step, self.run.done = step, self.run.done + done
+
+    def epoch_figures(self) -> dict[str, Any]:
+        return {} if self.ledger is None else self.ledger.read()
+
+
+_programs: dict[Any, Any] = {}
+
+
+def _fast_program(structure: Any, moving: tuple[int, ...], ledger: Ledger) -> Any:
+    """The step on flat leaves, which it takes over (donates), with the logs added to one vector."""
+    key = (structure, moving, tuple(ledger.order), ledger.structure, tuple(ledger.shapes), ledger.dtype)
+    if key not in _programs:
+
+        def program(moved: list[Any], fixed: list[Any], sums: Any, raw_key: Any, step: Any, raw: Any) -> Any:
+            some, rest, chosen = iter(moved), iter(fixed), set(moving)
+            leaves = [next(some) if i in chosen else next(rest) for i in range(len(moved) + len(fixed))]
+            new, logs = step_program(State._of(leaves, raw_key, step, structure), raw)
+            return [new[i] for i in moving], ledger.add(sums, logs)
+
+        _programs[key] = jax.jit(program, donate_argnums=(0, 2))
+    return _programs[key]
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """Ctrl-C sets a flag that is read between steps: in the midst of one, the state would be lost. Twice raises."""
+    flag = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        if flag.is_set():
+            raise KeyboardInterrupt
+        flag.set()
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield flag
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@dispatch
+def steps(state: State, data, *, epochs=None, steps=None, batch_size=None, seed=0, drop_last=False):
+    data, batch_size = prepare(state, data, batch_size)
+    each = steps_per_epoch(count(data), batch_size, drop_last)
+    total = _total(epochs, steps, each)
+    _warn_past_plan(state, total)
+    return _steps(state, data, total, each, batch_size, seed, drop_last)
+
+
+def _steps(state: State, data: Any, total: int, each: int, batch_size: int, seed: int, drop_last: bool) -> Iterator[Any]:
+    begun = int(state.step) // each
+    for number in range(-(-total // each)):
+        for i, raw in enumerate(epoch(data, batch_size, seed, begun + number, drop_last)):
+            if number * each + i >= total:
+                return
+            state, logs = train_step(state, raw)
+            yield state, logs
+
+
+@dispatch
+def steps(component: Component, data):
+    raise TypeError("steps takes a state: state = fm.setup(component, data, optimizer=optax.adam, lr=1e-3).")

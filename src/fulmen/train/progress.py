@@ -1,0 +1,87 @@
+"""What `fit` shows while it runs: a bar in a terminal or a notebook, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from fulmen.dispatch import dispatch
+from fulmen.train.events import EpochEnd, FitEnd, FitStart, LogsRead, ValidationEnd
+from fulmen.verbs import on
+
+__all__ = ["PlainProgress", "ProgressBar", "progress_callbacks"]
+
+
+def progress_callbacks(progress: Any) -> list[Any]:
+    """The callbacks that `progress=` stands for: True, False, or a callback of one's own."""
+    if progress is False or progress is None:
+        return []
+    if progress is not True:
+        return [progress]
+    return [ProgressBar() if sys.stdout.isatty() or _in_notebook() else PlainProgress()]
+
+
+def _in_notebook() -> bool:
+    shell = sys.modules.get("IPython")
+    shell = shell.get_ipython() if shell is not None else None
+    return shell is not None and "IPKernelApp" in getattr(shell, "config", {})
+
+
+def line(figures: Mapping[str, Any]) -> str:
+    """The figures in one line: the loss without its entries, the metrics, the learning rate."""
+    shown = {k: v for k, v in figures.items() if "loss/" not in k and isinstance(v, float)}
+    return "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
+
+
+class PlainProgress:
+    """A line per epoch."""
+
+
+@dispatch
+def on(event: EpochEnd, progress: PlainProgress, run):
+    each = run.plan.steps_per_epoch
+    speed = run.done / run.seconds if run.seconds else 0.0
+    print(f"epoch {run.epoch + 1}  {line(run.logs)}  {speed:.0f} steps/s", flush=True)
+
+
+@dispatch
+def on(event: ValidationEnd, progress: PlainProgress, run):
+    print(f"epoch {run.epoch + 1}  {line({k: v for k, v in run.logs.items() if k.startswith('validation/')})}", flush=True)
+
+
+class ProgressBar:
+    """A bar with the figures, in a terminal or a notebook (by rich)."""
+
+    def __init__(self) -> None:
+        self.bar: Any = None
+        self.task: Any = None
+
+    def show(self, run: Any) -> None:
+        speed = run.done / run.seconds if run.seconds else 0.0
+        where = f"epoch {run.epoch + 1}"
+        self.bar.update(self.task, completed=run.done, description=where, figures=f"{line(run.logs)}  {speed:.0f} steps/s")
+
+
+@dispatch
+def on(event: FitStart, progress: ProgressBar, run):
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
+    # The loop calls when there is something new: a thread of rich's own would take time from the steps.
+    progress.bar = Progress(*columns, TextColumn("{task.fields[figures]}"), auto_refresh=False)
+    progress.bar.start()
+    progress.task = progress.bar.add_task("", total=run.steps, figures="compiling")
+    progress.bar.refresh()
+
+
+@dispatch
+def on(event: LogsRead | EpochEnd | ValidationEnd, progress: ProgressBar, run):
+    progress.show(run)
+    progress.bar.refresh()
+
+
+@dispatch
+def on(event: FitEnd, progress: ProgressBar, run):
+    progress.show(run)
+    progress.bar.stop()

@@ -1,0 +1,102 @@
+"""`setup`: from a description to a state, with every check that can be made before the first step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from fulmen.component import Component, fold_name, unbind
+from fulmen.data.arrays import check_arrays, check_batch_size, count, steps_per_epoch
+from fulmen.dispatch import dispatch
+from fulmen.leaves import check_fields, components, initialise
+from fulmen.mode import Plan
+from fulmen.optimizers import Optimizer, groups, of_plan
+from fulmen.train.state import State
+from fulmen.train.step import step_program
+from fulmen.verbs import as_batch, setup, validate
+
+__all__ = ["plan_of"]
+
+
+@dispatch
+def setup(
+    component,
+    data,
+    *,
+    optimizer=None,
+    lr=None,
+    seed=0,
+    epochs=None,
+    steps=None,
+    batch_size=32,
+    drop_last=False,
+    **options,
+):
+    if isinstance(component, State):
+        raise TypeError("setup takes a component, and a state came: `setup(state.system, …)` starts anew with its arrays.")
+    component = unbind(component)
+    data = check_arrays(data)
+    batch_size = min(batch_size, count(data))
+    check_component(component)
+    plan = plan_of(count(data), batch_size, epochs, steps, drop_last)
+    optimizer = _given(optimizer, lr, options)
+    key = jax.random.key(seed)
+    component = initialise(component, fold_name(key, "init"))
+    check_fields(component)
+    validate(component, as_batch(component, data))
+    state = State(component, optimizer=optimizer, key=fold_name(key, "run"), plan=plan)
+    component = state.system  # its numbers are arrays now
+    found = groups(component, state.optimizer, plan)
+    states = tuple(g.transformation.init(g.select(component, component)) for g in found)
+    state = state.replace(optimizer_state=states)
+    # Tracing a step finds missing methods, shapes that do not fit and a loss that is no number; the first step reuses it.
+    step_program.trace(state, jax.tree.map(lambda v: v[:batch_size], data))
+    return state
+
+
+def check_component(component: Any) -> None:
+    """All that can be said of a component without data."""
+    if not isinstance(component, Component) and jax.tree_util.all_leaves([component]):
+        raise TypeError(f"a component was expected, and {type(component).__name__} came.")
+    check_fields(component)
+    for _, part in components(component):
+        validate(part)
+
+
+def plan_of(n: int, batch_size: int, epochs: int | None, steps: int | None, drop_last: bool) -> Plan:
+    """What is known of a run over `n` examples."""
+    if epochs is not None and steps is not None:
+        raise ValueError(f"epochs or steps was expected, and both came: epochs={epochs}, steps={steps}.")
+    for name, value in (("epochs", epochs), ("steps", steps)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name}: at least 1 was expected, and {value} came.")
+    check_batch_size(n, batch_size)
+    each = steps_per_epoch(n, batch_size, drop_last)
+    total = steps if steps is not None else None if epochs is None else epochs * each
+    return Plan(steps_per_epoch=each, epochs=epochs, total_steps=total, batch_size=batch_size)
+
+
+def _given(optimizer: Any, lr: Any, options: dict[str, Any]) -> Any:
+    """The optimizer as it was given by hand, a constructor with its learning rate as a value."""
+    if isinstance(optimizer, dict):
+        takes = {k for k, v in optimizer.items() if isinstance(v, dict) or _is_constructor(v)}
+        return {k: _given(v, lr, options) if k in takes else v for k, v in optimizer.items()}
+    if _is_constructor(optimizer) and lr is not None:
+        return Optimizer(optimizer, lr, **options)
+    if lr is not None or options:
+        names = ", ".join(["lr"] * (lr is not None) + list(options))
+        raise TypeError(
+            f"{names} came without a constructor to give it to; `optimizer=optax.adam, lr=1e-3` was expected"
+            f"{'' if optimizer is None else ', or a finished transformation alone'}."
+        )
+    return optimizer
+
+
+def _is_constructor(value: Any) -> bool:
+    return callable(value) and not isinstance(value, tuple) and not of_plan(value)
+
+
+@dispatch
+def validate(component, batch):
+    return None

@@ -1,0 +1,242 @@
+"""One step of training, from its pieces: `differentiate`, `apply_gradients`, `update`, `train_step`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fulmen.component import Buffer, Component, System
+from fulmen.dispatch import dispatch
+from fulmen.leaves import BUFFER, PARAMETER, leaves
+from fulmen.mergeable import Last, Mean, Mergeable
+from fulmen.mode import Eval, Mode, Train
+from fulmen.optimizers import groups
+from fulmen.systems.composition import example_mean, total_loss
+from fulmen.train.state import State
+from fulmen.tree import remake
+from fulmen.verbs import after_update, as_batch, augment, bind, eval_step, forward, loss, losses, metrics, perturb, train_step, update
+
+__all__ = ["apply_gradients", "differentiate", "measure"]
+
+
+def differentiate(component: Any, batch: Any, mode: Mode) -> tuple[jax.Array, Any, Any, dict[str, Any]]:
+    """The loss, its gradient, and the component with its buffers moved.
+
+    Args:
+        component: an unbound component that has a loss.
+        batch: a `Batch`, augmented already.
+        mode: what to bind: a `Train`.
+
+    Returns:
+        `(value, gradients, component, logs)`: a number; a tree like the component with the parameters' gradients and None
+        for all else; the component after `record`; the loss, its entries and the metrics, as mergeable values.
+    """
+    flat, structure = jax.tree.flatten(component, is_leaf=lambda v: isinstance(v, Buffer))
+    roles, known = [], iter(leaves(component))
+    for item in flat:
+        roles.append([next(known).role for _ in jax.tree.leaves(item)])
+    trained = {i: v for i, v in enumerate(flat) if roles[i] == [PARAMETER] and not isinstance(v, Buffer)}
+    moving = {i: v for i, v in enumerate(flat) if isinstance(v, Buffer) and BUFFER in roles[i]}
+    slots = {i: jax.tree.map(_empty_slot, buffer.value) for i, buffer in moving.items()}
+
+    def objective(trained: dict[int, Any], slots: dict[int, Any]) -> tuple[jax.Array, dict[str, Any]]:
+        filled = [trained.get(i, item) for i, item in enumerate(flat)]
+        for i, buffer in moving.items():
+            filled[i] = remake(buffer, {"value": _still(buffer.value), "slot": slots[i]})
+        bound = bind(structure.unflatten(filled), mode)
+        value = total_loss(bound, batch)
+        if value.shape != ():
+            raise ValueError(f"the loss of {type(component).__name__} has shape {value.shape}; one number was expected.")
+        # XLA merges this forward pass with the one above.
+        return value, measure(_still(bound), batch, value)
+
+    (value, logs), (slopes, sums) = jax.value_and_grad(objective, (0, 1), has_aux=True)(trained, slots)
+    gradients = structure.unflatten([slopes.get(i) for i in range(len(flat))])
+    for i, buffer in moving.items():
+        flat[i] = remake(buffer, {"value": jax.tree.map(_moved, buffer.value, sums[i])})
+    return value, gradients, structure.unflatten(flat), logs
+
+
+def _empty_slot(value: Any) -> tuple[jax.Array, jax.Array]:
+    dtype = value.dtype if jnp.issubdtype(value.dtype, jnp.floating) else jnp.result_type(float)
+    return jnp.zeros(value.shape, dtype), jnp.zeros(())
+
+
+def _moved(old: jax.Array, slot: Any) -> jax.Array:
+    total, count = slot
+    mean = total / jnp.maximum(count, 1).astype(total.dtype)
+    return jnp.where(count > 0, mean.astype(old.dtype), old)
+
+
+def _still(tree: Any) -> Any:
+    return jax.tree.map(lambda v: jax.lax.stop_gradient(v) if hasattr(v, "dtype") else v, tree)
+
+
+def measure(bound: Any, batch: Any, value: Any) -> dict[str, Any]:
+    """The logs of a batch: the loss, its entries where there are several, and the metrics, as mergeable values."""
+    weight = getattr(batch, "weight", None)
+    count = len(batch) if weight is None else weight.sum()
+    logs: dict[str, Any] = {"loss": Mean(value, count)}
+    if isinstance(bound, System) and losses.has(bound, batch):
+        entries = dict(_flat(losses(bound, batch)))
+        if len(entries) > 1:
+            for name, entry in entries.items():
+                logs[f"loss/{name}"] = Mean(example_mean(entry, batch, f"the loss {name!r}"), count)
+    for name, figure in metrics(bound, batch).items():
+        logs[name] = figure if isinstance(figure, Mergeable) else Mean(example_mean(figure, batch, f"the metric {name!r}"), count)
+    return logs
+
+
+def _flat(entries: Mapping[str, Any], prefix: str = "") -> Any:
+    for name, entry in entries.items():
+        if isinstance(entry, Mapping):
+            yield from _flat(entry, f"{prefix}{name}/")
+        else:
+            yield f"{prefix}{name}", entry
+
+
+def apply_gradients(state: State, gradients: Any, *, value: Any = None) -> State:
+    """The state with its parameters and optimizer state moved by each group's transformation.
+
+    Args:
+        state: a `State`.
+        gradients: as `differentiate` gives them.
+        value: the loss, for transformations that look at it.
+    """
+    system, updated = state.system, []
+    for group, before in zip(groups(system, state.optimizer, state.plan), state.optimizer_state, strict=True):
+        slopes, parameters = group.select(gradients, system), group.select(system, system)
+        with jax.numpy_dtype_promotion("standard"):  # optax counts in integers and raises numbers to that power
+            changes, after = group.transformation.update(slopes, before, parameters, value=value)
+            moved = optax.apply_updates(parameters, changes)
+        system = _merge(system, moved)
+        updated.append(after)
+    return state.replace(system=system, optimizer_state=tuple(updated))
+
+
+def _merge(system: Any, some: Any) -> Any:
+    structure = jax.tree.structure(system)
+    new = structure.flatten_up_to(some)
+    return structure.unflatten([o if n is None else n for o, n in zip(jax.tree.leaves(system), new, strict=True)])
+
+
+@dispatch
+def update(component, state, batch, mode):
+    batch = augment(component, batch, mode.at("augment"))
+    value, gradients, moved, logs = differentiate(component, batch, mode)
+    state = apply_gradients(state.replace(system=moved), gradients, value=value)
+    return state.replace(system=after_update(state.system, batch, mode.at("after_update"))), logs
+
+
+@dispatch
+def after_update(component, batch, mode):
+    return component
+
+
+def learning_rates(state: State) -> dict[str, Any]:
+    """The learning rate of each group at the state's step, where it is known."""
+    found = groups(state.system, state.optimizer, state.plan)
+    rates = {}
+    for group, before in zip(found, state.optimizer_state, strict=True):
+        with jax.numpy_dtype_promotion("standard"):
+            rate = group.rate_at(state.step, before)
+        if rate is not None:
+            rates["lr" if len(found) == 1 else f"lr/{group.path or 'rest'}"] = Last(jnp.asarray(rate, jnp.float32))
+    return rates
+
+
+def _step(state: State, raw: Any) -> tuple[list[Any], dict[str, Any]]:
+    """The leaves after a step, and its logs as mergeable values."""
+    component = state.system
+    mode = Train(jax.random.fold_in(state.key, state.step), state.step)
+    new, logs = update(component, state, as_batch(component, raw), mode)
+    _require_same(state, new)
+    logs = {name: v if isinstance(v, Mergeable) else Mean(v) for name, v in logs.items()}
+    return new._leaves, {**logs, **learning_rates(state)}
+
+
+def _require_same(old: State, new: State) -> None:
+    """A step that changed the structure or a type would compile again, or fail, at the next one."""
+    if new._structure is not old._structure:
+        before, after = (jax.tree.structure((s.system, s.optimizer_state)) for s in (old, new))
+        raise TypeError(f"the step changed the state's structure.\nbefore: {before}\nafter:  {after}")
+    paths = jax.tree_util.tree_flatten_with_path(old)[0]
+    for (path, a), b in zip(paths, jax.tree.leaves(new), strict=True):
+        if (a.shape, a.dtype) != (b.shape, b.dtype):
+            name = jax.tree_util.keystr(path).lstrip(".")
+            raise TypeError(f"the step changed {name} from {a.dtype}{list(a.shape)} to {b.dtype}{list(b.shape)}.")
+
+
+step_program = jax.jit(_step, inline=True)
+
+
+@jax.jit
+def _train_step(state: State, raw: Any) -> tuple[list[Any], dict[str, Any]]:
+    leaves, logs = step_program(state, raw)
+    return leaves, {name: figure.compute() for name, figure in logs.items()}
+
+
+@dispatch
+def train_step(state: State, batch):
+    leaves, logs = _train_step(state, batch)
+    return state.next(leaves), logs
+
+
+@dispatch
+def train_step(component: Component, batch):
+    raise TypeError(
+        f"train_step takes a state, and a {type(component).__name__} came: state = fm.setup(component, data, optimizer=optax.adam, "
+        "lr=1e-3)."
+    )
+
+
+def _measure_step(component: Any, raw: Any, key: Any) -> dict[str, Any]:
+    batch = as_batch(component, raw)
+    bound = bind(component, Eval(key))
+    return measure(bound, batch, total_loss(bound, batch))
+
+
+_eval_step = jax.jit(lambda state, raw: _measure_step(state.system, raw, state.key))
+
+
+@dispatch
+def eval_step(state: State, batch):
+    return _eval_step(state, batch)
+
+
+
+# A state stands for its system where something is to be looked at; raw data becomes the system's batch.
+
+
+def _look(state: State, mode: Mode) -> Any:
+    """The system in a mode; an evaluation without a key draws by the state's."""
+    return bind(state.system, Eval(state.key) if isinstance(mode, Eval) and mode.root is None else mode)
+
+
+@dispatch
+def losses(state: State, batch, mode: Mode):
+    return losses(_look(state, mode), as_batch(state.system, batch))
+
+
+@dispatch
+def loss(state: State, batch, mode: Mode):
+    return loss(_look(state, mode), as_batch(state.system, batch))
+
+
+@dispatch
+def metrics(state: State, batch, mode: Mode):
+    return metrics(_look(state, mode), as_batch(state.system, batch))
+
+
+@dispatch
+def forward(state: State, *inputs):
+    return forward(state.system, *inputs)
+
+
+@dispatch
+def perturb(attack, state: State, batch, key):
+    return perturb(attack, state.system, as_batch(state.system, batch), key)

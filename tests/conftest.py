@@ -1,0 +1,33 @@
+"""What all tests share: JAX at its strictest, a random key, and verbs that are put back."""
+
+from __future__ import annotations
+
+import jax
+import pytest
+
+from fulmen.dispatch import verbs
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def key():
+    """A random key."""
+    return jax.random.key(0)
+
+
+@pytest.fixture
+def getkey():
+    """A function that gives another random key at each call."""
+    keys = iter(jax.random.split(jax.random.key(1), 1000))
+    return lambda: next(keys)
+
+
+@pytest.fixture
+def verbs_restored():
+    """Take back, after the test, the methods that it registered; for tests that register on types that others use."""
+    before = {verb: verb.methods for verb in verbs()}
+    yield
+    for verb in verbs():
+        verb.restore(before.get(verb, []))
