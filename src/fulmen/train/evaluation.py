@@ -25,25 +25,38 @@ __all__: list[str] = []
 
 @dispatch
 def evaluate(state: State, data, *, attack=None, batch_size=None):
-    size = batch_size or (256 if per_example(state.system) else state.plan.batch_size or 32)
-    return _evaluate(state.system, state.key, data, attack, size)
+    data = _checked(state.system, data, attack)
+    return evaluate_arrays(state.system, state.key, data, batch_size or evaluation_size(state), attack)
 
 
 @dispatch
 def evaluate(component: Component, data, *, attack=None, batch_size=None):
     require_arrays(component, "evaluate")
-    return _evaluate(unbind(component), jax.random.key(0), data, attack, batch_size or (256 if per_example(component) else 32))
+    leaves, structure = pack(unbind(component))
+    component = structure.unpack(leaves)
+    data = _checked(component, data, attack)
+    size = batch_size or (256 if per_example(component) else 32)
+    return evaluate_arrays(component, jax.random.key(0), data, size, attack)
 
 
-def _evaluate(component: Any, key: Any, data: Any, attack: Any, batch_size: int) -> dict[str, Any]:
+def evaluation_size(state: State) -> int:
+    """How many examples at once: what is not per example is evaluated in batches as it was trained."""
+    return 256 if per_example(state.system) else state.plan.batch_size or 32
+
+
+def _checked(component: Any, data: Any, attack: Any) -> Any:
     data = check_arrays(data)
     validate(component, as_batch(component, data))
-    key = fold_name(key, "evaluate")
-    leaves, structure = pack(component)
-    component = structure.unpack(leaves)
     if attack is not None:
         validate(attack)
-    ledgers: dict[str, _Sums] = {"": _Sums(structure, leaves, key), "robust/": _Sums(structure, leaves, key)}
+    return data
+
+
+def evaluate_arrays(component: Any, key: Any, data: Any, batch_size: int, attack: Any = None) -> dict[str, Any]:
+    """`evaluate` on arrays that were checked."""
+    key = fold_name(key, "evaluate")
+    leaves, structure = pack(component)
+    ledgers = {"": _Sums(structure, leaves, key), "robust/": _Sums(structure, leaves, key)}
     for start, n, raw in _padded(data, batch_size, per_example(component)):
         batch = _masked_batch(component, raw, start, n)
         ledgers[""].add(batch)

@@ -18,7 +18,7 @@ from fulmen.component import Component
 from fulmen.data.arrays import check_arrays, check_batch_size, count, epoch, steps_per_epoch
 from fulmen.dispatch import dispatch
 from fulmen.train.accumulate import Ledger
-from fulmen.train.evaluation import evaluate
+from fulmen.train.evaluation import evaluate_arrays, evaluation_size
 from fulmen.train.events import (
     EpochEnd,
     EpochStart,
@@ -63,7 +63,7 @@ def fit(
         )
     data, batch_size = prepare(state, data, batch_size)
     if validation is not None:
-        prepare(state, validation, 1)
+        validation, _ = prepare(state, validation, 1)
     each = steps_per_epoch(count(data), batch_size, drop_last)
     total = _total(epochs, steps, each)
     _warn_past_plan(state, total)
@@ -84,7 +84,8 @@ def fit(
             if interrupted.is_set():
                 run.stop()
             elif validation is not None:
-                measured = evaluate(loop.state(), validation)
+                now = loop.state()
+                measured = evaluate_arrays(now.system, now.key, validation, evaluation_size(now))
                 run.logs = {**figures, **{f"validation/{k}": v for k, v in measured.items()}}
                 loop.tell(ValidationEnd())
             run.history.append({**run.logs, "seconds": time.perf_counter() - begun_epoch})
@@ -178,7 +179,9 @@ class _Loop:
         n = len(self.leaves)
         self.moving = [i for i in range(n) if jaxpr.outvars[i] is not jaxpr.invars[i]]
         self.ledger = Ledger(traced.out_info[1])
-        self.program = _fast_program(self.structure, tuple(self.moving), self.ledger)
+        # An argument from the host costs microseconds: key and step are passed only where something is drawn or timed.
+        self.timed = not _used(jaxpr).isdisjoint(jaxpr.invars[n : n + 2])
+        self.program = _fast_program(self.structure, tuple(self.moving), self.ledger, self.raw_key.shape)
 
     def run_epoch(self, source: Iterator[Any], total: int, interrupted: threading.Event, begun: float) -> None:
         """The steps of an epoch. Nothing here waits for the device but a callback that wants every step's values."""
@@ -188,6 +191,7 @@ class _Loop:
             self._begin(raw)
         ledger, program, key, each_step = self.ledger, self.program, self.raw_key, self.each_step
         assert ledger is not None
+        timed = self.timed
         ledger.clear()
         chosen = set(self.moving)
         fixed = [v for i, v in enumerate(self.leaves) if i not in chosen]
@@ -195,7 +199,7 @@ class _Loop:
         step, one, left = np.int32(run.step), np.int32(1), total - run.done
         due, unread = now() + _REFRESH, 0
         while raw is not None:
-            moving, sums = program(moving, fixed, sums, key, step, raw)
+            moving, sums = program(moving, fixed, sums, (key, step) if timed else None, raw)
             step += one
             unread += 1
             left -= 1
@@ -228,20 +232,31 @@ class _Loop:
         return {} if self.ledger is None else self.ledger.read()
 
 
+def _used(jaxpr: Any) -> set[Any]:
+    """The variables of a program that its results depend on."""
+    used = {v for v in jaxpr.outvars if not hasattr(v, "val")}
+    for equation in reversed(jaxpr.eqns):
+        if equation.effects or not used.isdisjoint(equation.outvars):
+            used.update(v for v in equation.invars if not hasattr(v, "val"))
+    return used
+
+
 _programs: dict[Any, Any] = {}
 
 
-def _fast_program(structure: Any, moving: tuple[int, ...], ledger: Ledger) -> Any:
+def _fast_program(structure: Any, moving: tuple[int, ...], ledger: Ledger, key_shape: tuple[int, ...]) -> Any:
     """The step on flat leaves, which it takes over (donates), with the logs added to one vector."""
     key = (structure, moving, tuple(ledger.order), ledger.structure, tuple(ledger.shapes), ledger.dtype)
     if key not in _programs:
 
-        def program(moved: list[Any], fixed: list[Any], sums: Any, raw_key: Any, step: Any, raw: Any) -> Any:
+        def program(moved: list[Any], fixed: list[Any], sums: Any, time: Any, raw: Any) -> Any:
+            raw_key, step = time if time is not None else unused
             some, rest, chosen = iter(moved), iter(fixed), set(moving)
             leaves = [next(some) if i in chosen else next(rest) for i in range(len(moved) + len(fixed))]
             new, logs = step_program(State._of(leaves, raw_key, step, structure), raw)
             return [new[i] for i in moving], ledger.add(sums, logs)
 
+        unused = np.zeros(key_shape, np.uint32), np.int32(0)
         _programs[key] = jax.jit(program, donate_argnums=(0, 2))
     return _programs[key]
 

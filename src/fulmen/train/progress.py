@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -56,11 +57,17 @@ class ProgressBar:
     def __init__(self) -> None:
         self.bar: Any = None
         self.task: Any = None
+        self.shown = 0.0
 
     def show(self, run: Any) -> None:
-        speed = run.done / run.seconds if run.seconds else 0.0
-        where = f"epoch {run.epoch + 1}"
-        self.bar.update(self.task, completed=run.done, description=where, figures=f"{line(run.logs)}  {speed:.0f} steps/s")
+        """Draw, but not more often than the eye can follow."""
+        if run.done < run.steps and time.perf_counter() - self.shown < 0.1:
+            return
+        self.shown = time.perf_counter()
+        speed = f"{run.done / run.seconds:.0f} steps/s" if run.seconds else ""
+        figures = f"{line(run.logs)}  {speed}"
+        self.bar.update(self.task, completed=run.done, description=f"epoch {run.epoch + 1}", figures=figures)
+        self.bar.refresh()
 
 
 @dispatch
@@ -78,10 +85,10 @@ def on(event: FitStart, progress: ProgressBar, run):
 @dispatch
 def on(event: LogsRead | EpochEnd | ValidationEnd, progress: ProgressBar, run):
     progress.show(run)
-    progress.bar.refresh()
 
 
 @dispatch
 def on(event: FitEnd, progress: ProgressBar, run):
+    progress.shown = 0.0
     progress.show(run)
     progress.bar.stop()
