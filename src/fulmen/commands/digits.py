@@ -1,0 +1,134 @@
+"""The main job: handwritten digits, trained plainly and against FGSM, and attacked with PGD."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from sklearn.datasets import load_digits
+
+import fulmen as fm
+
+
+def digits(epochs: int = 40, eps: float = 0.1, seed: int = 0, out: Path = Path("fulmen-digits"), progress: bool = True) -> None:
+    """Train a convnet on scikit-learn's digits plainly and against FGSM with a random start, and attack both with PGD-40.
+
+    Args:
+        epochs: passes over the 1437 training images.
+        eps: the size of the attacks, as a part of the range from black to white; the curve goes to twice that.
+        seed: what all randomness follows from.
+        out: the folder for `robustness.png`, `attacked.png` and `metrics.json`.
+        progress: whether to show progress bars.
+    """
+    begun = time.perf_counter()
+    x, y = load_digits(return_X_y=True)
+    data = (x.reshape(-1, 8, 8, 1).astype(np.float32) / 16, y)
+    train, test = fm.split(data, 0.8, seed=seed)
+
+    region = fm.LinfBall(eps) & fm.Box(0.0, 1.0)
+    plain = fm.Classifier(fm.models.ConvNet(in_channels=1, classes=10))
+    systems = {
+        "plain": plain,
+        "FGSM-trained": fm.Adversarial(plain, fm.FGSM(region, step_size=1.25 * eps, start=fm.Uniform())),
+    }
+    radii = [round(eps * part, 4) for part in (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)]
+    states, results = {}, {}
+    for name, system in systems.items():
+        started = time.perf_counter()
+        state, history = fm.fit(
+            system, train, optimizer=optax.adam, lr=fm.cosine(2e-3), epochs=epochs, batch_size=64, seed=seed, progress=progress
+        )
+        trained = time.perf_counter()
+        results[name] = {**_attacked(state, test, radii), "training seconds": trained - started, "loss": history["loss"].tolist()}
+        results[name]["attack seconds"] = time.perf_counter() - trained
+        states[name] = state
+
+    out.mkdir(parents=True, exist_ok=True)
+    _print(results, radii)
+    _curves(results, eps, out / "robustness.png")
+    _pictures(states, test, eps, out / "attacked.png")
+    record = dict(epochs=epochs, eps=eps, seed=seed, seconds=time.perf_counter() - begun, versions=_versions(), results=results)
+    (out / "metrics.json").write_text(json.dumps(record, indent=2))
+    print(f"\nwrote {out}/robustness.png, attacked.png and metrics.json in {record['seconds']:.0f} s")
+
+
+def pgd(eps: float) -> Any:
+    """PGD-40 from a random start."""
+    return fm.PGD(fm.LinfBall(eps) & fm.Box(0.0, 1.0), step_size=max(eps / 10, 1e-6), steps=40)
+
+
+def _attacked(state: Any, test: Any, radii: list[float]) -> dict[str, Any]:
+    """Accuracy as it is and under attacks of growing size."""
+    clean = fm.evaluate(state, test)["accuracy"]
+    robust = {str(eps): fm.evaluate(state, test, attack=pgd(eps))["robust/accuracy"] for eps in radii}
+    return {"clean": clean, "robust": robust}
+
+
+def _print(results: dict[str, Any], radii: list[float]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="Accuracy on the test digits, clean and under PGD-40")
+    for heading in ("training", "clean", *(f"ε = {eps:g}" for eps in radii), "trained in", "attacked in"):
+        table.add_column(heading, justify="left" if heading == "training" else "right")
+    for name, result in results.items():
+        figures = [f"{v:.3f}" for v in (result["clean"], *result["robust"].values())]
+        table.add_row(name, *figures, f"{result['training seconds']:.1f} s", f"{result['attack seconds']:.1f} s")
+    console = Console()
+    console.width = max(console.width, 110)
+    console.print(table)
+
+
+def _curves(results: dict[str, Any], eps: float, path: Path) -> None:
+    """Accuracy against the size of the attack."""
+    plt = _pyplot()
+    figure, axes = plt.subplots(figsize=(5.5, 3.6), layout="constrained")
+    for (name, result), style in zip(results.items(), ("o-", "s-"), strict=False):
+        sizes = [0.0, *map(float, result["robust"])]
+        axes.plot(sizes, [result["clean"], *result["robust"].values()], style, label=name)
+    axes.axvline(eps, color="grey", lw=0.8, ls=":")
+    axes.annotate("ε of training", (eps, 0.02), xytext=(4, 0), textcoords="offset points", color="grey", fontsize=8)
+    axes.set(xlabel="ε of PGD-40 (L∞)", ylabel="accuracy", ylim=(0, 1.02), title="Robustness on digits")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def _pictures(states: dict[str, Any], test: Any, eps: float, path: Path, columns: int = 10) -> None:
+    """Some digits, attacked against each model, with what the model takes them for."""
+    plt = _pyplot()
+    x, y = (v[:columns] for v in test)
+    rows = {"clean": x}
+    seen = {"clean": y}
+    for name, state in states.items():
+        rows[name] = fm.perturb(pgd(eps), state, (x, y), jax.random.key(0)).x
+        seen[name] = fm.predict(state, (np.asarray(rows[name]), y)).argmax(1)
+    figure, grid = plt.subplots(len(rows), columns, figsize=(columns * 0.9, len(rows) * 1.15), layout="constrained")
+    for cells, (name, images) in zip(grid, rows.items(), strict=True):
+        for axes, image, is_seen, label in zip(cells, images, seen[name], y, strict=True):
+            axes.imshow(np.asarray(image)[..., 0], cmap="gray_r", vmin=0, vmax=1)
+            axes.set(xticks=[], yticks=[])
+            axes.set_title(str(is_seen), fontsize=9, color="black" if is_seen == label else "crimson")
+        cells[0].set_ylabel(name, fontsize=9)
+    figure.suptitle(f"PGD-40, ε = {eps:g}: what each model sees (wrong in red)", fontsize=10)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def _versions() -> dict[str, str]:
+    return {"fulmen": fm.__version__, "jax": jax.__version__, "optax": optax.__version__, "device": str(jax.devices()[0])}

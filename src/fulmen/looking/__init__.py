@@ -1,0 +1,7 @@
+"""Looking at things: summaries, loss trees, what was dispatched where, as text and in notebooks."""
+
+from fulmen.looking.explanation import *
+from fulmen.looking.lossnodes import *
+from fulmen.looking.methods import methods_table as methods_table
+from fulmen.looking.outline import html_tree as html_tree
+from fulmen.looking.table import *

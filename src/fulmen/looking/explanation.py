@@ -1,0 +1,186 @@
+"""`explain`: which methods a call chose, level by level, and where they are defined."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import html
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from fulmen.component import Component
+from fulmen.dispatch import Method, Verb, recorded
+from fulmen.leaves import is_array
+from fulmen.looking.table import described
+from fulmen.looking.text import Picture, align, faint, html_page, html_table, place, tree_prefixes
+from fulmen.verbs import init
+
+__all__ = ["Call", "Explanation", "explain"]
+
+
+@dataclasses.dataclass
+class Call:
+    """A call of a verb.
+
+    Attributes:
+        verb: its name.
+        types: the names of the arguments' types.
+        context: the name of the mode's type, or None.
+        method: the method that was chosen; None where a wrapper handed the call to its part.
+        calls: the calls that it made.
+        count: how many times the same was called here.
+    """
+
+    verb: str
+    types: tuple[str, ...]
+    context: str | None
+    method: Method | None
+    calls: list[Call] = dataclasses.field(default_factory=list)
+    count: int = 1
+
+    @property
+    def where(self) -> str:
+        """The method's file and line."""
+        return "" if self.method is None else place(self.method.location, self.method.module)
+
+    def _same(self, other: Call) -> bool:
+        return (
+            (self.verb, self.types, self.context, self.count) == (other.verb, other.types, other.context, other.count)
+            and self.method is other.method
+            and len(self.calls) == len(other.calls)
+            and all(a._same(b) for a, b in zip(self.calls, other.calls, strict=True))
+        )
+
+
+class Explanation(Picture):
+    """The methods that a call chose; prints as a tree.
+
+    Attributes:
+        name: of what was called.
+        calls: a `Call` for each verb that was called, with the calls that it made in turn.
+        error: what ended the call early, or None.
+    """
+
+    def __init__(self, name: str, calls: list[Call], error: Exception | None = None) -> None:
+        self.name, self.calls, self.error = name, calls, error
+
+    def _lines(self) -> Iterator[tuple[str, Call]]:
+        def walk(calls: list[Call], prefixes: list[tuple[str, str]], context: str | None) -> Iterator[tuple[str, Call]]:
+            for call, (own, below) in zip(calls, prefixes, strict=True):
+                # The mode is said where it begins and where it changes.
+                shown = [*call.types, *([call.context] if call.context not in (None, context) else [])]
+                times = f" × {call.count}" if call.count > 1 else ""
+                yield f"{own}{call.verb}({', '.join(shown)}){times}", call
+                yield from walk(call.calls, tree_prefixes(below, len(call.calls)), call.context or context)
+
+        yield from walk(self.calls, [("", "")] * len(self.calls), None)
+
+    def _chosen(self, call: Call) -> str:
+        return "handed to its part" if call.method is None else str(call.method)
+
+    def _stopped(self) -> str:
+        if self.error is None:
+            return ""
+        lines = str(self.error).strip().splitlines() or [""]
+        return f"stopped by {type(self.error).__name__}: {lines[0]}"
+
+    def _text(self) -> str:
+        rows = [("call", "method", "defined in"), *((line, self._chosen(c), c.where) for line, c in self._lines())]
+        text = align(rows) if self.calls else f"{self.name} called no verb."
+        return f"{text}\n{self._stopped()}" if self.error else text
+
+    def _repr_html_(self) -> str:
+        rows = []
+        for line, call in self._lines():
+            label = f'<span style="white-space:pre">{html.escape(line)}</span>'
+            rows.append((label, html.escape(self._chosen(call)), faint(call.where)))
+        body = html_table(("call", "method", "defined in"), rows) if rows else faint(f"{self.name} called no verb.")
+        return html_page("", body + (f"<div>{html.escape(self._stopped())}</div>" if self.error else ""))
+
+
+def explain(verb: Callable[..., Any], *args: Any, **options: Any) -> Explanation:
+    """Which methods a call would choose, nested as they call each other, each with its types, file and line.
+
+    The call is traced with shapes in the arrays' places, so nothing is computed. A component whose arrays are not drawn
+    yet is taken with the shapes that `init` would draw.
+
+    Args:
+        verb: a verb, or any function that calls verbs.
+        *args: what to call it with.
+        **options: its keywords.
+
+    Returns:
+        An object that prints as a tree, with `calls` as data. Where the call fails further down, it holds what was chosen
+        up to there, and `error`.
+
+    Raises:
+        MissingMethodError: if the verb itself has no method for these arguments. AmbiguousMethodError: if it has two.
+    """
+    if verb is not init:
+        args = tuple(described(arg)[0] if isinstance(arg, Component) else arg for arg in args)
+    leaves, structure = jax.tree.flatten(args)
+    # Numbers and what else is no array stay as they are: their types may be dispatched on.
+    arrays = {i: leaf for i, leaf in enumerate(leaves) if is_array(leaf)}
+    error: Exception | None = None
+
+    def call(arrays: dict[int, Any]) -> int:
+        verb(*structure.unflatten([arrays.get(i, leaf) for i, leaf in enumerate(leaves)]), **options)
+        return 0
+
+    def trace() -> None:
+        nonlocal error
+        try:
+            with _untraced_yet():
+                jax.eval_shape(call, arrays)
+        except Exception as raised:
+            error = raised
+
+    calls = recorded(trace)
+    if error is not None and not calls:
+        raise error
+    return Explanation(getattr(verb, "__name__", repr(verb)), _nest(calls), error)
+
+
+_numbers = itertools.count()
+
+
+def _untraced_yet() -> contextlib.AbstractContextManager[Any]:
+    """Where jit and remat find nothing that they traced before, and so call the verbs again; their caches stay as they are."""
+    try:
+        from jax.experimental.xla_metadata import set_xla_metadata
+    except ImportError:  # then calls inside functions that were traced before are not seen
+        return contextlib.nullcontext()
+    return set_xla_metadata(fulmen_explain=str(next(_numbers)))
+
+
+def _nest(recorded: list[tuple[int, Verb, tuple[type, ...], Any]]) -> list[Call]:
+    top: list[Call] = []
+    levels = [top]
+    for depth, verb, (context, *types), answer in recorded:
+        mode = None if verb.context is None or context is type(None) else context.__name__
+        call = Call(verb.__name__, tuple(map(_type_name, types)), mode, answer if isinstance(answer, Method) else None)
+        levels[depth + 1 :] = [call.calls]
+        levels[depth].append(call)
+    return _merge(top)
+
+
+def _merge(calls: list[Call]) -> list[Call]:
+    """Equal calls at one place as one, with their number."""
+    merged: list[Call] = []
+    for call in calls:
+        call.calls = _merge(call.calls)
+        known = next((other for other in merged if dataclasses.replace(call, count=other.count)._same(other)), None)
+        if known is None:
+            merged.append(call)
+        else:
+            known.count += 1
+    return merged
+
+
+def _type_name(kind: type) -> str:
+    arrays = (jax.core.Tracer, np.ndarray, np.generic, jax.Array, jax.ShapeDtypeStruct)
+    return "array" if issubclass(kind, arrays) else kind.__name__

@@ -1,0 +1,133 @@
+"""`loss_tree`: the whole tree of a system's losses, with values."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from fulmen.batch import of_part
+from fulmen.component import System, Wrapper, named_parts
+from fulmen.leaves import require_arrays
+from fulmen.looking.text import Picture, align, faint, html_page, html_table, place, tree_prefixes
+from fulmen.mode import Eval, Mode
+from fulmen.systems.composition import example_mean, sums_its_losses
+from fulmen.verbs import as_batch, bind, loss, losses, reduce_losses
+
+__all__ = ["LossNode", "loss_tree"]
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class LossNode(Picture):
+    """A node of a tree of losses; prints as the tree below it.
+
+    Attributes:
+        name: the entry's name in the `losses` of the system above it; of the root `"loss"`.
+        type: the name of the type of the component it comes from; empty for an entry that is no field.
+        value: the number that goes into the sum above it.
+        examples: how many examples it is the mean over; None for a loss that is one number.
+        children: from names to the nodes that it is made of.
+        note: what else is to be said, such as a `reduce_losses` that is no plain sum.
+    """
+
+    name: str
+    type: str
+    value: float
+    examples: int | None = None
+    children: dict[str, LossNode] = dataclasses.field(default_factory=dict)
+    note: str = ""
+
+    def _lines(self, before: str = "", above: str = "") -> Iterator[tuple[str, LossNode]]:
+        yield before + self.name, self
+        inside = list(self.children.values())
+        for child, (own, below) in zip(inside, tree_prefixes(above, len(inside)), strict=True):
+            yield from child._lines(own, below)
+
+    def _remark(self) -> str:
+        mean = "" if self.examples is None else f"mean over {self.examples} example{'s' * (self.examples != 1)}"
+        return ", ".join(part for part in (mean, self.note) if part)
+
+    def _text(self) -> str:
+        return align([(name, node.type, f"{node.value:.6g}", node._remark()) for name, node in self._lines()], right=(2,))
+
+    def _repr_html_(self) -> str:
+        rows = []
+        for name, node in self._lines():
+            label = f'<span style="white-space:pre">{html.escape(name)}</span>'
+            rows.append((label, html.escape(node.type), f"{node.value:.6g}", faint(node._remark())))
+        return html_page("", html_table(("entry", "type", "value>", ""), rows))
+
+
+def loss_tree(component: Any, batch: Any, mode: Mode | None = None) -> LossNode:
+    """The tree of all losses with their values: what `losses` gives on every level, reduced as it goes into the sum.
+
+    Args:
+        component: a `State`, a system or a model whose arrays are there.
+        batch: a batch or raw data.
+        mode: a `Mode`; None is what is bound to the component, or else `Eval()`.
+
+    Returns:
+        The root, whose `value` is the loss. It prints as a tree; `children` is a dict of nodes.
+    """
+    from fulmen.train.state import State
+
+    key = None
+    if isinstance(component, State):
+        component, key = component.system, component.key
+    else:
+        require_arrays(component, "loss_tree")
+    batch = as_batch(component, batch)
+    mode = mode or getattr(component, "mode", None) or Eval(key)
+    return _node("loss", bind(component, mode), batch)
+
+
+def _node(name: str, part: Any, batch: Any, entries: Mapping[str, Any] | None = None) -> LossNode:
+    """The node of a component; `entries` are its losses where they are known already."""
+    system, kind = _unwrap(part, batch)
+    if not isinstance(system, System) or not sums_its_losses(part, batch):
+        return _leaf(name, loss(part, batch), kind, batch)
+    entries = losses(part, batch) if entries is None else entries
+    total = example_mean(reduce_losses(part, entries, batch), batch)
+    found = named_parts(system)
+    children = {}
+    for key, entry in entries.items():
+        inner, own = found.get(key), of_part(batch, key)
+        if isinstance(inner, System) and isinstance(entry, Mapping):
+            children[key] = _node(key, inner, as_batch(inner, own), entry)
+        else:
+            children[key] = _entry(key, entry, "" if inner is None else _unwrap(inner, own)[1], own)
+    method = reduce_losses.method(part, entries, batch)
+    note = "" if method.module.startswith("fulmen.") else f"by {method} at {place(method.location, method.module)}"
+    return LossNode(name, kind, float(total), None, children, note)
+
+
+def _entry(name: str, entry: Any, kind: str, batch: Any) -> LossNode:
+    if not isinstance(entry, Mapping):
+        return _leaf(name, entry, kind, batch)
+    children = {key: _entry(key, inner, "", batch) for key, inner in entry.items()}
+    return LossNode(name, kind, sum(child.value for child in children.values()), None, children)
+
+
+def _leaf(name: str, value: Any, kind: str, batch: Any) -> LossNode:
+    examples = jnp.shape(value)[0] if jnp.ndim(value) == 1 else None
+    return LossNode(name, kind, float(example_mean(value, batch, f"the loss {name!r}")), examples)
+
+
+def _unwrap(part: Any, batch: Any) -> tuple[Any, str]:
+    """What a wrapper without `losses` of its own hands the call to, and the types on the way there."""
+    kinds = [type(part).__name__]
+    while isinstance(part, Wrapper) and not _has_own_losses(part, batch):
+        part = part.__part__
+        kinds.append(type(part).__name__)
+    return part, "(".join(kinds) + ")" * (len(kinds) - 1)
+
+
+def _has_own_losses(wrapper: Wrapper, batch: Any) -> bool:
+    if not losses.has(wrapper, batch):
+        return False
+    hint = losses.method(wrapper, batch).hints[0]
+    return any(issubclass(member, Wrapper) for member in typing.get_args(hint) or (hint,))

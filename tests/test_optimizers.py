@@ -1,0 +1,198 @@
+"""Whose optimizer: the forms, the precedence, the groups."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+from tiny import Linear, Net, Pair, data, net, pair
+
+import fulmen as fm
+from fulmen import configure_optimizers, dispatch
+from fulmen.optimizers import groups
+
+PLAN = fm.Plan(steps_per_epoch=4, epochs=2, total_steps=8, batch_size=16)
+
+
+class Own(Net):
+    """Brings an optimizer."""
+
+
+@dispatch
+def configure_optimizers(net: Own):
+    return optax.sgd(0.5)
+
+
+class Deep(fm.System):
+    """Says for a field what its parts shall have."""
+
+    first: Own
+    others: list[Net]
+
+
+class Telling(Deep):
+    pass
+
+
+@dispatch
+def configure_optimizers(system: Telling, plan):
+    return {"first": optax.sgd(1.0 / plan.epochs), "others": {"0": fm.frozen}}
+
+
+def own():
+    return Own(Linear(4, 3))
+
+
+def ready(component):
+    return fm.init(component, jax.random.key(0))
+
+
+def grouped(component, hand=None):
+    """From each group's path to the paths of its members."""
+    component = ready(component)
+    paths = [leaf.path for leaf in fm.leaves(component)]
+    return {g.path: [paths[i] for i in g.members] for g in groups(component, hand, PLAN)}
+
+
+SGD = optax.sgd(0.1)
+
+
+@pytest.mark.parametrize(
+    ("component", "hand", "expected"),
+    [
+        (pair(), SGD, {"": ["one.layer.weight", "one.layer.bias", "two.layer.weight", "two.layer.bias"]}),
+        (
+            pair(),
+            {"one": SGD, "two": fm.frozen},
+            {"one": ["one.layer.weight", "one.layer.bias"]},
+        ),
+        # by hand beats a component's own method
+        (Deep(own(), [net()]), SGD, {"": [f"{p}.layer.{a}" for p in ("first", "others.0") for a in ("weight", "bias")]}),
+        # a dict by hand goes on below: what it leaves out has its own method
+        (
+            Deep(own(), [net()]),
+            {"others": SGD},
+            {"first": ["first.layer.weight", "first.layer.bias"], "others": ["others.0.layer.weight", "others.0.layer.bias"]},
+        ),
+        # a parent's dict beats the part's own method
+        (
+            Telling(own(), [net(), net()]),
+            {"others": {"1": SGD}},
+            {"first": ["first.layer.weight", "first.layer.bias"], "others.1": ["others.1.layer.weight", "others.1.layer.bias"]},
+        ),
+        # down to an array
+        (net(), {"layer": {"weight": SGD, "bias": fm.frozen}}, {"layer.weight": ["layer.weight"]}),
+    ],
+)
+def test_groups(component, hand, expected):
+    if isinstance(component, Telling):
+        with pytest.raises(ValueError, match=r"no optimizer for 'others\.0"):  # by hand, the dict replaces the parent's
+            grouped(Deep(own(), [net()]), {"first": SGD})
+    assert grouped(component, hand) == expected
+
+
+def test_all_that_inherit_form_one_group():
+    """So that clipping by the global norm means what it says."""
+    clip = optax.chain(optax.clip_by_global_norm(1e-3), optax.sgd(1.0))
+    state = fm.setup(pair(), data(), optimizer=clip)
+    after, _ = fm.train_step(state, data())
+    moved = jax.tree.map(lambda a, b: a - b, state.system, after.system)
+    assert float(optax.tree.norm(moved)) == pytest.approx(1e-3, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "lr", "rate"),
+    [
+        (optax.adam, 1e-2, 1e-2),
+        (optax.adam, optax.constant_schedule(0.3), 0.3),
+        (optax.adam, fm.cosine(0.2), 0.2),
+        (optax.adam, lambda plan: 1.0 / plan.total_steps, 1 / 8),
+        (lambda plan: optax.sgd(1.0 / plan.steps_per_epoch), None, 0.25),
+        (optax.adam(0.05), None, 0.05),
+        (optax.adamw(optax.linear_schedule(0.4, 0.0, 10)), None, 0.4),
+        (optax.inject_hyperparams(optax.sgd)(learning_rate=0.7), None, 0.7),
+        (optax.chain(optax.clip(1.0), optax.sgd(0.03, momentum=0.9)), None, 0.03),
+    ],
+)
+def test_forms_and_their_learning_rate_in_the_logs(optimizer, lr, rate):
+    given = {} if lr is None else {"lr": lr}
+    state = fm.setup(net(), data(64), optimizer=optimizer, epochs=2, batch_size=16, **given)
+    assert state.plan == PLAN
+    _, logs = fm.train_step(state, data(64))
+    assert float(logs["lr"]) == pytest.approx(rate)
+
+
+def test_each_group_logs_its_rate():
+    state = fm.setup(Deep(own(), [net()]), data(), optimizer={"others": optax.adam(1e-3)})
+    _, logs = fm.train_step(state, data())
+    assert {k: float(v) for k, v in logs.items() if k.startswith("lr")} == {
+        "lr/first": pytest.approx(0.5),
+        "lr/others": pytest.approx(1e-3),
+    }
+
+
+def test_options_go_to_the_constructor():
+    made = configure_optimizers(net(), optax.adamw, 1e-3, weight_decay=0.1, nesterov=True)
+    assert repr(made) == "adamw(0.001, weight_decay=0.1, nesterov=True)"
+    state = fm.setup(net(), data(), optimizer=optax.adamw, lr=1e-3, weight_decay=0.1, nesterov=True)
+    assert float(state.optimizer.numbers["weight_decay"]) == pytest.approx(0.1)
+    plain = fm.setup(net(), data(), optimizer=optax.adamw(1e-3, weight_decay=0.1, nesterov=True))
+    a, b = (fm.train_step(s, data())[0].system.layer.weight for s in (state, plain))
+    np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_frozen_parameters_stay():
+    state = fm.setup(pair(), data(), optimizer=dict(one=optax.sgd(0.1), two=fm.frozen))
+    after, _ = fm.train_step(state, data())
+    np.testing.assert_array_equal(after.system.two.layer.weight, state.system.two.layer.weight)
+    assert not np.array_equal(after.system.one.layer.weight, state.system.one.layer.weight)
+
+
+def test_a_schedule_spans_the_run():
+    _, history = fm.fit(net(), data(64), optimizer=optax.sgd, lr=fm.cosine(1.0), epochs=4, batch_size=16, progress=False)
+    steps = np.array([3, 7, 11, 15])
+    np.testing.assert_allclose(history["lr"], 0.5 * (1 + np.cos(np.pi * steps / 16)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("warmup", [4, 0.25])
+def test_warm_up(warmup):
+    rate = fm.cosine(1.0, warmup=warmup, end=0.1)(fm.Plan(total_steps=16))
+    assert [round(float(rate(i)), 4) for i in (0, 2, 4, 16)] == [0.0, 0.5, 1.0, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({}, ValueError, ["no optimizer for 'one.layer.weight'", "optimizer=optax.adam, lr=1e-3", "def configure_optimizers(pair: Pair)"]),
+        ({"optimizer": optax.adam}, TypeError, ["adam", "lr="]),
+        ({"optimizer": optax.adam(1e-3), "lr": 1e-3}, TypeError, ["lr", "constructor"]),
+        ({"lr": 1e-3}, TypeError, ["lr", "optimizer=optax.adam"]),
+        ({"optimizer": "adam", "lr": 1e-3}, TypeError, ["lr", "constructor"]),
+        ({"optimizer": "adam"}, TypeError, ["str", "optax transformation"]),
+        ({"optimizer": {"on": optax.sgd(0.1)}}, ValueError, ["'on'", "did you mean 'one'"]),
+        ({"optimizer": optax.sgd, "lr": fm.cosine(0.1)}, ValueError, ["cosine", "epochs="]),
+    ],
+)
+def test_bad_optimizers(options, error, words):
+    with pytest.raises(error) as caught:
+        fm.setup(pair(), data(), **options)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_parameter_of_a_system_is_trained():
+    class Scaled(fm.System):
+        part: Net
+        temperature: fm.Parameter
+
+    @dispatch
+    def reduce_losses(system: Scaled, losses, batch):
+        return losses["part"].mean() * system.temperature.value
+
+    state = fm.setup(Scaled(net(), fm.Parameter(np.float32(2.0))), data(), optimizer=optax.sgd(0.1))
+    after, _ = fm.train_step(state, data())
+    assert float(after.system.temperature.value) < 2.0
+
+
+def test_pair_with_each_its_own():
+    state = fm.setup(Pair(own(), own()), data())
+    assert [g.path for g in groups(state.system, None, state.plan)] == ["one", "two"]
