@@ -35,6 +35,7 @@ class Method:
         contexts: the classes of contexts (modes, plans) that it is for; empty where the verb takes none.
         takes: how the function wants its context: `"last"` (by position), a keyword, or None for not at all.
         written: the annotations as they stand, one per positional argument.
+        spec: that of the module it was written in, which is a new one when the module is loaded again.
     """
 
     verb: str
@@ -44,6 +45,7 @@ class Method:
     contexts: tuple[type, ...] = ()
     takes: str | None = None
     written: tuple[Any, ...] = ()
+    spec: Any = None
 
     def __call__(self, args: Iterable[Any], context: Any, options: Mapping[str, Any]) -> Any:
         if self.takes is None:
@@ -224,12 +226,12 @@ def read_methods(verb: Verb, function: Callable[..., Any], names: Callable[[], M
         raise TypeError(f"a method of `{verb.__name__}` needs at least one positional argument to dispatch on.")
     if rest is not None and takes == "last":
         raise TypeError(f"{function.__name__}: the context comes last, and so after `*`: `*inputs, {positional[-1].name}`.")
-    hints = tuple(map(dispatching, written))
+    hints, spec = tuple(map(dispatching, written)), inspect.unwrap(function).__globals__.get("__spec__")
     for n in range(len(hints), required - 1, -1):
         # With an argument left out, the context's place is not where the call ends.
         how = positional[-1].name if takes == "last" and n < len(hints) else takes
         tail = rest if n == len(hints) else None
-        yield Method(verb.__name__, function, hints[:n], tail, contexts, how, tuple(written[:n]))
+        yield Method(verb.__name__, function, hints[:n], tail, contexts, how, tuple(written[:n]), spec)
 
 
 def _is_context(verb: Verb, parameter: inspect.Parameter, annotation: Any) -> bool:
@@ -244,10 +246,7 @@ def refuse_twin(old: Method, new: Method) -> None:
     """Two functions of one file that differ only in what cannot dispatch: one would hide the other unseen."""
     first, second = (inspect.unwrap(m.function) for m in (old, new))
     files = [getattr(getattr(f, "__code__", None), "co_filename", None) for f in (first, second)]
-    # At a prompt all input has one name; and a module that is loaded again has a new spec.
-    if files[0] != files[1] or files[0] in ("<stdin>", "<string>"):
-        return
-    if first.__globals__.get("__spec__") is not _specs.get(old):
+    if files[0] != files[1] or old.spec is not new.spec or files[0] in ("<stdin>", "<string>"):  # what a prompt calls all input
         return
     for a, b in zip(old.written, new.written, strict=True):
         if name_of(a) != name_of(b):
@@ -259,7 +258,7 @@ def refuse_twin(old: Method, new: Method) -> None:
 
 def name_of(hint: Any) -> str:
     """A hint as it is written in code."""
-    if hint is object or hint is _EMPTY:
+    if hint in (object, Any, _EMPTY):
         return "object"
     if typing.get_origin(hint) is not None and not _is_union(hint):
         return str(hint)

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import html
 import itertools
+import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -56,6 +57,18 @@ class Call:
         )
 
 
+    def _is_plumbing(self) -> bool:
+        """Whether it is there on every level, and says nothing: nobody overloaded it."""
+        own = self.method is None or self.method.module.startswith("fulmen.")
+        return self.verb in ("as_batch", "bind") and own and all(call._is_plumbing() for call in self.calls)
+
+
+def _all(calls: list[Call]) -> Iterator[Call]:
+    for call in calls:
+        yield call
+        yield from _all(call.calls)
+
+
 class Explanation(Picture):
     """The methods that a call chose; prints as a tree.
 
@@ -75,9 +88,15 @@ class Explanation(Picture):
                 shown = [*call.types, *([call.context] if call.context not in (None, context) else [])]
                 times = f" × {call.count}" if call.count > 1 else ""
                 yield f"{own}{call.verb}({', '.join(shown)}){times}", call
-                yield from walk(call.calls, tree_prefixes(below, len(call.calls)), call.context or context)
+                inside = [inner for inner in call.calls if not inner._is_plumbing()]
+                yield from walk(inside, tree_prefixes(below, len(inside)), call.context or context)
 
         yield from walk(self.calls, [("", "")] * len(self.calls), None)
+
+    def _left_out(self) -> str:
+        names = {call.verb for call in _all(self.calls) if call._is_plumbing()} - {call.verb for call in self.calls}
+        shown = " and ".join(f"`{name}`" for name in sorted(names))
+        return f"Calls of {shown} that chose the library's own methods are not shown; `.calls` has them." if shown else ""
 
     def _chosen(self, call: Call) -> str:
         return "handed to its part" if call.method is None else str(call.method)
@@ -85,13 +104,17 @@ class Explanation(Picture):
     def _stopped(self) -> str:
         if self.error is None:
             return ""
+        if isinstance(self.error, jax.errors.ConcretizationTypeError | jax.errors.TracerArrayConversionError):
+            return "stopped where values are needed: nothing is computed here. Explain what runs in the step: `train_step`, `loss`."
         lines = str(self.error).strip().splitlines() or [""]
         return f"stopped by {type(self.error).__name__}: {lines[0]}"
 
     def _text(self) -> str:
         rows = [("call", "method", "defined in"), *((line, self._chosen(c), c.where) for line, c in self._lines())]
         text = align(rows) if self.calls else f"{self.name} called no verb."
-        return f"{text}\n{self._stopped()}" if self.error else text
+        if max(map(len, text.splitlines())) > shutil.get_terminal_size((160, 24)).columns:
+            text = align([(line, where) for line, _, where in rows])
+        return "\n".join(part for part in (text, self._left_out(), self._stopped()) if part)
 
     def _repr_html_(self) -> str:
         rows = []
@@ -99,7 +122,8 @@ class Explanation(Picture):
             label = f'<span style="white-space:pre">{html.escape(line)}</span>'
             rows.append((label, html.escape(self._chosen(call)), faint(call.where)))
         body = html_table(("call", "method", "defined in"), rows) if rows else faint(f"{self.name} called no verb.")
-        return html_page("", body + (f"<div>{html.escape(self._stopped())}</div>" if self.error else ""))
+        notes = [f"<div>{faint(note)}</div>" for note in (self._left_out(), self._stopped()) if note]
+        return html_page("", body + "".join(notes))
 
 
 def explain(verb: Callable[..., Any], *args: Any, **options: Any) -> Explanation:

@@ -15,6 +15,7 @@ from fulmen.component import System, Wrapper, named_parts
 from fulmen.leaves import require_arrays
 from fulmen.looking.text import Picture, align, faint, html_page, html_table, place, tree_prefixes
 from fulmen.mode import Eval, Mode
+from fulmen.objectives import Objective, Scaled
 from fulmen.systems.composition import example_mean, sums_its_losses
 from fulmen.verbs import as_batch, bind, loss, losses, reduce_losses
 
@@ -31,7 +32,7 @@ class LossNode(Picture):
         value: the number that goes into the sum above it.
         examples: how many examples it is the mean over; None for a loss that is one number.
         children: from names to the nodes that it is made of.
-        note: what else is to be said, such as a `reduce_losses` that is no plain sum.
+        note: what else is to be said: a term's formula with its weight, or a `reduce_losses` that is no plain sum.
     """
 
     name: str
@@ -49,7 +50,7 @@ class LossNode(Picture):
 
     def _remark(self) -> str:
         mean = "" if self.examples is None else f"mean over {self.examples} example{'s' * (self.examples != 1)}"
-        return ", ".join(part for part in (mean, self.note) if part)
+        return ", ".join(part for part in (self.note, mean) if part)
 
     def _text(self) -> str:
         return align([(name, node.type, f"{node.value:.6g}", node._remark()) for name, node in self._lines()], right=(2,))
@@ -89,15 +90,17 @@ def _node(name: str, part: Any, batch: Any, entries: Mapping[str, Any] | None = 
     """The node of a component; `entries` are its losses where they are known already."""
     system, kind = _unwrap(part, batch)
     if not isinstance(system, System) or not sums_its_losses(part, batch):
-        return _leaf(name, loss(part, batch), kind, batch)
+        return _leaf(name, loss(part, batch), kind, "", batch)
     entries = losses(part, batch) if entries is None else entries
     total = example_mean(reduce_losses(part, entries, batch), batch)
-    found = named_parts(system)
+    found, terms = named_parts(system), _terms(system)
     children = {}
     for key, entry in entries.items():
         inner, own = found.get(key), of_part(batch, key)
         if isinstance(inner, System) and isinstance(entry, Mapping):
             children[key] = _node(key, inner, as_batch(inner, own), entry)
+        elif key in terms:
+            children[key] = _leaf(key, entry, *terms[key], own)
         else:
             children[key] = _entry(key, entry, "" if inner is None else _unwrap(inner, own)[1], own)
     method = reduce_losses.method(part, entries, batch)
@@ -107,14 +110,26 @@ def _node(name: str, part: Any, batch: Any, entries: Mapping[str, Any] | None = 
 
 def _entry(name: str, entry: Any, kind: str, batch: Any) -> LossNode:
     if not isinstance(entry, Mapping):
-        return _leaf(name, entry, kind, batch)
+        return _leaf(name, entry, kind, "", batch)
     children = {key: _entry(key, inner, "", batch) for key, inner in entry.items()}
     return LossNode(name, kind, sum(child.value for child in children.values()), None, children)
 
 
-def _leaf(name: str, value: Any, kind: str, batch: Any) -> LossNode:
+def _leaf(name: str, value: Any, kind: str, note: str, batch: Any) -> LossNode:
     examples = jnp.shape(value)[0] if jnp.ndim(value) == 1 else None
-    return LossNode(name, kind, float(example_mean(value, batch, f"the loss {name!r}")), examples)
+    return LossNode(name, kind, float(example_mean(value, batch, f"the loss {name!r}")), examples, note=note)
+
+
+def _terms(system: Any) -> dict[str, tuple[str, str]]:
+    """Of a system that is built with an objective, each term's type and its formula, with its weight."""
+    objective = getattr(system, "objective", None)
+    if not isinstance(objective, Objective):
+        return {}
+    found = {}
+    for name, term in objective.terms().items():
+        kind = type(term.objective if isinstance(term, Scaled) else term).__name__
+        found[name] = kind, "" if repr(term) == f"{kind}()" else repr(term)
+    return found
 
 
 def _unwrap(part: Any, batch: Any) -> tuple[Any, str]:

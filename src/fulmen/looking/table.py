@@ -90,7 +90,7 @@ class Summary(Picture):
                 totals.append([f"{count:,} {role if count == 1 else many}", "", "", "", "", *gap, describe_bytes(size)])
         if self.optimizer_bytes is not None:
             totals.append(["optimizer state", "", "", "", "", *gap, describe_bytes(self.optimizer_bytes)])
-        totals.append(["all", "", "", "", "", *gap, describe_bytes(self.bytes + (self.optimizer_bytes or 0))])
+        totals.append(["total", "", "", "", "", *gap, describe_bytes(self.bytes + (self.optimizer_bytes or 0))])
         return rows, totals
 
     def _title(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -118,16 +118,37 @@ def sums_its_losses(system: Any, batch: Any) -> bool:
 @dispatch
 def reduce_losses(system: System, losses, batch):
     total: Any = None
-    found = named_parts(system, System)
-    for name, entry in losses.items():
-        if name in found and isinstance(entry, Mapping):
-            value = reduce_losses(found[name], entry, as_batch(found[name], of_part(batch, name)))
+    for name, entry, part, own in _with_batches(system, losses, batch):
+        if isinstance(part, System) and isinstance(entry, Mapping):
+            value = reduce_losses(part, entry, own)
         else:
-            value = _reduce(entry, of_part(batch, name), f"the loss {name!r} of {type(system).__name__}")
+            value = _reduce(entry, own, f"the loss {name!r} of {type(system).__name__}")
         total = value if total is None else total + value
     if total is None:
         raise ValueError(f"`losses` of {type(system).__name__} gave no entry; at least one was expected.")
     return total
+
+
+def _with_batches(system: Any, entries: Mapping[str, Any], batch: Any) -> Iterator[tuple[str, Any, Any, Any]]:
+    """Each entry with the part that it belongs to, or None, and the batch that it was computed on."""
+    found = named_parts(system, Model, System)
+    for name, entry in entries.items():
+        part, own = found.get(name), of_part(batch, name)
+        yield name, entry, part, own if part is None else as_batch(part, own)
+
+
+def entry_means(system: Any, entries: Mapping[str, Any], batch: Any) -> dict[str, jax.Array]:
+    """Every entry as one number, flat, under names joined with `/`."""
+    while isinstance(system, Wrapper):
+        system, batch = getattr(system, part_name(type(system))), getattr(batch, "batch", batch)
+    found: dict[str, jax.Array] = {}
+    rows = _with_batches(system, entries, batch) if isinstance(system, System) else ((n, e, None, batch) for n, e in entries.items())
+    for name, entry, part, own in rows:
+        if isinstance(entry, Mapping):
+            found |= {f"{name}/{inner}": value for inner, value in entry_means(part, entry, own).items()}
+        else:
+            found[name] = example_mean(entry, own, f"the loss {name!r}")
+    return found
 
 
 def _reduce(entry: Any, batch: Any, what: str) -> jax.Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,7 +14,7 @@ from fulmen.leaves import BUFFER, PARAMETER, leaves
 from fulmen.mergeable import Last, Mean, Mergeable
 from fulmen.mode import Eval, Mode, Train
 from fulmen.optimizers import groups
-from fulmen.systems.composition import example_mean, total_loss
+from fulmen.systems.composition import entry_means, example_mean, total_loss
 from fulmen.train.state import State
 from fulmen.tree import remake
 from fulmen.verbs import after_update, as_batch, augment, bind, eval_step, forward, loss, losses, metrics, perturb, train_step, update
@@ -55,7 +54,8 @@ def differentiate(component: Any, batch: Any, mode: Mode) -> tuple[jax.Array, An
         return value, measure(_still(bound), batch, value)
 
     (value, logs), (slopes, sums) = jax.value_and_grad(objective, (0, 1), has_aux=True)(trained, slots)
-    gradients = structure.unflatten([slopes.get(i) for i in range(len(flat))])
+    # A buffer keeps its node, so that the gradients have the component's structure.
+    gradients = structure.unflatten([slopes[i] if i in slopes else jax.tree.map(lambda _: None, v) for i, v in enumerate(flat)])
     for i, buffer in moving.items():
         flat[i] = remake(buffer, {"value": jax.tree.map(_moved, buffer.value, sums[i])})
     return value, gradients, structure.unflatten(flat), logs
@@ -82,21 +82,12 @@ def measure(bound: Any, batch: Any, value: Any) -> dict[str, Any]:
     count = len(batch) if weight is None else weight.sum()
     logs: dict[str, Any] = {"loss": Mean(value, count)}
     if isinstance(bound, System) and losses.has(bound, batch):
-        entries = dict(_flat(losses(bound, batch)))
+        entries = entry_means(bound, losses(bound, batch), batch)
         if len(entries) > 1:
-            for name, entry in entries.items():
-                logs[f"loss/{name}"] = Mean(example_mean(entry, batch, f"the loss {name!r}"), count)
+            logs |= {f"loss/{name}": Mean(entry, count) for name, entry in entries.items()}
     for name, figure in metrics(bound, batch).items():
         logs[name] = figure if isinstance(figure, Mergeable) else Mean(example_mean(figure, batch, f"the metric {name!r}"), count)
     return logs
-
-
-def _flat(entries: Mapping[str, Any], prefix: str = "") -> Any:
-    for name, entry in entries.items():
-        if isinstance(entry, Mapping):
-            yield from _flat(entry, f"{prefix}{name}/")
-        else:
-            yield f"{prefix}{name}", entry
 
 
 def apply_gradients(state: State, gradients: Any, *, value: Any = None) -> State:

@@ -1,0 +1,116 @@
+"""What is said when a verb finds no method, or two."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from fulmen.methods import Method, members, name_of
+
+if TYPE_CHECKING:
+    from fulmen.dispatch import Verb
+
+__all__ = ["AmbiguousMethodError", "MissingMethodError", "OutdatedInstanceError"]
+
+
+class MissingMethodError(TypeError):
+    """No method of a verb fits the types of the arguments."""
+
+
+class AmbiguousMethodError(TypeError):
+    """Two methods of a verb fit the types of the arguments, and neither is more specific."""
+
+
+class OutdatedInstanceError(MissingMethodError):
+    """The methods belong to a newer definition of a class than the argument's."""
+
+
+def missing(verb: Verb, args: Sequence[type], context: type, options: Sequence[str]) -> MissingMethodError:
+    """The error for types that no method fits."""
+    name = verb.__name__
+    named = [option for option in options if option in verb.positions]
+    if named:
+        return MissingMethodError(by_keyword(verb, args, options, named))
+    call = ", ".join([*map(_shown, args), *(f"{option}=…" for option in options)])
+    lines = [f"`{name}({call})`: no method fits these types."]
+    lines += ["Write one:", "", "    @dispatch", f"    def {name}({_parameters(verb, args, args)}): …", ""]
+    heads = list(dict.fromkeys(_shown(kind) for m in verb.methods if m.hints for kind in m.members[0]))
+    if heads:
+        more = f" and {len(heads) - 12} more" if len(heads) > 12 else ""
+        lines.append(f"Types that have one: {', '.join(heads[:12])}{more}.")
+    arities = sorted({len(m.hints) for m in verb.methods})
+    if arities and all(m.rest is None for m in verb.methods) and len(args) not in arities:
+        lines.append(f"It takes {' or '.join(map(str, arities))} positional arguments; {len(args)} came.")
+    elif options:
+        lines.append(f"It dispatches on positional arguments; {', '.join(f'`{o}=`' for o in options)} came by keyword.")
+    if any(not issubclass(context, m.contexts) for m in verb.methods if m.contexts):
+        lines.append(f"The call was made in mode {context.__name__}.")
+    return MissingMethodError("\n".join(lines))
+
+
+def by_keyword(verb: Verb, args: Sequence[type], options: Sequence[str], named: Sequence[str]) -> str:
+    """What to say of arguments that came by keyword and are dispatched on."""
+    given = ", ".join([*map(_shown, args), *(f"{option}=…" for option in options)])
+    return (
+        f"`{verb.__name__}` dispatches on positional arguments, and {', '.join(f'`{n}=`' for n in named)} came by keyword in "
+        f"{verb.__name__}({given}). Write them by position: {verb.__name__}({', '.join(verb.positions)})."
+    )
+
+
+def ambiguous(verb: Verb, args: Sequence[type], context: type, found: Sequence[Method]) -> AmbiguousMethodError:
+    """The error for several methods of which none is more specific."""
+    lines = [f"`{verb.__name__}({', '.join(map(_shown, args))})` is ambiguous: neither method is more specific."]
+    lines += [f"    {method}    {method.location}" for method in found]
+    hints = [_narrowest([m.members[i] if i < len(m.hints) else members(m.rest) for m in found], a) for i, a in enumerate(args)]
+    settled = _parameters(verb, args, hints)
+    if len({(m.hints, m.rest) for m in found}) == 1:  # the arguments are alike, and the contexts overlap
+        settled += f", {verb.context_name}: {context.__name__}"
+    lines += ["A method for the types that both accept settles it:", "", "    @dispatch", f"    def {verb.__name__}({settled}): …"]
+    return AmbiguousMethodError("\n".join(lines))
+
+
+def outdated(args: Sequence[type], old: type) -> OutdatedInstanceError:
+    """The error for an instance of a class that has been defined again."""
+    what = f"This instance is of an earlier definition of `{old.__name__}`, which has been defined again"
+    if any(kind is old for kind in args):
+        return OutdatedInstanceError(f"{what}: rebuild the instance.")
+    below = next(kind for kind in args if old in kind.__mro__)
+    return OutdatedInstanceError(
+        f"{what}: run the definition of its subclass `{below.__name__}` again, then rebuild the instance."
+    )
+
+
+def _shown(kind: Any) -> str:
+    return "jax.Array" if _is_array(kind) else name_of(kind)
+
+
+def _is_array(kind: Any) -> bool:
+    return isinstance(kind, type) and (issubclass(kind, jax.core.Tracer) or kind.__module__.startswith("jaxlib"))
+
+
+def _parameters(verb: Verb, args: Sequence[type], hints: Sequence[Any]) -> str:
+    """A method's parameters, named by what they are or as in the verb's contract."""
+    parameters = list(inspect.signature(verb.contract).parameters.values())
+    names = [p.name for p in parameters if p.kind is not p.VAR_POSITIONAL and p.kind is not p.KEYWORD_ONLY]
+    spelled: list[str] = []
+    for i, (arg, hint) in enumerate(zip(args, hints)):
+        plain = _is_array(arg) or arg is np.ndarray or hint is object
+        if i == 0 and arg.__module__ != "builtins" and not plain:
+            name = arg.__name__.lower().lstrip("_")
+        else:
+            name = names[i] if i < len(names) else "xyzuvw"[(i - len(names)) % 6]
+        spelled.append(name if plain else f"{name}: {name_of(hint)}")
+    return ", ".join(spelled)
+
+
+def _narrowest(hints: Sequence[tuple[type, ...]], arg: type) -> type:
+    """The most specific class in some hints that the argument's is a subclass of."""
+    found: type = object
+    for kind in (kind for hint in hints for kind in hint):
+        if issubclass(arg, kind) and issubclass(kind, found):
+            found = kind
+    return found

@@ -1,0 +1,4 @@
+"""Systems: components put together for a task."""
+
+from fulmen.systems.classifier import *
+from fulmen.systems.regressor import *

@@ -1,0 +1,357 @@
+"""What a system's loss is made of: parts, nesting, per-example entries, games, buffers of players."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tiny import Linear, Net, Pair, data, net, pair
+
+import fulmen as fm
+from fulmen import dispatch
+from fulmen.component import record
+from fulmen.train.step import step_program
+
+
+@pytest.fixture(scope="module")
+def batch():
+    return fm.Labeled(*data())
+
+
+def ready(component):
+    return fm.init(component, jax.random.key(0))
+
+
+def entropy(part, batch):
+    return optax.softmax_cross_entropy_with_integer_labels(part(batch.x), batch.y)
+
+
+class Nested(fm.System):
+    pair: Pair
+    more: list[Net]
+    by_name: dict[str, Net]
+
+
+class Doubling(Pair):
+    """Weighs its parts."""
+
+
+@dispatch
+def reduce_losses(system: Doubling, losses, batch):
+    return 2 * losses["one"].mean() + losses["two"].mean()
+
+
+class Direct(Pair):
+    """Has a loss of its own, and no entries."""
+
+
+@dispatch
+def loss(system: Direct, batch):
+    return 7.0 * entropy(system.one, batch).mean()
+
+
+def test_entries_survive_nesting(batch):
+    system = ready(Nested(pair(), [net(), net()], {"a": net()}))
+    entries = fm.losses(system, batch)
+    assert jax.tree.map(jnp.shape, entries) == {
+        "pair": {"one": (50,), "two": (50,)},
+        "more.0": (50,),
+        "more.1": (50,),
+        "by_name.a": (50,),
+    }
+    parts = [system.pair.one, system.pair.two, *system.more, system.by_name["a"]]
+    np.testing.assert_allclose(fm.loss(system, batch), sum(entropy(p, batch).mean() for p in parts), rtol=1e-6)
+
+
+def test_a_nested_system_is_reduced_by_its_own_method(batch):
+    class Around(fm.System):
+        inner: Doubling
+
+    system = ready(Around(Doubling(net(), net())))
+    one, two = (entropy(p, batch).mean() for p in (system.inner.one, system.inner.two))
+    np.testing.assert_allclose(fm.loss(system, batch), 2 * one + two, rtol=1e-6)
+
+
+def test_a_nested_system_with_a_loss_of_its_own_keeps_it(batch):
+    class Around(fm.System):
+        inner: Direct
+        other: Net
+
+    system = ready(Around(Direct(net(), net()), net()))
+    expected = 7 * entropy(system.inner.one, batch).mean() + entropy(system.other, batch).mean()
+    np.testing.assert_allclose(fm.loss(system, batch), expected, rtol=1e-6)
+
+
+def test_the_gradient_of_a_sum_is_each_parts_own(batch):
+    system = ready(pair())
+    whole = jax.grad(lambda s: fm.loss(s, batch))(system)
+    for part, slope in ((system.one, whole.one), (system.two, whole.two)):
+        alone = jax.grad(lambda p: entropy(p, batch).mean())(part)
+        np.testing.assert_allclose(slope.layer.weight, alone.layer.weight, atol=1e-7)
+
+
+def test_parts_select_their_batch():
+    class Half(Net):
+        pass
+
+    @dispatch
+    def as_batch(part: Half, batch: fm.Labeled):
+        return batch[::2]
+
+    class Both(fm.System):
+        half: Half
+        whole: Net
+
+    system = ready(Both(Half(Linear(4, 3)), net()))
+    batch = fm.Labeled(*data())
+    entries = fm.losses(system, batch)
+    assert (entries["half"].shape, entries["whole"].shape) == ((25,), (50,))
+    expected = entropy(system.half, batch[::2]).mean() + entropy(system.whole, batch).mean()
+    np.testing.assert_allclose(fm.loss(system, batch), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("raw", "kind"),
+    [
+        (np.zeros((3, 2)), fm.Unlabeled),
+        ((np.zeros((3, 2)), np.zeros(3)), fm.Labeled),
+        ((np.zeros((3, 2)), np.zeros(3), np.ones(3)), fm.Labeled),
+        ({"x": np.zeros((3, 2)), "y": np.zeros(3)}, fm.Labeled),
+        ({"x": np.zeros((3, 2))}, fm.Unlabeled),
+        (fm.Unlabeled(np.zeros((3, 2))), fm.Unlabeled),
+    ],
+)
+def test_as_batch(raw, kind):
+    batch = fm.as_batch(net(), raw)
+    assert type(batch) is kind and len(batch) == 3
+    assert (batch.weight is not None) == (isinstance(raw, tuple) and len(raw) == 3)
+
+
+# Games
+
+
+class Player(fm.Model):
+    layer: Linear
+
+
+@dispatch
+def forward(player: Player, x):
+    return player.layer(x)
+
+
+class Duel(fm.Game):
+    first: Player
+    second: Player
+
+
+@dispatch
+def losses(duel: Duel, batch):
+    value = (duel.first(batch.x) * duel.second(batch.x)).mean()
+    return {"first": value, "second": {"a": -value, "b": 0.5 * value}}
+
+
+def duel():
+    return Duel(Player(Linear(4, 3)), Player(Linear(4, 3)))
+
+
+class AroundGame(fm.System):
+    game: Duel
+    net: Net
+
+
+def joint(first, second, batch):
+    return (first(batch.x) * second(batch.x)).mean()
+
+
+@pytest.mark.parametrize("nested", [False, True, "twice"])
+def test_each_entry_moves_its_own_player(batch, nested):
+    system = ready(duel())
+    if nested:
+        system = AroundGame(system, ready(net()))
+    if nested == "twice":
+
+        class Outer(fm.System):
+            inner: AroundGame
+
+        system = Outer(system)
+    slopes = jax.grad(lambda s: fm.loss(s, batch))(system)
+    for name in ["inner"] * (nested == "twice") + ["game"] * bool(nested):
+        system, slopes = getattr(system, name), getattr(slopes, name)
+    first = jax.grad(joint, 0)(system.first, system.second, batch)
+    second = jax.grad(joint, 1)(system.first, system.second, batch)
+    np.testing.assert_allclose(slopes.first.layer.weight, first.layer.weight, atol=1e-6)
+    np.testing.assert_allclose(slopes.second.layer.weight, -0.5 * second.layer.weight, atol=1e-6)
+
+
+def test_the_loss_of_a_game_is_the_sum_of_its_entries(batch):
+    system = ready(duel())
+    value = joint(system.first, system.second, batch)
+    np.testing.assert_allclose(fm.loss(system, batch), 0.5 * value, rtol=1e-5)
+    assert set(fm.losses(system, batch)["second"]) == {"a", "b"}
+
+
+def test_an_entry_that_is_nobodys_is_an_error(batch):
+    class Wrong(fm.Game):
+        first: Player
+
+    @dispatch
+    def losses(game: Wrong, batch):
+        return {"third": jnp.zeros(())}
+
+    with pytest.raises(ValueError, match=r"entry 'third'.*the fields are: first"):
+        fm.loss(ready(Wrong(Player(Linear(4, 3)))), batch)
+
+
+def test_a_game_costs_what_the_joint_program_costs():
+    """Both gradients in one program, at most 2 % over the joint program written by hand."""
+    width, x = 256, np.ones((64, 256), np.float32)
+
+    def player():
+        return Player(Linear(width, width))
+
+    class Big(fm.Game):
+        first: Player
+        second: Player
+
+    soft = lambda v: jax.nn.softplus(v).mean()
+
+    @dispatch
+    def losses(game: Big, batch):
+        made = jnp.tanh(game.first(batch.x))
+        return {"first": soft(-game.second(made)), "second": soft(game.second(made)) + soft(-game.second(batch.x))}
+
+    state = fm.setup(Big(player(), player()), x, optimizer=optax.sgd(0.1), batch_size=64)
+    ours = step_program.lower(state, x).compile().cost_analysis()["flops"]
+
+    def by_hand(first, second, x):
+        lin = lambda p, x: x @ p[0] + p[1][None]
+
+        def of_both(first, second):
+            still = jax.lax.stop_gradient
+            made = jnp.tanh(lin(first, x))
+            return soft(-lin(still(second), made)) + soft(lin(second, still(made))) + soft(-lin(second, x))
+
+        value, slopes = jax.value_and_grad(of_both, (0, 1))(first, second)
+        return value, jax.tree.map(lambda p, g: p - 0.1 * g, (first, second), slopes)
+
+    arrays = [(p.layer.weight, p.layer.bias) for p in (state.system.first, state.system.second)]
+    theirs = jax.jit(by_hand).lower(*arrays, x).compile().cost_analysis()["flops"]
+    assert ours <= 1.02 * theirs
+
+
+class Counting(fm.Model):
+    """Counts the steps in which its player moved."""
+
+    layer: Linear
+    count: fm.Buffer
+
+
+@dispatch
+def forward(player: Counting, x):
+    return record(player.layer(x), player.count, player.count.value + 1)
+
+
+class CountedDuel(fm.Game):
+    first: Counting
+    second: Counting
+
+
+@dispatch
+def losses(duel: CountedDuel, batch):
+    value = (duel.first(batch.x) * duel.second(batch.x)).mean()
+    return {"first": value, "second": -value}
+
+
+class Passive(CountedDuel):
+    """Only the first has an entry."""
+
+
+@dispatch
+def losses(duel: Passive, batch):
+    return {"first": (duel.first(batch.x) * duel.second(batch.x)).mean()}
+
+
+class AroundCounted(fm.System):
+    game: CountedDuel
+    net: Net
+
+
+def counted(kind):
+    player = lambda: Counting(Linear(4, 3), fm.Buffer(jnp.int32(0)))
+    return kind(player(), player())
+
+
+@pytest.mark.parametrize(("kind", "expected"), [(CountedDuel, (3, 3)), (Passive, (3, 0))])
+@pytest.mark.parametrize("nested", [False, True])
+def test_buffers_of_a_game_move_by_their_own_players_entry(kind, expected, nested):
+    system = AroundCounted(counted(kind), net()) if nested else counted(kind)
+    state = fm.setup(system, data(), optimizer=optax.sgd(0.1))
+    for _ in range(3):
+        state, _ = fm.train_step(state, data())
+    game = state.system.game if nested else state.system
+    assert (int(game.first.count.value), int(game.second.count.value)) == expected
+
+
+def test_an_evaluation_and_a_plain_gradient_leave_buffers_alone():
+    state = fm.setup(counted(CountedDuel), data(), optimizer=optax.sgd(0.1))
+    fm.evaluate(state, data())
+    slopes = jax.grad(lambda layer, s: fm.loss(fm.replace(s, {"first.layer": layer}), fm.Labeled(*data())))
+    slopes(state.system.first.layer, state.system)
+    assert int(state.system.first.count.value) == 0
+
+
+# Frozen
+
+
+def test_frozen_parts_stay_and_have_no_optimizer_state():
+    class Taught(fm.System):
+        teacher: fm.Frozen
+        student: Net
+
+    @dispatch
+    def losses(system: Taught, batch):
+        return {"match": jnp.mean((system.teacher(batch.x) - system.student(batch.x)) ** 2)}
+
+    state = fm.setup(Taught(fm.Frozen(net()), net()), data(), optimizer=optax.adam, lr=0.1)
+    after, _ = fm.train_step(state, data())
+    np.testing.assert_array_equal(after.system.teacher.part.layer.weight, state.system.teacher.part.layer.weight)
+    assert fm.count_parameters(state.system) == 15
+    moments = [v for v in jax.tree.leaves(state.optimizer_state) if v.shape == (4, 3)]
+    assert len(moments) == 2  # Adam's two, of the student alone
+
+
+def test_metrics_of_parts_join_their_names(batch):
+    class Measured(Net):
+        pass
+
+    @dispatch
+    def metrics(net: Measured, batch):
+        return {"size": fm.Mean(jnp.abs(net(batch.x)).mean(-1), batch.weight)}
+
+    class Two(fm.System):
+        a: Measured
+        b: Measured
+
+    state = fm.setup(Two(Measured(Linear(4, 3)), Measured(Linear(4, 3))), data(), optimizer=optax.sgd(0.1))
+    figures = fm.evaluate(state, data())
+    assert set(figures) == {"loss", "loss/a", "loss/b", "a/size", "b/size"}
+    np.testing.assert_allclose(figures["a/size"], np.abs(state.system.a(batch.x)).mean(), rtol=1e-5)
+
+
+def test_parts_augment_each_in_its_own_way(batch):
+    class Shifted(Net):
+        by: float = 1.0
+
+    @dispatch
+    def augment(net: Shifted, batch, mode):
+        return fm.replace(batch, x=batch.x + net.by)
+
+    class Two(fm.System):
+        a: Shifted
+        b: Net
+
+    state = fm.setup(Two(Shifted(Linear(4, 3)), net()), data(), optimizer=optax.sgd(0.0))
+    _, logs = fm.train_step(state, data())
+    system = state.system
+    np.testing.assert_allclose(logs["loss/a"], entropy(system.a, fm.Labeled(batch.x + 1, batch.y)).mean(), rtol=1e-5)
+    np.testing.assert_allclose(logs["loss/b"], entropy(system.b, batch).mean(), rtol=1e-5)
