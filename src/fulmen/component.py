@@ -13,7 +13,7 @@ import numpy as np
 
 from fulmen.dispatch import dispatch
 from fulmen.mode import Eval, Mode
-from fulmen.tree import STATIC, Tree, kinds, remake
+from fulmen.tree import Tree, data_fields, items, remake
 from fulmen.verbs import after_update, bind, forward, init, validate
 
 __all__ = ["Buffer", "Component", "Frozen", "Game", "Model", "Parameter", "System", "Wrapper", "record"]
@@ -28,6 +28,14 @@ class Component(Tree):
     """
 
     mode: Mode | None = dataclasses.field(default=None, kw_only=True, repr=False)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        fields = cls.__dict__["__dataclass_fields__"]
+        if fields["mode"] is not Component.__dict__["__dataclass_fields__"]["mode"]:
+            raise TypeError(
+                f"{cls.__name__}.mode: every component has a field `mode` for what it is called for; use another name."
+            )
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         return forward(self, *inputs, **options)
@@ -109,7 +117,7 @@ class Buffer(Tree):
     """State that is no parameter, such as running statistics. Read it by `.value`; `record` says what it becomes.
 
     Args:
-        value: an array of any shape and type, or a tree of them.
+        value: an array of any shape and type, or a tree of them. Integers are exact up to 2²⁴.
     """
 
     value: jax.Array
@@ -122,12 +130,13 @@ def _tap(y: Any, slot: Any, new: Any) -> Any:
 
 
 def _tap_forward(y: Any, slot: Any, new: Any) -> Any:
-    return y, new
+    return y, (new, slot[1])
 
 
-def _tap_backward(new: Any, cotangent: Any) -> Any:
+def _tap_backward(residuals: Any, cotangent: Any) -> Any:
+    new, count = residuals
     # The 1 is made of `new`, so that under vmap it is counted once per example.
-    one = jnp.where(new.ravel()[:1].sum() == 0, 1.0, 1.0)
+    one = jnp.where(new.ravel()[:1].sum() == 0, 1.0, 1.0).astype(count.dtype)
     return cotangent, (new, one), jnp.zeros_like(new)
 
 
@@ -141,19 +150,36 @@ def record(y: jax.Array, buffer: Buffer, new: Any) -> jax.Array:
     the total over the count. Anywhere else, as in an attack's inner gradients or an evaluation, this is the identity.
 
     Args:
-        y: something that the loss will depend on.
+        y: something that the loss will depend on: an array of floats of any shape.
         buffer: what to change.
-        new: its new value, of the buffer's shape.
+        new: its new value, of the buffer's shape (or a tree of them, if the buffer holds one).
 
     Returns:
         `y`.
+
+    Raises:
+        TypeError: if `y` has no gradient, or something else than a buffer came.
+        ValueError: if the new value has another shape.
+
+    >>> import fulmen as fm, jax.numpy as jnp
+    >>> float(fm.record(jnp.float32(2.0), fm.Buffer(jnp.zeros(())), 1.0))  # no training step
+    2.0
     """
+    if not isinstance(buffer, Buffer):
+        raise TypeError(f"record(y, buffer, new) changes a `fm.Buffer`; a {type(buffer).__name__} came.")
     if buffer.slot is None:
         return y
-    new = jnp.asarray(new)
-    if new.shape != buffer.slot[0].shape:
-        raise ValueError(f"record: the buffer holds shape {buffer.slot[0].shape}, and the new value has {new.shape}.")
-    return _tap(y, buffer.slot, jax.lax.stop_gradient(new).astype(buffer.slot[0].dtype))
+    if not jnp.issubdtype(jnp.result_type(y), jnp.inexact):
+        raise TypeError(
+            f"record: y has type {jnp.result_type(y)} and so no gradient; record on floats that the loss depends on."
+        )
+    values, structure = jax.tree.flatten(buffer.value)
+    for old, slot, value in zip(values, structure.flatten_up_to(buffer.slot), structure.flatten_up_to(new)):
+        value = jnp.asarray(value)
+        if value.shape != old.shape:
+            raise ValueError(f"record: the buffer holds shape {old.shape}, and the new value has {value.shape}.")
+        y = _tap(y, slot, jax.lax.stop_gradient(value).astype(slot[0].dtype))
+    return y
 
 
 # Trees of components
@@ -161,20 +187,18 @@ def record(y: jax.Array, buffer: Buffer, new: Any) -> jax.Array:
 
 def parts(component: Component) -> dict[str, Any]:
     """The fields that are not static, without the mode."""
-    return {n: getattr(component, n) for n, kind in kinds(type(component)).items() if kind != STATIC and n != "mode"}
+    return {name: getattr(component, name) for name in data_fields(type(component)) if name != "mode"}
 
 
 def map_components(function: Callable[[Any, str], Any], value: Any, path: str = "") -> Any:
-    """Apply a function to the components in a field's value: itself, or those in lists, tuples and dicts of it."""
+    """Apply a function to the components in a field's value: itself, or those in lists, dicts or other trees of it."""
     if isinstance(value, Component):
         return function(value, path)
-    join = f"{path}." if path else ""
-    if isinstance(value, dict):
-        return {k: map_components(function, v, f"{join}{k}") for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        items = [map_components(function, v, f"{join}{i}") for i, v in enumerate(value)]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    return value
+    if jax.tree_util.all_leaves([value]):
+        return value
+    inside, structure = items(value)
+    new = [map_components(function, inner, f"{path}.{name}" if path else name) for name, inner in inside]
+    return structure.unflatten(new) if any(a is not b for a, (_, b) in zip(new, inside)) else value
 
 
 def map_parts(function: Callable[[Any, str], Any], component: Any) -> Any:
@@ -205,12 +229,12 @@ def fold_name(key: Any, name: str) -> Any:
 
 
 @dispatch
-def bind(component, mode):  # noqa: F811
+def bind(component, mode):
     return component
 
 
 @dispatch
-def bind(component: Component, mode):  # noqa: F811
+def bind(component: Component, mode):
     own = mode.over(component.mode)
     inside = map_parts(lambda part, path: bind(part, _below(own, path)), component)
     return remake(inside, {"mode": own})
@@ -223,9 +247,11 @@ def _below(mode: Mode, path: str) -> Mode:
 
 
 @dispatch
-def bind(frozen: Frozen, mode):  # noqa: F811
+def bind(frozen: Frozen, mode):
     own = mode.over(frozen.mode)
-    return remake(frozen, {"mode": own, "part": bind(frozen.part, Eval(own.root).over(None).at("part"))})
+    below = own if isinstance(own, Eval) else remake(Eval(own.root), {"salt": own.salt})
+    inside = map_parts(lambda part, path: bind(part, _below(below, path)), frozen)
+    return remake(inside, {"mode": own})
 
 
 def unbind(component: Any) -> Any:
@@ -238,15 +264,20 @@ def unbind(component: Any) -> Any:
 
 
 @dispatch
-def init(component: Component, key):  # noqa: F811
+def init(component: Component, key):
     return map_parts(lambda part, path: init(part, fold_name(key, path)), component)
 
 
 @dispatch
-def after_update(component: Component, batch, mode):  # noqa: F811
+def after_update(component: Component, batch, mode):
     return map_parts(lambda part, path: after_update(part, batch, mode.at(path)), component)
 
 
 @dispatch
-def validate(component):  # noqa: F811
+def after_update(frozen: Frozen, batch, mode):
+    return frozen
+
+
+@dispatch
+def validate(component):
     return None

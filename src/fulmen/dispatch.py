@@ -1,7 +1,7 @@
 """Verbs: generic functions that choose a method by the types of their positional arguments.
 
-A `Verb` is a thin object around plum: plum orders the methods by how specific they are, the verb remembers what plum
-answered, so that a call that was seen before is one dictionary look-up.
+A `Verb` is a thin object: plum says which of two signatures is the more specific, the verb remembers the answers, so that
+a call of types that were seen before is one dictionary look-up; and it knows which answers a new method changes.
 """
 
 from __future__ import annotations
@@ -10,79 +10,28 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import itertools
 import sys
 import threading
 import types
-import typing
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
-import plum
+import jax.core
+
+from fulmen import lookup_errors
+from fulmen.lookup_errors import AmbiguousMethodError, MissingMethodError, OutdatedInstanceError
+from fulmen.methods import Method, best, context_for, members, names_around, read_methods, refuse_twin, union
 
 __all__ = ["AmbiguousMethodError", "Method", "MissingMethodError", "Verb", "dispatch", "verb", "verbs"]
 
 _lock = threading.RLock()
-_verbs: dict[str, Verb] = {}
+_verbs: dict[tuple[str, str], Verb] = {}  # those that can be found by name
+_all: weakref.WeakSet[Verb] = weakref.WeakSet()
 _superseded: dict[type, type] = {}  # an earlier definition of a class -> the one that replaced it
 _recording: list[_Recorder] = []  # what `explain` listens to
-
-
-class MissingMethodError(TypeError):
-    """No method of a verb fits the types of the arguments."""
-
-
-class AmbiguousMethodError(TypeError):
-    """Two methods of a verb fit the types of the arguments, and neither is more specific."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Method:
-    """One implementation of a verb: a function and the types that select it.
-
-    `hints` are the annotations that dispatch, one per positional argument; `rest` is that of `*args`, or None;
-    `context` is the class of contexts (modes, plans) it takes; `names_context` says whether it wants to be given one.
-    """
-
-    verb: str
-    function: Callable[..., Any]
-    hints: tuple[Any, ...]
-    rest: Any = None
-    context: type | None = None
-    names_context: bool = False
-    written: tuple[Any, ...] = ()
-
-    def __call__(self, args, context, options):  # unannotated: plum would look the annotations up
-        if not self.names_context:
-            return self.function(*args, **options)
-        # A mode is told the verb, so that a component draws differently in each.
-        within = getattr(context, "within", None)
-        return self.function(*args, within(self.verb) if within else context, **options)
-
-    @property
-    def signature(self) -> plum.Signature:
-        return plum.Signature(*self.hints, **({} if self.rest is None else {"varargs": self.rest}))
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        return (*self.hints, "*", self.rest, self.context)
-
-    @property
-    def location(self) -> str:
-        code = getattr(inspect.unwrap(self.function), "__code__", None)
-        return f"{code.co_filename}:{code.co_firstlineno}" if code else repr(self.function)
-
-    @property
-    def module(self) -> str:
-        return self.function.__module__
-
-    def __str__(self) -> str:
-        parts = [_name(hint) for hint in self.hints]
-        if self.rest is not None:
-            parts.append("*" if self.rest is object else f"*{_name(self.rest)}")
-        if self.names_context and self.context is not None:
-            parts.append(_name(self.context))
-        return f"{self.verb}({', '.join(parts)})"
 
 
 class Verb:
@@ -95,7 +44,19 @@ class Verb:
     **Extending.** `@dispatch def name(…)` with annotated arguments, or `@name.dispatch` on a function of any name.
     """
 
-    def __init__(
+    __name__: str
+    __qualname__: str
+
+    def __init__(self, contract: Callable[..., Any], **options: Any) -> None:
+        self._methods: dict[tuple[Any, ...], Method] = {}
+        self._around: dict[type, Callable[..., Any]] = {}
+        self._answers: dict[_Question, Any] = {}
+        # What to call with the arguments alone, by their types and that of the bound context: the quick way.
+        self._calls: dict[tuple[type, ...], Callable[..., Any]] = {}
+        self._declare(contract, **options)
+        _all.add(self)
+
+    def _declare(
         self,
         contract: Callable[..., Any],
         *,
@@ -107,31 +68,58 @@ class Verb:
         functools.update_wrapper(self, contract)
         self.contract = contract
         self.context, self.default, self.bind, self.hands_on = context, default, bind, hands_on
-        self._methods: dict[tuple[Any, ...], Method] = {}
-        self._around: list[tuple[type, Callable[..., Any]]] = []
-        self._tables: dict[tuple[type | None, bool], plum.Function] = {}
-        self._answers: dict[tuple[type, ...], Callable[..., Any]] = {}
-        self._plain: dict[tuple[type, ...], Callable[..., Any]] = {}  # the answers that are functions of the arguments alone
+        self.context_name = context.__name__.lower() if context else ""
+        parameters = inspect.signature(contract).parameters.values()
+        by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        self.positions = {p.name for p in parameters if p.kind in by_position} | {self.context_name}
 
     # Calling
 
     def __call__(self, *args: Any, **options: Any) -> Any:
-        context = None
-        if self.context is not None:
-            if args and isinstance(args[-1], self.context):
-                args, context = args[:-1], args[-1]
-                if self.bind is not None and args:
-                    args = (self.bind(args[0], context), *args[1:])
-                    context = getattr(args[0], "mode", None) or context
-            else:
-                context = (getattr(args[0], "mode", None) if args and self.bind is not None else None) or self.default
-        key = (type(context), *map(type, args))
+        if not options:
+            # Most calls have two arguments, and `map` takes a third of the time.
+            kinds = (type(args[0]), type(args[1])) if len(args) == 2 else (*map(type, args),)
+            call = self._calls.get(kinds)
+            if call is not None:
+                return call(*args)
+        return self._general_call(args, options)
+
+    def _general_call(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        given = args
+        args, context = self._split(args)
+        question = _Question(type(context), (*map(type, args),))
+        if self.context is not None and self.context_name in options:
+            raise TypeError(lookup_errors.by_keyword(self, question.args, [*options], [self.context_name]))
+        answer = self._answer(question, options)
         if _recording:
-            return _recording[-1].call(self, key, self._answer(key, options), args, context, options)
-        plain = self._plain.get(key)
-        if plain is not None:
-            return plain(*args, **options)
-        return (self._answers.get(key) or self._answer(key, options))(args, context, options)
+            return _recording[-1].call(self, question, answer, args, context, options)
+        if isinstance(answer, Method) and len(args) == len(given):
+            self._quicken(question, answer, args)
+        return answer(args, context, options)
+
+    def _split(self, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], Any]:
+        """The arguments without the context, and the context: given (and now bound), bound before, or the default."""
+        if self.context is None:
+            return args, None
+        given = None
+        if args and isinstance(args[-1], self.context):
+            args, given = args[:-1], args[-1]
+        if self.bind is None or not args:
+            return args, given or self.default
+        if given is not None:
+            args = (self.bind(args[0], given), *args[1:])
+        bound = getattr(args[0], "mode", None)
+        return args, bound if isinstance(bound, self.context) else given or self.default
+
+    def _quicken(self, question: _Question, method: Method, args: tuple[Any, ...]) -> None:
+        """Let calls like this one take the quick way from now on."""
+        bound = self.bind is not None and isinstance(getattr(args[0], "mode", None), self.context or ())
+        with _lock:
+            if not _recording and self._answers.get(question) is method:
+                self._calls[self._kinds(args)] = _quick_call(method, bound, self.default)
+
+    def _kinds(self, args: tuple[Any, ...]) -> tuple[type, ...]:
+        return (*map(type, args),)
 
     def invoke(self, *signature: Any) -> Callable[..., Any]:
         """The method for other types than the arguments' own, as in calling the next more general method.
@@ -146,141 +134,129 @@ class Verb:
         >>> fm.loss.invoke(fm.System, object)  # doctest: +ELLIPSIS
         functools.partial(...)
         """
-        return functools.partial(self._invoke, signature)
+        kind = None
+        if self.context is not None and signature and issubclass(signature[-1], self.context):
+            signature, kind = signature[:-1], signature[-1]
+        return functools.partial(self._invoke, signature, kind)
 
-    def _invoke(self, signature: tuple[Any, ...], *args: Any, **options: Any) -> Any:
-        context: Any = None
-        if self.context is not None:
-            if args and isinstance(args[-1], self.context):
-                args, context = args[:-1], args[-1]
-            else:
-                context = getattr(args[0], "mode", None) or self.default
-        kind = type(context)
-        if signature and self.context is not None and isinstance(signature[-1], type):
-            if issubclass(signature[-1], self.context):
-                signature, kind = signature[:-1], signature[-1]
-        return self._resolve((kind, *signature), options, hand_on=False)(args, context, options)
+    def _invoke(self, signature: tuple[type, ...], kind: type | None, /, *args: Any, **options: Any) -> Any:
+        args, context = self._split(args)
+        return self._answer(_Question(kind or type(context), signature, True), options)(args, context, options)
 
     def method(self, *args: Any) -> Method:
         """The method that a call with these arguments ends in, following wrappers to their parts. Raises as the call."""
-        if self.context is not None and isinstance(args[-1], self.context):
-            args, context = args[:-1], args[-1]
-        else:
-            context = getattr(args[0], "mode", None) or self.default
-        while True:
-            answer = self._answer((type(context), *map(type, args)), {})
-            answer = answer.inner if isinstance(answer, _Around) else answer
-            if isinstance(answer, Method):
-                return answer
-            args = (args[0].__part__, *args[1:])
+        args, context = self._split(args)
+        answer = self._answer(_Question(type(context), (*map(type, args),)), (), asked=True)
+        while isinstance(answer, _Around):
+            answer = answer.inner
+        return self.method(*answer.onward(args, context)) if isinstance(answer, _HandOn) else answer
 
     def has(self, *args: Any) -> bool:
         """Whether a call with these arguments would find a method."""
         try:
             self.method(*args)
+        except OutdatedInstanceError:
+            raise
         except MissingMethodError:
             return False
         return True
 
     # Finding a method
 
-    def _answer(self, key: tuple[type, ...], options: dict[str, Any]) -> Callable[..., Any]:
-        with _lock:
-            if key not in self._answers:
-                answer = self._resolve(key, options)
-                for kind, around in self._around:
-                    if len(key) > 1 and issubclass(key[1], kind):
-                        answer = _Around(around, answer)
-                self._answers[key] = answer
-                if isinstance(answer, Method) and not answer.names_context:
-                    self._plain[key] = answer.function
-            return self._answers[key]
+    def _answer(self, question: _Question, options: Iterable[str], asked: bool = False) -> Any:
+        answer = self._answers.get(question)
+        if answer is None or answer is _NOTHING:
+            with _lock:
+                try:
+                    answer = self._resolve(question, options)
+                except TypeError:
+                    # What is compiled may rest on there being no method.
+                    if asked or not jax.core.trace_state_clean():
+                        self._answers[question] = _NOTHING
+                    raise
+                self._answers[question] = answer
+        return answer
 
-    def _resolve(self, key: tuple[Any, ...], options: dict[str, Any], hand_on: bool = True) -> Callable[..., Any]:
-        context, *args = key
-        # A wrapper's own methods are those on wrapper types; what it has none for goes to its part.
-        wrapper = hand_on and self.hands_on and bool(args) and hasattr(args[0], "__part__")
-        try:
-            method, _ = self._table(context, wrapper).resolve_method(plum.Signature(*args))
-            return method
-        except plum.NotFoundLookupError:
-            if wrapper:
-                return _HandOn(self)
-            raise MissingMethodError(_missing(self, args, context, options)) from None
-        except plum.AmbiguousLookupError as error:
-            found = [m.implementation for m in error.methods]
-            raise AmbiguousMethodError(_ambiguous(self, args, found)) from None
-
-    def _table(self, context: type, wrapper: bool) -> plum.Function:
-        """A plum function for one class of context: for each signature the method that is closest in the context."""
-        of = context if self.context is not None and issubclass(context, self.context) else None
-        if (of, wrapper) not in self._tables:
-            best: dict[tuple[Any, ...], Method] = {}
-            for method in self._methods.values():
-                if method.context is not None and (of is None or not issubclass(of, method.context)):
-                    continue
-                if wrapper and not (method.hints and hasattr(_members(method.hints[0])[0], "__part__")):
-                    continue
-                other = best.get((method.hints, method.rest))
-                if other is None or other.context is None or issubclass(_context(method), other.context):
-                    best[method.hints, method.rest] = method
-            table = plum.Function(self.contract)
-            plum.Function._instances.remove(table)  # plum's global list is for its own reloading; ours come and go
-            for method in best.values():
-                table.register(method, signature=method.signature, precedence=None)
-            self._tables[of, wrapper] = table
-        return self._tables[of, wrapper]
+    def _resolve(self, question: _Question, options: Iterable[str] = ()) -> Any:
+        args, methods = question.args, self._methods.values()
+        _check_definitions(question, methods)
+        wrapper = not question.next_method and self.hands_on and bool(args) and hasattr(args[0], "__part__")
+        if wrapper:
+            # A wrapper's own methods are those on wrapper types; what it has none for goes to its part.
+            own = (m for m in methods if m.hints)
+            methods = [m for m in own if any(hasattr(k, "__part__") and issubclass(args[0], k) for k in m.members[0])]
+        found = best(methods, question.context, args)
+        if len(found) > 1:
+            raise lookup_errors.ambiguous(self, args, question.context, found)
+        if not found and not wrapper:
+            raise lookup_errors.missing(self, args, question.context, [*options])
+        answer: Any = found[0] if found else _HandOn(self)
+        if not question.next_method:
+            for kind, around in self._around.items():
+                if args and issubclass(args[0], kind):
+                    answer = _Around(around, answer)
+        return answer
 
     # Registering
 
     def dispatch(self, function: Callable[..., Any]) -> Verb:
         """Register a method, whatever the function's own name is; returns the verb."""
-        methods = list(_methods_of(self, function, _locals_of(function)))
+        namespace = inspect.unwrap(function).__globals__
+        added = list(read_methods(self, function, functools.cache(lambda: names_around(namespace))))
         with _lock:
-            for method in methods:
+            for method in added:
                 old = self._methods.get(method.key)
                 if old is not None:
-                    _refuse_twin(old, method)
+                    refuse_twin(old, method)
                 self._methods[method.key] = method
-            self._refresh(methods)
+            stale = self._refresh(lambda q: any(m.fits(q.context, q.args) for m in added))
+        _start_afresh(stale, f"{added[0]} ({added[0].location})")
         return self
 
     def around(self, kind: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Register what runs round every method whose first argument is of this kind: `f(call, *args, **options)`."""
 
         def register(function: Callable[..., Any]) -> Callable[..., Any]:
-            self._around.append((kind, function))
+            with _lock:
+                self._around[kind] = function
+                stale = self._refresh(lambda q: bool(q.args) and issubclass(q.args[0], kind))
+            _start_afresh(stale, f"{function.__name__} around {self.__name__}({kind.__name__})")
             return function
 
         return register
 
-    def _refresh(self, changed: Sequence[Method]) -> None:
-        """Forget the tables; where a remembered answer is no longer right, make compiled callers ask again."""
-        self._tables.clear()
-        stale = []
-        for key, answer in list(self._answers.items()):
-            try:
-                now: Any = self._resolve(key, {})
-            except TypeError:
-                now = None
-            inner = answer
-            while isinstance(inner, _Around):
-                inner = inner.inner
-            if now is not inner and not (isinstance(now, _HandOn) and isinstance(inner, _HandOn)):
-                del self._answers[key]
-                self._plain.pop(key, None)
-                stale.append(key)
-        if stale:
-            jax.clear_caches()
-            method = changed[0]
-            print(f"fulmen: {method} ({method.location}) replaces what was compiled; caches cleared", file=sys.stderr)
+    def restore(self, methods: Sequence[Method]) -> None:
+        """Have these methods and no others, as `methods` gave them before; for tests that register methods."""
+        with _lock:
+            changed = {*self._methods.values()} ^ {*methods}
+            self._methods = {m.key: m for m in methods}
+            stale = self._refresh(lambda q: any(m.fits(q.context, q.args) for m in changed))
+        _start_afresh(stale, f"restoring the methods of {self.__name__}")
+
+    def _refresh(self, concerned: Callable[[_Question], bool]) -> bool:
+        """Ask again what a change may concern. Returns whether an answer that was given is no longer right."""
+        stale = False
+        for question, answer in list(self._answers.items()):
+            if concerned(question):
+                try:
+                    now = self._resolve(question)
+                except TypeError:
+                    now = _NOTHING
+                if _same(now, answer):
+                    self._answers[question] = now
+                else:
+                    self._answers.pop(question, None)
+                    stale = True
+        self._calls.clear()
+        return stale
 
     # Looking
 
     @property
     def methods(self) -> list[Method]:
         """All methods, in the order in which they were registered."""
-        return list(self._methods.values())
+        with _lock:
+            return list(self._methods.values())
 
     def __repr__(self) -> str:
         return f"<verb {self.__name__}: {len(self._methods)} methods>"
@@ -291,10 +267,40 @@ class Verb:
         return methods_table(self)
 
     def __reduce__(self) -> str:
-        return self.__name__
+        return self.__qualname__
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else types.MethodType(self, instance)
+
+
+class BindingVerb(Verb):
+    """A verb whose context is bound to the first argument, and read from there."""
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        if args and not options:
+            bound = type(getattr(args[0], "mode", None))
+            kinds = (bound, type(args[0]), type(args[1])) if len(args) == 2 else (bound, *map(type, args))
+            call = self._calls.get(kinds)
+            if call is not None:
+                return call(*args)
+        return self._general_call(args, options)
+
+    def _kinds(self, args: tuple[Any, ...]) -> tuple[type, ...]:
+        return (type(getattr(args[0], "mode", None)), *map(type, args))
+
+
+# Answers
+
+
+class _Question(NamedTuple):
+    """What was asked: the types of the context and the arguments, and whether it was `invoke`."""
+
+    context: type
+    args: tuple[type, ...]
+    next_method: bool = False
+
+
+_NOTHING: Any = object()  # the answer that there is no method, or no single one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -303,31 +309,61 @@ class _HandOn:
 
     verb: Verb
 
+    def onward(self, args: Sequence[Any], context: Any) -> tuple[Any, ...]:
+        """The arguments of the call on the part, which has its mode bound if the wrapper has."""
+        passed = () if self.verb.context is None or self.verb.bind is not None else (context,)
+        return (args[0].__part__, *args[1:], *passed)
+
     def __call__(self, args: Sequence[Any], context: Any, options: dict[str, Any]) -> Any:
-        part = args[0].__part__
-        if self.verb.context is not None and self.verb.bind is None:
-            return self.verb(part, *args[1:], context, **options)
-        return self.verb(part, *args[1:], **options)
+        return self.verb(*self.onward(args, context), **options)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Around:
     function: Callable[..., Any]
-    inner: Callable[..., Any]
+    inner: Any
 
     def __call__(self, args: Sequence[Any], context: Any, options: dict[str, Any]) -> Any:
-        return self.function(lambda *a, **kw: self.inner(a, getattr(a[0], "mode", None) or context, kw), *args, **options)
+        def call(*args: Any, **options: Any) -> Any:
+            return self.inner(args, getattr(args[0], "mode", None) or context, options)
+
+        return self.function(call, *args, **options)
+
+
+def _quick_call(method: Method, bound: bool, default: Any) -> Callable[..., Any]:
+    """A method as a function of the arguments alone."""
+    function, name, keyword = method.function, method.verb, method.takes
+    if keyword is None:
+        return function
+    if keyword != "last":
+        return lambda *args: method(args, args[0].mode if bound else default, {})
+    if bound:
+        return lambda *args: function(*args, args[0].mode.within(name))
+    context = context_for(name, default)
+    return lambda *args: function(*args, context)
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two answers do the same."""
+    if isinstance(a, Method) and isinstance(b, Method):
+        return a.function is b.function and a.takes == b.takes
+    if isinstance(a, _Around) and isinstance(b, _Around):
+        return a.function is b.function and _same(a.inner, b.inner)
+    return a is b or (isinstance(a, _HandOn) and isinstance(b, _HandOn))
 
 
 class _Recorder:
-    """Notes which method each call chose, and at which depth."""
+    """Notes which method each call chose, and at which depth, in the thread that asked."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[int, Verb, tuple[type, ...], Any]] = []
-        self.depth = 0
+        self.depth, self.thread = 0, threading.get_ident()
 
-    def call(self, verb: Verb, key: tuple[type, ...], answer: Any, args: Any, context: Any, options: Any) -> Any:
-        self.calls.append((self.depth, verb, key, answer.inner if isinstance(answer, _Around) else answer))
+    def call(self, verb: Verb, question: _Question, answer: Any, args: Any, context: Any, options: Any) -> Any:
+        if threading.get_ident() != self.thread:
+            return answer(args, context, options)
+        chosen = answer.inner if isinstance(answer, _Around) else answer
+        self.calls.append((self.depth, verb, (question.context, *question.args), chosen))
         self.depth += 1
         try:
             return answer(args, context, options)
@@ -338,7 +374,10 @@ class _Recorder:
 def recorded(function: Callable[[], Any]) -> list[tuple[int, Verb, tuple[type, ...], Any]]:
     """The verbs that were called while `function` ran: depth, verb, types and answer of each."""
     recorder = _Recorder()
-    _recording.append(recorder)
+    with _lock:
+        _recording.append(recorder)
+        for each in list(_all):
+            each._calls.clear()
     try:
         function()
     finally:
@@ -346,8 +385,13 @@ def recorded(function: Callable[[], Any]) -> list[tuple[int, Verb, tuple[type, .
     return recorder.calls
 
 
+# Making verbs, and finding them
+
+
 def verb(contract: Callable[..., Any] | None = None, **options: Any) -> Any:
     """Make a verb of a function whose signature and docstring are its contract; its body is never run.
+
+    A verb that is made again, as when a notebook's cell is run again, keeps its methods.
 
     Args:
         contract: the function.
@@ -367,203 +411,190 @@ def verb(contract: Callable[..., Any] | None = None, **options: Any) -> Any:
     """
     if contract is None:
         return functools.partial(verb, **options)
-    made = Verb(contract, **options)
+    name = (contract.__module__, contract.__qualname__)
+    kind = Verb if options.get("bind") is None else BindingVerb
     with _lock:
-        _verbs[contract.__name__] = made
+        made = _verbs.get(name)
+        if type(made) is kind:
+            made._declare(contract, **options)
+            stale = made._refresh(lambda question: True)
+        else:
+            made, stale = kind(contract, **options), False
+        if "<locals>" not in contract.__qualname__:
+            _verbs[name] = made
+    _start_afresh(stale, f"the new contract of {made.__name__}")
     return made
 
 
 def verbs() -> list[Verb]:
-    """All verbs, in the order in which they were made."""
+    """All verbs that can be found by name, in the order in which they were made."""
     return list(_verbs.values())
 
 
 def dispatch(function: Callable[..., Any]) -> Verb:
     """Register a function as a method of the verb of the same name, and return the verb.
 
-    The verb is looked for among the names of the function's module, then among all verbs.
+    The verb is looked for among the names that the function sees, then among all verbs.
 
     Raises:
         NameError: if there is no verb of that name.
         TypeError: if its signature differs from an existing method's only in annotations that do not dispatch.
     """
+    return _find(inspect.unwrap(function)).dispatch(function)
+
+
+def _find(function: Any) -> Verb:
     name = function.__name__
+    if "<locals>" in function.__qualname__:
+        found = names_around(function.__globals__).get(name)
+        if isinstance(found, Verb):
+            return found
     found = function.__globals__.get(name)
-    if not isinstance(found, Verb):
-        found = _verbs.get(name)
-    if found is None:
-        near = difflib.get_close_matches(name, _verbs, n=1)
-        hint = f"did you mean `{near[0]}`?" if near else f"the verbs are: {', '.join(_verbs)}."
-        raise NameError(f"`{name}` is not a verb; {hint} `@fm.verb` above a function makes a new verb of it.") from None
-    return found.dispatch(function)
+    if isinstance(found, Verb):
+        return found
+    named = [v for v in verbs() if v.__name__ == name]
+    own = [v for v in named if v.__module__.partition(".")[0] == __name__.partition(".")[0]] or named
+    if len(own) == 1:
+        return own[0]
+    if own:
+        where = ", ".join(v.__module__ for v in own)
+        raise NameError(f"there is more than one verb `{name}`, in {where}: import the one that is meant.")
+    names = [v.__name__ for v in verbs()]
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean `{near[0]}`?" if near else f"the verbs are: {', '.join(names)}."
+    raise NameError(f"`{name}` is not a verb; {hint} `@fm.verb` above a function makes a new verb of it.")
+
+
+# Fresh code
+
+
+def generation() -> int:
+    """A number that rises when compiled code is dropped; for what is remembered on the host of what tracing found."""
+    return _generation
+
+
+_generation = 0
+
+
+def _start_afresh(stale: bool, what: str) -> None:
+    """Make compiled callers ask again. Not under the lock: JAX has locks of its own, and may be tracing elsewhere."""
+    global _generation
+    if stale:
+        _generation += 1
+        jax.clear_caches()
+        print(f"fulmen: {what} replaces what was compiled; caches cleared", file=sys.stderr)
 
 
 def supersede(old: type, new: type) -> None:
     """A class was defined again: its methods belong to the new definition, and old instances are told to be rebuilt."""
+    _start_afresh(_move_methods(old, new), f"the new definition of {new.__name__} ({new.__module__})")
+
+
+def _move_methods(old: type, new: type) -> bool:
+    stale = False
     with _lock:
         _superseded[old] = new
-        for each in list(_verbs.values()):
-            moved = [m for m in each._methods.values() if any(old in _members(h) for h in m.hints)]
-            for method in moved:
+        for each in list(_all):
+            for method in [m for m in each._methods.values() if _mentions(m, old)]:
                 del each._methods[method.key]
-                hints = tuple(_substitute(hint, old, new) for hint in method.hints)
-                fresh = dataclasses.replace(method, hints=hints)
-                each._methods.setdefault(fresh.key, fresh)
-            if moved:
-                each._refresh(moved)
+                moved = _moved(method, old, new)
+                each._methods.setdefault(moved.key, moved)
+            if old in each._around:
+                each._around.setdefault(new, each._around.pop(old))
+            stale |= each._refresh(lambda q: any(issubclass(kind, old) for kind in (q.context, *q.args)))
+    return stale
 
 
-# Signatures
+def _mentions(method: Method, kind: type) -> bool:
+    return any(kind in hint for hint in (*method.members, members(method.rest), method.contexts))
 
 
-def _members(hint: Any) -> tuple[Any, ...]:
-    return typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
+def _moved(method: Method, old: type, new: type) -> Method:
+    def move(hint: Any) -> Any:
+        return union(new if member is old else member for member in members(hint)) if old in members(hint) else hint
+
+    contexts = tuple(new if kind is old else kind for kind in method.contexts)
+    return dataclasses.replace(method, hints=tuple(map(move, method.hints)), rest=move(method.rest), contexts=contexts)
 
 
-def _substitute(hint: Any, old: type, new: type) -> Any:
-    members = tuple(new if member is old else member for member in _members(hint))
-    return members[0] if len(members) == 1 else typing.Union[members]  # noqa: UP007 - built at run time
-
-
-def dispatches(hint: Any) -> bool:
-    """Whether plum can dispatch on this annotation by the argument's class alone, and so remember the answer."""
-    return all(isinstance(m, type) and not typing.get_origin(m) and plum.is_faithful(m) for m in _members(hint))
-
-
-def _context(method: Method) -> type:
-    return object if method.context is None else method.context
-
-
-def _locals_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """The names around a function defined inside another, for annotations that are strings."""
-    frame = sys._getframe(2)
-    while frame is not None and frame.f_globals.get("__name__") == __name__:
-        frame = frame.f_back
-    return dict(frame.f_locals) if frame is not None and frame.f_globals is function.__globals__ else {}
-
-
-def _hint(annotation: Any, function: Callable[..., Any], names: dict[str, Any]) -> Any:
-    if annotation is inspect.Parameter.empty:
-        return annotation
-    if isinstance(annotation, str):
-        try:
-            return eval(annotation, function.__globals__, names)
-        except Exception as error:
-            message = f"the annotation {annotation!r} of {function.__name__} in {function.__module__} has no meaning: {error}"
-            raise NameError(message) from None
-    return type(None) if annotation is None else annotation
-
-
-def _methods_of(verb: Verb, function: Callable[..., Any], names: dict[str, Any]) -> Iterator[Method]:
-    """The methods that a function stands for: one, and one more for each positional argument with a default."""
-    positional, written, rest, context, names_context = [], [], None, None, False
-    parameters = list(inspect.signature(function).parameters.values())
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    last = [p for p in parameters if p.kind in kinds][-1:]
-    for p in parameters:
-        hint = _hint(p.annotation, function, names)
-        if p.kind in kinds:
-            if verb.context is not None and p in last and _is_context(verb, p, hint):
-                context = hint if isinstance(hint, type) and issubclass(hint, verb.context) else verb.context
-                names_context = True
-                continue
-            positional.append((hint if hint is not p.empty and dispatches(hint) else object, p.default))
-            written.append(hint)
-        elif p.kind is p.VAR_POSITIONAL:
-            rest = hint if hint is not p.empty and dispatches(hint) else object
-    if not positional and rest is None:
-        raise TypeError(f"a method of `{verb.__name__}` needs at least one positional argument to dispatch on.")
-    hints = tuple(hint for hint, _ in positional)
-    required = sum(default is inspect.Parameter.empty for _, default in positional)
-    for n in range(len(hints), required - 1, -1):
-        tail = rest if n == len(hints) else None
-        yield Method(verb.__name__, function, hints[:n], tail, context or verb.context, names_context, tuple(written[:n]))
-
-
-def _is_context(verb: Verb, parameter: inspect.Parameter, hint: Any) -> bool:
-    assert verb.context is not None
-    if hint is inspect.Parameter.empty:
-        return parameter.name == verb.context.__name__.lower()
-    return all(isinstance(member, type) and issubclass(member, verb.context) for member in _members(hint))
-
-
-def _refuse_twin(old: Method, new: Method) -> None:
-    """Two functions of one file that differ only in what cannot dispatch: one would hide the other unseen."""
-    empty = inspect.Parameter.empty
-    differ = [
-        (a, b)
-        for a, b in zip(old.written, new.written, strict=True)
-        if a is not b and a != b and empty not in (a, b) and not (dispatches(a) and dispatches(b))
-    ]
-    files = [getattr(m.function, "__code__", None) and m.function.__code__.co_filename for m in (old, new)]
-    if differ and files[0] == files[1]:
-        a, b = differ[0]
-        raise TypeError(
-            f"{new} at {new.location} and at {old.location} differ only in {_name(a)} and {_name(b)}, which do not "
-            "dispatch: a verb looks at classes only. Distinguish them by a class, or inside one method."
-        )
-
-
-# What errors say
-
-
-def _name(hint: Any) -> str:
-    if hint is object or hint is inspect.Parameter.empty:
-        return "object"
-    return " | ".join(getattr(member, "__name__", str(member)) for member in _members(hint))
-
-
-def _missing(verb: Verb, args: Sequence[type], context: type, options: dict[str, Any]) -> str:
-    name = verb.__name__
-    old = next((c for a in args for c in a.__mro__ if c in _superseded), None)
+def _check_definitions(question: _Question, methods: Iterable[Method]) -> None:
+    """Raise for an instance of a class that has been defined again; learn of classes that are no `Tree`s here."""
+    kinds = [k for kind in (question.context, *question.args) for k in kind.__mro__[:-1]]
+    known = {_full_name(member): member for m in methods for hint in m.members for member in hint}
+    for kind in kinds:
+        other = known.get(_full_name(kind))
+        if other is not None and other is not kind and kind not in _superseded and other not in _superseded:
+            current = _current(kind)
+            if current is kind:
+                _move_methods(other, kind)
+            elif current is other:
+                _superseded[kind] = other
+    old = next((kind for kind in kinds if kind in _superseded), None)
     if old is not None:
-        what = f"This instance is of an earlier definition of `{old.__name__}`, which has been defined again"
-        if not any(a is old for a in args):
-            return f"{what}: run the definition of its subclass again, then rebuild the instance."
-        return f"{what}: rebuild the instance."
-    named = [p for p in inspect.signature(verb.contract).parameters if p in options]
-    if named:
-        given = ", ".join([*map(_name, args), *(f"{p}=…" for p in named)])
-        return (
-            f"`{name}` dispatches on positional arguments, and {', '.join(f'`{p}=`' for p in named)} came as a keyword in "
-            f"{name}({given}). Write the arguments by position: {name}{inspect.signature(verb.contract)}."
-        )
-    lines = [f"`{name}({', '.join(map(_name, args))})`: no method fits these types."]
-    spelled = [f"{_variable(a)}: {_name(a)}" if a.__module__ not in ("builtins",) else _variable(a) for a in args]
-    lines += ["Write one:", "", "    @dispatch", f"    def {name}({', '.join(spelled)}): …", ""]
-    heads = list(dict.fromkeys(_name(m.hints[0]) for m in verb.methods if m.hints))
-    if heads:
-        shown = ", ".join(heads[:12]) + (f" and {len(heads) - 12} more" if len(heads) > 12 else "")
-        lines.append(f"Types that have one: {shown}.")
-    arities = sorted({len(m.hints) for m in verb.methods if m.rest is None})
-    if arities and all(m.rest is None for m in verb.methods) and len(args) not in arities:
-        lines.append(f"It takes {' or '.join(map(str, arities))} positional arguments; {len(args)} came.")
-    if context is not type(None) and any(m.context not in (None, verb.context) for m in verb.methods):
-        lines.append(f"The call was made in mode {context.__name__}.")
-    return "\n".join(lines)
+        raise lookup_errors.outdated(question.args, old)
 
 
-def _variable(kind: type) -> str:
-    known = {"ndarray": "x", "ArrayImpl": "x", "DynamicJaxprTracer": "x", "JVPTracer": "x", "Labeled": "batch"}
-    return known.get(kind.__name__, kind.__name__.lower().lstrip("_"))
+def _full_name(kind: type) -> tuple[str, str]:
+    return kind.__module__, kind.__qualname__
 
 
-def _ambiguous(verb: Verb, args: Sequence[type], found: Sequence[Method]) -> str:
-    lines = [f"`{verb.__name__}({', '.join(map(_name, args))})` is ambiguous: neither method is more specific."]
-    lines += [f"    {method}    {method.location}" for method in found]
-    lines.append("A method for the types that both accept settles it:")
-    settle = []
-    for i, arg in enumerate(args):
-        hints = [m.hints[i] if i < len(m.hints) else m.rest for m in found]
-        settle.append(f"{_variable(arg)}: {_name(_narrowest(hints, arg))}")
-    lines += ["", "    @dispatch", f"    def {verb.__name__}({', '.join(settle)}): …"]
-    return "\n".join(lines)
+def _current(kind: type) -> Any:
+    """What is to be found now under a class's name."""
+    found: Any = sys.modules.get(kind.__module__)
+    for name in kind.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found
 
 
-def _narrowest(hints: Sequence[Any], arg: type) -> Any:
-    best: Any = object
-    for hint in hints:
-        for member in _members(hint):
-            if member is not None and issubclass(arg, member) and issubclass(member, best):
-                best = member
-    return best
+# Ambiguities
+
+
+def ambiguities(verb: Verb) -> Iterator[tuple[Method, Method, tuple[type, ...]]]:
+    """Pairs of methods that some arguments would select both, with no method that settles it.
+
+    Yields:
+        The two methods and the types of such arguments; classes that are in both only by a common subclass count where
+        one exists.
+    """
+    for a, b in itertools.combinations(verb.methods, 2):
+        clash = _clash(verb, a, b)
+        if clash is not None:
+            yield a, b, clash
+
+
+def _clash(verb: Verb, a: Method, b: Method) -> tuple[type, ...] | None:
+    sizes = {len(m.hints) for m in (a, b)}
+    if a.rest is not None and b.rest is not None:
+        sizes.add(max(sizes) + 1)
+    contexts = _meets(a.contexts, b.contexts) if verb.context else [type(None)]
+    for n in sizes:
+        hints = [[*m.members, *[members(m.rest)] * (n - len(m.hints))] for m in (a, b)]
+        if any(len(h) != n or (None,) in h for h in hints):
+            continue
+        for args in itertools.product(*(_meets(x, y) for x, y in zip(*hints))):
+            for context in contexts:
+                try:
+                    verb._resolve(_Question(context, args))
+                except AmbiguousMethodError:
+                    if {a, b} <= {*best(verb.methods, context, args)}:
+                        return args
+                except MissingMethodError:
+                    pass
+    return None
+
+
+def _meets(a: Sequence[type], b: Sequence[type]) -> list[type]:
+    """The classes in both unions: the narrower of two where one contains the other, else their common subclasses."""
+    found: dict[type, None] = {}
+    for x, y in itertools.product(a, b):
+        if issubclass(x, y) or issubclass(y, x):
+            found[x if issubclass(x, y) else y] = None
+        else:
+            found.update(dict.fromkeys(k for k in _subclasses(x) if issubclass(k, y)))
+    return list(found)
+
+
+def _subclasses(kind: type) -> Iterator[type]:
+    for below in type.__subclasses__(kind):
+        yield below
+        yield from _subclasses(below)

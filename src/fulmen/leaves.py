@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fulmen.component import Buffer, Component, Frozen, Model, Parameter, named_parts
-from fulmen.tree import CHILD, HYPER, STATIC, UNCLEAR, Tree, kinds
+from fulmen.tree import HYPER, STATIC, UNCLEAR, Tree, data_fields, items, kinds, short
 from fulmen.verbs import init
 
 __all__ = ["Leaf", "count_parameters", "leaves"]
 
 PARAMETER, BUFFER, FROZEN, OTHER = "parameter", "buffer", "frozen", "hyperparameter"
+
+
+_CONTAINERS = (list, tuple, dict)  # a pytree that is none of these, nor a `Tree`, is somebody else's model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Leaf:
     Attributes:
         path: such as `"model.hidden.weight"`.
         value: the array or number.
-        role: `"parameter"` (trained), `"buffer"`, `"frozen"` (a parameter below `Frozen`) or `"hyperparameter"`.
+        role: `"parameter"` (trained), `"buffer"`, `"frozen"` (either of them below `Frozen`) or `"hyperparameter"`.
     """
 
     path: str
@@ -35,12 +39,13 @@ class Leaf:
 
 
 def leaves(component: Any) -> list[Leaf]:
-    """All leaves in the order of `jax.tree.leaves`, each with its path and role.
+    """All leaves in the order of `jax.tree.leaves` on the unbound component, each with its path and role.
 
     Parameters are the inexact arrays in the array fields of a `Model` or a foreign model, and what lies in a
-    `Parameter`; not what lies in a `Buffer` or below `Frozen`. All other data is a hyperparameter.
+    `Parameter`; not what lies in a `Buffer`, in a field that is `hyper()`, or below `Frozen`. All other data is a
+    hyperparameter.
     """
-    return list(_walk(component, "", OTHER))
+    return list(_walk(component, "", OTHER, _Below()))
 
 
 def count_parameters(component: Any) -> int:
@@ -53,35 +58,45 @@ def count_parameters(component: Any) -> int:
     return sum(np.size(leaf.value) for leaf in leaves(component) if leaf.role == PARAMETER)
 
 
-def _walk(value: Any, path: str, role: str) -> Iterator[Leaf]:
+class _Below(NamedTuple):
+    """What holds for all that lies below some place."""
+
+    frozen: bool = False
+    hyper: bool = False
+
+
+def _walk(value: Any, path: str, role: str, below: _Below) -> Iterator[Leaf]:
     """`role` is that of the arrays that lie here."""
-    join = f"{path}." if path else ""
-    if value is None:
-        return
-    if isinstance(value, Parameter | Buffer):
-        inner = BUFFER if isinstance(value, Buffer) else FROZEN if role == FROZEN else PARAMETER
-        for leaf in jax.tree.leaves(value.value):
-            yield Leaf(path, leaf, FROZEN if role == FROZEN else inner)
-    elif isinstance(value, Tree):
-        below = PARAMETER if isinstance(value, Model) else OTHER
-        if role == FROZEN or isinstance(value, Frozen):
-            below = FROZEN
-        for name, kind in kinds(type(value)).items():
-            if kind != STATIC and name != "mode":
-                inner = getattr(value, name)
-                yield from _walk(inner, join + name, below if below == FROZEN or kind != HYPER else OTHER)
-    elif isinstance(value, dict):
-        for key in sorted(value):
-            yield from _walk(value[key], f"{join}{key}", role)
-    elif isinstance(value, list | tuple):
-        for i, item in enumerate(value):
-            yield from _walk(item, f"{join}{i}", role)
+    if isinstance(value, Tree):
+        below = below._replace(frozen=below.frozen or isinstance(value, Frozen))
+        if isinstance(value, Component):
+            role = PARAMETER if isinstance(value, Model) else OTHER
+        elif isinstance(value, Parameter | Buffer):
+            for keys, leaf in jax.tree_util.tree_flatten_with_path(value)[0]:
+                place = jax.tree_util.keystr(keys[1:], simple=True, separator=".")  # without its `.value`
+                role = BUFFER if isinstance(value, Buffer) else PARAMETER
+                yield _leaf(_join(path, place) if place else path, leaf, role, below)
+            return
+        for name in data_fields(type(value)):
+            if name != "mode" or not isinstance(value, Component):
+                hyper = below.hyper or kinds(type(value))[name] == HYPER
+                yield from _walk(getattr(value, name), _join(path, name), role, below._replace(hyper=hyper))
+    elif value is not None and jax.tree_util.all_leaves([value]):
+        yield _leaf(path, value, role, below)
     else:
-        foreign = not jax.tree_util.all_leaves([value])
-        role = FROZEN if role == FROZEN else PARAMETER if foreign else role
-        for keys, leaf in jax.tree_util.tree_flatten_with_path(value)[0]:
-            trained = is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.inexact)
-            yield Leaf(path + jax.tree_util.keystr(keys), leaf, role if trained or role == FROZEN else OTHER)
+        role = role if value is None or isinstance(value, _CONTAINERS) else PARAMETER
+        for name, inner in items(value)[0]:
+            yield from _walk(inner, _join(path, name), role, below)
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _leaf(path: str, value: Any, role: str, below: _Below) -> Leaf:
+    if role == PARAMETER and (below.hyper or not is_array(value) or not jnp.issubdtype(value.dtype, jnp.inexact)):
+        role = OTHER
+    return Leaf(path, value, FROZEN if below.frozen and role != OTHER else role)
 
 
 def is_array(leaf: Any) -> bool:
@@ -99,9 +114,19 @@ def initialise(component: Any, key: Any) -> Any:
 
 def missing(component: Any) -> list[str]:
     """The paths of the arrays that `init` would draw."""
-    drawn = jax.eval_shape(init, component, jax.ShapeDtypeStruct((), jax.random.key(0).dtype))
     here = {leaf.path for leaf in leaves(component)}
-    return [leaf.path for leaf in leaves(drawn) if leaf.path not in here]
+    return [leaf.path for leaf in drawn(component) if leaf.path not in here]
+
+
+def drawn(component: Any) -> list[Leaf]:
+    """The leaves as they will be after `init`, with shapes in the place of arrays."""
+    found: list[Leaf] = []
+
+    def draw(key: Any) -> None:
+        found.extend(leaves(init(component, key)))
+
+    jax.eval_shape(draw, jax.ShapeDtypeStruct((), jax.random.key(0).dtype))
+    return found
 
 
 def require_arrays(component: Any, verb: str) -> None:
@@ -116,28 +141,35 @@ def require_arrays(component: Any, verb: str) -> None:
 
 
 def check_fields(component: Any) -> None:
-    """Raise on fields whose kind is unclear, static fields that cannot be compared, and parameters at two paths."""
+    """Raise on fields whose kind is unclear, values that do not fit the kind, and parameters at two paths."""
     for path, part in components(component):
-        where = f"{path}." if path else ""
         for name, kind in kinds(type(part)).items():
-            value = getattr(part, name)
+            value, where = getattr(part, name), _join(path, name)
             if kind == UNCLEAR:
                 raise TypeError(
-                    f"{type(part).__name__}.{name} ({where}{name}): its annotation does not say what the field is. "
+                    f"{type(part).__name__}.{name} ({where}): its annotation does not say what the field is. "
                     "Annotate an array as `jax.Array`, a component by its class, a setting as `int`, `bool`, `str` or "
                     "`Callable`, a number that may change as `float`; or say it: `= fm.static()`, `= fm.hyper()`."
                 )
             if kind == STATIC:
-                try:
-                    hash(value)
-                except TypeError:
-                    raise TypeError(
-                        f"{where}{name} is static, and a {type(value).__name__} cannot be compared by jit. "
-                        "Give a tuple of plain values."
-                    ) from None
-            if kind in (CHILD, HYPER) and name != "mode" and isinstance(value, str | bytes):
-                raise TypeError(f"{where}{name} is data ({kind}), and {value!r} came: a number or an array was expected.")
+                _check_static(value, where)
+    for leaf in leaves(component):
+        if isinstance(leaf.value, str | bytes | types.FunctionType):
+            raise TypeError(f"{leaf.path} is data, and {short(leaf.value)} came: a number or an array was expected.")
     _check_shared(component)
+
+
+def _check_static(value: Any, where: str) -> None:
+    try:
+        hash(value)
+    except TypeError:
+        raise TypeError(
+            f"{where} is static, and a {type(value).__name__} cannot be compared by jit. Give a tuple of plain values."
+        ) from None
+    if isinstance(value, Tree) and jax.tree.leaves(value):
+        raise TypeError(
+            f"{where} is static, and a {type(value).__name__} came, which holds data: annotate the field by its class."
+        )
 
 
 def _check_shared(component: Any) -> None:
@@ -154,14 +186,13 @@ def _check_shared(component: Any) -> None:
     for leaf in leaves(component):
         if leaf.role == PARAMETER and arrays.setdefault(id(leaf.value), leaf.path) != leaf.path:
             raise ValueError(
-                f"the same array is at {arrays[id(leaf.value)]!r} and at {leaf.path!r}, and would be trained as two. Copy it, "
-                "or keep it in one field and use that field twice."
+                f"the same array is at {arrays[id(leaf.value)]!r} and at {leaf.path!r}, and would be trained as two. "
+                "Copy it, or keep it in one field and use that field twice."
             )
 
 
 def _owns(part: Any) -> bool:
-    drawn = jax.eval_shape(init, part, jax.ShapeDtypeStruct((), jax.random.key(0).dtype))
-    return any(leaf.role in (PARAMETER, BUFFER) for leaf in leaves(drawn))
+    return any(leaf.role in (PARAMETER, BUFFER) for leaf in drawn(part))
 
 
 def components(component: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -170,5 +201,3 @@ def components(component: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, component
         for name, part in named_parts(component).items():
             yield from components(part, f"{path}.{name}" if path else name)
-
-

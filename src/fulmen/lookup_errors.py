@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.core
 import numpy as np
 
 from fulmen.methods import Method, members, name_of
@@ -45,19 +46,20 @@ def missing(verb: Verb, args: Sequence[type], context: type, options: Sequence[s
     arities = sorted({len(m.hints) for m in verb.methods})
     if arities and all(m.rest is None for m in verb.methods) and len(args) not in arities:
         lines.append(f"It takes {' or '.join(map(str, arities))} positional arguments; {len(args)} came.")
-    elif options:
+    if options:
         lines.append(f"It dispatches on positional arguments; {', '.join(f'`{o}=`' for o in options)} came by keyword.")
     if any(not issubclass(context, m.contexts) for m in verb.methods if m.contexts):
-        lines.append(f"The call was made in mode {context.__name__}.")
+        lines.append(f"The call was made with the {verb.context_name} {context.__name__}.")
     return MissingMethodError("\n".join(lines))
 
 
 def by_keyword(verb: Verb, args: Sequence[type], options: Sequence[str], named: Sequence[str]) -> str:
     """What to say of arguments that came by keyword and are dispatched on."""
     given = ", ".join([*map(_shown, args), *(f"{option}=…" for option in options)])
+    keywords = ", ".join(f"`{name}=`" for name in named)
     return (
-        f"`{verb.__name__}` dispatches on positional arguments, and {', '.join(f'`{n}=`' for n in named)} came by keyword in "
-        f"{verb.__name__}({given}). Write them by position: {verb.__name__}({', '.join(verb.positions)})."
+        f"`{verb.__name__}` dispatches on positional arguments, and {keywords} came by keyword in "
+        f"{verb.__name__}({given}). Write them by position: {verb.__name__}{inspect.signature(verb.contract)}."
     )
 
 
@@ -65,11 +67,18 @@ def ambiguous(verb: Verb, args: Sequence[type], context: type, found: Sequence[M
     """The error for several methods of which none is more specific."""
     lines = [f"`{verb.__name__}({', '.join(map(_shown, args))})` is ambiguous: neither method is more specific."]
     lines += [f"    {method}    {method.location}" for method in found]
-    hints = [_narrowest([m.members[i] if i < len(m.hints) else members(m.rest) for m in found], a) for i, a in enumerate(args)]
+    hints = [
+        _narrowest([m.members[i] if i < len(m.hints) else members(m.rest) for m in found], a) for i, a in enumerate(args)
+    ]
     settled = _parameters(verb, args, hints)
     if len({(m.hints, m.rest) for m in found}) == 1:  # the arguments are alike, and the contexts overlap
         settled += f", {verb.context_name}: {context.__name__}"
-    lines += ["A method for the types that both accept settles it:", "", "    @dispatch", f"    def {verb.__name__}({settled}): …"]
+    lines += [
+        "A method for the types that both accept settles it:",
+        "",
+        "    @dispatch",
+        f"    def {verb.__name__}({settled}): …",
+    ]
     return AmbiguousMethodError("\n".join(lines))
 
 

@@ -39,7 +39,8 @@ class Mean(Mergeable):
 
     def __init__(self, values: Any, weight: Any = None) -> None:
         values = jnp.asarray(values)
-        values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
+        with jax.numpy_dtype_promotion("standard"):
+            values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
         if weight is None:
             total, count = values.sum(), jnp.asarray(values.size, values.dtype)
         else:

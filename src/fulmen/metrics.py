@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
@@ -19,8 +19,11 @@ class Metric(Named):
     """A figure of a prediction. It is logged under its class's name, or that of `metric.named("…")`.
 
     **Extending.** Subclass it, and write `metrics(metric: Mine, prediction)`, which returns one mergeable value, such as
-    `fm.Mean(values, prediction.batch.weight)`.
+    `fm.Mean(values, prediction.batch.weight)`. If it weighs its examples so, it may say `per_example = True` in its class:
+    evaluation then pads the last batch, with examples of weight 0.
     """
+
+    per_example: ClassVar[bool] = False
 
 
 class Accuracy(Metric):
@@ -33,9 +36,13 @@ class Accuracy(Metric):
     0.667
     """
 
+    per_example: ClassVar[bool] = True
+
 
 class MeanAbsoluteError(Metric):
     """The absolute error, averaged over examples and what each has. Outputs and targets of one shape."""
+
+    per_example: ClassVar[bool] = True
 
 
 @dispatch

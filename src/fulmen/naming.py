@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from fulmen.component import Component
 from fulmen.tree import remake, short, static
@@ -76,7 +77,7 @@ def numbered(items: Iterable[Any]) -> dict[str, Any]:
 
 def concrete(value: Any) -> np.ndarray | None:
     """A number or array to look at on the host; None for what is being traced or is neither."""
-    if isinstance(value, jax.core.Tracer | jax.ShapeDtypeStruct):
+    if isinstance(value, Tracer | jax.ShapeDtypeStruct):
         return None
     return np.asarray(value) if isinstance(value, int | float | np.generic | np.ndarray | jax.Array) else None
 

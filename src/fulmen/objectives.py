@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, ClassVar
 
 import jax
@@ -13,7 +12,7 @@ import optax
 from fulmen.dispatch import dispatch
 from fulmen.leaves import PARAMETER, leaves
 from fulmen.naming import Named, concrete, number, numbered
-from fulmen.prediction import Prediction, at_least_float32, check_class_values, class_targets, number_targets
+from fulmen.prediction import Prediction, at_least_float32, check_class_values, class_targets, number_targets, widest
 from fulmen.tree import remake, static
 from fulmen.verbs import loss, validate
 
@@ -24,14 +23,14 @@ class Objective(Named):
     """A loss term. `a + b` and `0.1 * a` are objectives too; a term's weight is data and may change without recompiling.
 
     **Extending.** Subclass it, and write `loss(objective: Mine, prediction)`, which returns one number per example, `(n,)`,
-    or one for all. Where that one number depends on examples together, as a contrastive loss does, say
-    `per_example = False`, so that evaluation never pads.
+    or one for all. A term that gives one per example, or a number that no example changes, may say `per_example = True` in
+    its class: evaluation then pads the last batch, with examples of weight 0, and compiles one program less.
 
     >>> fm.CrossEntropy(smoothing=0.1) + 1e-4 * fm.L2()
     CrossEntropy(smoothing=0.1) + 0.0001 * L2()
     """
 
-    per_example: ClassVar[bool] = True
+    per_example: ClassVar[bool] = False
 
     # NumPy's numbers leave `number * objective` to `__rmul__`.
     __array_ufunc__: ClassVar[None] = None
@@ -67,6 +66,7 @@ class Sum(Objective):
     """
 
     compound: ClassVar[bool] = True
+    per_example: ClassVar[bool] = True  # as far as its terms are
 
     terms: tuple[Objective, ...]
 
@@ -83,6 +83,7 @@ class Scaled(Objective):
     """
 
     compound: ClassVar[bool] = True
+    per_example: ClassVar[bool] = True
 
     objective: Objective
     weight: float
@@ -110,11 +111,15 @@ class CrossEntropy(Objective):
     [1.3862944 1.3862944]
     """
 
+    per_example: ClassVar[bool] = True
+
     smoothing: float | None = None
 
 
 class MSE(Objective):
     """The squared error, averaged over all but the first axis: one number per example. Outputs and targets of one shape."""
+
+    per_example: ClassVar[bool] = True
 
 
 class L2(Objective):
@@ -124,6 +129,8 @@ class L2(Objective):
         kernels_only: count only parameters with two axes or more, which leaves out biases and the scales of
             normalizations.
     """
+
+    per_example: ClassVar[bool] = True
 
     kernels_only: bool = static(default=True)
 
@@ -155,9 +162,9 @@ def _scaled(objective: Objective, weight: Any) -> Scaled:
 def _weight(weight: Any) -> Any:
     """A weight as a floating-point number, or None for what is none."""
     if isinstance(weight, np.ndarray) and not weight.shape:
-        weight = weight.item()
+        weight = weight[()]
     if isinstance(weight, int | float | np.integer | np.floating) and not isinstance(weight, bool):
-        return float(weight)
+        return float(str(weight))  # np.float32(0.1) is 0.1
     if isinstance(weight, jax.Array) and not weight.shape:
         if jnp.issubdtype(weight.dtype, jnp.floating):
             return weight
@@ -168,7 +175,7 @@ def _weight(weight: Any) -> Any:
 
 def _total(values: list[jax.Array]) -> jax.Array:
     """Their sum in the widest of their types; a number is added to each example's."""
-    dtype = functools.reduce(jnp.promote_types, (value.dtype for value in values))
+    dtype = widest(*(value.dtype for value in values))
     values = [value.astype(dtype) for value in values]
     return sum(values[1:], values[0])
 
@@ -234,7 +241,9 @@ def loss(objective: CrossEntropy, prediction):
 def validate(objective: CrossEntropy):
     smoothing = concrete(objective.smoothing)
     if smoothing is not None and not ((smoothing >= 0) & (smoothing < 1)).all():
-        raise ValueError(f"CrossEntropy, smoothing: a number in [0, 1) was expected, and {number(objective.smoothing)} came.")
+        raise ValueError(
+            f"CrossEntropy, smoothing: a number in [0, 1) was expected, and {number(objective.smoothing)} came."
+        )
 
 
 @dispatch

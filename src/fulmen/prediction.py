@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -30,18 +31,25 @@ class Prediction(Tree):
     batch: Batch
 
 
+def widest(*dtypes: Any) -> Any:
+    """The type that all of these go into, also where promotion has to be written out."""
+    with jax.numpy_dtype_promotion("standard"):
+        return functools.reduce(jnp.promote_types, dtypes)
+
+
 def at_least_float32(value: Any) -> jax.Array:
     """Losses of half-precision outputs are computed in float32, those of double precision in double."""
     value = jnp.asarray(value)
-    return value.astype(jnp.promote_types(value.dtype, jnp.float32))
+    return value.astype(widest(value.dtype, jnp.float32))
 
 
 def targets(prediction: Prediction, who: Any) -> Any:
     """The batch's `y`, or an error that names the objective or metric that needs it."""
     y = getattr(prediction.batch, "y", None)
     if y is None:
+        kind = type(prediction.batch).__name__
         raise ValueError(
-            f"{type(who).__name__} compares with targets, and the {type(prediction.batch).__name__} batch that came has no y. "
+            f"{type(who).__name__} needs targets, and the {kind} batch that came has no y. "
             "Give pairs (x, y), or a batch type with a field `y`."
         )
     if not hasattr(y, "dtype"):
@@ -81,7 +89,7 @@ def class_targets(prediction: Prediction, who: Any) -> tuple[Any, bool]:
         raise TypeError(f"{name}, y: {kinds} were expected, and {y.dtype} of shape {_shape(y)} came.")
     if y.shape != (n, classes):
         raise ValueError(
-            f"{name}, y: {kinds} were expected, since the model's outputs have {classes} classes, and {y.dtype} of shape "
+            f"{name}, y: {kinds} were expected, since the outputs have {classes} classes, and {y.dtype} of shape "
             f"{_shape(y)} came."
         )
     return y, False
@@ -97,15 +105,15 @@ def check_class_values(y: Any, labels: bool, classes: int, who: Any) -> None:
         if low < 0 or high >= classes:
             hint = " Labels that begin at 1: y - 1." if (low, high) == (1, classes) else ""
             raise ValueError(
-                f"{name}, y: labels from 0 to {classes - 1} were expected, since the model's outputs have {classes} classes, "
+                f"{name}, y: labels from 0 to {classes - 1} were expected, since the outputs have {classes} classes, "
                 f"and labels from {low} to {high} came.{hint}"
             )
         return
     sums = y.sum(1, dtype=np.float64)
     if y.min() < 0 or np.abs(sums - 1).max() > 0.01:
         raise ValueError(
-            f"{name}, y: probabilities were expected, none negative and each row adding up to 1; the smallest is {y.min():.4g}, and "
-            f"rows add up to {sums.min():.4g} to {sums.max():.4g}. Logits become probabilities by jax.nn.softmax."
+            f"{name}, y: probabilities were expected, none negative and each row adding up to 1, and the smallest is "
+            f"{y.min():.4g}, and rows add up to {sums.min():.4g} to {sums.max():.4g}. Make them by jax.nn.softmax(logits)."
         )
 
 
@@ -121,7 +129,11 @@ def number_targets(prediction: Prediction, who: Any) -> Any:
     if not outputs.shape or outputs.shape != y.shape:
         hint = ""
         if outputs.shape == (*y.shape, 1):
-            hint = " Write y[:, None], or let the model return outputs[..., 0]." if len(y.shape) == 1 else " Write y[..., None]."
+            hint = (
+                " Write y[:, None], or let the model return outputs[..., 0]."
+                if len(y.shape) == 1
+                else " Write y[..., None]."
+            )
         elif y.shape == (*outputs.shape, 1):
             hint = " Write y[..., 0]."
         raise ValueError(
@@ -135,8 +147,8 @@ def number_targets(prediction: Prediction, who: Any) -> Any:
 def _require_array(outputs: Any, name: str) -> None:
     if not hasattr(outputs, "shape"):
         raise TypeError(
-            f"{name}: one array of outputs was expected, and the model gave a {type(outputs).__name__}. Write an objective or a "
-            "metric of your own for it, or let the model return an array."
+            f"{name}: one array of outputs was expected, and the model gave a {type(outputs).__name__}. Write an objective "
+            "or a metric of your own for it, or let the model return an array."
         )
 
 

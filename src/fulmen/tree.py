@@ -5,23 +5,31 @@ from __future__ import annotations
 import collections.abc
 import dataclasses
 import enum
+import inspect
+import re
 import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, dataclass_transform
+from typing import Any, ClassVar, dataclass_transform
 
 import jax
 import numpy as np
 
 from fulmen.dispatch import supersede
+from fulmen.methods import names_around
 
 __all__ = ["Tree", "hyper", "kinds", "replace", "static"]
 
 STATIC, HYPER, CHILD, UNCLEAR = "static", "hyperparameter", "child", "unclear"
 _STATIC_TYPES = (int, bool, str, bytes, type(None), type, types.FunctionType, np.dtype, enum.Enum)
+_SEQUENCES = (tuple, list, collections.abc.Sequence)
+_MAPPINGS = (dict, collections.abc.Mapping)
 
 _defined: dict[tuple[str, str], type] = {}
+_scopes: dict[type, tuple[Mapping[str, Any], Mapping[str, Any]]] = {}
+_kinds: dict[type, dict[str, str]] = {}
+_layouts: dict[type, tuple[tuple[str, ...], tuple[str, ...], tuple[Any, ...]]] = {}
 
 
 def static(**options: Any) -> Any:
@@ -34,7 +42,7 @@ def static(**options: Any) -> Any:
 
 
 def hyper(**options: Any) -> Any:
-    """A field that is data but never trained: it may change without recompiling.
+    """A field that is data but never trained, nor what lies in it: it may change without recompiling.
 
     Args:
         **options: those of `dataclasses.field`.
@@ -49,10 +57,12 @@ class Tree:
     Unflattening does not run `__init__` or `__post_init__`: jax does it with whatever stands for the leaves.
     """
 
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
-        _names_around(cls)
+        _scopes[cls] = _scope(cls)
         jax.tree_util.register_pytree_with_keys(cls, _flatten_with_keys, _unflatten(cls), _flatten)
         name = (cls.__module__, cls.__qualname__)
         if "<locals>" not in cls.__qualname__:  # two functions may each have a class of one name
@@ -62,119 +72,131 @@ class Tree:
 
     def __repr__(self) -> str:
         fields = [f for f in dataclasses.fields(self) if f.repr]
-        return f"{type(self).__name__}({', '.join(f'{f.name}={short(getattr(self, f.name))}' for f in fields)})"
+        return f"{type(self).__name__}({', '.join(f'{f.name}={short(getattr(self, f.name, None))}' for f in fields)})"
 
 
-_around: dict[type, dict[str, Any]] = {}
-
-
-def _names_around(cls: type) -> None:
-    """Resolve annotations that are strings while the names around the class can still be seen."""
-    annotations = cls.__dict__.get("__annotations__", {})
-    if any(isinstance(a, str) for a in annotations.values()) and "<locals>" in cls.__qualname__:
-        frame = sys._getframe(2)
-        while frame.f_back is not None and frame.f_globals.get("__name__") != cls.__module__:
-            frame = frame.f_back
-        wanted = {word for a in annotations.values() if isinstance(a, str) for word in _words(a)}
-        _around[cls] = {name: value for name, value in frame.f_locals.items() if name in wanted}
-
-
-def _words(text: str) -> list[str]:
-    return "".join(c if c.isalnum() or c == "_" else " " for c in text).split()
-
-
-_kinds: dict[type, dict[str, str]] = {}
-_data: dict[type, tuple[tuple[str, ...], tuple[str, ...], tuple[Any, ...]]] = {}
+# What the fields are
 
 
 def kinds(cls: type) -> dict[str, str]:
     """What each field of a `Tree` is: `static`, `hyperparameter`, `child`, or `unclear`."""
-    if cls not in _kinds:
-        hints: dict[str, Any] = {}
-        complete = True
-        for base in reversed(cls.__mro__):
-            for name, annotation in base.__dict__.get("__annotations__", {}).items():
-                if isinstance(annotation, str):
-                    try:
-                        names = vars(sys.modules[base.__module__]) if base.__module__ in sys.modules else {}
-                        annotation = eval(annotation, dict(names), {base.__name__: base, **_around.get(base, {})})
-                    except Exception:
-                        complete, annotation = False, Any
-                hints[name] = annotation
-        fields = dataclasses.fields(cls)  # type: ignore[arg-type]
-        found = {f.name: f.metadata.get("fulmen") or _kind(hints.get(f.name, Any)) for f in fields}
-        if not complete:
-            return found  # a name that is defined later will be found later
+    if cls in _kinds:
+        return _kinds[cls]
+    found, complete = {}, True
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        kind = field.metadata.get("fulmen")
+        if kind is None:
+            owner = next(
+                b for b in reversed(cls.__mro__) if b.__dict__.get("__dataclass_fields__", {}).get(field.name) is field
+            )
+            try:
+                kind = _kind(field.type, owner)
+            except NameError:  # a name that is defined later will be found later
+                kind, complete = UNCLEAR, False
+        found[field.name] = kind
+    if complete:
         _kinds[cls] = found
-    return _kinds[cls]
+    return found
 
 
-def _kind(hint: Any) -> str:
-    """What an annotation makes of a field."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType, tuple, list, dict, typing.Annotated) or origin in _MAPPINGS:
-        if origin is typing.Annotated:
-            arguments = arguments[:1]
-        if origin is dict or origin in _MAPPINGS:
-            arguments = arguments[1:]
-        inner = {_kind(a) for a in arguments if a is not Ellipsis and a is not type(None)}
-        if inner == {STATIC} and origin in (list, dict):
-            return UNCLEAR  # a list cannot be part of a type: a tuple can
-        if HYPER in inner and inner <= {STATIC, HYPER}:
-            return HYPER
-        return inner.pop() if len(inner) == 1 else UNCLEAR
-    if hint is None or origin in (typing.Literal, type) or origin is collections.abc.Callable or hint is Callable:
-        return STATIC
-    if hint is typing.Callable:
-        return STATIC
-    if hint is float or hint is complex:
-        return HYPER
-    if hint in (list, tuple, dict):
+def _scope(cls: type) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """The global names where a class is defined, and the local ones that its annotations mention."""
+    frame: Any = sys._getframe(2)
+    while frame is not None and frame.f_globals.get("__name__") != cls.__module__:
+        frame = frame.f_back
+    names = frame.f_globals if frame is not None else vars(sys.modules.get(cls.__module__, typing))
+    if "<locals>" not in cls.__qualname__:
+        return names, {}
+    words = {word for f in dataclasses.fields(cls) for word in re.findall(r"\w+", str(f.type))}  # type: ignore[arg-type]
+    return names, {name: value for name, value in names_around(names).items() if name in words}
+
+
+def _kind(hint: Any, owner: type) -> str:
+    """What an annotation makes of a field of the class that has it."""
+    if isinstance(hint, str | typing.ForwardRef):
+        names, around = _scopes[owner]
+        text = hint if isinstance(hint, str) else hint.__forward_arg__
+        return _kind(eval(text, dict(names), {owner.__name__: owner, **around}), owner)
+    if hint == jax.typing.ArrayLike:
         return CHILD
+    if hint == jax.typing.DTypeLike:
+        return STATIC
     if isinstance(hint, typing.TypeVar):
-        return _kind(hint.__bound__) if hint.__bound__ is not None else UNCLEAR
-    if isinstance(origin, type):
-        hint = origin
-    if isinstance(hint, type):
-        if issubclass(hint, (*_STATIC_TYPES, collections.abc.Hashable)) and issubclass(hint, _STATIC_TYPES):
-            return STATIC
-        if issubclass(hint, (Tree, jax.Array, np.ndarray)) or is_node(hint):
-            return CHILD
-        if issubclass(hint, float):
-            return HYPER
-    return CHILD if hint is jax.typing.ArrayLike else UNCLEAR
+        return _kind(hint.__bound__, owner) if hint.__bound__ is not None else UNCLEAR
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return _kind(arguments[0], owner)
+    if origin in (typing.Union, types.UnionType):
+        return _merged(_kind(a, owner) for a in arguments if a is not type(None))
+    if origin in _SEQUENCES or origin in _MAPPINGS:
+        inside = arguments[1:] if origin in _MAPPINGS else arguments
+        kind = _merged(_kind(a, owner) for a in inside if a is not Ellipsis)
+        # A list cannot be part of a type: a tuple can.
+        return UNCLEAR if kind == STATIC and origin is not tuple else kind
+    if hint is None or origin is typing.Literal or hint is typing.Callable:
+        return STATIC
+    kind = origin if isinstance(origin, type) else hint
+    if not isinstance(kind, type):
+        return UNCLEAR
+    if kind is collections.abc.Callable or issubclass(kind, _STATIC_TYPES):
+        return STATIC
+    if kind in (list, tuple, dict) or issubclass(kind, (Tree, jax.Array, np.ndarray)):
+        return CHILD
+    if issubclass(kind, float | complex):
+        return HYPER
+    array = getattr(kind, "array_type", None)  # jaxtyping's `Float[Array, "…"]`
+    return _kind(array, owner) if array is not None else CHILD if is_node(kind) else UNCLEAR
 
 
-_MAPPINGS = (collections.abc.Mapping, collections.abc.Sequence)
+def _merged(found: Iterator[str]) -> str:
+    """The kind of what may be of several kinds."""
+    some = set(found)
+    if some == {STATIC, HYPER}:  # `int | float`
+        return HYPER
+    return some.pop() if len(some) == 1 else UNCLEAR
 
 
 def is_node(cls: type) -> bool:
-    """Whether jax knows instances of this class as pytrees (and not as leaves)."""
-    if cls is object or cls in (list, tuple, dict):
-        return cls is not object
-    if issubclass(cls, tuple) and hasattr(cls, "_fields"):
+    """Whether jax knows instances of this class, or of the subclasses of an abstract one, as pytrees."""
+    named_tuple = issubclass(cls, tuple) and hasattr(cls, "_fields")
+    if jax.tree_util.default_registry.is_node(cls) or named_tuple:
         return True
-    try:
-        return not jax.tree_util.all_leaves([object.__new__(cls)])
-    except Exception as error:  # its flatten ran, and failed on an empty instance; an unknown class is a leaf
-        return not isinstance(error, TypeError)
+    return inspect.isabstract(cls) and any(map(is_node, type.__subclasses__(cls)))
+
+
+# As a pytree
+
+
+def data_fields(cls: type) -> tuple[str, ...]:
+    """The names of the fields that are not static, in the order of `jax.tree.leaves`."""
+    return _layout(cls)[0]
 
 
 def _layout(cls: type) -> tuple[tuple[str, ...], tuple[str, ...], tuple[Any, ...]]:
-    if cls not in _data:
-        found = kinds(cls)
-        data = tuple(name for name, kind in found.items() if kind != STATIC)
-        layout = data, tuple(n for n, k in found.items() if k == STATIC), tuple(jax.tree_util.GetAttrKey(n) for n in data)
-        if cls not in _kinds:
-            return layout
-        _data[cls] = layout
-    return _data[cls]
+    if cls in _layouts:
+        return _layouts[cls]
+    found = kinds(cls)
+    data = tuple(name for name, kind in found.items() if kind != STATIC)
+    layout = data, tuple(n for n, k in found.items() if k == STATIC), tuple(jax.tree_util.GetAttrKey(n) for n in data)
+    if cls in _kinds:
+        _layouts[cls] = layout
+    return layout
 
 
 def _flatten(tree: Any) -> tuple[list[Any], tuple[Any, ...]]:
     data, fixed, _ = _layout(type(tree))
     values = tree.__dict__
-    return [values[name] for name in data], tuple([values[name] for name in fixed])
+    try:
+        return [values[name] for name in data], tuple([values[name] for name in fixed])
+    except KeyError:  # an `__init__` of its own left a field at its default
+        return [_value(tree, name) for name in data], tuple(_value(tree, name) for name in fixed)
+
+
+def _value(tree: Any, name: str) -> Any:
+    try:
+        return getattr(tree, name)
+    except AttributeError:
+        raise AttributeError(f"{type(tree).__name__}.__init__ did not set the field {name!r}.") from None
 
 
 def _flatten_with_keys(tree: Any) -> tuple[list[Any], tuple[Any, ...]]:
@@ -201,18 +223,47 @@ def remake(tree: Any, changes: Mapping[str, Any]) -> Any:
     return fresh
 
 
+# By path
+
+
+def children(tree: Any) -> Iterator[tuple[str, Any]]:
+    """The names and values directly inside: fields of a `Tree` (static ones too), items of what else is a pytree."""
+    if hasattr(tree, "__replace_field__"):
+        yield from tree.__fields__()
+    elif isinstance(tree, Tree):
+        # a component's mode is hidden
+        yield from ((f.name, getattr(tree, f.name)) for f in dataclasses.fields(tree) if f.repr or f.name != "mode")
+    else:
+        yield from items(tree)[0]
+
+
+def items(node: Any) -> tuple[list[tuple[str, Any]], Any]:
+    """One level of a pytree as jax orders it: names and values, and the structure; a leaf has nothing inside."""
+    found, structure = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda value: value is not node)
+    if found and not found[0][0]:
+        return [], structure
+    return [(jax.tree_util.keystr(path, simple=True), value) for path, value in found], structure
+
+
+def _enter(inside: Mapping[str, Any], path: str) -> str | None:
+    """The name that a path begins with. A dictionary's names may have dots in them."""
+    return max((name for name in inside if path == name or path.startswith(f"{name}.")), key=len, default=None)
+
+
 def get(tree: Any, path: str) -> Any:
     """What lies at a path such as `"model.layers.0.weight"`.
 
     Raises:
         KeyError: if nothing does, with the names that are there.
     """
-    for i, name in enumerate(path.split(".") if path else []):
+    rest, above = path, type(tree).__name__
+    while rest:
         inside = dict(children(tree))
-        if name not in inside:
-            above = ".".join(path.split(".")[:i]) or type(tree).__name__
-            raise KeyError(f"no {name!r} in {above}, which has: {', '.join(inside) or 'no fields'} (in {path!r})")
-        tree = inside[name]
+        name = _enter(inside, rest)
+        if name is None:
+            raise KeyError(f"no {rest!r} in {above}, which has: {', '.join(inside) or 'no fields'} (the path is {path!r})")
+        tree, rest = inside[name], rest[len(name) + 1 :]
+        above = path[: len(path) - len(rest)].rstrip(".")
     return tree
 
 
@@ -233,47 +284,39 @@ def replace(tree: Any, changes: Mapping[str, Any] | None = None, /, **fields: An
     """
     for path, value in {**(changes or {}), **fields}.items():
         get(tree, path)
-        tree = _replace_at(tree, path.split("."), value)
+        tree = _replaced(tree, path, value)
     return tree
 
 
-def _replace_at(tree: Any, path: list[str], value: Any) -> Any:
+def _replaced(tree: Any, path: str, value: Any) -> Any:
     if not path:
         return value
-    name, rest = path[0], path[1:]
-    inner = _replace_at(dict(children(tree))[name], rest, value)
+    inside = dict(children(tree))
+    name: Any = _enter(inside, path)
+    inner = _replaced(inside[name], path[len(name) + 1 :], value)
     if hasattr(tree, "__replace_field__"):
         return tree.__replace_field__(name, inner)
     if isinstance(tree, Tree):
         return remake(tree, {name: inner})
-    if isinstance(tree, dict):
-        return {**tree, name: inner}
-    items = [inner if str(i) == name else item for i, item in enumerate(tree)]
-    return type(tree)(*items) if hasattr(tree, "_fields") else type(tree)(items)
+    return items(tree)[1].unflatten([inner if key == name else item for key, item in inside.items()])
 
 
-def children(tree: Any) -> Iterator[tuple[str, Any]]:
-    """The names and values directly inside: fields of a `Tree` (static ones too), items of a list, tuple or dict."""
-    if hasattr(tree, "__replace_field__"):
-        yield from tree.__fields__()
-    elif isinstance(tree, Tree):
-        yield from ((f.name, getattr(tree, f.name)) for f in dataclasses.fields(tree) if f.repr or f.name != "mode")
-    elif isinstance(tree, dict):
-        yield from ((str(key), tree[key]) for key in sorted(tree))  # as jax orders them
-    elif isinstance(tree, list | tuple):
-        yield from ((str(i), item) for i, item in enumerate(tree))
+# In a few characters
 
 
 def short(value: Any) -> str:
     """A value in a few characters: arrays by type and shape."""
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"{str(value.dtype).replace('float', 'f').replace('uint', 'u').replace('int', 'i')}{list(value.shape)}"
-    if callable(value) and hasattr(value, "__name__"):
-        return value.__name__
-    if isinstance(value, tuple) and not hasattr(value, "_fields"):
-        return f"({', '.join(map(short, value))}{',' if len(value) == 1 else ''})"
-    if isinstance(value, list):
-        return f"[{', '.join(map(short, value))}]"
+    if isinstance(value, Tree):
+        return repr(value)
     if isinstance(value, dict):
         return f"{{{', '.join(f'{k!r}: {short(v)}' for k, v in value.items())}}}"
+    if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
+        inside = ", ".join(map(short, value))
+        return f"[{inside}]" if isinstance(value, list) else f"({inside}{',' if len(value) == 1 else ''})"
+    if callable(value) and hasattr(value, "__name__"):
+        return value.__name__
+    if value is not None and not jax.tree_util.all_leaves([value]):
+        return f"{type(value).__name__}(…)"  # somebody else's, which may print its arrays
     return repr(value)

@@ -15,7 +15,9 @@ from sklearn.datasets import load_digits
 import fulmen as fm
 
 
-def digits(epochs: int = 40, eps: float = 0.1, seed: int = 0, out: Path = Path("fulmen-digits"), progress: bool = True) -> None:
+def digits(
+    epochs: int = 40, eps: float = 0.1, seed: int = 0, out: Path = Path("fulmen-digits"), progress: bool = True
+) -> None:
     """Train a convnet on scikit-learn's digits plainly and against FGSM with a random start, and attack both with PGD-40.
 
     Args:
@@ -41,10 +43,21 @@ def digits(epochs: int = 40, eps: float = 0.1, seed: int = 0, out: Path = Path("
     for name, system in systems.items():
         started = time.perf_counter()
         state, history = fm.fit(
-            system, train, optimizer=optax.adam, lr=fm.cosine(2e-3), epochs=epochs, batch_size=64, seed=seed, progress=progress
+            system,
+            train,
+            optimizer=optax.adam,
+            lr=fm.cosine(2e-3),
+            epochs=epochs,
+            batch_size=64,
+            seed=seed,
+            progress=progress,
         )
         trained = time.perf_counter()
-        results[name] = {**_attacked(state, test, radii), "training seconds": trained - started, "loss": history["loss"].tolist()}
+        results[name] = {
+            **_attacked(state, test, radii),
+            "training seconds": trained - started,
+            "loss": history["loss"].tolist(),
+        }
         results[name]["attack seconds"] = time.perf_counter() - trained
         states[name] = state
 
@@ -52,7 +65,9 @@ def digits(epochs: int = 40, eps: float = 0.1, seed: int = 0, out: Path = Path("
     _print(results, radii)
     _curves(results, eps, out / "robustness.png")
     _pictures(states, test, eps, out / "attacked.png")
-    record = dict(epochs=epochs, eps=eps, seed=seed, seconds=time.perf_counter() - begun, versions=_versions(), results=results)
+    record = dict(
+        epochs=epochs, eps=eps, seed=seed, seconds=time.perf_counter() - begun, versions=_versions(), results=results
+    )
     (out / "metrics.json").write_text(json.dumps(record, indent=2))
     print(f"\nwrote {out}/robustness.png, attacked.png and metrics.json in {record['seconds']:.0f} s")
 

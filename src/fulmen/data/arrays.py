@@ -48,7 +48,9 @@ def check_arrays(data: Any) -> Any:
 def _named(data: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(data, tuple | list) and not hasattr(data, "_fields"):
         if isinstance(data, list) and data and not any(hasattr(v, "shape") for v in data):
-            raise TypeError("the data is a list of numbers or lists; NumPy or JAX arrays were expected: np.asarray(…, np.float32).")
+            raise TypeError(
+                "the data is a list of numbers or lists; NumPy or JAX arrays were expected: np.asarray(…, np.float32)."
+            )
         names = ("x", "y", "weight") if len(data) <= 3 else [str(i) for i in range(len(data))]
         yield from zip(names, data, strict=False)
     elif isinstance(data, dict):
@@ -120,7 +122,9 @@ def check_batch_size(n: int, batch_size: int) -> None:
     if batch_size < 1:
         raise ValueError(f"batch_size: at least 1 was expected, and {batch_size} came.")
     if batch_size > n:
-        raise ValueError(f"batch_size {batch_size} is larger than the data, which has {n} examples: give batch_size={n} or less.")
+        raise ValueError(
+            f"batch_size {batch_size} is larger than the data, which has {n} examples: give batch_size={n} or less."
+        )
 
 
 def steps_per_epoch(n: int, batch_size: int, drop_last: bool = False) -> int:

@@ -56,7 +56,6 @@ class Call:
             and all(a._same(b) for a, b in zip(self.calls, other.calls, strict=True))
         )
 
-
     def _is_plumbing(self) -> bool:
         """Whether it is there on every level, and says nothing: nobody overloaded it."""
         own = self.method is None or self.method.module.startswith("fulmen.")
@@ -105,7 +104,7 @@ class Explanation(Picture):
         if self.error is None:
             return ""
         if isinstance(self.error, jax.errors.ConcretizationTypeError | jax.errors.TracerArrayConversionError):
-            return "stopped where values are needed: nothing is computed here. Explain what runs in the step: `train_step`, `loss`."
+            return "stopped where values are needed, since nothing is computed here: explain `train_step` or `loss` instead."
         lines = str(self.error).strip().splitlines() or [""]
         return f"stopped by {type(self.error).__name__}: {lines[0]}"
 
@@ -173,7 +172,7 @@ _numbers = itertools.count()
 
 
 def _untraced_yet() -> contextlib.AbstractContextManager[Any]:
-    """Where jit and remat find nothing that they traced before, and so call the verbs again; their caches stay as they are."""
+    """Where jit and remat find nothing that they traced before, and so call the verbs again. Their caches stay."""
     try:
         from jax.experimental.xla_metadata import set_xla_metadata
     except ImportError:  # then calls inside functions that were traced before are not seen

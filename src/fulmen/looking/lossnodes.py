@@ -11,7 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from fulmen.batch import of_part
-from fulmen.component import System, Wrapper, named_parts
+from fulmen.component import Model, System, Wrapper, named_parts
 from fulmen.leaves import require_arrays
 from fulmen.looking.text import Picture, align, faint, html_page, html_table, place, tree_prefixes
 from fulmen.mode import Eval, Mode
@@ -93,12 +93,14 @@ def _node(name: str, part: Any, batch: Any, entries: Mapping[str, Any] | None = 
         return _leaf(name, loss(part, batch), kind, "", batch)
     entries = losses(part, batch) if entries is None else entries
     total = example_mean(reduce_losses(part, entries, batch), batch)
-    found, terms = named_parts(system), _terms(system)
+    found, terms = named_parts(system, Model, System), _terms(system)
     children = {}
     for key, entry in entries.items():
         inner, own = found.get(key), of_part(batch, key)
+        if inner is not None:
+            own = as_batch(inner, own)
         if isinstance(inner, System) and isinstance(entry, Mapping):
-            children[key] = _node(key, inner, as_batch(inner, own), entry)
+            children[key] = _node(key, inner, own, entry)
         elif key in terms:
             children[key] = _leaf(key, entry, *terms[key], own)
         else:
@@ -126,7 +128,7 @@ def _terms(system: Any) -> dict[str, tuple[str, str]]:
     if not isinstance(objective, Objective):
         return {}
     found = {}
-    for name, term in objective.terms().items():
+    for name, term in objective.by_name().items():
         kind = type(term.objective if isinstance(term, Scaled) else term).__name__
         found[name] = kind, "" if repr(term) == f"{kind}()" else repr(term)
     return found

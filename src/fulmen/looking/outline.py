@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from fulmen.component import Buffer, Component, Parameter
-from fulmen.leaves import PARAMETER, Leaf, is_array, leaves
+from fulmen.component import Buffer, Parameter
+from fulmen.leaves import FROZEN, PARAMETER, Leaf, is_array, leaves
 from fulmen.looking.table import described
 from fulmen.looking.text import faint, html_page
-from fulmen.tree import STATIC, Tree, kinds, short
+from fulmen.naming import number
+from fulmen.tree import Tree, kinds, short
 
 __all__ = ["html_tree"]
 
@@ -39,17 +41,21 @@ def _node(name: str, value: Any, path: str, known: list[Leaf], depth: int) -> st
     label = f"<b>{html.escape(name)}</b>: " if name else ""
     if inside is None:
         return f'<div style="padding-left:1.1em">{label}{_leaf(value, path, known)}</div>'
-    count = sum(np.size(leaf.value) for leaf in known if leaf.role == PARAMETER and _below(leaf.path, path))
-    figure = faint(f"{count:,} parameters") if count else ""
-    head = f"{label}{html.escape(type(value).__name__)} {figure}"
+    head = f"{label}{html.escape(type(value).__name__)} {faint(_counts(path, known))}"
     join = f"{path}." if path else ""
     body = "".join(_node(key, item, join + key, known, depth + 1) for key, item in inside.items())
     if not body:
         return f'<div style="padding-left:1.1em">{head}</div>'
-    opened = " open" if depth < 2 else ""
-    return (
-        f'<details{opened} style="padding-left:{1.1 if depth else 0}em"><summary style="cursor:pointer">{head}</summary>{body}</details>'
-    )
+    start = f'<details{" open" if depth < 2 else ""} style="padding-left:{1.1 if depth else 0}em">'
+    return f'{start}<summary style="cursor:pointer">{head}</summary>{body}</details>'
+
+
+def _counts(path: str, known: list[Leaf]) -> str:
+    """How many numbers at and below a path are trained, and how many are frozen."""
+    inside = [leaf for leaf in known if _below(leaf.path, path)]
+    trained, frozen = (sum(np.size(leaf.value) for leaf in inside if leaf.role == role) for role in (PARAMETER, FROZEN))
+    counts = [(trained, "parameter" if trained == 1 else "parameters"), (frozen, "frozen")]
+    return ", ".join(f"{n:,} {what}" for n, what in counts if n)
 
 
 def _inside(value: Any) -> Mapping[str, Any] | None:
@@ -69,7 +75,10 @@ def _leaf(value: Any, path: str, known: list[Leaf]) -> str:
     roles = {leaf.role for leaf in known if _below(leaf.path, path)}
     role = faint(" · ".join(sorted(roles))) if roles else ""
     foreign = not is_array(value) and not isinstance(value, Tree) and not jax.tree_util.all_leaves([value])
-    text = type(value).__name__ if foreign and not isinstance(value, list | tuple) else short(value)
+    if foreign and not isinstance(value, list | tuple):
+        text = type(value).__name__
+    else:
+        text = short(value) if is_array(value) and jnp.issubdtype(value.dtype, jax.dtypes.extended) else number(value)
     if len(text) > _LONGEST:
         text = f"{text[:_LONGEST]}…"
     return f"{html.escape(text)} {role}"

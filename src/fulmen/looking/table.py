@@ -133,7 +133,9 @@ def summary(component: Any) -> Summary:
     for leaf in leaves(component):
         shape = tuple(getattr(leaf.value, "shape", ()))
         owner = _owner(leaf.path, owners) or type(component).__name__
-        rows.append(Row(leaf.path, owner, shape, _dtype(leaf.value), leaf.role, _bytes(leaf.value), _value(leaf.value, leaf.role)))
+        rows.append(
+            Row(leaf.path, owner, shape, _dtype(leaf.value), leaf.role, _bytes(leaf.value), _value(leaf.value, leaf.role))
+        )
     return Summary(type(component).__name__, rows, drawn)
 
 

@@ -16,7 +16,10 @@ _PLAIN = str.maketrans({"├": "|", "└": "`", "│": "|", "─": "-", "━": "
 # The page's own colours throughout: a notebook may be light or dark.
 _FONT = "font-family:var(--jp-code-font-family,ui-monospace,monospace);font-size:0.9em;line-height:1.5"
 FAINT = "opacity:0.7"
-_CELL = "text-align:left;padding:0.1em 1.2em 0.1em 0;vertical-align:top;background:transparent;color:inherit;border:none"
+_CELL = (
+    "text-align:left;vertical-align:top;white-space:nowrap;padding:0.1em 1.2em 0.1em 0;"
+    "background:transparent;color:inherit;border:none"
+)
 _HEAD = f"{_CELL};border-bottom:1px solid currentColor"
 
 
@@ -67,7 +70,9 @@ def render_table(columns: Sequence[str], rows: Sequence[Sequence[str]], totals: 
         table.add_row(*map(Text, row))
     width = max(shutil.get_terminal_size((120, 24)).columns, 40)
     out = io.StringIO()
-    Console(file=out, width=width, color_system=None, force_terminal=False, force_jupyter=False, legacy_windows=False).print(table)
+    Console(file=out, width=width, color_system=None, force_terminal=False, force_jupyter=False, legacy_windows=False).print(
+        table
+    )
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n")
 
 

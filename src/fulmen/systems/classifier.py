@@ -9,10 +9,13 @@ import jax
 
 from fulmen.component import Component, System
 from fulmen.dispatch import dispatch
+from fulmen.leaves import components
 from fulmen.metrics import Accuracy, Metric
+from fulmen.mode import Eval
 from fulmen.naming import numbered
 from fulmen.objectives import CrossEntropy, Objective
 from fulmen.prediction import Prediction
+from fulmen.tree import short
 from fulmen.verbs import as_batch, augment, forward, loss, losses, metrics, validate
 
 __all__ = ["Classifier", "Supervised"]
@@ -37,8 +40,9 @@ class Supervised(System):
 
     @property
     def per_example(self) -> bool:
-        """Whether evaluation may pad its last batch: not where a term couples examples."""
-        return all(term.per_example for term in _components(self.objective, Objective))
+        """Whether all its terms and metrics are per example, so that evaluation may pad its last batch."""
+        terms = [part for _, part in components(self.objective) if isinstance(part, Objective)]
+        return all(each.per_example for each in (*terms, *several(self.metrics)))
 
 
 class Classifier(Supervised):
@@ -58,8 +62,9 @@ class Classifier(Supervised):
     metrics: Metric | tuple[Metric, ...] = dataclasses.field(default=(Accuracy(),), kw_only=True)
 
 
-def _components(value: Any, kind: type) -> list[Any]:
-    raise NotImplementedError
+def several(value: Any) -> tuple[Any, ...]:
+    """What one or several may be given for, as a tuple."""
+    return tuple(value) if isinstance(value, tuple | list) else (value,)
 
 
 @dispatch
@@ -76,12 +81,12 @@ def losses(system: Supervised, batch):
 @dispatch
 def metrics(system: Supervised, batch):
     prediction = _predicted(system, as_batch(system, batch))
-    return {name: metrics(metric, prediction) for name, metric in numbered(_several(system.metrics)).items()}
+    return {name: metrics(metric, prediction) for name, metric in numbered(several(system.metrics)).items()}
 
 
 @dispatch
 def augment(system: Supervised, batch, mode):
-    for i, each in enumerate(_several(system.augment)):
+    for i, each in enumerate(several(system.augment)):
         batch = augment(each, batch, mode.at("augment").at(str(i)))
     return batch
 
@@ -90,20 +95,40 @@ def augment(system: Supervised, batch, mode):
 def validate(system: Supervised):
     name = type(system).__name__
     _require(system.objective, Objective, f"{name}, objective: an objective such as fm.CrossEntropy()")
-    for metric in _several(system.metrics):
+    for metric in several(system.metrics):
         _require(metric, Metric, f"{name}, metrics: metrics such as fm.Accuracy()")
-    for each in _several(system.augment):
+    for each in several(system.augment):
         _require(each, Component, f"{name}, augment: augmentations such as fm.Noise(0.1)")
+
+
+def _require(value: Any, kind: type, what: str) -> None:
+    if isinstance(value, kind):
+        return
+    made = f" Make one: {value.__name__}(…)." if isinstance(value, type) and issubclass(value, kind) else ""
+    raise TypeError(f"{what} was expected, and {short(value)} came.{made}")
 
 
 @dispatch
 def validate(system: Supervised, batch):
     batch = as_batch(system, batch)
-    one = _predicted(system, batch, shape_only=True)
-    validate(system.objective, one)
-    for metric in _several(system.metrics):
-        validate(metric, one)
+    n, mode = len(batch), Eval(jax.random.key(0))
+    outputs = jax.eval_shape(lambda one: forward(system, _inputs(system, one), mode), batch[:1])
+    outputs = jax.tree.map(lambda v: jax.ShapeDtypeStruct((n, *v.shape[1:]), v.dtype) if v.shape[:1] == (1,) else v, outputs)
+    prediction = Prediction(system.model, outputs, batch)
+    for each in (system.objective, *several(system.metrics)):
+        validate(each, prediction)
 
 
 def _predicted(system: Any, batch: Any) -> Prediction:
-    return Prediction(system.model, forward(system, batch.x), batch)
+    return Prediction(system.model, forward(system, _inputs(system, batch)), batch)
+
+
+def _inputs(system: Any, batch: Any) -> Any:
+    x = getattr(batch, "x", None)
+    if x is None:
+        name, kind = type(system).__name__, type(batch).__name__
+        raise TypeError(
+            f"{name} gives batch.x to its model, and the {kind} batch that came has no x. Write `losses(system: {name}, "
+            f"batch: {kind})` and `metrics` for it, or `as_batch(system: {name}, raw)`, which makes a batch that has one."
+        )
+    return x

@@ -82,7 +82,7 @@ def per_example(component: Any) -> bool:
     """Whether losses and metrics say of themselves that they are per example, so that padding does no harm."""
     while isinstance(component, Wrapper):
         component = getattr(component, part_name(type(component)))
-    return getattr(type(component), "per_example", False)
+    return bool(getattr(component, "per_example", False))
 
 
 def _sum_of_losses(system: System, batch):
@@ -142,7 +142,11 @@ def entry_means(system: Any, entries: Mapping[str, Any], batch: Any) -> dict[str
     while isinstance(system, Wrapper):
         system, batch = getattr(system, part_name(type(system))), getattr(batch, "batch", batch)
     found: dict[str, jax.Array] = {}
-    rows = _with_batches(system, entries, batch) if isinstance(system, System) else ((n, e, None, batch) for n, e in entries.items())
+    rows = (
+        _with_batches(system, entries, batch)
+        if isinstance(system, System)
+        else ((n, e, None, batch) for n, e in entries.items())
+    )
     for name, entry, part, own in rows:
         if isinstance(entry, Mapping):
             found |= {f"{name}/{inner}": value for inner, value in entry_means(part, entry, own).items()}
@@ -205,9 +209,7 @@ def _each_for_its_player(call, game, batch):
             f"`losses` of {type(game).__name__} has an entry {unknown[0]!r}; in a Game each entry belongs to a player, and the "
             f"fields are: {', '.join(players)}."
         )
-    return {
-        name: first[name] if name == players[0] else call(_only(game, name), batch)[name] for name in first
-    }
+    return {name: first[name] if name == players[0] else call(_only(game, name), batch)[name] for name in first}
 
 
 def _only(game: Any, player: str) -> Any:

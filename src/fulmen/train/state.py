@@ -80,7 +80,14 @@ class State:
     __slots__ = ("_leaves", "_raw_key", "_structure", "_trees", "step")
 
     def __init__(
-        self, system: Any, optimizer_state: Any = (), *, optimizer: Any = None, step: Any = 0, key: Any, plan: Plan | None = None
+        self,
+        system: Any,
+        optimizer_state: Any = (),
+        *,
+        optimizer: Any = None,
+        step: Any = 0,
+        key: Any,
+        plan: Plan | None = None,
     ) -> None:
         raw, implementation = _raw(key)
         self._leaves, self._structure = pack((system, optimizer_state, optimizer), plan or Plan(), implementation)

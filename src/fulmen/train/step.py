@@ -17,7 +17,19 @@ from fulmen.optimizers import groups
 from fulmen.systems.composition import entry_means, example_mean, total_loss
 from fulmen.train.state import State
 from fulmen.tree import remake
-from fulmen.verbs import after_update, as_batch, augment, bind, eval_step, forward, loss, losses, metrics, perturb, train_step, update
+from fulmen.verbs import (
+    after_update,
+    as_batch,
+    augment,
+    bind,
+    eval_step,
+    forward,
+    loss,
+    losses,
+    metrics,
+    train_step,
+    update,
+)
 
 __all__ = ["apply_gradients", "differentiate", "measure"]
 
@@ -55,7 +67,9 @@ def differentiate(component: Any, batch: Any, mode: Mode) -> tuple[jax.Array, An
 
     (value, logs), (slopes, sums) = jax.value_and_grad(objective, (0, 1), has_aux=True)(trained, slots)
     # A buffer keeps its node, so that the gradients have the component's structure.
-    gradients = structure.unflatten([slopes[i] if i in slopes else jax.tree.map(lambda _: None, v) for i, v in enumerate(flat)])
+    gradients = structure.unflatten(
+        [slopes[i] if i in slopes else jax.tree.map(lambda _: None, v) for i, v in enumerate(flat)]
+    )
     for i, buffer in moving.items():
         flat[i] = remake(buffer, {"value": jax.tree.map(_moved, buffer.value, sums[i])})
     return value, gradients, structure.unflatten(flat), logs
@@ -86,7 +100,9 @@ def measure(bound: Any, batch: Any, value: Any) -> dict[str, Any]:
         if len(entries) > 1:
             logs |= {f"loss/{name}": Mean(entry, count) for name, entry in entries.items()}
     for name, figure in metrics(bound, batch).items():
-        logs[name] = figure if isinstance(figure, Mergeable) else Mean(example_mean(figure, batch, f"the metric {name!r}"), count)
+        logs[name] = (
+            figure if isinstance(figure, Mergeable) else Mean(example_mean(figure, batch, f"the metric {name!r}"), count)
+        )
     return logs
 
 
@@ -199,7 +215,6 @@ def eval_step(state: State, batch):
     return _eval_step(state, batch)
 
 
-
 # A state stands for its system where something is to be looked at; raw data becomes the system's batch.
 
 
@@ -226,8 +241,3 @@ def metrics(state: State, batch, mode: Mode):
 @dispatch
 def forward(state: State, *inputs):
     return forward(state.system, *inputs)
-
-
-@dispatch
-def perturb(attack, state: State, batch, key):
-    return perturb(attack, state.system, as_batch(state.system, batch), key)

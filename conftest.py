@@ -1,0 +1,22 @@
+"""The README's code and the docstrings' examples are tests too."""
+
+import os
+
+# One thread, before jax is imported: XLA on the CPU is bit-stable only so, and some tests compare bits.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from sybil import Sybil
+from sybil.parsers.markdown import PythonCodeBlockParser
+
+import fulmen as fm
+
+pytest_collect_file = Sybil(parsers=[PythonCodeBlockParser()], patterns=["README.md"]).pytest()
+
+
+@pytest.fixture(autouse=True)
+def _names_in_docstrings(doctest_namespace):
+    doctest_namespace.update(fm=fm, jax=jax, jnp=jnp, optax=optax)

@@ -1,0 +1,223 @@
+"""How to attack, as data: `Attack`, `FGSM`, `PGD`, where they start, and the optax chain that each stands for."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fulmen.attacks.inputs import inputs
+from fulmen.attacks.region import Intersection, LinfBall, Region, ball_of, require_inside, require_not_negative
+from fulmen.component import Component
+from fulmen.dispatch import MissingMethodError, dispatch, verb
+from fulmen.tree import hyper, static
+from fulmen.verbs import transformation, validate
+
+__all__ = ["FGSM", "PGD", "Attack", "Clean", "Start", "Uniform", "fgsm", "start_point"]
+
+
+def fgsm(eps: Any) -> optax.GradientTransformation:
+    """The fast gradient sign method as an optax transformation: the sign of the gradient, then scaled.
+
+    As it descends, an attack gives it the gradient of −loss; `fgsm(eps)` is `optax.sign_sgd(eps)`. Goodfellow, Shlens and
+    Szegedy 2015, arXiv:1412.6572.
+
+    Args:
+        eps: the size of a step in the input's units: a number, also one that is being traced, or an optax schedule of the
+            attack's step.
+
+    >>> step, _ = fm.fgsm(0.5).update(jnp.array([3.0, -0.1, 0.0]), fm.fgsm(0.5).init(None))
+    >>> print(step)
+    [-0.5  0.5 -0. ]
+    """
+    # As a schedule a number is cast to the gradient's type, whatever type it came in.
+    return optax.chain(optax.scale_by_sign(), optax.scale_by_learning_rate(eps if callable(eps) else lambda step: eps))
+
+
+# Where an attack starts
+
+
+class Start(Component):
+    """Where an attack starts.
+
+    **Extending.** Subclass it, and write `start_point(start: Mine, region, x, key)`.
+    """
+
+
+class Clean(Start):
+    """The clean input itself."""
+
+
+class Uniform(Start):
+    """A point drawn uniformly from the ball around the clean input."""
+
+
+@verb(hands_on=False)
+def start_point(start, region, x, key):
+    """Where the attack on one example starts; it is projected onto the region afterwards.
+
+    Args:
+        start: a `Start`.
+        region: the attack's region, or its ball.
+        x: the clean example, without a batch axis.
+        key: a random key of the example's own, or None.
+
+    Returns:
+        A point like `x`.
+
+    **Extending.** Overload it for a start of one's own, or for `Uniform` in a ball of one's own.
+    """
+
+
+@dispatch
+def start_point(start: Clean, region, x, key):
+    return x
+
+
+@dispatch
+def start_point(start: Uniform, region: Intersection, x, key):
+    return start_point(start, ball_of(region), x, key)
+
+
+@dispatch
+def start_point(start: Uniform, ball: LinfBall, x, key):
+    if key is None:
+        raise ValueError("key: a start drawn at random needs a random key, such as jax.random.key(0), and None came.")
+    return x + jnp.asarray(ball.eps).astype(x.dtype) * jax.random.uniform(key, x.shape, x.dtype, -1, 1)
+
+
+# Attacks
+
+
+class Attack(Component):
+    """Steps of an optax transformation along the gradient of −loss at the input, each followed by `project`.
+
+    Radii and step sizes are data: they may change without recompiling. A transformation is static: make it once, and use
+    it again.
+
+    Args:
+        transform: the optax transformation. It sees one example at a time, and starts at the clean input.
+        region: where the attack may go.
+        steps: how many.
+        start: where it starts.
+
+    **Extending.** A subclass has the fields `region`, `steps` and `start`, and those that it adds; write
+    `transformation(attack: Mine)`, or `perturb(attack: Mine, system, batch, key)` where it is not an optax chain.
+
+    >>> chain = optax.chain(optax.normalize_by_update_norm(), optax.trace(decay=1.0), fm.fgsm(0.02))
+    >>> fm.Attack(chain, fm.LinfBall(0.1), steps=10)
+    Attack(region=LinfBall(eps=0.1), steps=10, start=Clean())
+    """
+
+    region: Region
+    steps: int = static(default=1, kw_only=True)
+    start: Start = dataclasses.field(default=Clean(), kw_only=True)
+    transform: optax.GradientTransformation | None = static(default=None, kw_only=True, repr=False)
+
+    def __init__(
+        self, transform: optax.GradientTransformation, region: Region, *, steps: int = 1, start: Start = Clean()
+    ) -> None:
+        self.__dict__.update(region=region, steps=steps, start=start, transform=transform, mode=None)
+
+
+class _Stepped(Component):
+    """A field that stands before the others: they come in the order of the bases."""
+
+    region: Region
+    step_size: float | None = None
+
+
+class SteepestAscent(Attack, _Stepped):
+    """Attacks whose step is the steepest one in the norm of their region's ball."""
+
+
+class FGSM(SteepestAscent):
+    """The fast gradient sign method: one step (Goodfellow, Shlens and Szegedy 2015, arXiv:1412.6572).
+
+    Args:
+        region: where the attack may go; its one ball decides the norm.
+        step_size: the size of the step; None is the ball's radius.
+        start: where it starts.
+
+    >>> fm.FGSM(fm.LinfBall(0.1) & fm.Box(0, 1))
+    FGSM(region=LinfBall(eps=0.1) & Box(lo=0, hi=1), step_size=None, start=Clean())
+    """
+
+    step_size: float | None = hyper(default=None, kw_only=True)
+    steps: int = static(default_factory=lambda: 1, init=False, repr=False)
+
+
+class PGD(SteepestAscent):
+    """Projected gradient descent on −loss (Madry et al. 2018, arXiv:1706.06083).
+
+    Args:
+        region: where the attack may go; its one ball decides the norm.
+        step_size: the size of a step, in the input's units.
+        steps: how many.
+        start: where it starts.
+
+    >>> fm.PGD(fm.LinfBall(0.1), step_size=0.02, steps=10)
+    PGD(region=LinfBall(eps=0.1), step_size=0.02, steps=10, start=Uniform())
+    """
+
+    step_size: float = hyper()
+    steps: int = static()
+    start: Start = dataclasses.field(default=Uniform())
+
+
+@dispatch
+def transformation(attack: Attack):
+    if attack.transform is None:
+        name = type(attack).__name__
+        raise MissingMethodError(f"{name} has no optax chain. Write `transformation(attack: {name})`, which returns it.")
+    return attack.transform
+
+
+@dispatch
+def transformation(attack: SteepestAscent):
+    ball = ball_of(attack.region)
+    return transformation(ball, ball.eps if attack.step_size is None else attack.step_size)
+
+
+@dispatch
+def transformation(ball: LinfBall, step_size):
+    return fgsm(step_size)
+
+
+_KNOWN = [method.function for method in transformation.methods]
+
+
+def looks_at_steps(attack: Attack) -> bool:
+    """Whether the chain may depend on how many steps there are. The chains above do not, so one program serves all."""
+    return transformation.method(attack).function not in _KNOWN
+
+
+@dispatch
+def validate(attack: Attack):
+    name = type(attack).__name__
+    if not isinstance(attack.region, Region):
+        raise TypeError(f"{name}, region: such as fm.LinfBall(0.1) & fm.Box(0, 1) was expected, and {attack.region!r} came.")
+    if not isinstance(attack.steps, int) or attack.steps < 1:
+        raise ValueError(f"{name}, steps: a whole number of at least 1 was expected, and {attack.steps!r} came.")
+    if not isinstance(attack.start, Start):
+        raise TypeError(f"{name}, start: fm.Clean() or fm.Uniform() was expected, and {attack.start!r} came.")
+    if attack.transform is not None and not isinstance(attack.transform, optax.GradientTransformation):
+        raise TypeError(
+            f"{name}, transform: an optax transformation such as fm.fgsm(0.02) was expected, and {attack.transform!r} came."
+        )
+
+
+@dispatch
+def validate(attack: SteepestAscent):
+    validate.invoke(Attack)(attack)
+    if attack.step_size is not None:
+        require_not_negative(attack, "step_size", attack.step_size)
+    ball_of(attack.region)
+
+
+@dispatch
+def validate(attack: Attack, batch):
+    require_inside(attack.region, jax.tree.leaves(inputs(batch)))

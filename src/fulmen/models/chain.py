@@ -1,0 +1,107 @@
+"""`Chain`: layers one after another; `Function`: a plain function as a layer."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+from fulmen.component import Component, Model
+from fulmen.dispatch import dispatch
+from fulmen.verbs import forward
+
+__all__ = ["Chain", "Function"]
+
+
+class Function(Model):
+    """A function as a layer, such as `jax.nn.relu`.
+
+    Args:
+        function: of arrays; a part of the type, so two functions are two programs.
+
+    >>> fm.models.Function(jnp.negative)(jnp.float32(2.0)).item()
+    -2.0
+    """
+
+    function: Callable[..., Any]
+
+    def __reduce__(self) -> Any:
+        # JAX's own functions are objects that pickle refuses; by name they are found again.
+        module, name = getattr(self.function, "__module__", None), getattr(self.function, "__qualname__", "")
+        if module and _find(module, name) is self.function:
+            return _named, (module, name), {"mode": self.mode}
+        return Function, (self.function,), {"mode": self.mode}
+
+
+def _find(module: str, name: str) -> Any:
+    try:
+        return functools.reduce(getattr, name.split("."), sys.modules[module])
+    except (KeyError, AttributeError):
+        return None
+
+
+def _named(module: str, name: str) -> Function:
+    __import__(module)
+    function = _find(module, name)
+    if function is None:
+        raise ValueError(f"this pickle names the function {module}.{name}, which is not there.")
+    return Function(function)
+
+
+@dispatch
+def forward(layer: Function, *inputs):
+    return layer.function(*inputs)
+
+
+class Chain(Model):
+    """Layers one after another, plain functions among them.
+
+    Args:
+        *layers: models, and functions of one array (each becomes a `Function`).
+
+    >>> net = fm.models.Chain(fm.models.Dense(64, 32), jax.nn.relu, fm.models.Dense(32, 10))
+    >>> len(net), net[0].out_features, net[1]
+    (3, 32, Function(function=relu))
+    >>> fm.init(net, jax.random.key(0))(jnp.ones((5, 64))).shape
+    (5, 10)
+    """
+
+    layers: tuple[Component, ...]
+
+    def __init__(self, *layers: Any) -> None:
+        self.__dict__.update(layers=tuple(_layer(layer, i, len(layers)) for i, layer in enumerate(layers)), mode=None)
+
+    def __getitem__(self, index: Any) -> Any:
+        """A layer, or for a slice the chain of some."""
+        return Chain(*self.layers[index]) if isinstance(index, slice) else self.layers[index]
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.layers)
+
+
+def _layer(layer: Any, i: int, n: int) -> Any:
+    if isinstance(layer, type):
+        raise TypeError(f"Chain takes layers, and a class came as the one of index {i}: write {layer.__name__}(…).")
+    if isinstance(layer, list | tuple | dict) and n == 1:
+        raise TypeError(
+            f"Chain takes layers by position, Chain(first, second), and a {type(layer).__name__} came: Chain(*layers)."
+        )
+    # A foreign module is callable too, but it is a pytree: it stays, and `forward` knows it.
+    if isinstance(layer, Component) or not (isinstance(layer, list | tuple | dict) or jax.tree_util.all_leaves([layer])):
+        return layer
+    if callable(layer):
+        return Function(layer)
+    raise TypeError(f"Chain takes models and functions, and a {type(layer).__name__} came as the layer of index {i}.")
+
+
+@dispatch
+def forward(chain: Chain, x):
+    for layer in chain.layers:
+        x = forward(layer, x)
+    return x

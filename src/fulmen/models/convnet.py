@@ -1,0 +1,75 @@
+"""`ConvNet`: a small convolutional network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from fulmen.models.chain import Chain
+from fulmen.models.checks import pair
+from fulmen.models.layers import Conv, Dense, Flatten
+from fulmen.models.mlp import dropouts
+from fulmen.models.normalization import BatchNorm
+from fulmen.models.pooling import MaxPool
+
+__all__ = ["ConvNet"]
+
+
+class ConvNet(Chain):
+    """A small convolutional network for small images: `(n, height, width, in_channels)` to `(n, classes)`.
+
+    3×3 convolutions, each with a ReLU, and a 2×2 maximum after every second one and after the last; then one hidden
+    dense layer. It is the shape of VGG (Simonyan and Zisserman 2015, arXiv:1409.1556).
+
+    Args:
+        in_channels: channels of the images.
+        classes: outputs.
+        widths: channels of each convolution.
+        image_size: height and width of the images, or one number for both.
+        hidden: features of the hidden dense layer.
+        batch_norm: whether each convolution is followed by a `BatchNorm` (and has no bias then).
+        dropout: the rate before the last layer; with 0 there is no `Dropout`.
+
+    >>> net = fm.init(fm.models.ConvNet(1, 10), jax.random.key(0))
+    >>> net(jnp.ones((5, 8, 8, 1))).shape
+    (5, 10)
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        classes: int = 10,
+        widths: Sequence[int] = (32, 64),
+        image_size: int | tuple[int, int] = (8, 8),
+        hidden: int = 128,
+        batch_norm: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        if not widths:
+            raise ValueError("ConvNet.widths must have at least one number of channels, and it is empty.")
+        layers: list[Any] = []
+        channels, (height, width) = in_channels, pair(image_size)
+        for i, features in enumerate(widths, 1):
+            layers += [
+                Conv(channels, features, use_bias=not batch_norm),
+                *([BatchNorm(features)] if batch_norm else []),
+                jax.nn.relu,
+            ]
+            channels = features
+            if i % 2 == 0 or i == len(widths):
+                layers.append(MaxPool(2))
+                height, width = height // 2, width // 2
+        if min(height, width) < 1:
+            raise ValueError(
+                f"ConvNet.image_size {image_size} is too small for {len(widths)} widths: each pooling halves it."
+            )
+        layers += [
+            Flatten(),
+            Dense(height * width * channels, hidden),
+            jax.nn.relu,
+            *dropouts(dropout),
+            Dense(hidden, classes),
+        ]
+        super().__init__(*layers)

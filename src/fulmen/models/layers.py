@@ -1,0 +1,218 @@
+"""Layers: `Dense`, `Conv`, `Dropout`, `Flatten`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fulmen.component import Model
+from fulmen.dispatch import dispatch
+from fulmen.mode import Train
+from fulmen.models.checks import (
+    aligned,
+    common_dtype,
+    drawn,
+    pair,
+    require_images,
+    require_inexact,
+    require_last_axis,
+    require_pair,
+    require_range,
+    require_size,
+)
+from fulmen.tree import remake
+from fulmen.verbs import forward, init, validate
+
+__all__ = ["Conv", "Dense", "Dropout", "Flatten"]
+
+_draw = jax.nn.initializers.lecun_normal()
+
+
+class Dense(Model):
+    """A linear map of the last axis: `(…, in_features)` to `(…, out_features)`.
+
+    `init` draws the weight LeCun normal (a truncated normal distribution of variance 1 / in_features; LeCun, Bottou, Orr
+    and Müller 1998, "Efficient BackProp") and sets the bias to 0.
+
+    Args:
+        in_features: size of the last axis of the input.
+        out_features: size of the last axis of the output.
+        use_bias: whether a bias is added.
+        weight: `(in_features, out_features)`; None until drawn.
+        bias: `(out_features,)`.
+
+    >>> layer = fm.init(fm.models.Dense(64, 10), jax.random.key(0))
+    >>> layer(jnp.ones((32, 64))).shape
+    (32, 10)
+    """
+
+    in_features: int
+    out_features: int
+    use_bias: bool = True
+    weight: jax.Array | None = None
+    bias: jax.Array | None = None
+
+
+@dispatch
+def validate(layer: Dense):
+    require_size(layer, "in_features", "out_features")
+
+
+@dispatch
+def init(layer: Dense, key):
+    weight = _draw(key, (layer.in_features, layer.out_features))
+    return remake(layer, {"weight": weight, "bias": jnp.zeros(layer.out_features) if layer.use_bias else None})
+
+
+@dispatch
+def forward(layer: Dense, x):
+    name = f"Dense({layer.in_features}, {layer.out_features})"
+    x = jnp.asarray(x)
+    weight, bias = _weights(layer)
+    require_last_axis(name, x, layer.in_features)
+    dtype = common_dtype(name, x, weight)
+    return _add_bias(jnp.dot(x.astype(dtype), weight.astype(dtype)), bias)
+
+
+class Conv(Model):
+    """A convolution over height and width: `(n, height, width, in_channels)` to `(n, …, …, out_channels)`.
+
+    As in all of deep learning it is a cross-correlation: the kernel is not flipped. `init` draws the weight LeCun normal
+    (a truncated normal distribution of variance 1 / (in_channels · kernel height · kernel width)) and sets the bias to 0.
+
+    Args:
+        in_channels: channels of the input, its last axis.
+        out_channels: channels of the output.
+        kernel_size: an integer, or height and width.
+        stride: an integer, or one for height and one for width.
+        padding: `"SAME"` (with stride 1 the output is as large as the input), `"VALID"` (none), an integer for all sides,
+            or for height and width an integer or a pair (before, after).
+        use_bias: whether a bias is added.
+        weight: `(kernel height, kernel width, in_channels, out_channels)`; None until drawn.
+        bias: `(out_channels,)`.
+
+    >>> layer = fm.init(fm.models.Conv(1, 32, stride=2), jax.random.key(0))
+    >>> layer(jnp.ones((5, 8, 8, 1))).shape
+    (5, 4, 4, 32)
+    """
+
+    in_channels: int
+    out_channels: int
+    kernel_size: int | tuple[int, int] = 3
+    stride: int | tuple[int, int] = 1
+    padding: str | int | tuple[int | tuple[int, int], ...] = "SAME"
+    use_bias: bool = True
+    weight: jax.Array | None = None
+    bias: jax.Array | None = None
+
+
+@dispatch
+def validate(layer: Conv):
+    require_size(layer, "in_channels", "out_channels")
+    require_pair(layer, "kernel_size", "stride")
+    _pads(layer, (1, 1))
+
+
+@dispatch
+def init(layer: Conv, key):
+    weight = _draw(key, (*pair(layer.kernel_size), layer.in_channels, layer.out_channels))
+    return remake(layer, {"weight": weight, "bias": jnp.zeros(layer.out_channels) if layer.use_bias else None})
+
+
+@dispatch
+def forward(layer: Conv, x):
+    name = f"Conv({layer.in_channels}, {layer.out_channels})"
+    x = jnp.asarray(x)
+    weight, bias = _weights(layer)
+    require_images(name, x, layer.in_channels)
+    kernel, sizes = pair(layer.kernel_size), x.shape[1:3]
+    pads = _pads(layer, sizes)
+    if any(size + sum(pad) < k for size, pad, k in zip(sizes, pads, kernel, strict=True)):
+        raise ValueError(
+            f"{name} with padding {layer.padding!r} has a kernel of {kernel}, larger than the images of {x.shape}."
+        )
+    dtype = common_dtype(name, x, weight)
+    y = jax.lax.conv_general_dilated(
+        x.astype(dtype), weight.astype(dtype), pair(layer.stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    return _add_bias(y, bias)
+
+
+def _pads(layer: Conv, sizes: tuple[int, ...]) -> list[tuple[int, int]]:
+    """What is added before and after, for height and width."""
+    if isinstance(layer.padding, str):
+        if layer.padding in ("SAME", "VALID"):
+            return list(jax.lax.padtype_to_pads(sizes, pair(layer.kernel_size), pair(layer.stride), layer.padding))
+    else:
+        both = [pair(side) for side in pair(layer.padding)]
+        if [len(side) for side in both] == [2, 2] and all(isinstance(n, int) and n >= 0 for side in both for n in side):
+            return both
+    raise ValueError(
+        f"Conv.padding must be 'SAME', 'VALID', an integer of at least 0, or two of them or of their pairs "
+        f"for height and width, such as ((1, 1), (2, 2)), and {layer.padding!r} came."
+    )
+
+
+def _weights(layer: Dense | Conv) -> list[Any]:
+    return drawn(layer, "weight", "bias") if layer.use_bias else [*drawn(layer, "weight"), None]
+
+
+def _add_bias(y: jax.Array, bias: jax.Array | None) -> jax.Array:
+    return y if bias is None else y + aligned(bias.astype(y.dtype), y.ndim)
+
+
+class Dropout(Model):
+    """In training, each number is set to 0 with probability `rate`, and the others are divided by 1 − rate.
+
+    Outside training it is the identity. Srivastava, Hinton, Krizhevsky, Sutskever and Salakhutdinov 2014, "Dropout: a
+    simple way to prevent neural networks from overfitting". The mask follows from the mode's key and the layer's path.
+
+    Args:
+        rate: in [0, 1); a hyperparameter, so it may change without recompiling.
+
+    >>> drop = fm.models.Dropout(0.5)
+    >>> drop(jnp.ones(3))
+    Array([1., 1., 1.], dtype=float32)
+    >>> sorted(set(fm.forward(drop, jnp.ones(100), fm.Train(jax.random.key(0))).tolist()))
+    [0.0, 2.0]
+    """
+
+    rate: float
+
+
+@dispatch
+def validate(layer: Dropout):
+    require_range(layer, "rate", lambda rate: (rate >= 0) & (rate < 1), "at least 0 and below 1")
+
+
+@dispatch
+def forward(layer: Dropout, x):
+    return x
+
+
+@dispatch
+def forward(layer: Dropout, x, mode: Train):
+    x = jnp.asarray(x)
+    require_inexact("Dropout", x)
+    keep = 1 - layer.rate
+    kept = jax.random.bernoulli(mode.key, keep, x.shape)
+    return jnp.where(kept, x * jnp.asarray(1 / keep).astype(x.dtype), jnp.zeros((), x.dtype))
+
+
+class Flatten(Model):
+    """Each example as one vector: `(n, …)` to `(n, features)`.
+
+    >>> fm.models.Flatten()(jnp.ones((5, 4, 4, 2))).shape
+    (5, 32)
+    """
+
+
+@dispatch
+def forward(layer: Flatten, x):
+    x = jnp.asarray(x)
+    if x.ndim == 0:
+        raise ValueError("Flatten takes (n, …), examples along the first axis, and a single number came.")
+    return x.reshape(x.shape[0], math.prod(x.shape[1:]))

@@ -1,0 +1,148 @@
+"""Normalization: `BatchNorm`, `LayerNorm`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fulmen.component import Buffer, Model, record
+from fulmen.dispatch import dispatch
+from fulmen.mode import Train
+from fulmen.models.checks import aligned, common_dtype, drawn, require_last_axis, require_range, require_size
+from fulmen.tree import remake
+from fulmen.verbs import forward, init, validate
+
+__all__ = ["BatchNorm", "LayerNorm"]
+
+
+class BatchNorm(Model):
+    """Normalizes each feature over all axes but the last, then scales and shifts it: `(…, features)` to the same shape.
+
+    In training it uses the batch's own mean and (biased) variance, and the running ones move towards them:
+    `(1 − momentum) · running + momentum · batch`, with the batch's unbiased variance. In evaluation it uses the running
+    ones. These are PyTorch's conventions. Numbers of less than 32 bits are normalized in 32.
+    Ioffe and Szegedy 2015, arXiv:1502.03167.
+
+    Args:
+        features: size of the last axis.
+        momentum: how far the running statistics move at a step, in [0, 1].
+        epsilon: added to the variance, above 0.
+        weight: `(features,)`, the scale; drawn as 1.
+        bias: `(features,)`, the shift; drawn as 0.
+        mean: the running mean, a `Buffer` of `(features,)`; 0 at first.
+        variance: the running variance, a `Buffer` of `(features,)`; 1 at first.
+
+    >>> norm = fm.init(fm.models.BatchNorm(2), jax.random.key(0))
+    >>> x = jnp.array([[1.0, 10.0], [3.0, 30.0]])
+    >>> fm.forward(norm, x, fm.Train(jax.random.key(0))).round(3)
+    Array([[-1., -1.],
+           [ 1.,  1.]], dtype=float32)
+    """
+
+    features: int
+    momentum: float = 0.1
+    epsilon: float = 1e-5
+    weight: jax.Array | None = None
+    bias: jax.Array | None = None
+    mean: Buffer | None = None
+    variance: Buffer | None = None
+
+
+@dispatch
+def validate(layer: BatchNorm):
+    require_size(layer, "features")
+    require_range(layer, "momentum", lambda v: (v >= 0) & (v <= 1), "between 0 and 1")
+    require_range(layer, "epsilon", lambda v: v > 0, "above 0")
+
+
+@dispatch
+def init(layer: BatchNorm, key):
+    buffers = {"mean": Buffer(jnp.zeros(layer.features)), "variance": Buffer(jnp.ones(layer.features))}
+    return remake(layer, {"weight": jnp.ones(layer.features), "bias": jnp.zeros(layer.features), **buffers})
+
+
+@dispatch
+def forward(layer: BatchNorm, x):
+    mean, variance = drawn(layer, "mean", "variance")
+    x, dtype = _ready(layer, x)
+    return _scaled(layer, x, mean.value.astype(x.dtype), variance.value.astype(x.dtype)).astype(dtype)
+
+
+@dispatch
+def forward(layer: BatchNorm, x, mode: Train):
+    running_mean, running_variance = drawn(layer, "mean", "variance")
+    x, dtype = _ready(layer, x)
+    count = x.size // max(layer.features, 1)
+    if count < 2:
+        raise ValueError(
+            f"BatchNorm({layer.features}) needs at least two values of each feature in training, and {x.shape} came: use "
+            "larger batches, or leave out a last one that is smaller, drop_last=True."
+        )
+    axes = tuple(range(x.ndim - 1))
+    mean, variance = x.mean(axes), x.var(axes)
+    y = _scaled(layer, x, mean, variance).astype(dtype)
+    y = record(y, running_mean, _moved(layer, running_mean, mean))
+    return record(y, running_variance, _moved(layer, running_variance, variance * (count / (count - 1))))
+
+
+def _moved(layer: BatchNorm, running: Buffer, batch: jax.Array) -> jax.Array:
+    momentum = jnp.asarray(layer.momentum).astype(batch.dtype)
+    return (1 - momentum) * running.value.astype(batch.dtype) + momentum * batch
+
+
+class LayerNorm(Model):
+    """Normalizes each vector along the last axis, then scales and shifts it: `(…, features)` to the same shape.
+
+    Numbers of less than 32 bits are normalized in 32. Ba, Kiros and Hinton 2016, arXiv:1607.06450.
+
+    Args:
+        features: size of the last axis.
+        epsilon: added to the variance, above 0.
+        weight: `(features,)`, the scale; drawn as 1.
+        bias: `(features,)`, the shift; drawn as 0.
+
+    >>> norm = fm.init(fm.models.LayerNorm(2), jax.random.key(0))
+    >>> norm(jnp.array([[1.0, 3.0], [10.0, 30.0]])).round(3)
+    Array([[-1.,  1.],
+           [-1.,  1.]], dtype=float32)
+    """
+
+    features: int
+    epsilon: float = 1e-5
+    weight: jax.Array | None = None
+    bias: jax.Array | None = None
+
+
+@dispatch
+def validate(layer: LayerNorm):
+    require_size(layer, "features")
+    require_range(layer, "epsilon", lambda v: v > 0, "above 0")
+
+
+@dispatch
+def init(layer: LayerNorm, key):
+    return remake(layer, {"weight": jnp.ones(layer.features), "bias": jnp.zeros(layer.features)})
+
+
+@dispatch
+def forward(layer: LayerNorm, x):
+    x, dtype = _ready(layer, x)
+    return _scaled(layer, x, x.mean(-1, keepdims=True), x.var(-1, keepdims=True)).astype(dtype)
+
+
+def _ready(layer: BatchNorm | LayerNorm, x: Any) -> tuple[jax.Array, Any]:
+    """The input, checked and in at least 32 bits, and the type that the output shall have."""
+    name, x = f"{type(layer).__name__}({layer.features})", jnp.asarray(x)
+    (weight,) = drawn(layer, "weight")
+    require_last_axis(name, x, layer.features)
+    dtype = common_dtype(name, x, weight)
+    return x.astype(dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32), dtype
+
+
+def _scaled(layer: BatchNorm | LayerNorm, x: jax.Array, mean: jax.Array, variance: jax.Array) -> jax.Array:
+    """`(x − mean) / √(variance + epsilon) · weight + bias`."""
+    weight, bias = (aligned(v.astype(x.dtype), x.ndim) for v in drawn(layer, "weight", "bias"))
+    inverse = jax.lax.rsqrt(variance + jnp.asarray(layer.epsilon).astype(x.dtype))
+    return (x - aligned(mean, x.ndim)) * (aligned(inverse, x.ndim) * weight) + bias

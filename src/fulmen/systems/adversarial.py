@@ -1,0 +1,85 @@
+"""`Adversarial`: a system trained on inputs that an attack has been over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fulmen.attacks.attack import Attack
+from fulmen.attacks.gradient import last_point
+from fulmen.batch import Attacked
+from fulmen.component import Component, System, Wrapper
+from fulmen.dispatch import dispatch
+from fulmen.verbs import as_batch, augment, loss, losses, metrics, reduce_losses, validate
+
+__all__ = ["Adversarial"]
+
+
+class Adversarial(Wrapper):
+    """A system that is trained against an attack (Madry et al. 2018, arXiv:1706.06083).
+
+    In a training step `augment` runs the system's own augmentation and then the attack, once, against the system in `Eval`
+    mode; loss and metrics see the `Attacked` batch, and the metrics are called `robust/…`. On any other batch, as in an
+    evaluation, it is the system.
+
+    Args:
+        system: anything that has a loss: a `Classifier`, a model with a loss of its own, a game, another wrapper.
+        attack: the attack. Its numbers are hyperparameters, which may change without recompiling.
+
+    **Extending.** Overload `augment(adv: Mine, batch, mode)` for another way to attack, and `loss(adv: Mine, batch:
+    fm.Attacked)` for another loss, as of `batch.clean` and `batch.batch` together.
+
+    >>> fm.Adversarial(fm.models.Flatten(), fm.FGSM(fm.LinfBall(0.1))).attack.region
+    LinfBall(eps=0.1)
+    """
+
+    system: Component
+    attack: Attack
+
+
+@dispatch
+def augment(adv: Adversarial, batch, mode):
+    batch = augment(adv.system, batch, mode.at("system"))
+    return Attacked(last_point(adv.attack, adv.system, batch, mode.at("attack").key), batch)
+
+
+@dispatch
+def loss(adv: Adversarial, batch: Attacked):
+    return loss(adv.system, batch.batch)
+
+
+@dispatch
+def losses(adv: Adversarial, batch: Attacked):
+    part = adv.system
+    return losses(part, batch.batch) if _has_entries(part) else {"system": loss(part, batch.batch)}
+
+
+@dispatch
+def reduce_losses(adv: Adversarial, losses, batch: Attacked):
+    if _has_entries(adv.system):
+        return reduce_losses(adv.system, losses, batch.batch)
+    return reduce_losses.invoke(System, object, object)(adv, losses, batch.batch)
+
+
+def _has_entries(part: Any) -> bool:
+    """Whether `losses` is for it: a model with a loss of its own has none."""
+    while isinstance(part, Wrapper):
+        part = part.__part__
+    return isinstance(part, System)
+
+
+@dispatch
+def metrics(adv: Adversarial, batch: Attacked):
+    return {f"robust/{name}": figure for name, figure in metrics(adv.system, batch.batch).items()}
+
+
+@dispatch
+def validate(adv: Adversarial):
+    if not isinstance(adv.attack, Attack):
+        raise TypeError(f"Adversarial, attack: such as fm.FGSM(fm.LinfBall(0.1)) was expected, and {adv.attack!r} came.")
+
+
+@dispatch
+def validate(adv: Adversarial, batch):
+    batch = as_batch(adv.system, batch)
+    validate(adv.attack, batch)
+    validate(adv.system, batch)

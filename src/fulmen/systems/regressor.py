@@ -1,0 +1,28 @@
+"""`Regressor`: a model that predicts numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from fulmen.metrics import MeanAbsoluteError, Metric
+from fulmen.objectives import MSE, Objective
+from fulmen.systems.classifier import Supervised
+
+__all__ = ["Regressor"]
+
+
+class Regressor(Supervised):
+    """A model whose outputs are numbers, of the shape of the targets.
+
+    Args:
+        model: what maps `batch.x` to numbers.
+        objective: what is to be made small.
+        metrics: a metric, or a tuple of them.
+        augment: an augmentation, or a tuple of them, which are applied in turn in the training step.
+
+    >>> fm.Regressor(fm.models.Flatten())
+    Regressor(model=Flatten(), objective=MSE(), metrics=(MeanAbsoluteError(),), augment=())
+    """
+
+    objective: Objective = MSE()
+    metrics: Metric | tuple[Metric, ...] = dataclasses.field(default=(MeanAbsoluteError(),), kw_only=True)

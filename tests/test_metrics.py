@@ -1,0 +1,144 @@
+"""Metrics: values, weights, and figures that are the same however the data was cut."""
+
+import functools
+import itertools
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fulmen as fm
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import sklearn.metrics
+
+N, CLASSES = 40, 4
+RNG = np.random.default_rng(0)
+LOGITS = RNG.normal(size=(N, CLASSES)).astype(np.float32)
+LABELS = RNG.integers(0, CLASSES, N).astype(np.int32)
+NUMBERS = RNG.normal(size=(N, CLASSES)).astype(np.float32)
+WEIGHT = RNG.integers(0, 3, N).astype(np.float32)
+
+
+def predict(outputs=LOGITS, y=LABELS, weight=None):
+    return fm.Prediction(None, outputs, fm.Labeled(None, y, weight=weight))
+
+
+@functools.cache
+def jitted():
+    return jax.jit(fm.metrics)
+
+
+def figure(metric, *prediction):
+    return float(fm.metrics(metric, predict(*prediction)).compute())
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32])
+def test_accuracy_is_the_share_of_right_classes(dtype):
+    expected = sklearn.metrics.accuracy_score(LABELS, LOGITS.argmax(1))
+    assert figure(fm.Accuracy(), LOGITS, LABELS.astype(dtype)) == pytest.approx(expected)
+
+
+def test_accuracy_of_probabilities_is_by_the_most_probable_class():
+    y = 0.6 * np.eye(CLASSES, dtype=np.float32)[LABELS] + 0.1
+    assert figure(fm.Accuracy(), LOGITS, y) == figure(fm.Accuracy())
+
+
+def test_accuracy_by_weight():
+    expected = sklearn.metrics.accuracy_score(LABELS, LOGITS.argmax(1), sample_weight=WEIGHT)
+    assert figure(fm.Accuracy(), LOGITS, LABELS, WEIGHT) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("row", "right"),
+    [
+        ([1, 2, 0], True),
+        ([1, 1, 0], False),
+        ([0, 0, 0], False),
+        ([0, np.nan, 0], False),
+        ([np.nan, 5, 0], False),
+        ([np.nan] * 3, False),
+        ([0, np.inf, 0], True),
+        ([-np.inf, -5, -np.inf], True),
+    ],
+)
+def test_ties_and_what_is_no_number_are_wrong(row, right):
+    assert figure(fm.Accuracy(), np.array([row], np.float32), np.array([1])) == float(right)
+
+
+def test_accuracy_in_half_precision():
+    assert 0 <= figure(fm.Accuracy(), jnp.asarray(LOGITS, jnp.bfloat16), LABELS) <= 1
+
+
+@pytest.mark.parametrize("weight", [None, WEIGHT])
+def test_mean_absolute_error(weight):
+    expected = sklearn.metrics.mean_absolute_error(NUMBERS, LOGITS, sample_weight=weight)
+    assert figure(fm.MeanAbsoluteError(), LOGITS, NUMBERS, weight) == pytest.approx(expected, rel=1e-5)
+    assert figure(fm.MeanAbsoluteError(), LOGITS[:, 0], NUMBERS[:, 0]) == pytest.approx(
+        np.abs(LOGITS - NUMBERS)[:, 0].mean(), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize(("metric", "y"), [(fm.Accuracy(), LABELS), (fm.MeanAbsoluteError(), NUMBERS)])
+@settings(max_examples=15, deadline=None)
+@given(cuts=st.sets(st.integers(1, N - 1), max_size=3))
+def test_a_figure_is_exact_however_the_data_is_cut(metric, y, cuts):
+    places = [0, *sorted(cuts), N]
+    parts = [fm.metrics(metric, predict(LOGITS[a:b], y[a:b], WEIGHT[a:b])) for a, b in itertools.pairwise(places)]
+    merged = jax.tree.map(lambda *sums: np.sum(np.asarray(sums, np.float64)), *parts)
+    assert float(merged.compute()) == pytest.approx(figure(metric, LOGITS, y, WEIGHT), rel=1e-5)
+
+
+@pytest.mark.parametrize(("metric", "y"), [(fm.Accuracy(), LABELS), (fm.MeanAbsoluteError(), NUMBERS)])
+def test_padding_counts_for_nothing(metric, y):
+    padded = np.concatenate([LOGITS, np.full((3, CLASSES), np.nan, np.float32)])
+    targets = np.concatenate([y, y[:3]])
+    weight = np.concatenate([np.ones(N), np.zeros(3)]).astype(np.float32)
+    found = jitted()(metric, predict(padded, targets, weight))
+    assert float(found.compute()) == pytest.approx(figure(metric, LOGITS, y), rel=1e-6)
+    assert float(found.weight) == N
+
+
+@pytest.mark.parametrize("dtype", [bool, np.int32, jnp.bfloat16, np.float32])
+def test_a_mean_takes_values_of_any_type(dtype):
+    mean = fm.Mean(jnp.asarray([1, 0, 1, 0], dtype))
+    assert mean.total.dtype == np.float32 and float(mean.compute()) == 0.5
+
+
+def test_metrics_have_names():
+    assert repr(fm.Accuracy()) == "Accuracy()"
+    assert repr(fm.MeanAbsoluteError().named("mae")) == "MeanAbsoluteError().named('mae')"
+
+
+@pytest.mark.parametrize(
+    ("metric", "y", "error", "message"),
+    [
+        (fm.Accuracy(), np.ones(N, np.float32), TypeError, "Accuracy, y: integer labels were expected, and float32 came"),
+        (fm.Accuracy(), LABELS + 1, ValueError, r"Accuracy, y: labels from 0 to 3 were expected.*labels from 1 to 4 came"),
+        (fm.Accuracy(), None, ValueError, "Accuracy needs targets, and the Labeled batch that came has no y"),
+        (
+            fm.MeanAbsoluteError(),
+            LABELS,
+            ValueError,
+            r"MeanAbsoluteError, y: the shape .*\(40, 4\), was expected, and \(40,\) came",
+        ),
+    ],
+)
+def test_targets_that_do_not_fit(metric, y, error, message):
+    with pytest.raises(error, match=message):
+        fm.validate(metric, predict(jax.ShapeDtypeStruct((N, CLASSES), np.float32), y))
+    if "labels from" not in message:  # which needs all the data
+        with pytest.raises(error, match=message):
+            fm.metrics(metric, predict(LOGITS, y))
+
+
+def test_a_metric_without_a_method_says_what_to_write():
+    class Empty(fm.Metric): ...
+
+    with pytest.raises(TypeError, match=r"def metrics\(metric: Empty, prediction\): return fm.Mean"):
+        fm.metrics(Empty(), predict())

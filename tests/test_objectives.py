@@ -1,0 +1,441 @@
+"""Objectives: their values and gradients, the algebra of terms, names, and what they say of bad input."""
+
+import functools
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import Compilations, Linear
+
+import fulmen as fm
+from fulmen import dispatch
+from fulmen.naming import snake_case
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import sklearn.metrics
+
+N, CLASSES = 7, 5
+RNG = np.random.default_rng(0)
+LOGITS = RNG.normal(size=(N, CLASSES)).astype(np.float32) * 3
+LABELS = RNG.integers(0, CLASSES, N).astype(np.int32)
+PROBABILITIES = RNG.dirichlet(np.ones(CLASSES), N).astype(np.float32)
+
+
+class Nets(fm.Model):
+    one: Linear
+    two: Linear
+    running: fm.Buffer
+    rate: float = 0.1
+
+
+class Constant(fm.Objective):
+    """A term of the tests' own: a number, whatever came."""
+
+    value: float
+    times: int = 1
+
+
+@dispatch
+def loss(term: Constant, prediction):
+    return term.value * term.times
+
+
+@pytest.fixture(scope="module")
+def nets():
+    layers = fm.init(Linear(4, 3), jax.random.key(1)), fm.init(Linear(3, 2), jax.random.key(2))
+    layers = [fm.replace(layer, bias=layer.bias + 1) for layer in layers]
+    return Nets(*layers, fm.Buffer(jnp.ones((5, 5))))
+
+
+def predict(outputs=LOGITS, y=LABELS, model=None, x=None):
+    return fm.Prediction(model, outputs, fm.Labeled(x, y))
+
+
+def sizes(outputs, y):
+    """What is known before a run: the shape of the outputs, and all the targets."""
+    return predict(jax.ShapeDtypeStruct(outputs, np.float32), y)
+
+
+# Values
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.int32, np.uint32])
+def test_cross_entropy_of_labels_of_any_integer_type(dtype):
+    found = jax.jit(fm.loss)(fm.CrossEntropy(), predict(y=LABELS.astype(dtype)))
+    expected = optax.softmax_cross_entropy_with_integer_labels(LOGITS, LABELS)
+    assert found.shape == (N,) and found.dtype == np.float32
+    np.testing.assert_array_equal(found, jax.jit(lambda: expected)())
+    probabilities = np.asarray(jax.nn.softmax(LOGITS), np.float64)
+    np.testing.assert_allclose(
+        found.mean(),
+        sklearn.metrics.log_loss(LABELS, probabilities / probabilities.sum(1, keepdims=True), labels=range(CLASSES)),
+        rtol=1e-5,
+    )
+
+
+def test_cross_entropy_of_probabilities():
+    found = fm.loss(fm.CrossEntropy(), predict(y=PROBABILITIES))
+    log_softmax = LOGITS - np.log(np.exp(LOGITS).sum(1, keepdims=True))
+    np.testing.assert_allclose(found, -(PROBABILITIES * log_softmax).sum(1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.7, jnp.asarray(0.1), np.float32(0.1)])
+def test_smoothing_spreads_labels_and_probabilities_alike(smoothing):
+    term = fm.CrossEntropy(smoothing=smoothing)
+    one_hot = np.eye(CLASSES, dtype=np.float32)[LABELS]
+    expected = optax.softmax_cross_entropy(LOGITS, optax.smooth_labels(one_hot, float(smoothing)))
+    np.testing.assert_allclose(fm.loss(term, predict()), expected, rtol=1e-5)
+    np.testing.assert_allclose(fm.loss(term, predict(y=one_hot)), expected, rtol=1e-5)
+
+
+def test_smoothing_of_zero_is_none_bit_for_bit():
+    with_zero, without = (jax.jit(fm.loss)(fm.CrossEntropy(s), predict()) for s in (0.0, None))
+    np.testing.assert_array_equal(with_zero, without)
+
+
+def test_cross_entropy_of_a_label_out_of_range_is_no_number():
+    assert np.isnan(fm.loss(fm.CrossEntropy(), predict(y=LABELS + 50))).all()
+
+
+def test_huge_logits_give_finite_losses():
+    found = fm.loss(fm.CrossEntropy(smoothing=0.1), predict(LOGITS * 1e30))
+    assert np.isfinite(found).all()
+
+
+@pytest.mark.parametrize("shape", [(N,), (N, 1), (N, 3), (N, 2, 3)])
+def test_mse_is_the_mean_over_all_but_the_first_axis(shape):
+    outputs, y = RNG.normal(size=shape).astype(np.float32), RNG.normal(size=shape).astype(np.float32)
+    found = fm.loss(fm.MSE(), predict(outputs, y))
+    assert found.shape == (N,)
+    np.testing.assert_allclose(found, ((outputs - y) ** 2).reshape(N, -1).mean(1), rtol=1e-5)
+    if len(shape) == 2:
+        np.testing.assert_allclose(found.mean(), sklearn.metrics.mean_squared_error(y, outputs), rtol=1e-5)
+
+
+def test_l2_is_half_the_sum_of_squares_of_the_kernels(nets):
+    kernels = sum(float((layer.weight**2).sum()) for layer in (nets.one, nets.two))
+    biases = sum(float((layer.bias**2).sum()) for layer in (nets.one, nets.two))
+    np.testing.assert_allclose(fm.loss(fm.L2(), predict(model=nets)), kernels / 2, rtol=1e-6)
+    np.testing.assert_allclose(fm.loss(fm.L2(kernels_only=False), predict(model=nets)), (kernels + biases) / 2, rtol=1e-6)
+
+
+def test_l2_leaves_out_what_is_frozen_and_is_zero_without_parameters(nets):
+    assert float(fm.loss(fm.L2(), predict(model=fm.Frozen(nets)))) == 0
+
+
+def test_the_gradient_of_l2_is_the_weights_themselves(nets):
+    def of(weight):
+        return fm.loss(fm.L2(), predict(model=fm.replace(nets, {"one.weight": weight})))
+
+    np.testing.assert_allclose(jax.grad(of)(nets.one.weight), nets.one.weight, rtol=1e-6)
+
+
+def test_the_gradient_of_cross_entropy_is_softmax_less_target():
+    smoothing = 0.2
+    slopes = jax.grad(lambda z: fm.loss(fm.CrossEntropy(smoothing), predict(z)).sum())(LOGITS)
+    target = (1 - smoothing) * np.eye(CLASSES)[LABELS] + smoothing / CLASSES
+    np.testing.assert_allclose(slopes, jax.nn.softmax(LOGITS) - target, atol=1e-6)
+
+
+def test_half_precision_is_computed_in_single():
+    found = fm.loss(fm.CrossEntropy(0.1) + fm.MSE(), predict(jnp.asarray(LOGITS, jnp.bfloat16), PROBABILITIES))
+    assert found.dtype == np.float32
+
+
+def test_double_precision_stays_double():
+    with jax.enable_x64(True):
+        logits = jnp.asarray(LOGITS, jnp.float64)
+        term = fm.CrossEntropy(smoothing=0.1) + 0.5 * fm.CrossEntropy(smoothing=jnp.asarray(0.1, jnp.float32))
+        labels, probabilities = predict(logits, LABELS.astype(np.int64)), predict(logits, PROBABILITIES)
+        assert fm.loss(term, labels).dtype == fm.loss(term, probabilities).dtype == np.float64
+        assert (
+            fm.loss(fm.MSE() + fm.L2(), predict(logits, PROBABILITIES, Linear(1, 1, jnp.ones((1, 1))))).dtype == np.float64
+        )
+
+
+def test_numbers_change_without_compiling():
+    objective = fm.CrossEntropy(smoothing=0.1) + 1e-4 * fm.MSE()
+    step = jax.jit(fm.loss)
+    as_arrays = functools.partial(jax.tree.map, jnp.asarray)
+    before = step(as_arrays(objective), predict(y=PROBABILITIES))
+    changed = as_arrays(fm.replace(objective, {"terms.0.smoothing": 0.3, "terms.1.weight": 2.0}))
+    with Compilations() as compiled:
+        after = step(changed, predict(y=PROBABILITIES))
+    assert len(compiled) == 0
+    assert not np.allclose(before, after)
+
+
+# Algebra
+
+
+BASES = st.sampled_from(
+    [fm.CrossEntropy(), fm.CrossEntropy(0.25), fm.MSE(), Constant(3.0), Constant(0.5, 2), fm.MSE().named("m")]
+)
+OBJECTIVES = st.recursive(
+    BASES,
+    lambda inner: st.one_of(
+        st.builds(lambda a, b: a + b, inner, inner),
+        st.builds(lambda a, w: a * w, inner, st.sampled_from([0.5, 2, -1.5, np.float32(0.25)])),
+        st.builds(lambda a: (a + a).named("both"), inner),
+    ),
+    max_leaves=5,
+)
+PREDICTION = predict(y=PROBABILITIES)
+
+
+@settings(max_examples=30, deadline=None)
+@given(OBJECTIVES, OBJECTIVES)
+def test_the_algebra_means_what_it_says(a, b):
+    def value(objective):
+        return np.broadcast_to(fm.loss(objective, PREDICTION), (N,))
+
+    np.testing.assert_allclose(value(a + b), value(a) + value(b), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(value(0.5 * a), 0.5 * value(a), rtol=1e-5, atol=1e-5)
+    for objective in (a, 2 * (a + b)):
+        terms = list(objective.by_name().values())
+        np.testing.assert_allclose(sum(map(value, terms)), value(objective), rtol=1e-4, atol=1e-4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(OBJECTIVES, OBJECTIVES, OBJECTIVES)
+def test_sums_are_flat_and_prints_can_be_read_back(a, b, c):
+    assert repr((a + b) + c) == repr(a + (b + c)) == repr(sum([a, b, c]))
+    assert not any(isinstance(term, fm.Sum) and not term.name for term in (a + b + c).terms)
+    assert repr(a * 2 * 3) == repr(6 * a)
+    names = {**vars(fm), "Constant": Constant}
+    assert repr(eval(repr(a + b), names)) == repr(a + b)
+
+
+def test_scaling_is_from_both_sides_and_multiplies():
+    for weight in (0.1, np.float32(0.1), np.float64(0.1), np.array(0.1), jnp.float32(0.1)):
+        assert repr(weight * fm.L2()) == repr(fm.L2() * weight) == "0.1 * L2()"
+    scaled = 0.5 * (4 * fm.L2())
+    assert isinstance(scaled, fm.Scaled) and isinstance(scaled.objective, fm.L2) and scaled.weight == 2.0
+
+
+def test_a_weight_may_be_traced():
+    found = jax.jit(lambda w: fm.loss(w * (fm.MSE() + fm.CrossEntropy()), PREDICTION))(2.0)
+    np.testing.assert_allclose(found, 2 * fm.loss(fm.MSE() + fm.CrossEntropy(), PREDICTION), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        lambda: fm.L2() * np.ones(3),
+        lambda: jnp.ones(3) * fm.L2(),
+        lambda: fm.L2() * "2",
+        lambda: fm.L2() + 1,
+        lambda: 1 + fm.L2(),
+        lambda: fm.L2() * fm.MSE(),
+        lambda: fm.L2() * True,
+    ],
+)
+def test_what_is_no_number_and_no_objective_is_refused(bad):
+    with pytest.raises(TypeError):
+        bad()
+
+
+# Names and prints
+
+
+@pytest.mark.parametrize(
+    ("objective", "text"),
+    [
+        (fm.CrossEntropy(smoothing=0.1) + 1e-4 * fm.L2(), "CrossEntropy(smoothing=0.1) + 0.0001 * L2()"),
+        (fm.L2(kernels_only=False), "L2(kernels_only=False)"),
+        (2 * (fm.MSE() + fm.L2()), "2 * (MSE() + L2())"),
+        (1e-7 * fm.MSE() + fm.L2() + fm.MSE(), "1e-07 * MSE() + L2() + MSE()"),
+        (fm.MSE().named("pixels"), "MSE().named('pixels')"),
+        ((0.5 * fm.MSE()).named("pixels"), "(0.5 * MSE()).named('pixels')"),
+        ((fm.MSE() + fm.L2()).named("both") + fm.L2(), "(MSE() + L2()).named('both') + L2()"),
+        (0.5 * (fm.MSE() + fm.L2()).named("both"), "0.5 * (MSE() + L2()).named('both')"),
+        (Constant(3.0, times=2), "Constant(value=3, times=2)"),
+    ],
+)
+def test_an_objective_prints_as_its_formula(objective, text):
+    assert repr(objective) == text
+    # As it lies in a state, where numbers are arrays in single precision.
+    assert repr(jax.tree.map(jnp.asarray, objective)) == text
+
+
+def test_an_objective_prints_while_it_is_traced():
+    seen = []
+    jax.jit(lambda objective: seen.append(repr(objective)))(0.1 * fm.CrossEntropy(smoothing=0.1))
+    assert seen == ["f32[] * CrossEntropy(smoothing=f32[])"]
+
+
+@pytest.mark.parametrize(
+    ("objective", "names"),
+    [
+        (fm.CrossEntropy(), ["cross_entropy"]),
+        (fm.MSE() + fm.L2() + 0.1 * fm.MSE(), ["mse", "l2", "mse_2"]),
+        (fm.MSE().named("a") + fm.MSE() + fm.L2().named("a"), ["a", "mse", "a_2"]),
+        (fm.MSE() + fm.L2().named("mse_2") + fm.MSE(), ["mse", "mse_2", "mse_3"]),
+        (0.1 * fm.MSE().named("a"), ["a"]),
+        ((0.1 * fm.MSE()).named("a") * 2, ["a"]),
+        (0.1 * (fm.MSE() + fm.L2()), ["mse", "l2"]),
+        (0.1 * (fm.MSE() + fm.L2()).named("both") + fm.L2(), ["both", "l2"]),
+        (fm.Scaled(fm.Scaled(fm.MSE() + fm.L2(), 2.0), 3.0), ["mse", "l2"]),
+    ],
+)
+def test_terms_have_names(objective, names):
+    assert list(objective.by_name()) == names
+
+
+def test_scaling_a_sum_scales_its_terms():
+    assert repr(fm.Scaled(fm.Scaled(fm.MSE() + fm.L2(), 2.0), 3.0).by_name()) == "{'mse': 6 * MSE(), 'l2': 6 * L2()}"
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("CrossEntropy", "cross_entropy"),
+        ("L2", "l2"),
+        ("MSE", "mse"),
+        ("KLDivergence", "kl_divergence"),
+        ("Top5Error", "top5_error"),
+    ],
+)
+def test_a_class_name_as_a_key(name, key):
+    assert snake_case(name) == key
+
+
+def test_a_name_is_a_string():
+    with pytest.raises(TypeError, match=r"name: a string such as 'reconstruction' was expected, and 3 came"):
+        fm.MSE().named(3)
+
+
+# Bad input
+
+
+@pytest.mark.parametrize("smoothing", [1.0, -0.1, float("nan"), np.array([0.1, 1.5])])
+def test_smoothing_out_of_range(smoothing):
+    with pytest.raises(ValueError, match=r"smoothing: a number in \[0, 1\) was expected, and .* came"):
+        fm.validate(fm.CrossEntropy(smoothing=smoothing))
+
+
+@pytest.mark.parametrize("weight", [float("inf"), float("nan")])
+def test_a_weight_is_finite(weight):
+    with pytest.raises(ValueError, match=rf"weight: a finite number was expected, and {weight} came"):
+        fm.validate(weight * fm.L2())
+
+
+def test_sums_are_of_objectives():
+    with pytest.raises(TypeError, match=r"terms: objectives were expected, and 3 came"):
+        fm.validate(fm.Sum((fm.MSE(), 3)))
+
+
+@pytest.mark.parametrize("objective", [fm.CrossEntropy(), fm.CrossEntropy(0.0), -0.1 * fm.MSE(), fm.MSE() + fm.L2()])
+def test_what_makes_sense_is_let_through(objective):
+    fm.validate(objective)
+
+
+BAD_TARGETS = [
+    (
+        (6, 4),
+        np.arange(6),
+        ValueError,
+        "y: labels from 0 to 3 were expected.* outputs have 4 classes.* labels from 0 to 5 came",
+    ),
+    ((4, 4), np.arange(4) + 1, ValueError, "labels from 1 to 4 came.*y - 1"),
+    ((4, 4), np.arange(4) - 1, ValueError, "labels from -1 to 2 came"),
+    ((4, 4), np.ones(4, np.float32), TypeError, r"y: integer labels were expected, and float32 came: y.astype\(np.int32\)"),
+    ((4, 4), np.ones(4, bool), TypeError, r"y: integer labels were expected, and bool came: y.astype\(np.int32\)"),
+    (
+        (4, 3),
+        np.ones((4, 1), np.int32),
+        ValueError,
+        r"y: integer labels of shape \(4,\) .* int32 of shape \(4, 1\) came.*y\[:, 0\]",
+    ),
+    (
+        (4, 3),
+        np.ones((4, 3), np.int32),
+        ValueError,
+        r"probabilities of shape \(4, 3\) were expected.*y.astype\(np.float32\)",
+    ),
+    (
+        (4, 3),
+        np.ones((4, 2, 2), np.int32),
+        ValueError,
+        r"y: integer labels of shape \(4,\).* int32 of shape \(4, 2, 2\) came",
+    ),
+    ((4, 3), np.ones(5, np.int32), ValueError, r"labels of shape \(4,\).* int32 of shape \(5,\) came"),
+    ((4, 3), np.ones((4, 2), np.float32), ValueError, r"outputs have 3 classes, and float32 of shape \(4, 2\) came"),
+    ((4, 3), np.ones((4, 3), bool), TypeError, r"y: .*probabilities of shape \(4, 3\) were expected, and bool"),
+    (
+        (4, 3),
+        np.ones((4, 3), np.float32),
+        ValueError,
+        "each row adding up to 1, and the smallest is 1, and rows add up to 3 to 3",
+    ),
+    ((2, 2), np.array([[-1, 2], [1, 0]], np.float32), ValueError, "none negative.* the smallest is -1"),
+    ((4,), np.ones(4, np.int32), ValueError, r"outputs of shape \(n, classes\) were expected, and the model gave \(4,\)"),
+    ((4, 8, 3), np.ones(4, np.int32), ValueError, r"\(n, classes\) were expected, and the model gave \(4, 8, 3\)"),
+    ((4, 3), [1, 2, 0, 1], TypeError, "y: an array was expected, and a list came"),
+    ((4, 3), None, ValueError, r"needs targets, and the Labeled batch that came has no y. Give pairs \(x, y\)"),
+]
+
+
+@pytest.mark.parametrize(("outputs", "y", "error", "message"), BAD_TARGETS)
+@pytest.mark.parametrize("objective", [fm.CrossEntropy(), 0.1 * (fm.CrossEntropy(smoothing=0.1) + fm.L2())])
+def test_targets_that_do_not_fit_a_classification(objective, outputs, y, error, message):
+    with pytest.raises(error, match=f"CrossEntropy.*{message}"):
+        fm.validate(objective, sizes(outputs, y))
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        np.arange(4) % 3,
+        np.arange(4).astype(np.uint8) % 3,
+        jnp.zeros(4, int),
+        np.full((4, 3), 1 / 3, np.float16),
+        np.eye(4, 3) + 0.0,
+    ],
+)
+def test_targets_that_fit_a_classification(y):
+    y[3, 0] = 1 if y.ndim == 2 and y.dtype == np.float64 else y[3, 0] if y.ndim == 2 else 0
+    fm.validate(fm.CrossEntropy() + fm.L2(), sizes((4, 3), y))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "y", "message"),
+    [
+        (
+            (5, 1),
+            np.ones(5, np.float32),
+            r"y: the shape of the model's outputs, \(5, 1\), was expected, and \(5,\) came. Write y\[:, None\]",
+        ),
+        ((5,), np.ones((5, 1), np.float32), r"outputs, \(5,\), was expected, and \(5, 1\) came. Write y\[..., 0\]"),
+        ((5, 2), np.ones((5, 3), np.float32), r"outputs, \(5, 2\), was expected, and \(5, 3\) came"),
+        ((5,), np.ones(1, np.float32), r"outputs, \(5,\), was expected, and \(1,\) came"),
+        ((), np.ones(5, np.float32), r"outputs, \(\), was expected, and \(5,\) came"),
+    ],
+)
+def test_targets_that_do_not_fit_a_regression(outputs, y, message):
+    with pytest.raises(ValueError, match=f"MSE, {message}"):
+        fm.validate(2 * fm.MSE(), sizes(outputs, y))
+    with pytest.raises(ValueError, match=f"MSE, {message}"):
+        fm.loss(fm.MSE(), predict(np.ones(outputs, np.float32), y))
+
+
+def test_outputs_that_are_no_floating_point_array():
+    with pytest.raises(TypeError, match="floating-point outputs were expected, and the model gave int32"):
+        fm.loss(fm.CrossEntropy(), predict(np.ones((N, CLASSES), np.int32)))
+    with pytest.raises(TypeError, match="one array of outputs was expected, and the model gave a dict"):
+        fm.loss(fm.CrossEntropy(), predict({"a": LOGITS}))
+    with pytest.raises(TypeError, match="real numbers were expected, and outputs complex64 and y float32 came"):
+        fm.loss(fm.MSE(), predict(np.ones(N, np.complex64), np.ones(N, np.float32)))
+
+
+def test_an_objective_without_a_method_says_what_to_write():
+    class Empty(fm.Objective): ...
+
+    with pytest.raises(TypeError, match=r"def loss\(empty: Empty, prediction: Prediction\)"):
+        fm.loss(Empty(), predict())
