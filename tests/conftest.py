@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
+import textwrap
+import types
+
 import jax
 import pytest
 
@@ -31,3 +36,22 @@ def verbs_restored():
     yield
     for verb in verbs():
         verb.restore(before.get(verb, []))
+
+
+@pytest.fixture
+def notebook():
+    """A function that runs the source of a cell in a module, as a notebook does, and returns the module."""
+    cells = itertools.count(1)
+    made = []
+
+    def run(source: str, module: str = "notebook") -> types.ModuleType:
+        if module not in sys.modules:
+            sys.modules[module] = types.ModuleType(module)
+            made.append(module)
+        names = vars(sys.modules[module])
+        exec(compile(textwrap.dedent(source), f"<cell {next(cells)}>", "exec"), names)
+        return sys.modules[module]
+
+    yield run
+    for name in made:
+        del sys.modules[name]

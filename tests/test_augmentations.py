@@ -47,47 +47,48 @@ def test_noise_has_its_scale_and_no_mean(scale):
 
 
 def test_mixup_mixes_inputs_and_targets_alike():
-    found = apply(fm.Mixup(1.0, CLASSES), batch(), mode())
+    found = fm.augment(fm.Mixup(1.0, CLASSES), batch(), mode())
     one_hot = np.eye(CLASSES, dtype=np.float32)[LABELS]
-    np.testing.assert_allclose(found.y.sum(1), 1, rtol=1e-5)
+    x, y = np.asarray(found.x), np.asarray(found.y)
+    np.testing.assert_allclose(y.sum(1), 1, rtol=1e-5)
     shares = []
     for i in range(N):
         # The partner and the share that explain the input have to explain the target.
-        flat, other = IMAGES[i].ravel(), IMAGES.reshape(N, -1)
+        mixed, flat, other = x[i].ravel(), IMAGES[i].ravel(), IMAGES.reshape(N, -1)
         direction = flat - other
-        share = ((found.x[i].ravel() - other) * direction).sum(1) / np.maximum((direction**2).sum(1), 1e-9)
-        error = np.abs(share[:, None] * flat + (1 - share[:, None]) * other - found.x[i].ravel()).max(1)
-        error[i] = np.abs(found.x[i].ravel() - flat).max()
+        share = ((mixed - other) * direction).sum(1) / np.maximum((direction**2).sum(1), 1e-9)
+        error = np.abs(share[:, None] * flat + (1 - share[:, None]) * other - mixed).max(1)
+        error[i] = np.abs(mixed - flat).max()
         partner = int(error.argmin())
         assert error[partner] < 1e-5
         shares.append(1 if partner == i else share[partner])
-        np.testing.assert_allclose(found.y[i], shares[-1] * one_hot[i] + (1 - shares[-1]) * one_hot[partner], atol=1e-4)
+        np.testing.assert_allclose(y[i], shares[-1] * one_hot[i] + (1 - shares[-1]) * one_hot[partner], atol=1e-4)
     # Beta(1, 1) is uniform, and each example has a share of its own.
     assert np.histogram(shares, 4, (0, 1))[0].min() > N / 8
     assert len(np.unique(np.round(shares, 4))) > 0.9 * N
 
 
 def test_mixup_of_little_alpha_leaves_most_examples_nearly_as_they_are():
-    found = apply(fm.Mixup(jnp.asarray(0.01), CLASSES), batch(), mode())
+    found = fm.augment(fm.Mixup(jnp.asarray(0.01), CLASSES), batch(), mode())
     sharp = np.asarray(found.y).max(1) > 0.99
     assert sharp.mean() > 0.9
 
 
 def test_mixup_of_probabilities():
     y = RNG.dirichlet(np.ones(CLASSES), N).astype(np.float32)
-    found = apply(fm.Mixup(0.4, CLASSES), batch(y=y), mode())
+    found = fm.augment(fm.Mixup(0.4, CLASSES), batch(y=y), mode())
     np.testing.assert_allclose(found.y.sum(1), 1, rtol=1e-5)
     np.testing.assert_allclose(found.y.mean(0), y.mean(0), atol=0.05)
 
 
 def test_mixup_of_inputs_in_half_precision():
-    found = apply(fm.Mixup(0.4, CLASSES), batch(jnp.asarray(IMAGES, jnp.bfloat16)), mode())
+    found = jax.eval_shape(fm.augment, fm.Mixup(0.4, CLASSES), batch(jnp.asarray(IMAGES, jnp.bfloat16)), mode())
     assert found.x.dtype == jnp.bfloat16 and found.y.dtype == np.float32
 
 
 @pytest.mark.parametrize("augmentation", [fm.Flip(), fm.Noise(0.1), fm.Mixup(0.4, CLASSES)])
 def test_the_key_says_what_is_drawn(augmentation):
-    first, again, other = (apply(augmentation, batch(), mode(seed)).x for seed in (0, 0, 1))
+    first, again, other = (fm.augment(augmentation, batch(), mode(seed)).x for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
 
@@ -118,25 +119,28 @@ def test_without_augmentations_the_batch_stays_itself():
     assert fm.augment(fm.Classifier(Linear(4, CLASSES)), whole, mode()) is whole
 
 
-def test_augmentations_run_in_the_training_step_and_not_in_evaluation():
+def test_augmentations_run_in_turn_in_the_training_step_and_not_in_evaluation():
+    seen = []
+
     class Wipe(fm.Augmentation):
         value: float
 
     @dispatch
     def augment(wipe: Wipe, batch, mode):
-        return fm.replace(batch, x=jnp.full_like(batch.x, wipe.value))
+        seen.append(batch.y.shape)
+        return fm.replace(batch, x=jnp.full_like(batch.x, wipe.value), y=jnp.ones(len(batch), int))
 
     x, y = data()
-    state = fm.setup(fm.Classifier(Linear(4, 3), augment=(Wipe(2.0), fm.Mixup(0.3, 3))), (x, y), optimizer=optax.sgd(0.1))
-    same = fm.setup(fm.Classifier(Linear(4, 3)), (x, y), optimizer=optax.sgd(0.1))
-    wiped = np.full_like(x, 2.0)
-    one_hot = np.eye(3, dtype=np.float32)[y]
-    new, _ = fm.train_step(state, (x, y))
-    # With all inputs equal, mixing them changes only the targets, whose mean is that of their partners too.
-    slope = np.asarray(jax.nn.softmax(same.system.model(wiped))).mean(0) - one_hot.mean(0)
+    system = fm.Classifier(Linear(4, 3), augment=(fm.Mixup(0.3, 3), Wipe(2.0)))
+    state = fm.setup(system, (x, y), optimizer=optax.sgd(0.1), batch_size=50)
+    new, logs = fm.train_step(state, (x, y))
+    assert seen and set(seen) == {(50, 3)}  # what mixup left
+    slope = np.asarray(jax.nn.softmax(state.system(np.full((1, 4), 2, np.float32))))[0] - [0, 1, 0]
     moved = (np.asarray(state.system.model.bias) - np.asarray(new.system.model.bias)) / 0.1
-    np.testing.assert_allclose(moved, slope, atol=0.1)
-    assert fm.evaluate(state, (x, y)) == fm.evaluate(same, (x, y))
+    np.testing.assert_allclose(moved, slope, atol=1e-5)
+    assert float(logs["accuracy"]) in (0, 1)
+    expected = optax.softmax_cross_entropy_with_integer_labels(state.system(x), y).mean()
+    assert fm.evaluate(state, (x, y))["loss"] == pytest.approx(float(expected), rel=1e-5)
 
 
 # Bad input

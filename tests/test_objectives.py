@@ -68,9 +68,9 @@ def sizes(outputs, y):
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.int32, np.uint32])
 def test_cross_entropy_of_labels_of_any_integer_type(dtype):
     found = jax.jit(fm.loss)(fm.CrossEntropy(), predict(y=LABELS.astype(dtype)))
-    expected = optax.softmax_cross_entropy_with_integer_labels(LOGITS, LABELS)
+    expected = jax.jit(optax.softmax_cross_entropy_with_integer_labels)(LOGITS, LABELS)
     assert found.shape == (N,) and found.dtype == np.float32
-    np.testing.assert_array_equal(found, jax.jit(lambda: expected)())
+    np.testing.assert_array_equal(found, expected)
     probabilities = np.asarray(jax.nn.softmax(LOGITS), np.float64)
     np.testing.assert_allclose(
         found.mean(),
@@ -389,18 +389,17 @@ def test_targets_that_do_not_fit_a_classification(objective, outputs, y, error, 
         fm.validate(objective, sizes(outputs, y))
 
 
-@pytest.mark.parametrize(
-    "y",
-    [
-        np.arange(4) % 3,
-        np.arange(4).astype(np.uint8) % 3,
-        jnp.zeros(4, int),
-        np.full((4, 3), 1 / 3, np.float16),
-        np.eye(4, 3) + 0.0,
-    ],
-)
+FITTING = [
+    np.arange(4) % 3,
+    np.uint8([0, 2, 1, 0]),
+    jnp.zeros(4, int),
+    np.full((4, 3), 1 / 3, np.float16),
+    np.eye(3)[[0, 2, 1, 0]],
+]
+
+
+@pytest.mark.parametrize("y", FITTING)
 def test_targets_that_fit_a_classification(y):
-    y[3, 0] = 1 if y.ndim == 2 and y.dtype == np.float64 else y[3, 0] if y.ndim == 2 else 0
     fm.validate(fm.CrossEntropy() + fm.L2(), sizes((4, 3), y))
 
 
@@ -410,7 +409,7 @@ def test_targets_that_fit_a_classification(y):
         (
             (5, 1),
             np.ones(5, np.float32),
-            r"y: the shape of the model's outputs, \(5, 1\), was expected, and \(5,\) came. Write y\[:, None\]",
+            r"outputs, \(5, 1\), was expected, and \(5,\) came. Write y\[:, None\]",
         ),
         ((5,), np.ones((5, 1), np.float32), r"outputs, \(5,\), was expected, and \(5, 1\) came. Write y\[..., 0\]"),
         ((5, 2), np.ones((5, 3), np.float32), r"outputs, \(5, 2\), was expected, and \(5, 3\) came"),
@@ -419,9 +418,9 @@ def test_targets_that_fit_a_classification(y):
     ],
 )
 def test_targets_that_do_not_fit_a_regression(outputs, y, message):
-    with pytest.raises(ValueError, match=f"MSE, {message}"):
+    with pytest.raises(ValueError, match=f"MSE, y: the shape of the model's {message}"):
         fm.validate(2 * fm.MSE(), sizes(outputs, y))
-    with pytest.raises(ValueError, match=f"MSE, {message}"):
+    with pytest.raises(ValueError, match=f"MSE, y: the shape of the model's {message}"):
         fm.loss(fm.MSE(), predict(np.ones(outputs, np.float32), y))
 
 
@@ -437,5 +436,5 @@ def test_outputs_that_are_no_floating_point_array():
 def test_an_objective_without_a_method_says_what_to_write():
     class Empty(fm.Objective): ...
 
-    with pytest.raises(TypeError, match=r"def loss\(empty: Empty, prediction: Prediction\)"):
+    with pytest.raises(TypeError, match=r"def loss\(empty: Empty, \w+: Prediction\)"):
         fm.loss(Empty(), predict())

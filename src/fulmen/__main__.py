@@ -13,7 +13,12 @@ def main() -> None:
         from fulmen.commands.digits import digits
     except ModuleNotFoundError as error:
         sys.exit(f'The command line needs {error.name}: pip install "fulmen[examples]"')
-    tyro.extras.subcommand_cli_from_dict({"digits": digits}, prog="python -m fulmen", description=__doc__)
+    try:
+        tyro.extras.subcommand_cli_from_dict({"digits": digits}, prog="python -m fulmen", description=__doc__)
+    except KeyboardInterrupt:
+        sys.exit("stopped")
+    except (TypeError, ValueError, OSError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.core
 
 from fulmen import lookup_errors
 from fulmen.lookup_errors import AmbiguousMethodError, MissingMethodError, OutdatedInstanceError
@@ -170,8 +169,7 @@ class Verb:
                 try:
                     answer = self._resolve(question, options)
                 except TypeError:
-                    # What is compiled may rest on there being no method.
-                    if asked or not jax.core.trace_state_clean():
+                    if asked:  # what is compiled may rest on there being no method
                         self._answers[question] = _NOTHING
                     raise
                 self._answers[question] = answer

@@ -64,6 +64,13 @@ class Method:
     def signature(self) -> plum.Signature:
         return plum.Signature(*self.hints, **({} if self.rest is None else {"varargs": self.rest}))
 
+    def narrowed(self, args: tuple[type, ...]) -> plum.Signature:
+        """The signature with each union reduced to what an argument of this class is of."""
+        if all(len(kinds) == 1 for kinds in self.members):
+            return self.signature
+        hints = [union(k for k in kinds if issubclass(arg, k)) for kinds, arg in zip(self.members, args)]
+        return plum.Signature(*hints, **({} if self.rest is None else {"varargs": self.rest}))
+
     @property
     def key(self) -> tuple[Any, ...]:
         """What tells it from the verb's other methods."""
@@ -111,7 +118,13 @@ def best(methods: Iterable[Method], context: type, args: tuple[type, ...]) -> li
     fitting = [m for m in methods if m.fits(context, args)]
     if len(fitting) < 2:
         return fitting
-    found = [m for m in fitting if not any(other.signature < m.signature for other in fitting if other is not m)]
+    narrow = {m: m.narrowed(args) for m in fitting}
+
+    def before(a: Method, b: Method) -> bool:
+        # A method for a union counts as one for that of its classes which the argument is of.
+        return narrow[a] < narrow[b] or (narrow[a] == narrow[b] and a.signature < b.signature)
+
+    found = [m for m in fitting if not any(before(other, m) for other in fitting if other is not m)]
     return [m for m in found if not any(_closer(other, m) for other in found)]
 
 

@@ -47,10 +47,12 @@ def _prepare(call, attack, system, batch, key, **options):
     """For every attack: a state stands for its system, raw data becomes a batch, and nothing is differentiated through."""
     system = system.system if isinstance(system, State) else system
     batch = as_batch(system, batch)
-    if _traced((attack, system, batch, key)):
-        return _still(call(attack, _still(system), _still(batch), key, **options))
+    if key is not None and not is_array(key):
+        raise TypeError(f"key: a random key such as jax.random.key(0) was expected, and {key!r} came.")
     for _, part in components(attack):
         validate(part)
+    if _traced((attack, system, batch, key)):
+        return _still(call(attack, _still(system), _still(batch), key, **options))
     validate(attack, batch)
     return call(attack, system, batch, key, **options)
 

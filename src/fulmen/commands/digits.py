@@ -27,6 +27,8 @@ def digits(
         out: the folder for `robustness.png`, `attacked.png` and `metrics.json`.
         progress: whether to show progress bars.
     """
+    if not 0 < eps < 0.5:
+        raise ValueError(f"eps: a number between 0 and 0.5 was expected, and {eps} came.")
     begun = time.perf_counter()
     x, y = load_digits(return_X_y=True)
     data = (x.reshape(-1, 8, 8, 1).astype(np.float32) / 16, y)
@@ -90,7 +92,7 @@ def _print(results: dict[str, Any], radii: list[float]) -> None:
 
     table = Table(title="Accuracy on the test digits, clean and under PGD-40")
     for heading in ("training", "clean", *(f"ε = {eps:g}" for eps in radii), "trained in", "attacked in"):
-        table.add_column(heading, justify="left" if heading == "training" else "right")
+        table.add_column(heading, justify="left" if heading == "training" else "right", no_wrap=heading == "training")
     for name, result in results.items():
         figures = [f"{v:.3f}" for v in (result["clean"], *result["robust"].values())]
         table.add_row(name, *figures, f"{result['training seconds']:.1f} s", f"{result['attack seconds']:.1f} s")

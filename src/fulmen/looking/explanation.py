@@ -87,13 +87,17 @@ class Explanation(Picture):
                 shown = [*call.types, *([call.context] if call.context not in (None, context) else [])]
                 times = f" × {call.count}" if call.count > 1 else ""
                 yield f"{own}{call.verb}({', '.join(shown)}){times}", call
-                inside = [inner for inner in call.calls if not inner._is_plumbing()]
+                inside = self._shown(call.calls)
                 yield from walk(inside, tree_prefixes(below, len(inside)), call.context or context)
 
-        yield from walk(self.calls, [("", "")] * len(self.calls), None)
+        top = self._shown(self.calls)
+        yield from walk(top, [("", "")] * len(top), None)
+
+    def _shown(self, calls: list[Call]) -> list[Call]:
+        return [call for call in calls if call.verb == self.name or not call._is_plumbing()]
 
     def _left_out(self) -> str:
-        names = {call.verb for call in _all(self.calls) if call._is_plumbing()} - {call.verb for call in self.calls}
+        names = {call.verb for call in _all(self.calls) if call._is_plumbing()} - {self.name}
         shown = " and ".join(f"`{name}`" for name in sorted(names))
         return f"Calls of {shown} that chose the library's own methods are not shown; `.calls` has them." if shown else ""
 

@@ -17,6 +17,7 @@ from fulmen.looking.text import Picture, align, faint, html_page, html_table, pl
 from fulmen.mode import Eval, Mode
 from fulmen.objectives import Objective, Scaled
 from fulmen.systems.composition import example_mean, sums_its_losses
+from fulmen.train.state import State
 from fulmen.verbs import as_batch, bind, loss, losses, reduce_losses
 
 __all__ = ["LossNode", "loss_tree"]
@@ -74,8 +75,6 @@ def loss_tree(component: Any, batch: Any, mode: Mode | None = None) -> LossNode:
     Returns:
         The root, whose `value` is the loss. It prints as a tree; `children` is a dict of nodes.
     """
-    from fulmen.train.state import State
-
     key = None
     if isinstance(component, State):
         component, key = component.system, component.key

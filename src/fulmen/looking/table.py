@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from fulmen.leaves import BUFFER, FROZEN, OTHER, PARAMETER, components, is_array, leaves
 from fulmen.looking.text import Picture, describe_bytes, faint, html_page, html_table, render_table
+from fulmen.train.state import State
 from fulmen.verbs import init
 
 __all__ = ["Row", "Summary", "summary"]
@@ -121,8 +122,6 @@ def summary(component: Any) -> Summary:
     >>> fm.summary(fm.models.Dense(3, 2)).parameters
     8
     """
-    from fulmen.train.state import State
-
     if isinstance(component, State):
         size = sum(_bytes(leaf) for leaf in jax.tree.leaves(component.optimizer_state))
         table = summary(component.system)

@@ -96,9 +96,9 @@ def validate(system: Supervised):
     name = type(system).__name__
     _require(system.objective, Objective, f"{name}, objective: an objective such as fm.CrossEntropy()")
     for metric in several(system.metrics):
-        _require(metric, Metric, f"{name}, metrics: metrics such as fm.Accuracy()")
+        _require(metric, Metric, f"{name}, metrics: a metric such as fm.Accuracy()")
     for each in several(system.augment):
-        _require(each, Component, f"{name}, augment: augmentations such as fm.Noise(0.1)")
+        _require(each, Component, f"{name}, augment: an augmentation such as fm.Noise(0.1)")
 
 
 def _require(value: Any, kind: type, what: str) -> None:

@@ -79,6 +79,7 @@ class Run:
         done: how many of them are done.
         logs: the newest figures, as floats.
         seconds: how long the run has taken.
+        speed: steps per second, lately.
     """
 
     plan: Plan
@@ -89,6 +90,7 @@ class Run:
     done: int = 0
     logs: dict[str, float] = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
+    speed: float = 0.0
     stopping: bool = False
     _state: Any = dataclasses.field(default=None, repr=False)
 

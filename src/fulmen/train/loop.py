@@ -91,9 +91,10 @@ def fit(
             run.history.append({**run.logs, "seconds": time.perf_counter() - begun_epoch})
         if interrupted.is_set():
             loop.tell(Interrupted())
-            print(f"Interrupted: the state after {run.done} of {total} steps is returned.")
         run.seconds = time.perf_counter() - begun
         loop.tell(FitEnd())
+        if interrupted.is_set():
+            print(f"Interrupted: the state after {run.done} of {total} steps is returned.")
     return loop.state(), run.history
 
 
@@ -197,12 +198,14 @@ class _Loop:
         fixed = [v for i, v in enumerate(self.leaves) if i not in chosen]
         moving, sums = [self.leaves[i] for i in self.moving], ledger.zeros()
         step, one, left = np.int32(run.step), np.int32(1), total - run.done
-        due, unread = now() + _REFRESH, 0
+        due, unread, watched, done_before = now() + _REFRESH, 0, None, run.done
         while raw is not None:
             moving, sums = program(moving, fixed, sums, (key, step) if timed else None, raw)
             step += one
             unread += 1
             left -= 1
+            if watched is None:
+                watched = now()  # the first step may have been compiled
             raw = next(source, None) if left else None
             if each_step or interrupted.is_set() or now() >= due:
                 ledger.hand_over(sums)
@@ -213,7 +216,8 @@ class _Loop:
                     run.logs = ledger.read_newest()
                     self.tell(StepEnd())
                 if now() >= due:
-                    if self.often:
+                    run.speed = (run.done - done_before - 1) / max(now() - watched, 1e-9)
+                    if self.often and len(ledger.waiting) > 1:
                         run.logs, run.seconds = ledger.read(keep=1), now() - begun
                         self.tell(LogsRead())
                     due = now() + _REFRESH
@@ -222,6 +226,9 @@ class _Loop:
         if unread:
             ledger.hand_over(sums)
             self._store(moving, int(step), unread)
+        if run.done - done_before > 1 and watched is not None:
+            jax.block_until_ready(moving)  # the epoch's figures are read next
+            run.speed = (run.done - done_before - 1) / max(now() - watched, 1e-9)
 
     def _store(self, moving: list[Any], step: int, done: int) -> None:
         for i, leaf in zip(self.moving, moving, strict=True):

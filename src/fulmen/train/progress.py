@@ -32,7 +32,8 @@ def _in_notebook() -> bool:
 def line(figures: Mapping[str, Any]) -> str:
     """The figures in one line: the loss without its entries, the metrics, the learning rate."""
     shown = {k: v for k, v in figures.items() if "loss/" not in k and isinstance(v, float)}
-    return "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
+    last = sorted(shown, key=lambda name: (not name.endswith("loss"), name.startswith("lr")))
+    return "  ".join(f"{name} {shown[name]:.4g}" for name in last)
 
 
 class PlainProgress:
@@ -41,9 +42,7 @@ class PlainProgress:
 
 @dispatch
 def on(event: EpochEnd, progress: PlainProgress, run):
-    each = run.plan.steps_per_epoch
-    speed = run.done / run.seconds if run.seconds else 0.0
-    print(f"epoch {run.epoch + 1}  {line(run.logs)}  {speed:.0f} steps/s", flush=True)
+    print(f"epoch {run.epoch + 1}  {line(run.logs)}  {run.speed:.0f} steps/s", flush=True)
 
 
 @dispatch
@@ -64,8 +63,7 @@ class ProgressBar:
         if run.done < run.steps and time.perf_counter() - self.shown < 0.1:
             return
         self.shown = time.perf_counter()
-        speed = f"{run.done / run.seconds:.0f} steps/s" if run.seconds else ""
-        figures = f"{line(run.logs)}  {speed}"
+        figures = f"{line(run.logs)}  {run.speed:.0f} steps/s"
         self.bar.update(self.task, completed=run.done, description=f"epoch {run.epoch + 1}", figures=figures)
         self.bar.refresh()
 

@@ -1,0 +1,592 @@
+"""Regions, attacks and `perturb` against formulas and loops written by hand."""
+
+import functools
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import Compilations
+
+import fulmen as fm
+from fulmen import dispatch
+from fulmen.attacks.gradient import UNROLL, last_point
+
+N, WIDTH, CLASSES = 6, 5, 3
+BOX = fm.Box(0.0, 1.0)
+
+
+class Perceptron(fm.Model):
+    """Two layers with a loss of their own, one per example."""
+
+    first: jax.Array
+    second: jax.Array
+
+
+@dispatch
+def forward(net: Perceptron, x):
+    return jnp.tanh(x @ net.first) @ net.second
+
+
+@dispatch
+def loss(net: Perceptron, batch: fm.Labeled):
+    return optax.softmax_cross_entropy_with_integer_labels(net(batch.x), batch.y)
+
+
+class Declared(fm.System):
+    """The same, saying of itself that its losses are per example."""
+
+    per_example: ClassVar[bool] = True
+    net: Perceptron
+
+
+@dispatch
+def losses(system: Declared, batch: fm.Labeled):
+    return {"net": loss(system.net, batch), "decay": 0.5 * (system.net.first**2).sum()}
+
+
+class Coupled(fm.System):
+    """Its loss is of the batch as a whole, unlike that of a batch of one."""
+
+    net: Perceptron
+
+
+@dispatch
+def loss(system: Coupled, batch: fm.Labeled):
+    return jax.nn.logsumexp(loss(system.net, batch))
+
+
+class Curve(fm.Model):
+    """A loss that is a function of the input alone."""
+
+    function: Any = fm.static()
+
+
+@dispatch
+def loss(curve: Curve, batch):
+    return curve.function(batch.x).sum(1)
+
+
+def net(dtype=np.float32):
+    rng = np.random.default_rng(1)
+    draw = lambda *shape: jnp.asarray(2 * rng.normal(size=shape), dtype)
+    return Perceptron(draw(WIDTH, 8), draw(8, CLASSES))
+
+
+def batch(n=N, dtype=np.float32, **options):
+    rng = np.random.default_rng(2)
+    x, y = rng.uniform(size=(64, WIDTH))[:n].astype(dtype), rng.integers(0, CLASSES, 64)[:n].astype(np.int32)
+    return fm.Labeled(x, y, **options)
+
+
+def slope(net, x, y):
+    """The gradient of each example's loss at its input."""
+    return np.asarray(jax.grad(lambda x: loss(net, fm.Labeled(x, y)).sum())(jnp.asarray(x)))
+
+
+def pgd_by_hand(net, x, y, eps, step_size, steps, start=None, box=(0, 1)):
+    """The attack as it stands in the paper: ascend the loss."""
+    point = x if start is None else start
+    for _ in range(steps):
+        point = point + np.asarray(step_size, x.dtype) * np.sign(slope(net, point, y))
+        point = np.clip(np.clip(point, x - x.dtype.type(eps), x + x.dtype.type(eps)), *np.asarray(box, x.dtype))
+    return point
+
+
+def near(a, b, atol=1e-6):
+    np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=0, atol=atol)
+
+
+@functools.partial(jax.jit, static_argnames="best")
+def perturb_traced(attack, system, batch, key, best=True):
+    return fm.perturb(attack, system, batch, key, best=best)
+
+
+# The step
+
+
+@pytest.mark.parametrize("rate", [0.1, optax.linear_schedule(0.3, 0.1, 3)], ids=["number", "schedule"])
+def test_fgsm_is_sign_sgd(rate):
+    ours, theirs = fm.fgsm(rate), optax.sign_sgd(rate)
+    x = jnp.zeros(7)
+    one, other = ours.init(x), theirs.init(x)
+    for seed in range(4):
+        gradient = jax.random.normal(jax.random.key(seed), (7,)).at[0].set(0.0)
+        a, one = ours.update(gradient, one)
+        b, other = theirs.update(gradient, other)
+        np.testing.assert_array_equal(a, b)
+        assert float(jnp.abs(a).max()) > 0.05
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
+@pytest.mark.parametrize("eps", [1, 0.5, np.float64(0.5), jnp.float32(0.5)], ids=["int", "float", "numpy", "jax"])
+def test_fgsm_keeps_the_type_of_the_gradient(dtype, eps):
+    step, _ = fm.fgsm(eps).update(jnp.ones(2, dtype), fm.fgsm(eps).init(jnp.ones(2, dtype)))
+    assert step.dtype == dtype
+    near(step.astype(jnp.float32), [-float(eps)] * 2)
+
+
+def test_transformation_of_attacks():
+    region = BOX & fm.LinfBall(0.3)
+    gradient = jnp.array([2.0, -1.0])
+    for attack, size in [(fm.FGSM(region), 0.3), (fm.FGSM(region, step_size=0.2), 0.2), (fm.PGD(region, 0.1, 7), 0.1)]:
+        chain = fm.transformation(attack)
+        near(chain.update(gradient, chain.init(gradient))[0], [-size, size])
+    mine = optax.sgd(1.0)
+    assert fm.transformation(fm.Attack(mine, BOX)) is mine
+
+
+# Regions
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**30), size=st.sampled_from([0.03, 1.0, 50.0]), eps=st.floats(0, 2), low=st.floats(-2, 0))
+def test_projection_is_inside_idempotent_and_nearest(dtype, seed, size, eps, low):
+    with jax.enable_x64(True):
+        rng, dtype = np.random.default_rng(seed), jnp.dtype(dtype)
+        origin = jnp.asarray(np.clip(rng.normal(size=(4, 50)) * size, low, low + 2)).astype(dtype)
+        x = jnp.asarray(rng.normal(size=(4, 50)) * 2 * size).astype(dtype)
+        eps, low, high = (jnp.asarray(v).astype(dtype) for v in (eps, low, low + 2))
+        origin = jnp.clip(origin, low, high)
+        ball, box = fm.LinfBall(eps), fm.Box(low, high)
+        for region in (ball, box, ball & box, box & ball):
+            there = project(region, x, origin)
+            assert there.dtype == dtype
+            np.testing.assert_array_equal(project(region, there, origin), there)
+            np.testing.assert_array_equal(project(region, origin, origin), origin)
+            # In exact arithmetic: float64 for the narrow types, and long doubles for float64.
+            wide = np.longdouble if dtype == np.float64 else np.float64
+            w_there, w_x, w_origin, w_eps = (np.asarray(v).astype(wide) for v in (there, x, origin, eps))
+            lo, hi = w_origin * 0 - np.inf, w_origin * 0 + np.inf
+            if region is not box:
+                assert (np.abs(w_there - w_origin) <= w_eps).all()
+                assert (jnp.abs(there - origin) <= eps).all()
+                lo, hi = w_origin - w_eps, w_origin + w_eps
+            if region is not ball:
+                assert (there >= low).all() and (there <= high).all()
+                lo, hi = np.maximum(lo, wide(low)), np.minimum(hi, wide(high))
+            inside = (w_x >= lo) & (w_x <= hi)
+            np.testing.assert_array_equal(w_there[inside], w_x[inside])
+            spacing = float(jnp.finfo(dtype).eps) * (np.abs(w_origin) + np.abs(w_eps)) + float(jnp.finfo(dtype).tiny)
+            assert (np.abs(w_there - np.clip(w_x, lo, hi)) <= spacing).all()
+
+
+@jax.jit
+def project(region, x, origin):
+    return fm.project(region, x, origin)
+
+
+def test_clipping_alone_would_leave_the_ball():
+    origin = jnp.linspace(0, 1, 1000)
+    naive = jnp.clip(origin + 1, origin - 0.1, origin + 0.1)
+    assert (jnp.abs(naive - origin) > 0.1).any()
+    assert (jnp.abs(fm.project(fm.LinfBall(0.1), origin + 1, origin) - origin) <= 0.1).all()
+
+
+def test_intersections_are_flat_and_project_balls_first():
+    a, b, c = fm.LinfBall(0.1), fm.Box(0, 1), fm.Box(0.2, 2)
+    both = (b & a) & (c & a)
+    assert both.regions == (b, a, c, a)
+    assert repr(b & a) == "Box(lo=0, hi=1) & LinfBall(eps=0.1)"
+    # The ball around 0.15 ends at 0.25; its part in both boxes begins at 0.2.
+    origin = jnp.full((1, 3), 0.15)
+    near(fm.project(both, jnp.array([[-1.0, 0.22, 9.0]]), origin), [[0.2, 0.22, 0.25]])
+    near(fm.project(fm.Intersection((fm.Intersection((c, b)), a)), jnp.array([[-1.0, 0.22, 9.0]]), origin), [[0.2, 0.22, 0.25]])
+
+
+# Attacks
+
+
+@pytest.mark.parametrize("perturb", [fm.perturb, perturb_traced], ids=["from the host", "traced"])
+def test_fgsm_is_the_formula(perturb, key):
+    data, eps = batch(), 0.3
+    attacked = perturb(fm.FGSM(fm.LinfBall(eps) & BOX), net(), data, key, best=False)
+    assert type(attacked) is fm.Labeled
+    near(attacked.x, np.clip(data.x + np.float32(eps) * np.sign(slope(net(), data.x, data.y)), 0, 1))
+    np.testing.assert_array_equal(attacked.y, data.y)
+
+
+@pytest.mark.parametrize("steps", [3, UNROLL + 2])
+@pytest.mark.parametrize("perturb", [fm.perturb, perturb_traced], ids=["from the host", "traced"])
+def test_pgd_is_the_loop(perturb, steps, key):
+    data = batch()
+    attack = fm.PGD(fm.LinfBall(0.2) & BOX, step_size=0.07, steps=steps, start=fm.Clean())
+    expected = pgd_by_hand(net(), data.x, data.y, 0.2, 0.07, steps)
+    near(perturb(attack, net(), data, key, best=False).x, expected)
+
+
+@pytest.mark.parametrize("system", [lambda n: n, Declared, Coupled, lambda n: fm.Frozen(Declared(n))])
+def test_each_example_is_attacked_by_its_own_loss(system, key):
+    data = batch(weight=np.arange(N, dtype=np.float32))  # also an example that counts nothing
+    attack = fm.PGD(fm.LinfBall(0.2) & BOX, step_size=0.07, steps=3, start=fm.Clean())
+    expected = pgd_by_hand(net(), data.x, data.y, 0.2, 0.07, 3)
+    attacked = fm.perturb(attack, system(net()), data, key, best=False)
+    near(attacked.x, expected)
+    np.testing.assert_array_equal(attacked.weight, data.weight)
+
+
+def test_pgd_starts_at_random_in_the_ball(key):
+    data = batch()
+    still = fm.PGD(fm.LinfBall(0.2) & BOX, step_size=0.0, steps=1)
+    start = np.asarray(fm.perturb(still, net(), data, key, best=False).x)
+    offsets = start - data.x
+    assert np.abs(offsets).max() <= 0.2 and np.abs(offsets).max() > 0.15
+    assert len(np.unique(offsets.round(4))) > N * WIDTH - 8  # clipped ones apart
+    expected = pgd_by_hand(net(), data.x, data.y, 0.2, 0.07, 4, start=start)
+    near(fm.perturb(fm.PGD(fm.LinfBall(0.2) & BOX, 0.07, 4), net(), data, key, best=False).x, expected)
+    wide = fm.Labeled(np.full((200, 20), 0.5, np.float32), np.zeros(200, np.int32))
+    flat = Curve(jnp.zeros_like)
+    drawn = np.asarray(fm.perturb(still, flat, wide, key, best=False).x) - 0.5
+    assert abs(drawn.mean()) < 0.005
+    assert abs(drawn.std() - 0.4 / 12**0.5) < 0.003
+    other = np.asarray(fm.perturb(still, flat, wide, jax.random.key(1), best=False).x) - 0.5
+    assert (drawn != other).mean() > 0.99
+
+
+@pytest.mark.parametrize("perturb", [fm.perturb, perturb_traced], ids=["from the host", "traced"])
+@pytest.mark.parametrize("attack", [fm.FGSM(fm.LinfBall(0.25)), fm.PGD(fm.LinfBall(0.25), 0.1, 5)], ids=["FGSM", "PGD"])
+def test_linear_model_has_its_closed_form(perturb, attack, key):
+    w = jax.random.normal(key, (WIDTH,))
+    data = fm.Unlabeled(batch().x)
+    linear = Curve(lambda x: x * w[None])
+    gained = loss(linear, perturb(attack, linear, data, key)) - loss(linear, data)
+    near(gained, np.full(N, 0.25 * np.abs(w).sum()), 1e-5)  # ε ‖w‖₁
+
+
+@pytest.mark.parametrize("eps", [0, 0.0])
+@pytest.mark.parametrize("make", [fm.FGSM, lambda r: fm.PGD(r, 0.1, 3)], ids=["FGSM", "PGD"])
+def test_no_radius_returns_the_input(make, eps, key):
+    data = batch()
+    for best in (True, False):
+        attacked = fm.perturb(make(fm.LinfBall(eps) & BOX), net(), data, key, best=best)
+        np.testing.assert_array_equal(attacked.x, data.x)
+
+
+def test_momentum_from_its_parts(key):
+    data, eps, steps = batch(), 0.1, 6
+    chain = optax.chain(optax.normalize_by_update_norm(), optax.trace(decay=1.0), fm.fgsm(0.02))
+    x, m = data.x, 0.0
+    for _ in range(steps):
+        g = -slope(net(), x, data.y)
+        m = m + g / np.linalg.norm(g, axis=1, keepdims=True)
+        x = np.clip(np.clip(x - np.float32(0.02) * np.sign(m), data.x - np.float32(eps), data.x + np.float32(eps)), 0, 1)
+    attack = fm.Attack(chain, fm.LinfBall(eps) & BOX, steps=steps)
+    near(fm.perturb(attack, net(), data, key, best=False).x, x)
+    near(perturb_traced(attack, net(), data, key, best=False).x, x)
+
+
+CLIPPED = optax.chain(optax.clip_by_global_norm(0.05), optax.trace(decay=0.9), optax.scale(-1.0))
+MOMENTUM = optax.chain(optax.normalize_by_update_norm(), optax.trace(decay=1.0), fm.fgsm(0.02))
+
+
+@pytest.mark.parametrize("system", [lambda n: n, Declared, Coupled], ids=["model", "per example", "coupled"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda r: fm.PGD(r, 0.03, 5),
+        lambda r: fm.Attack(CLIPPED, r, steps=5, start=fm.Uniform()),
+        lambda r: fm.Attack(MOMENTUM, r, steps=5),
+    ],
+    ids=["PGD", "clipped", "momentum"],
+)
+def test_an_example_is_attacked_alike_in_any_company(make, system, key):
+    with jax.enable_x64(True):
+        attack, whole = make(fm.LinfBall(0.1) & BOX), system(net(np.float64))
+        data = batch(dtype=np.float64, index=np.arange(N) + 7)
+        together = np.asarray(fm.perturb(attack, whole, data, key).x)
+        assert together.dtype == np.float64
+        assert np.abs(together - data.x).max() > 0.01
+        order = np.array([3, 0, 5, 1, 4, 2])
+        near(fm.perturb(attack, whole, data[order], key).x, together[order], 1e-12)
+        for i in (0, 4):
+            near(fm.perturb(attack, whole, data[i : i + 1], key).x, together[i : i + 1], 1e-12)
+        near(perturb_traced(attack, whole, data[2:5], key).x, together[2:5], 1e-12)
+
+
+def test_without_an_index_an_example_draws_by_its_place(key):
+    attack, data = fm.PGD(fm.LinfBall(0.1), 0.01, 1), batch()
+    drawn = fm.perturb(attack, net(), data, key).x
+    np.testing.assert_array_equal(drawn, fm.perturb(attack, net(), batch(index=np.arange(N)), key).x)
+    assert (np.asarray(drawn) != np.asarray(fm.perturb(attack, net(), batch(index=np.arange(N) + 1), key).x)).any()
+
+
+@pytest.mark.parametrize("perturb", [fm.perturb, perturb_traced], ids=["from the host", "traced"])
+def test_the_best_point_is_kept(perturb, key):
+    hill = Curve(lambda x: -((x - 0.35) ** 2))  # from 0 by steps of 0.2: 0.2, 0.4, 0.2, 0.4, …
+    data = fm.Unlabeled(np.zeros((2, 1), np.float32))
+    attack = functools.partial(fm.PGD, fm.LinfBall(1.0), 0.2, start=fm.Clean())
+    for steps, last in [(2, 0.4), (3, 0.2), (4, 0.4), (13, 0.2)]:
+        near(perturb(attack(steps=steps), hill, data, key, best=False).x, [[last]] * 2)
+        near(perturb(attack(steps=steps), hill, data, key).x, [[0.4]] * 2)
+    # One step too long: the clean point is better.
+    far = fm.FGSM(fm.LinfBall(1.0))
+    near(perturb(far, hill, data, key, best=False).x, [[1.0]] * 2)
+    near(perturb(far, hill, data, key).x, [[0.0]] * 2)
+
+
+def test_the_best_point_is_each_examples_own(key):
+    hill = Curve(lambda x: -((x - 0.35) ** 2))
+    data = fm.Unlabeled(np.array([[0.0], [0.1], [0.35]], np.float32))
+    attack = fm.PGD(fm.LinfBall(1.0), 0.2, 3, start=fm.Clean())
+    near(fm.perturb(attack, hill, data, key).x, [[0.4], [0.3], [0.35]])
+
+
+def test_slopes_that_are_not_finite_count_as_none(key):
+    root = Curve(jnp.sqrt)
+    data = fm.Unlabeled(np.array([[0.0, 0.25], [0.25, 0.25]], np.float32))
+    near(fm.perturb(fm.FGSM(fm.LinfBall(0.1)), root, data, key).x, [[0.0, 0.35], [0.35, 0.35]])
+
+
+class Recording(fm.Model):
+    """A model with running statistics, that draws in training."""
+
+    weight: jax.Array
+    mean: fm.Buffer
+
+
+@dispatch
+def forward(model: Recording, x):
+    return x * model.weight[None]
+
+
+@dispatch
+def forward(model: Recording, x, mode: fm.Train):
+    return fm.record(-x * model.weight[None], model.mean, x.mean(0))
+
+
+@dispatch
+def loss(model: Recording, batch):
+    return model(batch.x).sum(1)
+
+
+def test_the_mode_is_eval_unless_the_system_is_bound(key):
+    model = Recording(jnp.ones(WIDTH), fm.Buffer(jnp.zeros(WIDTH)))
+    data, attack = fm.Unlabeled(batch().x), fm.FGSM(fm.LinfBall(0.1))
+    near(fm.perturb(attack, model, data, key).x, data.x + 0.1)
+    near(fm.perturb(attack, fm.bind(model, fm.Train(key)), data, key).x, data.x - 0.1)
+    state = fm.setup(model, data.x, optimizer=optax.sgd, lr=0.1)
+    near(fm.perturb(attack, state, data.x, key).x, data.x + 0.1)
+    assert not np.asarray(state.system.mean.value).any()
+
+
+def test_numbers_and_steps_change_without_compiling(key):
+    attack = lambda eps, size, steps: fm.PGD(fm.LinfBall(eps) & fm.Box(0.0, 1.0), size, steps)
+    data = batch()
+    with Compilations() as first:
+        fm.perturb(attack(0.1, 0.02, 3), net(), data, key)
+    assert any("advance" in name for name in first.names)
+    with Compilations() as compiled:
+        fm.perturb(attack(0.1, 0.02, 3), net(), data, jax.random.key(5))
+        fm.perturb(attack(0.2, 0.02, 3), net(), data, key)
+        fm.perturb(attack(0.2, 0.05, 3), net(), data, key)
+        fm.perturb(attack(0.2, 0.05, 30), net(), data, key)
+        fm.perturb(attack(0.2, 0.05, 30), fm.replace(net(), first=net().first * 2), data, key)
+    assert compiled.names == []
+
+
+def flops(function, *arguments):
+    return jax.jit(function).lower(*arguments).compile().cost_analysis()["flops"]
+
+
+@pytest.mark.parametrize("system", [lambda n: n, Declared], ids=["model", "per example"])
+def test_the_gradient_of_the_parameters_is_not_computed(system, key):
+    draw = lambda seed, *shape: jax.random.normal(jax.random.key(seed), shape)
+    big = Perceptron(draw(0, 64, 512), draw(1, 512, 10))
+    data = fm.Labeled(jax.random.uniform(key, (32, 64)), jnp.zeros(32, jnp.int32))
+    one = flops(lambda s, b: s(b.x), big, data)
+    both = flops(lambda s, b: jax.grad(lambda s, x: loss(s, fm.Labeled(x, b.y)).sum(), (0, 1))(s, b.x), big, data)
+    assert both > 2.9 * one  # what it must not cost
+    for steps in (1, 4):
+        attack = fm.PGD(fm.LinfBall(0.1) & BOX, 0.02, steps)
+        last = flops(lambda s, b, k, a=attack: last_point(a, s, b, k), system(big), data, key)
+        best = flops(lambda s, b, k, a=attack: fm.perturb(a, s, b, k), system(big), data, key)
+        assert 1.9 * steps * one < last <= 1.05 * 2 * steps * one
+        assert best <= 1.05 * (2 * steps + 1) * one
+
+
+# Plain functions
+
+
+def per_example_loss(params, x, y, scale=1.0, *, flip=False):
+    return scale * optax.softmax_cross_entropy_with_integer_labels(jnp.tanh(x @ params["w"]), y)
+
+
+def test_a_plain_function_is_attacked(key):
+    params = {"w": jax.random.normal(key, (WIDTH, CLASSES))}
+    data = batch()
+    for function in (per_example_loss, lambda *a: per_example_loss(*a).mean()):
+        attacked = fm.adversarial(function, fm.FGSM(fm.LinfBall(0.2) & BOX))
+        direction = jnp.sign(jax.grad(lambda x, f=function: f(params, x, data.y).sum())(jnp.asarray(data.x)))
+        there = jnp.clip(data.x + 0.2 * direction, 0, 1)
+        near(attacked(params, data.x, data.y), function(params, there, data.y))
+        near(attacked(params, data.x, data.y, 2.0), function(params, there, data.y, 2.0))
+        mean = lambda f: lambda p, x: f(p, x, data.y).mean()
+        gradient = jax.jit(jax.grad(mean(attacked)))(params, data.x)["w"]
+        near(gradient, jax.grad(mean(function))(params, there)["w"])
+        assert not jax.grad(mean(attacked), 1)(params, jnp.asarray(data.x)).any()
+    random = fm.adversarial(per_example_loss, fm.PGD(fm.LinfBall(0.2), 0.05, 3))
+    with pytest.raises(ValueError, match="key: a start drawn at random needs a random key"):
+        random(params, data.x, data.y)
+    one, two = (random(params, data.x, data.y, key=jax.random.key(seed)) for seed in (0, 1))
+    assert (one > per_example_loss(params, data.x, data.y)).all() and (one != two).any()
+
+
+def test_the_slope_of_a_scalar_is_not_scaled(key):
+    attack = fm.Attack(optax.scale(-0.5), fm.LinfBall(9.0))
+    f = fm.adversarial(lambda w, x: ((x @ w) ** 2).mean(), attack)
+    x, w = jnp.arange(6.0).reshape(3, 2), jnp.array([1.0, -2.0])
+    there = x + 0.5 * 2 * (x @ w)[:, None] * w[None] / 3
+    near(f(w, x), ((there @ w) ** 2).mean(), 1e-4)
+
+
+# Types of one's own
+
+
+class L2Ball(fm.Ball):
+    """A ball in another norm."""
+
+
+@dispatch
+def project(region: L2Ball, x, origin):
+    length = jnp.linalg.norm(x - origin, axis=1, keepdims=True)
+    return origin + (x - origin) * jnp.minimum(1, region.eps / jnp.maximum(length, 1e-12))
+
+
+@dispatch
+def transformation(ball: L2Ball, step_size):
+    return optax.chain(optax.normalize_by_update_norm(), optax.scale_by_learning_rate(step_size))
+
+
+def test_another_norm_is_a_few_methods(key):
+    w = jax.random.normal(key, (WIDTH,))
+    linear, data = Curve(lambda x: x * w[None]), fm.Unlabeled(batch().x)
+    for attack in (fm.FGSM(L2Ball(0.3)), fm.PGD(L2Ball(0.3), 0.1, 5, fm.Clean())):
+        near(loss(linear, fm.perturb(attack, linear, data, key)) - loss(linear, data), np.full(N, 0.3 * np.linalg.norm(w)), 1e-5)
+    with pytest.raises(fm.MissingMethodError, match=r"start_point"):
+        fm.perturb(fm.PGD(L2Ball(0.3), 0.1, 5), linear, data, key)
+
+
+class Decaying(fm.Attack):
+    """Steps that shrink over the attack."""
+
+    size: float = 0.1
+
+
+@dispatch
+def transformation(attack: Decaying):
+    return fm.fgsm(optax.linear_schedule(attack.size, 0.0, attack.steps))
+
+
+class Momentum(fm.PGD):
+    decay: float = 1.0
+
+
+@dispatch
+def transformation(attack: Momentum):
+    return optax.chain(optax.normalize_by_update_norm(), optax.trace(attack.decay), fm.fgsm(attack.step_size))
+
+
+class Noise(fm.Attack):
+    """No gradient at all, and no choice of the point."""
+
+
+@dispatch
+def perturb(attack: Noise, system, batch, key):
+    return fm.replace(batch, x=fm.project(attack.region, batch.x + jax.random.normal(key, batch.x.shape), batch.x))
+
+
+def test_attacks_of_ones_own(key):
+    linear, data = Curve(lambda x: x), fm.Unlabeled(batch().x)
+    for steps in (2, 4):
+        attack = Decaying(fm.LinfBall(1.0), size=0.1, steps=steps)
+        expected = data.x + sum(0.1 * (1 - i / steps) for i in range(steps))
+        near(fm.perturb(attack, linear, data, key).x, expected)
+        near(perturb_traced(attack, linear, data, key).x, expected)
+    attack = Momentum(fm.LinfBall(0.1) & BOX, 0.02, 6, fm.Clean(), 1.0)
+    assert (attack.step_size, attack.steps, attack.decay) == (0.02, 6, 1.0)
+    parts = fm.Attack(MOMENTUM, fm.LinfBall(0.1) & BOX, steps=6)
+    near(fm.perturb(attack, net(), batch(), key).x, fm.perturb(parts, net(), batch(), key).x)
+    noisy = Noise(fm.LinfBall(0.1))
+    moved = fm.perturb(noisy, fm.setup(net(), (batch().x, batch().y), optimizer=optax.sgd, lr=1.0), (batch().x, batch().y), key).x
+    assert 0.09 < np.abs(np.asarray(moved) - batch().x).max() <= 0.1
+    near(last_point(noisy, net(), batch(), key).x, moved)
+    with pytest.raises(ValueError, match="Noise, steps"):
+        fm.perturb(Noise(fm.LinfBall(0.1), steps=0), net(), batch(), key)
+
+
+def test_attacks_are_components():
+    attack = fm.PGD(fm.LinfBall(0.1) & BOX, 0.02, 10)
+    assert [(leaf.path, leaf.role) for leaf in fm.leaves(attack)] == [
+        ("region.regions.0.eps", "hyperparameter"),
+        ("region.regions.1.lo", "hyperparameter"),
+        ("region.regions.1.hi", "hyperparameter"),
+        ("step_size", "hyperparameter"),
+    ]
+    assert isinstance(attack, fm.Attack) and isinstance(fm.FGSM(BOX), fm.Attack)
+    assert fm.replace(attack, {"region.regions.0.eps": 0.5}).region.regions[0].eps == 0.5
+    assert fm.FGSM(fm.LinfBall(0.1)).steps == 1
+    with pytest.raises(TypeError):
+        fm.FGSM(fm.LinfBall(0.1), steps=3)
+
+
+# Bad input
+
+
+BALL = fm.LinfBall(0.1)
+
+
+@pytest.mark.parametrize(
+    ("attack", "error", "message"),
+    [
+        (lambda: fm.FGSM(fm.LinfBall(-0.1)), ValueError, "LinfBall, eps: .* at least 0 was expected, and -0.1 came"),
+        (lambda: fm.FGSM(fm.LinfBall(jnp.nan)), ValueError, "LinfBall, eps: a finite number .* nan came"),
+        (lambda: fm.FGSM(fm.LinfBall(np.float32(np.inf)) & BOX), ValueError, "LinfBall, eps: .* inf came"),
+        (lambda: fm.FGSM(fm.LinfBall("0.1")), TypeError, "LinfBall, eps: a number was expected, and '0.1' came"),
+        (lambda: fm.FGSM(BALL & fm.Box(1, 0)), ValueError, "Box, lo: .* lo = 1, hi = 0 came"),
+        (lambda: fm.FGSM(BALL & fm.Box(0.5, 0.5)), ValueError, "Box, lo: a number below hi was expected"),
+        (lambda: fm.FGSM(BALL & fm.Box(np.nan, 0.5)), ValueError, "Box, lo: a number was expected, and nan came"),
+        (lambda: fm.FGSM(fm.Intersection((BALL, 3))), TypeError, "Intersection, regions: .* 3 came"),
+        (lambda: fm.FGSM(BALL, step_size=-1.0), ValueError, "FGSM, step_size: .* -1 came"),
+        (lambda: fm.PGD(BALL, -0.5, 3), ValueError, "PGD, step_size: .* -0.5 came"),
+        (lambda: fm.PGD(BALL, 0.1, 0), ValueError, "PGD, steps: .* at least 1 was expected, and 0 came"),
+        (lambda: fm.PGD(BALL, 0.1, 2.5), ValueError, "PGD, steps: .* 2.5 came"),
+        (lambda: fm.Attack(fm.fgsm(0.1), BALL, steps=-3), ValueError, "Attack, steps: .* -3 came"),
+        (lambda: fm.PGD(BALL, 0.1, 3, "random"), TypeError, r"PGD, start: fm.Clean\(\) or fm.Uniform\(\) .* 'random' came"),
+        (lambda: fm.FGSM(0.1), TypeError, "FGSM, region: such as .* 0.1 came"),
+        (lambda: fm.Attack(BALL, fm.fgsm(0.1)), TypeError, "Attack, region: such as"),
+        (lambda: fm.Attack(0.1, BALL), TypeError, "Attack, transform: an optax transformation such as .* 0.1 came"),
+        (lambda: fm.FGSM(BOX), ValueError, "region: one ball, .* has none.*fm.LinfBall"),
+        (lambda: fm.FGSM(BALL & fm.LinfBall(0.2)), ValueError, "region: one ball, .* has 2"),
+        (lambda: Noise(BALL), None, None),
+    ],
+)
+def test_bad_attacks_say_so(attack, error, message, key):
+    if error is None:
+        return fm.perturb(attack(), net(), batch(), key)
+    with pytest.raises(error, match=message):
+        fm.perturb(attack(), net(), batch(), key)
+    return None
+
+
+def test_bad_inputs_say_so(key):
+    data, attack = batch(), fm.FGSM(BALL & BOX)
+    with pytest.raises(ValueError, match=r"values in Box\(lo=0.0, hi=1.0\).* from 0\.\d+ to 255.* came"):
+        fm.perturb(attack, net(), fm.replace(data, x=np.where(data.x == data.x.max(), np.float32(255), data.x)), key)
+    with pytest.raises(ValueError, match=r"uint8 from \d+ to \d+ came.*x / 255"):
+        fm.perturb(attack, net(), fm.replace(data, x=(data.x * 255).astype(np.uint8)), key)
+    with pytest.raises(TypeError, match="batch: one with an `x`"):
+        fm.perturb(attack, net(), fm.Labeled(None, data.y), key)
+    with pytest.raises(TypeError, match="key: a random key"):
+        fm.perturb(attack, net(), data, 0)
+    with pytest.raises(fm.MissingMethodError, match=r"transformation\(attack: Bare\)"):
+        fm.perturb(Bare(BALL), net(), data, key)
+    fm.perturb(fm.FGSM(BALL & fm.Box(0.0, float(np.float32(data.x.max())))), net(), data, key)
+
+
+class Bare(fm.Attack):
+    """An attack that says nothing of its steps."""

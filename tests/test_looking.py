@@ -1,0 +1,418 @@
+"""Summaries, loss trees, explanations and what notebooks show."""
+
+import html.parser
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tiny import Linear, Net, Pair, data, net, pair
+
+import fulmen as fm
+from fulmen import dispatch
+from fulmen.component import record
+from fulmen.looking import explain, html_tree, loss_tree, methods_table, summary
+from fulmen.looking.text import describe_bytes, drawable, place
+
+X, Y = data(20)
+
+
+class Tracked(fm.Model):
+    """A net <with> everything: a list, a buffer, a number, a function."""
+
+    layers: list[Linear]
+    mean: fm.Buffer
+    slope: float = 0.25
+    activation: "callable" = fm.static(default=jax.nn.relu)
+
+
+@dispatch
+def forward(model: Tracked, x):
+    for layer in model.layers:
+        x = model.activation(layer(x))
+    return record(x, model.mean, x.mean())
+
+
+@dispatch
+def loss(model: Tracked, batch: fm.Labeled):
+    return optax.softmax_cross_entropy_with_integer_labels(model(batch.x), batch.y)
+
+
+class Weighted(fm.System):
+    """Entries with a dict among them."""
+
+    pair: Pair
+    extra: Net
+    strength: float = 0.5
+
+
+@dispatch
+def losses(system: Weighted, batch):
+    size = system.strength * (system.extra.layer.weight**2).sum()
+    return {
+        "pair": losses(system.pair, batch),
+        "extra": loss(system.extra, batch),
+        "terms": {"size": size, "one": jnp.float32(1)},
+    }
+
+
+class Halved(fm.System):
+    """Another sum, and a wrapper inside."""
+
+    inner: Weighted
+    frozen: fm.Frozen
+
+
+@dispatch
+def reduce_losses(system: Halved, losses, batch):
+    return 0.5 * reduce_losses(system.inner, losses["inner"], batch) + losses["frozen"].mean()
+
+
+def tracked(width=5):
+    return Tracked([Linear(4, width), Linear(width, 3)], fm.Buffer(jnp.zeros(())))
+
+
+def halved():
+    return Halved(Weighted(pair(), net()), fm.Frozen(net()))
+
+
+@pytest.fixture(scope="module")
+def state():
+    return fm.setup(halved(), (X, Y), optimizer=optax.adam, lr=1e-3)
+
+
+class Checker(html.parser.HTMLParser):
+    """Tags that are closed as they were opened, and the text between them."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.text, self.styles = [], "", ""
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.open.append(tag)
+        self.styles += dict(attributes).get("style", "") + ";"
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def shown(picture):
+    """The text of what a notebook shows; no colours of its own."""
+    checker = Checker(picture if isinstance(picture, str) else picture._repr_html_())
+    for part in checker.styles.split(";"):
+        name, _, value = part.partition(":")
+        assert not name.strip().endswith("color") or value.strip() in ("inherit", "transparent", "currentColor")
+        assert name.strip() != "background" or value.strip() == "transparent"
+    return checker.text
+
+
+# summary
+
+
+def test_summary_of_a_description_draws_nothing():
+    wide = Net(Linear(10**6, 10**6))  # 4 TB
+    table = summary(wide)
+    assert (table.parameters, table.bytes, table.drawn) == (10**12 + 10**6, 4 * (10**12 + 10**6), False)
+    assert [(r.path, r.type, r.shape, r.dtype, r.role) for r in table.rows] == [
+        ("layer.weight", "Linear", (10**6, 10**6), "float32", "parameter"),
+        ("layer.bias", "Linear", (10**6,), "float32", "parameter"),
+    ]
+    assert "not drawn yet" in str(table)
+
+
+def test_summary_says_the_role_of_every_leaf(getkey):
+    system = fm.init(halved(), getkey())
+    table = summary(system)
+    assert table.drawn and table.name == "Halved"
+    assert [r.path for r in table.rows] == [leaf.path for leaf in fm.leaves(system)]
+    assert {r.path: r.role for r in table.rows if not r.path.endswith(("weight", "bias"))} == {
+        "inner.strength": "hyperparameter"
+    }
+    assert {r.role for r in table.rows if r.path.startswith("frozen")} == {"frozen"}
+    assert table.parameters == fm.count_parameters(system)
+    assert next(r.value for r in table.rows if r.path == "inner.strength") == 0.5
+    roles = {r.path: r.role for r in summary(tracked()).rows}
+    assert (roles["mean"], roles["slope"], roles["layers.0.bias"]) == ("buffer", "hyperparameter", "parameter")
+
+
+def test_summary_counts_the_optimizer_state_of_a_state(state):
+    table = summary(state)
+    leaves = jax.tree.leaves(state.optimizer_state)
+    assert table.optimizer_bytes == sum(leaf.nbytes for leaf in leaves) > 2 * 4 * table.parameters
+    assert "optimizer state" in str(table) and summary(state.system).optimizer_bytes is None
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_summary_fits_the_width_and_cuts_nothing(state, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = str(summary(state)).splitlines()
+    assert max(map(len, lines)) <= columns
+    assert not any("…" in line for line in lines)
+    if columns == 200:
+        assert any(line.split()[:2] == ["inner.pair.one.layer.weight", "Linear"] for line in lines)
+
+
+def test_summary_of_keys_foreign_leaves_and_nothing():
+    class Holder(fm.Model):
+        key: jax.Array
+        foreign: dict
+
+    rows = {r.path: r for r in summary(Holder(jax.random.key(0), {"w": np.zeros((2, 3), np.int8)})).rows}
+    assert rows["key"].dtype.startswith("key<") and rows["key"].bytes == 8
+    assert (rows["foreign.w"].bytes, rows["foreign.w"].role) == (6, "hyperparameter")
+    assert "0 parameters" in str(summary(fm.Frozen(Net(Linear(2, 2)))))
+
+
+# loss_tree
+
+
+def test_loss_tree_is_what_is_summed(state):
+    tree = loss_tree(state, (X, Y))
+    inner = tree.children["inner"]
+    entries = fm.losses(state, (X, Y))["inner"]
+    assert tree.value == float(fm.loss(state, (X, Y)))
+    assert list(tree.children) == ["inner", "frozen"]
+    assert inner.value == pytest.approx(sum(child.value for child in inner.children.values()), rel=1e-6)
+    assert tree.value == pytest.approx(inner.value / 2 + tree.children["frozen"].value, rel=1e-6)
+    one = inner.children["pair"].children["one"]
+    assert one.value == pytest.approx(float(entries["pair"]["one"].mean()), rel=1e-6)
+    assert (one.name, one.type, one.examples, one.children) == ("one", "Net", 20, {})
+    assert inner.children["terms"].children["one"].value == 1.0
+    assert inner.children["terms"].children["one"].examples is None
+    assert (tree.name, tree.type, tree.children["frozen"].type) == ("loss", "Halved", "Frozen(Net)")
+
+
+def test_loss_tree_weighs_examples():
+    system = fm.init(pair(), jax.random.key(3))
+    weight = np.arange(20, dtype=np.float32)
+    tree = loss_tree(system, (X, Y, weight))
+    each = fm.losses(system, fm.Labeled(X, Y))["two"]
+    assert tree.children["two"].value == pytest.approx(float((each * weight).sum() / weight.sum()), rel=1e-5)
+
+
+def test_loss_tree_of_a_classifier_has_a_node_per_term():
+    objective = fm.CrossEntropy(smoothing=0.1) + 0.25 * fm.L2()
+    tree = loss_tree(fm.init(fm.Classifier(Linear(4, 3), objective), jax.random.key(0)), (X, Y))
+    assert tree.value == pytest.approx(sum(child.value for child in tree.children.values()), rel=1e-6)
+    assert [child.type for child in tree.children.values()] == ["CrossEntropy", "L2"]
+    assert [child.examples for child in tree.children.values()] == [20, None]
+    assert "0.25 * L2()" in str(tree) and "smoothing=0.1" in str(tree)
+
+
+class Players(fm.Game):
+    first: Net
+    second: Net
+
+
+@dispatch
+def losses(game: Players, batch):
+    return {"first": loss(game.first, batch), "second": {"a": loss(game.second, batch), "b": jnp.float32(2)}}
+
+
+def test_loss_tree_of_games_models_and_losses_of_ones_own():
+    game = fm.init(Players(net(), net()), jax.random.key(0))
+    tree = loss_tree(game, (X, Y))
+    assert tree.children["second"].value == pytest.approx(tree.children["second"].children["a"].value + 2, rel=1e-6)
+    assert tree.children["second"].type == "Net"
+    model = loss_tree(game.first, (X, Y))
+    assert (model.value, model.examples) == (pytest.approx(tree.children["first"].value), 20)
+    with pytest.raises(ValueError, match=r"layer\.weight"):
+        loss_tree(Players(net(), net()), (X, Y))
+
+
+def test_loss_tree_takes_a_mode(getkey):
+    class Noisy(fm.Model):
+        layer: Linear
+
+    @dispatch
+    def loss(model: Noisy, batch, mode: fm.Train):
+        return jax.random.normal(mode.key, ())
+
+    @dispatch
+    def loss(model: Noisy, batch):
+        return jnp.float32(5)
+
+    model, key = fm.init(Noisy(Linear(4, 3)), getkey()), getkey()
+    assert loss_tree(model, (X, Y)).value == 5
+    assert loss_tree(model, (X, Y), fm.Train(key)).value == float(fm.loss(model, fm.Labeled(X, Y), fm.Train(key))) != 5
+
+
+def test_loss_tree_prints_as_a_tree(state):
+    lines = str(loss_tree(state, (X, Y))).splitlines()
+    assert [line.split()[0] for line in lines[:2]] == ["loss", "├─"]
+    assert "by reduce_losses(Halved, object, object) at test_looking.py:" in lines[0]
+    assert "│  ├─ pair" in "\n".join(lines) and "mean over 20 examples" in lines[3]
+    assert len({line.index("Net") for line in lines if "  Net  " in line}) == 1
+
+
+# explain
+
+
+def test_explain_nests_and_counts():
+    explanation = explain(fm.loss, tracked(), fm.Labeled(X, Y))
+    (root,) = explanation.calls
+    assert (root.verb, root.types, root.context) == ("loss", ("Tracked", "Labeled"), "Eval")
+    (call,) = root.calls
+    assert (call.verb, call.types, call.count) == ("forward", ("Tracked", "array"), 1)
+    (layers,) = call.calls
+    assert (layers.verb, layers.types, layers.count) == ("forward", ("Linear", "array"), 2)
+    assert root.where == f"test_looking.py:{root.method.function.__code__.co_firstlineno}"
+    assert layers.where.startswith("tiny.py:")
+    text = str(explanation)
+    assert "forward(Linear, array) × 2" in text and "loss(Tracked, Labeled)" in text and explanation.error is None
+
+
+def test_explain_computes_nothing_and_draws_nothing():
+    wide = Net(Linear(10**6, 10**6))
+    (root,) = explain(fm.forward, wide, jax.ShapeDtypeStruct((10**6, 10**6), jnp.float32)).calls
+    assert root.calls[0].types == ("Linear", "array")
+    assert explain(fm.init, wide, jax.random.key(0)).calls[0].calls[0].verb == "init"
+
+
+def test_explain_follows_wrappers_and_modes():
+    explanation = explain(fm.loss, halved(), fm.Labeled(X, Y), fm.Train(jax.random.key(0)))
+    text = str(explanation)
+    assert "loss(Halved, Labeled, Train)" in text and "handed to its part" in text
+    assert "loss(Net, Labeled, Eval)" in text  # below Frozen
+    assert "as_batch(" not in text and "`as_batch`" in text
+    assert {"bind", "loss"} == {call.verb for call in explanation.calls}
+    assert str(explain(fm.bind, pair(), fm.Eval())).splitlines()[1].startswith("bind(Pair, Eval)")
+
+
+def test_explain_sees_what_is_compiled_already(state):
+    fm.train_step(state, (X, Y))
+    for _ in range(2):
+        text = str(explain(fm.train_step, state, (X, Y)))
+        assert "update(Halved, State, Labeled, Train)" in text and "forward(Linear, array)" in text
+
+
+def test_explain_leaves_compiled_programs_alone():
+    traced = []
+
+    class Counted(fm.Model):
+        scale: jax.Array
+
+    @dispatch
+    def forward(model: Counted, x):
+        traced.append(1)
+        return model.scale * x
+
+    model, program = Counted(jnp.float32(2)), jax.jit(lambda model, x: fm.forward(model, x))
+    program(model, 1.0)
+    explain(program, model, jnp.float32(1))
+    assert len(traced) == 2
+    program(model, 1.0)
+    assert len(traced) == 2
+
+
+def test_explain_says_where_a_call_ended():
+    class Hollow(fm.Model):
+        layer: Linear
+
+    @dispatch
+    def forward(model: Hollow, x):
+        return fm.forward(model.layer, x, x)
+
+    explanation = explain(fm.forward, Hollow(Linear(4, 3)), X)
+    assert isinstance(explanation.error, fm.MissingMethodError) and explanation.calls[0].types[0] == "Hollow"
+    assert "stopped by MissingMethodError: `forward(Linear" in str(explanation)
+    with pytest.raises(fm.MissingMethodError):
+        explain(fm.loss, Hollow(Linear(4, 3)), fm.Labeled(X, Y))
+
+
+def test_explain_verbs_that_run_on_the_host(state):
+    text = str(explain(fm.fit, state, (X, Y)))
+    assert "fit(State, tuple)" in text and "values are needed" in text
+
+
+def test_explain_keeps_the_types_of_what_is_no_array():
+    @fm.verb
+    def describe(what, n):
+        """Something."""
+
+    @describe.dispatch
+    def _(what: Net, n: int):
+        return n
+
+    @describe.dispatch
+    def _(what: Net, n: str):
+        return describe(what, 3)
+
+    (root,) = explain(describe, net(), "x").calls
+    assert (root.types, root.calls[0].types) == (("Net", "str"), ("Net", "int"))
+
+
+# Notebooks
+
+
+def test_html_of_everything(state):
+    assert "inner.strength" in shown(summary(state))
+    assert "mean over 20 examples" in shown(loss_tree(state, (X, Y)))
+    assert "handed to its part" in shown(explain(fm.loss, state.system, fm.Labeled(X, Y)))
+    assert "forward(Linear, object)" in shown(fm.forward) and "tiny.py:" in shown(fm.forward)
+    assert "what is to be made small" in shown(methods_table(fm.loss)).lower()
+    text = shown(tracked())
+    assert "layers: list" in text and "f32[4, 5]" in text and "relu" in text and "43 parameters" in text
+    assert "inner: Weighted" in shown(state)
+
+
+def test_html_escapes():
+    class Text(fm.Model):
+        words: str = "<script>alert(1)</script>"
+
+    @dispatch
+    def forward(model: Text, x):
+        """A <b>bold</b> claim."""
+
+    for text in (html_tree(Text()), methods_table(fm.forward)):
+        assert "<script>" not in text and "<b>bold" not in text
+    assert "<script>" in shown(html_tree(Text()))
+
+
+def test_html_of_what_cannot_be_drawn():
+    class Broken(fm.Model):
+        layer: Linear
+
+    @dispatch
+    def init(model: Broken, key):
+        raise RuntimeError("no")
+
+    assert "layer: Linear" in shown(Broken(Linear(2, 3)))
+
+
+# Text
+
+
+@pytest.mark.parametrize(("n", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (4 * 10**12, "4.0 TB")])
+def test_bytes(n, text):
+    assert describe_bytes(n) == text
+
+
+@pytest.mark.parametrize(
+    ("location", "module", "text"),
+    [
+        ("/somewhere/src/fulmen/systems/composition.py:7", "fulmen.systems.composition", "fulmen/systems/composition.py:7"),
+        ("/somewhere/src/fulmen/models/__init__.py:7", "fulmen.models", "fulmen/models/__init__.py:7"),
+        ("/home/me/train.py:12", "__main__", "train.py:12"),
+        ("<built-in function sin>", "math", "<built-in function sin>"),
+    ],
+)
+def test_places(location, module, text):
+    assert place(location, module) == text
+
+
+def test_text_where_lines_cannot_be_shown(state):
+    code = "from fulmen.looking.text import drawable; print(drawable('├─ loss × 2 …'))"
+    run = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONIOENCODING": "ascii", "JAX_PLATFORMS": "cpu"}, capture_output=True
+    )
+    assert run.stdout.decode("ascii").strip() == "|- loss x 2 ~"
+    assert drawable("├─ loss") == "├─ loss"
