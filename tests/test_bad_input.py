@@ -55,7 +55,7 @@ DATA = [
     ("string", (X, Y.astype(str)), TypeError, ["y", "numbers", "<U"]),
     ("no array", (X.tolist(), Y), TypeError, ["x", "array", "list"]),
     ("size of input", (X[:, :3], Y), ValueError, ["4", "3", "Dense"]),
-    ("no labels", X, (TypeError, ValueError), ["Labeled", "Unlabeled"]),
+    ("no labels", X, (TypeError, ValueError), ["(x, y)", "Unlabeled"]),
     ("four arrays", (X, Y, Y, Y), ValueError, ["(x, y)", "4"]),
 ]
 

@@ -35,10 +35,10 @@ def setup(
 ):
     if isinstance(component, State):
         raise TypeError("setup takes a component, and a state came: `setup(state.system, …)` starts anew with its arrays.")
+    check_component(component)
     component = unbind(component)
     data = check_arrays(data)
     batch_size = min(batch_size, count(data))
-    check_component(component)
     plan = plan_of(count(data), batch_size, epochs, steps, drop_last)
     optimizer = _given(optimizer, lr, options)
     key = jax.random.key(seed)

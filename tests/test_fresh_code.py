@@ -1,0 +1,355 @@
+"""A method that is written again, or made more specific, takes effect at the next call; so does a class."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tiny import Compilations, Linear, data, net
+
+import fulmen as fm
+from fulmen import forward
+from fulmen.dispatch import OutdatedInstanceError, generation
+
+
+class Scale(fm.Model):
+    factor: float = 2.0
+
+
+class SmallScale(Scale):
+    pass
+
+
+def models():
+    """A verb-like model type of this call alone, with a method."""
+
+    class Times(fm.Model):
+        factor: float = 2.0
+
+    class Double(Times):
+        pass
+
+    forward.dispatch(_annotated(Times, lambda model, x: x * 2))
+    return Times, Double
+
+
+def _annotated(kind, function):
+    function.__annotations__ = {"model": kind}
+    return function
+
+
+def changed(capsys) -> list[str]:
+    return [line for line in capsys.readouterr().err.splitlines() if line.startswith("fulmen: ")]
+
+
+def test_a_redefined_method_takes_effect_in_compiled_functions(capsys):
+    Times, _ = models()
+    users = jax.jit(lambda model, x: forward(model, x) + 0)
+    assert users(Times(), 1.0) == 2.0
+    changed(capsys)
+    before = generation()
+    forward.dispatch(_annotated(Times, lambda model, x: x * 3))
+    [line] = changed(capsys)
+    assert "forward(Times)" not in line
+    assert f"forward(Times, object) ({__file__}:" in line
+    assert users(Times(), 1.0) == 3.0
+    assert forward(Times(), 1.0) == 3.0
+    assert generation() == before + 1
+
+
+def test_a_more_specific_method_takes_effect(capsys):
+    Times, Double = models()
+    users = jax.jit(forward)
+    assert users(Double(), 1.0) == 2.0
+    changed(capsys)
+    forward.dispatch(_annotated(Double, lambda model, x: x * 5))
+    assert len(changed(capsys)) == 1
+    assert users(Double(), 1.0) == 5.0
+    assert users(Times(), 1.0) == 2.0
+
+
+def test_a_method_for_a_mode_takes_effect(key):
+    Times, _ = models()
+    users = jax.jit(lambda model, x, key: forward(model, x, fm.Train(key)))
+    assert users(Times(), 1.0, key) == 2.0
+
+    def in_training(model, x, mode: fm.Train):
+        return x * 7
+
+    in_training.__annotations__["model"] = Times
+    forward.dispatch(in_training)
+    assert users(Times(), 1.0, key) == 7.0
+    assert jax.jit(forward)(Times(), 1.0) == 2.0
+
+
+def test_train_step_takes_effect():
+    Times, Double = models()
+    fm.loss.dispatch(_annotated(Times, lambda model, batch: jnp.float32(1.0) * model.layer.weight.sum() * 0))
+
+    class Learner(Times):
+        layer: Linear
+
+    class Narrow(Learner):
+        pass
+
+    state = fm.setup(Narrow(layer=Linear(4, 3)), data(), optimizer=optax.sgd(0.1), seed=0)
+    batch = tuple(v[:8] for v in data())
+    _, logs = fm.train_step(state, batch)
+    assert float(logs["loss"]) == 0.0
+    fm.loss.dispatch(_annotated(Narrow, lambda model, batch: model.layer.weight.sum() * 0 + 4.0))
+    _, logs = fm.train_step(state, batch)
+    assert float(logs["loss"]) == 4.0
+
+
+def test_an_unrelated_method_compiles_nothing(capsys):
+    Times, _ = models()
+    users = jax.jit(lambda model, x: forward(model, x))
+    users(Times(), 1.0)
+    state = fm.setup(net(), data(), optimizer=optax.sgd(0.1), seed=0)
+    batch = tuple(v[:8] for v in data())
+    fm.train_step(state, batch)
+    changed(capsys)
+    models()  # registers a method of `forward` for a type of its own
+    for verb in (fm.loss, fm.losses, fm.metrics, fm.augment, fm.update):
+
+        class Unrelated(fm.System):
+            pass
+
+        verb.dispatch(_annotated(Unrelated, lambda model, *others: None))
+    with Compilations() as compiled:
+        users(Times(), 1.0)
+        fm.train_step(state, batch)
+    assert compiled.names == []
+    assert changed(capsys) == []
+
+
+def test_an_answer_of_no_takes_effect(capsys):
+    Times, _ = models()
+
+    @fm.verb
+    def extra(model):
+        """Something that a model may have."""
+
+    users = jax.jit(lambda model, x: x + (extra(model) if extra.has(model) else 0))
+    assert users(Times(), 1.0) == 1.0
+    changed(capsys)
+    extra.dispatch(_annotated(Times, lambda model: 10))
+    assert len(changed(capsys)) == 1
+    assert users(Times(), 1.0) == 11.0
+
+
+def test_what_invoke_found_takes_effect():
+    Times, Double = models()
+    forward.dispatch(_annotated(Double, lambda model, x: forward.invoke(Times, object)(model, x) + 1))
+    users = jax.jit(lambda model, x: forward(model, x))
+    assert users(Double(), 1.0) == 3.0
+    forward.dispatch(_annotated(Times, lambda model, x: x * 4))
+    assert users(Double(), 1.0) == 5.0
+
+
+def test_a_wrapper_that_handed_on_takes_effect():
+    Times, _ = models()
+
+    class Around(fm.Wrapper):
+        model: Times
+
+    users = jax.jit(lambda model, x: forward(model, x))
+    assert users(Around(Times()), 1.0) == 2.0
+    forward.dispatch(_annotated(Around, lambda model, x: x * 9))
+    assert users(Around(Times()), 1.0) == 9.0
+
+
+def test_what_runs_around_takes_effect():
+    Times, Double = models()
+    users = jax.jit(lambda model, x: forward(model, x))
+    assert users(Double(), 1.0) == 2.0
+    forward.around(Times)(lambda call, model, x: call(model, x) + 100)
+    assert users(Double(), 1.0) == 102.0
+    forward.around(Times)(lambda call, model, x: call(model, x) + 200)
+    assert users(Double(), 1.0) == 202.0
+
+
+def test_taking_methods_back_takes_effect():
+    Times, Double = models()
+    before = forward.methods
+    users = jax.jit(lambda model, x: forward(model, x))
+    forward.dispatch(_annotated(Double, lambda model, x: x * 5))
+    assert users(Double(), 1.0) == 5.0
+    forward.restore(before)
+    assert users(Double(), 1.0) == 2.0
+
+
+# Cells that are run again
+
+CLASS = """
+import jax, jax.numpy as jnp
+import fulmen as fm
+from fulmen import dispatch, forward, loss
+
+class Net(fm.Model):
+    factor: float = 2.0
+"""
+METHOD = """
+@dispatch
+def forward(net: Net, x: list[Net] | jax.Array):
+    return net.factor * x
+"""
+
+
+def test_a_method_cell_run_again(notebook):
+    book = notebook(CLASS)
+    notebook(METHOD)
+    users = jax.jit(lambda net, x: net(x))
+    assert users(book.Net(), 1.0) == 2.0
+    notebook(METHOD.replace("* x", "* x + 1"))
+    assert users(book.Net(), 1.0) == 3.0
+    assert len([m for m in book.forward.methods if m.module == "notebook"]) == 1
+
+
+@pytest.mark.parametrize("cells", [[CLASS, METHOD], [CLASS + METHOD]], ids=["two cells", "one cell"])
+def test_a_class_cell_run_again(notebook, cells):
+    for cell in cells:
+        book = notebook(cell)
+    old = book.Net()
+    users = jax.jit(lambda net, x: net(x))
+    assert users(old, 1.0) == 2.0
+    notebook(cells[0].replace("2.0", "5.0"))
+    assert book.Net is not type(old)
+    assert users(book.Net(), 1.0) == 5.0  # its method is still there
+    for call in (lambda: old(1.0), lambda: users(old, 1.0), lambda: forward.has(old, 1.0)):
+        with pytest.raises(
+            OutdatedInstanceError, match=r"earlier definition of `Net`, which has been defined again: rebuild the inst"
+        ):
+            call()
+    notebook(cells[-1].replace("* x", "* x * 10"))
+    assert users(book.Net(), 1.0) in (20.0, 50.0)
+
+
+def test_old_instances_are_refused_also_where_a_more_general_method_would_do(notebook):
+    book = notebook(
+        """
+        import fulmen as fm
+        class Sum(fm.System):
+            pass
+        @fm.dispatch
+        def losses(system: Sum, batch): return {"one": 1.0}
+        """
+    )
+    old = book.Sum()
+    assert fm.losses(old, fm.Unlabeled(jnp.ones(2))) == {"one": 1.0}
+    notebook("class Sum(fm.System):\n    pass")
+    with pytest.raises(OutdatedInstanceError):
+        fm.losses(old, fm.Unlabeled(jnp.ones(2)))
+    assert fm.losses(book.Sum(), fm.Unlabeled(jnp.ones(2))) == {"one": 1.0}
+
+
+def test_the_subclass_of_a_redefined_class(notebook):
+    book = notebook(CLASS + METHOD)
+    notebook("class Sub(Net):\n    pass")
+    old = book.Sub()
+    assert old(1.0) == 2.0
+    notebook(CLASS)
+    with pytest.raises(OutdatedInstanceError, match="`Net`.*run the definition of its subclass `Sub` again, then rebuild"):
+        old(1.0)
+    notebook("class Sub(Net):\n    pass")
+    assert book.Sub()(1.0) == 2.0
+
+
+def test_every_place_in_a_signature_follows(notebook):
+    cell = "class Kind(fm.Mode):\n    pass\nclass Thing(fm.Model):\n    pass\nclass More(fm.System):\n    pass"
+    book = notebook(f"import fulmen as fm\nfrom fulmen import forward, dispatch\n{cell}")
+    notebook(
+        """
+        @dispatch
+        def forward(model: Thing | More, *inputs: Thing): return "union, rest"
+        @dispatch
+        def forward(model: Thing | More, x: int, mode: Kind): return "context"
+        @forward.around(More)
+        def around(call, model, *inputs): return "around " + call(model, *inputs)
+        """
+    )
+    for _ in range(2):
+        book.forward(book.Thing(), book.Thing())
+        assert book.forward(book.Thing(), book.Thing()) == "union, rest"
+        assert book.forward(book.More(), book.Thing()) == "around union, rest"
+        assert book.forward(book.Thing(), 1, book.Kind(None)) == "context"
+        notebook(cell)
+
+
+def test_classes_that_are_no_trees_follow_too(notebook):
+    """As callbacks, or models of another library."""
+    book = notebook(
+        """
+        import fulmen as fm
+        class Callback:
+            pass
+        @fm.dispatch
+        def plot(x: Callback): return "plotted"
+        """
+    )
+    old = book.Callback()
+    assert fm.plot(old) == "plotted"
+    notebook("class Callback:\n    pass")
+    assert fm.plot(book.Callback()) == "plotted"
+    with pytest.raises(OutdatedInstanceError):
+        fm.plot(old)
+
+
+def test_classes_in_functions_are_left_alone():
+    def make(factor):
+        class Local(fm.Model):
+            pass
+
+        forward.dispatch(_annotated(Local, lambda model, x: x * factor))
+        return Local()
+
+    first, second = make(2), make(3)
+    assert type(first).__qualname__ == type(second).__qualname__
+    assert (first(1), second(1)) == (2, 3)
+
+
+def test_a_verb_cell_run_again(notebook):
+    cell = 'import fulmen as fm\n@fm.verb\ndef tell(thing):\n    """What it is."""'
+    book = notebook(cell)
+    made = book.tell
+    notebook("@fm.dispatch\ndef tell(thing: int): return 'int'")
+    notebook(cell.replace("What it is", "What that is"))
+    assert book.tell is made
+    assert book.tell(1) == "int"
+    assert "What that is" in book.tell.__doc__
+
+
+def test_twins_in_a_cell_that_is_run_again(notebook):
+    """The annotation `list[Net]` is another object after the class cell was run again, in a file of the same name."""
+    cell = CLASS + METHOD
+    for _ in range(2):
+        exec(compile(cell, "/tmp/ipykernel/cell.py", "exec"), vars(notebook("")))
+    twin = METHOD.replace("list[Net] |", "list[str] |")
+    with pytest.raises(TypeError, match="differ only in"):
+        exec(compile(METHOD + twin, "/tmp/ipykernel/other.py", "exec"), vars(notebook("")))
+
+
+def test_a_fresh_setup_after_a_class_cell(notebook):
+    cell = """
+    import fulmen as fm
+    class Line(fm.Model):
+        weight: fm.Parameter
+    """
+    book = notebook(cell)
+    notebook(
+        """
+        @fm.dispatch
+        def loss(line: Line, batch: fm.Labeled): return (line.weight.value * batch.x[:, 0] - batch.y) ** 2
+        """
+    )
+    x = np.ones((8, 1), np.float32)
+    y = np.full(8, 2.0, np.float32)
+
+    def fit():
+        line = book.Line(fm.Parameter(jnp.float32(0.0)))
+        state, _ = fm.fit(line, (x, y), optimizer=optax.sgd(0.25), steps=20, batch_size=8, progress=False)
+        return float(state.system.weight.value)
+
+    assert fit() == pytest.approx(2.0, abs=1e-3)
+    notebook(cell)
+    assert fit() == pytest.approx(2.0, abs=1e-3)
