@@ -15,6 +15,8 @@ from fulmen.dispatch import verbs
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+_notebooks = itertools.count(1)
+
 
 @pytest.fixture
 def key():
@@ -41,10 +43,9 @@ def verbs_restored():
 @pytest.fixture
 def notebook():
     """A function that runs the source of a cell in a module, as a notebook does, and returns the module."""
-    cells = itertools.count(1)
-    made = []
+    cells, made, own = itertools.count(1), [], f"notebook_{next(_notebooks)}"
 
-    def run(source: str, module: str = "notebook") -> types.ModuleType:
+    def run(source: str, module: str = own) -> types.ModuleType:
         if module not in sys.modules:
             sys.modules[module] = types.ModuleType(module)
             made.append(module)

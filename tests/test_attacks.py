@@ -284,17 +284,16 @@ CLIPPED = optax.chain(optax.clip_by_global_norm(0.05), optax.trace(decay=0.9), o
 MOMENTUM = optax.chain(optax.normalize_by_update_norm(), optax.trace(decay=1.0), fm.fgsm(0.02))
 
 
-@pytest.mark.parametrize("system", [lambda n: n, Declared, Coupled], ids=["model", "per example", "coupled"])
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda r: fm.PGD(r, 0.03, 5),
-        lambda r: fm.Attack(CLIPPED, r, steps=5, start=fm.Uniform()),
-        lambda r: fm.Attack(MOMENTUM, r, steps=5),
-    ],
-    ids=["PGD", "clipped", "momentum"],
-)
-def test_an_example_is_attacked_alike_in_any_company(make, system, key):
+COMPANY = {
+    "model, PGD": (lambda n: n, lambda r: fm.PGD(r, 0.03, 5)),
+    "model, clipped": (lambda n: n, lambda r: fm.Attack(CLIPPED, r, steps=5, start=fm.Uniform())),
+    "per example, clipped": (Declared, lambda r: fm.Attack(CLIPPED, r, steps=5)),
+    "coupled, momentum": (Coupled, lambda r: fm.Attack(MOMENTUM, r, steps=5, start=fm.Uniform())),
+}
+
+
+@pytest.mark.parametrize(("system", "make"), COMPANY.values(), ids=COMPANY)
+def test_an_example_is_attacked_alike_in_any_company(system, make, key):
     with jax.enable_x64(True):
         attack, whole = make(fm.LinfBall(0.1) & BOX), system(net(np.float64))
         data = batch(dtype=np.float64, index=np.arange(N) + 7)
@@ -305,7 +304,6 @@ def test_an_example_is_attacked_alike_in_any_company(make, system, key):
         near(fm.perturb(attack, whole, data[order], key).x, together[order], 1e-12)
         for i in (0, 4):
             near(fm.perturb(attack, whole, data[i : i + 1], key).x, together[i : i + 1], 1e-12)
-        near(perturb_traced(attack, whole, data[2:5], key).x, together[2:5], 1e-12)
 
 
 def test_without_an_index_an_example_draws_by_its_place(key):
@@ -380,6 +378,7 @@ def test_numbers_and_steps_change_without_compiling(key):
     with Compilations() as first:
         fm.perturb(attack(0.1, 0.02, 3), net(), data, key)
     assert any("advance" in name for name in first.names)
+    other = fm.replace(net(), first=net().first * 2)
     with Compilations() as compiled:
         fm.perturb(attack(0.1, 0.02, 3), net(), data, jax.random.key(5))
         fm.perturb(attack(0.2, 0.02, 3), net(), data, key)
@@ -398,11 +397,11 @@ def test_the_gradient_of_the_parameters_is_not_computed(system, key):
     draw = lambda seed, *shape: jax.random.normal(jax.random.key(seed), shape)
     big = Perceptron(draw(0, 64, 512), draw(1, 512, 10))
     data = fm.Labeled(jax.random.uniform(key, (32, 64)), jnp.zeros(32, jnp.int32))
-    one = flops(lambda s, b: s(b.x), big, data)
+    one = flops(lambda s, b: loss(s, b).mean(), big, data)
     both = flops(lambda s, b: jax.grad(lambda s, x: loss(s, fm.Labeled(x, b.y)).sum(), (0, 1))(s, b.x), big, data)
     assert both > 2.9 * one  # what it must not cost
     for steps in (1, 4):
-        attack = fm.PGD(fm.LinfBall(0.1) & BOX, 0.02, steps)
+        attack = fm.PGD(fm.LinfBall(0.1) & BOX, 0.02, steps, fm.Clean())
         last = flops(lambda s, b, k, a=attack: last_point(a, s, b, k), system(big), data, key)
         best = flops(lambda s, b, k, a=attack: fm.perturb(a, s, b, k), system(big), data, key)
         assert 1.9 * steps * one < last <= 1.05 * 2 * steps * one
@@ -562,15 +561,11 @@ BALL = fm.LinfBall(0.1)
         (lambda: fm.Attack(0.1, BALL), TypeError, "Attack, transform: an optax transformation such as .* 0.1 came"),
         (lambda: fm.FGSM(BOX), ValueError, "region: one ball, .* has none.*fm.LinfBall"),
         (lambda: fm.FGSM(BALL & fm.LinfBall(0.2)), ValueError, "region: one ball, .* has 2"),
-        (lambda: Noise(BALL), None, None),
     ],
 )
 def test_bad_attacks_say_so(attack, error, message, key):
-    if error is None:
-        return fm.perturb(attack(), net(), batch(), key)
     with pytest.raises(error, match=message):
         fm.perturb(attack(), net(), batch(), key)
-    return None
 
 
 def test_bad_inputs_say_so(key):

@@ -150,14 +150,14 @@ def check(
         optimizer = component.optimizer if optimizer is None else optimizer
         component = component.system
     report = Report(type(component).__name__)
-    component = unbind(component)
     key = jax.random.key(seed)
     with report._step("data"):
         data = check_arrays(data)
         batch_size = min(batch_size, count(data))
         report._add(OK, f"data: {count(data):,} examples, finite, of types that jax takes")
     with report._step("fields"):
-        check_component(component)
+        check_component(component)  # as it was given: its parts are other objects once it is unbound
+        component = unbind(component)
     if report.ok:
         with report._step("arrays"):
             component = initialise(component, fold_name(key, "init"))
@@ -247,9 +247,10 @@ def _check_numbers(report: Report, state: State, raw: Any) -> None:
     """The loss, the gradient and the buffers on one batch."""
     with report._step("a step on one batch"):
         value, gradients, buffers = jax.device_get(jax.jit(_probe)(state, raw))
+        order = [leaf.path for leaf in leaves(state.system)]  # jit sorts dicts
         _check_loss(report, value)
-        _check_gradients(report, state, gradients)
-        _check_buffers(report, buffers)
+        _check_gradients(report, state, {path: gradients[path] for path in order if path in gradients})
+        _check_buffers(report, {path: buffers[path] for path in order if path in buffers})
 
 
 def _probe(state: State, raw: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:

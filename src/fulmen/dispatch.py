@@ -529,7 +529,7 @@ def _check_definitions(question: _Question, methods: Iterable[Method]) -> None:
                 _superseded[kind] = other
     old = next((kind for kind in kinds if kind in _superseded), None)
     if old is not None:
-        raise lookup_errors.outdated(question.args, old)
+        raise lookup_errors.outdated((question.context, *question.args), old)
 
 
 def _full_name(kind: type) -> tuple[str, str]:

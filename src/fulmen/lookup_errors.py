@@ -82,12 +82,12 @@ def ambiguous(verb: Verb, args: Sequence[type], context: type, found: Sequence[M
     return AmbiguousMethodError("\n".join(lines))
 
 
-def outdated(args: Sequence[type], old: type) -> OutdatedInstanceError:
+def outdated(kinds: Sequence[type], old: type) -> OutdatedInstanceError:
     """The error for an instance of a class that has been defined again."""
     what = f"This instance is of an earlier definition of `{old.__name__}`, which has been defined again"
-    if any(kind is old for kind in args):
+    if old in kinds:
         return OutdatedInstanceError(f"{what}: rebuild the instance.")
-    below = next(kind for kind in args if old in kind.__mro__)
+    below = next(kind for kind in kinds if old in kind.__mro__)
     return OutdatedInstanceError(
         f"{what}: run the definition of its subclass `{below.__name__}` again, then rebuild the instance."
     )

@@ -275,8 +275,10 @@ def name_of(hint: Any) -> str:
     """A hint as it is written in code."""
     if hint in (object, Any, _EMPTY):
         return "object"
-    if typing.get_origin(hint) is not None and not _is_union(hint):
-        return str(hint)
-    return " | ".join(
-        "None" if member is type(None) else getattr(member, "__name__", str(member)) for member in members(hint)
-    )
+    return " | ".join(map(_member_name, members(hint)))
+
+
+def _member_name(hint: Any) -> str:
+    if hint is type(None):
+        return "None"
+    return str(hint) if typing.get_origin(hint) is not None else getattr(hint, "__name__", str(hint))

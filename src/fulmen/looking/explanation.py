@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from fulmen.component import Component
 from fulmen.dispatch import Method, Verb, recorded
@@ -209,5 +210,5 @@ def _merge(calls: list[Call]) -> list[Call]:
 
 
 def _type_name(kind: type) -> str:
-    arrays = (jax.core.Tracer, np.ndarray, np.generic, jax.Array, jax.ShapeDtypeStruct)
+    arrays = (Tracer, np.ndarray, np.generic, jax.Array, jax.ShapeDtypeStruct)
     return "array" if issubclass(kind, arrays) else kind.__name__

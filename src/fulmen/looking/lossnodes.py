@@ -90,7 +90,7 @@ def _node(name: str, part: Any, batch: Any, entries: Mapping[str, Any] | None = 
     system, kind = _unwrap(part, batch)
     if not isinstance(system, System) or not sums_its_losses(part, batch):
         return _leaf(name, loss(part, batch), kind, "", batch)
-    entries = losses(part, batch) if entries is None else entries
+    entries = dict(losses(part, batch) if entries is None else entries)  # type: ignore[arg-type]
     total = example_mean(reduce_losses(part, entries, batch), batch)
     found, terms = named_parts(system, Model, System), _terms(system)
     children = {}

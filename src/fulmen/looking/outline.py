@@ -72,16 +72,21 @@ def _inside(value: Any) -> Mapping[str, Any] | None:
 
 
 def _leaf(value: Any, path: str, known: list[Leaf]) -> str:
+    """A value on one line, with what it is for."""
     roles = {leaf.role for leaf in known if _below(leaf.path, path)}
     role = faint(" · ".join(sorted(roles))) if roles else ""
-    foreign = not is_array(value) and not isinstance(value, Tree) and not jax.tree_util.all_leaves([value])
+    foreign = not isinstance(value, Tree) and not jax.tree_util.all_leaves([value])
     if foreign and not isinstance(value, list | tuple):
         text = type(value).__name__
     else:
-        text = short(value) if is_array(value) and jnp.issubdtype(value.dtype, jax.dtypes.extended) else number(value)
+        text = short(value) if _is_key(value) else number(value)
     if len(text) > _LONGEST:
         text = f"{text[:_LONGEST]}…"
     return f"{html.escape(text)} {role}"
+
+
+def _is_key(value: Any) -> bool:
+    return is_array(value) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
 
 
 def _below(leaf: str, path: str) -> bool:

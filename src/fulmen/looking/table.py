@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from fulmen.leaves import BUFFER, FROZEN, OTHER, PARAMETER, components, is_array, leaves
 from fulmen.looking.text import Picture, describe_bytes, faint, html_page, html_table, render_table
@@ -142,21 +143,18 @@ def described(component: Any) -> tuple[Any, bool]:
     """The component with shapes in the place of arrays that are not drawn yet, and whether all were there."""
     if not init.has(component, None):
         return component, True
-    structure: Any = None
-    places: list[Any] = []
-    rest: dict[Any, Any] = {}
+    known: dict[str, Any] = {}
 
     def draw(key: Any) -> dict[int, Any]:
-        nonlocal structure
-        flat, structure = jax.tree_util.tree_flatten_with_path(init(component, key))
-        places[:] = [path for path, _ in flat]
-        rest.update((path, leaf) for path, leaf in flat if not is_array(leaf))
-        return {i: leaf for i, (_, leaf) in enumerate(flat) if is_array(leaf)}
+        known["flat"], known["structure"] = jax.tree_util.tree_flatten_with_path(init(component, key))
+        return {i: leaf for i, (_, leaf) in enumerate(known["flat"]) if is_array(leaf)}
 
     drawn = jax.eval_shape(draw, jax.ShapeDtypeStruct((), jax.random.key(0).dtype))
-    here = {**rest, **dict(jax.tree_util.tree_flatten_with_path(component)[0])}
-    complete = structure is not None and all(path in here for path in places)
-    return structure.unflatten([here[path] if path in here else drawn[i] for i, path in enumerate(places)]), complete
+    here = dict(jax.tree_util.tree_flatten_with_path(component)[0])
+    # What `init` gave that is no array is as it is; its arrays are tracers, of which the shapes are kept.
+    filled = [here.get(path, drawn.get(i, leaf)) for i, (path, leaf) in enumerate(known["flat"])]
+    complete = all(path in here for i, (path, _) in enumerate(known["flat"]) if i in drawn)
+    return known["structure"].unflatten(filled), complete
 
 
 def _owner(path: str, owners: dict[str, str]) -> str:
@@ -181,7 +179,7 @@ def _bytes(value: Any) -> int:
 
 def _value(value: Any, role: str) -> float | None:
     """A hyperparameter's number, where it is known."""
-    if role != OTHER or isinstance(value, jax.ShapeDtypeStruct | jax.core.Tracer) or getattr(value, "shape", ()) != ():
+    if role != OTHER or isinstance(value, jax.ShapeDtypeStruct | Tracer) or getattr(value, "shape", ()) != ():
         return None
     try:
         return float(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from fulmen.batch import Attacked, Batch, Labeled, PartBatches, Unlabeled, of_pa
 from fulmen.component import Game, Model, System, Wrapper, named_parts, part_name, parts
 from fulmen.dispatch import dispatch
 from fulmen.tree import remake
-from fulmen.verbs import as_batch, augment, loss, losses, metrics, reduce_losses
+from fulmen.verbs import as_batch, augment, loss, losses, metrics, reduce_losses, validate
 
 __all__ = ["example_mean", "per_example", "total_loss"]
 
@@ -86,6 +87,7 @@ def per_example(component: Any) -> bool:
 
 
 def _sum_of_losses(system: System, batch):
+    batch = as_batch(system, batch)
     return reduce_losses(system, losses(system, batch), batch)
 
 
@@ -123,10 +125,16 @@ def reduce_losses(system: System, losses, batch):
             value = reduce_losses(part, entry, own)
         else:
             value = _reduce(entry, own, f"the loss {name!r} of {type(system).__name__}")
-        total = value if total is None else total + value
+        total = value if total is None else _add(total, value)
     if total is None:
         raise ValueError(f"`losses` of {type(system).__name__} gave no entry; at least one was expected.")
     return total
+
+
+def _add(a: jax.Array, b: jax.Array) -> jax.Array:
+    """A sum in the wider type: parts may compute in different precisions."""
+    with jax.numpy_dtype_promotion("standard"):
+        return a + b
 
 
 def _with_batches(system: Any, entries: Mapping[str, Any], batch: Any) -> Iterator[tuple[str, Any, Any, Any]]:
@@ -158,7 +166,7 @@ def entry_means(system: Any, entries: Mapping[str, Any], batch: Any) -> dict[str
 def _reduce(entry: Any, batch: Any, what: str) -> jax.Array:
     if isinstance(entry, Mapping):
         values = [_reduce(inner, batch, f"{what}, entry {name!r},") for name, inner in entry.items()]
-        return sum(values[1:], values[0])
+        return functools.reduce(_add, values)
     return example_mean(entry, batch, what)
 
 
@@ -193,6 +201,14 @@ def augment(system: System, batch, mode):
         if new is not own:
             changed[name] = new
     return PartBatches(batch, changed, weight=batch.weight, index=batch.index) if changed else batch
+
+
+@dispatch
+def validate(system: System, batch):
+    wrapper = isinstance(system, Wrapper)
+    if wrapper or losses.method(system, batch).function is _losses_of_parts:  # else its own `losses` says what each sees
+        for part in named_parts(system, Model, System).values():
+            validate(part, as_batch(part, batch))
 
 
 # Games

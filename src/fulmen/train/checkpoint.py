@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from fulmen.leaves import components, is_array, leaves, require_arrays
 from fulmen.train.state import State
@@ -48,7 +49,7 @@ def save(path: str | os.PathLike[str], state: Any) -> None:
         require_arrays(state, "save")
     described, tensors = [], {}
     for name, leaf, role in _named_leaves(state):
-        if isinstance(leaf, jax.ShapeDtypeStruct | jax.core.Tracer):
+        if isinstance(leaf, jax.ShapeDtypeStruct | Tracer):
             raise ValueError(f"save: arrays were expected, and {name} is a {type(leaf).__name__}: {leaf}.")
         tensors[name] = _to_numpy(leaf)
         described.append({"path": name, "shape": list(_shape(leaf)), "dtype": _dtype(leaf), "role": role, **_key_of(leaf)})
