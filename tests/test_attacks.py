@@ -196,7 +196,10 @@ def test_intersections_are_flat_and_project_balls_first():
     # The ball around 0.15 ends at 0.25; its part in both boxes begins at 0.2.
     origin = jnp.full((1, 3), 0.15)
     near(fm.project(both, jnp.array([[-1.0, 0.22, 9.0]]), origin), [[0.2, 0.22, 0.25]])
-    near(fm.project(fm.Intersection((fm.Intersection((c, b)), a)), jnp.array([[-1.0, 0.22, 9.0]]), origin), [[0.2, 0.22, 0.25]])
+    near(
+        fm.project(fm.Intersection((fm.Intersection((c, b)), a)), jnp.array([[-1.0, 0.22, 9.0]]), origin),
+        [[0.2, 0.22, 0.25]],
+    )
 
 
 # Attacks
@@ -374,17 +377,16 @@ def test_the_mode_is_eval_unless_the_system_is_bound(key):
 
 def test_numbers_and_steps_change_without_compiling(key):
     attack = lambda eps, size, steps: fm.PGD(fm.LinfBall(eps) & fm.Box(0.0, 1.0), size, steps)
-    data = batch()
+    data, other = batch(17), fm.replace(net(), first=net().first * 2)
     with Compilations() as first:
         fm.perturb(attack(0.1, 0.02, 3), net(), data, key)
-    assert any("advance" in name for name in first.names)
-    other = fm.replace(net(), first=net().first * 2)
+    assert sum("_advance" in name for name in first.names) == 1
     with Compilations() as compiled:
         fm.perturb(attack(0.1, 0.02, 3), net(), data, jax.random.key(5))
         fm.perturb(attack(0.2, 0.02, 3), net(), data, key)
         fm.perturb(attack(0.2, 0.05, 3), net(), data, key)
         fm.perturb(attack(0.2, 0.05, 30), net(), data, key)
-        fm.perturb(attack(0.2, 0.05, 30), fm.replace(net(), first=net().first * 2), data, key)
+        fm.perturb(attack(0.2, 0.05, 30), other, data, key)
     assert compiled.names == []
 
 
@@ -392,20 +394,20 @@ def flops(function, *arguments):
     return jax.jit(function).lower(*arguments).compile().cost_analysis()["flops"]
 
 
-@pytest.mark.parametrize("system", [lambda n: n, Declared], ids=["model", "per example"])
-def test_the_gradient_of_the_parameters_is_not_computed(system, key):
+@pytest.mark.parametrize(
+    ("system", "steps"), [(lambda n: n, 1), (Declared, 1), (Declared, 3)], ids=["model", "one", "three"]
+)
+def test_the_gradient_of_the_parameters_is_not_computed(system, steps, key):
     draw = lambda seed, *shape: jax.random.normal(jax.random.key(seed), shape)
     big = Perceptron(draw(0, 64, 512), draw(1, 512, 10))
     data = fm.Labeled(jax.random.uniform(key, (32, 64)), jnp.zeros(32, jnp.int32))
     one = flops(lambda s, b: loss(s, b).mean(), big, data)
-    both = flops(lambda s, b: jax.grad(lambda s, x: loss(s, fm.Labeled(x, b.y)).sum(), (0, 1))(s, b.x), big, data)
-    assert both > 2.9 * one  # what it must not cost
-    for steps in (1, 4):
-        attack = fm.PGD(fm.LinfBall(0.1) & BOX, 0.02, steps, fm.Clean())
-        last = flops(lambda s, b, k, a=attack: last_point(a, s, b, k), system(big), data, key)
-        best = flops(lambda s, b, k, a=attack: fm.perturb(a, s, b, k), system(big), data, key)
-        assert 1.9 * steps * one < last <= 1.05 * 2 * steps * one
-        assert best <= 1.05 * (2 * steps + 1) * one
+    attack = fm.PGD(fm.LinfBall(0.1) & BOX, 0.02, steps, fm.Clean())
+    last = flops(lambda s, b, k: last_point(attack, s, b, k), system(big), data, key)
+    assert 1.9 * steps * one < last <= 1.05 * 2 * steps * one  # with the parameters' gradient it would be 3
+    if steps == 1:
+        best = flops(lambda s, b, k: fm.perturb(attack, s, b, k), system(big), data, key)
+        assert best <= 1.05 * 3 * one
 
 
 # Plain functions
@@ -418,16 +420,16 @@ def per_example_loss(params, x, y, scale=1.0, *, flip=False):
 def test_a_plain_function_is_attacked(key):
     params = {"w": jax.random.normal(key, (WIDTH, CLASSES))}
     data = batch()
+    mean = lambda f: lambda p, x: f(p, x, data.y).mean()
     for function in (per_example_loss, lambda *a: per_example_loss(*a).mean()):
         attacked = fm.adversarial(function, fm.FGSM(fm.LinfBall(0.2) & BOX))
         direction = jnp.sign(jax.grad(lambda x, f=function: f(params, x, data.y).sum())(jnp.asarray(data.x)))
         there = jnp.clip(data.x + 0.2 * direction, 0, 1)
         near(attacked(params, data.x, data.y), function(params, there, data.y))
-        near(attacked(params, data.x, data.y, 2.0), function(params, there, data.y, 2.0))
-        mean = lambda f: lambda p, x: f(p, x, data.y).mean()
-        gradient = jax.jit(jax.grad(mean(attacked)))(params, data.x)["w"]
-        near(gradient, jax.grad(mean(function))(params, there)["w"])
-        assert not jax.grad(mean(attacked), 1)(params, jnp.asarray(data.x)).any()
+        through, direct = jax.jit(jax.grad(mean(attacked), (0, 1)))(params, jnp.asarray(data.x))
+        near(through["w"], jax.grad(mean(function))(params, there)["w"])
+        assert not direct.any()
+    near(attacked(params, data.x, data.y, 2.0), function(params, there, data.y, 2.0))
     random = fm.adversarial(per_example_loss, fm.PGD(fm.LinfBall(0.2), 0.05, 3))
     with pytest.raises(ValueError, match="key: a start drawn at random needs a random key"):
         random(params, data.x, data.y)
@@ -465,7 +467,11 @@ def test_another_norm_is_a_few_methods(key):
     w = jax.random.normal(key, (WIDTH,))
     linear, data = Curve(lambda x: x * w[None]), fm.Unlabeled(batch().x)
     for attack in (fm.FGSM(L2Ball(0.3)), fm.PGD(L2Ball(0.3), 0.1, 5, fm.Clean())):
-        near(loss(linear, fm.perturb(attack, linear, data, key)) - loss(linear, data), np.full(N, 0.3 * np.linalg.norm(w)), 1e-5)
+        near(
+            loss(linear, fm.perturb(attack, linear, data, key)) - loss(linear, data),
+            np.full(N, 0.3 * np.linalg.norm(w)),
+            1e-5,
+        )
     with pytest.raises(fm.MissingMethodError, match=r"start_point"):
         fm.perturb(fm.PGD(L2Ball(0.3), 0.1, 5), linear, data, key)
 
@@ -511,7 +517,9 @@ def test_attacks_of_ones_own(key):
     parts = fm.Attack(MOMENTUM, fm.LinfBall(0.1) & BOX, steps=6)
     near(fm.perturb(attack, net(), batch(), key).x, fm.perturb(parts, net(), batch(), key).x)
     noisy = Noise(fm.LinfBall(0.1))
-    moved = fm.perturb(noisy, fm.setup(net(), (batch().x, batch().y), optimizer=optax.sgd, lr=1.0), (batch().x, batch().y), key).x
+    moved = fm.perturb(
+        noisy, fm.setup(net(), (batch().x, batch().y), optimizer=optax.sgd, lr=1.0), (batch().x, batch().y), key
+    ).x
     assert 0.09 < np.abs(np.asarray(moved) - batch().x).max() <= 0.1
     near(last_point(noisy, net(), batch(), key).x, moved)
     with pytest.raises(ValueError, match="Noise, steps"):

@@ -1,4 +1,4 @@
-"""Summaries, loss trees, explanations and what notebooks show."""
+"""Summaries, loss trees, and what notebooks show."""
 
 import html.parser
 import subprocess
@@ -228,6 +228,41 @@ def test_loss_tree_of_games_models_and_losses_of_ones_own():
         loss_tree(Players(net(), net()), (X, Y))
 
 
+def test_loss_tree_of_an_attacked_batch():
+    attack = fm.FGSM(fm.LinfBall(0.5))
+    system = fm.init(
+        fm.Adversarial(fm.Classifier(Linear(4, 3), fm.CrossEntropy() + 0.1 * fm.L2()), attack), jax.random.key(0)
+    )
+    clean = fm.Labeled(X, Y)
+    attacked = fm.Attacked(fm.perturb(attack, system, clean, jax.random.key(1)), clean)
+    trees = [loss_tree(system, clean), loss_tree(system, attacked)]
+    assert [tree.type for tree in trees] == ["Adversarial(Classifier)", "Adversarial"]
+    for tree, batch in zip(trees, (clean, attacked), strict=True):
+        assert tree.value == pytest.approx(float(fm.loss(system, batch)), rel=1e-6)
+        assert [child.type for child in tree.children.values()] == ["CrossEntropy", "L2"]
+        assert tree.value == pytest.approx(sum(child.value for child in tree.children.values()), rel=1e-6)
+    assert trees[1].value > trees[0].value
+    nested = fm.init(fm.Adversarial(Weighted(pair(), net()), attack), jax.random.key(0))
+    tree = loss_tree(nested, fm.Attacked(fm.perturb(attack, nested, clean, jax.random.key(1)), clean))
+    assert [child.type for child in tree.children.values()] == ["Pair", "Net", ""]
+    assert tree.children["pair"].children["one"].examples == 20
+
+
+class Opaque(Weighted):
+    """A loss of its own, and the entries that it had."""
+
+
+@dispatch
+def loss(system: Opaque, batch):
+    return jnp.float32(7)
+
+
+def test_loss_tree_of_a_loss_of_ones_own():
+    tree = loss_tree(fm.init(Opaque(pair(), net()), jax.random.key(0)), (X, Y))
+    assert tree.value == 7 and list(tree.children) == ["pair", "extra", "terms"]
+    assert "by loss(Opaque, object) at test_looking.py:" in tree.note
+
+
 def test_loss_tree_takes_a_mode(getkey):
     class Noisy(fm.Model):
         layer: Linear
@@ -253,103 +288,6 @@ def test_loss_tree_prints_as_a_tree(state):
     assert len({line.index("Net") for line in lines if "  Net  " in line}) == 1
 
 
-# explain
-
-
-def test_explain_nests_and_counts():
-    explanation = explain(fm.loss, tracked(), fm.Labeled(X, Y))
-    (root,) = explanation.calls
-    assert (root.verb, root.types, root.context) == ("loss", ("Tracked", "Labeled"), "Eval")
-    (call,) = root.calls
-    assert (call.verb, call.types, call.count) == ("forward", ("Tracked", "array"), 1)
-    (layers,) = call.calls
-    assert (layers.verb, layers.types, layers.count) == ("forward", ("Linear", "array"), 2)
-    assert root.where == f"test_looking.py:{root.method.function.__code__.co_firstlineno}"
-    assert layers.where.startswith("tiny.py:")
-    text = str(explanation)
-    assert "forward(Linear, array) × 2" in text and "loss(Tracked, Labeled)" in text and explanation.error is None
-
-
-def test_explain_computes_nothing_and_draws_nothing():
-    wide = Net(Linear(10**6, 10**6))
-    (root,) = explain(fm.forward, wide, jax.ShapeDtypeStruct((10**6, 10**6), jnp.float32)).calls
-    assert root.calls[0].types == ("Linear", "array")
-    assert explain(fm.init, wide, jax.random.key(0)).calls[0].calls[0].verb == "init"
-
-
-def test_explain_follows_wrappers_and_modes():
-    explanation = explain(fm.loss, halved(), fm.Labeled(X, Y), fm.Train(jax.random.key(0)))
-    text = str(explanation)
-    assert "loss(Halved, Labeled, Train)" in text and "handed to its part" in text
-    assert "loss(Net, Labeled, Eval)" in text  # below Frozen
-    assert "as_batch(" not in text and "`as_batch`" in text
-    assert {"bind", "loss"} == {call.verb for call in explanation.calls}
-    assert str(explain(fm.bind, pair(), fm.Eval())).splitlines()[1].startswith("bind(Pair, Eval)")
-
-
-def test_explain_sees_what_is_compiled_already(state):
-    fm.train_step(state, (X, Y))
-    for _ in range(2):
-        text = str(explain(fm.train_step, state, (X, Y)))
-        assert "update(Halved, State, Labeled, Train)" in text and "forward(Linear, array)" in text
-
-
-def test_explain_leaves_compiled_programs_alone():
-    traced = []
-
-    class Counted(fm.Model):
-        scale: jax.Array
-
-    @dispatch
-    def forward(model: Counted, x):
-        traced.append(1)
-        return model.scale * x
-
-    model, program = Counted(jnp.float32(2)), jax.jit(lambda model, x: fm.forward(model, x))
-    program(model, 1.0)
-    explain(program, model, jnp.float32(1))
-    assert len(traced) == 2
-    program(model, 1.0)
-    assert len(traced) == 2
-
-
-def test_explain_says_where_a_call_ended():
-    class Hollow(fm.Model):
-        layer: Linear
-
-    @dispatch
-    def forward(model: Hollow, x):
-        return fm.forward(model.layer, x, x)
-
-    explanation = explain(fm.forward, Hollow(Linear(4, 3)), X)
-    assert isinstance(explanation.error, fm.MissingMethodError) and explanation.calls[0].types[0] == "Hollow"
-    assert "stopped by MissingMethodError: `forward(Linear" in str(explanation)
-    with pytest.raises(fm.MissingMethodError):
-        explain(fm.loss, Hollow(Linear(4, 3)), fm.Labeled(X, Y))
-
-
-def test_explain_verbs_that_run_on_the_host(state):
-    text = str(explain(fm.fit, state, (X, Y)))
-    assert "fit(State, tuple)" in text and "values are needed" in text
-
-
-def test_explain_keeps_the_types_of_what_is_no_array():
-    @fm.verb
-    def describe(what, n):
-        """Something."""
-
-    @describe.dispatch
-    def _(what: Net, n: int):
-        return n
-
-    @describe.dispatch
-    def _(what: Net, n: str):
-        return describe(what, 3)
-
-    (root,) = explain(describe, net(), "x").calls
-    assert (root.types, root.calls[0].types) == (("Net", "str"), ("Net", "int"))
-
-
 # Notebooks
 
 
@@ -362,6 +300,8 @@ def test_html_of_everything(state):
     text = shown(tracked())
     assert "layers: list" in text and "f32[4, 5]" in text and "relu" in text and "43 parameters" in text
     assert "inner: Weighted" in shown(state)
+    text = shown(fm.Classifier(Linear(4, 3), fm.CrossEntropy() + 0.5 * fm.L2()))
+    assert "objective: Sum CrossEntropy() + 0.5 * L2()" in text and "smoothing: None" in text
 
 
 def test_html_escapes():

@@ -147,6 +147,12 @@ def test_frozen_parameters_stay():
     assert not np.array_equal(after.system.one.layer.weight, state.system.one.layer.weight)
 
 
+def test_frozen_by_hand_is_no_group():
+    hand = {"one": optax.sgd(0.1), "two": fm.frozen}
+    state = fm.setup(pair(), data(), optimizer=hand)
+    assert [g.path for g in groups(state.system, state.optimizer, state.plan)] == ["one"]
+
+
 def test_a_schedule_spans_the_run():
     _, history = fm.fit(net(), data(64), optimizer=optax.sgd, lr=fm.cosine(1.0), epochs=4, batch_size=16, progress=False)
     steps = np.array([3, 7, 11, 15])
@@ -155,6 +161,9 @@ def test_a_schedule_spans_the_run():
 
 @pytest.mark.parametrize("warmup", [4, 0.25])
 def test_warm_up(warmup):
+    schedule = fm.cosine(1.0, warmup=warmup)
+    state = fm.setup(net(), data(64), optimizer=optax.sgd, lr=schedule, epochs=4, batch_size=16)
+    assert float(fm.train_step(state, data(64))[1]["lr"]) == 0.0
     rate = fm.cosine(1.0, warmup=warmup, end=0.1)(fm.Plan(total_steps=16))
     assert [round(float(rate(i)), 4) for i in (0, 2, 4, 16)] == [0.0, 0.5, 1.0, 0.1]
 

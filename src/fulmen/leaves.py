@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import types
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -153,9 +152,8 @@ def check_fields(component: Any) -> None:
                 )
             if kind == STATIC:
                 _check_static(value, where)
-    for leaf in leaves(component):
-        if isinstance(leaf.value, str | bytes | types.FunctionType):
-            raise TypeError(f"{leaf.path} is data, and {short(leaf.value)} came: a number or an array was expected.")
+            elif name != "mode":
+                _check_data(value, where)
     _check_shared(component)
 
 
@@ -170,6 +168,16 @@ def _check_static(value: Any, where: str) -> None:
         raise TypeError(
             f"{where} is static, and a {type(value).__name__} came, which holds data: annotate the field by its class."
         )
+
+
+def _check_data(value: Any, where: str) -> None:
+    if value is None or isinstance(value, Component):
+        return  # its fields are checked by themselves
+    if isinstance(value, (Tree, *_CONTAINERS)):  # somebody else's model may have leaves of any kind
+        for name, inner in items(value)[0]:
+            _check_data(inner, _join(where, name))
+    elif jax.tree_util.all_leaves([value]) and not (is_array(value) or isinstance(value, int | float | complex)):
+        raise TypeError(f"{where} is data, and {short(value)} came: a number or an array was expected.")
 
 
 def _check_shared(component: Any) -> None:

@@ -82,6 +82,8 @@ class Train(Mode):
     step: jax.Array | int = dataclasses.field(default=0, metadata={"fulmen": "child"})
 
     def __init__(self, key: Any, step: Any = 0) -> None:
+        if not hasattr(key, "dtype"):
+            raise TypeError(f"Train takes a random key, such as jax.random.key(0); {key!r} came.")
         self.__dict__.update(root=key, salt=None, verb="", step=step)
 
     def __repr__(self) -> str:
@@ -96,6 +98,8 @@ class Eval(Mode):
     """
 
     def __init__(self, key: Any = None) -> None:
+        if key is not None and not hasattr(key, "dtype"):
+            raise TypeError(f"Eval takes a random key, such as jax.random.key(0), or none; {key!r} came.")
         self.__dict__.update(root=key, salt=None, verb="")
 
 

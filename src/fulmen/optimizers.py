@@ -206,7 +206,7 @@ def _assign(value: Any, path: str, hand: Any, parent: Any, inherited: Any, plan:
 
 def _group(spec: Any, path: str, plan: Plan) -> Group:
     """A group from any form of optimizer."""
-    if spec is frozen:
+    if getattr(spec, "update", None) is frozen.update:  # as a part of a state it is made anew of the same functions
         return _FROZEN
     if isinstance(spec, Optimizer):
         return Group(path, optax.with_extra_args_support(spec.build(plan)), spec.rate(plan))

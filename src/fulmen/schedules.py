@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax.numpy as jnp
 import optax
 
 from fulmen.mode import Plan
@@ -34,11 +35,15 @@ class Cosine(Schedule):
         warmup = round(self.warmup * total) if self.warmup < 1 else int(self.warmup)
         if warmup >= total:
             raise ValueError(f"cosine: a warm-up of {warmup} steps does not fit into a run of {total}.")
-        if not warmup:
-            # optax's `alpha` is a fraction of the peak
-            decay = optax.cosine_decay_schedule(1.0, total)
-            return lambda step: self.end + (self.peak - self.end) * decay(step)
-        return optax.warmup_cosine_decay_schedule(0.0, self.peak, warmup, total, self.end)
+        # Of height 1, and scaled outside: the peak is data, and optax's own warm-up looks at its value.
+        decay = optax.cosine_decay_schedule(1.0, total - warmup)
+
+        def rate(step: Any) -> Any:
+            rising = self.peak * jnp.minimum(step / max(warmup, 1), 1.0)
+            falling = self.end + (self.peak - self.end) * decay(jnp.maximum(step - warmup, 0))
+            return jnp.where(step < warmup, rising, falling)
+
+        return rate
 
 
 def cosine(peak: float, *, warmup: float = 0.0, end: float = 0.0) -> Schedule:

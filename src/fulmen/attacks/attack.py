@@ -55,6 +55,9 @@ class Uniform(Start):
     """A point drawn uniformly from the ball around the clean input."""
 
 
+CLEAN = Clean()
+
+
 @verb(hands_on=False)
 def start_point(start, region, x, key):
     """Where the attack on one example starts; it is projected onto the region afterwards.
@@ -114,11 +117,11 @@ class Attack(Component):
 
     region: Region
     steps: int = static(default=1, kw_only=True)
-    start: Start = dataclasses.field(default=Clean(), kw_only=True)
+    start: Start = dataclasses.field(default=CLEAN, kw_only=True)
     transform: optax.GradientTransformation | None = static(default=None, kw_only=True, repr=False)
 
     def __init__(
-        self, transform: optax.GradientTransformation, region: Region, *, steps: int = 1, start: Start = Clean()
+        self, transform: optax.GradientTransformation, region: Region, *, steps: int = 1, start: Start = CLEAN
     ) -> None:
         self.__dict__.update(region=region, steps=steps, start=start, transform=transform, mode=None)
 

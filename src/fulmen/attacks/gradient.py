@@ -105,12 +105,14 @@ def _step_by_step(attack: Attack, system: Any, batch: Any, key: Any, best: bool)
 
 @functools.partial(jax.jit, static_argnums=0)
 def _begin_program(structure: Structure, leaves: list[Any]) -> Walk:
-    return _begin(*structure.unpack(leaves), *structure.extra)
+    attack, system, batch, key = structure.unpack(leaves)
+    return _begin(attack, system, batch, key, *structure.extra)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _advance_program(structure: Structure, leaves: list[Any], walk: Walk) -> Walk:
-    return _advance(*structure.unpack(leaves), walk)
+    attack, system, batch, key = structure.unpack(leaves)
+    return _advance(attack, system, batch, key, walk)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -189,8 +189,8 @@ def require_inside(region: Region, inputs: Iterable[Any]) -> None:
     for x in inputs:
         if not jnp.issubdtype(x.dtype, jnp.floating):
             raise ValueError(
-                f"x: floating-point numbers were expected to attack, and {x.dtype} from {np.min(x)} to {np.max(x)} came. Scale "
-                "an image of bytes first, `(x / 255).astype(np.float32)`; its box is fm.Box(0, 1) then."
+                f"x: floating-point numbers were expected to attack, and {x.dtype} from {np.min(x)} to {np.max(x)} came. "
+                "Scale an image of bytes first, `(x / 255).astype(np.float32)`; its box is fm.Box(0, 1) then."
             )
         values = np.asarray(x)
         for box in boxes:

@@ -59,8 +59,12 @@ class Call:
 
     def _is_plumbing(self) -> bool:
         """Whether it is there on every level, and says nothing: nobody overloaded it."""
-        own = self.method is None or self.method.module.startswith("fulmen.")
-        return self.verb in ("as_batch", "bind") and own and all(call._is_plumbing() for call in self.calls)
+        if self.verb == "after_update":
+            quiet = self.method is None or self.method.hints[0] in (object, Component)
+        else:
+            quiet = self.verb in ("as_batch", "bind", "validate")
+            quiet &= self.method is None or self.method.module.startswith("fulmen.")
+        return quiet and all(call._is_plumbing() for call in self.calls)
 
 
 def _all(calls: list[Call]) -> Iterator[Call]:
@@ -99,8 +103,8 @@ class Explanation(Picture):
 
     def _left_out(self) -> str:
         names = {call.verb for call in _all(self.calls) if call._is_plumbing()} - {self.name}
-        shown = " and ".join(f"`{name}`" for name in sorted(names))
-        return f"Calls of {shown} that chose the library's own methods are not shown; `.calls` has them." if shown else ""
+        shown = ", ".join(sorted(names))
+        return f"Not shown, where the library's own methods were chosen: {shown}. `.calls` has them." if shown else ""
 
     def _chosen(self, call: Call) -> str:
         return "handed to its part" if call.method is None else str(call.method)
@@ -147,6 +151,10 @@ def explain(verb: Callable[..., Any], *args: Any, **options: Any) -> Explanation
 
     Raises:
         MissingMethodError: if the verb itself has no method for these arguments. AmbiguousMethodError: if it has two.
+
+    >>> net = fm.models.Chain(fm.models.Flatten(), fm.models.Dense(6, 2))
+    >>> [call.types for call in fm.explain(fm.forward, net, jnp.ones((1, 2, 3))).calls[0].calls]
+    [('Flatten', 'array'), ('Dense', 'array')]
     """
     if verb is not init:
         args = tuple(described(arg)[0] if isinstance(arg, Component) else arg for arg in args)

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from fulmen.batch import of_part
+from fulmen.batch import Attacked, of_part
 from fulmen.component import Model, System, Wrapper, named_parts
 from fulmen.leaves import require_arrays
 from fulmen.looking.text import Picture, align, faint, html_page, html_table, place, tree_prefixes
@@ -74,6 +74,12 @@ def loss_tree(component: Any, batch: Any, mode: Mode | None = None) -> LossNode:
 
     Returns:
         The root, whose `value` is the loss. It prints as a tree; `children` is a dict of nodes.
+
+    >>> system = fm.Classifier(fm.models.Flatten(), fm.CrossEntropy() + 0.1 * fm.L2())
+    >>> print(fm.loss_tree(system, (jnp.zeros((4, 2)), jnp.array([0, 1, 0, 1]))))
+    loss              Classifier    0.693147
+    ├─ cross_entropy  CrossEntropy  0.693147  mean over 4 examples
+    └─ l2             L2                   0  0.1 * L2()
     """
     key = None
     if isinstance(component, State):
@@ -88,14 +94,16 @@ def loss_tree(component: Any, batch: Any, mode: Mode | None = None) -> LossNode:
 def _node(name: str, part: Any, batch: Any, entries: Mapping[str, Any] | None = None) -> LossNode:
     """The node of a component; `entries` are its losses where they are known already."""
     system, kind = _unwrap(part, batch)
-    if not isinstance(system, System) or not sums_its_losses(part, batch):
+    summed = isinstance(system, System) and sums_its_losses(part, batch)
+    if not summed and not _has_entries(system, batch):
         return _leaf(name, loss(part, batch), kind, "", batch)
     entries = dict(losses(part, batch) if entries is None else entries)  # type: ignore[arg-type]
-    total = example_mean(reduce_losses(part, entries, batch), batch)
-    found, terms = named_parts(system, Model, System), _terms(system)
+    total = example_mean(reduce_losses(part, entries, batch) if summed else loss(part, batch), batch)
+    inside, batch_inside = _through(system, batch, entries)
+    found, terms = named_parts(inside, Model, System), _terms(inside)
     children = {}
     for key, entry in entries.items():
-        inner, own = found.get(key), of_part(batch, key)
+        inner, own = found.get(key), of_part(batch_inside, key)
         if inner is not None:
             own = as_batch(inner, own)
         if isinstance(inner, System) and isinstance(entry, Mapping):
@@ -104,9 +112,21 @@ def _node(name: str, part: Any, batch: Any, entries: Mapping[str, Any] | None = 
             children[key] = _leaf(key, entry, *terms[key], own)
         else:
             children[key] = _entry(key, entry, "" if inner is None else _unwrap(inner, own)[1], own)
-    method = reduce_losses.method(part, entries, batch)
+    method = reduce_losses.method(part, entries, batch) if summed else loss.method(part, batch)
     note = "" if method.module.startswith("fulmen.") else f"by {method} at {place(method.location, method.module)}"
     return LossNode(name, kind, float(total), None, children, note)
+
+
+def _has_entries(system: Any, batch: Any) -> bool:
+    """Whether a system with a loss of its own says all the same what it is made of."""
+    return isinstance(system, System) and losses.has(system, batch) and losses.method(system, batch).hints[0] is not System
+
+
+def _through(system: Any, batch: Any, entries: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The system whose fields the entries are, and its batch: a wrapper may give its part's entries as its own."""
+    while isinstance(system, Wrapper) and not set(entries) & set(named_parts(system)):
+        system, batch = system.__part__, batch.batch if isinstance(batch, Attacked) else batch
+    return system, batch
 
 
 def _entry(name: str, entry: Any, kind: str, batch: Any) -> LossNode:

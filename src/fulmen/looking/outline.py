@@ -15,6 +15,7 @@ from fulmen.leaves import FROZEN, PARAMETER, Leaf, is_array, leaves
 from fulmen.looking.table import described
 from fulmen.looking.text import faint, html_page
 from fulmen.naming import number
+from fulmen.objectives import Objective
 from fulmen.tree import Tree, kinds, short
 
 __all__ = ["html_tree"]
@@ -41,7 +42,8 @@ def _node(name: str, value: Any, path: str, known: list[Leaf], depth: int) -> st
     label = f"<b>{html.escape(name)}</b>: " if name else ""
     if inside is None:
         return f'<div style="padding-left:1.1em">{label}{_leaf(value, path, known)}</div>'
-    head = f"{label}{html.escape(type(value).__name__)} {faint(_counts(path, known))}"
+    remark = _shorten(repr(value)) if isinstance(value, Objective) else _counts(path, known)
+    head = f"{label}{html.escape(type(value).__name__)} {faint(remark)}"
     join = f"{path}." if path else ""
     body = "".join(_node(key, item, join + key, known, depth + 1) for key, item in inside.items())
     if not body:
@@ -75,14 +77,16 @@ def _leaf(value: Any, path: str, known: list[Leaf]) -> str:
     """A value on one line, with what it is for."""
     roles = {leaf.role for leaf in known if _below(leaf.path, path)}
     role = faint(" · ".join(sorted(roles))) if roles else ""
-    foreign = not isinstance(value, Tree) and not jax.tree_util.all_leaves([value])
+    foreign = value is not None and not isinstance(value, Tree) and not jax.tree_util.all_leaves([value])
     if foreign and not isinstance(value, list | tuple):
         text = type(value).__name__
     else:
         text = short(value) if _is_key(value) else number(value)
-    if len(text) > _LONGEST:
-        text = f"{text[:_LONGEST]}…"
-    return f"{html.escape(text)} {role}"
+    return f"{html.escape(_shorten(text))} {role}"
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def _is_key(value: Any) -> bool:

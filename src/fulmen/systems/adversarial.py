@@ -7,7 +7,7 @@ from typing import Any
 from fulmen.attacks.attack import Attack
 from fulmen.attacks.gradient import last_point
 from fulmen.batch import Attacked
-from fulmen.component import Component, System, Wrapper
+from fulmen.component import Component, System, Wrapper, part_name
 from fulmen.dispatch import dispatch
 from fulmen.verbs import as_batch, augment, loss, losses, metrics, reduce_losses, validate
 
@@ -63,7 +63,7 @@ def reduce_losses(adv: Adversarial, losses, batch: Attacked):
 def _has_entries(part: Any) -> bool:
     """Whether `losses` is for it: a model with a loss of its own has none."""
     while isinstance(part, Wrapper):
-        part = part.__part__
+        part = getattr(part, part_name(type(part)))
     return isinstance(part, System)
 
 

@@ -1,0 +1,235 @@
+"""`Adversarial` around systems of every kind: the attack comes once, after augmentation, and every verb still works."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tiny import Compilations, Net, Pair, net, pair
+
+import fulmen as fm
+from fulmen import dispatch
+from fulmen.attacks.inputs import inputs
+from fulmen.models import MLP, BatchNorm, Chain, Dense
+
+REGION = fm.LinfBall(0.1) & fm.Box(0.0, 1.0)
+FGSM = fm.FGSM(REGION)
+PGD = fm.PGD(REGION, 0.03, 3)
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    return rng.random((40, 4), np.float32), rng.integers(0, 3, 40).astype(np.int32)
+
+
+class Duel(fm.Game):
+    """Two players who draw, and have no per-example losses."""
+
+    one: Net
+    two: Net
+
+
+@dispatch
+def losses(game: Duel, batch, mode):
+    noise = 0.01 * jax.random.normal(mode.key, batch.x.shape)
+    gap = jnp.abs(game.one(batch.x + noise) - game.two(batch.x)).mean()
+    return {"one": gap, "two": {"gap": -gap, "own": (game.two(batch.x) ** 2).mean()}}
+
+
+class Noisy(fm.Model):
+    """A model with an augmentation of its own."""
+
+    inner: Net
+
+
+@dispatch
+def loss(model: Noisy, batch: fm.Labeled):
+    return fm.loss(model.inner, batch)
+
+
+@dispatch
+def augment(model: Noisy, batch, mode):
+    return fm.replace(batch, x=jnp.clip(batch.x + 0.05, 0, 1))
+
+
+def classifier(**options):
+    return fm.Classifier(Chain(Dense(4, 16), jax.nn.tanh, Dense(16, 3)), **options)
+
+
+WRAPPED = {
+    "a classifier": lambda: classifier(),
+    "a classifier with terms": lambda: fm.Classifier(MLP(4, 16, 3), fm.CrossEntropy() + 1e-3 * fm.L2()),
+    "a model": net,
+    "a system of two": pair,
+    "a system with augmentations": lambda: Pair(Noisy(net()), net()),
+    "a game": lambda: Duel(net(), net()),
+    "frozen and not": lambda: Pair(fm.Frozen(net()), net()),
+    "another": lambda: fm.Adversarial(classifier(), FGSM),
+}
+
+
+def ready(component):
+    return fm.init(component, jax.random.key(0))
+
+
+def leaves_near(ours, theirs, atol=1e-6):
+    ours, theirs = jax.tree.leaves(ours), jax.tree.leaves(theirs)
+    assert len(ours) == len(theirs) > 0
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("make", WRAPPED.values(), ids=WRAPPED)
+def test_a_step_is_the_systems_own_on_attacked_inputs(make, data):
+    adv = fm.Adversarial(make(), fm.FGSM(REGION, step_size=0.08, start=fm.Uniform()))
+    state = fm.setup(adv, data, optimizer=optax.sgd, lr=0.1)
+    attacked, value, slopes = by_hand(state, data)
+    assert type(attacked) is fm.Attacked
+    assert (
+        sum(np.abs(np.asarray(a - b)).max() > 0.05 for a, b in zip(inputs_of(attacked.batch), inputs_of(attacked.clean))) > 0
+    )
+    assert max(np.abs(np.asarray(a - b)).max() for a, b in zip(inputs_of(attacked.batch), inputs_of(attacked.clean))) <= 0.2
+    after, logs = fm.train_step(state, data)
+    np.testing.assert_allclose(float(logs["loss"]), float(value), rtol=1e-6)
+    moved = jax.tree.map(lambda v, g: v - 0.1 * g, parameters(state.system.system), slopes)
+    leaves_near(parameters(after.system.system), moved)
+
+
+def inputs_of(batch):
+    return jax.tree.leaves(inputs(batch))
+
+
+def parameters(component):
+    return [leaf.value for leaf in fm.leaves(component) if leaf.role == "parameter"]
+
+
+@jax.jit
+def by_hand(state, data):
+    mode = fm.Train(jax.random.fold_in(state.key, state.step), state.step)
+    attacked = fm.augment(state.system, fm.as_batch(state.system, data), mode.at("augment"))
+    value, slopes, _, _ = fm.differentiate(state.system.system, attacked.batch, mode.at("system"))
+    return attacked, value, jax.tree.leaves(slopes)
+
+
+def test_metrics_are_called_robust(data):
+    adv = ready(fm.Adversarial(classifier(metrics=(fm.Accuracy(),)), FGSM))
+    batch = fm.as_batch(adv, data)
+    attacked = fm.augment(adv, batch, fm.Train(jax.random.key(0)))
+    assert list(fm.metrics(adv, attacked)) == ["robust/accuracy"]
+    assert list(fm.metrics(adv, batch)) == ["accuracy"]
+    assert fm.losses(adv, attacked).keys() == fm.losses(adv.system, batch).keys()
+    state, logs = fm.train_step(fm.setup(adv, data, optimizer=optax.sgd, lr=0.1), data)
+    assert set(logs) == {"loss", "robust/accuracy", "lr"}
+    figures = fm.evaluate(state, data, attack=PGD)
+    assert set(figures) == {"loss", "accuracy", "robust/loss", "robust/accuracy"}
+    assert figures["robust/loss"] > figures["loss"]
+    assert figures["robust/accuracy"] <= figures["accuracy"]
+    plain = fm.evaluate(state.system.system, data)
+    assert plain == {name: pytest.approx(figures[name], rel=1e-6) for name in plain}
+    assert fm.forward(adv, batch.x).shape == (40, 3)
+    assert fm.predict(state, data).shape == (40, 3)
+
+
+def test_the_attack_comes_after_the_augmentation(data):
+    adv = ready(fm.Adversarial(classifier(augment=(fm.Mixup(1.0, 3),)), FGSM))
+    batch, mode = fm.as_batch(adv, data), fm.Train(jax.random.key(3))
+    attacked = fm.augment(adv, batch, mode)
+    mixed = fm.augment(adv.system, batch, mode.at("system"))
+    assert mixed.y.shape == (40, 3)
+    leaves_near((attacked.clean.x, attacked.clean.y, attacked.batch.y), (mixed.x, mixed.y, mixed.y))
+    offset = np.asarray(attacked.batch.x - mixed.x)
+    assert (np.abs(offset) <= 0.1).all() and (np.abs(offset) > 0.09).mean() > 0.5
+    again = fm.augment(adv, batch, mode)
+    leaves_near(again, attacked, 0)
+
+
+def test_parts_with_batches_of_their_own_are_attacked_each(data):
+    adv = ready(fm.Adversarial(Pair(Noisy(net()), net()), FGSM))
+    attacked = fm.augment(adv, fm.as_batch(adv, data), fm.Train(jax.random.key(0)))
+    own, clean = attacked.batch.parts["one"].x, attacked.clean.parts["one"].x
+    np.testing.assert_allclose(clean, np.clip(data[0] + 0.05, 0, 1), rtol=0, atol=1e-7)
+    for part, x, origin in [(adv.system.one.inner, own, clean), (adv.system.two, attacked.batch.batch.x, data[0])]:
+        slope = jax.grad(lambda x, part=part: fm.loss(part, fm.Labeled(x, data[1])).sum())(jnp.asarray(origin))
+        np.testing.assert_allclose(x, np.clip(origin + np.float32(0.1) * np.sign(slope), 0, 1), rtol=0, atol=1e-6)
+
+
+def flops(function, *arguments):
+    return jax.jit(function).lower(*arguments).compile().cost_analysis()["flops"]
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_the_attack_is_computed_once_and_in_its_passes(steps):
+    rng = np.random.default_rng(0)
+    raw = rng.random((32, 64), np.float32), rng.integers(0, 10, 32).astype(np.int32)
+    # Training and evaluating compute the same in an MLP without dropout, so the last clean pass could be merged.
+    system = fm.Classifier(MLP(64, 512, 10, dropout=0.1), metrics=(fm.Accuracy(),))
+    state = fm.setup(fm.Adversarial(system, fm.PGD(REGION, 0.02, steps, fm.Clean())), raw, optimizer=optax.sgd, lr=0.1)
+    batch, mode = fm.Labeled(*map(jnp.asarray, raw)), fm.Train(jax.random.key(0))
+    one = flops(lambda s: fm.loss(s, batch).mean(), state.system.system)
+    clean = flops(lambda s: fm.differentiate(s, batch, mode)[:2], state.system.system)
+
+    def step(component):
+        value, slopes, _, logs = fm.differentiate(component, fm.augment(component, batch, mode), mode)
+        return value, slopes, {name: figure.compute() for name, figure in logs.items()}
+
+    assert flops(step, state.system) <= clean + 1.05 * 2 * steps * one
+    assert clean + 1.05 * 2 * steps * one <= 1.1 * (2 * steps + 3) * one
+
+
+def test_running_statistics_move_by_the_training_pass_alone(data):
+    model = Chain(Dense(4, 8), BatchNorm(8), jax.nn.relu, Dense(8, 3))
+    adv = fm.Adversarial(fm.Classifier(model), PGD)
+    state = fm.setup(adv, data, optimizer=optax.sgd, lr=0.0)
+    statistics = lambda s: [leaf.value for leaf in fm.leaves(s.system) if leaf.role == "buffer"]
+    before = statistics(state)
+    fm.perturb(PGD, state, data, jax.random.key(0))
+    fm.evaluate(state, data, attack=PGD)
+    leaves_near(statistics(state), before, 0)
+    attacked, _, _ = by_hand(state, data)
+    after, _ = fm.train_step(state, data)
+    hidden = state.system.system.model[0](attacked.batch.x)
+    leaves_near(statistics(after), [0.1 * hidden.mean(0), 0.9 + 0.1 * hidden.var(0, ddof=1)])
+
+
+def test_radii_are_hyperparameters(data):
+    state = fm.setup(fm.Adversarial(classifier(), PGD), data, optimizer=optax.sgd, lr=0.1)
+    after, weak = fm.train_step(state, data)
+    leaves_near(after.system.attack, state.system.attack, 0)
+    stronger = fm.replace(state, {"system.attack.region.regions.0.eps": 0.3, "system.attack.step_size": 0.1})
+    with Compilations() as compiled:
+        _, strong = fm.train_step(stronger, data)
+    assert compiled.names == []
+    assert float(strong["loss"]) > float(weak["loss"]) + 0.01
+    assert not any("attack" in leaf.path for leaf in fm.leaves(state.system) if leaf.role != "hyperparameter")
+
+
+@pytest.mark.parametrize(
+    ("attack", "inputs", "error", "message"),
+    [
+        (PGD, lambda x: 2 * x, ValueError, r"x: values in Box\(lo=0.0, hi=1.0\)"),
+        (FGSM, lambda x: (255 * x).astype(np.uint8), ValueError, "x: floating-point numbers .* uint8 .*x / 255"),
+        (fm.FGSM(fm.LinfBall(-1.0)), lambda x: x, ValueError, "LinfBall, eps"),
+        (fm.PGD(REGION, 0.1, 0), lambda x: x, ValueError, "PGD, steps"),
+        (fm.LinfBall(0.1), lambda x: x, TypeError, r"Adversarial, attack: such as .* LinfBall\(eps=0.1\) came"),
+    ],
+)
+def test_bad_input_is_found_at_setup(attack, inputs, error, message, data):
+    with pytest.raises(error, match=message):
+        fm.setup(fm.Adversarial(net(), attack), (inputs(data[0]), data[1]), optimizer=optax.sgd, lr=0.1)
+
+
+def test_an_attack_of_ones_own_in_training(data):
+    state = fm.setup(fm.Adversarial(net(), Shift(REGION)), data, optimizer=optax.sgd, lr=0.1)
+    _, logs = fm.train_step(state, data)
+    expected = fm.loss(state.system.system, fm.Labeled(np.clip(data[0] + 0.01, 0, 1), data[1])).mean()
+    np.testing.assert_allclose(float(logs["loss"]), float(expected), rtol=1e-6)
+
+
+class Shift(fm.Attack):
+    """Moves every example alike, and has no option."""
+
+
+@dispatch
+def perturb(attack: Shift, system, batch, key):
+    return fm.replace(batch, x=fm.project(attack.region, batch.x + 0.01, batch.x))
