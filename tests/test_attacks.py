@@ -261,12 +261,11 @@ def test_linear_model_has_its_closed_form(perturb, attack, key):
     near(gained, np.full(N, 0.25 * np.abs(w).sum()), 1e-5)  # ε ‖w‖₁
 
 
-@pytest.mark.parametrize("eps", [0, 0.0])
 @pytest.mark.parametrize("make", [fm.FGSM, lambda r: fm.PGD(r, 0.1, 3)], ids=["FGSM", "PGD"])
-def test_no_radius_returns_the_input(make, eps, key):
+def test_no_radius_returns_the_input(make, key):
     data = batch()
     for best in (True, False):
-        attacked = fm.perturb(make(fm.LinfBall(eps) & BOX), net(), data, key, best=best)
+        attacked = fm.perturb(make(fm.LinfBall(0.0) & BOX), net(), data, key, best=best)
         np.testing.assert_array_equal(attacked.x, data.x)
 
 

@@ -1,6 +1,5 @@
 """What the compiled step costs, counted by XLA, and what compiles nothing."""
 
-import jax
 import numpy as np
 import optax
 import pytest

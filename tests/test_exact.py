@@ -101,9 +101,7 @@ def test_convnet_with_batch_norm_and_dropout(digits):
     net = Small(fm.models.Conv(1, 4), fm.models.BatchNorm(4), fm.models.Dropout(0.25), Dense(256, 10))
     state = started(fm.Classifier(net), digits, optimizer=optax.adam, lr=1e-3)
     net = state.system.model
-    start = dict(
-        conv=arrays(net.conv), norm=arrays(net.norm), out=arrays(net.out)
-    )
+    start = dict(conv=arrays(net.conv), norm=arrays(net.norm), out=arrays(net.out))
     buffers = [net.norm.mean.value, net.norm.variance.value]
     # the mask of a layer is drawn from the step's key and the layer's salt
     run, salt = state.key, fm.bind(state.system, fm.Train(jax.random.key(0))).model.drop.mode.within("forward")
@@ -156,7 +154,9 @@ class Pair(fm.System):
 
 
 def test_two_parts(digits):
-    state = started(Pair(Head(Dense(64, 10)), Head(Dense(64, 10))), digits, optimizer=dict(one=optax.adam(1e-3), two=optax.sgd(0.1)))
+    state = started(
+        Pair(Head(Dense(64, 10)), Head(Dense(64, 10))), digits, optimizer=dict(one=optax.adam(1e-3), two=optax.sgd(0.1))
+    )
     start = [arrays(state.system.one.layer), arrays(state.system.two.layer)]
     expected = [
         by_hand(p, lambda p, e, k, x, y: (cross_entropy(dense(p, x), y), e), digits, o)[0]

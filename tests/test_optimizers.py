@@ -71,13 +71,19 @@ SGD = optax.sgd(0.1)
         (
             Deep(own(), [net()]),
             {"others": SGD},
-            {"first": ["first.layer.weight", "first.layer.bias"], "others": ["others.0.layer.weight", "others.0.layer.bias"]},
+            {
+                "first": ["first.layer.weight", "first.layer.bias"],
+                "others": ["others.0.layer.weight", "others.0.layer.bias"],
+            },
         ),
         # a parent's dict beats the part's own method
         (
             Telling(own(), [net(), net()]),
             {"others": {"1": SGD}},
-            {"first": ["first.layer.weight", "first.layer.bias"], "others.1": ["others.1.layer.weight", "others.1.layer.bias"]},
+            {
+                "first": ["first.layer.weight", "first.layer.bias"],
+                "others.1": ["others.1.layer.weight", "others.1.layer.bias"],
+            },
         ),
         # down to an array
         (net(), {"layer": {"weight": SGD, "bias": fm.frozen}}, {"layer.weight": ["layer.weight"]}),
@@ -171,7 +177,11 @@ def test_warm_up(warmup):
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({}, ValueError, ["no optimizer for 'one.layer.weight'", "optimizer=optax.adam, lr=1e-3", "def configure_optimizers(pair: Pair)"]),
+        (
+            {},
+            ValueError,
+            ["no optimizer for 'one.layer.weight'", "optimizer=optax.adam, lr=1e-3", "def configure_optimizers(pair: Pair)"],
+        ),
         ({"optimizer": optax.adam}, TypeError, ["adam", "lr="]),
         ({"optimizer": optax.adam(1e-3), "lr": 1e-3}, TypeError, ["lr", "constructor"]),
         ({"lr": 1e-3}, TypeError, ["lr", "optimizer=optax.adam"]),

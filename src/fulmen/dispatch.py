@@ -15,7 +15,7 @@ import sys
 import threading
 import types
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -52,6 +52,7 @@ class Verb:
         self._answers: dict[_Question, Any] = {}
         # What to call with the arguments alone, by their types and that of the bound context: the quick way.
         self._calls: dict[tuple[type, ...], Callable[..., Any]] = {}
+        self._names: dict[tuple[str, str], type] = {}  # the classes in signatures, by name
         self._declare(contract, **options)
         _all.add(self)
 
@@ -177,7 +178,8 @@ class Verb:
 
     def _resolve(self, question: _Question, options: Iterable[str] = ()) -> Any:
         args, methods = question.args, self._methods.values()
-        _check_definitions(question, methods)
+        self._names = self._names or {_full_name(kind): kind for m in methods for hint in m.members for kind in hint}
+        _check_definitions(question, self._names)
         wrapper = not question.next_method and self.hands_on and bool(args) and hasattr(args[0], "__part__")
         if wrapper:
             # A wrapper's own methods are those on wrapper types; what it has none for goes to its part.
@@ -234,6 +236,7 @@ class Verb:
     def _refresh(self, concerned: Callable[[_Question], bool]) -> bool:
         """Ask again what a change may concern. Returns whether an answer that was given is no longer right."""
         stale = False
+        self._names = {}
         for question, answer in list(self._answers.items()):
             if concerned(question):
                 try:
@@ -515,10 +518,9 @@ def _moved(method: Method, old: type, new: type) -> Method:
     return dataclasses.replace(method, hints=tuple(map(move, method.hints)), rest=move(method.rest), contexts=contexts)
 
 
-def _check_definitions(question: _Question, methods: Iterable[Method]) -> None:
+def _check_definitions(question: _Question, known: Mapping[tuple[str, str], type]) -> None:
     """Raise for an instance of a class that has been defined again; learn of classes that are no `Tree`s here."""
     kinds = [k for kind in (question.context, *question.args) for k in kind.__mro__[:-1]]
-    known = {_full_name(member): member for m in methods for hint in m.members for member in hint}
     for kind in kinds:
         other = known.get(_full_name(kind))
         if other is not None and other is not kind and kind not in _superseded and other not in _superseded:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fulmen.dispatch import Verb, verb
+from fulmen.dispatch import verb
 from fulmen.mode import Eval, Mode, Plan
 
 # Structure
@@ -396,4 +396,32 @@ def plot(x):
     """
 
 
-__all__ = [name for name, value in list(globals().items()) if isinstance(value, Verb)]
+__all__ = [
+    "after_update",
+    "as_batch",
+    "augment",
+    "batches",
+    "bind",
+    "configure_optimizers",
+    "eval_step",
+    "evaluate",
+    "fit",
+    "forward",
+    "init",
+    "loss",
+    "losses",
+    "metrics",
+    "on",
+    "partition",
+    "perturb",
+    "plot",
+    "predict",
+    "project",
+    "reduce_losses",
+    "setup",
+    "steps",
+    "train_step",
+    "transformation",
+    "update",
+    "validate",
+]

@@ -34,7 +34,8 @@ def fgsm(eps: Any) -> optax.GradientTransformation:
     [-0.5  0.5 -0. ]
     """
     # As a schedule a number is cast to the gradient's type, whatever type it came in.
-    return optax.chain(optax.scale_by_sign(), optax.scale_by_learning_rate(eps if callable(eps) else lambda step: eps))
+    schedule: Any = eps if callable(eps) else lambda step: eps
+    return optax.chain(optax.scale_by_sign(), optax.scale_by_learning_rate(schedule))
 
 
 # Where an attack starts

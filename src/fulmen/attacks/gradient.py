@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 
 from fulmen.attacks.attack import Attack, looks_at_steps, start_point
 from fulmen.attacks.inputs import example_losses, index, inputs, with_inputs
@@ -39,7 +40,7 @@ class Walk(Tree):
     x: Any
     memory: Any
     best: Any = None
-    value: jax.Array | None = None
+    value: Any = None
 
 
 @perturb.around(Attack)
@@ -73,7 +74,7 @@ def last_point(attack: Attack, system: Any, batch: Any, key: Any) -> Any:
 
 
 def _traced(tree: Any) -> bool:
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def _still(tree: Any) -> Any:
@@ -151,7 +152,7 @@ def _advance(attack: Attack, system: Any, batch: Any, key: Any, walk: Walk) -> W
     def move(slope: jax.Array, memory: Any, x: jax.Array, origin: jax.Array) -> tuple[jax.Array, Any]:
         update = lambda slope, memory, x, value: transform.update(slope, memory, x, value=value)
         step, after = jax.vmap(update)(slope, memory, x, -value)  # by each example, so that norms do not couple them
-        after = jax.tree.map(lambda new, old: new.astype(old.dtype), after, memory)
+        after = jax.tree.map(lambda new, old: _typed(new, old.dtype), after, memory)
         return project(attack.region, x + step.astype(x.dtype), origin), after
 
     flat, structure = jax.tree.flatten(walk.x)
@@ -196,4 +197,8 @@ def _keep_best(walk: Walk, value: jax.Array) -> Walk:
 
 def _strong(walk: Walk) -> Walk:
     """No weak types: a step must not change what it is called with, or it would be compiled twice."""
-    return jax.tree.map(lambda v: v if jnp.issubdtype(v.dtype, jax.dtypes.extended) else v.astype(v.dtype), walk)
+    return jax.tree.map(lambda v: _typed(v, v.dtype), walk)
+
+
+def _typed(value: Any, dtype: Any) -> Any:
+    return value if jnp.issubdtype(dtype, jax.dtypes.extended) else value.astype(dtype)  # random keys stay as they are

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 
 from fulmen.component import Component
 from fulmen.dispatch import dispatch
@@ -175,7 +176,7 @@ def validate(region: Intersection):
 def require_not_negative(component: Component, name: str, value: Any) -> None:
     """Raise unless a number is finite and at least 0; what is being traced passes."""
     seen = concrete(value)
-    if seen is None and not isinstance(value, jax.core.Tracer | jax.ShapeDtypeStruct):
+    if seen is None and not isinstance(value, Tracer | jax.ShapeDtypeStruct):
         raise TypeError(f"{type(component).__name__}, {name}: a number was expected, and {value!r} came.")
     if seen is not None and not (np.isfinite(seen) & (seen >= 0)).all():
         raise ValueError(

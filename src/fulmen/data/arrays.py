@@ -70,7 +70,7 @@ def _check_array(name: str, value: Any) -> None:
             f"{name}: numbers were expected, and an array of type {value.dtype} came. "
             "Encode text and objects as numbers first, such as class names by np.unique(…, return_inverse=True)."
         )
-    if value.dtype == np.float64 and not jax.config.jax_enable_x64:
+    if value.dtype == np.float64 and jax.dtypes.canonicalize_dtype(np.float64) != np.float64:
         raise TypeError(
             f"{name}: float32 was expected, and float64 came, which jax would round silently. Write {name}.astype(np.float32), "
             "or switch jax_enable_x64 on."
@@ -85,7 +85,7 @@ def _check_array(name: str, value: Any) -> None:
 
 def _host(value: Any) -> Any:
     value = np.asarray(value)
-    if value.dtype in (np.int64, np.uint64) and not jax.config.jax_enable_x64:
+    if value.dtype in (np.int64, np.uint64) and jax.dtypes.canonicalize_dtype(value.dtype) != value.dtype:
         limits = np.iinfo(np.int32)
         if value.size and (value.min() < limits.min or value.max() > limits.max):
             raise ValueError(f"integers that fit into 32 bits were expected, and {value.min()} to {value.max()} came.")

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.batch import Attacked, Batch, Labeled, PartBatches, Unlabeled, of_part
+from fulmen.batch import Batch, Labeled, PartBatches, Unlabeled, of_part
 from fulmen.component import Game, Model, System, Wrapper, named_parts, part_name, parts
 from fulmen.dispatch import dispatch
 from fulmen.tree import remake

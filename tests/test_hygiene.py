@@ -1,0 +1,120 @@
+"""The mistakes that dispatch brings, looked for among the library's own methods."""
+
+import importlib
+import inspect
+import pkgutil
+from typing import Literal
+
+import jax
+import numpy as np
+import plum
+import pytest
+
+import fulmen as fm
+from fulmen.dispatch import Method, Verb, ambiguities, verbs
+from fulmen.methods import dispatching
+
+for found in pkgutil.walk_packages(fm.__path__, "fulmen."):
+    if not found.name.endswith("__main__"):
+        try:
+            importlib.import_module(found.name)
+        except ImportError as error:  # an extra that is not installed
+            assert "fulmen" not in str(error)
+
+
+def is_ours(module: str) -> bool:
+    return module.partition(".")[0] == "fulmen"
+
+
+VERBS = [verb for verb in verbs() if is_ours(verb.__module__)]
+METHODS = [method for verb in verbs() for method in verb.methods if is_ours(method.module)]
+
+
+def is_base(kind: type) -> bool:
+    """Whether a class is there for others to be derived from."""
+    return kind is object or any(is_ours(below.__module__) for below in type.__subclasses__(kind))
+
+
+def pirated(verb: Verb, method: Method) -> bool:
+    """Whether somebody else could have written the method, meaning something else."""
+    return not is_ours(verb.__module__) and not any(is_ours(kind.__module__) for hint in method.members for kind in hint)
+
+
+def uncached(method: Method) -> list[object]:
+    """The annotations that cannot be told from an argument's class."""
+    written = [hint for hint in method.written if hint not in (inspect.Parameter.empty, object)]
+    faithful = method.signature.is_faithful
+    return [hint for hint in written if dispatching(hint) != hint] or ([] if faithful else [method.signature])
+
+
+def narrow_on_a_base(method: Method) -> bool:
+    """Whether it leaves a user's method on a derived class ambiguous, by annotating more than the first argument."""
+    first = method.members[0] if method.members else ()
+    return any(map(is_base, first)) and any(hint is not object for hint in (*method.hints[1:], method.rest or object))
+
+
+def test_there_is_something_to_look_at():
+    assert len(VERBS) > 25
+    assert len(METHODS) > 100
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=lambda v: v.__name__)
+def test_no_two_methods_are_ambiguous(verb):
+    clashes = [(a, b, kinds) for a, b, kinds in ambiguities(verb) if is_ours(a.module) and is_ours(b.module)]
+    assert not clashes, "\n".join(f"{a} ({a.location}) and {b} ({b.location}) for {kinds}" for a, b, kinds in clashes)
+
+
+def test_no_method_belongs_to_others():
+    assert not [
+        (verb, method) for verb in verbs() for method in verb.methods if is_ours(method.module) and pirated(verb, method)
+    ]
+
+
+def test_every_signature_can_be_remembered():
+    assert not [(str(method), method.location, uncached(method)) for method in METHODS if uncached(method)]
+
+
+def test_methods_on_base_classes_annotate_their_first_argument_only():
+    assert not [(str(method), method.location) for method in METHODS if narrow_on_a_base(method)]
+
+
+def test_every_verb_has_a_contract_and_says_how_to_extend_it():
+    for verb in VERBS:
+        assert verb.__doc__ and len(verb.__doc__) > 40, verb
+        assert verb.__module__ != "fulmen.verbs" or "**Extending.**" in verb.__doc__, verb
+    assert not [v for v in VERBS if v.__module__ == "fulmen.verbs" and v is not getattr(fm, v.__name__)]
+
+
+# The checks find what they look for.
+
+
+@fm.verb
+def borrow(one, other):
+    """A verb that is not the library's."""
+
+
+def written(**annotations):
+    def borrow(one, other):
+        return None
+
+    borrow.__annotations__ = annotations
+    return borrow
+
+
+def last(function) -> Method:
+    borrow.dispatch(function)
+    return borrow.methods[-1]
+
+
+def test_the_checks_can_fail():
+    assert pirated(borrow, last(written(one=np.ndarray)))
+    assert not pirated(borrow, last(written(one=fm.Box)))
+    assert uncached(last(written(one=fm.Labeled, other=jax.Array))) == [jax.Array]
+    assert uncached(last(written(one=fm.Unlabeled, other=Literal["a"])))
+    assert not uncached(last(written(one=fm.Classifier, other=fm.Labeled | None)))
+    assert not plum.Signature(jax.Array).is_faithful
+    assert narrow_on_a_base(last(written(one=fm.System, other=fm.Labeled)))
+    assert narrow_on_a_base(last(written(one=fm.Box | fm.Component, other=fm.Labeled)))
+    assert narrow_on_a_base(last(written(other=fm.Attacked)))
+    assert not narrow_on_a_base(last(written(one=fm.Box, other=fm.Labeled)))
+    assert list(ambiguities(borrow))
