@@ -193,13 +193,10 @@ def test_intersections_are_flat_and_project_balls_first():
     both = (b & a) & (c & a)
     assert both.regions == (b, a, c, a)
     assert repr(b & a) == "Box(lo=0, hi=1) & LinfBall(eps=0.1)"
-    # The ball around 0.15 ends at 0.25; its part in both boxes begins at 0.2.
-    origin = jnp.full((1, 3), 0.15)
-    near(fm.project(both, jnp.array([[-1.0, 0.22, 9.0]]), origin), [[0.2, 0.22, 0.25]])
-    near(
-        fm.project(fm.Intersection((fm.Intersection((c, b)), a)), jnp.array([[-1.0, 0.22, 9.0]]), origin),
-        [[0.2, 0.22, 0.25]],
-    )
+    # The ball around 0.15 ends at 0.25; its part in both boxes begins at 0.2. That around 0.05 has no part in them.
+    origin, x = jnp.array([[0.15, 0.15, 0.15, 0.05]]), jnp.array([[-1.0, 0.22, 9.0, 0.5]])
+    for region in (both, fm.Intersection((fm.Intersection((c, b)), a))):
+        near(fm.project(region, x, origin), [[0.2, 0.22, 0.25, 0.2]])
 
 
 # Attacks

@@ -142,7 +142,7 @@ def test_a_missing_method():
         fm.setup(Silent(Linear(4, 3)), (X, Y), **ADAM)
 
 
-def test_an_ambiguous_method():
+def test_an_ambiguous_method(verbs_restored):
     class Picture(fm.Labeled):
         pass
 

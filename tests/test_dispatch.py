@@ -34,6 +34,10 @@ class Puppy(Dog):
     pass
 
 
+class Kitten(Animal):
+    pass
+
+
 class Bowl(fm.Component):
     pass
 
@@ -54,7 +58,12 @@ def greet(one: Dog, other: Animal):
 
 
 @dispatch
-def greet(one: Puppy, other: Dog | Bowl, *, loudly=False):
+def greet(one: Puppy, other: Kitten):
+    return "a method for the class alone beats one for a union with it"
+
+
+@dispatch
+def greet(one: Puppy, other: Kitten | Dog | Bowl, *, loudly=False):
     return "YIP" if loudly else "yip"
 
 
@@ -68,6 +77,7 @@ def greet(one: Puppy, other: Dog | Bowl, *, loudly=False):
         ((Puppy(), Animal()), "woof"),
         ((Puppy(), Puppy()), "yip"),
         ((Puppy(), Bowl()), "yip"),
+        ((Puppy(), Kitten()), "a method for the class alone beats one for a union with it"),
     ],
 )
 def test_the_most_specific_method_is_chosen(args, answer):

@@ -113,6 +113,19 @@ def test_an_unrelated_method_compiles_nothing(capsys):
     assert changed(capsys) == []
 
 
+def test_a_method_that_would_fit_but_is_not_chosen_compiles_nothing(capsys):
+    Times, Double = models()
+    forward.dispatch(_annotated(Double, lambda model, x: x * 5))
+    users = jax.jit(lambda model, x: forward(model, x))
+    assert users(Double(), 1.0) == 5.0
+    changed(capsys)
+    forward.dispatch(_annotated(Times, lambda model, x: x * 3))  # nobody has asked for it
+    with Compilations() as compiled:
+        assert users(Double(), 1.0) == 5.0
+    assert compiled.names == []
+    assert changed(capsys) == []
+
+
 def test_an_answer_of_no_takes_effect(capsys):
     Times, _ = models()
 
@@ -283,6 +296,34 @@ def test_classes_that_are_no_trees_follow_too(notebook):
     assert fm.plot(book.Callback()) == "plotted"
     with pytest.raises(OutdatedInstanceError):
         fm.plot(old)
+
+
+def test_a_class_that_is_no_tree_and_its_methods_run_again(notebook):
+    cells = [
+        "import fulmen as fm\nclass Callback:\n    pass",
+        "@fm.dispatch\ndef plot(x: Callback): return 'plotted'",
+    ]
+    book = notebook(cells[0])
+    unseen = book.Callback()
+    notebook(cells[1])
+    old = book.Callback()
+    users = jax.jit(lambda x: x * len(fm.plot(old)))
+    assert users(1) == 7
+    for cell in cells:
+        notebook(cell)
+    assert fm.plot(book.Callback()) == "plotted"
+    for call in (lambda: fm.plot(old), lambda: users(1), lambda: fm.plot(unseen)):
+        with pytest.raises(OutdatedInstanceError):
+            call()
+
+
+def test_an_old_instance_that_a_verb_never_saw(notebook):
+    book = notebook("import fulmen as fm\nclass Callback:\n    pass")
+    old = book.Callback()
+    notebook("class Callback:\n    pass\n@fm.dispatch\ndef plot(x: Callback): return 'plotted'")
+    with pytest.raises(OutdatedInstanceError):
+        fm.plot(old)
+    assert fm.plot(book.Callback()) == "plotted"
 
 
 def test_classes_in_functions_are_left_alone():

@@ -206,7 +206,7 @@ def _check_ambiguities(report: Report, component: Any) -> None:
     clashes = 0
     for verb in verbs():
         for a, b, types in ambiguities(verb):
-            if types and any(issubclass(kind, types[0]) or issubclass(types[0], kind) for kind in kinds):
+            if types and any(issubclass(kind, types[0]) for kind in kinds):
                 clashes += 1
                 signature = ", ".join(kind.__name__ for kind in types)
                 where = ", ".join(place(m.location, m.module) for m in (a, b))

@@ -178,8 +178,7 @@ class Verb:
 
     def _resolve(self, question: _Question, options: Iterable[str] = ()) -> Any:
         args, methods = question.args, self._methods.values()
-        self._names = self._names or {_full_name(kind): kind for m in methods for hint in m.members for kind in hint}
-        _check_definitions(question, self._names)
+        _check_definitions(question, self._known_names())
         wrapper = not question.next_method and self.hands_on and bool(args) and hasattr(args[0], "__part__")
         if wrapper:
             # A wrapper's own methods are those on wrapper types; what it has none for goes to its part.
@@ -197,6 +196,11 @@ class Verb:
                     answer = _Around(around, answer)
         return answer
 
+    def _known_names(self) -> Mapping[tuple[str, str], type]:
+        if not self._names:
+            self._names = {_full_name(kind): kind for m in self._methods.values() for hint in m.members for kind in hint}
+        return self._names
+
     # Registering
 
     def dispatch(self, function: Callable[..., Any]) -> Verb:
@@ -205,11 +209,13 @@ class Verb:
         added = list(read_methods(self, function, functools.cache(lambda: names_around(namespace))))
         with _lock:
             for method in added:
-                old = self._methods.get(method.key)
-                if old is not None:
-                    refuse_twin(old, method)
-                self._methods[method.key] = method
-            stale = self._refresh(lambda q: any(m.fits(q.context, q.args) for m in added))
+                if method.key in self._methods:
+                    refuse_twin(self._methods[method.key], method)
+            stale = False
+            for kind in {kind for m in added for hint in m.members for kind in hint}:
+                stale |= _notice(kind, self._known_names())
+            self._methods.update((method.key, method) for method in added)
+            stale |= self._refresh(lambda q: any(m.fits(q.context, q.args) for m in added))
         _start_afresh(stale, f"{added[0]} ({added[0].location})")
         return self
 
@@ -522,16 +528,23 @@ def _check_definitions(question: _Question, known: Mapping[tuple[str, str], type
     """Raise for an instance of a class that has been defined again; learn of classes that are no `Tree`s here."""
     kinds = [k for kind in (question.context, *question.args) for k in kind.__mro__[:-1]]
     for kind in kinds:
-        other = known.get(_full_name(kind))
-        if other is not None and other is not kind and kind not in _superseded and other not in _superseded:
-            current = _current(kind)
-            if current is kind:
-                _move_methods(other, kind)
-            elif current is other:
-                _superseded[kind] = other
+        _notice(kind, known)
     old = next((kind for kind in kinds if kind in _superseded), None)
     if old is not None:
         raise lookup_errors.outdated((question.context, *question.args), old)
+
+
+def _notice(kind: type, known: Mapping[tuple[str, str], type]) -> bool:
+    """Learn whether a class is a new or an old definition of one that is known. Returns whether answers changed."""
+    other = known.get(_full_name(kind))
+    if other is None or other is kind or kind in _superseded or other in _superseded:
+        return False
+    current = _current(kind)
+    if current is kind:
+        return _move_methods(other, kind)
+    if current is other:
+        _superseded[kind] = other
+    return False
 
 
 def _full_name(kind: type) -> tuple[str, str]:

@@ -259,9 +259,8 @@ def refuse_twin(old: Method, new: Method) -> None:
     """Two functions of one file that differ only in what cannot dispatch: one would hide the other unseen."""
     first, second = (inspect.unwrap(m.function) for m in (old, new))
     files = [getattr(getattr(f, "__code__", None), "co_filename", None) for f in (first, second)]
-    if (
-        files[0] != files[1] or old.spec is not new.spec or files[0] in ("<stdin>", "<string>")
-    ):  # what a prompt calls all input
+    run_again = old.spec is not new.spec or first.__globals__ is not second.__globals__
+    if files[0] != files[1] or run_again or files[0] in ("<stdin>", "<string>"):  # as a prompt calls all its input
         return
     for a, b in zip(old.written, new.written, strict=True):
         if name_of(a) != name_of(b):

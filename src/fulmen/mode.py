@@ -37,7 +37,7 @@ class Mode(Tree):
 
     def at(self, name: str) -> Any:
         """The mode of what is called `name` inside: the same key, another salt."""
-        return remake(self, {"salt": _mix(_NO_SALT if self.salt is None else self.salt, name), "verb": ""})
+        return remake(self, {"salt": _mix(_NO_SALT if self.salt is None else self.salt, name)})
 
     def within(self, verb: str) -> Any:
         """The mode as a method of this verb gets it."""

@@ -153,7 +153,7 @@ def _advance(attack: Attack, system: Any, batch: Any, key: Any, walk: Walk) -> W
         update = lambda slope, memory, x, value: transform.update(slope, memory, x, value=value)
         step, after = jax.vmap(update)(slope, memory, x, -value)  # by each example, so that norms do not couple them
         after = jax.tree.map(lambda new, old: _typed(new, old.dtype), after, memory)
-        return project(attack.region, x + step.astype(x.dtype), origin), after
+        return project(attack.region, x + _typed(step, x.dtype), origin), after
 
     flat, structure = jax.tree.flatten(walk.x)
     origins = jax.tree.leaves(inputs(batch))

@@ -1,4 +1,4 @@
-"""Normalization: `BatchNorm`, `LayerNorm`."""
+"""Normalization: `BatchNorm`, `LayerNorm`, `RMSNorm`, `GroupNorm`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fulmen.models.checks import aligned, common_dtype, drawn, require_last_axis
 from fulmen.tree import remake
 from fulmen.verbs import forward, init, validate
 
-__all__ = ["BatchNorm", "LayerNorm"]
+__all__ = ["BatchNorm", "GroupNorm", "LayerNorm", "RMSNorm"]
 
 
 class BatchNorm(Model):
@@ -132,7 +132,103 @@ def forward(layer: LayerNorm, x):
     return _scaled(layer, x, x.mean(-1, keepdims=True), x.var(-1, keepdims=True)).astype(dtype)
 
 
-def _ready(layer: BatchNorm | LayerNorm, x: Any) -> tuple[jax.Array, Any]:
+class RMSNorm(Model):
+    """Divides each vector along the last axis by its root mean square, then scales it: `(…, features)` to the same shape.
+
+    `x / √(mean(x²) + epsilon) · weight`. Numbers of less than 32 bits are normalized in 32. Zhang and Sennrich 2019,
+    arXiv:1910.07467.
+
+    Args:
+        features: size of the last axis.
+        epsilon: added to the mean square, above 0.
+        weight: `(features,)`, the scale; drawn as 1.
+
+    >>> norm = fm.init(fm.models.RMSNorm(2), jax.random.key(0))
+    >>> norm(jnp.array([[1.0, 7.0]])).round(3)
+    Array([[0.2, 1.4]], dtype=float32)
+    """
+
+    features: int
+    epsilon: float = 1e-6
+    weight: jax.Array | None = None
+
+
+@dispatch
+def validate(layer: RMSNorm):
+    require_size(layer, "features")
+    require_range(layer, "epsilon", lambda v: v > 0, "above 0")
+
+
+@dispatch
+def init(layer: RMSNorm, key):
+    return remake(layer, {"weight": jnp.ones(layer.features)})
+
+
+@dispatch
+def forward(layer: RMSNorm, x):
+    x, dtype = _ready(layer, x)
+    (weight,) = drawn(layer, "weight")
+    scale = jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + jnp.asarray(layer.epsilon).astype(x.dtype))
+    return (x * scale * aligned(weight.astype(x.dtype), x.ndim)).astype(dtype)
+
+
+class GroupNorm(Model):
+    """Normalizes each example's features in groups, over all its positions, then scales and shifts each feature.
+
+    `(n, …, features)` to the same shape: in each example and group of `features / groups` neighbouring features,
+    `(x − mean) / √(variance + epsilon) · weight + bias`. Examples do not mix, so training and evaluation are alike.
+    Numbers of less than 32 bits are normalized in 32. Wu and He 2018, arXiv:1803.08494.
+
+    Args:
+        groups: how many groups; it divides `features`.
+        features: size of the last axis.
+        epsilon: added to the variance, above 0.
+        weight: `(features,)`, the scale; drawn as 1.
+        bias: `(features,)`, the shift; drawn as 0.
+
+    >>> norm = fm.init(fm.models.GroupNorm(2, 4), jax.random.key(0))
+    >>> norm(jnp.array([[1.0, 3.0, 10.0, 30.0]])).round(3)
+    Array([[-1.,  1., -1.,  1.]], dtype=float32)
+    """
+
+    groups: int
+    features: int
+    epsilon: float = 1e-5
+    weight: jax.Array | None = None
+    bias: jax.Array | None = None
+
+
+@dispatch
+def validate(layer: GroupNorm):
+    require_size(layer, "groups", "features")
+    require_range(layer, "epsilon", lambda v: v > 0, "above 0")
+    if layer.features % layer.groups:
+        raise ValueError(
+            f"GroupNorm.groups must divide its features, and {layer.groups} groups of {layer.features} features came."
+        )
+
+
+@dispatch
+def init(layer: GroupNorm, key):
+    return remake(layer, {"weight": jnp.ones(layer.features), "bias": jnp.zeros(layer.features)})
+
+
+@dispatch
+def forward(layer: GroupNorm, x):
+    x, dtype = _ready(layer, x)
+    if x.ndim < 2:
+        raise ValueError(
+            f"GroupNorm takes (n, …, {layer.features}), and {x.shape} came: one example needs a batch axis, x[None]."
+        )
+    groups = x.reshape(x.shape[0], -1, layer.groups, layer.features // layer.groups)
+    one_each = (x.shape[0], *(1,) * (x.ndim - 2), layer.features)
+    mean, variance = (
+        jnp.repeat(v, groups.shape[-1], -1).reshape(one_each) for v in (groups.mean((1, 3)), groups.var((1, 3)))
+    )
+    return _scaled(layer, x, mean, variance).astype(dtype)
+
+
+def _ready(layer: BatchNorm | LayerNorm | RMSNorm | GroupNorm, x: Any) -> tuple[jax.Array, Any]:
     """The input, checked and in at least 32 bits, and the type that the output shall have."""
     name, x = f"{type(layer).__name__}({layer.features})", jnp.asarray(x)
     (weight,) = drawn(layer, "weight")
@@ -141,7 +237,7 @@ def _ready(layer: BatchNorm | LayerNorm, x: Any) -> tuple[jax.Array, Any]:
     return x.astype(dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32), dtype
 
 
-def _scaled(layer: BatchNorm | LayerNorm, x: jax.Array, mean: jax.Array, variance: jax.Array) -> jax.Array:
+def _scaled(layer: BatchNorm | LayerNorm | GroupNorm, x: jax.Array, mean: jax.Array, variance: jax.Array) -> jax.Array:
     """`(x − mean) / √(variance + epsilon) · weight + bias`."""
     weight, bias = (aligned(v.astype(x.dtype), x.ndim) for v in drawn(layer, "weight", "bias"))
     inverse = jax.lax.rsqrt(variance + jnp.asarray(layer.epsilon).astype(x.dtype))

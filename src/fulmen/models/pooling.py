@@ -24,6 +24,7 @@ class MaxPool(Model):
     Args:
         window: an integer, or height and width.
         stride: how far windows are apart; None puts them side by side.
+        padding: how many rows and columns of −∞ to add on each side, less than the window.
 
     >>> fm.models.MaxPool(2)(jnp.arange(16.0).reshape(1, 4, 4, 1)).ravel()
     Array([ 5.,  7., 13., 15.], dtype=float32)
@@ -31,6 +32,7 @@ class MaxPool(Model):
 
     window: int | tuple[int, int]
     stride: int | tuple[int, int] | None = None
+    padding: int = 0
 
 
 class AvgPool(Model):
@@ -59,16 +61,29 @@ class GlobalAvgPool(Model):
 
 
 @dispatch
-def validate(layer: MaxPool | AvgPool):
+def validate(layer: AvgPool):
     require_pair(layer, "window", *(["stride"] if layer.stride is not None else []))
+
+
+@dispatch
+def validate(layer: MaxPool):
+    require_pair(layer, "window", *(["stride"] if layer.stride is not None else []))
+    if not isinstance(layer.padding, int) or not 0 <= layer.padding < min(pair(layer.window)):
+        raise ValueError(
+            f"MaxPool.padding must be an integer of at least 0 and less than the window {layer.window}, and "
+            f"{layer.padding!r} came."
+        )
 
 
 @dispatch
 def forward(layer: MaxPool, x):
     x, window, stride = _images(layer, x)
+    lowest = -np.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
+    if layer.padding:
+        sides = (layer.padding, layer.padding)
+        x = jnp.pad(x, ((0, 0), sides, sides, (0, 0)), constant_values=lowest)
     if window == stride:
         return _tiles(x, window).max((2, 4))
-    lowest = -np.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
     return _reduce(x, np.array(lowest, x.dtype), jax.lax.max, window, stride)
 
 

@@ -1,0 +1,126 @@
+"""`Attention`: multi-head self-attention; `rotary`: positions as rotations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fulmen.component import Model
+from fulmen.dispatch import dispatch
+from fulmen.models.checks import require_inexact, require_size
+from fulmen.models.layers import Dense
+from fulmen.verbs import forward, validate
+
+__all__ = ["Attention", "rotary"]
+
+
+class Attention(Model):
+    """Multi-head self-attention: `(n, length, features)` to the same shape.
+
+    For each head `softmax(query · keyᵀ / √head_size) · value`, with `head_size = features / heads`; the heads side by side
+    go through a last linear map. Vaswani et al. 2017, arXiv:1706.03762; over `jax.nn.dot_product_attention`.
+    `attention(x, mask)` takes a boolean mask `(n, length)` too: only positions where it is True are looked at.
+
+    Args:
+        features: size of the last axis.
+        heads: how many heads; it divides `features`.
+        causal: whether a position looks only at itself and at those before it.
+        rotary: whether queries and keys are turned by their positions; see `rotary`.
+        use_bias: whether the linear maps have biases.
+
+    `qkv` is the `Dense` that makes queries, keys and values in this order, each with its heads side by side; `out` the last.
+
+    >>> layer = fm.init(fm.models.Attention(8, heads=2, causal=True), jax.random.key(0))
+    >>> layer(jnp.ones((3, 5, 8))).shape
+    (3, 5, 8)
+    """
+
+    features: int
+    heads: int
+    causal: bool
+    rotary: bool
+    qkv: Dense
+    out: Dense
+
+    def __init__(self, features: int, heads: int, causal: bool = False, rotary: bool = False, use_bias: bool = True) -> None:
+        inner = {"qkv": Dense(features, 3 * features, use_bias), "out": Dense(features, features, use_bias)}
+        self.__dict__.update(features=features, heads=heads, causal=causal, rotary=rotary, mode=None, **inner)
+
+
+@dispatch
+def validate(layer: Attention):
+    require_size(layer, "features", "heads")
+    if layer.features % layer.heads:
+        raise ValueError(
+            f"Attention.heads must divide its features, and {layer.heads} heads for {layer.features} features came."
+        )
+    if layer.rotary and layer.features // layer.heads % 2:
+        raise ValueError(
+            f"Attention with rotary positions turns pairs, so its heads must have an even size, and {layer.features} "
+            f"features for {layer.heads} heads came: {layer.features // layer.heads} each."
+        )
+
+
+@dispatch
+def forward(layer: Attention, x):
+    return _attend(layer, x, None)
+
+
+@dispatch
+def forward(layer: Attention, x, mask):
+    x, mask = jnp.asarray(x), jnp.asarray(mask)
+    if mask.dtype != bool or mask.shape != x.shape[:2]:
+        raise ValueError(
+            f"Attention takes a boolean mask (n, length) for its input, {x.shape[:2]} here, and {mask.dtype} {mask.shape} came."
+        )
+    return _attend(layer, x, mask[:, None, None, :])
+
+
+def _attend(layer: Attention, x: Any, mask: jax.Array | None) -> jax.Array:
+    name, x = f"Attention({layer.features}, {layer.heads})", jnp.asarray(x)
+    if x.ndim != 3 or x.shape[-1] != layer.features:
+        raise ValueError(f"{name} takes (n, length, {layer.features}), and {x.shape} came.")
+    require_inexact(name, x)
+    # Not only in `validate`: reshaping would say nothing of heads.
+    if layer.features % layer.heads:
+        validate(layer)
+    n, length, features = x.shape
+    joint = forward(layer.qkv, x).reshape(n, length, 3, layer.heads, features // layer.heads)
+    query, key, value = (joint[:, :, i] for i in range(3))
+    if layer.rotary:
+        query, key = rotary(query), rotary(key)
+    y = jax.nn.dot_product_attention(query, key, value, mask=mask, is_causal=layer.causal)
+    return forward(layer.out, y.reshape(n, length, features))
+
+
+def rotary(x: jax.Array, positions: Any = None, base: float = 10_000.0) -> jax.Array:
+    """Turn each vector by its position, so that products of two depend on how far apart they are.
+
+    The pair `(x[i], x[i + size / 2])` is turned by the angle `position · base^(−2 i / size)`. Su et al. 2021,
+    arXiv:2104.09864, with halves in the place of neighbours, as GPT-NeoX has it.
+
+    Args:
+        x: `(n, length, heads, size)`, queries or keys; `size` is even.
+        positions: `(length,)`; None counts from 0.
+        base: sets the slowest turn.
+
+    Returns:
+        `(n, length, heads, size)`, each vector as long as it was.
+
+    >>> x = jnp.array([1.0, 0.0]).reshape(1, 1, 1, 2)
+    >>> fm.models.rotary(x, jnp.array([jnp.pi / 2])).ravel().round(3)
+    Array([-0.,  1.], dtype=float32)
+    """
+    _, length, _, size = x.shape
+    if size % 2:
+        raise ValueError(f"rotary turns pairs, so the last axis must be even, and {x.shape} came.")
+    rates = np.power(base, -np.arange(0, size, 2) / size).astype(np.float32)
+    positions = jnp.arange(length) if positions is None else jnp.asarray(positions)
+    # In 32 bits: in 16, positions beyond 256 would fall together.
+    angles = positions.astype(jnp.float32)[:, None] * rates[None]
+    cos, sin = (f(angles)[None, :, None, :] for f in (jnp.cos, jnp.sin))
+    first, second = jnp.split(x.astype(jnp.promote_types(x.dtype, jnp.float32)), 2, -1)
+    return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], -1).astype(x.dtype)

@@ -1,0 +1,68 @@
+"""`Embedding`: a vector for each token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fulmen.component import Model
+from fulmen.dispatch import dispatch
+from fulmen.models.checks import drawn, require_size
+from fulmen.naming import concrete
+from fulmen.tree import remake
+from fulmen.verbs import forward, init, validate
+
+__all__ = ["Embedding"]
+
+
+class Embedding(Model):
+    """A vector for each token: integers `(…)` to `(…, features)`.
+
+    `init` draws the weight normal, of variance 1 / features. A token out of range is an error where its value can be
+    seen, outside `jit`; in compiled code it gives NaN, so that no wrong vector passes unnoticed.
+
+    Args:
+        count: how many tokens there are; they are 0, …, count − 1.
+        features: size of each vector.
+        weight: `(count, features)`; None until drawn.
+
+    >>> layer = fm.init(fm.models.Embedding(50, 8), jax.random.key(0))
+    >>> layer(jnp.array([[3, 7, 3]])).shape
+    (1, 3, 8)
+    """
+
+    count: int
+    features: int
+    weight: jax.Array | None = None
+
+
+@dispatch
+def validate(layer: Embedding):
+    require_size(layer, "count", "features")
+
+
+@dispatch
+def init(layer: Embedding, key):
+    weight = jax.random.normal(key, (layer.count, layer.features)) / np.sqrt(layer.features, dtype=np.float32)
+    return remake(layer, {"weight": weight})
+
+
+@dispatch
+def forward(layer: Embedding, tokens):
+    (weight,) = drawn(layer, "weight")
+    tokens = jnp.asarray(tokens)
+    require_tokens(f"Embedding({layer.count}, {layer.features})", tokens, layer.count)
+    return weight.at[tokens].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+
+
+def require_tokens(name: str, tokens: Any, count: int) -> None:
+    """Raise unless these are integers, and below `count` where their values can be seen."""
+    if not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise TypeError(f"{name} takes integer tokens, and {tokens.dtype} came: tokens.astype('int32').")
+    seen = concrete(tokens)
+    if seen is not None and seen.size and (seen.min() < 0 or seen.max() >= count):
+        wrong = seen.min() if seen.min() < 0 else seen.max()
+        raise ValueError(f"{name} takes tokens from 0 to {count - 1}, and {wrong} came.")

@@ -1,0 +1,193 @@
+"""`ResNet`: residual networks for images, with basic or bottleneck blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from fulmen.component import Component, Model
+from fulmen.dispatch import dispatch
+from fulmen.models.chain import Chain
+from fulmen.models.layers import Conv, Dense
+from fulmen.models.normalization import BatchNorm
+from fulmen.models.pooling import GlobalAvgPool, MaxPool
+from fulmen.verbs import forward
+
+__all__ = ["BasicBlock", "Bottleneck", "ResNet", "resnet18", "resnet34", "resnet50"]
+
+
+class BasicBlock(Model):
+    """Two 3×3 convolutions, added to what came in: `(n, height, width, in_channels)` to `(n, …, …, width)`.
+
+    `relu(norm(conv(relu(norm(conv(x))))) + shortcut(x))`. The shortcut is the identity, or where stride or channels differ
+    a 1×1 convolution and a `BatchNorm`. He, Zhang, Ren and Sun 2016, arXiv:1512.03385.
+
+    Args:
+        in_channels: channels of the input.
+        width: channels of the convolutions.
+        stride: of the first convolution.
+
+    >>> block = fm.init(fm.models.BasicBlock(4, 8, stride=2), jax.random.key(0))
+    >>> block(jnp.ones((2, 6, 6, 4))).shape
+    (2, 3, 3, 8)
+    """
+
+    inner: Chain
+    shortcut: Chain
+
+    def __init__(self, in_channels: int, width: int, stride: int = 1) -> None:
+        inner = [*_conv(in_channels, width, 3, stride), jax.nn.relu, *_conv(width, width, 3)]
+        self.__dict__.update(inner=Chain(*inner), shortcut=_shortcut(in_channels, width, stride), mode=None)
+
+    @staticmethod
+    def channels(width: int) -> int:
+        """How many channels the block gives."""
+        return width
+
+
+class Bottleneck(Model):
+    """A 1×1, a 3×3 and a 1×1 convolution, added to what came in: `(n, height, width, in_channels)` to `(n, …, …, 4 · width)`.
+
+    As in a `BasicBlock`, each convolution is followed by a `BatchNorm`, and all but the last by a ReLU. The stride is that of
+    the 3×3 convolution, as it has become customary ("ResNet v1.5"). He, Zhang, Ren and Sun 2016, arXiv:1512.03385.
+
+    Args:
+        in_channels: channels of the input.
+        width: channels of the first two convolutions.
+        stride: of the 3×3 convolution.
+
+    >>> block = fm.init(fm.models.Bottleneck(4, 2, stride=2), jax.random.key(0))
+    >>> block(jnp.ones((2, 6, 6, 4))).shape
+    (2, 3, 3, 8)
+    """
+
+    inner: Chain
+    shortcut: Chain
+
+    def __init__(self, in_channels: int, width: int, stride: int = 1) -> None:
+        out = self.channels(width)
+        inner = [
+            *_conv(in_channels, width, 1),
+            jax.nn.relu,
+            *_conv(width, width, 3, stride),
+            jax.nn.relu,
+            *_conv(width, out, 1),
+        ]
+        self.__dict__.update(inner=Chain(*inner), shortcut=_shortcut(in_channels, out, stride), mode=None)
+
+    @staticmethod
+    def channels(width: int) -> int:
+        """How many channels the block gives."""
+        return 4 * width
+
+
+def _conv(in_channels: int, out_channels: int, size: int, stride: int = 1) -> list[Any]:
+    # Padding by number: "SAME" would pad a strided convolution on one side only.
+    conv = Conv(in_channels, out_channels, size, stride, padding=size // 2, use_bias=False)
+    return [conv, BatchNorm(out_channels)]
+
+
+def _shortcut(in_channels: int, out_channels: int, stride: int) -> Chain:
+    return Chain() if stride == 1 and in_channels == out_channels else Chain(*_conv(in_channels, out_channels, 1, stride))
+
+
+@dispatch
+def forward(block: BasicBlock | Bottleneck, x):
+    return jax.nn.relu(block.inner(x) + block.shortcut(x))
+
+
+class ResNet(Model):
+    """A residual network: images `(n, height, width, in_channels)` to `(n, classes)`.
+
+    A stem, stages of blocks of which each but the first halves height and width, their mean, and a last linear map. He,
+    Zhang, Ren and Sun 2016, arXiv:1512.03385. `resnet18`, `resnet34` and `resnet50` have the published sizes.
+
+    Args:
+        block: makes a block: `BasicBlock`, `Bottleneck`, or what takes `(in_channels, width, stride)` and has `channels`.
+        depths: how many blocks each stage has.
+        classes: outputs.
+        in_channels: channels of the images.
+        widths: of the blocks in each stage.
+        stem: `"imagenet"` (a 7×7 convolution and a maximum, each of stride 2) or `"cifar"` (a 3×3 convolution, for small
+            images).
+
+    >>> net = fm.models.ResNet(fm.models.BasicBlock, (1, 1), classes=10, widths=(4, 8), stem="cifar")
+    >>> fm.init(net, jax.random.key(0))(jnp.ones((2, 8, 8, 3))).shape
+    (2, 10)
+    """
+
+    stem: Chain
+    stages: Chain
+    head: Component
+
+    def __init__(
+        self,
+        block: Any,
+        depths: Sequence[int],
+        classes: int = 1000,
+        in_channels: int = 3,
+        widths: Sequence[int] = (64, 128, 256, 512),
+        stem: str = "imagenet",
+    ) -> None:
+        if len(depths) != len(widths) or not widths:
+            raise ValueError(f"ResNet takes a width for each stage, and the depths {depths} and widths {widths} came.")
+        if stem not in _STEMS:
+            raise ValueError(f"ResNet.stem must be one of {', '.join(map(repr, _STEMS))}, and {stem!r} came.")
+        stages, channels = [], widths[0]
+        for i, (depth, width) in enumerate(zip(depths, widths, strict=True)):
+            blocks = []
+            for j in range(depth):
+                blocks.append(block(channels, width, 2 if i > 0 and j == 0 else 1))
+                channels = block.channels(width)
+            stages.append(Chain(*blocks))
+        self.__dict__.update(
+            stem=_STEMS[stem](in_channels, widths[0]), stages=Chain(*stages), head=Dense(channels, classes), mode=None
+        )
+
+
+def _imagenet_stem(in_channels: int, width: int) -> Chain:
+    return Chain(*_conv(in_channels, width, 7, 2), jax.nn.relu, MaxPool(3, 2, padding=1))
+
+
+def _cifar_stem(in_channels: int, width: int) -> Chain:
+    return Chain(*_conv(in_channels, width, 3), jax.nn.relu)
+
+
+_STEMS: dict[str, Callable[[int, int], Chain]] = {"imagenet": _imagenet_stem, "cifar": _cifar_stem}
+
+
+@dispatch
+def forward(net: ResNet, x):
+    return net.head(forward(GlobalAvgPool(), net.stages(net.stem(x))))
+
+
+def resnet18(classes: int = 1000, **options: Any) -> ResNet:
+    """A `ResNet` of 18 layers; with 1000 classes it has 11,689,512 parameters.
+
+    Args:
+        classes: outputs.
+        **options: of `ResNet`: `in_channels`, `widths`, `stem`.
+    """
+    return ResNet(BasicBlock, (2, 2, 2, 2), classes, **options)
+
+
+def resnet34(classes: int = 1000, **options: Any) -> ResNet:
+    """A `ResNet` of 34 layers; with 1000 classes it has 21,797,672 parameters.
+
+    Args:
+        classes: outputs.
+        **options: of `ResNet`: `in_channels`, `widths`, `stem`.
+    """
+    return ResNet(BasicBlock, (3, 4, 6, 3), classes, **options)
+
+
+def resnet50(classes: int = 1000, **options: Any) -> ResNet:
+    """A `ResNet` of 50 layers, with bottlenecks; with 1000 classes it has 25,557,032 parameters.
+
+    Args:
+        classes: outputs.
+        **options: of `ResNet`: `in_channels`, `widths`, `stem`.
+    """
+    return ResNet(Bottleneck, (3, 4, 6, 3), classes, **options)

@@ -1,0 +1,175 @@
+"""`Stacked`: one block n times, each with its own arrays and randomness, as one loop or unrolled."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fulmen.component import Buffer, Component, Model
+from fulmen.dispatch import dispatch
+from fulmen.models.checks import require_size
+from fulmen.tree import remake
+from fulmen.verbs import after_update, bind, forward, init, validate
+
+__all__ = ["Stacked"]
+
+
+class Stacked(Model):
+    """The same block `n` times, one after another, each with arrays of its own: as one loop that is compiled once.
+
+    It computes what a list of the same blocks would, with the same keys: block i draws, and drops out, by the path
+    `blocks.i`. Every array in `blocks` has a leading axis of size `n`; numbers without axes, such as a dropout's rate,
+    are shared by all blocks. `stack[i]` is one block. Further inputs go to every block: `stack(x, mask)`.
+
+    Args:
+        block: a description of one block, which gives what it takes: the same shapes and types. Arrays that are in it
+            already, each block begins with.
+        n: how many.
+        unroll: write the blocks out one by one in place of a loop: it compiles for longer, and may run faster.
+        remat: keep only the blocks' inputs for the gradient and compute the rest again: less memory, more time.
+
+    >>> stack = fm.init(fm.models.Stacked(fm.models.Dense(8, 8), 3), jax.random.key(0))
+    >>> stack.blocks.weight.shape, stack(jnp.ones((5, 8))).shape, stack[0].weight.shape
+    ((3, 8, 8), (5, 8), (8, 8))
+    """
+
+    blocks: Component
+    n: int
+    unroll: bool = False
+    remat: bool = False
+
+    def __init__(self, block: Any, n: int, unroll: bool = False, remat: bool = False) -> None:
+        spread = lambda v: jnp.broadcast_to(v, (n, *v.shape)) if hasattr(v, "shape") else v
+        self.__dict__.update(blocks=jax.tree.map(spread, block), n=n, unroll=unroll, remat=remat, mode=None)
+
+    def __getitem__(self, index: int) -> Any:
+        """One block, in the stack's mode."""
+        i = range(self.n)[index]
+        block = jax.tree.map(lambda v: v[i] if _own(v) else v, self.blocks)
+        return block if self.mode is None else bind(block, self.mode.at("blocks").at(str(i)))
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[i] for i in range(self.n))
+
+
+def _own(leaf: Any) -> bool:
+    """Whether each block has its own: what has axes has the blocks' axis first."""
+    return np.ndim(leaf) > 0
+
+
+@dispatch
+def validate(stack: Stacked):
+    require_size(stack, "n")
+    for path, leaf in jax.tree_util.tree_flatten_with_path(stack.blocks)[0]:
+        if _own(leaf) and leaf.shape[0] != stack.n:
+            raise ValueError(
+                f"Stacked.blocks{jax.tree_util.keystr(path)} has the shape {leaf.shape}; a leading axis of size {stack.n} "
+                "was expected, one entry for each block."
+            )
+
+
+@dispatch
+def init(stack: Stacked, key):
+    # The keys that a list called `blocks` would give them.
+    names = np.array([zlib.crc32(f"blocks.{i}".encode()) for i in range(stack.n)], np.uint32)
+    keys = jax.vmap(lambda name: jax.random.fold_in(key, name))(names)
+    return remake(stack, {"blocks": _each(init, stack, keys)})
+
+
+@dispatch
+def bind(stack: Stacked, mode):
+    # The blocks are bound one by one where they run: a mode that lay in them would have to be cut like their arrays.
+    return remake(stack, {"mode": mode.over(stack.mode)})
+
+
+@dispatch
+def after_update(stack: Stacked, batch, mode):
+    def moved(block: Any, salt: Any) -> Any:
+        return after_update(block, batch, remake(mode, {"salt": salt}))
+
+    return remake(stack, {"blocks": _each(moved, stack, _salts([mode.at(f"blocks.{i}") for i in range(stack.n)]))})
+
+
+@dispatch
+def forward(stack: Stacked, x, *inputs):
+    mode = stack.mode
+    varying, shared, structure = _split(stack)
+
+    def run(x: Any, varying: Any, salt: Any) -> Any:
+        block = structure.unflatten([s if v is None else v for v, s in zip(varying, shared, strict=True)])
+        if mode is not None:
+            block = bind(block, remake(mode, {"salt": salt}))
+        y = forward(block, x, *inputs)
+        _require_alike(stack, x, y)
+        return y
+
+    x = jax.tree.map(jnp.asarray, x)
+    salts = None if mode is None else _salts([mode.at("blocks").at(str(i)) for i in range(stack.n)])
+    if stack.unroll:
+        step = jax.checkpoint(run) if stack.remat else run
+        for i in range(stack.n):
+            x = step(x, [v if v is None else v[i] for v in varying], salts if salts is None else salts[i])
+        return x
+    # In a loop XLA cannot merge what is computed again with what it was computed for, so it need not be kept from it.
+    step = jax.checkpoint(run, prevent_cse=False) if stack.remat else run
+    return jax.lax.scan(lambda x, each: (step(x, *each), None), x, (varying, salts), length=stack.n)[0]
+
+
+def _salts(modes: list[Any]) -> Any:
+    """The salt of each block's mode: `(n,)`."""
+    salts = [mode.salt for mode in modes]
+    return np.stack(salts) if all(isinstance(s, np.ndarray | np.generic) for s in salts) else jnp.stack(salts)
+
+
+def _split(stack: Stacked) -> tuple[list[Any], list[Any], Any]:
+    """The leaves that each block has its own of, those that all share, and the structure of a block."""
+    blocks = jax.tree.map(_with_counts, stack.blocks, is_leaf=lambda v: isinstance(v, Buffer))
+    leaves, structure = jax.tree.flatten(blocks)
+    return [v if _own(v) else None for v in leaves], [None if _own(v) else v for v in leaves], structure
+
+
+def _with_counts(value: Any) -> Any:
+    """A buffer whose slots count for each block apart."""
+    if not isinstance(value, Buffer) or value.slot is None:
+        return value
+
+    def spread(old: Any, slot: Any) -> Any:
+        # Only the total has the blocks' axis. Divided by n, the n counts are 1 together.
+        total, count = slot
+        return (total, jnp.broadcast_to(count / old.shape[0], old.shape[:1])) if _own(old) and not _own(count) else slot
+
+    return remake(value, {"slot": jax.tree.map(spread, value.value, value.slot)})
+
+
+def _each(function: Callable[..., Any], stack: Stacked, *arguments: Any) -> Any:
+    """The blocks after `function(block, *arguments)` of each; what it leaves as it is and all share stays shared."""
+    varying, shared, structure = _split(stack)
+    found: list[Any] = []
+
+    def run(varying: Any, *arguments: Any) -> list[Any]:
+        block = structure.unflatten([s if v is None else v for v, s in zip(varying, shared, strict=True)])
+        leaves, after = jax.tree.flatten(function(block, *arguments))
+        kept = [v if not hasattr(v, "shape") or any(v is s for s in shared) else None for v in leaves]
+        found[:] = kept, after
+        return [v for v, k in zip(leaves, kept, strict=True) if k is None]
+
+    new = iter(jax.vmap(run)(varying, *arguments))
+    kept, after = found
+    return after.unflatten([next(new) if k is None else k for k in kept])
+
+
+def _require_alike(stack: Stacked, x: Any, y: Any) -> None:
+    before, after = (jax.tree.map(lambda v: f"{v.dtype}{list(v.shape)}", tree) for tree in (x, y))
+    if before != after:
+        raise ValueError(
+            f"Stacked({type(stack.blocks).__name__}, {stack.n}): a block must give what it takes, and of {before} it made "
+            f"{after}."
+        )

@@ -1,0 +1,239 @@
+"""`Transformer`: a decoder of text, as GPT has it; `generate`: sampling from one."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fulmen.batch import Unlabeled
+from fulmen.component import Component, Model
+from fulmen.dispatch import dispatch
+from fulmen.models.attention import Attention
+from fulmen.models.chain import Chain
+from fulmen.models.checks import require_size
+from fulmen.models.embedding import Embedding, require_tokens
+from fulmen.models.layers import Dense
+from fulmen.models.mlp import dropouts
+from fulmen.models.normalization import LayerNorm
+from fulmen.models.stacked import Stacked
+from fulmen.tree import get, replace
+from fulmen.verbs import forward, init, validate
+
+__all__ = ["Transformer", "TransformerBlock", "generate", "gpt2"]
+
+
+class TransformerBlock(Model):
+    """Attention, then two linear maps with a GELU between them, each added to what came in and normalized before.
+
+    `(n, length, features)` to the same shape: `x + attention(norm(x))`, then `x + mlp(norm(x))`. `block(x, mask)` hands a
+    mask to the attention.
+
+    Args:
+        features: size of the last axis.
+        heads: of the attention.
+        hidden: features between the two linear maps; None means 4 · features.
+        causal, rotary: as in `Attention`.
+        dropout: the rate after the attention and after the last linear map.
+
+    >>> block = fm.init(fm.models.TransformerBlock(8, heads=2), jax.random.key(0))
+    >>> block(jnp.ones((3, 5, 8))).shape
+    (3, 5, 8)
+    """
+
+    attention_norm: Component
+    attention: Attention
+    attention_dropout: Chain
+    mlp_norm: Component
+    mlp: Chain
+
+    def __init__(
+        self,
+        features: int,
+        heads: int,
+        hidden: int | None = None,
+        causal: bool = True,
+        rotary: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        hidden = 4 * features if hidden is None else hidden
+        self.__dict__.update(
+            attention_norm=LayerNorm(features),
+            attention=Attention(features, heads, causal, rotary),
+            attention_dropout=Chain(*dropouts(dropout)),
+            mlp_norm=LayerNorm(features),
+            mlp=Chain(Dense(features, hidden), jax.nn.gelu, Dense(hidden, features), *dropouts(dropout)),
+            mode=None,
+        )
+
+
+@dispatch
+def forward(block: TransformerBlock, x, *mask):
+    x = x + block.attention_dropout(block.attention(block.attention_norm(x), *mask))
+    return x + block.mlp(block.mlp_norm(x))
+
+
+class Transformer(Model):
+    """A causal transformer: integer tokens `(n, length)` to logits of the next token `(n, length, vocabulary)`.
+
+    The vectors of the tokens (`tokens`) and of their places (`positions`), `layers` blocks, a normalization, and the
+    tokens' vectors once more, as the last linear map. Radford et al. 2019, "Language models are unsupervised multitask
+    learners". `init` draws the vectors with standard deviation 0.02, and what the blocks add to the sum is made smaller by
+    √(2 · layers), as it is there; the other linear maps are drawn as `Dense` draws them.
+
+    Args:
+        vocabulary: how many tokens there are.
+        length: the longest sequence.
+        features: size of the vectors.
+        heads: of the attention.
+        layers: how many blocks.
+        hidden: features inside the blocks' multilayer perceptrons; None means 4 · features.
+        dropout: the rate, after the embedding and twice in each block.
+        rotary: positions as rotations of queries and keys, in place of learned vectors.
+        unroll, remat: as in `Stacked`.
+
+    >>> model = fm.init(fm.models.Transformer(50, length=16, features=8, heads=2, layers=3), jax.random.key(0))
+    >>> model(jnp.array([[3, 7, 3]])).shape
+    (1, 3, 50)
+    """
+
+    length: int
+    tokens: Embedding
+    positions: Embedding | None
+    dropout: Chain
+    blocks: Stacked
+    norm: Component
+
+    def __init__(
+        self,
+        vocabulary: int,
+        length: int,
+        features: int,
+        heads: int,
+        layers: int,
+        hidden: int | None = None,
+        dropout: float = 0.0,
+        rotary: bool = False,
+        unroll: bool = False,
+        remat: bool = False,
+    ) -> None:
+        block = TransformerBlock(features, heads, hidden, causal=True, rotary=rotary, dropout=dropout)
+        self.__dict__.update(
+            length=length,
+            tokens=Embedding(vocabulary, features),
+            positions=None if rotary else Embedding(length, features),
+            dropout=Chain(*dropouts(dropout)),
+            blocks=Stacked(block, layers, unroll, remat),
+            norm=LayerNorm(features),
+            mode=None,
+        )
+
+
+def gpt2(**options: Any) -> Transformer:
+    """The smallest GPT-2: 12 layers of 768 features, 124,439,808 parameters.
+
+    Args:
+        **options: of `Transformer`, in the place of GPT-2's; its rate of dropout is 0.1.
+
+    >>> fm.models.gpt2().blocks.n
+    12
+    """
+    sizes = {"vocabulary": 50257, "length": 1024, "features": 768, "heads": 12, "layers": 12, "dropout": 0.1}
+    return Transformer(**{**sizes, **options})
+
+
+@dispatch
+def validate(model: Transformer):
+    require_size(model, "length")
+
+
+@dispatch
+def validate(model: Transformer, batch):
+    if hasattr(batch, "x"):
+        _require_sequences(model, batch.x)
+
+
+@dispatch
+def init(model: Transformer, key):
+    model = init.invoke(Component, object)(model, key)
+    scale = 0.02 * model.tokens.features**0.5
+    smaller = (2 * model.blocks.n) ** -0.5
+    scales = {
+        "tokens.weight": scale,
+        "blocks.blocks.attention.out.weight": smaller,
+        "blocks.blocks.mlp.layers.2.weight": smaller,
+    }
+    if model.positions is not None:
+        scales["positions.weight"] = scale
+    return replace(model, {path: by * get(model, path) for path, by in scales.items()})
+
+
+@dispatch
+def forward(model: Transformer, tokens):
+    tokens = jnp.asarray(tokens)
+    _require_sequences(model, tokens)
+    x = model.tokens(tokens)
+    if model.positions is not None:
+        x = x + model.positions(jnp.arange(tokens.shape[1]))[None]
+    x = model.norm(model.blocks(model.dropout(x)))
+    return jnp.einsum("nlf,vf->nlv", x, model.tokens.weight)
+
+
+def _require_sequences(model: Transformer, tokens: Any) -> None:
+    name = f"this Transformer (vocabulary {model.tokens.count}, length {model.length})"
+    if tokens.ndim != 2:
+        raise ValueError(f"{name} takes tokens (n, length), and {tokens.shape} came.")
+    if tokens.shape[1] > model.length:
+        raise ValueError(
+            f"{name} takes sequences of at most {model.length} tokens, and {tokens.shape} came: cut them, "
+            f"tokens[:, :{model.length}], or make it longer, length={tokens.shape[1]}."
+        )
+    require_tokens(name, tokens, model.tokens.count)
+
+
+def generate(model: Any, tokens: Any, n: int, key: Any, temperature: float = 1.0) -> jax.Array:
+    """Continue sequences: each next token is drawn from `softmax(logits / temperature)`.
+
+    Compiled as one loop. What lies further back than the model's `length` it no longer sees.
+
+    Args:
+        model: from tokens `(batch, length)` to logits `(batch, length, vocabulary)`, causal, with a `length`.
+        tokens: integers `(batch, given)`, at least one in each.
+        n: how many to draw for each.
+        key: a random key.
+        temperature: 0 takes the likeliest.
+
+    Returns:
+        `(batch, given + n)`: the tokens that came, and those drawn.
+
+    >>> model = fm.init(fm.models.Transformer(50, length=16, features=8, heads=2, layers=3), jax.random.key(0))
+    >>> fm.models.generate(model, jnp.array([[3, 7]]), 5, jax.random.key(1)).shape
+    (1, 7)
+    """
+    tokens = jnp.asarray(tokens)
+    if tokens.ndim != 2 or not tokens.shape[1]:
+        raise ValueError(f"generate takes tokens (n, given), at least one in each, and {tokens.shape} came.")
+    if n < 0:
+        raise ValueError(f"n: how many tokens to draw was expected, and {n} came.")
+    window = min(getattr(model, "length", tokens.shape[1] + n), tokens.shape[1] + n)
+    validate(model, Unlabeled(tokens[:, -window:]))
+    return _generate(model, tokens, key, jnp.asarray(temperature, jnp.float32), n, window)
+
+
+@partial(jax.jit, static_argnames=("n", "window"))
+def _generate(model: Any, tokens: jax.Array, key: Any, temperature: jax.Array, n: int, window: int) -> jax.Array:
+    given = tokens.shape[1]
+
+    def draw(i: jax.Array, tokens: jax.Array) -> jax.Array:
+        # The window has one size, so it may reach beyond what is drawn; a causal model does not look there.
+        start = jnp.maximum(given + i - window, 0)
+        seen = jax.lax.dynamic_slice_in_dim(tokens, start, window, 1)
+        logits = jax.lax.dynamic_index_in_dim(forward(model, seen), given + i - 1 - start, 1, keepdims=False)
+        divisor = jnp.where(temperature > 0, temperature, 1).astype(logits.dtype)
+        sample = jax.random.categorical(jax.random.fold_in(key, i), logits / divisor)
+        chosen = jnp.where(temperature > 0, sample, logits.argmax(-1))
+        return jax.lax.dynamic_update_slice_in_dim(tokens, chosen[:, None].astype(tokens.dtype), given + i, 1)
+
+    return jax.lax.fori_loop(0, n, draw, jnp.pad(tokens, ((0, 0), (0, n))))
