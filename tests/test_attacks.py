@@ -49,15 +49,15 @@ def losses(system: Declared, batch: fm.Labeled):
     return {"net": loss(system.net, batch), "decay": 0.5 * (system.net.first**2).sum()}
 
 
-class Coupled(fm.System):
-    """Its loss is of the batch as a whole, unlike that of a batch of one."""
+class Coupled(fm.Model):
+    """Its loss is of the batch as a whole, and its slope at one example depends on the others."""
 
     net: Perceptron
 
 
 @dispatch
 def loss(system: Coupled, batch: fm.Labeled):
-    return jax.nn.logsumexp(loss(system.net, batch))
+    return loss(system.net, batch).mean() + 9 * ((batch.x - batch.x.mean(0)[None]) ** 2).sum()
 
 
 class Curve(fm.Model):
@@ -220,7 +220,9 @@ def test_pgd_is_the_loop(perturb, steps, key):
     near(perturb(attack, net(), data, key, best=False).x, expected)
 
 
-@pytest.mark.parametrize("system", [lambda n: n, Declared, Coupled, lambda n: fm.Frozen(Declared(n))])
+@pytest.mark.parametrize(
+    "system", [lambda n: n, Declared, lambda n: fm.Frozen(Declared(n))], ids=["model", "system", "wrapper"]
+)
 def test_each_example_is_attacked_by_its_own_loss(system, key):
     data = batch(weight=np.arange(N, dtype=np.float32))  # also an example that counts nothing
     attack = fm.PGD(fm.LinfBall(0.2) & BOX, step_size=0.07, steps=3, start=fm.Clean())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
+import sys
 import threading
 import types
 import typing
@@ -484,6 +485,21 @@ def test_a_keyword_where_dispatch_needs_a_position(call):
         call()
 
 
+def test_a_call_without_arguments():
+    @fm.verb(context=fm.Mode, default=fm.Eval(), bind=bind)
+    def count(*things, mode):
+        """How many there are."""
+
+    @dispatch
+    def count(*things, mode):
+        return len(things), type(mode)
+
+    for _ in range(2):
+        assert count() == (0, fm.Eval)
+        assert count(TRAIN) == (0, fm.Train)
+        assert count(1, 2, TRAIN) == (2, fm.Train)
+
+
 def test_a_keyword_that_is_called_otherwise():
     with pytest.raises(MissingMethodError, match="It dispatches on positional arguments; `friend=` came by keyword"):
         greet(Dog(), friend=Dog())
@@ -573,7 +589,7 @@ def test_ambiguity_by_a_common_subclass():
 # Verbs as objects
 
 
-def test_dispatch_returns_the_verb():
+def test_dispatch_returns_the_verb(verbs_restored):
     assert isinstance(forward, Verb)
     assert forward is fm.forward
 
@@ -583,7 +599,10 @@ def test_dispatch_returns_the_verb():
 
     assert of_any_name is forward
     assert forward(Bowl(), 1) == "bowl"
-    forward.restore([m for m in forward.methods if m.hints[0] is not Bowl])
+
+
+def test_methods_were_taken_back():
+    assert not forward.has(Bowl(), 1)
 
 
 def test_a_local_verb_is_found_where_it_is():
@@ -830,6 +849,15 @@ def test_recording_leaves_other_threads_alone():
 
 
 def test_threads_register_and_call():
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # so that threads do get between each other's lines
+    try:
+        register_and_call()
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def register_and_call():
     @fm.verb
     def count(one, other):
         """Something."""

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import fulmen as fm
 from fulmen.component import named_parts
-from fulmen.leaves import check_fields, components, initialise, leaves, missing, require_arrays
+from fulmen.leaves import check_fields, components, leaves, missing, require_arrays
 from fulmen.tree import children, get, kinds, remake, short
 
 S, H, C, U = "static", "hyperparameter", "child", "unclear"
@@ -607,9 +607,9 @@ def _(model: Pretrained, key):
     return fm.replace(model, a=jax.random.normal(key, (2,)), b=jnp.zeros(3))
 
 
-def test_initialise_keeps_what_is_there(key):
+def test_init_keeps_what_is_there(key):
     there = Pretrained(a=jnp.full(2, 7.0))
-    tree = initialise(Anything([there, Pretrained()]), key)
+    tree = fm.init(Anything([there, Pretrained()]), key)
     np.testing.assert_array_equal(tree.inside[0].a, 7.0)
     assert tree.inside[0].b.shape == (3,)
     assert tree.inside[1].a.shape == (2,)

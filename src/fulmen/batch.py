@@ -90,8 +90,3 @@ class PartBatches(Batch):
 
     def __len__(self) -> int:
         return len(self.batch)
-
-
-def of_part(batch: Any, name: str) -> Any:
-    """The batch of the part called `name`."""
-    return batch.parts.get(name, batch.batch) if isinstance(batch, PartBatches) else batch

@@ -18,7 +18,7 @@ import optax
 from fulmen.component import Game, fold_name, parts, unbind
 from fulmen.data.arrays import check_arrays, count
 from fulmen.dispatch import AmbiguousMethodError, MissingMethodError, ambiguities, verbs
-from fulmen.leaves import BUFFER, PARAMETER, check_fields, components, initialise, leaves
+from fulmen.leaves import BUFFER, PARAMETER, check_fields, components, leaves
 from fulmen.looking.text import Picture, html_page, html_table, place, render_table
 from fulmen.mode import Eval, Plan, Train
 from fulmen.optimizers import groups
@@ -26,7 +26,7 @@ from fulmen.systems.composition import total_loss
 from fulmen.train.setup import check_component
 from fulmen.train.state import State
 from fulmen.train.step import differentiate, measure
-from fulmen.verbs import as_batch, augment, bind, setup, update, validate
+from fulmen.verbs import as_batch, augment, bind, init, setup, update, validate
 
 __all__ = ["Finding", "Report", "check"]
 
@@ -160,7 +160,7 @@ def check(
         component = unbind(component)
     if report.ok:
         with report._step("arrays"):
-            component = initialise(component, fold_name(key, "init"))
+            component = init(component, fold_name(key, "init"))
             check_fields(component)
             trained = sum(np.size(leaf.value) for leaf in leaves(component) if leaf.role == PARAMETER)
             report._add(OK, f"component: {trained:,} parameters drawn")

@@ -100,7 +100,7 @@ class Frozen(Wrapper):
 
     @property
     def __part__(self) -> Any:
-        return jax.tree.map(jax.lax.stop_gradient, self.part)
+        return still(self.part)
 
 
 class Parameter(Tree):
@@ -185,6 +185,11 @@ def record(y: jax.Array, buffer: Buffer, new: Any) -> jax.Array:
 # Trees of components
 
 
+def still(tree: Any) -> Any:
+    """The tree with nothing differentiated through its arrays."""
+    return jax.tree.map(lambda v: jax.lax.stop_gradient(v) if hasattr(v, "dtype") else v, tree)
+
+
 def parts(component: Component) -> dict[str, Any]:
     """The fields that are not static, without the mode."""
     return {name: getattr(component, name) for name in data_fields(type(component)) if name != "mode"}
@@ -266,6 +271,17 @@ def unbind(component: Any) -> Any:
 @dispatch
 def init(component: Component, key):
     return map_parts(lambda part, path: init(part, fold_name(key, path)), component)
+
+
+@init.around(Component)
+def _keep_what_is_there(call, component, key):
+    """Arrays that are there stay, whatever the method draws."""
+    fresh = call(component, key)
+    here = {path: leaf for path, leaf in jax.tree_util.tree_flatten_with_path(component)[0] if hasattr(leaf, "dtype")}
+    if not here:
+        return fresh
+    drawn, structure = jax.tree_util.tree_flatten_with_path(fresh)
+    return structure.unflatten([here.get(path, leaf) for path, leaf in drawn])
 
 
 @dispatch

@@ -11,6 +11,7 @@ import difflib
 import functools
 import inspect
 import itertools
+import operator
 import sys
 import threading
 import types
@@ -64,8 +65,10 @@ class Verb:
         default: Any = None,
         bind: Callable[[Any, Any], Any] | None = None,
         hands_on: bool = True,
+        prepare: Callable[[Any, Any], Any] | None = None,
     ) -> None:
         functools.update_wrapper(self, contract)
+        self.prepare = prepare
         self.contract = contract
         self.context, self.default, self.bind, self.hands_on = context, default, bind, hands_on
         self.context_name = context.__name__.lower() if context else ""
@@ -87,13 +90,15 @@ class Verb:
     def _general_call(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         given = args
         args, context = self._split(args)
+        if self.prepare is not None and len(args) > 1:
+            args = (args[0], self.prepare(args[0], args[1]), *args[2:])
         question = _Question(type(context), (*map(type, args),))
         if self.context is not None and self.context_name in options:
             raise TypeError(lookup_errors.by_keyword(self, question.args, [*options], [self.context_name]))
         answer = self._answer(question, options)
         if _recording:
             return _recording[-1].call(self, question, answer, args, context, options)
-        if isinstance(answer, Method) and len(args) == len(given):
+        if isinstance(answer, Method) and args and len(args) == len(given) and all(map(operator.is_, args, given)):
             self._quicken(question, answer, args)
         return answer(args, context, options)
 
@@ -216,7 +221,7 @@ class Verb:
                 stale |= _notice(kind, self._known_names())
             self._methods.update((method.key, method) for method in added)
             stale |= self._refresh(lambda q: any(m.fits(q.context, q.args) for m in added))
-        _start_afresh(stale, f"{added[0]} ({added[0].location})")
+        _start_afresh(stale, f"{added[0]} ({_place(added[0])})" if stale else "")
         return self
 
     def around(self, kind: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -406,6 +411,7 @@ def verb(contract: Callable[..., Any] | None = None, **options: Any) -> Any:
         default: the context of a call that has none.
         bind: how a context is bound to the first argument; without it the context is passed on.
         hands_on: whether wrappers without a method of their own hand the call to their part.
+        prepare: `f(first, second)` gives the second argument as methods get it, as a batch made of raw data.
 
     >>> import fulmen as fm
     >>> @fm.verb
@@ -481,6 +487,12 @@ def generation() -> int:
 
 
 _generation = 0
+
+
+def _place(method: Method) -> str:
+    from fulmen.looking.text import place
+
+    return place(method.location, method.module)
 
 
 def _start_afresh(stale: bool, what: str) -> None:

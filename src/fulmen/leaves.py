@@ -103,14 +103,6 @@ def is_array(leaf: Any) -> bool:
     return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
 
 
-def initialise(component: Any, key: Any) -> Any:
-    """`init`, and what was there stays."""
-    fresh = init(component, key)
-    here = dict(jax.tree_util.tree_flatten_with_path(component)[0])
-    drawn, structure = jax.tree_util.tree_flatten_with_path(fresh)
-    return structure.unflatten([here.get(path, leaf) for path, leaf in drawn])
-
-
 def missing(component: Any) -> list[str]:
     """The paths of the arrays that `init` would draw."""
     here = {leaf.path for leaf in leaves(component)}

@@ -47,9 +47,14 @@ class Named(Component):
         return f"{text}.named({self.name!r})" if self.name else text
 
     def expression(self) -> str:
-        """How it prints without its name: the fields that are not at their defaults."""
-        given = [f for f in dataclasses.fields(self) if f.repr and not _at_default(f, getattr(self, f.name))]
-        return f"{type(self).__name__}({', '.join(f'{f.name}={number(getattr(self, f.name))}' for f in given)})"
+        """How it prints without its name."""
+        return briefly(self)
+
+
+def briefly(component: Component) -> str:
+    """A component with those of its fields that are not at their defaults."""
+    given = [f for f in dataclasses.fields(component) if f.repr and not _at_default(f, getattr(component, f.name))]
+    return f"{type(component).__name__}({', '.join(f'{f.name}={number(getattr(component, f.name))}' for f in given)})"
 
 
 def snake_case(name: str) -> str:

@@ -182,12 +182,16 @@ def _above(path: str, leaf: str) -> bool:
 
 def _assign(value: Any, path: str, hand: Any, parent: Any, inherited: Any, plan: Plan, owner: dict[str, Any]) -> None:
     """Give what lies at and below a path its group: by hand, by the parent's dict, by its own method, by inheritance."""
+    hand, own = _planned(hand, plan), _planned(parent, plan)
     if hand is not None and not isinstance(hand, Mapping):
         owner[path] = _group(hand, path, plan)
         return
-    own = parent
-    if own is None and isinstance(value, Component):
-        own = configure_optimizers(value, plan)
+    if isinstance(value, Component) and (own is None or isinstance(own, Mapping)):
+        said = _planned(configure_optimizers(value, plan), plan)
+        if said is not None and own is not None and not isinstance(said, Mapping):
+            inherited = _group(said, path, plan)  # for what the parent's dict leaves out
+        else:
+            own = {**said, **own} if said is not None and own is not None else own if said is None else said
     if own is not None and not isinstance(own, Mapping):
         inherited, own = _group(own, path, plan), None
     inside = {} if isinstance(value, Parameter | Buffer) else dict(children(value))
@@ -204,6 +208,11 @@ def _assign(value: Any, path: str, hand: Any, parent: Any, inherited: Any, plan:
         owner[path] = inherited
 
 
+def _planned(spec: Any, plan: Plan) -> Any:
+    """What a function of the plan gives."""
+    return spec(plan) if callable(spec) and not isinstance(spec, tuple | Tree) and of_plan(spec) else spec
+
+
 def _group(spec: Any, path: str, plan: Plan) -> Group:
     """A group from any form of optimizer."""
     if getattr(spec, "update", None) is frozen.update:  # as a part of a state it is made anew of the same functions
@@ -212,8 +221,6 @@ def _group(spec: Any, path: str, plan: Plan) -> Group:
         return Group(path, optax.with_extra_args_support(spec.build(plan)), spec.rate(plan))
     if isinstance(spec, optax.GradientTransformation):
         return Group(path, optax.with_extra_args_support(spec), None)
-    if callable(spec) and of_plan(spec):
-        return _group(spec(plan), path, plan)
     if callable(spec):
         raise TypeError(
             f"the optimizer {getattr(spec, '__name__', spec)} needs a learning rate: give `lr=` beside `optimizer=`, or a "

@@ -7,6 +7,7 @@ from typing import Any
 
 from fulmen.dispatch import verb
 from fulmen.mode import Eval, Mode, Plan
+from fulmen.tree import Tree
 
 # Structure
 
@@ -51,6 +52,9 @@ def validate(component):
 
     `validate(component, batch)` does so for data: it sees all of it, on the host, once.
 
+    Args:
+        component: a component; its numbers may be tracers, of which nothing can be said.
+
     Raises:
         ValueError: naming the field, what was expected and what came.
 
@@ -67,6 +71,11 @@ def partition(component, policy):
 
 
 # What models and systems compute
+
+
+def _as_batch(component: Any, batch: Any) -> Any:
+    """Raw data given to a component becomes its batch; a state converts by itself, and a term gets a prediction."""
+    return batch if isinstance(batch, Tree) or not isinstance(component, Tree) else as_batch(component, batch)
 
 
 @verb(context=Mode, default=Eval(), bind=_bind)
@@ -86,14 +95,14 @@ def forward(model, *inputs, mode):
 def as_batch(component, raw):
     """The batch that the component takes, from what the data gives. Ties data to systems.
 
-    An array becomes `Unlabeled`, a pair `Labeled`, a triple weighted, a dict the one whose fields it has. It runs inside
-    the compiled step.
+    An array becomes `Unlabeled`, a pair `Labeled`, a triple weighted, a dict the one whose fields it has. It is asked once
+    at the border and once for each part on the way down; in training inside the compiled step.
 
     **Extending.** Overload it for a part or a system that selects its own, or for raw data of one's own type.
     """
 
 
-@verb(context=Mode, default=Eval(), bind=_bind)
+@verb(context=Mode, default=Eval(), bind=_bind, prepare=_as_batch)
 def loss(component, batch, mode):
     """What is to be made small.
 
@@ -110,7 +119,7 @@ def loss(component, batch, mode):
     """
 
 
-@verb(context=Mode, default=Eval(), bind=_bind)
+@verb(context=Mode, default=Eval(), bind=_bind, prepare=_as_batch)
 def losses(system, batch, mode):
     """The parts of a system's loss, one level: `{field: loss(part, batch)}`, and for a part that is a system its `losses`.
 
@@ -137,7 +146,7 @@ def reduce_losses(system, losses, batch):
     """
 
 
-@verb(context=Mode, default=Eval(), bind=_bind)
+@verb(context=Mode, default=Eval(), bind=_bind, prepare=_as_batch)
 def metrics(component, batch, mode):
     """Figures to be watched, as mergeable values: `{}` by default.
 
@@ -150,7 +159,7 @@ def metrics(component, batch, mode):
         From names to values that can be merged, such as `fm.Mean(values, weight)`; nested names join with `/`. A metric
         gives its one value.
 
-    **Extending.** `def metrics(system: Mine, batch): return dict(error=fm.Mean(…))`.
+    **Extending.** `def metrics(system: Mine, batch): return dict(error=fm.Mean(errors, batch.weight))`.
     """
 
 

@@ -141,7 +141,7 @@ def _begin(attack: Attack, system: Any, batch: Any, key: Any, best: bool) -> Wal
     x = structure.unflatten([point(number, leaf) for number, leaf in enumerate(flat)])
     memory = [jax.vmap(transform.init)(leaf) for leaf in flat]
     value = jnp.full(places.shape, -jnp.inf, jnp.result_type(float)) if best else None
-    return _strong(Walk(x, memory, x if best else None, value))
+    return Walk(x, memory, x if best else None, value)
 
 
 def _advance(attack: Attack, system: Any, batch: Any, key: Any, walk: Walk) -> Walk:
@@ -159,7 +159,7 @@ def _advance(attack: Attack, system: Any, batch: Any, key: Any, walk: Walk) -> W
     origins = jax.tree.leaves(inputs(batch))
     moved = [move(*each) for each in zip(jax.tree.leaves(slopes), walk.memory, flat, origins, strict=True)]
     x = structure.unflatten([x for x, _ in moved])
-    return _strong(remake(walk, {"x": x, "memory": [memory for _, memory in moved]}))
+    return remake(walk, {"x": x, "memory": [memory for _, memory in moved]})
 
 
 def _end(system: Any, batch: Any, key: Any, walk: Walk) -> Any:
@@ -193,11 +193,6 @@ def _keep_best(walk: Walk, value: jax.Array) -> Walk:
     better = value > walk.value
     keep = lambda new, old: jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
     return remake(walk, {"best": jax.tree.map(keep, walk.x, walk.best), "value": jnp.where(better, value, walk.value)})
-
-
-def _strong(walk: Walk) -> Walk:
-    """No weak types: a step must not change what it is called with, or it would be compiled twice."""
-    return jax.tree.map(lambda v: _typed(v, v.dtype), walk)
 
 
 def _typed(value: Any, dtype: Any) -> Any:

@@ -10,13 +10,13 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from fulmen.batch import Attacked, of_part
+from fulmen.batch import Attacked
 from fulmen.component import Model, System, Wrapper, named_parts
 from fulmen.leaves import require_arrays
 from fulmen.looking.text import Picture, align, faint, html_page, html_table, place, tree_prefixes
 from fulmen.mode import Eval, Mode
 from fulmen.objectives import Objective, Scaled
-from fulmen.systems.composition import example_mean, sums_its_losses
+from fulmen.systems.composition import example_mean, part_batch, sums_its_losses
 from fulmen.train.state import State
 from fulmen.verbs import as_batch, bind, loss, losses, reduce_losses
 
@@ -103,9 +103,8 @@ def _node(name: str, part: Any, batch: Any, entries: Mapping[str, Any] | None = 
     found, terms = named_parts(inside, Model, System), _terms(inside)
     children = {}
     for key, entry in entries.items():
-        inner, own = found.get(key), of_part(batch_inside, key)
-        if inner is not None:
-            own = as_batch(inner, own)
+        inner = found.get(key)
+        own = batch_inside if inner is None else part_batch(inner, key, batch_inside)
         if isinstance(inner, System) and isinstance(entry, Mapping):
             children[key] = _node(key, inner, own, entry)
         elif key in terms:

@@ -121,17 +121,19 @@ def metrics(metric: Perplexity, prediction):
 
 def _flat(prediction: Prediction) -> Prediction:
     """With the axes between the first and the classes counted as examples."""
-    outputs, y = prediction.outputs, getattr(prediction.batch, "y", None)
-    shape = getattr(outputs, "shape", ())
-    if len(shape) < 3 or getattr(y, "shape", None) != shape[:-1]:
+    outputs: Any = prediction.outputs
+    batch: Any = prediction.batch
+    y, weight, shape = getattr(batch, "y", None), weight_of(prediction), getattr(outputs, "shape", ())
+    if y is None or len(shape) < 3 or y.shape != shape[:-1]:
         return prediction
-    n, weight = int(np.prod(shape[:-1])), weight_of(prediction)
+    n = int(np.prod(shape[:-1]))
     if isinstance(outputs, jax.ShapeDtypeStruct):
         outputs = jax.ShapeDtypeStruct((n, shape[-1]), outputs.dtype)
     else:
         outputs = outputs.reshape(n, shape[-1])
     weight = None if weight is None else jnp.repeat(jnp.asarray(weight), n // shape[0])
-    return Prediction(prediction.model, outputs, Labeled(None, y.reshape(n), weight=weight))
+    y = y.reshape(n)
+    return Prediction(prediction.model, outputs, Labeled(y, y, weight=weight))
 
 
 @dispatch

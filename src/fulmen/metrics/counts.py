@@ -110,7 +110,7 @@ class Rates(Mergeable):
         each = xp.where(occurs & (self.total == 0), 0, ratio(self.hits, self.total))
         if self.average is None:
             return each
-        return ratio(xp.where(occurs, each, 0).sum(), occurs.sum())
+        return ratio(xp.where(occurs, each, 0).sum(), occurs.astype(each.dtype).sum())
 
 
 class Counts(Mergeable):

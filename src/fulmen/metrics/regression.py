@@ -115,7 +115,8 @@ def metrics(metric: R2, prediction):
     errors, y = _errors(metric, prediction)
     y = y - jnp.asarray(metric.center).astype(y.dtype)
     weight = weights(prediction, len(y), y.dtype)
-    return Explained(*(weighted_sum(v, weight) for v in (errors**2, y, y**2)), weight.sum())
+    residual, total, squares = (weighted_sum(v, weight) for v in (errors**2, y, y**2))
+    return Explained(residual, total, squares, weight.sum())
 
 
 def _errors(metric: Metric, prediction: Any) -> tuple[jax.Array, jax.Array]:

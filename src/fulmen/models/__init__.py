@@ -4,6 +4,7 @@ from fulmen.models.attention import *
 from fulmen.models.chain import *
 from fulmen.models.convnet import *
 from fulmen.models.embedding import *
+from fulmen.models.generation import *
 from fulmen.models.layers import *
 from fulmen.models.mlp import *
 from fulmen.models.normalization import *

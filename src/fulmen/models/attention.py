@@ -92,7 +92,8 @@ def _attend(layer: Attention, x: Any, mask: jax.Array | None) -> jax.Array:
     query, key, value = (joint[:, :, i] for i in range(3))
     if layer.rotary:
         query, key = rotary(query), rotary(key)
-    y = jax.nn.dot_product_attention(query, key, value, mask=mask, is_causal=layer.causal)
+    with jax.numpy_dtype_promotion("standard"):  # inside, numbers of 16 bits meet 32
+        y = jax.nn.dot_product_attention(query, key, value, mask=mask, is_causal=layer.causal)
     return forward(layer.out, y.reshape(n, length, features))
 
 
@@ -117,10 +118,11 @@ def rotary(x: jax.Array, positions: Any = None, base: float = 10_000.0) -> jax.A
     _, length, _, size = x.shape
     if size % 2:
         raise ValueError(f"rotary turns pairs, so the last axis must be even, and {x.shape} came.")
-    rates = np.power(base, -np.arange(0, size, 2) / size).astype(np.float32)
+    rates = np.power(base, -np.arange(0, size, 2) / size)
     positions = jnp.arange(length) if positions is None else jnp.asarray(positions)
     # In 32 bits: in 16, positions beyond 256 would fall together.
-    angles = positions.astype(jnp.float32)[:, None] * rates[None]
+    dtype = x.dtype if jnp.finfo(x.dtype).bits >= 32 else jnp.float32
+    angles = positions.astype(dtype)[:, None] * rates.astype(dtype)[None]
     cos, sin = (f(angles)[None, :, None, :] for f in (jnp.cos, jnp.sin))
-    first, second = jnp.split(x.astype(jnp.promote_types(x.dtype, jnp.float32)), 2, -1)
+    first, second = jnp.split(x.astype(dtype), 2, -1)
     return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], -1).astype(x.dtype)

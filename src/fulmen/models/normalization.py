@@ -144,8 +144,9 @@ class RMSNorm(Model):
         weight: `(features,)`, the scale; drawn as 1.
 
     >>> norm = fm.init(fm.models.RMSNorm(2), jax.random.key(0))
-    >>> norm(jnp.array([[1.0, 7.0]])).round(3)
-    Array([[0.2, 1.4]], dtype=float32)
+    >>> norm(jnp.array([[2.0, -2.0], [30.0, -30.0]])).round(3)
+    Array([[ 1., -1.],
+           [ 1., -1.]], dtype=float32)
     """
 
     features: int

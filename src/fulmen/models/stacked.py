@@ -20,17 +20,20 @@ __all__ = ["Stacked"]
 
 
 class Stacked(Model):
-    """The same block `n` times, one after another, each with arrays of its own: as one loop that is compiled once.
+    """The same block `n` times, one after another, each with arrays of its own.
 
     It computes what a list of the same blocks would, with the same keys: block i draws, and drops out, by the path
     `blocks.i`. Every array in `blocks` has a leading axis of size `n`; numbers without axes, such as a dropout's rate,
     are shared by all blocks. `stack[i]` is one block. Further inputs go to every block: `stack(x, mask)`.
 
+    A loop is compiled once, whatever `n` is. But where a training step runs the model twice, for the loss and for metrics,
+    XLA makes one of two unrolled stacks, and not of two loops.
+
     Args:
         block: a description of one block, which gives what it takes: the same shapes and types. Arrays that are in it
             already, each block begins with.
         n: how many.
-        unroll: write the blocks out one by one in place of a loop: it compiles for longer, and may run faster.
+        unroll: write the blocks out one by one: it compiles for longer, and may run faster.
         remat: keep only the blocks' inputs for the gradient and compute the rest again: less memory, more time.
 
     >>> stack = fm.init(fm.models.Stacked(fm.models.Dense(8, 8), 3), jax.random.key(0))

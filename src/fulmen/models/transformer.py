@@ -1,14 +1,12 @@
-"""`Transformer`: a decoder of text, as GPT has it; `generate`: sampling from one."""
+"""`Transformer`: a decoder of text, as GPT has it."""
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from fulmen.batch import Unlabeled
 from fulmen.component import Component, Model
 from fulmen.dispatch import dispatch
 from fulmen.models.attention import Attention
@@ -22,7 +20,7 @@ from fulmen.models.stacked import Stacked
 from fulmen.tree import get, replace
 from fulmen.verbs import forward, init, validate
 
-__all__ = ["Transformer", "TransformerBlock", "generate", "gpt2"]
+__all__ = ["Transformer", "TransformerBlock", "gpt2"]
 
 
 class TransformerBlock(Model):
@@ -191,49 +189,3 @@ def _require_sequences(model: Transformer, tokens: Any) -> None:
             f"tokens[:, :{model.length}], or make it longer, length={tokens.shape[1]}."
         )
     require_tokens(name, tokens, model.tokens.count)
-
-
-def generate(model: Any, tokens: Any, n: int, key: Any, temperature: float = 1.0) -> jax.Array:
-    """Continue sequences: each next token is drawn from `softmax(logits / temperature)`.
-
-    Compiled as one loop. What lies further back than the model's `length` it no longer sees.
-
-    Args:
-        model: from tokens `(batch, length)` to logits `(batch, length, vocabulary)`, causal, with a `length`.
-        tokens: integers `(batch, given)`, at least one in each.
-        n: how many to draw for each.
-        key: a random key.
-        temperature: 0 takes the likeliest.
-
-    Returns:
-        `(batch, given + n)`: the tokens that came, and those drawn.
-
-    >>> model = fm.init(fm.models.Transformer(50, length=16, features=8, heads=2, layers=3), jax.random.key(0))
-    >>> fm.models.generate(model, jnp.array([[3, 7]]), 5, jax.random.key(1)).shape
-    (1, 7)
-    """
-    tokens = jnp.asarray(tokens)
-    if tokens.ndim != 2 or not tokens.shape[1]:
-        raise ValueError(f"generate takes tokens (n, given), at least one in each, and {tokens.shape} came.")
-    if n < 0:
-        raise ValueError(f"n: how many tokens to draw was expected, and {n} came.")
-    window = min(getattr(model, "length", tokens.shape[1] + n), tokens.shape[1] + n)
-    validate(model, Unlabeled(tokens[:, -window:]))
-    return _generate(model, tokens, key, jnp.asarray(temperature, jnp.float32), n, window)
-
-
-@partial(jax.jit, static_argnames=("n", "window"))
-def _generate(model: Any, tokens: jax.Array, key: Any, temperature: jax.Array, n: int, window: int) -> jax.Array:
-    given = tokens.shape[1]
-
-    def draw(i: jax.Array, tokens: jax.Array) -> jax.Array:
-        # The window has one size, so it may reach beyond what is drawn; a causal model does not look there.
-        start = jnp.maximum(given + i - window, 0)
-        seen = jax.lax.dynamic_slice_in_dim(tokens, start, window, 1)
-        logits = jax.lax.dynamic_index_in_dim(forward(model, seen), given + i - 1 - start, 1, keepdims=False)
-        divisor = jnp.where(temperature > 0, temperature, 1).astype(logits.dtype)
-        sample = jax.random.categorical(jax.random.fold_in(key, i), logits / divisor)
-        chosen = jnp.where(temperature > 0, sample, logits.argmax(-1))
-        return jax.lax.dynamic_update_slice_in_dim(tokens, chosen[:, None].astype(tokens.dtype), given + i, 1)
-
-    return jax.lax.fori_loop(0, n, draw, jnp.pad(tokens, ((0, 0), (0, n))))

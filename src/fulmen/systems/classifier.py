@@ -74,13 +74,13 @@ def forward(system: Supervised, *inputs):
 
 @dispatch
 def losses(system: Supervised, batch):
-    prediction = _predicted(system, as_batch(system, batch))
+    prediction = _predicted(system, batch)
     return {name: loss(term, prediction) for name, term in system.objective.by_name().items()}
 
 
 @dispatch
 def metrics(system: Supervised, batch):
-    prediction = _predicted(system, as_batch(system, batch))
+    prediction = _predicted(system, batch)
     return {name: metrics(metric, prediction) for name, metric in numbered(several(system.metrics)).items()}
 
 
@@ -110,7 +110,6 @@ def _require(value: Any, kind: type, what: str) -> None:
 
 @dispatch
 def validate(system: Supervised, batch):
-    batch = as_batch(system, batch)
     n, mode = len(batch), Eval(jax.random.key(0))
     outputs = jax.eval_shape(lambda one: forward(system, _inputs(system, one), mode), batch[:1])
     outputs = jax.tree.map(lambda v: jax.ShapeDtypeStruct((n, *v.shape[1:]), v.dtype) if v.shape[:1] == (1,) else v, outputs)

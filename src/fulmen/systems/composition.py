@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.batch import Batch, Labeled, PartBatches, Unlabeled, of_part
-from fulmen.component import Game, Model, System, Wrapper, named_parts, part_name, parts
+from fulmen.batch import Batch, Labeled, PartBatches, Unlabeled
+from fulmen.component import Game, Model, System, Wrapper, named_parts, part_name, parts, still
 from fulmen.dispatch import dispatch
 from fulmen.tree import remake
 from fulmen.verbs import as_batch, augment, loss, losses, metrics, reduce_losses, validate
@@ -80,14 +80,26 @@ def total_loss(component: Any, batch: Any) -> jax.Array:
 
 
 def per_example(component: Any) -> bool:
-    """Whether losses and metrics say of themselves that they are per example, so that padding does no harm."""
+    """Whether losses and metrics say of themselves that they are per example, so that padding does no harm.
+
+    What a class says holds for its own methods; a subclass with a method of its own has to say it again.
+    """
     while isinstance(component, Wrapper):
         component = getattr(component, part_name(type(component)))
-    return bool(getattr(component, "per_example", False))
+    if not getattr(component, "per_example", False):
+        return False
+    kind = type(component)
+    says = next(k for k in kind.__mro__ if "per_example" in k.__dict__)
+    firsts = [k for v in (as_batch, loss, losses, metrics) for m in v.methods if m.hints for k in m.members[0]]
+    return not any(issubclass(kind, k) and issubclass(k, says) and k is not says for k in firsts)
+
+
+def part_batch(part: Any, name: str, batch: Any) -> Any:
+    """The batch of a part, made of its system's: augmented already, or selected by its own `as_batch`."""
+    return batch.parts[name] if isinstance(batch, PartBatches) else as_batch(part, batch)
 
 
 def _sum_of_losses(system: System, batch):
-    batch = as_batch(system, batch)
     return reduce_losses(system, losses(system, batch), batch)
 
 
@@ -95,14 +107,13 @@ loss.dispatch(_sum_of_losses)
 
 
 def _losses_of_parts(system: System, batch):
-    batch = as_batch(system, batch)
     found = named_parts(system, Model, System)
     if not found:
         raise TypeError(
             f"{type(system).__name__} has no part with a loss. Write `losses(system: {type(system).__name__}, batch)`, or give "
             "it models or systems as fields."
         )
-    return {name: _entry(part, as_batch(part, of_part(batch, name))) for name, part in found.items()}
+    return {name: _entry(part, part_batch(part, name, batch)) for name, part in found.items()}
 
 
 losses.dispatch(_losses_of_parts)
@@ -141,8 +152,8 @@ def _with_batches(system: Any, entries: Mapping[str, Any], batch: Any) -> Iterat
     """Each entry with the part that it belongs to, or None, and the batch that it was computed on."""
     found = named_parts(system, Model, System)
     for name, entry in entries.items():
-        part, own = found.get(name), of_part(batch, name)
-        yield name, entry, part, own if part is None else as_batch(part, own)
+        part = found.get(name)
+        yield name, entry, part, batch if part is None else part_batch(part, name, batch)
 
 
 def entry_means(system: Any, entries: Mapping[str, Any], batch: Any) -> dict[str, jax.Array]:
@@ -177,10 +188,9 @@ def metrics(component, batch):
 
 @dispatch
 def metrics(system: System, batch):
-    batch = as_batch(system, batch)
     found = {}
     for name, part in named_parts(system, Model, System).items():
-        for key, value in metrics(part, as_batch(part, of_part(batch, name))).items():
+        for key, value in metrics(part, part_batch(part, name, batch)).items():
             found[f"{name}/{key}"] = value
     return found
 
@@ -194,13 +204,12 @@ def augment(component, batch, mode):
 def augment(system: System, batch, mode):
     if losses.method(system, batch).function is not _losses_of_parts:
         return batch  # its own `losses` says what each part sees
-    changed = {}
+    changed, augmented = {}, False
     for name, part in named_parts(system, Model, System).items():
         own = as_batch(part, batch)
-        new = augment(part, own, mode.at(name))
-        if new is not own:
-            changed[name] = new
-    return PartBatches(batch, changed, weight=batch.weight, index=batch.index) if changed else batch
+        changed[name] = augment(part, own, mode.at(name))
+        augmented |= changed[name] is not own
+    return PartBatches(batch, changed, weight=batch.weight, index=batch.index) if augmented else batch
 
 
 @dispatch
@@ -230,8 +239,4 @@ def _each_for_its_player(call, game, batch):
 
 def _only(game: Any, player: str) -> Any:
     field = player.split(".")[0]
-    return remake(game, {n: _still(v) for n, v in parts(game).items() if n != field})
-
-
-def _still(tree: Any) -> Any:
-    return jax.tree.map(lambda v: jax.lax.stop_gradient(v) if hasattr(v, "dtype") else v, tree)
+    return remake(game, {n: still(v) for n, v in parts(game).items() if n != field})

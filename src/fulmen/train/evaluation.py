@@ -65,6 +65,11 @@ def evaluate_arrays(component: Any, key: Any, data: Any, batch_size: int, attack
     return {f"{prefix}{name}": v for prefix, sums in ledgers.items() for name, v in sums.figures().items()}
 
 
+def _rows_stay(component: Any, data: Any) -> bool:
+    """Whether a row of the data is an example of the batch, as it is where the library makes the batch."""
+    return as_batch.method(component, data).module.partition(".")[0] == "fulmen"
+
+
 def _padded(data: Any, batch_size: int, pad: bool) -> Iterator[tuple[int, int, Any]]:
     """Batches in order with where they start and how many of their rows are real."""
     total = count(data)
@@ -119,28 +124,29 @@ _measure = jax.jit(_measure_batch, static_argnums=0)
 
 @dispatch
 def predict(state: State, data, *, batch_size=256):
-    return _predict(state.system, data, batch_size)
+    return _predict(state.system, state.key, data, batch_size)
 
 
 @dispatch
 def predict(component: Component, data, *, batch_size=256):
     require_arrays(component, "predict")
-    return _predict(unbind(component), data, batch_size)
+    return _predict(unbind(component), jax.random.key(0), data, batch_size)
 
 
-def _predict(component: Any, data: Any, batch_size: int) -> Any:
-    data = check_arrays(data)
+def _predict(component: Any, key: Any, data: Any, batch_size: int) -> Any:
+    data, key = check_arrays(data), fold_name(key, "evaluate")
+    pad = _rows_stay(component, data)
     leaves, structure = pack(component)
     found = []
-    for _, n, raw in _padded(data, batch_size, True):
-        outputs = _outputs(structure, leaves, raw)
-        found.append(jax.tree.map(lambda v, n=n: np.asarray(v)[:n], outputs))
+    for _, n, raw in _padded(data, batch_size, pad):
+        outputs = _outputs(structure, leaves, raw, key)
+        found.append(jax.tree.map(lambda v, n=n: np.asarray(v)[:n] if pad else np.asarray(v), outputs))
     return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
 
 
-def _forward(structure: Structure, leaves: list[Any], raw: Any) -> Any:
+def _forward(structure: Structure, leaves: list[Any], raw: Any, key: Any) -> Any:
     component = structure.unpack(leaves)
-    return forward(component, as_batch(component, raw).x, Eval())
+    return forward(component, as_batch(component, raw).x, Eval(key))
 
 
 _outputs = jax.jit(_forward, static_argnums=0)

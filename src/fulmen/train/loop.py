@@ -16,7 +16,7 @@ import numpy as np
 
 from fulmen.component import Component
 from fulmen.data.arrays import check_arrays, check_batch_size, count, epoch, steps_per_epoch
-from fulmen.dispatch import dispatch
+from fulmen.dispatch import dispatch, generation
 from fulmen.train.accumulate import Ledger
 from fulmen.train.evaluation import evaluate_arrays, evaluation_size
 from fulmen.train.events import (
@@ -81,13 +81,13 @@ def fit(
             figures = loop.epoch_figures()
             run.logs, run.seconds = figures, time.perf_counter() - begun
             loop.tell(EpochEnd())
-            if interrupted.is_set():
-                run.stop()
-            elif validation is not None:
+            if validation is not None and not interrupted.is_set():
                 now = loop.state()
                 measured = evaluate_arrays(now.system, now.key, validation, evaluation_size(now))
                 run.logs = {**figures, **{f"validation/{k}": v for k, v in measured.items()}}
                 loop.tell(ValidationEnd())
+            if interrupted.is_set():
+                run.stop()
             run.history.append({**run.logs, "seconds": time.perf_counter() - begun_epoch})
         if interrupted.is_set():
             loop.tell(Interrupted())
@@ -161,6 +161,7 @@ class _Loop:
         self.each_step = bool(listeners(StepEnd(), callbacks, run))
         self.often = bool(listeners(LogsRead(), callbacks, run))
         self.ledger: Ledger | None = None
+        self.generation: int | None = None
         # What the step takes over is deleted by it, and the caller may hold the state still: copied once.
         self.leaves: list[Any] = [jnp.copy(v) for v in state._leaves]
         self.moving: list[int] = []
@@ -175,6 +176,7 @@ class _Loop:
 
     def _begin(self, raw: Any) -> None:
         """Learn from the traced step which leaves it moves and what it logs."""
+        self.generation = generation()
         traced = step_program.trace(self.state(), raw)
         jaxpr = traced.jaxpr.jaxpr
         n = len(self.leaves)
@@ -188,7 +190,7 @@ class _Loop:
         """The steps of an epoch. Nothing here waits for the device but a callback that wants every step's values."""
         run, now = self.run, time.perf_counter
         raw = next(source, None)
-        if self.ledger is None:
+        if self.generation != generation():  # nothing was traced yet, or a method was registered since
             self._begin(raw)
         ledger, program, key, each_step = self.ledger, self.program, self.raw_key, self.each_step
         assert ledger is not None
@@ -248,13 +250,10 @@ def _used(jaxpr: Any) -> set[Any]:
     return used
 
 
-_programs: dict[Any, Any] = {}
-
-
 def _fast_program(structure: Any, moving: tuple[int, ...], ledger: Ledger, key_shape: tuple[int, ...]) -> Any:
     """The step on flat leaves, which it takes over (donates), with the logs added to one vector."""
-    key = (structure, moving, tuple(ledger.order), ledger.structure, tuple(ledger.shapes), ledger.dtype)
-    if key not in _programs:
+    key = (moving, tuple(ledger.order), ledger.structure, tuple(ledger.shapes), ledger.dtype)
+    if key not in structure.programs:
 
         def program(moved: list[Any], fixed: list[Any], sums: Any, time: Any, raw: Any) -> Any:
             raw_key, step = time if time is not None else unused
@@ -264,8 +263,8 @@ def _fast_program(structure: Any, moving: tuple[int, ...], ledger: Ledger, key_s
             return [new[i] for i in moving], ledger.add(sums, logs)
 
         unused = np.zeros(key_shape, np.uint32), np.int32(0)
-        _programs[key] = jax.jit(program, donate_argnums=(0, 2))
-    return _programs[key]
+        structure.programs[key] = jax.jit(program, donate_argnums=(0, 2))
+    return structure.programs[key]
 
 
 @contextlib.contextmanager

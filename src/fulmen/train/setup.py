@@ -9,12 +9,13 @@ import jax
 from fulmen.component import Component, fold_name, unbind
 from fulmen.data.arrays import check_arrays, check_batch_size, count, steps_per_epoch
 from fulmen.dispatch import dispatch
-from fulmen.leaves import check_fields, components, initialise
+from fulmen.leaves import check_fields, components
 from fulmen.mode import Plan
-from fulmen.optimizers import Optimizer, groups, of_plan
+from fulmen.optimizers import groups, of_plan
 from fulmen.train.state import State
 from fulmen.train.step import step_program
-from fulmen.verbs import as_batch, setup, validate
+from fulmen.tree import children
+from fulmen.verbs import as_batch, configure_optimizers, init, setup, validate
 
 __all__ = ["plan_of"]
 
@@ -40,9 +41,9 @@ def setup(
     data = check_arrays(data)
     batch_size = min(batch_size, count(data))
     plan = plan_of(count(data), batch_size, epochs, steps, drop_last)
-    optimizer = _given(optimizer, lr, options)
+    optimizer = _given(component, optimizer, lr, options)
     key = jax.random.key(seed)
-    component = initialise(component, fold_name(key, "init"))
+    component = init(component, fold_name(key, "init"))
     check_fields(component)
     validate(component, as_batch(component, data))
     state = State(component, optimizer=optimizer, key=fold_name(key, "run"), plan=plan)
@@ -77,13 +78,14 @@ def plan_of(n: int, batch_size: int, epochs: int | None, steps: int | None, drop
     return Plan(steps_per_epoch=each, epochs=epochs, total_steps=total, batch_size=batch_size)
 
 
-def _given(optimizer: Any, lr: Any, options: dict[str, Any]) -> Any:
+def _given(component: Any, optimizer: Any, lr: Any, options: dict[str, Any]) -> Any:
     """The optimizer as it was given by hand, a constructor with its learning rate as a value."""
     if isinstance(optimizer, dict):
         takes = {k for k, v in optimizer.items() if isinstance(v, dict) or _is_constructor(v)}
-        return {k: _given(v, lr, options) if k in takes else v for k, v in optimizer.items()}
+        inside = dict(children(component))
+        return {k: _given(inside.get(k), v, lr, options) if k in takes else v for k, v in optimizer.items()}
     if _is_constructor(optimizer) and lr is not None:
-        return Optimizer(optimizer, lr, **options)
+        return configure_optimizers(component, optimizer, lr, **options)
     if lr is not None or options:
         names = ", ".join(["lr"] * (lr is not None) + list(options))
         raise TypeError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from typing import Any, ClassVar
 
 import jax
@@ -21,23 +22,26 @@ class Structure:
     Equal ones are the same object, so that jit compares and hashes them by identity.
     """
 
-    __slots__ = ("__weakref__", "extra", "fixed", "treedef")
+    __slots__ = ("__weakref__", "extra", "fixed", "programs", "treedef")
 
-    _known: ClassVar[dict[Any, Structure]] = {}
+    _known: ClassVar[Any] = weakref.WeakValueDictionary()  # a transformation made anew would else stay for ever
     _lock: ClassVar[Any] = threading.Lock()
 
     treedef: Any
     fixed: tuple[tuple[int, Any], ...]
     extra: tuple[Any, ...]
+    programs: dict[Any, Any]  # what was compiled for it
 
     def __new__(cls, treedef: Any, fixed: tuple[tuple[int, Any], ...] = (), extra: tuple[Any, ...] = ()) -> Structure:
         with cls._lock:
             key = (treedef, fixed, extra)
-            if key not in cls._known:
-                made = object.__new__(cls)
-                made.treedef, made.fixed, made.extra = key
-                cls._known[key] = made
-            return cls._known[key]
+            found = cls._known.get(key)
+            if found is None:
+                found = object.__new__(cls)
+                found.treedef, found.fixed, found.extra = key
+                found.programs = {}
+                cls._known[key] = found
+            return found
 
     def __reduce__(self) -> Any:
         return Structure, (self.treedef, self.fixed, self.extra)

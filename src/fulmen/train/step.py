@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fulmen.component import Buffer, Component, System
+from fulmen.component import Buffer, Component, System, Wrapper, part_name, still
 from fulmen.dispatch import dispatch
 from fulmen.leaves import BUFFER, PARAMETER, leaves
 from fulmen.mergeable import Last, Mean, Mergeable
@@ -57,13 +57,13 @@ def differentiate(component: Any, batch: Any, mode: Mode) -> tuple[jax.Array, An
     def objective(trained: dict[int, Any], slots: dict[int, Any]) -> tuple[jax.Array, dict[str, Any]]:
         filled = [trained.get(i, item) for i, item in enumerate(flat)]
         for i, buffer in moving.items():
-            filled[i] = remake(buffer, {"value": _still(buffer.value), "slot": slots[i]})
+            filled[i] = remake(buffer, {"value": still(buffer.value), "slot": slots[i]})
         bound = bind(structure.unflatten(filled), mode)
         value = total_loss(bound, batch)
         if value.shape != ():
             raise ValueError(f"the loss of {type(component).__name__} has shape {value.shape}; one number was expected.")
         # XLA merges this forward pass with the one above.
-        return value, measure(_still(bound), batch, value)
+        return value, measure(still(bound), batch, value)
 
     (value, logs), (slopes, sums) = jax.value_and_grad(objective, (0, 1), has_aux=True)(trained, slots)
     # A buffer keeps its node, so that the gradients have the component's structure.
@@ -84,10 +84,6 @@ def _moved(old: jax.Array, slot: Any) -> jax.Array:
     total, count = slot
     mean = total / jnp.maximum(count, 1).astype(total.dtype)
     return jnp.where(count > 0, mean.astype(old.dtype), old)
-
-
-def _still(tree: Any) -> Any:
-    return jax.tree.map(lambda v: jax.lax.stop_gradient(v) if hasattr(v, "dtype") else v, tree)
 
 
 def measure(bound: Any, batch: Any, value: Any) -> dict[str, Any]:
@@ -137,6 +133,15 @@ def update(component, state, batch, mode):
     value, gradients, moved, logs = differentiate(component, batch, mode)
     state = apply_gradients(state.replace(system=moved), gradients, value=value)
     return state.replace(system=after_update(state.system, batch, mode.at("after_update"))), logs
+
+
+@dispatch
+def update(wrapper: Wrapper, state, batch, mode):
+    """The step of its part, which then works on the wrapper: what it differentiates is what the wrapper makes of it."""
+    part: Any = wrapper
+    while isinstance(part, Wrapper):
+        part = getattr(part, part_name(type(part)))
+    return update.method(part, state, batch, mode).function(wrapper, state, batch, mode)
 
 
 @dispatch
@@ -239,5 +244,5 @@ def metrics(state: State, batch, mode: Mode):
 
 
 @dispatch
-def forward(state: State, *inputs):
-    return forward(state.system, *inputs)
+def forward(state: State, *inputs, mode: Mode):
+    return forward(_look(state, mode), *inputs)

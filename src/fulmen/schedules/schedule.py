@@ -1,0 +1,62 @@
+"""`Schedule`, and how lengths are said: in steps, or as a fraction of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+from fulmen.mode import Plan
+from fulmen.tree import Tree
+
+__all__ = ["Schedule"]
+
+
+class Schedule(Tree):
+    """A function of the plan that gives an optax schedule. Its numbers are data, its lengths come from the plan.
+
+    Subclass it with fields and `__call__(self, plan)`.
+    """
+
+    def __call__(self, plan: Plan) -> Any:
+        raise NotImplementedError
+
+
+class OfStep(Schedule):
+    """A function of the step, whatever the plan."""
+
+    function: Callable[[Any], Any]
+
+    def __call__(self, plan: Plan) -> Any:
+        return self.function
+
+
+class Constant(Schedule):
+    """One number."""
+
+    rate: float
+
+    def __call__(self, plan: Plan) -> Any:
+        return lambda step: jnp.asarray(self.rate)
+
+
+def as_schedule(value: Any) -> Schedule:
+    """A schedule from what may be given as a learning rate: a number, an optax schedule, or a schedule of the plan."""
+    if isinstance(value, Schedule):
+        return value
+    return OfStep(value) if callable(value) else Constant(value)
+
+
+def length(plan: Plan, what: str) -> int:
+    """The plan's total of steps; raises where it is not known."""
+    if plan.total_steps is None:
+        raise ValueError(f"{what} spans the run, whose length is not known: give `epochs=` or `steps=` to `setup` or `fit`.")
+    return plan.total_steps
+
+
+def steps_of(value: float, plan: Plan, what: str) -> int:
+    """A length as steps: below 1 it is a fraction of the run."""
+    if value < 0:
+        raise ValueError(f"{what}: steps, or below 1 their fraction of the run, were expected, and {value} came.")
+    return round(value * length(plan, what)) if value < 1 else int(value)

@@ -1,0 +1,191 @@
+"""The schedules there are: cosine, linear, one cycle, steps, and a warm-up before any of them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+
+from fulmen.mode import Plan
+from fulmen.schedules.schedule import Schedule, as_schedule, length, steps_of
+from fulmen.tree import remake, static
+
+__all__ = ["cosine", "linear", "one_cycle", "step_decay", "warmup"]
+
+
+class Cosine(Schedule):
+    """See `cosine`."""
+
+    peak: float
+    warmup: float = static(default=0.0)
+    end: float = 0.0
+
+    def __call__(self, plan: Plan) -> Any:
+        total = length(plan, "cosine")
+        warmup = steps_of(self.warmup, plan, "cosine")
+        if warmup >= total:
+            raise ValueError(f"cosine: a warm-up of {warmup} steps does not fit into a run of {total}.")
+        # Of height 1, and scaled outside: the peak is data, and optax's own warm-up looks at its value.
+        decay = optax.cosine_decay_schedule(1.0, total - warmup)
+
+        def rate(step: Any) -> Any:
+            rising = self.peak * jnp.minimum(step / max(warmup, 1), 1.0)
+            falling = self.end + (self.peak - self.end) * decay(jnp.maximum(step - warmup, 0))
+            return jnp.where(step < warmup, rising, falling)
+
+        return rate
+
+
+def cosine(peak: float, *, warmup: float = 0.0, end: float = 0.0) -> Schedule:
+    """From `peak` down to `end` along half a cosine over the whole run (Loshchilov and Hutter 2017, arXiv:1608.03983).
+
+    Args:
+        peak: the highest learning rate.
+        warmup: steps of linear warm-up from 0, or, below 1, their fraction of the run.
+        end: the last learning rate.
+
+    >>> round(float(fm.cosine(1.0)(fm.Plan(total_steps=100))(50)), 3)
+    0.5
+    """
+    return Cosine(peak=peak, warmup=warmup, end=end)
+
+
+class Linear(Schedule):
+    """See `linear`."""
+
+    peak: float
+    end: float = 0.0
+
+    def __call__(self, plan: Plan) -> Any:
+        fall = optax.linear_schedule(1.0, 0.0, length(plan, "linear"))
+        return lambda step: self.end + (self.peak - self.end) * fall(step)
+
+
+def linear(peak: float, *, warmup: float = 0.0, end: float = 0.0) -> Schedule:
+    """From `peak` down to `end` in a straight line over the whole run.
+
+    Args:
+        peak: the highest learning rate.
+        warmup: steps of linear warm-up from 0, or, below 1, their fraction of the run.
+        end: the last learning rate.
+
+    >>> float(fm.linear(1.0)(fm.Plan(total_steps=100))(25))
+    0.75
+    """
+    falling = Linear(peak=peak, end=end)
+    return Warmup(falling, warmup) if warmup else falling
+
+
+class OneCycle(Schedule):
+    """See `one_cycle`."""
+
+    peak: float
+    rise: float = static(default=0.3)
+    start: float = 1 / 25
+    end: float = 4e-6
+
+    def __call__(self, plan: Plan) -> Any:
+        total = length(plan, "one_cycle")
+        rise = steps_of(self.rise, plan, "one_cycle, rise")
+        if not 0 < rise < total:
+            raise ValueError(f"one_cycle: a rise of {rise} steps does not fit into a run of {total}.")
+
+        def rate(step: Any) -> Any:
+            up = jnp.minimum(step / rise, 1.0)
+            down = jnp.clip((step - rise) / (total - rise), 0.0, 1.0)
+            rising = self.start + (1 - self.start) * (1 - jnp.cos(jnp.pi * up)) / 2
+            falling = self.end + (1 - self.end) * (1 + jnp.cos(jnp.pi * down)) / 2
+            return self.peak * jnp.where(step < rise, rising, falling)
+
+        return rate
+
+
+def one_cycle(peak: float, *, rise: float = 0.3, start: float = 1 / 25, end: float = 4e-6) -> Schedule:
+    """Up to `peak` and down again over the whole run, each along half a cosine (Smith and Topin 2018, arXiv:1708.07120).
+
+    Args:
+        peak: the highest learning rate.
+        rise: steps of the way up, or, below 1, their fraction of the run.
+        start: the first learning rate, as a share of the peak.
+        end: the last one, as a share of the peak.
+
+    >>> rate = fm.one_cycle(1.0)(fm.Plan(total_steps=100))
+    >>> [round(float(rate(step)), 3) for step in (0, 30, 100)]
+    [0.04, 1.0, 0.0]
+    """
+    return OneCycle(peak=peak, rise=rise, start=start, end=end)
+
+
+class StepDecay(Schedule):
+    """See `step_decay`."""
+
+    peak: float
+    factor: float = 0.1
+    at: tuple[float, ...] = static(default=(0.5, 0.75))
+
+    def __call__(self, plan: Plan) -> Any:
+        places = [steps_of(place, plan, "step_decay, at") for place in self.at]
+        beyond = [p for p in places if plan.total_steps is not None and p >= plan.total_steps]
+        if beyond:
+            warnings.warn(
+                f"step_decay: the run ends after {plan.total_steps} steps, so the decay at step {beyond[0]} never comes.",
+                stacklevel=2,
+            )
+
+        def rate(step: Any) -> Any:
+            passed = sum((jnp.asarray(step >= place, jnp.int32) for place in places), jnp.int32(0))
+            return self.peak * jnp.asarray(self.factor, jnp.float32) ** passed
+
+        return rate
+
+
+def step_decay(peak: float, *, factor: float = 0.1, at: Sequence[float] = (0.5, 0.75)) -> Schedule:
+    """`peak`, multiplied by `factor` at each of some places in the run.
+
+    Args:
+        peak: the first learning rate.
+        factor: by what to multiply.
+        at: the places: steps, or, below 1, fractions of the run.
+
+    >>> rate = fm.step_decay(1.0, at=(0.5, 90))(fm.Plan(total_steps=100))
+    >>> [round(float(rate(step)), 3) for step in (49, 50, 90)]
+    [1.0, 0.1, 0.01]
+    """
+    return StepDecay(peak=peak, factor=factor, at=tuple(at))
+
+
+class Warmup(Schedule):
+    """See `warmup`."""
+
+    schedule: Schedule
+    steps: float = static()
+
+    def __call__(self, plan: Plan) -> Any:
+        steps = steps_of(self.steps, plan, "warmup")
+        total = plan.total_steps
+        if total is not None and steps >= total:
+            raise ValueError(f"warmup: a warm-up of {steps} steps does not fit into a run of {total}.")
+        after = self.schedule(plan if total is None else remake(plan, {"total_steps": total - steps}))
+
+        def rate(step: Any) -> Any:
+            rising = after(jnp.zeros((), jnp.int32)) * jnp.minimum(step / max(steps, 1), 1.0)
+            return jnp.where(step < steps, rising, after(jnp.maximum(step - steps, 0)))
+
+        return rate
+
+
+def warmup(schedule: Any, steps: float) -> Schedule:
+    """A linear warm-up from 0 to where a schedule begins, and then the schedule, over what is left of the run.
+
+    Args:
+        schedule: a number, an optax schedule, or a schedule of the plan such as `fm.cosine(1e-3)`.
+        steps: how long, in steps, or, below 1, as a fraction of the run.
+
+    >>> rate = fm.warmup(fm.linear(1.0), 0.2)(fm.Plan(total_steps=100))
+    >>> [round(float(rate(step)), 3) for step in (0, 10, 20, 60, 100)]
+    [0.0, 0.5, 1.0, 0.5, 0.0]
+    """
+    return Warmup(as_schedule(schedule), steps)

@@ -1,0 +1,252 @@
+"""Schedules against optax's own, their lengths against the plan, plateaus, and their pictures."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+import optax
+import pytest
+from tiny import Compilations, data, net
+
+import fulmen as fm
+from fulmen.schedules.span import span, warn_if_longer
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+TOTAL = 100
+PLAN = fm.Plan(total_steps=TOTAL, steps_per_epoch=20, epochs=5)
+STEPS = np.arange(TOTAL + 20, dtype=np.int32)
+
+
+def values(rate, steps=STEPS):
+    with jax.numpy_dtype_promotion("standard"):  # optax counts in integers
+        return np.asarray([rate(step) for step in steps])
+
+
+def rates(schedule):
+    with jax.numpy_dtype_promotion("standard"):
+        return np.asarray(jax.jit(jax.vmap(schedule(PLAN)))(STEPS))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "reference"),
+    [
+        (fm.cosine(0.3, end=0.03), optax.cosine_decay_schedule(0.3, TOTAL, alpha=0.1)),
+        (fm.cosine(0.3, warmup=10), optax.warmup_cosine_decay_schedule(0.0, 0.3, 10, TOTAL)),
+        (fm.linear(0.3, end=0.1), optax.linear_schedule(0.3, 0.1, TOTAL)),
+        (
+            fm.linear(0.3, warmup=0.2),
+            optax.join_schedules([optax.linear_schedule(0.0, 0.3, 20), optax.linear_schedule(0.3, 0.0, 80)], [20]),
+        ),
+        (fm.one_cycle(0.3), optax.cosine_onecycle_schedule(TOTAL, 0.3)),
+        (
+            fm.one_cycle(0.3, rise=50, start=0.1, end=0.01),
+            optax.cosine_onecycle_schedule(TOTAL, 0.3, 0.5, div_factor=10, final_div_factor=10),
+        ),
+        (fm.step_decay(0.3), optax.piecewise_constant_schedule(0.3, {50: 0.1, 75: 0.1})),
+        (
+            fm.step_decay(0.3, factor=0.5, at=(0.1, 40, 90)),
+            optax.piecewise_constant_schedule(0.3, {10: 0.5, 40: 0.5, 90: 0.5}),
+        ),
+        (fm.warmup(0.3, 0.1), optax.warmup_constant_schedule(0.0, 0.3, 10)),
+        (
+            fm.warmup(optax.exponential_decay(0.3, 10, 0.5), 5),
+            optax.join_schedules([optax.linear_schedule(0.0, 0.3, 5), optax.exponential_decay(0.3, 10, 0.5)], [5]),
+        ),
+        (fm.warmup(fm.cosine(0.3, end=0.1), 0.25), fm.cosine(0.3, warmup=0.25, end=0.1)(PLAN)),
+        (fm.warmup(0.3, 0), optax.constant_schedule(0.3)),
+    ],
+)
+def test_the_same_as_optax(schedule, reference):
+    np.testing.assert_allclose(rates(schedule), values(reference), rtol=1e-4, atol=1e-7)
+
+
+ALL = [
+    fm.cosine(0.5, warmup=0.1),
+    fm.linear(0.5, warmup=0.1),
+    fm.one_cycle(0.5),
+    fm.step_decay(0.5),
+    fm.warmup(0.5, 0.1),
+    fm.warmup(fm.step_decay(0.5), 0.1),
+]
+
+
+@pytest.mark.parametrize("schedule", ALL)
+def test_in_a_run_the_peak_is_data(schedule):
+    """And equal schedules are equal to jit."""
+    options = {"optimizer": optax.sgd, "epochs": 4, "batch_size": 16}
+    x, y = data(64)
+    with Compilations() as compiled:
+        _, history = fm.fit(net(), (x, y), lr=schedule, progress=False, **options)
+    assert [name for name in compiled.names if "program" in name]
+    plan = fm.Plan(total_steps=16)
+    np.testing.assert_allclose(history["lr"], values(schedule(plan), [3, 7, 11, 15]), rtol=1e-5, atol=1e-7)
+    path = "optimizer.schedule." + ("schedule." * (type(schedule).__name__ == "Warmup"))
+    rate = "rate" if "Constant" in repr(schedule) else "peak"
+    with Compilations() as compiled:
+        fm.fit(fm.setup(net(), (x, y), lr=jax.tree.map(lambda v: v, schedule), **options), (x, y), epochs=4, progress=False)
+        changed = fm.replace(fm.setup(net(), (x, y), lr=schedule, **options), {path + rate: jnp.asarray(0.25)})
+        _, half = fm.fit(changed, (x, y), epochs=4, progress=False)
+    assert not [name for name in compiled.names if "program" in name]
+    np.testing.assert_allclose(half["lr"], history["lr"] / 2, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "plan", "message"),
+    [
+        (fm.linear(0.1), fm.Plan(), "linear spans the run, whose length is not known: give `epochs=` or `steps=`"),
+        (fm.one_cycle(0.1), fm.Plan(), "one_cycle, rise spans the run|one_cycle spans the run"),
+        (fm.step_decay(0.1), fm.Plan(), "step_decay, at spans the run"),
+        (fm.warmup(0.1, 0.5), fm.Plan(), "warmup spans the run"),
+        (fm.warmup(0.1, 100), PLAN, "warmup: a warm-up of 100 steps does not fit into a run of 100"),
+        (fm.cosine(0.1, warmup=100), PLAN, "cosine: a warm-up of 100 steps does not fit into a run of 100"),
+        (fm.one_cycle(0.1, rise=100), PLAN, "one_cycle: a rise of 100 steps does not fit into a run of 100"),
+        (fm.one_cycle(0.1, rise=-1), PLAN, "one_cycle, rise: steps, or below 1 .*, were expected, and -1 came"),
+    ],
+)
+def test_lengths_that_do_not_fit(schedule, plan, message):
+    with pytest.raises(ValueError, match=message):
+        schedule(plan)
+
+
+def test_what_needs_no_length_runs_without_one():
+    np.testing.assert_allclose([fm.warmup(0.3, 10)(fm.Plan())(step) for step in (5, 50)], [0.15, 0.3], rtol=1e-6)
+    np.testing.assert_allclose([fm.step_decay(0.3, at=(10,))(fm.Plan())(step) for step in (5, 50)], [0.3, 0.03], rtol=1e-6)
+
+
+# Longer than the run
+
+
+def test_a_decay_that_never_comes_is_warned_of():
+    with pytest.warns(UserWarning, match="the run ends after 100 steps, so the decay at step 150 never comes"):
+        fm.step_decay(0.1, at=(50, 150))(PLAN)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "steps"),
+    [
+        (optax.cosine_decay_schedule(0.1, 1000), 1000),
+        (optax.linear_schedule(0.1, 0.0, 500, transition_begin=100), 600),
+        (optax.warmup_cosine_decay_schedule(0.0, 0.1, 100, 1000), 1000),
+        (optax.cosine_onecycle_schedule(300, 0.1), 300),
+        (optax.piecewise_constant_schedule(0.1, {50: 0.1, 200: 0.1}), 200),
+        (optax.join_schedules([optax.constant_schedule(0.1), optax.linear_schedule(0.1, 0.0, 50)], [120]), 170),
+        (optax.exponential_decay(0.1, 10_000, 0.5), None),
+        (optax.constant_schedule(0.1), None),
+        (lambda step: 0.1, None),
+        (0.1, None),
+    ],
+)
+def test_how_long_an_optax_schedule_is(schedule, steps):
+    assert span(schedule) == steps
+    if steps is None:
+        warn_if_longer(schedule, PLAN)
+        return
+    with pytest.warns(UserWarning, match=f"made for {steps} steps, and the run has 100: it ends at"):
+        warn_if_longer(schedule, PLAN)
+    warn_if_longer(schedule, fm.Plan(total_steps=steps))
+    warn_if_longer(schedule, fm.Plan())
+
+
+# Plateaus
+
+
+def plateaued(optimizer):
+    """The scale after each epoch of a model that cannot learn: its loss does not fall after the first epoch."""
+    x, y = data(32)
+    state = fm.setup(net(), (0 * x, y), optimizer=optimizer, batch_size=8, epochs=8)
+    scales = []
+    for i, (now, _) in enumerate(fm.steps(state, (0 * x, y), epochs=8)):
+        if i % 4 == 3:
+            scales.append(_scale(now))
+    return scales
+
+
+def _scale(state):
+    found = jax.tree.leaves(state.optimizer_state, is_leaf=lambda v: hasattr(v, "plateau_count"))
+    return float(next(v.scale for v in found if hasattr(v, "plateau_count")))
+
+
+def test_a_plateau_is_counted_in_epochs():
+    optimizer = fm.plateau(fm.Optimizer(optax.sgd, 0.0), factor=0.5, patience=2, floor=0.2)
+    with Compilations() as compiled:
+        scales = plateaued(optimizer)
+    step_was_compiled = [name for name in compiled.names if "train_step" in name]
+    assert scales == pytest.approx([1, 1, 0.5, 0.5, 0.25, 0.25, 0.2, 0.2])
+    assert repr(optimizer).startswith("Plateau(optimizer=sgd(0")
+    again = fm.plateau(fm.Optimizer(optax.sgd, 0.0), factor=0.5, patience=2, floor=0.2)
+    x, y = data(32)
+    with Compilations() as compiled:  # an equal one is the same to jit
+        other = fm.setup(net(), (0 * x, y), optimizer=again, batch_size=8, epochs=8)
+        fm.train_step(other, (0 * x[:8], y[:8]))
+    assert step_was_compiled and not [name for name in compiled.names if "train_step" in name]
+
+
+def test_a_plateau_scales_the_steps_of_any_transformation():
+    x, y = data(32)
+    optimizer = fm.plateau(optax.sgd(0.1), factor=0.5, patience=1, tolerance=0.9)
+    state = fm.setup(net(), (x, y), optimizer=optimizer)
+    moved = []
+    for _ in range(3):
+        new, _ = fm.train_step(state, (x, y))
+        slope = jax.grad(lambda v, s=state: fm.loss(fm.replace(s.system, {"layer.bias": v}), fm.Labeled(x, y)).mean())
+        step = np.asarray(state.system.layer.bias - new.system.layer.bias)
+        moved.append((step / np.asarray(slope(state.system.layer.bias))).mean())
+        state = new
+    # The first step is the best so far; each one after it falls by less than nine tenths.
+    np.testing.assert_allclose(moved, [0.1, 0.05, 0.025], rtol=1e-3)
+
+
+def test_a_factor_that_makes_no_sense():
+    with pytest.raises(ValueError, match="actor must be"):
+        fm.setup(net(), data(), optimizer=fm.plateau(optax.sgd(0.1), factor=1.5))
+
+
+# Pictures
+
+
+@pytest.mark.parametrize("schedule", [*ALL, optax.linear_schedule(0.1, 0.0, 50), lambda step: 0.1 / (step + 1)])
+def test_a_schedule_has_a_picture(schedule):
+    options = {"plan": PLAN} if not callable(getattr(schedule, "__get__", None)) else {"steps": TOTAL}
+    figure = fm.plot(schedule, **options)
+    (axes,) = figure.axes
+    steps, shown = axes.lines[0].get_data()
+    rate = schedule(PLAN) if "plan" in options else schedule
+    assert steps[0] == 0 and steps[-1] == TOTAL
+    np.testing.assert_allclose(shown, values(rate, steps), rtol=1e-5)
+    assert axes.get_xlabel().startswith("step") and axes.get_ylabel() == "learning rate"
+    low, high = axes.get_ylim()
+    assert low <= min(shown) and high >= max(shown)
+    assert len(axes.lines) == (1 + 4 if "plan" in options else 1)  # and the ends of epochs
+    figure.draw_without_rendering()
+    plt.close(figure)
+
+
+def test_a_picture_suits_light_and_dark_pages():
+    def luminance(colour):
+        parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in matplotlib.colors.to_rgb(colour)]
+        return float(np.dot(parts, [0.2126, 0.7152, 0.0722]))
+
+    figure = fm.plot(fm.cosine(1e-3))
+    (axes,) = figure.axes
+    assert figure.patch.get_alpha() == axes.patch.get_alpha() == 0
+    colours = [
+        axes.lines[0].get_color(),
+        axes.title.get_color(),
+        axes.xaxis.label.get_color(),
+        axes.get_xticklabels()[0].get_color(),
+    ]
+    for colour in colours:
+        for page in ("white", "#111111"):
+            lighter, darker = sorted((luminance(colour), luminance(page)), reverse=True)
+            assert (lighter + 0.05) / (darker + 0.05) > 3.5
+    plt.close(figure)
+
+
+def test_matplotlib_is_imported_when_something_is_drawn():
+    code = "import sys, fulmen; assert 'matplotlib' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
