@@ -12,6 +12,7 @@ from tiny import Compilations, Linear, Net, Pair, data, net, pair
 
 import fulmen as fm
 from fulmen import dispatch
+from fulmen.dispatch import BindingVerb, Verb
 
 
 @pytest.fixture(scope="module")
@@ -201,10 +202,12 @@ def test_no_verb_is_called_per_step_once_compiled(raw, monkeypatch):
 
     def counted(epochs):
         calls = []
-        original = fm.Verb.__call__
-        monkeypatch.setattr(fm.Verb, "__call__", lambda verb, *a, **k: calls.append(verb) or original(verb, *a, **k))
-        fm.fit(state, raw, epochs=epochs, batch_size=10, progress=False)
-        monkeypatch.setattr(fm.Verb, "__call__", original)
+        with monkeypatch.context() as patch:
+            for kind in (Verb, BindingVerb):
+                original = kind.__call__
+                counted = lambda verb, *a, original=original, **k: calls.append(verb) or original(verb, *a, **k)
+                patch.setattr(kind, "__call__", counted)
+            fm.fit(state, raw, epochs=epochs, batch_size=10, progress=False)
         return len(calls)
 
     assert counted(1) == counted(6)
@@ -372,3 +375,64 @@ def test_update_of_ones_own(raw):
     state = adam(Still(net(), net()))
     after, logs = fm.train_step(state, raw)
     assert equal(after.system, state.system) and set(logs) == {"seen", "lr"}
+
+
+def test_steps_go_on_in_the_midst_of_an_epoch(raw):
+    state = adam()
+    whole, _ = fm.fit(state, raw, steps=9, batch_size=16, progress=False)
+    for part in (2, 3, 4):
+        state, _ = fm.fit(state, raw, steps=part, batch_size=16, progress=False)
+    assert equal(whole, state)
+
+
+def test_looking_and_attacking_between_steps_change_nothing(raw):
+    """A run with evaluations, gradients and attacks in between is bit for bit the run without."""
+    net = fm.models.Chain(fm.models.Dense(4, 8), fm.models.BatchNorm(8), fm.models.Dropout(0.5), fm.models.Dense(8, 3))
+    quiet = busy = adam(fm.Classifier(net))
+    for _ in range(3):
+        quiet, _ = fm.train_step(quiet, raw)
+        busy, _ = fm.train_step(busy, raw)
+        fm.evaluate(busy, raw)
+        jax.grad(lambda s: fm.loss(s, fm.Labeled(*raw)), allow_int=True)(busy.system)
+        fm.perturb(fm.FGSM(fm.LinfBall(0.1)), busy, raw, jax.random.key(0))
+    assert equal(quiet, busy)
+    assert not equal(quiet.system.model.layers[1].mean, adam(fm.Classifier(net)).system.model.layers[1].mean)
+
+
+class Deaf:
+    """No method of `on` is for it."""
+
+
+@pytest.mark.parametrize(("callback", "word"), [(Deaf(), "def on"), (Watch, "make one")])
+def test_callbacks_that_nothing_would_call(raw, callback, word):
+    with pytest.raises(TypeError, match=word):
+        fm.fit(adam(), raw, epochs=1, callbacks=[callback], progress=False)
+
+
+@pytest.mark.parametrize("option", ["epoch", "batchsize", "validaton"])
+def test_misspelt_options(raw, option):
+    with pytest.raises(TypeError, match=f"{option} is no option.*did you mean"):
+        fm.fit(net(), raw, optimizer=optax.adam, lr=1e-2, epochs=1, progress=False, **{option: 3})
+
+
+def test_a_system_with_a_loss_of_its_own_and_parts_without(raw):
+    class Encoder(fm.Model):
+        layer: Linear
+
+    @dispatch
+    def forward(encoder: Encoder, x):
+        return encoder.layer(x)
+
+    class Both(fm.System):
+        encoder: Encoder
+        head: Encoder
+
+    @dispatch
+    def loss(system: Both, batch: fm.Labeled):
+        return optax.softmax_cross_entropy_with_integer_labels(system.head(system.encoder(batch.x)), batch.y)
+
+    state, history = fm.fit(
+        Both(Encoder(Linear(4, 5)), Encoder(Linear(5, 3))), raw, optimizer=optax.sgd, lr=0.5, epochs=3, progress=False
+    )
+    assert set(history) == {"loss", "lr", "seconds"} and history["loss"][-1] < history["loss"][0]
+    assert set(fm.evaluate(state, raw)) == {"loss"}

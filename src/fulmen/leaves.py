@@ -14,7 +14,7 @@ from fulmen.component import Buffer, Component, Frozen, Model, Parameter, named_
 from fulmen.tree import HYPER, STATIC, UNCLEAR, Tree, data_fields, items, kinds, short
 from fulmen.verbs import init
 
-__all__ = ["Leaf", "count_parameters", "leaves"]
+__all__ = ["Leaf", "components", "count_parameters", "leaves"]
 
 PARAMETER, BUFFER, FROZEN, OTHER = "parameter", "buffer", "frozen", "hyperparameter"
 

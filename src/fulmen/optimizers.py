@@ -57,18 +57,19 @@ class Optimizer(Tree):
 
     def rate(self, plan: Plan) -> Any:
         """The learning rate: a number or an optax schedule."""
+        if self.lr is not None:  # first, so that a number put in a schedule's place counts
+            return self.lr
         if self.schedule is not None:
             return self.schedule(plan)
-        if self.function is not None:
-            return self.function(plan) if of_plan(self.function) else self.function
-        return self.lr
+        assert self.function is not None
+        return self.function(plan) if of_plan(self.function) else self.function
 
     def build(self, plan: Plan) -> optax.GradientTransformation:
         """The transformation."""
         return self.constructor(self.rate(plan), **self.numbers, **dict(self.settings))
 
     def __repr__(self) -> str:
-        rate = next(v for v in (self.schedule, self.function, self.lr) if v is not None)
+        rate = next(v for v in (self.lr, self.schedule, self.function) if v is not None)
         options = {**self.numbers, **dict(self.settings)}
         shown = [str(getattr(rate, "__name__", rate)), *(f"{k}={v}" for k, v in options.items())]
         return f"{getattr(self.constructor, '__name__', self.constructor)}({', '.join(shown)})"

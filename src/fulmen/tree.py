@@ -19,7 +19,7 @@ import numpy as np
 from fulmen.dispatch import supersede
 from fulmen.methods import names_around
 
-__all__ = ["Tree", "hyper", "kinds", "replace", "static"]
+__all__ = ["Tree", "get", "hyper", "kinds", "replace", "static"]
 
 STATIC, HYPER, CHILD, UNCLEAR = "static", "hyperparameter", "child", "unclear"
 _STATIC_TYPES = (int, bool, str, bytes, type(None), type, types.FunctionType, np.dtype, enum.Enum)

@@ -272,7 +272,7 @@ def fit(state, data, **options):
 
     Args:
         state: a `State`, or a component, which is set up first, with `setup`'s options.
-        data: what `batches` has a method for.
+        data: arrays, or a tuple, dict or `Batch` of arrays that share their first axis.
         epochs, steps: how long; one of them.
         batch_size: examples in a batch.
         validation: data to evaluate on after each epoch.
@@ -291,7 +291,7 @@ def steps(state, data, **options):
 
     Args:
         state: a `State`.
-        data: what `batches` has a method for.
+        data: arrays, or a tuple, dict or `Batch` of arrays that share their first axis.
         epochs, steps, batch_size, seed, drop_last: as in `fit`.
 
     **Extending.** As `train_step`.
@@ -304,7 +304,7 @@ def evaluate(state, data, **options):
 
     Args:
         state: a `State`, or a component whose arrays are there.
-        data: what `batches` has a method for.
+        data: arrays, or a tuple, dict or `Batch` of arrays that share their first axis.
         attack: an `Attack`; its figures come beside the clean ones, as `robust/…`.
         batch_size: examples in a batch.
 
@@ -318,7 +318,7 @@ def predict(state, data, **options):
 
     Args:
         state: a `State`, or a component whose arrays are there.
-        data: inputs, or what `batches` has a method for; targets in it are not looked at.
+        data: inputs, or data as for `evaluate`; targets in it are not looked at.
         batch_size: examples in a batch.
 
     **Extending.** Overload `forward`.

@@ -9,6 +9,7 @@ from fulmen.attacks.gradient import last_point
 from fulmen.batch import Attacked
 from fulmen.component import Component, System, Wrapper, part_name
 from fulmen.dispatch import dispatch
+from fulmen.systems.composition import sums_its_losses
 from fulmen.verbs import as_batch, augment, loss, losses, metrics, reduce_losses, validate
 
 __all__ = ["Adversarial"]
@@ -26,7 +27,8 @@ class Adversarial(Wrapper):
         attack: the attack. Its numbers are hyperparameters, which may change without recompiling.
 
     **Extending.** Overload `augment(adv: Mine, batch, mode)` for another way to attack, and `loss(adv: Mine, batch:
-    fm.Attacked)` for another loss, as of `batch.clean` and `batch.batch` together.
+    fm.Attacked)` for another loss, as of `batch.clean` and `batch.batch` together. Training is on the last point of the
+    attack: the best one, which `perturb` gives, would cost another forward pass.
 
     >>> fm.Adversarial(fm.models.Flatten(), fm.FGSM(fm.LinfBall(0.1))).attack.region
     LinfBall(eps=0.1)
@@ -42,34 +44,40 @@ def augment(adv: Adversarial, batch, mode):
     return Attacked(last_point(adv.attack, adv.system, batch, mode.at("attack").key), batch)
 
 
-@dispatch
-def loss(adv: Adversarial, batch: Attacked):
-    return loss(adv.system, batch.batch)
+def _inner(batch: Any) -> Any:
+    """The batch as the system sees it: attacked, if an attack has been over it."""
+    return batch.batch if isinstance(batch, Attacked) else batch
 
 
 @dispatch
-def losses(adv: Adversarial, batch: Attacked):
-    part = adv.system
-    return losses(part, batch.batch) if _has_entries(part) else {"system": loss(part, batch.batch)}
+def loss(adv: Adversarial, batch):
+    return loss(adv.system, _inner(batch))
 
 
 @dispatch
-def reduce_losses(adv: Adversarial, losses, batch: Attacked):
-    if _has_entries(adv.system):
-        return reduce_losses(adv.system, losses, batch.batch)
-    return reduce_losses.invoke(System, object, object)(adv, losses, batch.batch)
+def losses(adv: Adversarial, batch):
+    part, batch = adv.system, _inner(batch)
+    return losses(part, batch) if _has_entries(part, batch) else {"system": loss(part, batch)}
 
 
-def _has_entries(part: Any) -> bool:
-    """Whether `losses` is for it: a model with a loss of its own has none."""
+@dispatch
+def reduce_losses(adv: Adversarial, losses, batch):
+    if _has_entries(adv.system, _inner(batch)):
+        return reduce_losses(adv.system, losses, _inner(batch))
+    return reduce_losses.invoke(System, object, object)(adv, losses, _inner(batch))
+
+
+def _has_entries(part: Any, batch: Any) -> bool:
+    """Whether `losses` says what its loss is made of; a model has a loss alone, and so may a system of the user's."""
     while isinstance(part, Wrapper):
         part = getattr(part, part_name(type(part)))
-    return isinstance(part, System)
+    return isinstance(part, System) and sums_its_losses(part, batch)
 
 
 @dispatch
-def metrics(adv: Adversarial, batch: Attacked):
-    return {f"robust/{name}": figure for name, figure in metrics(adv.system, batch.batch).items()}
+def metrics(adv: Adversarial, batch):
+    prefix = "robust/" if isinstance(batch, Attacked) else ""
+    return {f"{prefix}{name}": figure for name, figure in metrics(adv.system, _inner(batch)).items()}
 
 
 @dispatch

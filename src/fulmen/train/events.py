@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,9 @@ from fulmen.train.history import History
 from fulmen.train.state import State
 from fulmen.verbs import on
 
+Logs: TypeAlias = dict[str, Any]
+"""Figures by name: numbers, and arrays where a metric has several."""
+
 __all__ = [
     "EpochEnd",
     "EpochStart",
@@ -20,6 +23,7 @@ __all__ = [
     "FitEnd",
     "FitStart",
     "Interrupted",
+    "Logs",
     "LogsRead",
     "Run",
     "StepEnd",
@@ -88,7 +92,7 @@ class Run:
     epoch: int = 0
     step: int = 0
     done: int = 0
-    logs: dict[str, float] = dataclasses.field(default_factory=dict)
+    logs: Logs = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
     speed: float = 0.0
     stopping: bool = False
@@ -109,6 +113,23 @@ def _nothing(event, callback, run):
 
 
 on.dispatch(_nothing)
+
+
+def require_listeners(callbacks: Any, run: Run) -> None:
+    """Raise for a callback that no event would ever reach."""
+    for callback in callbacks:
+        name = callback.__name__ if isinstance(callback, type) else type(callback).__name__
+        if isinstance(callback, type):
+            raise TypeError(f"callbacks: an object was expected, and the class {name} came: make one, {name}(…).")
+        if not any(on.method(event(), callback, run).function is not _nothing for event in _every(Event)):
+            raise TypeError(
+                f"callbacks: {name} has no method of `on`, so nothing would call it. Write\n\n    @dispatch\n"
+                f"    def on(event: fm.EpochEnd, callback: {name}, run): …\n"
+            )
+
+
+def _every(kind: type) -> list[type]:
+    return [k for below in kind.__subclasses__() for k in (below, *_every(below))]
 
 
 def listeners(event: Event, callbacks: Any, run: Run) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import signal
 import threading
 import time
@@ -31,6 +32,7 @@ from fulmen.train.events import (
     StepEnd,
     ValidationEnd,
     listeners,
+    require_listeners,
 )
 from fulmen.train.history import History
 from fulmen.train.progress import progress_callbacks
@@ -69,30 +71,36 @@ def fit(
     _warn_past_plan(state, total)
     run = Run(state.plan, History(), steps=total, step=int(state.step))
     listening = [*callbacks, *progress_callbacks(progress)]
+    require_listeners(listening, run)
     loop = _Loop(state, run, listening)
     begun, before = time.perf_counter(), int(state.step)
+    # Whole epochs begin at the next one; steps go on in the midst of the one in which the state stopped.
+    place = before if epochs is None else -(-before // each) * each
     with _interruptible() as interrupted:
-        loop.tell(FitStart())
-        while run.done < total and not run.stopping:
-            run.epoch, begun_epoch = run.done // each, time.perf_counter()
-            loop.tell(EpochStart())
-            source = epoch(data, batch_size, seed, before // each + run.epoch, drop_last)
-            loop.run_epoch(source, total, interrupted, begun)
-            figures = loop.epoch_figures()
-            run.logs, run.seconds = figures, time.perf_counter() - begun
-            loop.tell(EpochEnd())
-            if validation is not None and not interrupted.is_set():
-                now = loop.state()
-                measured = evaluate_arrays(now.system, now.key, validation, evaluation_size(now))
-                run.logs = {**figures, **{f"validation/{k}": v for k, v in measured.items()}}
-                loop.tell(ValidationEnd())
+        try:
+            loop.tell(FitStart())
+            while run.done < total and not run.stopping:
+                run.epoch, begun_epoch = run.done // each, time.perf_counter()
+                loop.tell(EpochStart())
+                number, skipped = divmod(place + run.done, each)
+                source = itertools.islice(epoch(data, batch_size, seed, number, drop_last), skipped, None)
+                loop.run_epoch(source, total, interrupted, begun)
+                run.logs, run.seconds = loop.epoch_figures(), time.perf_counter() - begun
+                figures = run.logs
+                loop.tell(EpochEnd())
+                if validation is not None and not interrupted.is_set():
+                    now = loop.state()
+                    measured = evaluate_arrays(now.system, now.key, validation, evaluation_size(now))
+                    run.logs = {**figures, **{f"validation/{k}": v for k, v in measured.items()}}
+                    loop.tell(ValidationEnd())
+                if interrupted.is_set():
+                    run.stop()
+                run.history.append({**run.logs, "seconds": time.perf_counter() - begun_epoch})
             if interrupted.is_set():
-                run.stop()
-            run.history.append({**run.logs, "seconds": time.perf_counter() - begun_epoch})
-        if interrupted.is_set():
-            loop.tell(Interrupted())
-        run.seconds = time.perf_counter() - begun
-        loop.tell(FitEnd())
+                loop.tell(Interrupted())
+        finally:
+            run.seconds = time.perf_counter() - begun
+            loop.tell(FitEnd())
         if interrupted.is_set():
             print(f"Interrupted: the state after {run.done} of {total} steps is returned.")
     return loop.state(), run.history
@@ -293,17 +301,18 @@ def steps(state: State, data, *, epochs=None, steps=None, batch_size=None, seed=
     each = steps_per_epoch(count(data), batch_size, drop_last)
     total = _total(epochs, steps, each)
     _warn_past_plan(state, total)
-    return _steps(state, data, total, each, batch_size, seed, drop_last)
+    place = int(state.step) if epochs is None else -(-int(state.step) // each) * each
+    return _steps(state, data, total, place, each, batch_size, seed, drop_last)
 
 
-def _steps(state: State, data: Any, total: int, each: int, batch_size: int, seed: int, drop_last: bool) -> Iterator[Any]:
-    begun = int(state.step) // each
-    for number in range(-(-total // each)):
-        for i, raw in enumerate(epoch(data, batch_size, seed, begun + number, drop_last)):
-            if number * each + i >= total:
-                return
-            state, logs = train_step(state, raw)
-            yield state, logs
+def _steps(
+    state: State, data: Any, total: int, place: int, each: int, batch_size: int, seed: int, drop_last: bool
+) -> Iterator[Any]:
+    first, skipped = divmod(place, each)
+    epochs = (epoch(data, batch_size, seed, number, drop_last) for number in itertools.count(first))
+    for raw in itertools.islice(itertools.chain.from_iterable(epochs), skipped, skipped + total):
+        state, logs = train_step(state, raw)
+        yield state, logs
 
 
 @dispatch

@@ -20,7 +20,9 @@ def progress_callbacks(progress: Any) -> list[Any]:
         return []
     if progress is not True:
         return [progress]
-    return [ProgressBar() if sys.stdout.isatty() or _in_notebook() else PlainProgress()]
+    if _in_notebook():
+        return [NotebookProgress()]
+    return [ProgressBar() if sys.stdout.isatty() else PlainProgress()]
 
 
 def _in_notebook() -> bool:
@@ -51,7 +53,7 @@ def on(event: ValidationEnd, progress: PlainProgress, run):
 
 
 class ProgressBar:
-    """A bar with the figures, in a terminal or a notebook (by rich)."""
+    """A bar with the figures, in a terminal (by rich)."""
 
     def __init__(self) -> None:
         self.bar: Any = None
@@ -90,3 +92,38 @@ def on(event: FitEnd, progress: ProgressBar, run):
     progress.shown = 0.0
     progress.show(run)
     progress.bar.stop()
+
+
+class NotebookProgress:
+    """A bar with the figures in the output of a notebook's cell; rich's own needs another package there."""
+
+    def __init__(self) -> None:
+        self.display: Any = None
+        self.shown = 0.0
+
+    def show(self, run: Any) -> None:
+        """Draw, but not more often than the eye can follow."""
+        if run.done < run.steps and time.perf_counter() - self.shown < 0.1:
+            return
+        self.shown = time.perf_counter()
+        text = f"epoch {run.epoch + 1}  {run.done}/{run.steps}  {line(run.logs)}  {run.speed:.0f} steps/s"
+        bar = f'<progress value="{run.done}" max="{run.steps}"></progress> <code>{text}</code>'
+        self.display.update({"text/plain": text, "text/html": bar}, raw=True)
+
+
+@dispatch
+def on(event: FitStart, progress: NotebookProgress, run):
+    from IPython.display import display
+
+    progress.display = display({"text/plain": "compiling"}, raw=True, display_id=True)
+
+
+@dispatch
+def on(event: LogsRead | EpochEnd | ValidationEnd, progress: NotebookProgress, run):
+    progress.show(run)
+
+
+@dispatch
+def on(event: FitEnd, progress: NotebookProgress, run):
+    progress.shown = 0.0
+    progress.show(run)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 from typing import Any
 
 import jax
@@ -84,6 +86,7 @@ def _given(component: Any, optimizer: Any, lr: Any, options: dict[str, Any]) -> 
         takes = {k for k, v in optimizer.items() if isinstance(v, dict) or _is_constructor(v)}
         inside = dict(children(component))
         return {k: _given(inside.get(k), v, lr, options) if k in takes else v for k, v in optimizer.items()}
+    _require_known(optimizer, options)
     if _is_constructor(optimizer) and lr is not None:
         return configure_optimizers(component, optimizer, lr, **options)
     if lr is not None or options:
@@ -93,6 +96,18 @@ def _given(component: Any, optimizer: Any, lr: Any, options: dict[str, Any]) -> 
             f"{'' if optimizer is None else ', or a finished transformation alone'}."
         )
     return optimizer
+
+
+def _require_known(optimizer: Any, options: dict[str, Any]) -> None:
+    """A keyword that is neither ours nor the constructor's is misspelt."""
+    theirs = inspect.signature(optimizer).parameters if _is_constructor(optimizer) else {}
+    if any(p.kind is p.VAR_KEYWORD for p in theirs.values()):
+        return
+    ours = ["epochs", "steps", "batch_size", "validation", "callbacks", "seed", "progress", "drop_last", "optimizer", "lr"]
+    for name in options:
+        near = difflib.get_close_matches(name, [*ours, *theirs], n=1)
+        if name not in theirs and near:
+            raise TypeError(f"{name} is no option of `fit` or `setup`, nor of the optimizer; did you mean {near[0]!r}?")
 
 
 def _is_constructor(value: Any) -> bool:

@@ -91,7 +91,9 @@ def measure(bound: Any, batch: Any, value: Any) -> dict[str, Any]:
     weight = getattr(batch, "weight", None)
     count = len(batch) if weight is None else weight.sum()
     logs: dict[str, Any] = {"loss": Mean(value, count)}
-    if isinstance(bound, System) and losses.has(bound, batch):
+    # A loss of the user's own need not be made of what `losses` says.
+    summed = isinstance(bound, System) and loss.method(bound, batch).module.startswith("fulmen.")
+    if summed and losses.has(bound, batch):
         entries = entry_means(bound, losses(bound, batch), batch)
         if len(entries) > 1:
             logs |= {f"loss/{name}": Mean(entry, count) for name, entry in entries.items()}
