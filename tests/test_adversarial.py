@@ -10,7 +10,6 @@ from tiny import Compilations, Net, Pair, net, pair
 import fulmen as fm
 from fulmen import dispatch
 from fulmen.attacks.inputs import inputs
-from fulmen.batch import of_part
 from fulmen.models import MLP, BatchNorm, Chain, Dense
 
 REGION = fm.LinfBall(0.1) & fm.Box(0.0, 1.0)
@@ -148,9 +147,9 @@ def test_the_attack_comes_after_the_augmentation(data):
 def test_parts_with_batches_of_their_own_are_attacked_each(data):
     adv = ready(fm.Adversarial(Pair(Noisy(net()), net()), FGSM))
     attacked = fm.augment(adv, fm.as_batch(adv, data), fm.Train(jax.random.key(0)))
-    own, clean = of_part(attacked.batch, "one").x, of_part(attacked.clean, "one").x
+    own, clean = attacked.batch.parts["one"].x, attacked.clean.parts["one"].x
     np.testing.assert_allclose(clean, np.clip(data[0] + 0.05, 0, 1), rtol=0, atol=1e-7)
-    for part, x, origin in [(adv.system.one.inner, own, clean), (adv.system.two, of_part(attacked.batch, "two").x, data[0])]:
+    for part, x, origin in [(adv.system.one.inner, own, clean), (adv.system.two, attacked.batch.parts["two"].x, data[0])]:
         slope = jax.grad(lambda x, part=part: fm.loss(part, fm.Labeled(x, data[1])).sum())(jnp.asarray(origin))
         np.testing.assert_allclose(x, np.clip(origin + np.float32(0.1) * np.sign(slope), 0, 1), rtol=0, atol=1e-6)
 

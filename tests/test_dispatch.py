@@ -182,8 +182,8 @@ def test_every_annotation_leaves_a_call_remembered(annotation, monkeypatch):
     method.__annotations__ = {"one": Dog, "what": annotation}
     consider.dispatch(method)
     asked = []
-    resolve = Verb._resolve
-    monkeypatch.setattr(Verb, "_resolve", lambda self, *args: asked.append(args) or resolve(self, *args))
+    resolve = Verb.resolve
+    monkeypatch.setattr(Verb, "resolve", lambda self, *args: asked.append(args) or resolve(self, *args))
     what = [1] if annotation == list[int] else Dog()
     for _ in range(5):
         assert consider(Dog(), what) is what

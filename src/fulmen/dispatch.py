@@ -6,32 +6,32 @@ a call of types that were seen before is one dictionary look-up; and it knows wh
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import functools
 import inspect
-import itertools
 import operator
 import sys
 import threading
 import types
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 
 from fulmen import lookup_errors
+from fulmen.ambiguity import ambiguities as ambiguities
+from fulmen.answers import NOTHING, Around, HandOn, Question, Recorder, innermost, quick_call, same
 from fulmen.lookup_errors import AmbiguousMethodError, MissingMethodError, OutdatedInstanceError
-from fulmen.methods import Method, best, context_for, members, names_around, read_methods, refuse_twin, union
+from fulmen.methods import Method, best, names_around, read_methods, refuse_twin
+from fulmen.redefinition import check_definitions, full_name, mentions, moved, notice, superseded
 
 __all__ = ["AmbiguousMethodError", "Method", "MissingMethodError", "Verb", "dispatch", "verb", "verbs"]
 
 _lock = threading.RLock()
 _verbs: dict[tuple[str, str], Verb] = {}  # those that can be found by name
 _all: weakref.WeakSet[Verb] = weakref.WeakSet()
-_superseded: dict[type, type] = {}  # an earlier definition of a class -> the one that replaced it
-_recording: list[_Recorder] = []  # what `explain` listens to
+_recording: list[Recorder] = []  # what `explain` listens to
 
 
 class Verb:
@@ -50,7 +50,7 @@ class Verb:
     def __init__(self, contract: Callable[..., Any], **options: Any) -> None:
         self._methods: dict[tuple[Any, ...], Method] = {}
         self._around: dict[type, Callable[..., Any]] = {}
-        self._answers: dict[_Question, Any] = {}
+        self._answers: dict[Question, Any] = {}
         # What to call with the arguments alone, by their types and that of the bound context: the quick way.
         self._calls: dict[tuple[type, ...], Callable[..., Any]] = {}
         self._names: dict[tuple[str, str], type] = {}  # the classes in signatures, by name
@@ -92,7 +92,7 @@ class Verb:
         args, context = self._split(args)
         if self.prepare is not None and len(args) > 1:
             args = (args[0], self.prepare(args[0], args[1]), *args[2:])
-        question = _Question(type(context), (*map(type, args),))
+        question = Question(type(context), (*map(type, args),))
         if self.context is not None and self.context_name in options:
             raise TypeError(lookup_errors.by_keyword(self, question.args, [*options], [self.context_name]))
         answer = self._answer(question, options)
@@ -116,12 +116,12 @@ class Verb:
         bound = getattr(args[0], "mode", None)
         return args, bound if isinstance(bound, self.context) else given or self.default
 
-    def _quicken(self, question: _Question, method: Method, args: tuple[Any, ...]) -> None:
+    def _quicken(self, question: Question, method: Method, args: tuple[Any, ...]) -> None:
         """Let calls like this one take the quick way from now on."""
         bound = self.bind is not None and isinstance(getattr(args[0], "mode", None), self.context or ())
         with _lock:
             if not _recording and self._answers.get(question) is method:
-                self._calls[self._kinds(args)] = _quick_call(method, bound, self.default)
+                self._calls[self._kinds(args)] = quick_call(method, bound, self.default)
 
     def _kinds(self, args: tuple[Any, ...]) -> tuple[type, ...]:
         return (*map(type, args),)
@@ -146,15 +146,13 @@ class Verb:
 
     def _invoke(self, signature: tuple[type, ...], kind: type | None, /, *args: Any, **options: Any) -> Any:
         args, context = self._split(args)
-        return self._answer(_Question(kind or type(context), signature, True), options)(args, context, options)
+        return self._answer(Question(kind or type(context), signature, True), options)(args, context, options)
 
     def method(self, *args: Any) -> Method:
         """The method that a call with these arguments ends in, following wrappers to their parts. Raises as the call."""
         args, context = self._split(args)
-        answer = self._answer(_Question(type(context), (*map(type, args),)), (), asked=True)
-        while isinstance(answer, _Around):
-            answer = answer.inner
-        return self.method(*answer.onward(args, context)) if isinstance(answer, _HandOn) else answer
+        answer = innermost(self._answer(Question(type(context), (*map(type, args),)), (), asked=True))
+        return self.method(*answer.onward(args, context)) if isinstance(answer, HandOn) else answer
 
     def has(self, *args: Any) -> bool:
         """Whether a call with these arguments would find a method."""
@@ -168,22 +166,23 @@ class Verb:
 
     # Finding a method
 
-    def _answer(self, question: _Question, options: Iterable[str], asked: bool = False) -> Any:
+    def _answer(self, question: Question, options: Iterable[str], asked: bool = False) -> Any:
         answer = self._answers.get(question)
-        if answer is None or answer is _NOTHING:
+        if answer is None or answer is NOTHING:
             with _lock:
                 try:
-                    answer = self._resolve(question, options)
+                    answer = self.resolve(question, options)
                 except TypeError:
                     if asked:  # what is compiled may rest on there being no method
-                        self._answers[question] = _NOTHING
+                        self._answers[question] = NOTHING
                     raise
                 self._answers[question] = answer
         return answer
 
-    def _resolve(self, question: _Question, options: Iterable[str] = ()) -> Any:
+    def resolve(self, question: Question, options: Iterable[str] = ()) -> Any:
+        """Find an answer that is not remembered. Raises where there is none, or more than one."""
         args, methods = question.args, self._methods.values()
-        _check_definitions(question, self._known_names())
+        check_definitions(question, self._known_names(), _move_methods)
         wrapper = not question.next_method and self.hands_on and bool(args) and hasattr(args[0], "__part__")
         if wrapper:
             # A wrapper's own methods are those on wrapper types; what it has none for goes to its part.
@@ -194,16 +193,16 @@ class Verb:
             raise lookup_errors.ambiguous(self, args, question.context, found)
         if not found and not wrapper:
             raise lookup_errors.missing(self, args, question.context, [*options])
-        answer: Any = found[0] if found else _HandOn(self)
+        answer: Any = found[0] if found else HandOn(self)
         if not question.next_method:
             for kind, around in self._around.items():
                 if args and issubclass(args[0], kind):
-                    answer = _Around(around, answer)
+                    answer = Around(around, answer)
         return answer
 
     def _known_names(self) -> Mapping[tuple[str, str], type]:
         if not self._names:
-            self._names = {_full_name(kind): kind for m in self._methods.values() for hint in m.members for kind in hint}
+            self._names = {full_name(kind): kind for m in self._methods.values() for hint in m.members for kind in hint}
         return self._names
 
     # Registering
@@ -218,7 +217,7 @@ class Verb:
                     refuse_twin(self._methods[method.key], method)
             stale = False
             for kind in {kind for m in added for hint in m.members for kind in hint}:
-                stale |= _notice(kind, self._known_names())
+                stale |= notice(kind, self._known_names(), _move_methods)
             self._methods.update((method.key, method) for method in added)
             stale |= self._refresh(lambda q: any(m.fits(q.context, q.args) for m in added))
         _start_afresh(stale, f"{added[0]} ({_place(added[0])})" if stale else "")
@@ -244,17 +243,17 @@ class Verb:
             stale = self._refresh(lambda q: any(m.fits(q.context, q.args) for m in changed))
         _start_afresh(stale, f"restoring the methods of {self.__name__}")
 
-    def _refresh(self, concerned: Callable[[_Question], bool]) -> bool:
+    def _refresh(self, concerned: Callable[[Question], bool]) -> bool:
         """Ask again what a change may concern. Returns whether an answer that was given is no longer right."""
         stale = False
         self._names = {}
         for question, answer in list(self._answers.items()):
             if concerned(question):
                 try:
-                    now = self._resolve(question)
+                    now = self.resolve(question)
                 except TypeError:
-                    now = _NOTHING
-                if _same(now, answer):
+                    now = NOTHING
+                if same(now, answer):
                     self._answers[question] = now
                 else:
                     self._answers.pop(question, None)
@@ -301,91 +300,9 @@ class BindingVerb(Verb):
         return (type(getattr(args[0], "mode", None)), *map(type, args))
 
 
-# Answers
-
-
-class _Question(NamedTuple):
-    """What was asked: the types of the context and the arguments, and whether it was `invoke`."""
-
-    context: type
-    args: tuple[type, ...]
-    next_method: bool = False
-
-
-_NOTHING: Any = object()  # the answer that there is no method, or no single one
-
-
-@dataclasses.dataclass(frozen=True)
-class _HandOn:
-    """The answer of a wrapper that has no method of its own: the same verb on its part."""
-
-    verb: Verb
-
-    def onward(self, args: Sequence[Any], context: Any) -> tuple[Any, ...]:
-        """The arguments of the call on the part, which has its mode bound if the wrapper has."""
-        passed = () if self.verb.context is None or self.verb.bind is not None else (context,)
-        return (args[0].__part__, *args[1:], *passed)
-
-    def __call__(self, args: Sequence[Any], context: Any, options: dict[str, Any]) -> Any:
-        return self.verb(*self.onward(args, context), **options)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Around:
-    function: Callable[..., Any]
-    inner: Any
-
-    def __call__(self, args: Sequence[Any], context: Any, options: dict[str, Any]) -> Any:
-        def call(*args: Any, **options: Any) -> Any:
-            return self.inner(args, getattr(args[0], "mode", None) or context, options)
-
-        return self.function(call, *args, **options)
-
-
-def _quick_call(method: Method, bound: bool, default: Any) -> Callable[..., Any]:
-    """A method as a function of the arguments alone."""
-    function, name, keyword = method.function, method.verb, method.takes
-    if keyword is None:
-        return function
-    if keyword != "last":
-        return lambda *args: method(args, args[0].mode if bound else default, {})
-    if bound:
-        return lambda *args: function(*args, args[0].mode.within(name))
-    context = context_for(name, default)
-    return lambda *args: function(*args, context)
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Whether two answers do the same."""
-    if isinstance(a, Method) and isinstance(b, Method):
-        return a.function is b.function and a.takes == b.takes
-    if isinstance(a, _Around) and isinstance(b, _Around):
-        return a.function is b.function and _same(a.inner, b.inner)
-    return a is b or (isinstance(a, _HandOn) and isinstance(b, _HandOn))
-
-
-class _Recorder:
-    """Notes which method each call chose, and at which depth, in the thread that asked."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[int, Verb, tuple[type, ...], Any]] = []
-        self.depth, self.thread = 0, threading.get_ident()
-
-    def call(self, verb: Verb, question: _Question, answer: Any, args: Any, context: Any, options: Any) -> Any:
-        if threading.get_ident() != self.thread:
-            return answer(args, context, options)
-        chosen = answer.inner if isinstance(answer, _Around) else answer
-        self.calls.append((self.depth, verb, (question.context, *question.args), chosen))
-        self.depth += 1
-        try:
-            return answer(args, context, options)
-        finally:
-            self.depth -= 1
-
-
 def recorded(function: Callable[[], Any]) -> list[tuple[int, Verb, tuple[type, ...], Any]]:
     """The verbs that were called while `function` ran: depth, verb, types and answer of each."""
-    recorder = _Recorder()
+    recorder = Recorder()
     with _lock:
         _recording.append(recorder)
         for each in list(_all):
@@ -500,6 +417,8 @@ def _start_afresh(stale: bool, what: str) -> None:
     global _generation
     if stale:
         _generation += 1
+        for each in list(_all):
+            each._calls.clear()  # what is prepared for one verb may rest on another's answers
         jax.clear_caches()
         print(f"fulmen: {what} replaces what was compiled; caches cleared", file=sys.stderr)
 
@@ -512,114 +431,13 @@ def supersede(old: type, new: type) -> None:
 def _move_methods(old: type, new: type) -> bool:
     stale = False
     with _lock:
-        _superseded[old] = new
+        superseded[old] = new
         for each in list(_all):
-            for method in [m for m in each._methods.values() if _mentions(m, old)]:
+            for method in [m for m in each._methods.values() if mentions(m, old)]:
                 del each._methods[method.key]
-                moved = _moved(method, old, new)
-                each._methods.setdefault(moved.key, moved)
+                fresh = moved(method, old, new)
+                each._methods.setdefault(fresh.key, fresh)
             if old in each._around:
                 each._around.setdefault(new, each._around.pop(old))
             stale |= each._refresh(lambda q: any(issubclass(kind, old) for kind in (q.context, *q.args)))
     return stale
-
-
-def _mentions(method: Method, kind: type) -> bool:
-    return any(kind in hint for hint in (*method.members, members(method.rest), method.contexts))
-
-
-def _moved(method: Method, old: type, new: type) -> Method:
-    def move(hint: Any) -> Any:
-        return union(new if member is old else member for member in members(hint)) if old in members(hint) else hint
-
-    contexts = tuple(new if kind is old else kind for kind in method.contexts)
-    return dataclasses.replace(method, hints=tuple(map(move, method.hints)), rest=move(method.rest), contexts=contexts)
-
-
-def _check_definitions(question: _Question, known: Mapping[tuple[str, str], type]) -> None:
-    """Raise for an instance of a class that has been defined again; learn of classes that are no `Tree`s here."""
-    kinds = [k for kind in (question.context, *question.args) for k in kind.__mro__[:-1]]
-    for kind in kinds:
-        _notice(kind, known)
-    old = next((kind for kind in kinds if kind in _superseded), None)
-    if old is not None:
-        raise lookup_errors.outdated((question.context, *question.args), old)
-
-
-def _notice(kind: type, known: Mapping[tuple[str, str], type]) -> bool:
-    """Learn whether a class is a new or an old definition of one that is known. Returns whether answers changed."""
-    other = known.get(_full_name(kind))
-    if other is None or other is kind or kind in _superseded or other in _superseded:
-        return False
-    current = _current(kind)
-    if current is kind:
-        return _move_methods(other, kind)
-    if current is other:
-        _superseded[kind] = other
-    return False
-
-
-def _full_name(kind: type) -> tuple[str, str]:
-    return kind.__module__, kind.__qualname__
-
-
-def _current(kind: type) -> Any:
-    """What is to be found now under a class's name."""
-    found: Any = sys.modules.get(kind.__module__)
-    for name in kind.__qualname__.split("."):
-        found = getattr(found, name, None)
-    return found
-
-
-# Ambiguities
-
-
-def ambiguities(verb: Verb) -> Iterator[tuple[Method, Method, tuple[type, ...]]]:
-    """Pairs of methods that some arguments would select both, with no method that settles it.
-
-    Yields:
-        The two methods and the types of such arguments; classes that are in both only by a common subclass count where
-        one exists.
-    """
-    for a, b in itertools.combinations(verb.methods, 2):
-        clash = _clash(verb, a, b)
-        if clash is not None:
-            yield a, b, clash
-
-
-def _clash(verb: Verb, a: Method, b: Method) -> tuple[type, ...] | None:
-    sizes = {len(m.hints) for m in (a, b)}
-    if a.rest is not None and b.rest is not None:
-        sizes.add(max(sizes) + 1)
-    contexts = _meets(a.contexts, b.contexts) if verb.context else [type(None)]
-    for n in sizes:
-        hints = [[*m.members, *[members(m.rest)] * (n - len(m.hints))] for m in (a, b)]
-        if any(len(h) != n or (None,) in h for h in hints):
-            continue
-        for args in itertools.product(*(_meets(x, y) for x, y in zip(*hints))):
-            for context in contexts:
-                try:
-                    verb._resolve(_Question(context, args))
-                except AmbiguousMethodError:
-                    if {a, b} <= {*best(verb.methods, context, args)}:
-                        return args
-                except MissingMethodError:
-                    pass
-    return None
-
-
-def _meets(a: Sequence[type], b: Sequence[type]) -> list[type]:
-    """The classes in both unions: the narrower of two where one contains the other, else their common subclasses."""
-    found: dict[type, None] = {}
-    for x, y in itertools.product(a, b):
-        if issubclass(x, y) or issubclass(y, x):
-            found[x if issubclass(x, y) else y] = None
-        else:
-            found.update(dict.fromkeys(k for k in _subclasses(x) if issubclass(k, y)))
-    return list(found)
-
-
-def _subclasses(kind: type) -> Iterator[type]:
-    for below in type.__subclasses__(kind):
-        yield below
-        yield from _subclasses(below)

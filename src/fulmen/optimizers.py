@@ -120,7 +120,11 @@ class Group:
     def rate_at(self, step: Any, state: Any) -> Any:
         """The learning rate at a step, or None where it cannot be known."""
         rate = self.rate if self.rate is not None else _rate_in(self.transformation, state)
-        return rate(step) if callable(rate) else rate
+        rate = rate(step) if callable(rate) else rate
+        for node in jax.tree.leaves(state, is_leaf=lambda v: hasattr(v, "plateau_count")):
+            if rate is not None and hasattr(node, "plateau_count"):
+                rate = rate * node.scale  # what reduces the rate on a plateau keeps it in its state
+        return rate
 
 
 def _rate_in(transformation: Any, state: Any) -> Any:

@@ -1,6 +1,6 @@
 """`import fulmen` against importing jax, optax and plum alone, in fresh interpreters, interleaved.
 
-    python tests/benchmarks/imports.py [--rounds 9]
+python tests/benchmarks/imports.py [--rounds 9]
 """
 
 from __future__ import annotations

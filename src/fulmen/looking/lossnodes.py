@@ -15,7 +15,7 @@ from fulmen.component import Model, System, Wrapper, named_parts
 from fulmen.leaves import require_arrays
 from fulmen.looking.text import Picture, align, faint, html_page, html_table, place, tree_prefixes
 from fulmen.mode import Eval, Mode
-from fulmen.objectives import Objective, Scaled
+from fulmen.objectives import Objective, Scaled, Scheduled
 from fulmen.systems.composition import example_mean, part_batch, sums_its_losses
 from fulmen.train.state import State
 from fulmen.verbs import as_batch, bind, loss, losses, reduce_losses
@@ -147,7 +147,7 @@ def _terms(system: Any) -> dict[str, tuple[str, str]]:
         return {}
     found = {}
     for name, term in objective.by_name().items():
-        kind = type(term.objective if isinstance(term, Scaled) else term).__name__
+        kind = type(term.objective if isinstance(term, Scaled | Scheduled) else term).__name__
         found[name] = kind, "" if repr(term) == f"{kind}()" else repr(term)
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,8 @@ class Stacked(Model):
     >>> stack.blocks.weight.shape, stack(jnp.ones((5, 8))).shape, stack[0].weight.shape
     ((3, 8, 8), (5, 8), (8, 8))
     """
+
+    leading_axes: ClassVar[int] = 1  # the blocks' axis, which makes no kernel of a bias
 
     blocks: Component
     n: int

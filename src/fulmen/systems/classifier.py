@@ -16,7 +16,7 @@ from fulmen.naming import numbered
 from fulmen.objectives import CrossEntropy, Objective
 from fulmen.prediction import Prediction
 from fulmen.tree import short
-from fulmen.verbs import as_batch, augment, forward, loss, losses, metrics, validate
+from fulmen.verbs import augment, forward, loss, losses, metrics, validate
 
 __all__ = ["Classifier", "Supervised"]
 
@@ -110,6 +110,7 @@ def _require(value: Any, kind: type, what: str) -> None:
 
 @dispatch
 def validate(system: Supervised, batch):
+    validate(system.model, batch)
     n, mode = len(batch), Eval(jax.random.key(0))
     outputs = jax.eval_shape(lambda one: forward(system, _inputs(system, one), mode), batch[:1])
     outputs = jax.tree.map(lambda v: jax.ShapeDtypeStruct((n, *v.shape[1:]), v.dtype) if v.shape[:1] == (1,) else v, outputs)

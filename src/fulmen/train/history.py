@@ -17,8 +17,9 @@ class History(dict[str, np.ndarray]):
         """Add an epoch; a name that is not always there is NaN where it is not."""
         done = max((len(v) for v in self.values()), default=0)
         for name in [*self, *figures]:
-            column = self.get(name, np.full(done, np.nan))
-            self[name] = np.append(column[:done], figures.get(name, np.nan))
+            shape = np.shape(figures[name]) if name in figures else self[name].shape[1:]
+            column = self.get(name, np.full((done, *shape), np.nan))[:done]
+            self[name] = np.concatenate([column, np.asarray(figures.get(name, np.full(shape, np.nan)))[None]])
 
     def __repr__(self) -> str:
         lines = [f"{name:24} {np.array2string(v, precision=4, threshold=8, edgeitems=3)}" for name, v in self.items()]

@@ -14,6 +14,7 @@ from fulmen.dispatch import dispatch
 from fulmen.leaves import check_fields, components
 from fulmen.mode import Plan
 from fulmen.optimizers import groups, of_plan
+from fulmen.schedules.span import warn_if_longer
 from fulmen.train.state import State
 from fulmen.train.step import step_program
 from fulmen.tree import children
@@ -51,6 +52,8 @@ def setup(
     state = State(component, optimizer=optimizer, key=fold_name(key, "run"), plan=plan)
     component = state.system  # its numbers are arrays now
     found = groups(component, state.optimizer, plan)
+    for group in found:
+        warn_if_longer(group.rate, plan)
     states = tuple(g.transformation.init(g.select(component, component)) for g in found)
     state = state.replace(optimizer_state=states)
     # Tracing a step finds missing methods, shapes that do not fit and a loss that is no number; the first step reuses it.
