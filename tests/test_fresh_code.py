@@ -1,5 +1,7 @@
 """A method that is written again, or made more specific, takes effect at the next call; so does a class."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,8 +44,8 @@ def test_a_redefined_method_takes_effect_in_compiled_functions(capsys):
     before = generation()
     forward.dispatch(_annotated(Times, lambda model, x: x * 3))
     [line] = changed(capsys)
-    assert "forward(Times)" not in line
-    assert f"forward(Times, object) ({__file__}:" in line
+    assert line.startswith("fulmen: forward(Times, object) (")
+    assert f"{os.path.basename(__file__)}:" in line
     assert users(Times(), 1.0) == 3.0
     assert forward(Times(), 1.0) == 3.0
     assert generation() == before + 1
@@ -139,6 +141,34 @@ def test_an_answer_of_no_takes_effect(capsys):
     extra.dispatch(_annotated(Times, lambda model: 10))
     assert len(changed(capsys)) == 1
     assert users(Times(), 1.0) == 11.0
+
+
+def test_a_batch_that_is_made_otherwise_takes_effect():
+    """The verbs that take raw data remember calls whose data needed nothing; a method of `as_batch` changes that."""
+    Times, _ = models()
+
+    class Raw:
+        pass
+
+    @fm.as_batch.dispatch
+    def _(model: Times, raw: Raw):
+        return raw
+
+    @fm.loss.dispatch
+    def _(model: Times, batch: Raw):
+        return "raw"
+
+    @fm.loss.dispatch
+    def _(model: Times, batch: fm.Unlabeled):
+        return "made"
+
+    assert [fm.loss(Times(), Raw()) for _ in range(3)] == ["raw"] * 3
+
+    @fm.as_batch.dispatch
+    def _(model: Times, raw: Raw):
+        return fm.Unlabeled(np.ones(2))
+
+    assert [fm.loss(Times(), Raw()) for _ in range(3)] == ["made"] * 3
 
 
 def test_what_invoke_found_takes_effect():

@@ -21,10 +21,13 @@ Move = Callable[[type, type], bool]
 
 
 def mentions(method: Method, kind: type) -> bool:
+    """Whether a class is anywhere in a method's signature."""
     return any(kind in hint for hint in (*method.members, members(method.rest), method.contexts))
 
 
 def moved(method: Method, old: type, new: type) -> Method:
+    """The method for one class in another's place."""
+
     def move(hint: Any) -> Any:
         return union(new if member is old else member for member in members(hint)) if old in members(hint) else hint
 
@@ -56,6 +59,7 @@ def notice(kind: type, known: Mapping[tuple[str, str], type], move: Move) -> boo
 
 
 def full_name(kind: type) -> tuple[str, str]:
+    """What tells a class from others, and its definitions not from each other."""
     return kind.__module__, kind.__qualname__
 
 
