@@ -5,6 +5,8 @@ import os
 # One thread, before jax is imported: XLA on the CPU is bit-stable only so, and some tests compare bits.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
 
+os.environ["COLUMNS"] = "120"  # tables are as wide as the terminal
+
 import jax
 import jax.numpy as jnp
 import optax

@@ -236,7 +236,7 @@ def test_loss_tree_of_an_attacked_batch():
     clean = fm.Labeled(X, Y)
     attacked = fm.Attacked(fm.perturb(attack, system, clean, jax.random.key(1)), clean)
     trees = [loss_tree(system, clean), loss_tree(system, attacked)]
-    assert [tree.type for tree in trees] == ["Adversarial(Classifier)", "Adversarial"]
+    assert [tree.type for tree in trees] == ["Adversarial", "Adversarial"]
     for tree, batch in zip(trees, (clean, attacked), strict=True):
         assert tree.value == pytest.approx(float(fm.loss(system, batch)), rel=1e-6)
         assert [child.type for child in tree.children.values()] == ["CrossEntropy", "L2"]

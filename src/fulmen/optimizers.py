@@ -215,7 +215,7 @@ def _assign(value: Any, path: str, hand: Any, parent: Any, inherited: Any, plan:
 
 def _planned(spec: Any, plan: Plan) -> Any:
     """What a function of the plan gives."""
-    return spec(plan) if callable(spec) and not isinstance(spec, tuple | Tree) and of_plan(spec) else spec
+    return spec(plan) if callable(spec) and not isinstance(spec, tuple) and of_plan(spec) else spec
 
 
 def _group(spec: Any, path: str, plan: Plan) -> Group:
