@@ -79,7 +79,7 @@ class ByFit:
 
 CASES = {
     "mlp": (lambda: fm.models.MLP(64, 128, 10), 32, 32 * 400, False, 5),
-    "convnet": (lambda: fm.models.ConvNet(widths=(32, 64)), 64, 64 * 30, True, 2),
+    "convnet": (lambda: fm.models.ConvNet(widths=(32, 64)), 64, 64 * 30, True, 10),
 }
 
 
