@@ -11,6 +11,8 @@ from fulmen.dispatch import dispatch
 from fulmen.train.events import EpochEnd, FitEnd, FitStart, LogsRead, ValidationEnd
 from fulmen.verbs import on
 
+_SHOWN = 0.25  # seconds between two drawings of a bar, each of which takes about a millisecond from the steps
+
 __all__ = ["PlainProgress", "ProgressBar", "progress_callbacks"]
 
 
@@ -62,7 +64,7 @@ class ProgressBar:
 
     def show(self, run: Any) -> None:
         """Draw, but not more often than the eye can follow."""
-        if run.done < run.steps and time.perf_counter() - self.shown < 0.1:
+        if run.done < run.steps and time.perf_counter() - self.shown < _SHOWN:
             return
         self.shown = time.perf_counter()
         figures = f"{line(run.logs)}  {run.speed:.0f} steps/s"
@@ -103,7 +105,7 @@ class NotebookProgress:
 
     def show(self, run: Any) -> None:
         """Draw, but not more often than the eye can follow."""
-        if run.done < run.steps and time.perf_counter() - self.shown < 0.1:
+        if run.done < run.steps and time.perf_counter() - self.shown < _SHOWN:
             return
         self.shown = time.perf_counter()
         text = f"epoch {run.epoch + 1}  {run.done}/{run.steps}  {line(run.logs)}  {run.speed:.0f} steps/s"
