@@ -13,7 +13,7 @@ from jax.core import Tracer
 
 from fulmen.attacks.attack import Attack, looks_at_steps, start_point
 from fulmen.attacks.inputs import example_losses, index, inputs, with_inputs
-from fulmen.component import fold_name
+from fulmen.component import fold_name, still
 from fulmen.dispatch import dispatch
 from fulmen.leaves import components, is_array
 from fulmen.mode import Eval
@@ -53,7 +53,7 @@ def _prepare(call, attack, system, batch, key, **options):
     for _, part in components(attack):
         validate(part)
     if _traced((attack, system, batch, key)):
-        return _still(call(attack, _still(system), _still(batch), key, **options))
+        return still(call(attack, still(system), still(batch), key, **options))
     validate(attack, batch)
     return call(attack, system, batch, key, **options)
 
@@ -75,10 +75,6 @@ def last_point(attack: Attack, system: Any, batch: Any, key: Any) -> Any:
 
 def _traced(tree: Any) -> bool:
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
-
-
-def _still(tree: Any) -> Any:
-    return jax.tree.map(lambda v: jax.lax.stop_gradient(v) if is_array(v) else v, tree)
 
 
 def _in_one_program(attack: Attack, system: Any, batch: Any, key: Any, best: bool) -> Any:

@@ -77,8 +77,8 @@ def fit(
     # Whole epochs begin at the next one; steps go on in the midst of the one in which the state stopped.
     place = before if epochs is None else -(-before // each) * each
     with _interruptible() as interrupted:
+        loop.tell(FitStart())
         try:
-            loop.tell(FitStart())
             while run.done < total and not run.stopping:
                 run.epoch, begun_epoch = run.done // each, time.perf_counter()
                 loop.tell(EpochStart())

@@ -54,19 +54,28 @@ def on(event: ValidationEnd, progress: PlainProgress, run):
     print(f"epoch {run.epoch + 1}  {line({k: v for k, v in run.logs.items() if k.startswith('validation/')})}", flush=True)
 
 
-class ProgressBar:
+class _Bar:
+    """A bar that is drawn no more often than the eye can follow."""
+
+    shown = 0.0
+
+    def show(self, run: Any) -> None:
+        if run.done >= run.steps or time.perf_counter() - self.shown >= _SHOWN:
+            self.shown = time.perf_counter()
+            self.draw(run)
+
+    def draw(self, run: Any) -> None:
+        raise NotImplementedError
+
+
+class ProgressBar(_Bar):
     """A bar with the figures, in a terminal (by rich)."""
 
     def __init__(self) -> None:
         self.bar: Any = None
         self.task: Any = None
-        self.shown = 0.0
 
-    def show(self, run: Any) -> None:
-        """Draw, but not more often than the eye can follow."""
-        if run.done < run.steps and time.perf_counter() - self.shown < _SHOWN:
-            return
-        self.shown = time.perf_counter()
+    def draw(self, run: Any) -> None:
         figures = f"{line(run.logs)}  {run.speed:.0f} steps/s"
         self.bar.update(self.task, completed=run.done, description=f"epoch {run.epoch + 1}", figures=figures)
         self.bar.refresh()
@@ -91,23 +100,17 @@ def on(event: LogsRead | EpochEnd | ValidationEnd, progress: ProgressBar, run):
 
 @dispatch
 def on(event: FitEnd, progress: ProgressBar, run):
-    progress.shown = 0.0
-    progress.show(run)
+    progress.draw(run)
     progress.bar.stop()
 
 
-class NotebookProgress:
+class NotebookProgress(_Bar):
     """A bar with the figures in the output of a notebook's cell; rich's own needs another package there."""
 
     def __init__(self) -> None:
         self.display: Any = None
-        self.shown = 0.0
 
-    def show(self, run: Any) -> None:
-        """Draw, but not more often than the eye can follow."""
-        if run.done < run.steps and time.perf_counter() - self.shown < _SHOWN:
-            return
-        self.shown = time.perf_counter()
+    def draw(self, run: Any) -> None:
         text = f"epoch {run.epoch + 1}  {run.done}/{run.steps}  {line(run.logs)}  {run.speed:.0f} steps/s"
         bar = f'<progress value="{run.done}" max="{run.steps}"></progress> <code>{text}</code>'
         self.display.update({"text/plain": text, "text/html": bar}, raw=True)
@@ -127,5 +130,4 @@ def on(event: LogsRead | EpochEnd | ValidationEnd, progress: NotebookProgress, r
 
 @dispatch
 def on(event: FitEnd, progress: NotebookProgress, run):
-    progress.shown = 0.0
-    progress.show(run)
+    progress.draw(run)
