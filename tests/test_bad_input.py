@@ -242,3 +242,163 @@ def test_paths_that_are_not_there():
     state = fm.setup(classifier(), (X, Y), **ADAM)
     with said(KeyError, "'wieght'", "weight"):
         fm.replace(state, {"system.model.wieght": 0})
+
+
+# What methods of the user's own return, and where they are written
+
+
+class Solo(fm.System):
+    """One model; its methods are given in each test."""
+
+    one: Net
+
+
+def test_a_loss_that_returns_nothing():
+    class Silent(Net):
+        pass
+
+    @dispatch
+    def loss(silent: Silent, batch: fm.Labeled):
+        fm.loss.invoke(Net, fm.Labeled)(silent, batch)
+
+    with said(TypeError, "the loss of Silent is None", "return"):
+        fm.setup(Silent(Linear(4, 3)), (X, Y), **ADAM)
+    with said(TypeError, "the loss 'one' of Solo is None", "return"):
+        fm.setup(Solo(Silent(Linear(4, 3))), (X, Y), **ADAM)
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (lambda entry: None, "None"),
+        (lambda entry: entry, "f32[32]"),
+        (lambda entry: [entry], "[f32[32]]"),
+        (lambda entry: dict(main=None), "the loss 'main'"),
+    ],
+    ids=["none", "array", "list", "entry"],
+)
+@pytest.mark.parametrize("kind", [fm.System, fm.Game])
+def test_losses_that_are_no_dict_of_numbers(made, words, kind):
+    class Odd(kind):
+        main: Net
+
+    @dispatch
+    def losses(odd: Odd, batch):
+        return made(fm.loss(odd.main, batch))
+
+    with said(TypeError, "Odd", words):
+        fm.setup(Odd(net()), (X, Y), **ADAM)
+
+
+@pytest.mark.parametrize(("made", "word"), [(lambda batch: None, "None"), (lambda batch: batch.x, "f32[32, 4]")])
+def test_augmentations_that_give_no_batch(made, word):
+    class Odd(Net):
+        pass
+
+    class OddSystem(Solo):
+        pass
+
+    class OddAugmentation(fm.Augmentation):
+        pass
+
+    @dispatch
+    def augment(odd: Odd | OddSystem | OddAugmentation, batch, mode):
+        return made(batch)
+
+    for component, name in (
+        (Odd(Linear(4, 3)), "Odd"),
+        (Pair(Odd(Linear(4, 3)), net()), "Odd"),
+        (OddSystem(net()), "OddSystem"),
+        (fm.Classifier(fm.models.Dense(4, 3), augment=OddAugmentation()), "OddAugmentation"),
+    ):
+        with said(TypeError, f"`augment` of {name} returned {word}", "fm.replace(batch, x=…)"):
+            fm.setup(component, (X, Y), **ADAM)
+
+
+def test_methods_inside_the_class():
+    class Inside(fm.Model):
+        layer: Linear
+
+        def forward(self, x):
+            return self.layer(x)
+
+    class Unseen(fm.Classifier):
+        def metrics(self, batch):
+            return {}
+
+    with said(TypeError, "Inside.forward", "outside", "@dispatch", "def forward(inside: Inside, …)"):
+        fm.setup(fm.Classifier(Inside(Linear(4, 3))), (X, Y), **ADAM)
+    report = fm.check(Unseen(fm.models.Dense(4, 3)), (X, Y), **ADAM)
+    assert "Unseen.metrics is written inside the class" in report.errors[0].what
+
+
+def test_functions_inside_the_class_that_a_method_calls():
+    class Both(Net):
+        def loss(self, batch):
+            return (self(batch.x) ** 2).mean(1)
+
+        def predict(self, x):
+            return self(x).argmax(1)
+
+    @dispatch
+    def loss(both: Both, batch: fm.Labeled):
+        return both.loss(batch)
+
+    state = fm.setup(Both(Linear(4, 3)), (X, Y), **ADAM)
+    assert state.system.predict(X).shape == (40,)
+
+
+def test_a_game_without_an_entry_for_a_player():
+    class Half(fm.Game):
+        one: Net
+        two: Net | fm.Frozen
+
+    @dispatch
+    def losses(half: Half, batch):
+        return dict(one=fm.loss(half.one, batch))
+
+    with said(ValueError, "Half", "no entry 'two'", "fm.Frozen"):
+        fm.setup(Half(net(), net()), (X, Y), **ADAM)
+    assert fm.setup(Half(net(), fm.Frozen(net())), (X, Y), **ADAM)
+
+
+# States and components
+
+
+@pytest.mark.parametrize(
+    ("value", "came"),
+    [
+        (np.zeros((5, 3), np.float32), "f32[5, 3]"),
+        (jnp.zeros(3), "f32[3]"),
+        (np.zeros((4, 3), np.int32), "i32[4, 3]"),
+        (0.0, "0.0"),
+    ],
+)
+def test_an_array_of_another_shape_in_a_state(value, came):
+    state = fm.setup(classifier(), (X, Y), **ADAM)
+    with said(ValueError, "system.model.weight", "f32[4, 3]", came, "fm.setup"):
+        fm.replace(state, {"system.model.weight": value})
+    assert (fm.replace(state, {"system.model.weight": jnp.ones((4, 3))}).system.model.weight == 1).all()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: net()(X),
+        lambda: fm.loss(net(), (X, Y)),
+        lambda: fm.losses(Pair(net(), net()), fm.Labeled(X, Y)),
+        lambda: fm.loss(net(), (X, Y), fm.Train(jax.random.key(0))),
+        lambda: jax.jit(lambda x: net()(x))(X),
+    ],
+    ids=["forward", "loss", "losses", "mode", "jit"],
+)
+def test_a_description_in_the_place_of_a_component(call):
+    with said(ValueError, "Linear", "'weight'", "fm.setup", "fm.init"):
+        call()
+
+
+def test_an_error_that_is_not_for_want_of_arrays_stays_as_it_is():
+    drawn = fm.init(net(), jax.random.key(0))
+    with pytest.raises((TypeError, ValueError), match=r"dot_general|matmul") as caught:
+        drawn(X[:, :3])
+    assert "fm.init" not in str(caught.value)

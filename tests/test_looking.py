@@ -1,6 +1,7 @@
-"""Summaries, loss trees, and what notebooks show."""
+"""Loss trees, and what notebooks show."""
 
 import html.parser
+import re
 import subprocess
 import sys
 
@@ -14,8 +15,8 @@ from tiny import Linear, Net, Pair, data, net, pair
 import fulmen as fm
 from fulmen import dispatch
 from fulmen.component import record
-from fulmen.looking import explain, html_tree, loss_tree, methods_table, summary
-from fulmen.looking.text import describe_bytes, drawable, place
+from fulmen.looking import LossNode, explain, html_tree, loss_tree, methods_table, summary
+from fulmen.looking.text import describe_bytes, describe_flops, drawable, place
 
 X, Y = data(20)
 
@@ -96,6 +97,7 @@ class Checker(html.parser.HTMLParser):
     def handle_starttag(self, tag, attributes):
         self.open.append(tag)
         self.styles += dict(attributes).get("style", "") + ";"
+        assert {dict(attributes).get(name, "none") for name in ("fill", "stroke")} <= {"none", "currentColor"}
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
@@ -107,68 +109,12 @@ class Checker(html.parser.HTMLParser):
 def shown(picture):
     """The text of what a notebook shows; no colours of its own."""
     checker = Checker(picture if isinstance(picture, str) else picture._repr_html_())
+    assert "array(" not in checker.text.lower()
     for part in checker.styles.split(";"):
         name, _, value = part.partition(":")
         assert not name.strip().endswith("color") or value.strip() in ("inherit", "transparent", "currentColor")
         assert name.strip() != "background" or value.strip() == "transparent"
     return checker.text
-
-
-# summary
-
-
-def test_summary_of_a_description_draws_nothing():
-    wide = Net(Linear(10**6, 10**6))  # 4 TB
-    table = summary(wide)
-    assert (table.parameters, table.bytes, table.drawn) == (10**12 + 10**6, 4 * (10**12 + 10**6), False)
-    assert [(r.path, r.type, r.shape, r.dtype, r.role) for r in table.rows] == [
-        ("layer.weight", "Linear", (10**6, 10**6), "float32", "parameter"),
-        ("layer.bias", "Linear", (10**6,), "float32", "parameter"),
-    ]
-    assert "not drawn yet" in str(table)
-
-
-def test_summary_says_the_role_of_every_leaf(getkey):
-    system = fm.init(halved(), getkey())
-    table = summary(system)
-    assert table.drawn and table.name == "Halved"
-    assert [r.path for r in table.rows] == [leaf.path for leaf in fm.leaves(system)]
-    assert {r.path: r.role for r in table.rows if not r.path.endswith(("weight", "bias"))} == {
-        "inner.strength": "hyperparameter"
-    }
-    assert {r.role for r in table.rows if r.path.startswith("frozen")} == {"frozen"}
-    assert table.parameters == fm.count_parameters(system)
-    assert next(r.value for r in table.rows if r.path == "inner.strength") == 0.5
-    roles = {r.path: r.role for r in summary(tracked()).rows}
-    assert (roles["mean"], roles["slope"], roles["layers.0.bias"]) == ("buffer", "hyperparameter", "parameter")
-
-
-def test_summary_counts_the_optimizer_state_of_a_state(state):
-    table = summary(state)
-    leaves = jax.tree.leaves(state.optimizer_state)
-    assert table.optimizer_bytes == sum(leaf.nbytes for leaf in leaves) > 2 * 4 * table.parameters
-    assert "optimizer state" in str(table) and summary(state.system).optimizer_bytes is None
-
-
-@pytest.mark.parametrize("columns", [40, 80, 200])
-def test_summary_fits_the_width_and_cuts_nothing(state, monkeypatch, columns):
-    monkeypatch.setenv("COLUMNS", str(columns))
-    lines = str(summary(state)).splitlines()
-    assert max(map(len, lines)) <= columns
-    assert not any("…" in line for line in lines)
-    if columns == 200:
-        assert any(line.split()[:2] == ["inner.pair.one.layer.weight", "Linear"] for line in lines)
-
-
-def test_summary_of_keys_foreign_leaves_and_nothing():
-    class Holder(fm.Model):
-        key: jax.Array
-        foreign: dict
-
-    rows = {r.path: r for r in summary(Holder(jax.random.key(0), {"w": np.zeros((2, 3), np.int8)})).rows}
-    assert rows["key"].dtype.startswith("key<") and rows["key"].bytes == 8
-    assert (rows["foreign.w"].bytes, rows["foreign.w"].role) == (6, "hyperparameter")
-    assert "0 parameters" in str(summary(fm.Frozen(Net(Linear(2, 2)))))
 
 
 # loss_tree
@@ -280,6 +226,18 @@ def test_loss_tree_takes_a_mode(getkey):
     assert loss_tree(model, (X, Y), fm.Train(key)).value == float(fm.loss(model, fm.Labeled(X, Y), fm.Train(key))) != 5
 
 
+def test_loss_tree_in_a_notebook_has_a_bar_for_each_finite_value():
+    children = {"up": LossNode("up", "", 2.0), "down": LossNode("down", "", -1.0), "lost": LossNode("lost", "", np.nan)}
+    picture = LossNode("loss", "Sum", 1.0, None, children)._repr_html_()
+    bars = re.findall(r'<rect x="([\d.]+)" y="1" width="([\d.]+)" height="8" fill="(\w+)"', picture)
+    ends = [(float(x), float(x) + float(width), fill) for x, width, fill in bars]
+    zero = ends[0][0]
+    assert [fill for *_, fill in ends] == ["currentColor", "currentColor", "none"]
+    assert [end - zero for _, end, _ in ends] == pytest.approx([118 / 3, 236 / 3, 0], abs=0.2)
+    assert zero - ends[2][0] == pytest.approx(118 / 3, abs=0.2) and "nan" in shown(picture)
+    assert "<rect" not in LossNode("loss", "", 0.0)._repr_html_()
+
+
 def test_loss_tree_prints_as_a_tree(state):
     lines = str(loss_tree(state, (X, Y))).splitlines()
     assert [line.split()[0] for line in lines[:2]] == ["loss", "├─"]
@@ -300,19 +258,60 @@ def test_html_of_everything(state):
     text = shown(tracked())
     assert "layers: list" in text and "f32[4, 5]" in text and "relu" in text and "43 parameters" in text
     assert "inner: Weighted" in shown(state)
-    text = shown(fm.Classifier(Linear(4, 3), fm.CrossEntropy() + 0.5 * fm.L2()))
-    assert "objective: Sum CrossEntropy() + 0.5 * L2()" in text and "smoothing: None" in text
+
+
+def test_html_of_an_objective_is_its_formula_and_its_terms():
+    objective = fm.CrossEntropy() + 0.5 * fm.L2() + optax.linear_schedule(0.0, 1.0, 9) * fm.MSE().named("extra")
+    for text in (shown(objective), shown(fm.Classifier(Linear(4, 3), objective))):
+        assert "Sum CrossEntropy() + 0.5 * L2() + schedule * MSE().named('extra')" in text
+        assert "cross_entropy1CrossEntropy()" in text and "l20.5L2()" in text and "extraschedule" in text
+        assert "−Σ_c w_c y_c log softmax(z)_c" in text and "smoothing: None" in text
+        assert text.count("The squared error (z − y)²") == 1  # one table, and none for the sum's own terms
+    assert "term" not in shown(fm.MSE())
+    assert "augment: ()" in shown(fm.Classifier(Linear(4, 3), objective))
+
+    class Bare(fm.Objective):
+        pass
+
+    assert "Bare()" in shown(fm.MSE() + Bare()) and "mode" not in shown(fm.MSE() + Bare())
+
+
+def test_html_of_a_state(state):
+    text = shown(html_tree(state))
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state.optimizer_state))
+    assert text.startswith(f"State step: 0 · optimizer state: {describe_bytes(size)} · optimizer: adam(")
+    assert "steps per epoch: 1 · batch size: 20" in text and "inner: Weighted" in text
+
+
+def test_html_of_batches_tells_sizes_and_no_numbers():
+    text = shown(html_tree(fm.Labeled(X, Y)))
+    assert text.split() == ["Labeled", "20", "examplesx:", "f32[20,", "4]", "y:", "i32[20]"]
+    attacked = shown(html_tree(fm.Attacked(fm.Labeled(X, Y), fm.Labeled(X, Y, weight=np.ones(20, np.float32)))))
+    assert "clean: Labeled 20 examples" in attacked and attacked.count("weight: f32[20]") == 1
+
+
+@pytest.mark.parametrize("make", [fm.models.resnet50, fm.models.gpt2])
+def test_html_of_large_models_is_small(make):
+    model = make()
+    for picture in (html_tree(model), summary(model)._repr_html_(), html_tree(fm.Classifier(model))):
+        assert len(picture) < 100_000
+        assert f"{fm.count_parameters(jax.eval_shape(fm.init, model, jax.random.key(0))):,} parameters" in shown(picture)
 
 
 def test_html_escapes():
     class Text(fm.Model):
         words: str = "<script>alert(1)</script>"
+        parts: dict[str, jax.Array] | None = None
 
     @dispatch
     def forward(model: Text, x):
         """A <b>bold</b> claim."""
 
-    for text in (html_tree(Text()), methods_table(fm.forward)):
+    bad = "<script>x</script>"
+    named = html_tree(fm.MSE().named(bad) + fm.MSE()), fm.History({bad: np.ones(3)})._repr_html_()
+    parts = Text(parts={bad: jnp.ones(2)})
+    node = LossNode(bad, bad, 1.0, None, {bad: LossNode(bad, "", -1.0, note=bad)})
+    for text in (html_tree(parts), methods_table(fm.forward), *named, summary(parts)._repr_html_(), node._repr_html_()):
         assert "<script>" not in text and "<b>bold" not in text
     assert "<script>" in shown(html_tree(Text()))
 
@@ -334,6 +333,7 @@ def test_html_of_what_cannot_be_drawn():
 @pytest.mark.parametrize(("n", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (4 * 10**12, "4.0 TB")])
 def test_bytes(n, text):
     assert describe_bytes(n) == text
+    assert describe_flops(n) == text.replace("B", "FLOP")
 
 
 @pytest.mark.parametrize(

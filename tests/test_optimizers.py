@@ -114,7 +114,7 @@ def test_all_that_inherit_form_one_group():
         (optax.adam, lambda plan: 1.0 / plan.total_steps, 1 / 8),
         (lambda plan: optax.sgd(1.0 / plan.steps_per_epoch), None, 0.25),
         (optax.adam(0.05), None, 0.05),
-        (optax.adamw(optax.linear_schedule(0.4, 0.0, 10)), None, 0.4),
+        (optax.adamw(optax.linear_schedule(0.4, 0.0, 8)), None, 0.4),
         (optax.inject_hyperparams(optax.sgd)(learning_rate=0.7), None, 0.7),
         (optax.chain(optax.clip(1.0), optax.sgd(0.03, momentum=0.9)), None, 0.03),
     ],

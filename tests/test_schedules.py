@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import pytest
 from tiny import Compilations, data, net
 
 import fulmen as fm
+from fulmen.optimizers import unfreeze
 from fulmen.schedules.span import span, warn_if_longer
 
 matplotlib.use("Agg")
@@ -102,7 +104,7 @@ def test_in_a_run_the_peak_is_data(schedule):
         (fm.one_cycle(0.1), fm.Plan(), "one_cycle, rise spans the run|one_cycle spans the run"),
         (fm.step_decay(0.1), fm.Plan(), "step_decay, at spans the run"),
         (fm.warmup(0.1, 0.5), fm.Plan(), "warmup spans the run"),
-        (fm.warmup(0.1, 100), PLAN, "warmup: a warm-up of 100 steps does not fit into a run of 100"),
+        (fm.warmup(0.1, 100), PLAN, "warmup: 100 steps do not fit into a run of 100"),
         (fm.cosine(0.1, warmup=100), PLAN, "cosine: a warm-up of 100 steps does not fit into a run of 100"),
         (fm.one_cycle(0.1, rise=100), PLAN, "one_cycle: a rise of 100 steps does not fit into a run of 100"),
         (fm.one_cycle(0.1, rise=-1), PLAN, "one_cycle, rise: steps, or below 1 .*, were expected, and -1 came"),
@@ -119,11 +121,6 @@ def test_what_needs_no_length_runs_without_one():
 
 
 # Longer than the run
-
-
-def test_a_decay_that_never_comes_is_warned_of():
-    with pytest.warns(UserWarning, match="the run ends after 100 steps, so the decay at step 150 never comes"):
-        fm.step_decay(0.1, at=(50, 150))(PLAN)
 
 
 @pytest.mark.parametrize(
@@ -144,12 +141,80 @@ def test_a_decay_that_never_comes_is_warned_of():
 def test_how_long_an_optax_schedule_is(schedule, steps):
     assert span(schedule) == steps
     if steps is None:
-        warn_if_longer(schedule, PLAN)
+        warn_if_longer(schedule, span(schedule), PLAN)
         return
     with pytest.warns(UserWarning, match=f"made for {steps} steps, and the run has 100: it ends at"):
-        warn_if_longer(schedule, PLAN)
-    warn_if_longer(schedule, fm.Plan(total_steps=steps))
-    warn_if_longer(schedule, fm.Plan())
+        warn_if_longer(schedule, span(schedule), PLAN)
+    warn_if_longer(schedule, steps, fm.Plan(total_steps=steps))
+    warn_if_longer(schedule, steps, fm.Plan())
+
+
+COSINE = optax.cosine_decay_schedule(0.1, 1000)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"optimizer": optax.sgd, "lr": COSINE}, "made for 1000 steps, and the run has 100: it ends at 0.0976 and not at 0"),
+        ({"optimizer": optax.sgd(COSINE)}, "made for 1000 steps"),
+        ({"optimizer": optax.chain(optax.clip(1.0), optax.adamw(COSINE, weight_decay=0.1))}, "made for 1000 steps"),
+        ({"optimizer": optax.inject_hyperparams(optax.sgd)(learning_rate=COSINE)}, "made for 1000 steps"),
+        ({"optimizer": {"layer": optax.sgd(COSINE)}}, "schedule for 'layer' is made for 1000 steps"),
+        ({"optimizer": fm.plateau(optax.sgd), "lr": COSINE}, "made for 1000 steps"),
+        ({"optimizer": unfreeze(optax.sgd(COSINE), at=50)}, "made for 1050 steps"),
+        ({"optimizer": optax.sgd, "lr": fm.warmup(COSINE, 10)}, "made for 1010 steps"),
+        (
+            {"optimizer": optax.sgd, "lr": fm.step_decay(0.1, at=(50, 150))},
+            "made for 151 steps.*ends at 0.01 and not at 0.001",
+        ),
+        ({"optimizer": optax.sgd, "lr": lambda plan: COSINE}, "made for 1000 steps"),
+        ({"optimizer": lambda plan: optax.sgd(COSINE)}, "made for 1000 steps"),
+    ],
+)
+def test_setup_warns_of_a_schedule_that_is_longer_than_the_run(options, words):
+    with pytest.warns(UserWarning, match=words) as caught:
+        fm.setup(net(), data(), steps=TOTAL, **options)
+    assert len(caught) == 1  # and the trace of the step says it no second time
+    fm.setup(net(), data(), steps=2000, **options)
+
+
+# Past the plan
+
+
+ENDLESS = optax.exponential_decay(0.1, 10, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("options", "warned"),
+    [
+        ({"optimizer": optax.sgd, "lr": 0.1}, False),
+        ({"optimizer": optax.sgd(0.1)}, False),
+        ({"optimizer": optax.sgd, "lr": ENDLESS}, False),
+        ({"optimizer": optax.sgd, "lr": lambda plan: 0.1 / plan.total_steps}, False),
+        ({"optimizer": optax.sgd, "lr": fm.warmup(0.1, 2)}, False),
+        ({"optimizer": optax.sgd, "lr": fm.warmup(ENDLESS, 2)}, False),
+        ({"optimizer": fm.plateau(optax.sgd(0.1))}, False),
+        ({"optimizer": unfreeze(optax.sgd(0.1), at=0.5)}, False),
+        ({"optimizer": optax.sgd, "lr": fm.cosine(0.1)}, True),
+        ({"optimizer": optax.sgd, "lr": fm.warmup(fm.linear(0.1), 2)}, True),
+        ({"optimizer": optax.sgd, "lr": fm.step_decay(0.1)}, True),
+        ({"optimizer": optax.sgd, "lr": lambda plan: lambda step: 0.1 / (step + plan.total_steps)}, True),
+        ({"optimizer": optax.sgd(optax.linear_schedule(0.1, 0.0, 4))}, True),
+        ({"optimizer": {"layer.bias": optax.sgd, "": optax.sgd(0.1)}, "lr": fm.cosine(0.1)}, True),
+        ({"optimizer": unfreeze(optax.sgd, at=0.5), "lr": fm.cosine(0.1)}, True),
+    ],
+)
+def test_a_run_past_its_plan_warns_where_a_schedule_has_ended(options, warned):
+    x, y = data(16)
+    state = fm.setup(net(), (x, y), steps=4, batch_size=16, **options)
+    for run in (lambda s, **o: fm.fit(s, (x, y), progress=False, **o), lambda s, **o: fm.steps(s, (x, y), **o)):
+        run(state, steps=4)  # to its end and no further
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            run(state, steps=5)
+        assert [str(w.message).partition(": ")[0] for w in caught] == (
+            ["this run goes to step 5, and the state's plan ends at 4"] if warned else []
+        )
 
 
 # Plateaus

@@ -321,7 +321,7 @@ def test_setup_of_a_trained_system_starts_anew_with_its_arrays(raw):
 
 
 def test_a_run_past_its_plan_warns(raw):
-    state = adam(epochs=1)
+    state = adam(lr=fm.cosine(1e-2), epochs=1)
     state, _ = fm.fit(state, raw, epochs=1, batch_size=16, progress=False)
     with pytest.warns(UserWarning, match="plan ends at 4"):
         fm.fit(state, raw, epochs=1, batch_size=16, progress=False)

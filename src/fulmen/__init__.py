@@ -2,38 +2,69 @@
 
 __version__ = "0.1.0"
 
-from fulmen import models
+from fulmen import attacks, models
+from fulmen.attacks.apgd import APGD, Boundary
 from fulmen.attacks.attack import FGSM, PGD, Attack, Clean, Start, Uniform, fgsm, start_point
+from fulmen.attacks.autoattack import autoattack
+from fulmen.attacks.balls import fgm, slide
+from fulmen.attacks.carlini_wagner import CarliniWagner
+from fulmen.attacks.deepfool import DeepFool
+from fulmen.attacks.ensemble import WorstOf
+from fulmen.attacks.fab import FAB
 from fulmen.attacks.function import adversarial
-from fulmen.attacks.region import Ball, Box, Intersection, LinfBall, Region
+from fulmen.attacks.iterated import BIM, DIFGSM, MIFGSM, NIFGSM, RFGSM, SLIDE, TIFGSM, RandomSign
+from fulmen.attacks.minimal import MinimalNorm
+from fulmen.attacks.region import Ball, Box, Intersection, L1Ball, L2Ball, LinfBall, Region
+from fulmen.attacks.square import Square
+from fulmen.attacks.target import LikelyTarget, PredictedLabel, Target, Targeting, TrueLabel
+from fulmen.attacks.view import Diverse, Nesterov, View
 from fulmen.augmentations import Augmentation, Augmentations, CutMix, Cutout, Flip, Mixup, Noise, ShiftCrop
 from fulmen.batch import Attacked, Batch, Labeled, Unlabeled
 from fulmen.check import check
 from fulmen.component import Buffer, Component, Frozen, Game, Model, Parameter, System, Wrapper, record
 from fulmen.data import split
+from fulmen.defences import (
+    AWP,
+    MART,
+    NFGSM,
+    SAM,
+    TRADES,
+    VAT,
+    FreeAdversarial,
+    Gaussian,
+    GradAlign,
+    OverfittingGuard,
+    WorseWeights,
+    ascent,
+    fast_fgsm,
+)
 from fulmen.dispatch import AmbiguousMethodError, Method, MissingMethodError, Verb, dispatch, verb, verbs
+from fulmen.evidence import Report, robustness
 from fulmen.leaves import Leaf, components, count_parameters, leaves
 from fulmen.looking.explanation import explain
 from fulmen.looking.lossnodes import loss_tree
 from fulmen.looking.table import summary
 from fulmen.mergeable import Last, Mean, Mergeable
 from fulmen.metrics.accuracy import Accuracy, TopK
-from fulmen.metrics.calibration import CalibrationError, Perplexity
+from fulmen.metrics.calibration import BitsPerCharacter, CalibrationError, Perplexity
 from fulmen.metrics.counts import F1, ConfusionMatrix, Precision, Recall
 from fulmen.metrics.metric import Metric
 from fulmen.metrics.regression import R2, RMSE, MeanAbsoluteError
 from fulmen.mode import Eval, Mode, Plan, Train
 from fulmen.objectives.algebra import Objective, Scaled, Scheduled, Sum
 from fulmen.objectives.classification import KL, BinaryCrossEntropy, CrossEntropy, Hinge
+from fulmen.objectives.margins import DLR, Margin
 from fulmen.objectives.penalties import L1, L2, kernels
 from fulmen.objectives.regression import MAE, MSE, Huber
-from fulmen.optimizers import Optimizer, frozen
+from fulmen.optimizers import Optimizer, depths, frozen, layerwise, unfreeze
 from fulmen.prediction import Prediction
 from fulmen.schedules.plateau import plateau
 from fulmen.schedules.schedule import Schedule
 from fulmen.schedules.shapes import cosine, linear, one_cycle, step_decay, warmup
-from fulmen.systems.adversarial import Adversarial
+from fulmen.systems.adversarial import Adversarial, AttackSchedule, AttackTrained
 from fulmen.systems.classifier import Classifier, Supervised
+from fulmen.systems.defence import Defence, defence_losses
+from fulmen.systems.language import LanguageModel, Tokens
 from fulmen.systems.regressor import Regressor
 from fulmen.train.checkpoint import load, save
 from fulmen.train.events import (
@@ -65,6 +96,7 @@ from fulmen.verbs import (
     fit,
     forward,
     init,
+    layer_order,
     loss,
     losses,
     metrics,
@@ -73,6 +105,7 @@ from fulmen.verbs import (
     perturb,
     plot,
     predict,
+    predictions,
     project,
     reduce_losses,
     setup,
@@ -84,19 +117,27 @@ from fulmen.verbs import (
 )
 
 __all__ = [
+    "APGD",
+    "AWP",
     "Accuracy",
     "Adversarial",
     "AmbiguousMethodError",
     "Attack",
+    "AttackSchedule",
+    "AttackTrained",
     "Attacked",
     "Augmentation",
     "Augmentations",
+    "BIM",
     "Ball",
     "Batch",
     "BinaryCrossEntropy",
+    "BitsPerCharacter",
+    "Boundary",
     "Box",
     "Buffer",
     "CalibrationError",
+    "CarliniWagner",
     "Classifier",
     "Clean",
     "Component",
@@ -104,17 +145,26 @@ __all__ = [
     "CrossEntropy",
     "CutMix",
     "Cutout",
+    "DIFGSM",
+    "DLR",
+    "DeepFool",
+    "Defence",
+    "Diverse",
     "EpochEnd",
     "EpochStart",
     "Eval",
     "Event",
     "F1",
+    "FAB",
     "FGSM",
     "FitEnd",
     "FitStart",
     "Flip",
+    "FreeAdversarial",
     "Frozen",
     "Game",
+    "Gaussian",
+    "GradAlign",
     "Hinge",
     "History",
     "Huber",
@@ -122,62 +172,94 @@ __all__ = [
     "Intersection",
     "KL",
     "L1",
+    "L1Ball",
     "L2",
+    "L2Ball",
     "Labeled",
+    "LanguageModel",
     "Last",
     "Leaf",
+    "LikelyTarget",
     "LinfBall",
     "Logs",
     "LogsRead",
     "MAE",
+    "MART",
+    "MIFGSM",
     "MSE",
+    "Margin",
     "Mean",
     "MeanAbsoluteError",
     "Mergeable",
     "Method",
     "Metric",
+    "MinimalNorm",
     "MissingMethodError",
     "Mixup",
     "Mode",
     "Model",
+    "NFGSM",
+    "NIFGSM",
+    "Nesterov",
     "Noise",
     "Objective",
     "Optimizer",
+    "OverfittingGuard",
     "PGD",
     "Parameter",
     "Perplexity",
     "Plan",
     "Precision",
+    "PredictedLabel",
     "Prediction",
     "R2",
+    "RFGSM",
     "RMSE",
+    "RandomSign",
     "Recall",
     "Region",
     "Regressor",
+    "Report",
     "Run",
+    "SAM",
+    "SLIDE",
     "Scaled",
     "Schedule",
     "Scheduled",
     "ShiftCrop",
+    "Square",
     "Start",
     "State",
     "StepEnd",
     "Sum",
     "Supervised",
     "System",
+    "TIFGSM",
+    "TRADES",
+    "Target",
+    "Targeting",
+    "Tokens",
     "TopK",
     "Train",
     "Tree",
+    "TrueLabel",
     "Uniform",
     "Unlabeled",
+    "VAT",
     "ValidationEnd",
     "Verb",
+    "View",
+    "WorseWeights",
+    "WorstOf",
     "Wrapper",
     "adversarial",
     "after_update",
     "apply_gradients",
     "as_batch",
+    "ascent",
+    "attacks",
     "augment",
+    "autoattack",
     "batches",
     "bind",
     "check",
@@ -185,11 +267,15 @@ __all__ = [
     "configure_optimizers",
     "cosine",
     "count_parameters",
+    "defence_losses",
+    "depths",
     "differentiate",
     "dispatch",
     "eval_step",
     "evaluate",
     "explain",
+    "fast_fgsm",
+    "fgm",
     "fgsm",
     "fit",
     "forward",
@@ -198,6 +284,8 @@ __all__ = [
     "hyper",
     "init",
     "kernels",
+    "layer_order",
+    "layerwise",
     "leaves",
     "linear",
     "load",
@@ -213,12 +301,15 @@ __all__ = [
     "plateau",
     "plot",
     "predict",
+    "predictions",
     "project",
     "record",
     "reduce_losses",
     "replace",
+    "robustness",
     "save",
     "setup",
+    "slide",
     "split",
     "start_point",
     "static",
@@ -227,9 +318,19 @@ __all__ = [
     "summary",
     "train_step",
     "transformation",
+    "unfreeze",
     "update",
     "validate",
     "verb",
     "verbs",
     "warmup",
 ]
+
+
+def __getattr__(name: str):
+    """`fm.testing` is loaded when it is first used."""
+    if name == "testing":
+        import importlib
+
+        return importlib.import_module("fulmen.testing")
+    raise AttributeError(f"module 'fulmen' has no attribute {name!r}")

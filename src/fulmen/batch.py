@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 
@@ -19,7 +19,12 @@ class Batch(Tree):
         weight: `(n,)`, how much each example counts in means; None counts all alike. An example of weight 0 is padding.
         index: `(n,)` integers, which example of the data set each one is; randomness that must belong to an example and
             not to its place in the batch is drawn by it.
+
+    **Extending.** A subclass whose inputs have other names says which of its fields an attack may change:
+    `attackable: ClassVar = ("image", "text")`. Each is then kept in the attack's region by itself.
     """
+
+    attackable: ClassVar[tuple[str, ...]] = ("x",)
 
     weight: jax.Array | None = dataclasses.field(default=None, kw_only=True)
     index: jax.Array | None = dataclasses.field(default=None, kw_only=True)
@@ -30,6 +35,11 @@ class Batch(Tree):
     def __getitem__(self, rows: Any) -> Any:
         """The batch of some of the examples."""
         return jax.tree.map(lambda v: v[rows], self)
+
+    def _repr_html_(self) -> str:
+        from fulmen.looking import html_tree
+
+        return html_tree(self)
 
 
 class Labeled(Batch):

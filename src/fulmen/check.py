@@ -64,6 +64,7 @@ class Report(Picture):
     def __init__(self, name: str) -> None:
         self.name = name
         self.findings: list[Finding] = []
+        self._stops = 0  # of what was looked at, also where the same was found before
 
     @property
     def ok(self) -> bool:
@@ -109,6 +110,7 @@ class Report(Picture):
         try:
             yield
         except Exception as error:
+            self._stops += 1
             first, _, rest = str(error).strip().partition("\n")
             name = "" if isinstance(error, MissingMethodError | AmbiguousMethodError) else f"{type(error).__name__}: "
             said = f"{name}{first}"
@@ -182,7 +184,7 @@ def check(
 
 def _check_tracing(report: Report, component: Any, raw: Any, key: Any) -> None:
     """Every method that a step and an evaluation call, with shapes alone."""
-    before = len(report.errors)
+    before = report._stops
 
     def train(raw: Any) -> Any:
         mode = Train(key)
@@ -196,7 +198,7 @@ def _check_tracing(report: Report, component: Any, raw: Any, key: Any) -> None:
     for what, function in (("the loss in training", train), ("evaluation", evaluate)):
         with report._step(what):
             jax.eval_shape(function, raw)
-    if len(report.errors) == before:
+    if report._stops == before:
         report._add(OK, "methods: there is one for every call in training and evaluation, and the loss is one number")
 
 
@@ -227,7 +229,7 @@ def _check_step(report: Report, component: Any, raw: Any, optimizer: Any, option
                 return None
             advice = "give optimizer= and lr= here as to `fit`, or write `configure_optimizers`"
             report._add(
-                WARNING, f"optimizer: {str(error).splitlines()[0]} Plain gradient descent was taken here.", "", advice
+                WARNING, f"optimizer: {str(error).partition('. ')[0]}; plain gradient descent was taken here", "", advice
             )
             optimizer, options = (
                 optax.sgd(1e-3),

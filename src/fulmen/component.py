@@ -137,7 +137,7 @@ def _tap_backward(residuals: Any, cotangent: Any) -> Any:
     new, count = residuals
     # The 1 is made of `new`, so that under vmap it is counted once per example.
     one = jnp.where(new.ravel()[:1].sum() == 0, 1.0, 1.0).astype(count.dtype)
-    return cotangent, (new, one), jnp.zeros_like(new)
+    return cotangent, (new, jnp.broadcast_to(one, count.shape)), jnp.zeros_like(new)
 
 
 _tap.defvjp(_tap_forward, _tap_backward)

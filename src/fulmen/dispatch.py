@@ -12,6 +12,7 @@ import inspect
 import operator
 import sys
 import threading
+import traceback
 import types
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -288,13 +289,32 @@ class BindingVerb(Verb):
     """A verb whose context is bound to the first argument, and read from there."""
 
     def __call__(self, *args: Any, **options: Any) -> Any:
-        if args and not options:
-            bound = type(getattr(args[0], "mode", None))
-            kinds = (bound, type(args[0]), type(args[1])) if len(args) == 2 else (bound, *map(type, args))
-            call = self._calls.get(kinds)
-            if call is not None:
-                return call(*args)
-        return self._general_call(args, options)
+        try:
+            if args and not options:
+                bound = type(getattr(args[0], "mode", None))
+                kinds = (bound, type(args[0]), type(args[1])) if len(args) == 2 else (bound, *map(type, args))
+                call = self._calls.get(kinds)
+                if call is not None:
+                    return call(*args)
+            return self._general_call(args, options)
+        except (AttributeError, TypeError, ValueError) as error:
+            self._explain(error, args)
+            raise
+
+    def _explain(self, error: Exception, args: tuple[Any, ...]) -> None:
+        """Raise something better where what NumPy or JAX says is due to arrays that are not there yet."""
+        codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+        if BindingVerb.__call__.__code__ in codes[1:] or codes[-1].co_filename == __file__ or "fm.init" in str(error):
+            return  # an inner call has looked already, or it says itself what is wrong
+        from fulmen.leaves import Component, missing, require_arrays
+
+        if args and isinstance(args[0], Component):
+            try:
+                absent = missing(args[0])
+            except Exception:  # what keeps its arrays from being drawn is another matter
+                return
+            if absent:
+                require_arrays(args[0], self.__name__)
 
     def _kinds(self, args: tuple[Any, ...]) -> tuple[type, ...]:
         return (type(getattr(args[0], "mode", None)), *map(type, args))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fulmen.component import Buffer, Component, Frozen, Model, Parameter, named_parts
+from fulmen.dispatch import verbs
 from fulmen.tree import HYPER, STATIC, UNCLEAR, Tree, data_fields, items, kinds, short
 from fulmen.verbs import init
 
@@ -18,7 +20,8 @@ __all__ = ["Leaf", "components", "count_parameters", "leaves"]
 
 PARAMETER, BUFFER, FROZEN, OTHER = "parameter", "buffer", "frozen", "hyperparameter"
 
-
+# What users call, on states and data: a component's own function of such a name is nobody's method.
+_OF_RUNS = ("batches", "eval_step", "evaluate", "fit", "on", "plot", "predict", "setup", "steps", "train_step")
 _CONTAINERS = (list, tuple, dict)  # a pytree that is none of these, nor a `Tree`, is somebody else's model
 
 
@@ -129,6 +132,20 @@ def require_arrays(component: Any, verb: str) -> None:
             f"{f' and {len(absent) - 1} more' if len(absent) > 1 else ''} yet. "
             "Give it the state that `fm.setup` or `fm.fit` returned, or draw them: fm.init(component, key)."
         )
+
+
+def require_dispatched(component: Any) -> None:
+    """Raise for a function in the body of the component's class that is called as a verb, which would not see it."""
+    known = {v.__name__: v for v in verbs() if v.__module__ == "fulmen.verbs" and v.__name__ not in _OF_RUNS}
+    for owner in type(component).__mro__:
+        for name in (name for name, value in vars(owner).items() if name in known and inspect.isfunction(value)):
+            firsts = (k for m in known[name].methods if m.hints for k in m.members[0])
+            if not any(issubclass(k, owner) for k in firsts):  # else its method may well call the function
+                argument = owner.__name__.lower().strip("_")
+                raise TypeError(
+                    f"{owner.__name__}.{name} is written inside the class, where the verb `{name}` does not see it. Write it "
+                    f"outside, with @dispatch above it: def {name}({argument}: {owner.__name__}, …): …"
+                )
 
 
 def check_fields(component: Any) -> None:

@@ -163,6 +163,24 @@ def metrics(component, batch, mode):
     """
 
 
+@verb(context=Mode, default=Eval(), bind=_bind, prepare=_as_batch)
+def predictions(component, batch, mode):
+    """The outputs of every model in a component that learns from examples, as `Prediction`s.
+
+    What attacks, defences and reports look at where they need outputs and targets rather than a loss.
+
+    Args:
+        component: a model, a system of any depth, a wrapper around one, or a state.
+        batch: a `Batch`.
+        mode: a `Mode`, or left out.
+
+    Returns:
+        A dict from the path of each model's system to its `Prediction`; of a `Classifier` alone the path is `""`.
+
+    **Extending.** Overload it for a system whose outputs are not `forward(part, batch.x)` of its parts.
+    """
+
+
 @verb
 def augment(component, batch, mode):
     """The batch as the step shall see it; runs first in the compiled training step. By default as it is.
@@ -193,9 +211,25 @@ def configure_optimizers(component, *constructor, plan):
         plan: a `Plan`, or left out.
 
     Returns:
-        An optax transformation, `fm.frozen`, or a dict of them by field.
+        An optax transformation, `fm.frozen`, or a dict of them by field, path (`"blocks.0"`) or pattern (`"**.bias"`).
 
     **Extending.** `def configure_optimizers(critic: Critic): return optax.adam(4e-4, b1=0.5)`.
+    """
+
+
+@verb(hands_on=False)
+def layer_order(component):
+    """The parts of a model in the order in which it computes, from its inputs to its outputs, for `fm.layerwise`.
+
+    Args:
+        component: a model or a system.
+
+    Returns:
+        Names or paths of parts, each of which may have several layers; a tuple of names is one layer. An empty list makes
+        one layer of the whole model. None, the default, takes the fields in their order, and makes one layer of a model
+        that stands in a list or a `Chain`. What is not named counts with the last layer.
+
+    **Extending.** `def layer_order(net: Net): return ["embedding", "blocks", "head"]`.
     """
 
 
@@ -232,8 +266,8 @@ def setup(component, data, **options):
     Args:
         component: anything that has a loss.
         data: arrays, a tuple or dict of them, a batch; or one batch of the data.
-        optimizer: an optax transformation, a constructor with `lr`, a function of the plan, or a dict by field. Beats
-            every `configure_optimizers` method.
+        optimizer: an optax transformation, a constructor with `lr`, a function of the plan, or a dict of them by field, path or
+            pattern. Beats every `configure_optimizers` method.
         lr: a number, an optax schedule, or a function of the plan such as `fm.cosine(1e-3)`.
         seed: what all randomness follows from.
         epochs, steps: how long the run will be, for schedules.
@@ -365,7 +399,7 @@ def transformation(attack):
 
 
 @verb
-def perturb(attack, system, batch, key):
+def perturb(attack, system, batch, key, *, best=True):
     """The attacked batch.
 
     Args:
@@ -373,6 +407,7 @@ def perturb(attack, system, batch, key):
         system: a system or a state; it is seen in `Eval` mode unless it is bound to another.
         batch: the clean batch.
         key: a random key; each example draws by its `index`, or else by its place in the batch.
+        best: whether to keep each example's best point, for one more forward pass, rather than the last one.
 
     Returns:
         A batch of the same type.
@@ -417,6 +452,7 @@ __all__ = [
     "fit",
     "forward",
     "init",
+    "layer_order",
     "loss",
     "losses",
     "metrics",
@@ -425,6 +461,7 @@ __all__ = [
     "perturb",
     "plot",
     "predict",
+    "predictions",
     "project",
     "reduce_losses",
     "setup",

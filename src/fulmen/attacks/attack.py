@@ -11,9 +11,14 @@ import optax
 
 from fulmen.attacks.inputs import inputs
 from fulmen.attacks.region import Intersection, LinfBall, Region, ball_of, require_inside, require_not_negative
+from fulmen.attacks.target import Targeting, TrueLabel
+from fulmen.attacks.view import View, views
+from fulmen.attacks.walk import advance
 from fulmen.component import Component
 from fulmen.dispatch import MissingMethodError, dispatch, verb
-from fulmen.tree import hyper, static
+from fulmen.naming import briefly
+from fulmen.objectives import Objective
+from fulmen.tree import hyper, remake, static
 from fulmen.verbs import transformation, validate
 
 __all__ = ["FGSM", "PGD", "Attack", "Clean", "Start", "Uniform", "fgsm", "start_point"]
@@ -56,7 +61,7 @@ class Uniform(Start):
     """A point drawn uniformly from the ball around the clean input."""
 
 
-CLEAN = Clean()
+CLEAN, TRUE_LABEL = Clean(), TrueLabel()
 
 
 @verb(hands_on=False)
@@ -107,24 +112,60 @@ class Attack(Component):
         region: where the attack may go.
         steps: how many.
         start: where it starts.
+        objective: what it makes large, of the outputs: an objective such as `fm.DLR()`. None is the system's own loss, each
+            example's by itself.
+        target: what it is after: `TrueLabel()`, `PredictedLabel()`, `Target(label)` or `LikelyTarget(rank)`.
+        restarts: how often it is run, each time with other random draws; each example's best point counts.
+        views: what is put to the system in the place of a point, such as `(fm.Diverse(),)`; the gradient is taken through it.
+        samples: for systems that draw at random: the mean over so many draws of each example's own is attacked ("expectation
+            over transformation", Athalye et al. 2018, arXiv:1707.07397). None attacks one draw, the same in every step.
 
-    **Extending.** A subclass has the fields `region`, `steps` and `start`, and those that it adds; write
-    `transformation(attack: Mine)`, or `perturb(attack: Mine, system, batch, key)` where it is not an optax chain.
+    **Extending.** A subclass has these fields, and those that it adds. Write `transformation(attack: Mine)`; where it is no
+    optax chain but goes by steps, `begin` and `advance` of `fm.attacks`; and else `perturb(attack: Mine, system, batch, key)`.
 
     >>> chain = optax.chain(optax.normalize_by_update_norm(), optax.trace(decay=1.0), fm.fgsm(0.02))
     >>> fm.Attack(chain, fm.LinfBall(0.1), steps=10)
-    Attack(region=LinfBall(eps=0.1), steps=10, start=Clean())
+    Attack(region=LinfBall(eps=0.1), steps=10)
     """
 
     region: Region
     steps: int = static(default=1, kw_only=True)
     start: Start = dataclasses.field(default=CLEAN, kw_only=True)
+    objective: Objective | None = dataclasses.field(default=None, kw_only=True)
+    target: Targeting = dataclasses.field(default=TRUE_LABEL, kw_only=True)
+    restarts: int = static(default=1, kw_only=True)
+    samples: int | None = static(default=None, kw_only=True)
+    views: tuple[View, ...] = dataclasses.field(default=(), kw_only=True)
     transform: optax.GradientTransformation | None = static(default=None, kw_only=True, repr=False)
 
     def __init__(
-        self, transform: optax.GradientTransformation, region: Region, *, steps: int = 1, start: Start = CLEAN
+        self,
+        transform: optax.GradientTransformation,
+        region: Region,
+        *,
+        steps: int = 1,
+        start: Start = CLEAN,
+        objective: Objective | None = None,
+        target: Targeting = TRUE_LABEL,
+        restarts: int = 1,
+        samples: int | None = None,
+        views: tuple[View, ...] = (),
     ) -> None:
-        self.__dict__.update(region=region, steps=steps, start=start, transform=transform, mode=None)
+        options = {"objective": objective, "target": target, "restarts": restarts, "samples": samples, "views": views}
+        self.__dict__.update(region=region, steps=steps, start=start, transform=transform, mode=None, **options)
+
+    def __repr__(self) -> str:
+        return briefly(self)
+
+    @property
+    def length(self) -> int:
+        """How many times it advances."""
+        return self.steps
+
+    @property
+    def stepped(self) -> Any:
+        """The attack as its steps see it. A chain that does not look at their number needs one program for any number."""
+        return self if _looks_at_steps(self) else remake(self, {"steps": 1})
 
 
 class _Stepped(Component):
@@ -147,7 +188,7 @@ class FGSM(SteepestAscent):
         start: where it starts.
 
     >>> fm.FGSM(fm.LinfBall(0.1) & fm.Box(0, 1))
-    FGSM(region=LinfBall(eps=0.1) & Box(lo=0, hi=1), step_size=None, start=Clean())
+    FGSM(region=LinfBall(eps=0.1) & Box(lo=0, hi=1))
     """
 
     step_size: float | None = hyper(default=None, kw_only=True)
@@ -164,7 +205,7 @@ class PGD(SteepestAscent):
         start: where it starts.
 
     >>> fm.PGD(fm.LinfBall(0.1), step_size=0.02, steps=10)
-    PGD(region=LinfBall(eps=0.1), step_size=0.02, steps=10, start=Uniform())
+    PGD(region=LinfBall(eps=0.1), step_size=0.02, steps=10)
     """
 
     step_size: float = hyper()
@@ -181,6 +222,11 @@ def transformation(attack: Attack):
 
 
 @dispatch
+def views(attack: Attack):
+    return attack.views
+
+
+@dispatch
 def transformation(attack: SteepestAscent):
     ball = ball_of(attack.region)
     return transformation(ball, ball.eps if attack.step_size is None else attack.step_size)
@@ -194,9 +240,10 @@ def transformation(ball: LinfBall, step_size):
 _KNOWN = [method.function for method in transformation.methods]
 
 
-def looks_at_steps(attack: Attack) -> bool:
-    """Whether the chain may depend on how many steps there are. The chains above do not, so one program serves all."""
-    return transformation.method(attack).function not in _KNOWN
+def _looks_at_steps(attack: Attack) -> bool:
+    """Whether the steps may depend on how many there are. With the chains above they do not."""
+    own = advance.method(attack, None, None, 0).module != "fulmen.attacks.gradient"
+    return own or transformation.method(attack).function not in _KNOWN
 
 
 @dispatch
@@ -208,6 +255,16 @@ def validate(attack: Attack):
         raise ValueError(f"{name}, steps: a whole number of at least 1 was expected, and {attack.steps!r} came.")
     if not isinstance(attack.start, Start):
         raise TypeError(f"{name}, start: fm.Clean() or fm.Uniform() was expected, and {attack.start!r} came.")
+    if attack.objective is not None and not isinstance(attack.objective, Objective):
+        raise TypeError(f"{name}, objective: such as fm.CrossEntropy() was expected, and {attack.objective!r} came.")
+    if not isinstance(attack.target, Targeting):
+        raise TypeError(f"{name}, target: such as fm.Target(3) was expected, and {attack.target!r} came.")
+    if not isinstance(attack.views, tuple) or not all(isinstance(view, View) for view in attack.views):
+        raise TypeError(f"{name}, views: a tuple such as (fm.Diverse(),) was expected, and {attack.views!r} came.")
+    for option in ("restarts", "samples"):
+        value = getattr(attack, option)
+        if not (value is None and option == "samples") and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name}, {option}: a whole number of at least 1 was expected, and {value!r} came.")
     if attack.transform is not None and not isinstance(attack.transform, optax.GradientTransformation):
         raise TypeError(
             f"{name}, transform: an optax transformation such as fm.fgsm(0.02) was expected, and {attack.transform!r} came."

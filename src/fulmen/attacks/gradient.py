@@ -1,4 +1,4 @@
-"""`perturb` for attacks that are an optax chain: gradient, step, projection, each example by itself."""
+"""Attacks that are an optax chain: gradient, step, projection, each example by itself; `perturb` and `attempt`."""
 
 from __future__ import annotations
 
@@ -8,43 +8,59 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jax.core import Tracer
 
-from fulmen.attacks.attack import Attack, looks_at_steps, start_point
-from fulmen.attacks.inputs import example_losses, index, inputs, with_inputs
-from fulmen.component import fold_name, still
-from fulmen.dispatch import dispatch
+from fulmen.attacks.attack import Attack, start_point
+from fulmen.attacks.inputs import index, inputs, with_inputs, with_labels
+from fulmen.attacks.problem import Problem
+from fulmen.attacks.target import Target, aim
+from fulmen.attacks.view import shown, views
+from fulmen.attacks.walk import (
+    Walk,
+    advance,
+    along,
+    begin,
+    examples,
+    finish,
+    gathered,
+    is_traced,
+    look_program,
+    standing,
+    walk,
+)
+from fulmen.component import still
+from fulmen.dispatch import dispatch, verb
 from fulmen.leaves import components, is_array
-from fulmen.mode import Eval
-from fulmen.train.state import State, Structure, pack
-from fulmen.tree import Tree, remake
-from fulmen.verbs import as_batch, bind, perturb, project, transformation, validate
+from fulmen.train.state import State, pack
+from fulmen.tree import remake
+from fulmen.verbs import as_batch, perturb, project, transformation, validate
 
-__all__ = ["last_point"]
-
-UNROLL = 10
-"""Up to so many steps a program that is being traced gets written out; convolutions are slow in loops on the CPU."""
+__all__ = ["attempt", "last_point"]
 
 
-class Walk(Tree):
-    """Where the attacks on the examples of a batch stand.
+@verb(hands_on=False)
+def attempt(attack, system, batch, key):
+    """How far an attack gets with each example: an example that it has succeeded on is left alone from then on.
 
-    Attributes:
-        x: the points, of the structure that `inputs` gives; its leaves are `(n, …)`.
-        memory: per leaf of `x` the state of the transformation, each example's own.
-        best: the best points so far, or None where the last one is wanted.
-        value: `(n,)`, the losses there.
+    `perturb` makes the loss large, this is for evidence: it begins with the clean input, and goes on with those that are
+    left, gathered into smaller batches. What comes out for an example does not depend on the others.
+
+    Args:
+        attack: an `Attack`.
+        system: a system or a state, with a classifier in it.
+        batch: the clean batch.
+        key: a random key.
+
+    Returns:
+        A `Walk`: `x`, the first point at which the attack has succeeded, or else the best one; `succeeded`, `(n,)`; `first`,
+        `(n,)`, after how many steps, 0 being the clean input, or −1; `value`, `(n,)`, what the attack makes large.
+
+    **Extending.** Attacks with a `perturb` of their own are looked at where they end.
     """
 
-    x: Any
-    memory: Any
-    best: Any = None
-    value: Any = None
 
-
-@perturb.around(Attack)
-def _prepare(call, attack, system, batch, key, **options):
+def _prepared(call, attack, system, batch, key, **options):
     """For every attack: a state stands for its system, raw data becomes a batch, and nothing is differentiated through."""
     system = system.system if isinstance(system, State) else system
     batch = as_batch(system, batch)
@@ -52,18 +68,27 @@ def _prepare(call, attack, system, batch, key, **options):
         raise TypeError(f"key: a random key such as jax.random.key(0) was expected, and {key!r} came.")
     for _, part in components(attack):
         validate(part)
-    if _traced((attack, system, batch, key)):
+    if is_traced((attack, system, batch, key)):
         return still(call(attack, still(system), still(batch), key, **options))
     validate(attack, batch)
+    validate(system, batch)
+    if isinstance(attack.target, Target):  # a class that could be a label
+        validate(system, with_labels(batch, aim(attack.target, system, batch)[1]))
     return call(attack, system, batch, key, **options)
 
 
-@dispatch
-def perturb(attack: Attack, system, batch, key, *, best=True):
+perturb.around(Attack)(_prepared)
+attempt.around(Attack)(_prepared)
+
+
+@perturb.dispatch
+def _perturb(attack: Attack, system, batch, key, *, best=True):
     """`best` keeps each example's best point, for one more forward pass; without it the last point is returned."""
-    if _traced((attack, system, batch, key)):
-        return with_inputs(batch, _in_one_program(attack, system, batch, key, best))
-    return with_inputs(batch, _step_by_step(attack, system, batch, key, best))
+    problem = Problem(attack, system, batch, key=key, best=best or attack.restarts > 1)
+    found = walk(problem)
+    for restart in range(1, attack.restarts):
+        found = _better(found, walk(remake(problem, {"key": _again(key, restart), "restart": restart})))
+    return with_inputs(batch, found.x if found.best is None else found.best)
 
 
 def last_point(attack: Attack, system: Any, batch: Any, key: Any) -> Any:
@@ -73,122 +98,136 @@ def last_point(attack: Attack, system: Any, batch: Any, key: Any) -> Any:
     return perturb(attack, system, batch, key, **options)
 
 
-def _traced(tree: Any) -> bool:
-    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
+@attempt.dispatch
+def _attempt(attack: Attack, system, batch, key):
+    problem = Problem(attack, system, indexed(batch), key=key, stop=True)
+    steps = perturb.method(attack, system, batch, key).module == __name__
+    found = clean_look(problem)
+    for restart in range(attack.restarts if steps else 1):
+        again = remake(problem, {"key": _again(key, restart), "restart": restart})
+        found = of_the_rest(found, again, _walked if steps else _looked_at_the_end)
+    return found
 
 
-def _in_one_program(attack: Attack, system: Any, batch: Any, key: Any, best: bool) -> Any:
-    walk = _begin(attack, system, batch, key, best)
-    advance = lambda walk: _advance(attack, system, batch, key, walk)
-    if attack.steps <= UNROLL:
-        for _ in range(attack.steps):
-            walk = advance(walk)
-    else:
-        walk = jax.lax.fori_loop(0, attack.steps, lambda _, walk: advance(walk), walk)
-    return _end(system, batch, key, walk)
+def _walked(problem: Problem) -> Walk:
+    found = walk(problem)
+    return Walk(found.best, found.best, found.value, found.succeeded, found.first)
 
 
-def _step_by_step(attack: Attack, system: Any, batch: Any, key: Any, best: bool) -> Any:
-    """One compiled step, called from the host: it serves any number of steps."""
-    steps = attack.steps
-    if not looks_at_steps(attack):
-        attack = remake(attack, {"steps": 1})
-    leaves, structure = pack((attack, system, batch, key), best)
-    walk = _begin_program(structure, leaves)
-    for _ in range(steps):
-        walk = _advance_program(structure, leaves, walk)
-    return _end_program(structure, leaves, walk)
+def _looked_at_the_end(problem: Problem) -> Walk:
+    """What an attack with a `perturb` of its own comes to."""
+    attacked = inputs(perturb(problem.attack, problem.system, problem.batch, problem.key))
+    seen = _look(problem, attacked)
+    return Walk(attacked, attacked, seen.value, seen.succeeded, jnp.where(seen.succeeded, problem.attack.length, -1))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _begin_program(structure: Structure, leaves: list[Any]) -> Walk:
-    attack, system, batch, key = structure.unpack(leaves)
-    return _begin(attack, system, batch, key, *structure.extra)
+def _look(problem: Problem, x: Any) -> Any:
+    return problem.look(x) if is_traced(problem) else look_program(*pack(problem)[::-1], x)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _advance_program(structure: Structure, leaves: list[Any], walk: Walk) -> Walk:
-    attack, system, batch, key = structure.unpack(leaves)
-    return _advance(attack, system, batch, key, walk)
+def indexed(batch: Any) -> Any:
+    """The batch with numbers by which its examples draw, so that they do not draw by their places in a smaller one."""
+    return batch if getattr(batch, "index", None) is not None else remake(batch, {"index": index(batch)})
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _end_program(structure: Structure, leaves: list[Any], walk: Walk) -> Any:
-    _, system, batch, key = structure.unpack(leaves)
-    return _end(system, batch, key, walk)
+def clean_look(problem: Problem) -> Walk:
+    """The walk that stands at the clean inputs."""
+    seen, x = _look(problem, problem.origin), problem.origin
+    return Walk(
+        x, x, jnp.full_like(seen.value, -jnp.inf), seen.succeeded, jnp.where(seen.succeeded, 0, -1).astype(jnp.int32)
+    )
 
 
-# The pieces
+def of_the_rest(found: Walk, problem: Problem, run: Any) -> Walk:
+    """What was found, and on the examples that no attack has succeeded on yet, what `run(problem)` finds."""
+    if is_traced((found, problem)):
+        return _better(found, run(problem))
+    left = np.flatnonzero(~np.asarray(found.succeeded))
+    if not left.size:
+        return found
+    rows = np.resize(left, gathered(left.size, len(problem.batch)))
+    whole = len(left) == len(problem.batch)
+    new = run(problem if whole else examples(problem, rows))
+    found = jax.tree.map(np.array, found)
+    old = jax.tree.map(lambda v: v[left], found)
+    better = _better(old, jax.tree.map(lambda v: np.asarray(v)[: left.size], new))
+    for all_of_them, some in zip(jax.tree.leaves(found), jax.tree.leaves(better), strict=True):
+        all_of_them[left] = np.asarray(some)
+    return found
 
 
-def _begin(attack: Attack, system: Any, batch: Any, key: Any, best: bool) -> Walk:
-    places = index(batch)
+def _better(old: Walk, new: Walk) -> Walk:
+    """Each example's better one of two walks."""
+    better = new.value > old.value
+    if old.succeeded is not None:
+        better = ~old.succeeded & (new.succeeded | better)
+    return jax.tree.map(lambda a, b: jnp.where(along(better, b), b, a), old, new)
+
+
+def _again(key: Any, restart: int) -> Any:
+    return key if restart == 0 or key is None else jax.random.fold_in(key, restart)
+
+
+# The steps of a chain
+
+
+class ChainWalk(Walk):
+    """Where the attacks stand.
+
+    Attributes:
+        memory: per leaf of `x` the state of the transformation, each example's own.
+    """
+
+    memory: Any = None
+
+
+@dispatch
+def begin(attack: Attack, problem):
     transform = transformation(attack)
 
     def point(number: int, x: jax.Array) -> jax.Array:
-        if key is None:
+        if problem.key is None:
             start = jax.vmap(lambda x: start_point(attack.start, attack.region, x, None))(x)
         else:
-            keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.fold_in(key, number)))(places)
-            start = jax.vmap(lambda x, key: start_point(attack.start, attack.region, x, key))(x, keys)
+            start = jax.vmap(functools.partial(start_point, attack.start, attack.region))(x, problem.keys(number))
         return project(attack.region, start, x)
 
-    flat, structure = jax.tree.flatten(inputs(batch))
-    x = structure.unflatten([point(number, leaf) for number, leaf in enumerate(flat)])
-    memory = [jax.vmap(transform.init)(leaf) for leaf in flat]
-    value = jnp.full(places.shape, -jnp.inf, jnp.result_type(float)) if best else None
-    return Walk(x, memory, x if best else None, value)
+    flat, structure = jax.tree.flatten(problem.origin)
+    x = structure.unflatten([point(number, jnp.asarray(leaf)) for number, leaf in enumerate(flat)])
+    return ChainWalk(**standing(problem, x), memory=[jax.vmap(transform.init)(leaf) for leaf in flat])
 
 
-def _advance(attack: Attack, system: Any, batch: Any, key: Any, walk: Walk) -> Walk:
-    slopes, value = _slopes(system, batch, key, walk.x)
-    walk = _keep_best(walk, value)
+@dispatch
+def advance(attack: Attack, problem, walk, step):
+    through = views(attack)
+    see = lambda x: functools.reduce(lambda x, view: shown(view, problem, walk, x, step), through, x)
+    there, back = jax.vjp(see, walk.x)
+    slopes, seen = problem.slopes(there, step)
+    (slopes,) = back(slopes)
+    if through and walk.value is not None:
+        seen = problem.look(walk.x, step)  # what was seen is of other points
+    walk = walk.keep(walk.x, seen, step)
     transform = optax.with_extra_args_support(transformation(attack))
 
     def move(slope: jax.Array, memory: Any, x: jax.Array, origin: jax.Array) -> tuple[jax.Array, Any]:
         update = lambda slope, memory, x, value: transform.update(slope, memory, x, value=value)
-        step, after = jax.vmap(update)(slope, memory, x, -value)  # by each example, so that norms do not couple them
+        with jax.numpy_dtype_promotion("standard"):  # optax counts in integers and raises numbers to that power
+            # By each example, so that norms do not couple them.
+            change, after = jax.vmap(update)(slope, memory, x, -seen.value)
         after = jax.tree.map(lambda new, old: _typed(new, old.dtype), after, memory)
-        return project(attack.region, x + _typed(step, x.dtype), origin), after
+        return project(attack.region, x + _typed(change, x.dtype), origin), after
 
     flat, structure = jax.tree.flatten(walk.x)
-    origins = jax.tree.leaves(inputs(batch))
+    origins = jax.tree.leaves(problem.origin)
     moved = [move(*each) for each in zip(jax.tree.leaves(slopes), walk.memory, flat, origins, strict=True)]
-    x = structure.unflatten([x for x, _ in moved])
-    return remake(walk, {"x": x, "memory": [memory for _, memory in moved]})
+    return remake(walk, {"x": structure.unflatten([x for x, _ in moved]), "memory": [memory for _, memory in moved]})
 
 
-def _end(system: Any, batch: Any, key: Any, walk: Walk) -> Any:
-    if walk.best is None:
-        return walk.x
-    _, value = example_losses(_seen(system, key), with_inputs(batch, walk.x))
-    return _keep_best(walk, value).best
-
-
-def _slopes(system: Any, batch: Any, key: Any, x: Any) -> tuple[Any, jax.Array]:
-    """The gradient of −loss at the inputs alone, and each example's loss. What is not finite counts as no slope."""
-
-    def descended(x: Any) -> tuple[jax.Array, jax.Array]:
-        total, each = example_losses(_seen(system, key), with_inputs(batch, x))
-        return -total, each
-
-    slopes, value = jax.grad(descended, has_aux=True)(x)
-    return jax.tree.map(lambda v: jnp.where(jnp.isfinite(v), v, 0), slopes), value
-
-
-def _seen(system: Any, key: Any) -> Any:
-    """The system in `Eval` mode, unless it is bound to another."""
-    if getattr(system, "mode", None) is not None:
-        return system
-    return bind(system, Eval(None if key is None else fold_name(key, "system")))
-
-
-def _keep_best(walk: Walk, value: jax.Array) -> Walk:
+@dispatch
+def finish(attack: Attack, problem, walk):
     if walk.best is None:
         return walk
-    better = value > walk.value
-    keep = lambda new, old: jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
-    return remake(walk, {"best": jax.tree.map(keep, walk.x, walk.best), "value": jnp.where(better, value, walk.value)})
+    return walk.keep(walk.x, problem.look(walk.x, attack.length), attack.length)
 
 
 def _typed(value: Any, dtype: Any) -> Any:

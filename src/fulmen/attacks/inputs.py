@@ -13,19 +13,24 @@ from fulmen.systems.composition import per_example, total_loss
 from fulmen.tree import remake
 from fulmen.verbs import loss, losses
 
-__all__ = ["example_losses", "index", "inputs", "with_inputs"]
+__all__ = ["added", "example_losses", "index", "inputs", "unweighted", "with_inputs", "with_labels"]
 
 
 def inputs(batch: Any) -> Any:
-    """What is attacked: `batch.x`, and where parts have batches of their own, theirs too."""
+    """What is attacked: the batch's `attackable` fields, and where parts have batches of their own, theirs too."""
     if isinstance(batch, Attacked):
         return inputs(batch.batch)
     if isinstance(batch, PartBatches):
         return {"": inputs(batch.batch), **{name: inputs(part) for name, part in batch.parts.items()}}
-    x = getattr(batch, "x", None)
-    if x is None:
-        raise TypeError(f"batch: one with an `x`, which the attack changes, was expected, and {batch!r} came.")
-    return x
+    names = type(batch).attackable
+    found = {name: getattr(batch, name, None) for name in names}
+    missing = [name for name, value in found.items() if value is None]
+    if missing or not names:
+        raise TypeError(
+            f"batch: one with an `{missing[0] if missing else 'x'}`, which the attack changes, was expected, and {batch!r} came. "
+            "A batch type says which of its fields may be attacked: `attackable: ClassVar = ('image', 'text')`."
+        )
+    return found[names[0]] if len(names) == 1 else found
 
 
 def with_inputs(batch: Any, x: Any) -> Any:
@@ -35,7 +40,18 @@ def with_inputs(batch: Any, x: Any) -> Any:
     if isinstance(batch, PartBatches):
         parts = {name: with_inputs(part, x[name]) for name, part in batch.parts.items()}
         return remake(batch, {"batch": with_inputs(batch.batch, x[""]), "parts": parts})
-    return remake(batch, {"x": x})
+    names = type(batch).attackable
+    return remake(batch, {names[0]: x} if len(names) == 1 else x)
+
+
+def with_labels(batch: Any, y: Any) -> Any:
+    """The batch with other labels."""
+    if isinstance(batch, Attacked):
+        return Attacked(with_labels(batch.batch, y), batch.clean)
+    if isinstance(batch, PartBatches):
+        parts = {name: with_labels(part, y) for name, part in batch.parts.items()}
+        return remake(batch, {"batch": with_labels(batch.batch, y), "parts": parts})
+    return remake(batch, {"y": y})
 
 
 def index(batch: Any) -> jax.Array:
@@ -70,17 +86,24 @@ def example_losses(system: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
         example by itself, as a batch of one, so that a loss that looks at the whole batch cannot couple them.
     """
     batch = unweighted(batch)
-    dtype = jnp.result_type(float)
     if not per_example(system):
-        each = jax.vmap(lambda one: total_loss(system, one))(jax.tree.map(lambda v: v[:, None], batch)).astype(dtype)
+        each = jax.vmap(lambda one: total_loss(system, one))(jax.tree.map(lambda v: v[:, None], batch))
+        each = each.astype(jnp.result_type(float))
         return each.sum(), each
+    return added(
+        jax.tree.leaves(losses(system, batch) if isinstance(system, System) else loss(system, batch)), system, batch
+    )
+
+
+def added(entries: list[Any], who: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
+    """The total of some entries, and each example's sum of them."""
     n = jax.tree.leaves(inputs(batch))[0].shape[0]
-    entries = jax.tree.leaves(losses(system, batch) if isinstance(system, System) else loss(system, batch))
+    dtype = jnp.result_type(float)
     total, each = jnp.zeros((), dtype), jnp.zeros(n, dtype)
     for entry in map(jnp.asarray, entries):
         if entry.shape not in ((), (n,)):
             raise ValueError(
-                f"an entry of the losses of {type(system).__name__} has shape {entry.shape}; a number or one per example, "
+                f"an entry of the losses of {type(who).__name__} has shape {entry.shape}; a number or one per example, "
                 f"({n},), was expected."
             )
         total, each = total + entry.astype(dtype).sum(), each + jnp.broadcast_to(entry.astype(dtype), (n,))

@@ -8,15 +8,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.core import Tracer
 
 from fulmen.component import Component
 from fulmen.dispatch import dispatch
 from fulmen.naming import concrete, number
-from fulmen.verbs import project, validate
+from fulmen.verbs import validate
 
-__all__ = ["Ball", "Box", "Intersection", "LinfBall", "Region"]
+__all__ = ["Ball", "Box", "Intersection", "Interval", "L1Ball", "L2Ball", "LinfBall", "Region"]
 
 
 class Region(Component):
@@ -35,7 +34,7 @@ class Ball(Region):
     """The points at most `eps` from the clean input, by the norm that the subclass stands for.
 
     Args:
-        eps: the radius, in the input's units.
+        eps: the radius, in the input's units. `project` also takes `(n,)`, one for each example.
 
     **Extending.** Besides `project`, write `transformation(ball: Mine, step_size)`, the steepest step in its norm, which
     `FGSM` and `PGD` take, and `start_point(start: fm.Uniform, ball: Mine, x, key)`.
@@ -44,7 +43,15 @@ class Ball(Region):
     eps: float
 
 
-class LinfBall(Ball):
+class Interval(Region):
+    """A region that bounds each coordinate by itself. Several of them, and a ball in another norm, are projected onto at once.
+
+    **Extending.** Subclass it, and write `bounds(region: Mine, origin)` of `fm.attacks`, such as for a patch, outside of
+    which an image stays as it is.
+    """
+
+
+class LinfBall(Ball, Interval):
     """The points of which no coordinate is further than `eps` from the clean input's.
 
     Args:
@@ -55,7 +62,30 @@ class LinfBall(Ball):
     """
 
 
-class Box(Region):
+class L2Ball(Ball):
+    """The points at most `eps` from the clean input in Euclidean distance, over all coordinates of an example.
+
+    Args:
+        eps: the radius, in the input's units.
+
+    >>> fm.project(fm.L2Ball(5.0), jnp.array([[6.0, 8.0], [0.0, 1.0]]), jnp.zeros((2, 2))).round(4)
+    Array([[3., 4.],
+           [0., 1.]], dtype=float32)
+    """
+
+
+class L1Ball(Ball):
+    """The points whose coordinates' distances from the clean input's add up to at most `eps`.
+
+    Args:
+        eps: the radius, in the input's units.
+
+    >>> fm.project(fm.L1Ball(2.0), jnp.array([[3.0, 2.0, -0.5]]), jnp.zeros((1, 3))).round(4)
+    Array([[1.5, 0.5, 0. ]], dtype=float32)
+    """
+
+
+class Box(Interval):
     """The points of which every coordinate is in `[lo, hi]`, such as an image's.
 
     Args:
@@ -71,11 +101,15 @@ class Intersection(Region):
     """What several regions have in common.
 
     Args:
-        regions: the regions. Projecting goes from one to the next, balls first; for a `LinfBall` and a `Box` that is the
-            nearest point, for others it is a point of the last one only, unless the clean input is in all.
+        regions: the regions. The nearest point is exact for any number of boxes and `LinfBall`s together with balls of one
+            other norm, `L2Ball`s or `L1Ball`s. A region of one's own is projected onto before these, by its own method:
+            then the point is in these, but perhaps not the nearest one. Where they have no point in common, it is the
+            nearest point to the clean input of those that bound each coordinate, the last of which has the last word.
 
     >>> fm.LinfBall(0.1) & fm.Box(0, 1)
     LinfBall(eps=0.1) & Box(lo=0, hi=1)
+    >>> fm.project(fm.L2Ball(5.0) & fm.Box(0, 3.5), jnp.array([[4.0, 8.0]]), jnp.zeros((1, 2))).round(4)
+    Array([[3.5, 3.5]], dtype=float32)
     """
 
     regions: tuple[Region, ...]
@@ -94,6 +128,21 @@ def members(region: Region) -> list[Region]:
     return sorted(found, key=lambda member: not isinstance(member, Ball))
 
 
+def norm_balls(found: list[Region]) -> list[Ball]:
+    """The `L2Ball`s or the `L1Ball`s among some regions.
+
+    Raises:
+        ValueError: if there are both.
+    """
+    balls: list[Ball] = [member for member in found if isinstance(member, L2Ball | L1Ball)]
+    if len({isinstance(ball, L2Ball) for ball in balls}) == 2:
+        raise ValueError(
+            f"region: an L2Ball or an L1Ball was expected, and {' & '.join(map(repr, balls))} came: projecting onto balls of "
+            "both norms at once is not supported. Each goes together with any boxes and LinfBalls."
+        )
+    return balls
+
+
 def ball_of(region: Region) -> Ball:
     """The one ball in a region, whose norm says what a steepest step and a random start are.
 
@@ -108,47 +157,6 @@ def ball_of(region: Region) -> Ball:
         f"region: one ball, whose norm decides how to step, was expected, and {region!r} has {what}. "
         "Write `fm.LinfBall(eps) & fm.Box(lo, hi)`; or give the step yourself: `fm.Attack(transformation, region)`."
     )
-
-
-@dispatch
-def project(region: LinfBall, x, origin):
-    eps = jnp.asarray(region.eps).astype(origin.dtype)
-    return jnp.clip(x, -_sum_rounded_down(-origin, eps), _sum_rounded_down(origin, eps))
-
-
-def _sum_rounded_down(a: jax.Array, b: jax.Array) -> jax.Array:
-    """The largest number of the arrays' type that is not above a + b.
-
-    The rounding error of a sum is itself a number of the type: "TwoSum", Knuth 1969, Møller 1965.
-    """
-    if jnp.finfo(a.dtype).bits < 32:
-        # XLA may leave out roundings to 16 bits between operations, but not before a barrier.
-        a, b = lax.optimization_barrier((a, b))
-        exact = _sum_rounded_down(a.astype(jnp.float32), b.astype(jnp.float32))
-        total = lax.optimization_barrier(exact.astype(a.dtype))
-        return jnp.where(total.astype(jnp.float32) > exact, _below(total), total)
-    total = a + b
-    rest = total - a
-    error = (a - (total - rest)) + (b - rest)
-    return jnp.where(error < 0, _below(total), total)
-
-
-def _below(x: jax.Array) -> jax.Array:
-    """The next number below (Rump, Zimmermann, Boldo and Melquiond 2009, without the subnormal range)."""
-    info = jnp.finfo(x.dtype)
-    return x - (jnp.abs(x) * float(info.eps / 2 * (1 + info.eps)) + float(info.tiny * info.eps))
-
-
-@dispatch
-def project(region: Box, x, origin):
-    return jnp.clip(x, jnp.asarray(region.lo).astype(x.dtype), jnp.asarray(region.hi).astype(x.dtype))
-
-
-@dispatch
-def project(region: Intersection, x, origin):
-    for member in members(region):
-        x = project(member, x, origin)
-    return x
 
 
 @dispatch
@@ -171,6 +179,7 @@ def validate(region: Intersection):
     for member in region.regions:
         if not isinstance(member, Region):
             raise TypeError(f"Intersection, regions: regions such as fm.LinfBall(0.1) were expected, and {member!r} came.")
+    norm_balls(members(region))
 
 
 def require_not_negative(component: Component, name: str, value: Any) -> None:

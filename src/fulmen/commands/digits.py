@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import time
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from sklearn.datasets import load_digits
 
 import fulmen as fm
 
@@ -30,6 +30,8 @@ def digits(
     if not 0 < eps < 0.5:
         raise ValueError(f"eps: a number between 0 and 0.5 was expected, and {eps} came.")
     begun = time.perf_counter()
+    load_digits = _installed("sklearn.datasets").load_digits
+    _pyplot()  # what is missing shows now, and not after the training
     x, y = load_digits(return_X_y=True)
     data = (x.reshape(-1, 8, 8, 1).astype(np.float32) / 16, y)
     train, test = fm.split(data, 0.8, seed=seed)
@@ -139,12 +141,16 @@ def _pictures(states: dict[str, Any], test: Any, eps: float, path: Path, columns
 
 
 def _pyplot() -> Any:
-    import matplotlib
+    _installed("matplotlib").use("Agg")
+    return _installed("matplotlib.pyplot")
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
 
-    return plt
+def _installed(name: str) -> Any:
+    """A module of the extra packages."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ImportError(f'`digits` needs {error.name}: pip install "fulmen[examples]"') from None
 
 
 def _versions() -> dict[str, str]:

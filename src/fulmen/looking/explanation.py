@@ -17,7 +17,7 @@ from jax.core import Tracer
 from fulmen.component import Component
 from fulmen.dispatch import Method, Verb, recorded
 from fulmen.leaves import is_array
-from fulmen.looking.table import described
+from fulmen.looking.described import described
 from fulmen.looking.text import Picture, align, faint, html_page, html_table, place, tree_prefixes
 from fulmen.verbs import init
 
@@ -114,6 +114,8 @@ class Explanation(Picture):
             return ""
         if isinstance(self.error, jax.errors.ConcretizationTypeError | jax.errors.TracerArrayConversionError):
             return "stopped where values are needed, since nothing is computed here: explain `train_step` or `loss` instead."
+        if "PRNG key type <class 'NoneType'>" in str(self.error):
+            return "stopped where something random is drawn, and the mode has no key: give one last, fm.Eval(jax.random.key(0))."
         lines = str(self.error).strip().splitlines() or [""]
         return f"stopped by {type(self.error).__name__}: {lines[0]}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import math
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -57,11 +58,26 @@ class LossNode(Picture):
         return align([(name, node.type, f"{node.value:.6g}", node._remark()) for name, node in self._lines()], right=(2,))
 
     def _repr_html_(self) -> str:
+        lines = [*self._lines()]
+        values = [node.value for _, node in lines if math.isfinite(node.value)]
         rows = []
-        for name, node in self._lines():
+        for name, node in lines:
             label = f'<span style="white-space:pre">{html.escape(name)}</span>'
-            rows.append((label, html.escape(node.type), f"{node.value:.6g}", faint(node._remark())))
-        return html_page("", html_table(("entry", "type", "value>", ""), rows))
+            bar = _bar(node.value, min(0.0, *values, 0.0), max(0.0, *values, 0.0))
+            rows.append((label, html.escape(node.type), f"{node.value:.6g}", bar, faint(node._remark())))
+        return html_page("", html_table(("entry", "type", "value>", "", ""), rows))
+
+
+def _bar(value: float, low: float, high: float, width: int = 120) -> str:
+    """A bar from zero to a value, in the colour of the text; one to the left is hollow."""
+    if not math.isfinite(value) or high == low:
+        return ""
+    zero, end = ((v - low) / (high - low) * (width - 2) + 1 for v in (0.0, value))
+    fill = "none" if value < 0 else "currentColor"
+    return (
+        f'<svg width="{width}" height="10" role="img"><rect x="{min(zero, end):.1f}" y="1" width="{abs(end - zero):.1f}" '
+        f'height="8" fill="{fill}" stroke="currentColor" opacity="0.6"></rect></svg>'
+    )
 
 
 def loss_tree(component: Any, batch: Any, mode: Mode | None = None) -> LossNode:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import dataclasses
 import html
 import math
+import shutil
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
+from fulmen.component import Component, named_parts
 from fulmen.leaves import BUFFER, FROZEN, OTHER, PARAMETER, components, is_array, leaves
-from fulmen.looking.text import Picture, describe_bytes, faint, html_page, html_table, render_table
+from fulmen.looking.cost import Cost, costs
+from fulmen.looking.described import described
+from fulmen.looking.text import Picture, align, describe_bytes, describe_flops, faint, fold, html_page, html_table
 from fulmen.train.state import State
-from fulmen.verbs import init
 
-__all__ = ["Row", "Summary", "summary"]
+__all__ = ["Part", "Row", "Summary", "summary"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,18 +50,48 @@ class Row:
         return math.prod(self.shape)
 
 
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A part of a component with all that is below it.
+
+    Attributes:
+        path: such as `"model.blocks"`.
+        type: the name of its type.
+        parameters: how many numbers of it are trained.
+        bytes: the size of all its leaves.
+    """
+
+    path: str
+    type: str
+    parameters: int
+    bytes: int
+
+
 class Summary(Picture):
-    """What a component holds; prints as a table.
+    """What a component holds, and what its step costs; prints as tables.
 
     Attributes:
         name: of the component's type.
         rows: a `Row` per leaf, in the tree's order.
         drawn: whether all arrays are there; otherwise their shapes are those that `init` would draw.
-        optimizer_bytes: the size of the optimizer state, of a `State`; else None.
+        parts: a `Part` for each part on the highest level on which there are several.
+        costs: a `Cost` for the training step and one for an evaluation (or a forward pass); empty without data.
+        optimizer_bytes: the size of the optimizer state, of a `State` or where there was data; else None.
+        remark: what else is to be said.
     """
 
-    def __init__(self, name: str, rows: list[Row], drawn: bool, optimizer_bytes: int | None = None) -> None:
-        self.name, self.rows, self.drawn, self.optimizer_bytes = name, rows, drawn, optimizer_bytes
+    def __init__(
+        self,
+        name: str,
+        rows: list[Row],
+        drawn: bool,
+        parts: list[Part],
+        costs: list[Cost],
+        optimizer_bytes: int | None,
+        remark: str,
+    ) -> None:
+        self.name, self.rows, self.drawn, self.parts = name, rows, drawn, parts
+        self.costs, self.optimizer_bytes, self.remark = costs, optimizer_bytes, remark
 
     @property
     def parameters(self) -> int:
@@ -70,64 +103,136 @@ class Summary(Picture):
         """The size of all rows together."""
         return sum(row.bytes for row in self.rows)
 
-    def _columns(self) -> list[str]:
-        return ["path", "type", "shape", "dtype", "role", *(["value>"] if self._has_values else []), "bytes>"]
-
-    @property
-    def _has_values(self) -> bool:
-        return any(row.value is not None for row in self.rows)
-
-    def _cells(self) -> tuple[list[list[str]], list[list[str]]]:
-        """The table's rows, and the totals below them."""
-        rows, totals = [], []
-        for row in self.rows:
-            value = ["" if row.value is None else f"{row.value:.6g}"] if self._has_values else []
-            shape = f"({', '.join(map(str, row.shape))}{',' if len(row.shape) == 1 else ''})"
-            rows.append([row.path, row.type, shape, row.dtype, row.role, *value, describe_bytes(row.bytes)])
-        gap = [""] if self._has_values else []
-        for role, many in _TOTALS.items():
-            some = [row for row in self.rows if row.role == role]
-            if some or role == PARAMETER:
-                size, count = sum(r.bytes for r in some), sum(r.size for r in some)
-                totals.append([f"{count:,} {role if count == 1 else many}", "", "", "", "", *gap, describe_bytes(size)])
-        if self.optimizer_bytes is not None:
-            totals.append(["optimizer state", "", "", "", "", *gap, describe_bytes(self.optimizer_bytes)])
-        totals.append(["total", "", "", "", "", *gap, describe_bytes(self.bytes + (self.optimizer_bytes or 0))])
-        return rows, totals
-
     def _title(self) -> str:
         return self.name if self.drawn else f"{self.name} (a description: its arrays are not drawn yet)"
 
+    def _leaves(self) -> Cells:
+        valued = any(row.value is not None for row in self.rows)
+        cells = [["path", "type", "shape", "dtype", "role", *["value"] * valued, "bytes"]]
+        for row in self.rows:
+            shape = f"({', '.join(map(str, row.shape))}{',' if len(row.shape) == 1 else ''})"
+            cells.append(
+                [row.path, row.type, shape, row.dtype, row.role, *[_number(row)] * valued, describe_bytes(row.bytes)]
+            )
+        return cells
+
+    def _totals(self) -> Cells:
+        cells = [["in all", "bytes"]]
+        for role, many in _TOTALS.items():
+            some = [row for row in self.rows if row.role == role]
+            if some or role == PARAMETER:
+                size, n = sum(r.bytes for r in some), sum(r.size for r in some)
+                cells.append([f"{n:,} {role if n == 1 else many}", describe_bytes(size)])
+        if self.optimizer_bytes is not None:
+            cells.append(["optimizer state", describe_bytes(self.optimizer_bytes)])
+        return [*cells, ["total", describe_bytes(self.bytes + (self.optimizer_bytes or 0))]]
+
+    def _parts(self) -> Cells:
+        cells = [[p.path, p.type, f"{p.parameters:,}", describe_bytes(p.bytes)] for p in self.parts]
+        return [["part", "type", "parameters", "bytes"], *cells] if cells else []
+
+    def _costs(self) -> Cells:
+        cells = []
+        for cost in self.costs:
+            name = f"{cost.name}, {cost.examples} example{'s' * (cost.examples != 1)}"
+            cells.append([name, describe_flops(cost.flops), describe_bytes(cost.arguments), describe_bytes(cost.temporary)])
+        return [["compiled", "operations", "arguments", "temporary"], *cells] if cells else []
+
     def _text(self) -> str:
-        return f"{self._title()}\n{render_table(self._columns(), *self._cells())}"
+        width = max(shutil.get_terminal_size((120, 24)).columns, 40)
+        rows = align(cells := self._leaves(), right=[len(cells[0]) - 1])
+        if max(map(len, rows.splitlines())) > width:
+            rows = self._by_owner()
+        tables = [align(self._totals(), [1]), align(self._parts(), [2, 3]), align(self._costs(), [1, 2, 3]), self.remark]
+        sections = [f"{self._title()}\n{rows}", *filter(None, tables)]
+        return "\n".join(fold(line, width) for line in "\n\n".join(sections).splitlines())
+
+    def _by_owner(self) -> str:
+        """The leaves below the names of what they belong to, which takes less width."""
+        owners = [row.path.rpartition(".")[0] for row in self.rows]
+        cells = []
+        for row, owner in zip(self.rows, owners, strict=True):
+            name = row.path[len(owner) + 1 :] if owner else row.path
+            shape = f"{row.dtype}[{', '.join(map(str, row.shape))}]"
+            cells.append([f"  {name}", shape, row.role, _number(row) or describe_bytes(row.bytes)])
+        lines = align(cells, right=[3]).splitlines() if cells else []
+        found = []
+        for i, (row, line) in enumerate(zip(self.rows, lines, strict=True)):
+            if owners[i] and (i == 0 or owners[i] != owners[i - 1]):
+                found.append(f"{owners[i]}: {row.type}")
+            found.append(line if owners[i] else line[2:])
+        return "\n".join(found)
 
     def _repr_html_(self) -> str:
-        rows, totals = ([[html.escape(cell) for cell in row] for row in part] for part in self._cells())
-        for row, cells in zip(self.rows, rows, strict=True):
-            cells[4] = faint(row.role) if row.role != PARAMETER else cells[4]
-        return html_page(html.escape(self._title()), html_table(self._columns(), rows, totals))
+        tables = [(self._totals(), [1]), (self._parts(), [2, 3]), (self._costs(), [1, 2, 3])]
+        body = []
+        for (head, *cells), right in ((cells, right) for cells, right in tables if cells):
+            columns = [f"{name}>" if i in right else name for i, name in enumerate(head)]
+            body.append(html_table(columns, [[*map(html.escape, row)] for row in cells]))
+        cells = self._leaves()
+        # As text: a cell each would make megabytes of a large model.
+        text = f'<div style="white-space:pre">{html.escape(align(cells, right=[len(cells[0]) - 1]))}</div>'
+        shown = " open" if len(self.rows) <= _FEW else ""
+        n = len(self.rows)
+        heading = f'<summary style="cursor:pointer">{n} lea{"f" if n == 1 else "ves"}</summary>'
+        body += [faint(self.remark), f"<details{shown}>{heading}{text}</details>"]
+        return html_page(html.escape(self._title()), '<div style="height:0.7em"></div>'.join(filter(None, body)))
 
 
+Cells = list[list[str]]
+_FEW = 30
 _TOTALS = {PARAMETER: "parameters", BUFFER: "in buffers", FROZEN: "frozen", OTHER: "hyperparameters"}
 
 
-def summary(component: Any) -> Summary:
-    """Every leaf of a component in a table: path, type, shape, dtype, role, bytes, and the totals.
+def summary(
+    component: Any,
+    data: Any = None,
+    *,
+    batch_size: int | None = None,
+    optimizer: Any = None,
+    lr: Any = None,
+    **options: Any,
+) -> Summary:
+    """Every leaf of a component in a table, the totals, and with data what its training step and an evaluation cost.
+
+    Nothing is drawn, computed or allocated, however large the model: of a description without arrays the shapes that `init`
+    would draw are taken, and the step is compiled for shapes alone. Operations and memory are those of XLA's own analysis of
+    the compiled programs, for the device at hand, the rounds of a loop each counted.
 
     Args:
-        component: a component or a `State`. Of a description without arrays, shapes are found without drawing any.
+        component: a component or a `State`.
+        data: as for `fit`; `jax.ShapeDtypeStruct((n, …), dtype)` will do in an array's place.
+        batch_size: examples in a batch; None is the state's, or 32, and no more than the data has.
+        optimizer, lr, **options: as for `setup`, for a component. Without an optimizer anywhere, the step is one of plain
+            gradient descent.
 
     Returns:
-        An object that prints as a table, with `rows`, `parameters` and `bytes` as data.
+        An object that prints as tables, with `rows`, `parts` and `costs` as data. Sizes are in bytes, of which 1000 are a kB;
+        a cost's `flops` are floating-point operations of one step, a multiplication and an addition being two.
 
     >>> fm.summary(fm.models.Dense(3, 2)).parameters
     8
+    >>> batch = jax.ShapeDtypeStruct((5, 3), jnp.float32)
+    >>> print(fm.summary(fm.models.Dense(3, 2, use_bias=False), batch))
+    Dense (a description: its arrays are not drawn yet)
+    path    type   shape   dtype    role       bytes
+    weight  Dense  (3, 2)  float32  parameter   24 B
+    <BLANKLINE>
+    in all        bytes
+    6 parameters   24 B
+    total          24 B
+    <BLANKLINE>
+    compiled                  operations  arguments  temporary
+    forward pass, 5 examples     60 FLOP       84 B       40 B
     """
-    if isinstance(component, State):
-        size = sum(_bytes(leaf) for leaf in jax.tree.leaves(component.optimizer_state))
-        table = summary(component.system)
-        return Summary(table.name, table.rows, table.drawn, size)
-    component, drawn = described(component)
+    given = [name for name, value in (("optimizer", optimizer), ("lr", lr)) if value is not None] + list(options)
+    if given and (data is None or isinstance(component, State)):
+        why = "they say what a step is made of, which needs data=" if data is None else "a state has its optimizer already"
+        raise TypeError(f"summary: {', '.join(given)} came, and {why}.")
+    spent, state, remark = costs(component, data, batch_size, optimizer, lr, options) if data is not None else ([], None, "")
+    state = component if isinstance(component, State) else state
+    held = None if state is None else sum(_bytes(leaf) for leaf in jax.tree.leaves(state.optimizer_state))
+    component, drawn = described(component.system if isinstance(component, State) else component)
     owners = {path: type(part).__name__ for path, part in components(component)}
     rows = []
     for leaf in leaves(component):
@@ -136,25 +241,22 @@ def summary(component: Any) -> Summary:
         rows.append(
             Row(leaf.path, owner, shape, _dtype(leaf.value), leaf.role, _bytes(leaf.value), _value(leaf.value, leaf.role))
         )
-    return Summary(type(component).__name__, rows, drawn)
+    return Summary(type(component).__name__, rows, drawn, _parts_of(component, rows), spent, held, remark)
 
 
-def described(component: Any) -> tuple[Any, bool]:
-    """The component with shapes in the place of arrays that are not drawn yet, and whether all were there."""
-    if not init.has(component, None):
-        return component, True
-    known: dict[str, Any] = {}
-
-    def draw(key: Any) -> dict[int, Any]:
-        known["flat"], known["structure"] = jax.tree_util.tree_flatten_with_path(init(component, key))
-        return {i: leaf for i, (_, leaf) in enumerate(known["flat"]) if is_array(leaf)}
-
-    drawn = jax.eval_shape(draw, jax.ShapeDtypeStruct((), jax.random.key(0).dtype))
-    here = dict(jax.tree_util.tree_flatten_with_path(component)[0])
-    # What `init` gave that is no array is as it is; its arrays are tracers, of which the shapes are kept.
-    filled = [here.get(path, drawn.get(i, leaf)) for i, (path, leaf) in enumerate(known["flat"])]
-    complete = all(path in here for i, (path, _) in enumerate(known["flat"]) if i in drawn)
-    return known["structure"].unflatten(filled), complete
+def _parts_of(component: Any, rows: list[Row], above: str = "") -> list[Part]:
+    """The parts on the highest level on which more than one has arrays of its own."""
+    found = []
+    for path, part in named_parts(component).items() if isinstance(component, Component) else ():
+        path = f"{above}{path}"
+        inside = [row for row in rows if row.path == path or row.path.startswith((f"{path}.", f"{path}["))]
+        if any(row.role != OTHER for row in inside):
+            trained = sum(row.size for row in inside if row.role == PARAMETER)
+            found.append((part, Part(path, type(part).__name__, trained, sum(row.bytes for row in inside))))
+    if len(found) == 1:
+        ((part, known),) = found
+        return _parts_of(part, rows, f"{known.path}.")
+    return [known for _, known in found]
 
 
 def _owner(path: str, owners: dict[str, str]) -> str:
@@ -185,3 +287,7 @@ def _value(value: Any, role: str) -> float | None:
         return float(value)
     except (TypeError, ValueError):
         return None
+
+
+def _number(row: Row) -> str:
+    return "" if row.value is None else f"{row.value:.6g}"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
-__all__ = ["Picture", "describe_bytes", "drawable", "html_page", "html_table", "place", "render_table"]
+__all__ = ["Picture", "describe_bytes", "describe_flops", "drawable", "html_page", "html_table", "place", "render_table"]
 
 BRANCH, LAST, PIPE, SPACE = "├─ ", "└─ ", "│  ", "   "
 _PLAIN = str.maketrans({"├": "|", "└": "`", "│": "|", "─": "-", "━": "-", "╸": "-", "·": ".", "×": "x", "→": ">", "…": "~"})
@@ -83,12 +83,19 @@ def tree_prefixes(above: str, n: int) -> list[tuple[str, str]]:
 
 def align(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
     """Rows with their columns aligned by spaces."""
+    if not rows:
+        return ""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
         cells = [cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def fold(line: str, width: int) -> str:
+    """A line in pieces that are no longer than a width, with nothing left out."""
+    return "\n".join(line[i : i + width] for i in range(0, len(line), width)) if line else ""
 
 
 def describe_bytes(n: int) -> str:
@@ -98,12 +105,26 @@ def describe_bytes(n: int) -> str:
     >>> describe_bytes(4), describe_bytes(204_800)
     ('4 B', '204.8 kB')
     """
-    size, unit = float(n), "B"
-    for larger in ("kB", "MB", "GB", "TB"):
+    return _in_units(n, "B")
+
+
+def describe_flops(n: float) -> str:
+    """A number of floating-point operations in a few characters.
+
+    >>> from fulmen.looking.text import describe_flops
+    >>> describe_flops(12_345_678)
+    '12.3 MFLOP'
+    """
+    return _in_units(round(n), "FLOP")
+
+
+def _in_units(n: int, unit: str) -> str:
+    size, prefix = float(n), ""
+    for larger in "kMGTPE":
         if size < 1000:
             break
-        size, unit = size / 1000, larger
-    return f"{n} B" if unit == "B" else f"{size:.1f} {unit}"
+        size, prefix = size / 1000, larger
+    return f"{size:.1f} {prefix}{unit}" if prefix else f"{n} {unit}"
 
 
 def place(location: str, module: str) -> str:

@@ -1,4 +1,4 @@
-"""Metrics of probabilities: `CalibrationError` and `Perplexity`."""
+"""Metrics of probabilities: `CalibrationError`, `Perplexity`, `BitsPerCharacter`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import optax
 
 from fulmen.batch import Labeled
 from fulmen.dispatch import dispatch
-from fulmen.mergeable import Mergeable
+from fulmen.mergeable import Mean, Mergeable
 from fulmen.metrics.metric import Metric, check_labels, labels_of, numpy_of, ratio, weight_of, weighted_sum, weights
 from fulmen.prediction import Prediction, at_least_float32, class_targets
 from fulmen.tree import static
 from fulmen.verbs import metrics, validate
 
-__all__ = ["CalibrationError", "Perplexity"]
+__all__ = ["BitsPerCharacter", "CalibrationError", "Perplexity"]
 
 
 class CalibrationError(Metric):
@@ -50,6 +50,19 @@ class Perplexity(Metric):
     >>> prediction = fm.Prediction(None, jnp.zeros((2, 8)), fm.Labeled(None, jnp.array([0, 3])))
     >>> print(round(float(fm.metrics(fm.Perplexity(), prediction).compute()), 3))
     8.0
+    """
+
+    per_example: ClassVar[bool] = True
+
+
+class BitsPerCharacter(Metric):
+    """The mean cross-entropy in bits, −log₂ softmax(z)_y: what a text costs where each token is a character, or a byte.
+
+    Outputs and targets are as those of `Perplexity`, which is 2 to the power of this.
+
+    >>> prediction = fm.Prediction(None, jnp.zeros((2, 8)), fm.Labeled(None, jnp.array([0, 3])))
+    >>> print(round(float(fm.metrics(fm.BitsPerCharacter(), prediction).compute()), 3))
+    3.0
     """
 
     per_example: ClassVar[bool] = True
@@ -108,6 +121,18 @@ def validate(metric: CalibrationError):
 
 @dispatch
 def metrics(metric: Perplexity, prediction):
+    value, weight = _nats(metric, prediction)
+    return ExponentialMean(weighted_sum(value, weight), weight.sum())
+
+
+@dispatch
+def metrics(metric: BitsPerCharacter, prediction):
+    value, weight = _nats(metric, prediction)
+    return Mean(value / np.log(2).astype(value.dtype), weight)
+
+
+def _nats(metric: Metric, prediction: Prediction) -> tuple[jax.Array, jax.Array]:
+    """Each example's cross-entropy, and how much it counts."""
     flat = _flat(prediction)
     y, labels = class_targets(flat, metric)
     logits = at_least_float32(flat.outputs)
@@ -115,8 +140,7 @@ def metrics(metric: Perplexity, prediction):
         value = optax.softmax_cross_entropy_with_integer_labels(logits, y)
     else:
         value = optax.softmax_cross_entropy(logits, y.astype(logits.dtype))
-    weight = weights(flat, len(value), value.dtype)
-    return ExponentialMean(weighted_sum(value, weight), weight.sum())
+    return value, weights(flat, len(value), value.dtype)
 
 
 def _flat(prediction: Prediction) -> Prediction:
@@ -142,5 +166,5 @@ def validate(metric: CalibrationError, prediction):
 
 
 @dispatch
-def validate(metric: Perplexity, prediction):
+def validate(metric: Perplexity | BitsPerCharacter, prediction):
     check_labels(_flat(prediction), metric)

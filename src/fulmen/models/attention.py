@@ -12,7 +12,7 @@ from fulmen.component import Model
 from fulmen.dispatch import dispatch
 from fulmen.models.checks import require_inexact, require_size
 from fulmen.models.layers import Dense
-from fulmen.verbs import forward, validate
+from fulmen.verbs import forward, layer_order, validate
 
 __all__ = ["Attention", "rotary"]
 
@@ -126,3 +126,8 @@ def rotary(x: jax.Array, positions: Any = None, base: float = 10_000.0) -> jax.A
     cos, sin = (f(angles)[None, :, None, :] for f in (jnp.cos, jnp.sin))
     first, second = jnp.split(x.astype(dtype), 2, -1)
     return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], -1).astype(x.dtype)
+
+
+@dispatch
+def layer_order(layer: Attention):
+    return []  # one layer

@@ -11,7 +11,7 @@ import jax
 
 from fulmen.component import Component, Model
 from fulmen.dispatch import dispatch
-from fulmen.verbs import forward
+from fulmen.verbs import forward, layer_order
 
 __all__ = ["Chain", "Function"]
 
@@ -105,3 +105,8 @@ def forward(chain: Chain, x):
     for layer in chain.layers:
         x = forward(layer, x)
     return x
+
+
+@dispatch
+def layer_order(chain: Chain):
+    return ["layers"]  # it says so itself, and so its layers count one by one wherever it stands

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from fulmen.component import Model
 from fulmen.dispatch import dispatch
@@ -46,7 +45,7 @@ def validate(layer: Embedding):
 
 @dispatch
 def init(layer: Embedding, key):
-    weight = jax.random.normal(key, (layer.count, layer.features)) / np.sqrt(layer.features, dtype=np.float32)
+    weight = jax.random.normal(key, (layer.count, layer.features)) / layer.features**0.5
     return remake(layer, {"weight": weight})
 
 

@@ -13,7 +13,7 @@ from fulmen.models.chain import Chain
 from fulmen.models.layers import Conv, Dense
 from fulmen.models.normalization import BatchNorm
 from fulmen.models.pooling import GlobalAvgPool, MaxPool
-from fulmen.verbs import forward
+from fulmen.verbs import forward, layer_order
 
 __all__ = ["BasicBlock", "Bottleneck", "ResNet", "resnet18", "resnet34", "resnet50"]
 
@@ -191,3 +191,8 @@ def resnet50(classes: int = 1000, **options: Any) -> ResNet:
         **options: of `ResNet`: `in_channels`, `widths`, `stem`.
     """
     return ResNet(Bottleneck, (3, 4, 6, 3), classes, **options)
+
+
+@dispatch
+def layer_order(block: BasicBlock | Bottleneck):
+    return []  # one layer

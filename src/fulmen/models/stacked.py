@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.component import Buffer, Component, Model
+from fulmen.component import Component, Model
 from fulmen.dispatch import dispatch
 from fulmen.models.checks import require_size
 from fulmen.tree import remake
@@ -120,8 +120,11 @@ def forward(stack: Stacked, x, *inputs):
     salts = None if mode is None else _salts([mode.at("blocks").at(str(i)) for i in range(stack.n)])
     if stack.unroll:
         step = jax.checkpoint(run) if stack.remat else run
+        # Split at once: the gradients of n indexings would be n arrays as large as the stack.
+        each = [None if v is None else jax.lax.split(v, (1,) * stack.n) for v in varying]
         for i in range(stack.n):
-            x = step(x, [v if v is None else v[i] for v in varying], salts if salts is None else salts[i])
+            own = [None if v is None else v[i].squeeze(0) for v in each]
+            x = step(x, own, None if salts is None else salts[i])
         return x
     # In a loop XLA cannot merge what is computed again with what it was computed for, so it need not be kept from it.
     step = jax.checkpoint(run, prevent_cse=False) if stack.remat else run
@@ -136,22 +139,8 @@ def _salts(modes: list[Any]) -> Any:
 
 def _split(stack: Stacked) -> tuple[list[Any], list[Any], Any]:
     """The leaves that each block has its own of, those that all share, and the structure of a block."""
-    blocks = jax.tree.map(_with_counts, stack.blocks, is_leaf=lambda v: isinstance(v, Buffer))
-    leaves, structure = jax.tree.flatten(blocks)
+    leaves, structure = jax.tree.flatten(stack.blocks)
     return [v if _own(v) else None for v in leaves], [None if _own(v) else v for v in leaves], structure
-
-
-def _with_counts(value: Any) -> Any:
-    """A buffer whose slots count for each block apart."""
-    if not isinstance(value, Buffer) or value.slot is None:
-        return value
-
-    def spread(old: Any, slot: Any) -> Any:
-        # Only the total has the blocks' axis. Divided by n, the n counts are 1 together.
-        total, count = slot
-        return (total, jnp.broadcast_to(count / old.shape[0], old.shape[:1])) if _own(old) and not _own(count) else slot
-
-    return remake(value, {"slot": jax.tree.map(spread, value.value, value.slot)})
 
 
 def _each(function: Callable[..., Any], stack: Stacked, *arguments: Any) -> Any:

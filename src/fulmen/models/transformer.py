@@ -18,7 +18,7 @@ from fulmen.models.mlp import dropouts
 from fulmen.models.normalization import LayerNorm
 from fulmen.models.stacked import Stacked
 from fulmen.tree import get, replace
-from fulmen.verbs import forward, init, validate
+from fulmen.verbs import forward, init, layer_order, validate
 
 __all__ = ["Transformer", "TransformerBlock", "gpt2"]
 
@@ -189,3 +189,13 @@ def _require_sequences(model: Transformer, tokens: Any) -> None:
             f"tokens[:, :{model.length}], or make it longer, length={tokens.shape[1]}."
         )
     require_tokens(name, tokens, model.tokens.count)
+
+
+@dispatch
+def layer_order(block: TransformerBlock):
+    return []  # one layer
+
+
+@dispatch
+def layer_order(model: Transformer):
+    return [("tokens", "positions"), "blocks", "norm"]

@@ -1,6 +1,5 @@
 """Learning rates over a run: functions of the plan, written over optax's schedules, which are functions of the step."""
 
 from fulmen.schedules.picture import *
-from fulmen.schedules.plateau import *
 from fulmen.schedules.schedule import *
 from fulmen.schedules.shapes import *

@@ -9,15 +9,13 @@ import jax
 import numpy as np
 
 from fulmen.dispatch import dispatch
+from fulmen.figures import COLOURS, TEXT, grid
 from fulmen.mode import Plan
 from fulmen.schedules.schedule import Schedule
 from fulmen.schedules.span import span
 from fulmen.verbs import plot
 
 __all__: list[str] = []
-
-# Readable on white and on black: contrasts of 3.5 and more with both.
-_LINE, _TEXT = "#3f83d2", "#808080"
 
 
 @dispatch
@@ -37,33 +35,13 @@ def _curve(rate: Any, total: int, name: str, label: str, per_epoch: int | None =
     steps = np.unique(np.linspace(0, total, min(total, 1000) + 1).round().astype(np.int32))
     with jax.numpy_dtype_promotion("standard"):  # optax counts in integers
         rates = [float(rate(step)) for step in steps]
-    figure, axes = _axes()
-    axes.plot(steps, rates, color=_LINE, linewidth=1.8)
+    figure, (axes,) = grid(1)
+    axes.plot(steps, rates, color=COLOURS[0], linewidth=1.8)
     if per_epoch and total // per_epoch <= 40:  # else they could not be told apart
         label = f"{label} (a line per epoch)"
         for epoch in range(per_epoch, total, per_epoch):
-            axes.axvline(epoch, color=_TEXT, alpha=0.25, linewidth=0.6, zorder=0)
+            axes.axvline(epoch, color=TEXT, alpha=0.25, linewidth=0.6, zorder=0)
     axes.set(xlabel=label, ylabel="learning rate", title=name, xlim=(0, total))
     axes.set_ylim(min(0, 1.05 * min(rates)), 1.05 * max(*rates, 1e-30))
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4))
     return figure
-
-
-def _axes() -> tuple[Any, Any]:
-    """A figure for light and dark pages: no background, and everything in a grey that shows on both."""
-    import matplotlib
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(5.5, 3.0), layout="constrained")
-    if "inline" in matplotlib.get_backend():
-        plt.close(figure)  # a notebook shows what the cell returns, and would show an open figure once more
-    figure.patch.set_alpha(0)
-    axes.patch.set_alpha(0)
-    axes.tick_params(which="both", colors=_TEXT)
-    for spine in axes.spines.values():
-        spine.set_color(_TEXT)
-    axes.spines[["top", "right"]].set_visible(False)
-    for text in (axes.title, axes.xaxis.label, axes.yaxis.label, axes.yaxis.get_offset_text()):
-        text.set_color(_TEXT)
-    axes.title.set_fontsize("medium")
-    return figure, axes

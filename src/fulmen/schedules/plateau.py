@@ -8,24 +8,23 @@ import optax
 import optax.contrib
 
 from fulmen.mode import Plan
-from fulmen.tree import Tree, static
+from fulmen.optimizers.optimizer import Built, Enclosing, build
+from fulmen.tree import static
 
 __all__ = ["plateau"]
 
 
-class Plateau(Tree):
+class Plateau(Enclosing):
     """See `plateau`."""
 
-    optimizer: optax.GradientTransformation
     factor: float = static(default=0.1)
     patience: int = 10
     cooldown: int = 0
     tolerance: float = static(default=1e-4)
     floor: float = static(default=0.0)
 
-    def __call__(self, plan: Plan) -> optax.GradientTransformation:
-        optimizer: Any = self.optimizer
-        built = optimizer.build(plan) if hasattr(optimizer, "build") else optimizer
+    def built(self, system: Any, plan: Plan) -> Built:
+        inside = build(self.optimizer, system, plan)
         lowered = optax.contrib.reduce_on_plateau(
             factor=self.factor,
             patience=self.patience,
@@ -34,7 +33,7 @@ class Plateau(Tree):
             accumulation_size=plan.steps_per_epoch or 1,
             min_scale=self.floor,
         )
-        return optax.chain(built, lowered)
+        return inside._replace(transformation=optax.chain(inside.transformation, lowered))
 
 
 def plateau(
@@ -48,10 +47,11 @@ def plateau(
 ) -> Plateau:
     """An optimizer whose steps are scaled down by `factor` when the training loss has not fallen for `patience` epochs.
 
-    The loss is the mean over as many steps as an epoch has. Give it as `optimizer=`, without `lr=`.
+    The loss is the mean over as many steps as an epoch has. The logged `lr` is the one after scaling.
 
     Args:
-        optimizer: a transformation such as `optax.adam(1e-3)`, or `fm.Optimizer(optax.adam, 1e-3)`.
+        optimizer: what may be given as an optimizer, such as `optax.adam(1e-3)` or `fm.Optimizer(optax.adam, 1e-3)`; a
+            constructor takes the `lr=` that is given beside `optimizer=`.
         factor: by what to multiply, between 0 and 1.
         patience: epochs without a fall before the steps are made smaller.
         cooldown: epochs after that in which nothing is counted.

@@ -8,7 +8,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from fulmen.mode import Plan
-from fulmen.tree import Tree
+from fulmen.schedules.span import span
+from fulmen.tree import Tree, remake
 
 __all__ = ["Schedule"]
 
@@ -16,11 +17,15 @@ __all__ = ["Schedule"]
 class Schedule(Tree):
     """A function of the plan that gives an optax schedule. Its numbers are data, its lengths come from the plan.
 
-    Subclass it with fields and `__call__(self, plan)`.
+    Subclass it with fields and `__call__(self, plan)`, and with `span(self, plan)` where it does not end with the run.
     """
 
     def __call__(self, plan: Plan) -> Any:
         raise NotImplementedError
+
+    def span(self, plan: Plan) -> int | None:
+        """After how many steps it has come to its end; None where it has none."""
+        return plan.total_steps
 
 
 class OfStep(Schedule):
@@ -31,6 +36,9 @@ class OfStep(Schedule):
     def __call__(self, plan: Plan) -> Any:
         return self.function
 
+    def span(self, plan: Plan) -> int | None:
+        return span(self.function)
+
 
 class Constant(Schedule):
     """One number."""
@@ -39,6 +47,9 @@ class Constant(Schedule):
 
     def __call__(self, plan: Plan) -> Any:
         return lambda step: jnp.asarray(self.rate)
+
+    def span(self, plan: Plan) -> int | None:
+        return None
 
 
 def as_schedule(value: Any) -> Schedule:
@@ -60,3 +71,13 @@ def steps_of(value: float, plan: Plan, what: str) -> int:
     if value < 0:
         raise ValueError(f"{what}: steps, or below 1 their fraction of the run, were expected, and {value} came.")
     return round(value * length(plan, what)) if value < 1 else int(value)
+
+
+def after(value: float, plan: Plan, what: str) -> tuple[int, Plan]:
+    """A length at the beginning of the run as steps, and the plan of what is left of the run."""
+    steps, total = steps_of(value, plan, what), plan.total_steps
+    if total is None:
+        return steps, plan
+    if steps >= total:
+        raise ValueError(f"{what}: {steps} steps do not fit into a run of {total}.")
+    return steps, remake(plan, {"total_steps": total - steps})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,8 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from fulmen.mode import Plan
-from fulmen.schedules.schedule import Schedule, as_schedule, length, steps_of
-from fulmen.tree import remake, static
+from fulmen.schedules.schedule import Schedule, after, as_schedule, length, steps_of
+from fulmen.tree import static
 
 __all__ = ["cosine", "linear", "one_cycle", "step_decay", "warmup"]
 
@@ -126,14 +125,14 @@ class StepDecay(Schedule):
     factor: float = 0.1
     at: tuple[float, ...] = static(default=(0.5, 0.75))
 
+    def span(self, plan: Plan) -> int | None:
+        return max((place + 1 for place in self._places(plan)), default=None)
+
+    def _places(self, plan: Plan) -> list[int]:
+        return [steps_of(place, plan, "step_decay, at") for place in self.at]
+
     def __call__(self, plan: Plan) -> Any:
-        places = [steps_of(place, plan, "step_decay, at") for place in self.at]
-        beyond = [p for p in places if plan.total_steps is not None and p >= plan.total_steps]
-        if beyond:
-            warnings.warn(
-                f"step_decay: the run ends after {plan.total_steps} steps, so the decay at step {beyond[0]} never comes.",
-                stacklevel=2,
-            )
+        places = self._places(plan)
 
         def rate(step: Any) -> Any:
             passed = sum((jnp.asarray(step >= place, jnp.int32) for place in places), jnp.int32(0))
@@ -163,16 +162,18 @@ class Warmup(Schedule):
     schedule: Schedule
     steps: float = static()
 
+    def span(self, plan: Plan) -> int | None:
+        steps, rest = after(self.steps, plan, "warmup")
+        end = self.schedule.span(rest)
+        return None if end is None else steps + end
+
     def __call__(self, plan: Plan) -> Any:
-        steps = steps_of(self.steps, plan, "warmup")
-        total = plan.total_steps
-        if total is not None and steps >= total:
-            raise ValueError(f"warmup: a warm-up of {steps} steps does not fit into a run of {total}.")
-        after = self.schedule(plan if total is None else remake(plan, {"total_steps": total - steps}))
+        steps, rest = after(self.steps, plan, "warmup")
+        follow = self.schedule(rest)
 
         def rate(step: Any) -> Any:
-            rising = after(jnp.zeros((), jnp.int32)) * jnp.minimum(step / max(steps, 1), 1.0)
-            return jnp.where(step < steps, rising, after(jnp.maximum(step - steps, 0)))
+            rising = follow(jnp.zeros((), jnp.int32)) * jnp.minimum(step / max(steps, 1), 1.0)
+            return jnp.where(step < steps, rising, follow(jnp.maximum(step - steps, 0)))
 
         return rate
 

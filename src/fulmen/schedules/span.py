@@ -27,7 +27,7 @@ def span(schedule: Any) -> int | None:
     """
     if not inspect.isfunction(schedule) or not schedule.__module__.startswith("optax"):
         return None
-    kind, inside = schedule.__qualname__.partition(".")[0], _closed_over(schedule)
+    kind, inside = schedule.__qualname__.partition(".")[0], closed_over(schedule)
     if kind == "join_schedules":
         begin, last = inside["boundaries"][-1] if len(inside["boundaries"]) else 0, span(inside["schedules"][-1])
         return None if last is None else int(begin) + last
@@ -43,7 +43,8 @@ def span(schedule: Any) -> int | None:
         return None
 
 
-def _closed_over(function: Any) -> dict[str, Any]:
+def closed_over(function: Any) -> dict[str, Any]:
+    """The names and values that a function closes over."""
     found = {}
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
@@ -53,19 +54,22 @@ def _closed_over(function: Any) -> dict[str, Any]:
     return found
 
 
-def warn_if_longer(schedule: Any, plan: Plan) -> None:
-    """Warn if an optax schedule was made for a longer run than the plan's, which it then would not see the end of.
+def warn_if_longer(rate: Any, end: int | None, plan: Plan, path: str = "") -> None:
+    """Warn if a schedule was made for a longer run than the plan's, which then would not see the end of it.
 
     Args:
-        schedule: an optax schedule, or a number.
+        rate: the schedule, a function of the step, or a number.
+        end: after how many steps it comes to its end; None where it has none.
         plan: the run ahead.
+        path: the group of parameters that it is for.
     """
-    steps, total = span(schedule), plan.total_steps
-    if steps is not None and total is not None and steps > total:
-        with jax.numpy_dtype_promotion("standard"):  # optax counts in integers
-            there, end = float(schedule(total)), float(schedule(steps))
-        warnings.warn(
-            f"the learning rate's schedule is made for {steps} steps, and the run has {total}: it ends at {there:.3g} and not "
-            f"at {end:.3g}. `lr=fm.cosine(…)` and its like take their length from the run.",
-            stacklevel=3,
-        )
+    total = plan.total_steps
+    if end is None or total is None or end <= total:
+        return
+    with jax.numpy_dtype_promotion("standard"):  # optax counts in integers
+        there, last = float(rate(total)), float(rate(end))
+    warnings.warn(
+        f"the learning rate's schedule{f' for {path!r}' if path else ''} is made for {end} steps, and the run has {total}: it "
+        f"ends at {there:.3g} and not at {last:.3g}. `lr=fm.cosine(…)` and its like take their length from the run.",
+        stacklevel=3,
+    )

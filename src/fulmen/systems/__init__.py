@@ -1,4 +1,5 @@
 """Systems: components put together for a task."""
 
 from fulmen.systems.classifier import *
+from fulmen.systems.language import *
 from fulmen.systems.regressor import *

@@ -15,8 +15,8 @@ from fulmen.mode import Eval
 from fulmen.naming import numbered
 from fulmen.objectives import CrossEntropy, Objective
 from fulmen.prediction import Prediction
-from fulmen.tree import short
-from fulmen.verbs import augment, forward, loss, losses, metrics, validate
+from fulmen.tree import remake, short
+from fulmen.verbs import augment, forward, loss, losses, metrics, predictions, validate
 
 __all__ = ["Classifier", "Supervised"]
 
@@ -85,6 +85,11 @@ def metrics(system: Supervised, batch):
 
 
 @dispatch
+def predictions(system: Supervised, batch):
+    return {"": _predicted(system, batch)}
+
+
+@dispatch
 def augment(system: Supervised, batch, mode):
     for i, each in enumerate(several(system.augment)):
         batch = augment(each, batch, mode.at("augment").at(str(i)))
@@ -119,8 +124,27 @@ def validate(system: Supervised, batch):
         validate(each, prediction)
 
 
+def with_outputs(system: Any, batch: Any) -> Any:
+    """The batch with its model's outputs at hand, so that loss and metrics do not each compute them.
+
+    XLA merges what is computed twice, but not two loops, such as those of a scanned stack. The outputs are no field of the
+    batch: they are lost where it is taken apart, and not used for another model or another x.
+    """
+    if not isinstance(system, Supervised) or getattr(batch, "x", None) is None:
+        return batch
+    if not all(verb.method(system, batch).module.startswith("fulmen.") for verb in (loss, losses)):
+        return batch  # what a method of the user's own makes of its model is not known
+    return remake(batch, {"_outputs": (system.model, batch.x, forward(system, batch.x))})
+
+
+def outputs(system: Any, batch: Any) -> Any:
+    """What a system's model gives for a batch."""
+    model, x, found = batch.__dict__.get("_outputs", (None, None, None))
+    return found if model is system.model and x is batch.x else forward(system, _inputs(system, batch))
+
+
 def _predicted(system: Any, batch: Any) -> Prediction:
-    return Prediction(system.model, forward(system, _inputs(system, batch)), batch)
+    return Prediction(system.model, outputs(system, batch), batch)
 
 
 def _inputs(system: Any, batch: Any) -> Any:

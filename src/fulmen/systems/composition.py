@@ -10,10 +10,13 @@ import jax
 import jax.numpy as jnp
 
 from fulmen.batch import Batch, Labeled, PartBatches, Unlabeled
-from fulmen.component import Game, Model, System, Wrapper, named_parts, part_name, parts, still
+from fulmen.component import Component, Game, Model, System, Wrapper, named_parts, part_name, parts, still
 from fulmen.dispatch import dispatch
-from fulmen.tree import remake
-from fulmen.verbs import as_batch, augment, loss, losses, metrics, reduce_losses, validate
+from fulmen.leaves import PARAMETER, leaves
+from fulmen.mode import Train
+from fulmen.prediction import Prediction
+from fulmen.tree import remake, short
+from fulmen.verbs import as_batch, augment, forward, loss, losses, metrics, predictions, reduce_losses, validate
 
 __all__ = ["example_mean", "per_example", "total_loss"]
 
@@ -58,6 +61,8 @@ def example_mean(value: Any, batch: Any, what: str = "loss") -> jax.Array:
     Raises:
         ValueError: if the value has another shape.
     """
+    if value is None:
+        raise TypeError(f"{what} is None: a number or one per example was expected. Does its method end with `return …`?")
     value = jnp.asarray(value)
     if value.ndim == 0:
         return value
@@ -196,6 +201,20 @@ def metrics(system: System, batch):
 
 
 @dispatch
+def predictions(model: Model, batch):
+    return {"": Prediction(model, forward(model, batch.x), batch)}
+
+
+@dispatch
+def predictions(system: System, batch):
+    return {
+        f"{name}/{inner}" if inner else name: prediction
+        for name, part in named_parts(system, Model, System).items()
+        for inner, prediction in predictions(part, part_batch(part, name, batch)).items()
+    }
+
+
+@dispatch
 def augment(component, batch, mode):
     return batch
 
@@ -220,6 +239,31 @@ def validate(system: System, batch):
             validate(part, as_batch(part, batch))
 
 
+# What methods of the user's own return
+
+
+@losses.around(System)
+def _named_entries(call, system, batch):
+    entries = call(system, batch)
+    if not isinstance(entries, Mapping):
+        raise TypeError(
+            f"`losses` of {type(system).__name__} returned {short(entries)}; a dict with one entry per part of the loss was "
+            "expected, such as dict(main=…). One number, or one per example, is what `loss` returns."
+        )
+    return entries
+
+
+@augment.around(Component)
+def _batch_again(call, component, batch, mode):
+    augmented = call(component, batch, mode)
+    if isinstance(batch, Batch) and not isinstance(augmented, Batch):
+        raise TypeError(
+            f"`augment` of {type(component).__name__} returned {short(augmented)}; the batch was expected, such as "
+            "`return fm.replace(batch, x=…)`."
+        )
+    return augmented
+
+
 # Games
 
 
@@ -234,7 +278,19 @@ def _each_for_its_player(call, game, batch):
             f"`losses` of {type(game).__name__} has an entry {unknown[0]!r}; in a Game each entry belongs to a player, and the "
             f"fields are: {', '.join(players)}."
         )
+    if isinstance(game.mode, Train):
+        _require_every_player(game, {name.split(".")[0] for name in first})
     return {name: first[name] if name == players[0] else call(_only(game, name), batch)[name] for name in first}
+
+
+def _require_every_player(game: Game, moved: set[str]) -> None:
+    """Raise for a player that no entry would train."""
+    for name, player in parts(game).items():
+        if name not in moved and any(leaf.role == PARAMETER for leaf in leaves(player)):
+            raise ValueError(
+                f"`losses` of {type(game).__name__} has no entry {name!r}, so nothing trains that player: give it one. What is "
+                f"to stay as it is stands in fm.Frozen(…), or has an entry of 0.0."
+            )
 
 
 def _only(game: Any, player: str) -> Any:

@@ -13,6 +13,7 @@ from fulmen.data.arrays import check_arrays, count, epoch
 from fulmen.dispatch import dispatch
 from fulmen.leaves import require_arrays
 from fulmen.mode import Eval
+from fulmen.systems.classifier import with_outputs
 from fulmen.systems.composition import per_example, total_loss
 from fulmen.train.accumulate import Ledger
 from fulmen.train.state import State, Structure, pack
@@ -116,6 +117,7 @@ class _Sums:
 
 def _measure_batch(structure: Structure, leaves: list[Any], batch: Any, key: Any) -> dict[str, Any]:
     bound = bind(structure.unpack(leaves), Eval(key))
+    batch = with_outputs(bound, batch)
     return measure(bound, batch, total_loss(bound, batch))
 
 

@@ -11,7 +11,10 @@ __all__ = ["History"]
 
 
 class History(dict[str, np.ndarray]):
-    """A dict from names (`loss`, `accuracy`, `validation/accuracy`, `lr`) to arrays with one number per epoch."""
+    """A dict from names (`loss`, `accuracy`, `validation/accuracy`, `lr`) to arrays with one number per epoch.
+
+    `fm.plot(history)` draws it.
+    """
 
     def append(self, figures: Mapping[str, Any]) -> None:
         """Add an epoch; a name that is not always there is NaN where it is not."""
@@ -24,3 +27,8 @@ class History(dict[str, np.ndarray]):
     def __repr__(self) -> str:
         lines = [f"{name:24} {np.array2string(v, precision=4, threshold=8, edgeitems=3)}" for name, v in self.items()]
         return "\n".join([f"History of {max((len(v) for v in self.values()), default=0)} epochs", *lines])
+
+    def _repr_html_(self) -> str:
+        from fulmen.looking.curves import html_history
+
+        return html_history(self)

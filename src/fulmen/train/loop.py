@@ -18,6 +18,7 @@ import numpy as np
 from fulmen.component import Component
 from fulmen.data.arrays import check_arrays, check_batch_size, count, epoch, steps_per_epoch
 from fulmen.dispatch import dispatch, generation
+from fulmen.optimizers import groups
 from fulmen.train.accumulate import Ledger
 from fulmen.train.evaluation import evaluate_arrays, evaluation_size
 from fulmen.train.events import (
@@ -151,11 +152,13 @@ def _total(epochs: int | None, steps: int | None, each: int) -> int:
 
 
 def _warn_past_plan(state: State, total: int) -> None:
-    planned = state.plan.total_steps
-    if planned is not None and int(state.step) + total > planned:
+    planned, last = state.plan.total_steps, int(state.step) + total
+    if planned is None or last <= planned:
+        return
+    if any(g.end is not None and last > g.end for g in groups(state.system, state.optimizer, state.plan)):
         warnings.warn(
-            f"this run goes to step {int(state.step) + total}, and the state's plan ends at {planned}: schedules that span the "
-            "run are past their end. `fm.fit(state.system, …, optimizer=…)` starts anew with the same arrays.",
+            f"this run goes to step {last}, and the state's plan ends at {planned}: the learning rate's schedule is past its "
+            "end. `fm.fit(state.system, …, optimizer=…)` starts anew with the same arrays.",
             stacklevel=4,
         )
 

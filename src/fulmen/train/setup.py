@@ -11,13 +11,13 @@ import jax
 from fulmen.component import Component, fold_name, unbind
 from fulmen.data.arrays import check_arrays, check_batch_size, count, steps_per_epoch
 from fulmen.dispatch import dispatch
-from fulmen.leaves import check_fields, components
+from fulmen.leaves import check_fields, components, require_dispatched
 from fulmen.mode import Plan
-from fulmen.optimizers import groups, of_plan
+from fulmen.optimizers import Enclosing, groups, of_plan
 from fulmen.schedules.span import warn_if_longer
 from fulmen.train.state import State
 from fulmen.train.step import step_program
-from fulmen.tree import children
+from fulmen.tree import get, remake
 from fulmen.verbs import as_batch, configure_optimizers, init, setup, validate
 
 __all__ = ["plan_of"]
@@ -53,8 +53,9 @@ def setup(
     component = state.system  # its numbers are arrays now
     found = groups(component, state.optimizer, plan)
     for group in found:
-        warn_if_longer(group.rate, plan)
-    states = tuple(g.transformation.init(g.select(component, component)) for g in found)
+        warn_if_longer(group.rate, group.end, plan, group.path)
+    with jax.numpy_dtype_promotion("standard"):  # optax counts in integers
+        states = tuple(g.transformation.init(g.select(component, component)) for g in found)
     state = state.replace(optimizer_state=states)
     # Tracing a step finds missing methods, shapes that do not fit and a loss that is no number; the first step reuses it.
     step_program.trace(state, jax.tree.map(lambda v: v[:batch_size], data))
@@ -67,6 +68,7 @@ def check_component(component: Any) -> None:
         raise TypeError(f"a component was expected, and {type(component).__name__} came.")
     check_fields(component)
     for _, part in components(component):
+        require_dispatched(part)
         validate(part)
 
 
@@ -84,21 +86,44 @@ def plan_of(n: int, batch_size: int, epochs: int | None, steps: int | None, drop
 
 
 def _given(component: Any, optimizer: Any, lr: Any, options: dict[str, Any]) -> Any:
-    """The optimizer as it was given by hand, a constructor with its learning rate as a value."""
-    if isinstance(optimizer, dict):
-        takes = {k for k, v in optimizer.items() if isinstance(v, dict) or _is_constructor(v)}
-        inside = dict(children(component))
-        return {k: _given(inside.get(k), v, lr, options) if k in takes else v for k, v in optimizer.items()}
-    _require_known(optimizer, options)
-    if _is_constructor(optimizer) and lr is not None:
-        return configure_optimizers(component, optimizer, lr, **options)
-    if lr is not None or options:
+    """The optimizer as it was given by hand, constructors with their learning rate as values."""
+    constructors = _constructors(optimizer)
+    for constructor in constructors or [optimizer]:
+        _require_known(constructor, options)
+    if (lr is not None or options) and not constructors:
         names = ", ".join(["lr"] * (lr is not None) + list(options))
         raise TypeError(
             f"{names} came without a constructor to give it to; `optimizer=optax.adam, lr=1e-3` was expected"
             f"{'' if optimizer is None else ', or a finished transformation alone'}."
         )
+    return _filled(component, optimizer, lr, options)
+
+
+def _filled(component: Any, optimizer: Any, lr: Any, options: dict[str, Any]) -> Any:
+    if isinstance(optimizer, dict):
+        return {k: _filled(_at(component, str(k)), v, lr, options) for k, v in optimizer.items()}
+    if isinstance(optimizer, Enclosing):
+        return remake(optimizer, {"optimizer": _filled(component, optimizer.optimizer, lr, options)})
+    if _is_constructor(optimizer) and lr is not None:
+        return configure_optimizers(component, optimizer, lr, **options)
     return optimizer
+
+
+def _at(component: Any, path: str) -> Any:
+    """What lies at a path, or None, of which `groups` will say more."""
+    try:
+        return get(component, path)
+    except KeyError:
+        return None
+
+
+def _constructors(optimizer: Any) -> list[Any]:
+    """The constructors without a learning rate in an optimizer of any form."""
+    if isinstance(optimizer, dict):
+        return [found for value in optimizer.values() for found in _constructors(value)]
+    if isinstance(optimizer, Enclosing):
+        return _constructors(optimizer.optimizer)
+    return [optimizer] if _is_constructor(optimizer) else []
 
 
 def _require_known(optimizer: Any, options: dict[str, Any]) -> None:

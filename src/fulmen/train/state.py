@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.leaves import is_array
+from fulmen.leaves import BUFFER, PARAMETER, is_array, leaves
 from fulmen.mode import Plan
+from fulmen.tree import short
 
 __all__ = ["State", "Structure", "pack"]
 
@@ -144,13 +145,29 @@ class State:
         return ((n, getattr(self, n)) for n in ("system", "optimizer_state", "optimizer", "step", "key"))
 
     def __replace_field__(self, name: str, value: Any) -> State:
+        if name == "system":
+            _require_same_shapes(self.system, value)
         return self.replace(**{name: value})
 
     def __repr__(self) -> str:
         return f"State(step={self.step}, system={self.system!r})"
 
     def _repr_html_(self) -> str:
-        return self.system._repr_html_()
+        from fulmen.looking import html_tree
+
+        return html_tree(self)
+
+
+def _require_same_shapes(old: Any, new: Any) -> None:
+    """Raise for an array of another shape or type in a trained array's place: the optimizer's state would not fit it."""
+    if jax.tree.structure(old) != jax.tree.structure(new):
+        return  # another part came, of which its own types know more
+    for a, b in zip(leaves(old), leaves(new), strict=True):
+        if a.role in (PARAMETER, BUFFER) and (np.shape(a.value), a.role) != (np.shape(b.value), b.role):
+            raise ValueError(
+                f"system.{a.path} is a {a.role}, {short(a.value)}, and {short(b.value)} came in its place. For other shapes "
+                "or types make the component anew and set it up: fm.setup(component, data, optimizer=…)."
+            )
 
 
 def _raw(key: Any) -> tuple[Any, Any]:

@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fulmen.component import Buffer, Component, System, Wrapper, part_name, still
+from fulmen.component import Buffer, Component, Frozen, System, Wrapper, named_parts, part_name, still
 from fulmen.dispatch import dispatch
 from fulmen.leaves import BUFFER, PARAMETER, leaves
 from fulmen.mergeable import Last, Mean, Mergeable
 from fulmen.mode import Eval, Mode, Train
 from fulmen.optimizers import groups
+from fulmen.systems.classifier import with_outputs
 from fulmen.systems.composition import entry_means, example_mean, total_loss
 from fulmen.train.state import State
 from fulmen.tree import remake
@@ -27,6 +28,7 @@ from fulmen.verbs import (
     loss,
     losses,
     metrics,
+    predictions,
     train_step,
     update,
 )
@@ -59,11 +61,11 @@ def differentiate(component: Any, batch: Any, mode: Mode) -> tuple[jax.Array, An
         for i, buffer in moving.items():
             filled[i] = remake(buffer, {"value": still(buffer.value), "slot": slots[i]})
         bound = bind(structure.unflatten(filled), mode)
-        value = total_loss(bound, batch)
+        seen = with_outputs(bound, batch)
+        value = total_loss(bound, seen)
         if value.shape != ():
             raise ValueError(f"the loss of {type(component).__name__} has shape {value.shape}; one number was expected.")
-        # XLA merges this forward pass with the one above.
-        return value, measure(still(bound), batch, value)
+        return value, measure(bound, seen, value)
 
     (value, logs), (slopes, sums) = jax.value_and_grad(objective, (0, 1), has_aux=True)(trained, slots)
     # A buffer keeps its node, so that the gradients have the component's structure.
@@ -77,7 +79,8 @@ def differentiate(component: Any, batch: Any, mode: Mode) -> tuple[jax.Array, An
 
 def _empty_slot(value: Any) -> tuple[jax.Array, jax.Array]:
     dtype = value.dtype if jnp.issubdtype(value.dtype, jnp.floating) else jnp.result_type(float)
-    return jnp.zeros(value.shape, dtype), jnp.zeros(())
+    # Counted for each number apart: some blocks of a stack may record, and others not.
+    return jnp.zeros(value.shape, dtype), jnp.zeros(value.shape)
 
 
 def _moved(old: jax.Array, slot: Any) -> jax.Array:
@@ -131,19 +134,35 @@ def _merge(system: Any, some: Any) -> Any:
 
 @dispatch
 def update(component, state, batch, mode):
+    require_usual_steps(component, state, batch, mode)
     batch = augment(component, batch, mode.at("augment"))
     value, gradients, moved, logs = differentiate(component, batch, mode)
     state = apply_gradients(state.replace(system=moved), gradients, value=value)
     return state.replace(system=after_update(state.system, batch, mode.at("after_update"))), logs
 
 
-@dispatch
-def update(wrapper: Wrapper, state, batch, mode):
+def _update_as_part(wrapper: Wrapper, state, batch, mode):
     """The step of its part, which then works on the wrapper: what it differentiates is what the wrapper makes of it."""
     part: Any = wrapper
-    while isinstance(part, Wrapper):
+    while update.method(part, state, batch, mode).function is _update_as_part:
         part = getattr(part, part_name(type(part)))
     return update.method(part, state, batch, mode).function(wrapper, state, batch, mode)
+
+
+update.dispatch(_update_as_part)
+
+
+def require_usual_steps(component: Any, state: State, batch: Any, mode: Mode) -> None:
+    """Raise if something inside has a step of its own, which the component's would leave out."""
+    for part in named_parts(component).values() if isinstance(component, Component) else ():
+        if isinstance(part, Frozen):
+            continue
+        if update.method(part, state, batch, mode).module != __name__:
+            raise ValueError(
+                f"{type(part).__name__} has an `update` of its own, which says what a training step is, so it has to stand "
+                f"outermost; it is inside {type(component).__name__}, whose step would leave it out."
+            )
+        require_usual_steps(part, state, batch, mode)
 
 
 @dispatch
@@ -209,8 +228,8 @@ def train_step(component: Component, batch):
 
 
 def _measure_step(component: Any, raw: Any, key: Any) -> dict[str, Any]:
-    batch = as_batch(component, raw)
     bound = bind(component, Eval(key))
+    batch = with_outputs(bound, as_batch(component, raw))
     return measure(bound, batch, total_loss(bound, batch))
 
 
@@ -243,6 +262,11 @@ def loss(state: State, batch, mode: Mode):
 @dispatch
 def metrics(state: State, batch, mode: Mode):
     return metrics(_look(state, mode), as_batch(state.system, batch))
+
+
+@dispatch
+def predictions(state: State, batch, mode: Mode):
+    return predictions(_look(state, mode), as_batch(state.system, batch))
 
 
 @dispatch

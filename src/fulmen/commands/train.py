@@ -1,0 +1,181 @@
+"""`train`: a function of the user's own that returns a system and data, or a quick look at arrays of one's own."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import json
+import os
+import time
+from pathlib import Path
+from typing import Annotated, Any, TypedDict
+
+import numpy as np
+import optax
+import tyro
+
+import fulmen as fm
+from fulmen.commands import target as targets
+from fulmen.commands.arrays import load_arrays, system_for
+from fulmen.commands.errors import CommandError, nearest
+from fulmen.train.progress import line
+
+__all__ = ["train"]
+
+
+class FitOptions(TypedDict, total=False):
+    """The options of `fit` that are flags; what is not given is as the function says."""
+
+    epochs: int
+    """Passes over the data."""
+    steps: int
+    """Steps, in the place of epochs."""
+    batch_size: int
+    """Examples in a batch."""
+    optimizer: str
+    """One of optax's, such as adam, adamw or sgd. Needs --lr."""
+    lr: float
+    """The learning rate."""
+    seed: int
+    """What all randomness follows from."""
+
+
+def train(
+    target: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODULE:FUNCTION|DATA.npz")],
+    options: Annotated[FitOptions, tyro.conf.arg(name="")],
+    *,
+    model: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None,
+    save: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
+    history: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
+    progress: bool = True,
+    traceback: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+) -> None:
+    """Train what a function of yours returns, or a model of the library's on arrays of yours.
+
+    `train examples.py:run` (or `examples:run`) calls run(), which returns (system, data), (system, data, validation), or a
+    dict of fit's arguments: dict(system=…, data=…, validation=…, optimizer=…, lr=…, epochs=…). Flags beat what it says.
+
+    `train data.npz --model mlp` takes x and y from the file: integers in y are classes, floats are regression; a fifth of
+    the examples is kept for validation.
+
+    Args:
+        target: a function of yours, or a file that np.savez("data.npz", x=…, y=…) wrote.
+        model: for a file: linear, mlp, convnet, resnet18, resnet34 or resnet50; sizes are read off the data.
+        save: where to write the state, such as state.safetensors.
+        history: where to write the figures of each epoch, as JSON.
+        progress: whether to show a progress bar.
+        traceback: whether to show where an error was raised.
+    """
+    flags = _flags(options)
+    for path in (save, history):
+        _require_writable(path)
+    if save is not None and importlib.util.find_spec("safetensors") is None:
+        raise CommandError('--save needs safetensors: pip install "fulmen[save]"')
+    if target.endswith(".npz"):
+        arguments = _quick_look(Path(target), model, flags.get("seed", 0))
+    elif model is not None:
+        raise CommandError(f"--model goes with a file of arrays, such as data.npz; {target} returns a system of its own.")
+    else:
+        arguments = targets.run_arguments(targets.call(targets.function(target)), target)
+    arguments = _with_flags(arguments, flags)
+
+    begun, stopped = time.perf_counter(), _Stopped()
+    system, data, callbacks = (arguments.pop(name, ()) for name in ("system", "data", "callbacks"))
+    show = progress and arguments.pop("progress", True)
+    try:
+        state, figures = fm.fit(system, data, callbacks=[*callbacks, stopped], **{**arguments, "progress": show})
+    except ValueError as error:
+        if not str(error).startswith("no optimizer"):
+            raise
+        raise CommandError(
+            "no optimizer: give --optimizer adam --lr 1e-3, or write `optimizer` and `lr` into the dict that the function "
+            "returns, or a method of configure_optimizers for its system."
+        ) from None
+    seconds = time.perf_counter() - begun
+
+    name = type(state.system).__name__
+    last = {key: float(values[-1]) for key, values in figures.items() if np.ndim(values) == 1 and key != "seconds"}
+    print(
+        f"{name}, {fm.count_parameters(state.system):,} parameters, {int(state.step):,} steps, {seconds:.1f} s: {line(last)}"
+    )
+    if save is not None:
+        fm.save(save, state)
+        print(f"wrote {save}")
+    if history is not None:
+        history.write_text(json.dumps({key: _plain(values) for key, values in figures.items()}, indent=2))
+        print(f"wrote {history}")
+    if stopped.was:
+        raise SystemExit(130)
+
+
+class _Stopped:
+    """Whether Ctrl-C ended the run."""
+
+    was = False
+
+
+@fm.dispatch
+def on(event: fm.Interrupted, stopped: _Stopped, run):
+    stopped.was = True
+
+
+def _quick_look(path: Path, model: str | None, seed: int) -> dict[str, Any]:
+    if model is None:
+        raise CommandError(f"which model for {path}? Such as --model mlp.")
+    x, y = load_arrays(path, print)
+    system = system_for(model, x, y)
+    training, validation = fm.split((x, y), 0.8, seed=seed)
+    n = len(training[0])
+    print(f"{model} on {n:,} examples of {x.shape[1:]}, {len(validation[0]):,} more for validation")
+    if y.dtype.kind == "i":
+        most = np.bincount(training[1]).argmax()
+        print(f"the most frequent class alone would be right for {(validation[1] == most).mean():.3f} of them")
+    run = dict(system=system, data=training, validation=validation, optimizer=optax.adam, lr=1e-3, epochs=10)
+    return {**run, "batch_size": min(64, n)}
+
+
+def _flags(options: FitOptions) -> dict[str, Any]:
+    """The flags as `fit` takes them."""
+    flags: dict[str, Any] = dict(options)
+    if "optimizer" in flags:
+        name, known = flags["optimizer"], _optimizers()
+        if name not in known:
+            raise CommandError(f"optax has no optimizer {name!r}; {nearest(name, known)}")
+        flags["optimizer"] = known[name]
+    return flags
+
+
+def _with_flags(arguments: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
+    """What the function said, and the flags over it."""
+    if "optimizer" in flags and "lr" not in {**arguments, **flags}:
+        raise CommandError("--optimizer needs a learning rate, such as --lr 1e-3.")
+    if "lr" in flags and {**arguments, **flags}.get("optimizer") is None:
+        raise CommandError("--lr needs an optimizer to give it to, such as --optimizer adam.")
+    if "epochs" in flags or "steps" in flags:
+        arguments = {k: v for k, v in arguments.items() if k not in ("epochs", "steps")}
+    elif arguments.get("epochs") is None and arguments.get("steps") is None:
+        raise CommandError("how long to train? Such as --epochs 5, or --steps 1000.")
+    return {**arguments, **flags}
+
+
+def _optimizers() -> dict[str, Any]:
+    """optax's constructors that take a learning rate first."""
+    functions = {name: value for name, value in vars(optax).items() if inspect.isfunction(value) and name[0] != "_"}
+    firsts = {name: next(iter(inspect.signature(value).parameters), None) for name, value in functions.items()}
+    return {name: functions[name] for name, first in firsts.items() if first == "learning_rate" and "scale_by" not in name}
+
+
+def _require_writable(path: Path | None) -> None:
+    """Raise now rather than after the training."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise CommandError(f"{path} is a folder; a file to write was expected.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise CommandError(f"{path} cannot be written: no permission.")
+
+
+def _plain(values: np.ndarray) -> Any:
+    """As lists, with None for what is no number: JSON has no NaN."""
+    return [_plain(v) for v in values] if np.ndim(values) else float(values) if np.isfinite(values) else None

@@ -1,0 +1,52 @@
+"""What all pictures share: figures of matplotlib that suit light and dark pages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["COLOURS", "TEXT", "grid"]
+
+# Mid-tones with a contrast of 3.5 and more to white and to near-black, that stay apart under the three kinds of colour
+# blindness. There are no more than five such; lines are labelled and dashed besides.
+COLOURS = ("#3f83d2", "#d7690e", "#8739ff", "#a54f89", "#846458")
+TEXT = "#808080"
+
+
+def grid(panels: int, columns: int = 1, size: tuple[float, float] = (5.5, 3.0)) -> tuple[Any, list[Any]]:
+    """A figure without background, and its axes, with everything in a grey that shows on light and dark pages.
+
+    Args:
+        panels: how many axes.
+        columns: how many beside each other.
+        size: width and height of each, in inches.
+
+    Raises:
+        ImportError: if matplotlib is not installed, with how to get it.
+    """
+    try:
+        import matplotlib
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError('pictures need matplotlib: pip install "fulmen[examples]", or pip install matplotlib.') from error
+    rows = -(-panels // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(columns * size[0], rows * size[1]), layout="constrained", squeeze=False
+    )
+    if "inline" in matplotlib.get_backend():
+        plt.close(figure)  # a notebook shows what the cell returns, and would show an open figure once more
+    figure.patch.set_alpha(0)
+    for one in axes.flat[panels:]:
+        one.remove()
+    for one in axes.flat[:panels]:
+        _style(one)
+    return figure, [*axes.flat[:panels]]
+
+
+def _style(axes: Any) -> None:
+    axes.patch.set_alpha(0)
+    axes.tick_params(which="both", colors=TEXT)
+    axes.spines[:].set_color(TEXT)
+    axes.spines[["top", "right"]].set_visible(False)
+    for text in (axes.title, axes.xaxis.label, axes.yaxis.label, axes.yaxis.get_offset_text()):
+        text.set_color(TEXT)
+    axes.title.set_fontsize("medium")

@@ -1,0 +1,168 @@
+"""Which parameters are under which optimizer: by hand, by the methods' dicts, by path, by inheritance."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import optax
+
+from fulmen.leaves import PARAMETER, components, leaves
+from fulmen.mode import Plan
+from fulmen.optimizers.optimizer import build, frozen, of_plan
+from fulmen.optimizers.places import fitting, join, nearest, places_in, within
+from fulmen.optimizers.rates import rate_in_state, scale_in_state
+from fulmen.tree import children, get
+from fulmen.verbs import configure_optimizers
+
+__all__ = ["Group", "groups"]
+
+
+@dataclasses.dataclass(eq=False)
+class Group:
+    """Parameters under one transformation.
+
+    Attributes:
+        path: where the optimizer was given, or the pattern; empty for the root.
+        transformation: the optax transformation.
+        rate: the learning rate, a number or a schedule, or None where it is not known.
+        end: after how many steps that comes to its end, or None.
+        members: the places of its parameters among the system's leaves.
+    """
+
+    path: str
+    transformation: optax.GradientTransformationExtraArgs
+    rate: Any
+    end: int | None
+    members: list[int] = dataclasses.field(default_factory=list)
+
+    def select(self, tree: Any, like: Any) -> Any:
+        """The tree with all but the group's leaves left out, in the structure of `like`."""
+        structure = jax.tree.structure(like)
+        members = set(self.members)
+        values = structure.flatten_up_to(tree)
+        return structure.unflatten([v if i in members else None for i, v in enumerate(values)])
+
+    def rate_at(self, step: Any, state: Any) -> Any:
+        """The learning rate at a step, or None where it cannot be known."""
+        rate = rate_in_state(state) if self.rate is None else self.rate
+        rate = rate(step) if callable(rate) else rate
+        return None if rate is None else rate * scale_in_state(state)
+
+
+def groups(system: Any, optimizer: Any, plan: Plan) -> list[Group]:
+    """Which transformation each parameter is under.
+
+    In a dict, a key is a field, a path (`"model.layers.0"`), a pattern (`"**.bias"`: `*` fits one name, `**` any number of
+    them) or `""`, which is the place itself; where several fit, the longest path wins. An optimizer given by hand beats
+    every method; then a dict from the parent, then a component's own method, then what it inherits. What is under one key,
+    or inherits from one place, forms one group.
+
+    Args:
+        system: the component.
+        optimizer: what was given by hand, or None.
+        plan: the run ahead.
+
+    Raises:
+        ValueError: for a parameter without an optimizer, or a path at which there is nothing.
+        TypeError: for something that is no optimizer.
+    """
+    found = leaves(system)
+    trained = [leaf.path for leaf in found if leaf.role == PARAMETER]
+    hand = _placed(system, "", optimizer, system, plan)
+    for place, group in hand.items():
+        if group is not _FROZEN and not any(within(place, path) for path in trained):
+            raise ValueError(f"an optimizer was given for {place!r}, where there is no parameter to train.")
+    said: dict[str, Group] = {}
+    for path, part in components(system):
+        if path not in said and nearest(path, hand) is None:
+            said = {**_placed(part, path, configure_optimizers(part, plan), system, plan), **said}
+    chosen: dict[int, Group] = {}
+    for i, leaf in enumerate(found):
+        if leaf.role == PARAMETER:
+            group = nearest(leaf.path, hand) or nearest(leaf.path, said)
+            if group is None:
+                raise ValueError(_nothing_for(system, leaf.path))
+            if group is not _FROZEN:
+                chosen.setdefault(id(group), group).members.append(i)
+    return list(chosen.values())
+
+
+_FROZEN = Group("", optax.with_extra_args_support(frozen), None, None)
+
+
+def _placed(part: Any, path: str, spec: Any, system: Any, plan: Plan) -> dict[str, Group]:
+    """From places in the system to their groups, by what was said about a part of it."""
+    plain: dict[str, Group] = {}
+    by_pattern: dict[str, tuple[str, Group]] = {}
+    for key, optimizer in _flat(spec, plan).items():
+        where = join(path, key)
+        if "*" not in key:
+            _require_path(part, path, key)
+            plain[where] = _group(optimizer, where, system, plan)
+            continue
+        group = _group(optimizer, where, system, plan)
+        fits = fitting(key, places_in(part))
+        if not fits:
+            raise ValueError(f"an optimizer was given for {key!r}, which fits no parameter of {_name(part, path)}.")
+        for name in fits:
+            other, _ = by_pattern.setdefault(name, (key, group))
+            if other != key:
+                raise ValueError(
+                    f"optimizers were given for {other!r} and for {key!r}, and both fit {join(path, name)!r}: "
+                    f"give one for {name!r} by itself."
+                )
+    return {**{join(path, name): group for name, (_, group) in by_pattern.items()}, **plain}
+
+
+def _flat(spec: Any, plan: Plan, path: str = "") -> dict[str, Any]:
+    """What was said, by path: nested dicts as one, functions of the plan as what they give."""
+    if callable(spec) and not isinstance(spec, tuple) and of_plan(spec):
+        spec = spec(plan)
+    if not isinstance(spec, Mapping):
+        return {} if spec is None else {path: spec}
+    flat: dict[str, Any] = {}
+    for key, inner in spec.items():
+        for place, optimizer in _flat(inner, plan, join(path, str(key))).items():
+            if place in flat:
+                raise ValueError(f"two optimizers were given for {place!r}; one was expected.")
+            flat[place] = optimizer
+    return flat
+
+
+def _group(spec: Any, path: str, system: Any, plan: Plan) -> Group:
+    if getattr(spec, "update", None) is frozen.update:  # as a part of a state it is made anew of the same functions
+        return _FROZEN
+    return Group(path, *build(spec, system, plan, path))
+
+
+def _require_path(part: Any, path: str, key: str) -> None:
+    try:
+        get(part, key)
+    except KeyError:
+        inside = [name for name, _ in children(part)]
+        near = difflib.get_close_matches(key, [*inside, *places_in(part)], n=3)
+        hint = f"did you mean {_either(near)}?" if near else f"it has: {', '.join(inside)}."
+        what = "path" if "." in key else "field"
+        message = f"an optimizer was given for {key!r}, and {_name(part, path)} has no such {what}; {hint}"
+        raise ValueError(message) from None
+
+
+def _either(names: Iterable[str]) -> str:
+    return " or ".join(map(repr, dict.fromkeys(names)))
+
+
+def _name(part: Any, path: str) -> str:
+    return f"{type(part).__name__}{f' at {path!r}' if path else ''}"
+
+
+def _nothing_for(system: Any, path: str) -> str:
+    name = type(system).__name__
+    return (
+        f"no optimizer for {path!r}. Give one to `setup` or `fit` (`optimizer=optax.adam, lr=1e-3`; in a dict, the key '' is "
+        f"for all that the others leave out), or write\n\n    @dispatch\n"
+        f"    def configure_optimizers({name.lower()}: {name}): return optax.adam(1e-3)\n"
+    )

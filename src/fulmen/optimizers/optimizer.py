@@ -1,0 +1,160 @@
+"""Optimizers as values, and what any form of optimizer becomes once the run is known."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from fulmen.dispatch import dispatch
+from fulmen.mode import Plan
+from fulmen.optimizers.rates import rate_in
+from fulmen.schedules import Schedule
+from fulmen.schedules.span import span
+from fulmen.tree import Tree, static
+from fulmen.verbs import configure_optimizers
+
+__all__ = ["Built", "Enclosing", "Optimizer", "build", "frozen", "of_plan"]
+
+frozen = optax.set_to_zero()
+"""As an optimizer: these parameters stay as they are."""
+
+
+class Built(NamedTuple):
+    """An optimizer for a known run: the transformation, its learning rate, and when that comes to its end.
+
+    The rate is a number, a function of the step, or None where it is not known; the end None where there is none.
+    """
+
+    transformation: optax.GradientTransformationExtraArgs
+    rate: Any
+    end: int | None
+
+
+class Optimizer(Tree):
+    """An optax constructor with its arguments, as a value: two that were made alike are alike to jit.
+
+    Args:
+        constructor: such as `optax.adam`.
+        lr: a number, an optax schedule, or a function of the plan.
+        **options: the constructor's keywords. Floats are data and may change without recompiling; the rest is static.
+
+    >>> fm.Optimizer(optax.adam, 1e-3, b1=0.5)
+    adam(0.001, b1=0.5)
+    """
+
+    constructor: Callable[..., Any]
+    lr: float | None
+    schedule: Schedule | None
+    function: Callable[..., Any] | None
+    numbers: dict[str, float]
+    settings: tuple[tuple[str, Any], ...] = static()
+
+    def __init__(self, constructor: Callable[..., Any], lr: Any, **options: Any) -> None:
+        numbers = {k: v for k, v in options.items() if isinstance(v, float | jax.Array)}
+        self.__dict__.update(
+            constructor=constructor,
+            lr=None if callable(lr) else lr,
+            schedule=lr if isinstance(lr, Schedule) else None,
+            function=lr if callable(lr) and not isinstance(lr, Schedule) else None,
+            numbers=numbers,
+            settings=tuple((k, v) for k, v in options.items() if k not in numbers),
+        )
+
+    def rate(self, plan: Plan) -> Any:
+        """The learning rate: a number or an optax schedule."""
+        if self.lr is not None:  # first, so that a number put in a schedule's place counts
+            return self.lr
+        if self.schedule is not None:
+            return self.schedule(plan)
+        assert self.function is not None
+        return self.function(plan) if of_plan(self.function) else self.function
+
+    def span(self, plan: Plan) -> int | None:
+        """After how many steps the learning rate has come to its end; None where it has none, or it cannot be known."""
+        if self.lr is None and self.schedule is not None:
+            return self.schedule.span(plan)
+        rate = self.rate(plan)
+        known = span(rate)
+        return plan.total_steps if known is None and callable(rate) and rate is not self.function else known
+
+    def build(self, plan: Plan) -> optax.GradientTransformation:
+        """The transformation."""
+        return self.constructor(self.rate(plan), **self.numbers, **dict(self.settings))
+
+    def __repr__(self) -> str:
+        rate = next(v for v in (self.lr, self.schedule, self.function) if v is not None)
+        options = {**self.numbers, **dict(self.settings)}
+        shown = [str(getattr(rate, "__name__", rate))]
+        shown += [f"{k}={getattr(v, '__name__', v)}" for k, v in options.items()]
+        return f"{getattr(self.constructor, '__name__', self.constructor)}({', '.join(shown)})"
+
+
+class Enclosing(Tree):
+    """An optimizer around another one, such as `plateau`; what is inside may be of any form.
+
+    Subclass it with more fields and `built(self, system, plan)`.
+    """
+
+    optimizer: optax.GradientTransformation
+
+    def built(self, system: Any, plan: Plan) -> Built:
+        """What it becomes for a component and the run ahead; `build(self.optimizer, system, plan)` is what is inside."""
+        raise NotImplementedError
+
+
+def of_plan(function: Callable[..., Any]) -> bool:
+    """Whether a callable is a function of the plan: its first argument is called `plan` or annotated so."""
+    try:
+        first = next(iter(inspect.signature(function).parameters.values()))
+    except (StopIteration, TypeError, ValueError):
+        return False
+    return first.name == "plan" or first.annotation in (Plan, "Plan", "fm.Plan")
+
+
+@dispatch
+def configure_optimizers(component):
+    return None
+
+
+@dispatch
+def configure_optimizers(component, constructor, lr, **options):
+    return Optimizer(constructor, lr, **options)
+
+
+def build(spec: Any, system: Any, plan: Plan, path: str = "") -> Built:
+    """What an optimizer of any form becomes.
+
+    Args:
+        spec: the optimizer.
+        system: the component that it is for, or in which its parameters lie.
+        plan: the run ahead.
+        path: where it was given, for errors.
+
+    Raises:
+        TypeError: for something that is no optimizer.
+    """
+    if callable(spec) and not isinstance(spec, tuple) and of_plan(spec):
+        return build(spec(plan), system, plan, path)
+    if isinstance(spec, Enclosing):
+        return spec.built(system, plan)
+    if isinstance(spec, Optimizer):
+        return Built(optax.with_extra_args_support(spec.build(plan)), spec.rate(plan), spec.span(plan))
+    if isinstance(spec, optax.MultiSteps):  # it has the two functions of a transformation, and is none
+        spec = spec.gradient_transformation()
+    if isinstance(spec, optax.GradientTransformation):
+        rate = rate_in(spec)
+        return Built(optax.with_extra_args_support(spec), rate, span(rate))
+    where = f" for {path!r}" if path else ""
+    if callable(spec):
+        raise TypeError(
+            f"the optimizer {getattr(spec, '__name__', spec)}{where} needs a learning rate: give `lr=` beside `optimizer=`, or "
+            "a transformation such as `optax.adam(1e-3)`, or a function whose argument is called `plan`."
+        )
+    raise TypeError(
+        "an optimizer is an optax transformation, a constructor with `lr=`, a function of the plan, `fm.frozen`, or a dict of "
+        f"them by path; {type(spec).__name__} came{where}."
+    )

@@ -1,0 +1,238 @@
+"""APGD against the authors' code and torchattacks, closed forms, and an example by itself; DLR by its formula."""
+
+import functools
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fulmen as fm
+from fulmen import dispatch
+from fulmen.attacks import APGD, Boundary, attempt
+from fulmen.attacks.region import L1Ball, L2Ball
+from fulmen.objectives import DLR, Margin
+
+sys.path.insert(0, str(Path(__file__).parent / "parity"))
+from attacks_model import classifier, examples
+
+N, BOX = 16, fm.Box(0.0, 1.0)
+BALLS = {"Linf": fm.LinfBall(0.1), "L2": L2Ball(0.5), "L1": L1Ball(2.0)}
+OBJECTIVES = {"dlr": DLR(), "dlr-targeted": DLR()}
+SHRINKING = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))
+
+
+# What others computed
+
+
+class Wave(fm.Start):
+    """A point of the ball's boundary that the image alone decides, as in `parity/record_apgd.py`."""
+
+
+@dispatch
+def start_point(start: Wave, region: fm.Intersection, x, key):
+    ball, direction = region.regions[0], jnp.cos(40 * x + jnp.arange(64, dtype=x.dtype).reshape(8, 8, 1))
+    if isinstance(ball, L1Ball):
+        return x + direction
+    length = jnp.abs(direction).max() if isinstance(ball, fm.LinfBall) else jnp.sqrt((direction**2).sum())
+    return x + jnp.asarray(ball.eps).astype(x.dtype) * direction / length
+
+
+@functools.cache
+def recorded():
+    with np.load(Path(__file__).parent / "parity" / "apgd.npz") as stored:
+        return dict(stored)
+
+
+def found(norm, loss, steps, dtype):
+    x, y = examples(N, dtype)
+    target = fm.LikelyTarget(1) if loss == "dlr-targeted" else fm.TrueLabel()
+    options = {"objective": OBJECTIVES.get(loss, fm.CrossEntropy()), "target": target, "start": Wave()}
+    if norm == "L1":
+        options["stages"] = SHRINKING
+    attack = APGD(BALLS[norm] & BOX, steps, **options)
+    return np.asarray(fm.perturb(attack, classifier(dtype), fm.Labeled(x, y), jax.random.key(0)).x)
+
+
+def comparable(case, precision, limit):
+    """The images for which the peer itself finds the same again with its numbers moved by rounding errors, which decide on a
+    step's direction where a slope is about 0; and whose second class, the peers' target, is a wrong one."""
+    x, y = examples(N)
+    steady = recorded()[f"{case}/unsteadiness{precision}"] < limit
+    steady &= np.asarray(classifier().model(jnp.asarray(x)).argmax(1)) == y
+    assert steady.sum() >= 11
+    return steady
+
+
+@pytest.mark.parametrize(
+    ("norm", "loss", "steps"),
+    [("Linf", "ce", 100), ("Linf", "dlr-targeted", 10), ("L2", "ce", 10), ("L2", "dlr", 10), ("L1", "shrinking", 10)],
+)
+def test_it_finds_what_the_authors_code_finds(norm, loss, steps):
+    with jax.enable_x64(True):
+        x = found(norm, loss, steps, np.float64)
+    for who in ("authors", "torchattacks"):
+        case = f"{who}/{norm}/{loss}/{steps}"
+        if who == "authors" or case in recorded():
+            steady = comparable(case, "", 1e-10)
+            np.testing.assert_allclose(x[steady], recorded()[case][steady], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(("norm", "loss"), [("Linf", "dlr"), ("L2", "dlr-targeted")])
+def test_in_single_precision_too(norm, loss):
+    case = f"authors/{norm}/{loss}/10"
+    steady = comparable(case, "32", 1e-5)
+    far = np.abs(found(norm, loss, 10, np.float32) - recorded()[case])[steady] > 1e-5
+    assert far.mean() <= 0.001
+
+
+# Closed forms
+
+
+class Affine(fm.Model):
+    """x W"""
+
+    weight: jax.Array
+
+
+@dispatch
+def forward(model: Affine, x):
+    return x @ model.weight
+
+
+def affine(dtype=np.float32, classes=5, features=12, n=24):
+    rng = np.random.default_rng(3)
+    weight = jnp.asarray(rng.normal(size=(features, classes)), dtype)
+    x = rng.uniform(0.3, 0.7, size=(n, features)).astype(dtype)
+    return fm.Classifier(Affine(weight), fm.CrossEntropy()), fm.Labeled(x, np.asarray(x @ weight).argmax(1).astype(np.int32))
+
+
+# The L1 attack moves few coordinates, and by the end not always to the best one alone.
+@pytest.mark.parametrize(
+    ("ball", "order", "share"),
+    [(fm.LinfBall, 1, 0.9999), (L2Ball, 2, 0.9998), (L1Ball, np.inf, 0.9)],
+    ids=["Linf", "L2", "L1"],
+)
+def test_it_reaches_the_worst_case_of_a_linear_model(ball, order, share, key):
+    system, batch = affine(classes=2)
+    attacked = fm.perturb(APGD(ball(0.05) & BOX, 40, objective=Margin()), system, batch, key)
+    gained = margins(system, attacked) - margins(system, batch)
+    weight = np.asarray(system.model.weight)
+    most = 0.05 * np.linalg.norm(weight[:, 0] - weight[:, 1], order)
+    assert (gained <= most * 1.0001).all() and (gained >= share * most).all()
+
+
+def margins(system, batch):
+    return np.asarray(fm.loss(Margin(), fm.Prediction(None, system.model(jnp.asarray(batch.x)), batch)))
+
+
+def test_it_starts_on_the_boundary(key):
+    x, k = jnp.full(1000, 0.5), jax.random.key(1)
+    for ball, size in [(fm.LinfBall(0.25), lambda d: abs(d).max()), (L2Ball(0.25), lambda d: (d**2).sum() ** 0.5)]:
+        offset = np.asarray(fm.start_point(Boundary(), ball & BOX, x, k) - x)
+        assert abs(size(offset) - 0.25) < 1e-6
+        assert abs(offset.mean()) < 0.02 and len(np.unique(offset)) > 900
+
+
+# By itself, in pieces, in one program
+
+
+LINF = APGD(fm.LinfBall(0.03) & BOX, 9, objective=DLR(), target=fm.LikelyTarget(2))
+L1 = APGD(L1Ball(0.2) & BOX, 10, stages=SHRINKING)
+
+
+@pytest.mark.parametrize("attack", [LINF, L1], ids=["Linf", "L1"])
+def test_an_example_is_attacked_alike_in_any_company(attack, key):
+    with jax.enable_x64(True):
+        system, batch = affine(np.float64)
+        batch = fm.replace(batch, index=np.arange(len(batch.x)) + 3)
+        x = np.asarray(fm.perturb(attack, system, batch, key).x)
+        assert np.abs(x - batch.x).max() > 0.01
+        order = np.random.default_rng(0).permutation(len(x))
+        np.testing.assert_allclose(fm.perturb(attack, system, batch[order], key).x, x[order], rtol=0, atol=1e-12)
+        if attack is LINF:
+            traced = jax.jit(lambda s, b, k: fm.perturb(attack, s, b, k).x)(system, batch, key)
+            np.testing.assert_allclose(traced, x, rtol=0, atol=1e-12)
+            np.testing.assert_allclose(fm.perturb(attack, system, batch[5:6], key).x, x[5:6], rtol=0, atol=1e-12)
+
+
+def test_survivors_go_on_as_they_would_have(key):
+    with jax.enable_x64(True):
+        system, batch = affine(np.float64)
+        batch = fm.replace(batch, index=np.arange(len(batch.x)) + 3)
+        order = np.random.default_rng(0).permutation(len(batch.x))[:4]
+        whole, some = (attempt(LINF, system, b, key) for b in (batch, batch[order]))
+        np.testing.assert_allclose(some.x, np.asarray(whole.x)[order], rtol=0, atol=1e-12)
+        np.testing.assert_array_equal(some.first, np.asarray(whole.first)[order])
+        assert 0 < np.asarray(whole.succeeded).sum() < len(batch.x)
+
+
+def test_only_points_of_the_last_stage_count(key):
+    system, batch = affine()
+    radius, attack = 0.03, lambda multiple: APGD(L1Ball(0.03) & BOX, 10, stages=((multiple, 0.5), (1.0, 0.5)))
+    assert attack(9.0).length == 11
+    outcome = attempt(attack(30.0), system, batch, key)
+    assert (np.abs(np.asarray(outcome.x) - batch.x).sum(1) <= radius).all()
+    assert not np.asarray(outcome.succeeded).all()
+    np.testing.assert_array_equal(margins(system, fm.replace(batch, x=outcome.x)) >= 0, outcome.succeeded)
+
+
+# The objectives
+
+
+def test_dlr_is_its_formula(key):
+    logits = np.random.default_rng(0).normal(size=(40, 6))
+    y, target = np.arange(40) % 6, (np.arange(40) * 5 + 1) % 6
+    prediction = fm.Prediction(None, jnp.asarray(logits, jnp.float32), fm.Labeled(None, jnp.asarray(y)))
+    down, rows = -np.sort(-logits, 1), np.arange(40)
+    others = np.where(np.arange(6) == y[:, None], -np.inf, logits).max(1)
+    expected = -(logits[rows, y] - others) / (down[:, 0] - down[:, 2])
+    np.testing.assert_allclose(fm.loss(DLR(), prediction), expected, rtol=1e-5)
+    np.testing.assert_allclose(fm.loss(Margin(), prediction), others - logits[rows, y], rtol=1e-5)
+    towards = -(logits[rows, y] - logits[rows, target]) / (down[:, 0] - (down[:, 2] + down[:, 3]) / 2)
+    got = fm.attacks.toward(DLR(), prediction, jnp.asarray(target))
+    np.testing.assert_allclose(got, towards, rtol=1e-4, atol=1e-5)
+    # Probabilities count as their likeliest class, and neither shift nor scale matters.
+    soft = fm.replace(prediction, batch=fm.Labeled(None, jax.nn.one_hot(y, 6)), outputs=3 * prediction.outputs + 2)
+    np.testing.assert_allclose(fm.loss(DLR(), soft), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_too_few_classes_for_dlr(key):
+    region = fm.LinfBall(0.1) & BOX
+    for classes, target, message in [(2, fm.TrueLabel(), "at least 3 classes"), (3, fm.LikelyTarget(1), "at least 4")]:
+        system, batch = affine(classes=classes)
+        with pytest.raises(ValueError, match=f"DLR.*{message}.*outputs of {classes}.*CrossEntropy"):
+            fm.perturb(APGD(region, 3, objective=DLR(), target=target), system, batch, key)
+
+
+@pytest.mark.parametrize(
+    ("attack", "error", "message"),
+    [
+        (lambda: APGD(BOX), ValueError, "region: one ball"),
+        (lambda: APGD(fm.LinfBall(0.1), 0), ValueError, "APGD, steps: .* 0 came"),
+        (lambda: APGD(fm.LinfBall(0.1), stages=((1.0, 0.3), (2.0, 0.7))), ValueError, "APGD, stages: .* the last is 1"),
+        (lambda: APGD(fm.LinfBall(0.1), stages=((2.0, 0.3), (1.0, 0.3))), ValueError, "APGD, stages: .* add up to 1"),
+        (lambda: APGD(fm.LinfBall(0.1), stages=(1.0,)), TypeError, "APGD, stages: pairs"),
+        (lambda: APGD(L1Ball(0.1), 2, stages=SHRINKING), ValueError, "APGD, steps: at least one for each stage"),
+    ],
+)
+def test_bad_attacks_say_so(attack, error, message, key):
+    with pytest.raises(error, match=message):
+        fm.perturb(attack(), *affine(), key)
+
+
+def test_no_radius_returns_the_input(key):
+    system, batch = affine()
+    np.testing.assert_array_equal(fm.perturb(APGD(L1Ball(0.0) & BOX, 2), system, batch, key).x, batch.x)
+
+
+def test_a_step_takes_two_passes(key):
+    draw = lambda seed, *shape: jax.random.normal(jax.random.key(seed), shape)
+    system = fm.Classifier(Affine(draw(0, 1024, 512)), fm.CrossEntropy())
+    batch = fm.Labeled(jax.random.uniform(key, (32, 1024)), jnp.zeros(32, jnp.int32))
+    flops = lambda f, *given: jax.jit(f).lower(*given).compile().cost_analysis()["flops"]
+    one, steps = flops(lambda s, b: s.model(b.x), system, batch), 3
+    whole = flops(lambda s, b, k: fm.perturb(APGD(fm.LinfBall(0.1) & BOX, steps), s, b, k).x, system, batch, key)
+    assert 1.95 * steps * one < whole <= 1.05 * (2 * steps + 1) * one

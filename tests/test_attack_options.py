@@ -1,0 +1,312 @@
+"""What every attack can be told: targets, restarts, several draws; and `attempt`, by which examples leave the batch."""
+
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from parity import attacks_model
+from tiny import Compilations
+
+import fulmen as fm
+from fulmen import attacks, dispatch
+from fulmen.attacks.walk import SMALLEST, bucket
+
+BOX = fm.Box(0.0, 1.0)
+REGION = fm.LinfBall(0.1) & BOX
+N = 48
+
+
+@pytest.fixture(scope="module")
+def model():
+    return attacks_model.classifier()
+
+
+@pytest.fixture(scope="module")
+def data():
+    x, y = attacks_model.examples(N)
+    return fm.Labeled(x, y, index=np.arange(N))
+
+
+def logits(model, x):
+    return np.asarray(model.model(jnp.asarray(x)))
+
+
+def near(a, b, atol=1e-6):
+    np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=0, atol=atol)
+
+
+# Targets
+
+
+def test_towards_a_class(model, data, key):
+    wide = fm.LinfBall(0.6) & BOX
+    target = np.arange(N, dtype=np.int32) % 10
+    reached = fm.perturb(fm.PGD(wide, 0.05, 30, target=fm.Target(target)), model, data, key)
+    assert (logits(model, reached.x).argmax(1) == target).mean() > 0.95
+    np.testing.assert_array_equal(reached.y, data.y)
+    same = fm.perturb(fm.PGD(wide, 0.05, 30, target=fm.Target(np.int32(3))), model, data, key)
+    assert (logits(model, same.x).argmax(1) == 3).mean() > 0.95
+
+
+def test_towards_a_class_is_success_only_there(model, data, key):
+    target = np.full(N, 3, np.int32)
+    found = attacks.attempt(fm.PGD(REGION, 0.02, 10, target=fm.Target(target)), model, data, key)
+    np.testing.assert_array_equal(found.succeeded, logits(model, found.x).argmax(1) == 3)
+    already = logits(model, data.x).argmax(1) == 3
+    np.testing.assert_array_equal(np.asarray(found.first) == 0, already)
+    assert already.sum() < np.asarray(found.succeeded).sum() < N
+
+
+def test_the_predicted_label_is_not_the_true_one(model, data, key):
+    attack = fm.PGD(REGION, 0.02, 5, target=fm.PredictedLabel())
+    wrong = fm.replace(data, y=(data.y + 1) % 10)
+    one, other = (fm.perturb(attack, model, batch, key) for batch in (data, wrong))
+    np.testing.assert_array_equal(one.x, other.x)
+    np.testing.assert_array_equal(other.y, wrong.y)
+    told = fm.perturb(fm.PGD(REGION, 0.02, 5), model, fm.replace(data, y=logits(model, data.x).argmax(1)), key)
+    near(one.x, told.x, 0)
+    knowing = fm.perturb(fm.PGD(REGION, 0.02, 5), model, wrong, key)
+    assert np.abs(np.asarray(knowing.x) - np.asarray(one.x)).max() > 0.05
+
+
+@pytest.mark.parametrize("rank", [1, 4])
+def test_towards_a_likely_class(rank, model, data, key):
+    z = logits(model, data.x).copy()
+    z[np.arange(N), data.y] = -np.inf
+    target = np.argsort(-z, axis=1)[:, rank - 1].astype(np.int32)
+    likely = fm.perturb(fm.PGD(REGION, 0.02, 5, target=fm.LikelyTarget(rank)), model, data, key)
+    near(likely.x, fm.perturb(fm.PGD(REGION, 0.02, 5, target=fm.Target(target)), model, data, key).x, 0)
+
+
+# Restarts
+
+
+def test_of_restarts_each_examples_best_counts(model, data, key):
+    value = lambda x: np.asarray(sum(fm.losses(model, fm.replace(data, x=x)).values()))
+    attack = fm.PGD(REGION, 0.02, 2)
+    together = value(fm.perturb(fm.replace(attack, restarts=3), model, data, key).x)
+    keys = [key, jax.random.fold_in(key, 1), jax.random.fold_in(key, 2)]
+    alone = np.stack([value(fm.perturb(attack, model, data, key).x) for key in keys])
+    near(together, alone.max(0), 1e-5)
+    assert len(np.unique(alone.argmax(0))) == 3
+
+
+def test_restarts_are_for_those_that_are_left(model, data, key):
+    attack = fm.PGD(REGION, 0.02, 3)
+    once, often = (attacks.attempt(fm.replace(attack, restarts=n), model, data, key) for n in (1, 4))
+    done = np.asarray(once.succeeded)
+    assert 0 < done.sum() < np.asarray(often.succeeded).sum()
+    near(np.asarray(often.x)[done], np.asarray(once.x)[done], 0)
+    np.testing.assert_array_equal(np.asarray(often.first)[done], np.asarray(once.first)[done])
+
+
+# Systems that draw at random
+
+
+class Noisy(fm.Model):
+    """Its logits are of an input to which noise was added, the same to every example of a call."""
+
+    weight: jax.Array
+
+
+@dispatch
+def forward(net: Noisy, x, mode):
+    noise = 0.5 * jax.random.normal(mode.key, x.shape[1:], x.dtype)
+    return jnp.tanh(3 * (x + noise[None])) @ net.weight
+
+
+def noisy(n=6):
+    rng = np.random.default_rng(0)
+    x, y = rng.uniform(size=(n, 8)), rng.integers(0, 3, n).astype(np.int32)
+    return fm.Classifier(Noisy(jnp.asarray(rng.normal(size=(8, 3))))), fm.Labeled(x, y, index=np.arange(n) + 3)
+
+
+@pytest.mark.parametrize("attack", [fm.FGSM(REGION), attacks.DIFGSM(REGION, 0.02, 3, 1.0, views=())], ids=["FGSM", "MI"])
+def test_several_draws_are_each_examples_own(attack, key):
+    with jax.enable_x64(True):
+        system, data = noisy()
+        attack = fm.replace(attack, samples=4)
+        together = np.asarray(fm.perturb(attack, system, data, key, best=False).x)
+        assert np.abs(together - np.asarray(fm.perturb(attack, system, data, jax.random.key(1), best=False).x)).max() > 0.01
+        order = np.array([3, 0, 5, 1, 4, 2])
+        near(fm.perturb(attack, system, data[order], key, best=False).x, together[order], 1e-12)
+        near(fm.perturb(attack, system, data[2:3], key, best=False).x, together[2:3], 1e-12)
+        # The same example twice, by two indices, draws twice.
+        twice = fm.Labeled(np.repeat(data.x[:1], 2, 0), np.repeat(data.y[:1], 2), index=np.array([0, 1]))
+        problem = attacks.Problem(attack, system, twice, key=key)
+        value = problem.look(problem.origin).value
+        assert abs(float(value[0] - value[1])) > 1e-3
+
+
+def test_more_draws_come_closer_to_the_expected_gradient(key):
+    with jax.enable_x64(True):
+        system, data = noisy()
+        slope = lambda samples, seed: np.asarray(
+            attacks.Problem(
+                fm.FGSM(REGION, samples=samples), system, data, key=jax.random.key(seed)
+            ).slopes(jnp.asarray(data.x))[0]
+        )  # fmt: skip
+        expected = slope(4000, 0)
+        few, many = (np.mean([(slope(samples, seed) - expected) ** 2 for seed in range(1, 5)]) for samples in (2, 128))
+        assert 16 < few / many < 256  # 64 is expected
+
+
+# Batches and systems of one's own
+
+
+class Seen(fm.Batch):
+    """Two inputs, of which only one may be attacked, or both."""
+
+    image: jax.Array
+    sound: jax.Array
+    y: jax.Array
+    attackable: ClassVar = ("image",)
+
+
+class Both(Seen):
+    attackable: ClassVar = ("image", "sound")
+
+
+class Fused(fm.Model):
+    weight: jax.Array
+    other: jax.Array
+
+
+@dispatch
+def loss(net: Fused, batch: Seen):
+    return ((batch.image @ net.weight + batch.sound.sum(-1) @ net.other - batch.y) ** 2).astype(jnp.float32)
+
+
+def test_a_batch_says_what_of_it_is_attacked(key):
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
+    net, arrays = Fused(jnp.asarray(draw(4)), jnp.asarray(draw(3))), (draw(5, 4), draw(5, 3, 2), draw(5))
+    rest = arrays[0] @ np.asarray(net.weight) + arrays[1].sum(-1) @ np.asarray(net.other) - arrays[2]
+    sign = np.sign(rest)[:, None] * np.sign(np.asarray(net.weight))[None]
+    heard = (np.sign(rest)[:, None] * np.sign(np.asarray(net.other))[None])[:, :, None]
+    attack = attacks.BIM(fm.LinfBall(0.3), 0.1, 3)
+    one, both = (fm.perturb(attack, net, kind(*arrays), key) for kind in (Seen, Both))
+    assert type(one) is Seen and type(both) is Both
+    for attacked in (one, both):
+        near(attacked.image, arrays[0] + 0.3 * sign)
+        np.testing.assert_array_equal(attacked.y, arrays[2])
+    np.testing.assert_array_equal(one.sound, arrays[1])
+    near(both.sound, arrays[1] + 0.3 * heard)
+
+
+class Twins(fm.System):
+    """Two classifiers on one input."""
+
+    one: fm.Classifier
+    two: fm.Classifier
+
+
+def test_a_system_of_two_is_attacked_in_both(model, data, key):
+    """The default objective is the sum of their losses; success is to fool both."""
+    other = fm.init(attacks_model.described(), jax.random.key(5))
+    twins = Twins(model, other)
+    batch = data[:16]
+    slope = jax.grad(lambda x: sum(fm.losses(s, fm.replace(batch, x=x))["cross_entropy"].sum() for s in (model, other)))
+    expected = np.clip(batch.x + np.float32(0.1) * np.sign(slope(jnp.asarray(batch.x))), 0, 1)
+    moved = fm.perturb(fm.FGSM(REGION), fm.Frozen(twins), batch, key, best=False).x
+    assert (np.abs(np.asarray(moved) - expected) < 1e-5).mean() > 0.99
+    found = attacks.attempt(fm.PGD(REGION, 0.02, 5), twins, batch, key)
+    right = [logits(s, found.x).argmax(1) == batch.y for s in (model, other)]
+    np.testing.assert_array_equal(found.succeeded, ~right[0] & ~right[1])
+
+
+def test_a_regressor_is_attacked_by_its_own_loss(key):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(7, 4)).astype(np.float32), rng.normal(size=(7, 1)).astype(np.float32)
+    regressor = fm.init(fm.Regressor(fm.models.Dense(4, 1)), key)
+    weight = np.asarray(regressor.model.weight)[:, 0]
+    rest = (x @ weight)[:, None] - y
+    moved = fm.perturb(attacks.MIFGSM(fm.LinfBall(0.2), steps=4), regressor, (x, y), key)
+    near(moved.x, x + 0.2 * np.sign(rest) * np.sign(weight)[None], 1e-5)
+
+
+# Attempts
+
+
+MANY = {
+    "PGD": fm.PGD(REGION, 0.02, 12),
+    "MI-NI-DI": attacks.NIFGSM(REGION, 0.02, 6, views=(attacks.Diverse(),)),
+    "of several": fm.WorstOf(fm.FGSM(REGION), fm.PGD(REGION, 0.02, 8, restarts=2)),
+}
+
+
+@pytest.mark.parametrize("attack", MANY.values(), ids=MANY)
+def test_an_attempt_is_the_same_in_any_company_exactly(attack, key):
+    with jax.enable_x64(True):
+        model, n = attacks_model.classifier(np.float64), 40
+        x, y = attacks_model.examples(n, np.float64)
+        data = fm.Labeled(x, y, index=np.arange(n) + 100)
+        whole = attacks.attempt(attack, model, data, key)
+        assert 0 < np.asarray(whole.succeeded).sum() < n
+        assert len(np.unique(whole.first)) > 2
+        for rows in (np.random.default_rng(0).permutation(n), np.arange(3, 20), np.array([7])):
+            part = attacks.attempt(attack, model, data[rows], key)
+            near(part.x, np.asarray(whole.x)[rows], 1e-10)
+            for name in ("succeeded", "first"):
+                np.testing.assert_array_equal(getattr(part, name), np.asarray(getattr(whole, name))[rows])
+
+
+def test_an_attempt_is_the_same_in_any_company_in_single_precision(model, key):
+    x, y = attacks_model.examples(256)
+    data, attack = fm.Labeled(x, y, index=np.arange(256)), fm.PGD(REGION, 0.02, 12)
+    whole, order = attacks.attempt(attack, model, data, key), np.random.default_rng(0).permutation(256)
+    again = attacks.attempt(attack, model, data[order], key)
+    parts = [attacks.attempt(attack, model, data[i : i + 64], key) for i in range(0, 256, 64)]
+    for other in (np.asarray(again.x)[np.argsort(order)], np.concatenate([part.x for part in parts])):
+        alike = np.abs(np.asarray(whole.x) - other).max((1, 2, 3)) <= 1e-3
+        assert alike.mean() >= 0.995
+
+
+def test_those_that_stay_are_attacked_as_by_perturb(key):
+    """Whatever leaves the batch: the best points of those that no step has fooled are those of the whole attack."""
+    with jax.enable_x64(True):
+        model = attacks_model.classifier(np.float64)
+        x, y = attacks_model.examples(64, np.float64)
+        data, attack = fm.Labeled(x, y, index=np.arange(64)), fm.PGD(fm.LinfBall(0.13) & BOX, 0.02, 12)
+        found, whole = attacks.attempt(attack, model, data, key), fm.perturb(attack, model, data, key)
+        left = ~np.asarray(found.succeeded)
+        assert bucket(left.sum(), 64) == 32 and left.sum() > 5
+        near(np.asarray(found.x)[left], np.asarray(whole.x)[left], 1e-10)
+        fooled = logits(model, found.x).argmax(1) != y
+        np.testing.assert_array_equal(found.succeeded, fooled)
+        assert (np.asarray(found.first)[left] == -1).all()
+        # The first success, and not the best point after it.
+        steps = np.asarray(found.first)
+        one = int(steps[steps > 1].min())
+        shorter = attacks.attempt(fm.replace(attack, steps=one - 1), model, data, key)
+        assert not np.asarray(shorter.succeeded)[steps == one].any()
+
+
+def test_few_programs_are_compiled(model, data, key):
+    attack = fm.PGD(REGION, 0.02, 12)
+    attacks.attempt(attack, model, data, key)
+    with Compilations() as seen:
+        attacks.attempt(attack, model, fm.replace(data, x=data.x[::-1], y=data.y[::-1]), jax.random.key(3))
+        attacks.attempt(fm.PGD(fm.LinfBall(0.08) & BOX, 0.01, 20), model, data, key)
+        fewer = [name for name in seen.names if "_advance" in name or "_begin" in name or "_finish" in name]
+    assert len(fewer) <= 2
+    assert bucket(SMALLEST, 10**6) < 2 * SMALLEST
+    assert len({bucket(n, 512) for n in range(1, 513)}) <= 6
+
+
+# Bad input
+
+
+BAD = {
+    "labels out of range": (lambda y: y + 5, None, "labels from 0 to 9 were expected.* from 5 to 14 came"),
+    "a class that is not there": (lambda y: y, fm.Target(np.int32(12)), "labels from 0 to 9 were expected.* 12"),
+}
+
+
+@pytest.mark.parametrize(("change", "target", "message"), BAD.values(), ids=BAD)
+def test_classes_that_are_not_there_say_so(change, target, message, model, data, key):
+    options = {} if target is None else {"target": target}
+    with pytest.raises(ValueError, match=message):
+        fm.perturb(fm.PGD(REGION, 0.02, 2, **options), model, fm.replace(data, y=change(data.y)), key)

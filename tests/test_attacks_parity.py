@@ -1,0 +1,103 @@
+"""The attacks against those of torchattacks, foolbox and ART, recorded by `parity/record_attacks.py`, point by point."""
+
+import jax
+import numpy as np
+import pytest
+from parity import attacks_model
+
+import fulmen as fm
+from fulmen import attacks, dispatch
+from fulmen.attacks import view
+
+PIXELS = 64
+
+with np.load(attacks_model.PATH.with_name("attacks.npz")) as stored:
+    RECORDED = dict(stored)
+EPS, STEP, STEPS, EPS_L2, STEP_L2 = (
+    RECORDED[name].item() for name in ("eps", "step_size", "steps", "eps_l2", "step_size_l2")
+)
+BOX = fm.Box(0.0, 1.0)
+LINF = fm.LinfBall(EPS) & BOX
+
+
+class BallThenBox(attacks.L2Ball):
+    """Where torchattacks and foolbox project to: the ball's nearest point, and then the box's of that.
+
+    It is inside, but not the nearest point of the two, which `L2Ball(eps) & Box(0, 1)` gives.
+    """
+
+
+@dispatch
+def project(region: BallThenBox, x, origin):
+    return fm.project(BOX, fm.project(attacks.L2Ball(region.eps), x, origin), origin)
+
+
+class FarNIFGSM(attacks.NIFGSM):
+    """torchattacks divides gradients by the mean of their coordinates' sizes, as the authors' code does, and not by the sum of them.
+
+    To `MIFGSM` that is nothing, but it makes `NIFGSM` look as many times further ahead as an image has pixels. The paper
+    (equation 6) has the L1 norm, and so has Fulmen.
+    """
+
+
+@dispatch
+def views(attack: FarNIFGSM):
+    (nesterov,) = view.views.invoke(attacks.NIFGSM)(attack)
+    return (attacks.Nesterov(nesterov.distance * PIXELS),)
+
+
+ATTACKS = {
+    "torchattacks/fgsm": fm.FGSM(LINF),
+    "torchattacks/bim": attacks.BIM(LINF, STEP, STEPS),
+    "torchattacks/pgd": fm.PGD(LINF, STEP, STEPS, start=fm.Clean()),
+    "torchattacks/pgd_l2": fm.PGD(BallThenBox(EPS_L2), STEP_L2, STEPS, start=fm.Clean()),
+    "torchattacks/mifgsm": attacks.MIFGSM(LINF, STEP, STEPS, 0.9),
+    "torchattacks/nifgsm": FarNIFGSM(LINF, STEP, STEPS, 0.9),
+    # The peer's kernel was rounded to float32, which changes the sign of a sum of slopes where it is about 0.
+    "torchattacks/tifgsm": attacks.TIFGSM(LINF, STEP, STEPS),
+    "torchattacks/tifgsm_momentum": attacks.TIFGSM(LINF, STEP, STEPS, 1.0),
+    "foolbox/fgsm": fm.FGSM(LINF),
+    "foolbox/bim": attacks.BIM(LINF, STEP, STEPS),
+    "foolbox/pgd_l2": fm.PGD(BallThenBox(EPS_L2), STEP_L2, STEPS, start=fm.Clean()),
+    "art/fgm": fm.FGSM(LINF),
+    "art/pgd": attacks.BIM(LINF, STEP, STEPS),
+}
+
+
+def found(attack, dtype):
+    x, y = attacks_model.examples(512, dtype)
+    batch = x[RECORDED["rows"]], y[RECORDED["rows"]]
+    moved = fm.perturb(attack, attacks_model.classifier(dtype), batch, jax.random.key(0), best=False)
+    assert moved.x.dtype == dtype
+    return np.asarray(moved.x), batch[0]
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_in_float64_every_coordinate_is_the_peers(name):
+    with jax.enable_x64(True):
+        x, clean = found(ATTACKS[name], np.float64)
+    assert np.abs(x - clean).max() > 0.09
+    np.testing.assert_allclose(x, RECORDED[name], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_in_float32_nearly_every_coordinate_is(name):
+    x, _ = found(ATTACKS[name], np.float32)
+    assert (np.abs(x - RECORDED[name]) <= 1e-5).mean() >= 0.999
+
+
+def test_the_peers_agree_and_the_attacks_differ():
+    """Otherwise the comparisons above would be of one thing."""
+    for one, other in [
+        ("torchattacks/fgsm", "art/fgm"),
+        ("torchattacks/bim", "art/pgd"),
+        ("torchattacks/pgd_l2", "foolbox/pgd_l2"),
+    ]:
+        np.testing.assert_allclose(RECORDED[one], RECORDED[other], rtol=0, atol=1e-9)
+    different = [
+        RECORDED[f"torchattacks/{name}"]
+        for name in ("fgsm", "bim", "pgd_l2", "mifgsm", "nifgsm", "tifgsm", "tifgsm_momentum")
+    ]
+    for i, one in enumerate(different):
+        for other in different[:i]:
+            assert np.abs(one - other).max() > 0.01

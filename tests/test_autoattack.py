@@ -1,0 +1,143 @@
+"""The standard ensemble: what it is made of, and that it finds what others find."""
+
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fulmen as fm
+from fulmen import dispatch
+from fulmen.attacks import APGD, Square, attempt, autoattack
+from fulmen.attacks.fab import FAB
+from fulmen.attacks.region import L1Ball, L2Ball
+from fulmen.attacks.walk import SMALLEST, gathered
+from fulmen.objectives import DLR
+
+sys.path.insert(0, str(Path(__file__).parent / "parity"))
+from attacks_model import classifier, examples
+
+BOX = fm.Box(0.0, 1.0)
+
+
+class Affine(fm.Model):
+    """x W"""
+
+    weight: jax.Array
+
+
+@dispatch
+def forward(model: Affine, x):
+    return x @ model.weight
+
+
+def affine(classes=4, n=40, dtype=np.float32):
+    rng = np.random.default_rng(3)
+    weight = jnp.asarray(rng.normal(size=(12, classes)), dtype)
+    x = rng.uniform(0.3, 0.7, size=(n, 12)).astype(dtype)
+    return fm.Classifier(Affine(weight), fm.CrossEntropy()), fm.Labeled(x, np.asarray(x @ weight).argmax(1).astype(np.int32))
+
+
+def kinds(attack):
+    return [type(member) for member in attack.attacks]
+
+
+def ranks(attack):
+    return [getattr(member.target, "rank", None) for member in attack.attacks]
+
+
+@pytest.mark.parametrize("ball", [fm.LinfBall, L2Ball])
+def test_the_standard_attacks(ball):
+    attack = autoattack(ball(0.1) & BOX)
+    assert kinds(attack) == [APGD] * 10 + [FAB, Square]
+    assert ranks(attack) == [None, *range(1, 10), None, None]
+    assert {member.steps for member in attack.attacks[:-1]} == {100}
+    assert [attack.attacks[-2].targets, attack.attacks[-1].queries] == [9, 5000]
+    assert [type(m.objective) for m in attack.attacks[:2]] == [fm.CrossEntropy, DLR]
+    assert attack.attacks[0].restarts == 1 and attack.attacks[0].stages is None
+
+
+def test_in_the_l1_ball_they_are_others():
+    attack = autoattack(L1Ball(2.0) & BOX)
+    assert kinds(attack) == [APGD] * 6 + [FAB, Square]
+    assert [m.restarts for m in attack.attacks[:2]] == [5, 1]
+    assert {m.stages for m in attack.attacks[:6]} == {((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))}
+    assert attack.attacks[6].targets == 9
+
+
+def test_fewer_classes_have_fewer_targets():
+    for classes, objective in [(2, fm.CrossEntropy), (3, fm.CrossEntropy), (4, DLR), (6, DLR)]:
+        attack = autoattack(fm.LinfBall(0.1), classes=classes, steps=5, queries=7)
+        assert ranks(attack)[1:-2] == list(range(1, classes))
+        assert {type(member.objective) for member in attack.attacks[1:-2]} == {objective}
+        assert attack.attacks[-2].targets == classes - 1
+        assert (attack.attacks[0].steps, attack.attacks[-1].queries) == (5, 7)
+    assert len(autoattack(fm.LinfBall(0.1), targets=2).attacks) == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"classes": 1}, "autoattack, classes: .* at least 2 was expected, and 1 came"),
+        ({"targets": 0}, "autoattack, targets: .* at least 1 was expected, and 0 came"),
+        ({"classes": 2.5}, "autoattack, classes: .* 2.5 came"),
+    ],
+)
+def test_bad_numbers_say_so(options, message):
+    with pytest.raises(ValueError, match=message):
+        autoattack(fm.LinfBall(0.1), **options)
+    with pytest.raises(ValueError, match="region: one ball"):
+        autoattack(BOX)
+
+
+# An affine model is robust at x exactly where ε ‖w_y − w_j‖₁ < z_y − z_j for all j, as long as the box is far.
+
+
+@pytest.mark.parametrize(("classes", "eps"), [(2, 0.05), (4, 0.15)])
+def test_of_an_affine_model_it_finds_all_that_there_is(classes, eps, key):
+    system, batch = affine(classes)
+    weight = np.asarray(system.model.weight)
+    gaps = weight[:, batch.y].T[:, :, None] - weight[None]
+    reach = (batch.x[:, :, None] * gaps).sum(1) - eps * np.abs(gaps).sum(1)
+    reach[np.arange(len(reach)), batch.y] = np.inf
+    robust = reach.min(1) > 0
+    assert 3 <= robust.sum() <= len(robust) - 3 and (np.abs(reach.min(1)) > 1e-4).all()
+    outcome = attempt(autoattack(fm.LinfBall(eps) & BOX, classes=classes, steps=30, queries=60), system, batch, key)
+    np.testing.assert_array_equal(~np.asarray(outcome.succeeded), robust)
+    assert (np.abs(np.asarray(outcome.x) - batch.x) <= eps * (1 + 1e-6)).all()
+    fooled = np.asarray(system.model(jnp.asarray(outcome.x)).argmax(1)) != batch.y
+    np.testing.assert_array_equal(fooled, ~robust)
+
+
+def test_an_example_comes_out_alike_in_any_company(key):
+    with jax.enable_x64(True):
+        system, batch = affine(n=24, dtype=np.float64)
+        batch = fm.replace(batch, index=np.arange(24) + 5)
+        attack = autoattack(fm.LinfBall(0.05) & BOX, classes=4, targets=1, steps=5, queries=20)
+        whole, order = attempt(attack, system, batch, key), np.random.default_rng(0).permutation(24)[:20]
+        some = attempt(attack, system, batch[order], key)
+        np.testing.assert_array_equal(some.succeeded, np.asarray(whole.succeeded)[order])
+        np.testing.assert_array_equal(some.first, np.asarray(whole.first)[order])
+        np.testing.assert_allclose(some.x, np.asarray(whole.x)[order], rtol=0, atol=1e-12)
+
+
+def test_few_sizes_of_batches():
+    sizes = [gathered(n, 256) for n in range(1, 257)]
+    assert all(size >= n for n, size in enumerate(sizes, 1))
+    assert all(size <= max(SMALLEST, n * 9 / 8 + 7) for n, size in enumerate(sizes, 1))
+    assert len(set(sizes)) <= 24 and sizes[-1] == 256
+    assert gathered(5, 7) == 7  # never more than there were
+
+
+def test_on_digits_it_leaves_what_others_leave(key):
+    # Theirs at full budgets; tests/benchmarks/autoattack.py runs all three so.
+    with np.load(Path(__file__).parent / "parity" / "apgd.npz") as recorded:
+        theirs = recorded["robust/torchattacks"], recorded["robust/authors"]
+    x, y = examples(128)
+    attack = autoattack(fm.LinfBall(0.1) & BOX, queries=200, targets=3)
+    ours = ~np.asarray(attempt(attack, classifier(), fm.Labeled(x, y), key).succeeded)
+    for other in theirs:
+        assert 0 < other.sum() < 128 and abs(int(ours.sum()) - int(other.sum())) <= 1
+        assert (ours != other).sum() <= 1

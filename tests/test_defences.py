@@ -1,0 +1,355 @@
+"""Defences: one step of training against the same step written in plain JAX, with batch normalization and dropout."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import fulmen as fm
+from fulmen import dispatch
+from fulmen.attacks.attack import Start
+from fulmen.defences import AWP, MART, NFGSM, SAM, TRADES, VAT, FreeAdversarial, GradAlign, ascent, fast_fgsm
+from fulmen.defences.weights import trained as trained_part
+from fulmen.models import BatchNorm, Chain, Dense, Dropout
+from fulmen.systems.adversarial import AttackSchedule
+
+EPS, STEP, LR = 0.1, 0.04, 0.1
+REGION = fm.LinfBall(EPS) & fm.Box(0.0, 1.0)
+N, FEATURES, CLASSES = 12, 5, 3
+
+
+class Shifted(Start):
+    """Near the input, by a little that is not drawn."""
+
+
+@dispatch
+def start_point(start: Shifted, region, x, key):
+    return x + 0.003 * jnp.cos(7 * jnp.arange(x.size, dtype=x.dtype) + 9 * x)
+
+
+PGD = fm.PGD(REGION, STEP, 3, start=Shifted())
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    return rng.random((N, FEATURES), np.float32), rng.integers(0, CLASSES, N).astype(np.int32)
+
+
+def classifier():
+    return fm.Classifier(Chain(Dense(FEATURES, 8), BatchNorm(8), jax.nn.relu, Dropout(0.3), Dense(8, CLASSES)))
+
+
+# The same network in plain JAX: parameters and running statistics are dicts.
+
+
+def unpacked(system):
+    first, norm, _, _, last = (system.model[i] for i in range(5))
+    arrays = dict(w1=first.weight, b1=first.bias, scale=norm.weight, shift=norm.bias, w2=last.weight, b2=last.bias)
+    return arrays, dict(mean=norm.mean.value, variance=norm.variance.value)
+
+
+def network(p, x, statistics=None, mask=None):
+    """The logits: in evaluation with running statistics, in training with the batch's own and a dropout mask."""
+    h = x @ p["w1"] + p["b1"][None]
+    mean, variance = (h.mean(0), h.var(0)) if statistics is None else (statistics["mean"], statistics["variance"])
+    h = (h - mean[None]) / jnp.sqrt(variance + 1e-5)[None] * p["scale"][None] + p["shift"][None]
+    h = jnp.maximum(h, 0) if mask is None else jnp.maximum(h, 0) * mask
+    return h @ p["w2"] + p["b2"][None]
+
+
+def ce(z, y):
+    return -jnp.log(jax.nn.softmax(z))[jnp.arange(len(y)), y]
+
+
+def kl(p, q):
+    p, q = jax.nn.softmax(p), jax.nn.softmax(q)
+    return (p * (jnp.log(p) - jnp.log(q))).sum(1)
+
+
+def moved_statistics(p, old, *passes):
+    """After a pass over each of some inputs: the mean of what each of them would make of the running ones."""
+    hidden = [x @ p["w1"] + p["b1"][None] for x in passes]
+    mean = sum(0.9 * old["mean"] + 0.1 * h.mean(0) for h in hidden) / len(hidden)
+    variance = sum(0.9 * old["variance"] + 0.1 * h.var(0, ddof=1) for h in hidden) / len(hidden)
+    return dict(mean=mean, variance=variance)
+
+
+def ascend(objective, x, start):
+    """PGD by hand on a function of the inputs."""
+    there, slope = jnp.clip(jnp.clip(start, x - EPS, x + EPS), 0, 1), jax.jit(jax.grad(lambda v: objective(v).sum()))
+    for _ in range(3):
+        there = there + STEP * jnp.sign(slope(there))
+        there = jnp.clip(jnp.clip(there, x - EPS, x + EPS), 0, 1)
+    return there
+
+
+def shifted(x):
+    return jax.vmap(lambda x: start_point(Shifted(), None, x, None))(x)
+
+
+class Step:
+    """A step of the library, and what a step by hand needs to know of it."""
+
+    def __init__(self, defence, data, optimizer=None):
+        self.state = fm.setup(defence, data, optimizer=optimizer or optax.sgd(LR), batch_size=N)
+        self.mode = fm.Train(jax.random.fold_in(self.state.key, self.state.step), self.state.step)
+        self.bound = fm.bind(self.state.system, self.mode)
+        self.x, self.y = map(jnp.asarray, data)
+        self.after, self.logs = fm.train_step(self.state, data)
+
+    def inside(self, system):
+        while not isinstance(system, fm.Classifier):
+            system = system.system
+        return system
+
+    @property
+    def before(self):
+        return unpacked(self.inside(self.state.system))
+
+    def mask(self, mode=None):
+        """What dropout multiplies with."""
+        bound = self.bound if mode is None else fm.bind(self.state.system, mode)
+        return self.inside(bound).model[3](jnp.ones((N, 8)))
+
+    def matches(self, p, statistics, loss=None, atol=1e-6):
+        ours, running = unpacked(self.inside(self.after.system))
+        for theirs, mine in ((p, ours), (statistics, running)):
+            for name, value in theirs.items():
+                np.testing.assert_allclose(np.asarray(mine[name]), np.asarray(value), rtol=0, atol=atol, err_msg=name)
+        if loss is not None:
+            np.testing.assert_allclose(float(self.logs["loss"]), float(loss), rtol=2e-6)
+
+
+def sgd(p, slopes):
+    return {name: p[name] - LR * slopes[name] for name in p}
+
+
+def hand_attack(step, objective=None):
+    """The attack in evaluation mode: on the cross-entropy, or on how far the probabilities move."""
+    p, statistics = step.before
+    if objective is None:
+        objective = lambda v: ce(network(p, v, statistics), step.y)
+    return ascend(objective, step.x, shifted(step.x))
+
+
+def divergence_attack(step):
+    p, statistics = step.before
+    return hand_attack(step, lambda v: kl(network(p, step.x, statistics), network(p, v, statistics)))
+
+
+def trained(step, loss, *passes):
+    """One step of gradient descent on a loss of the parameters."""
+    p, statistics = step.before
+    value, slopes = jax.jit(jax.value_and_grad(loss))(p)
+    step.matches(sgd(p, slopes), moved_statistics(p, statistics, *passes), value)
+
+
+@pytest.mark.parametrize("weight", [None, 0.5, 0.2])
+def test_adversarial_training_with_a_share_of_clean_loss(weight, data):
+    step = Step(fm.Adversarial(classifier(), PGD, weight), data)
+    x, mask = hand_attack(step), step.mask()
+    w = weight or 0.0
+
+    def loss(p):
+        clean, robust = ce(network(p, step.x, mask=mask), step.y).mean(), ce(network(p, x, mask=mask), step.y).mean()
+        return w * clean + (1 - w) * robust
+
+    trained(step, loss, *([x] if weight is None else [x, step.x]))
+    entries = {"loss", "lr", "robust/accuracy"} | (set() if weight is None else {"loss/clean", "loss/robust", "accuracy"})
+    assert set(step.logs) == entries
+
+
+def test_trades(data):
+    step = Step(TRADES(classifier(), PGD, beta=4.0), data)
+    x, mask = divergence_attack(step), step.mask()
+    assert float(jnp.abs(x - step.x).max()) > 0.09
+
+    def loss(p):
+        clean, robust = network(p, step.x, mask=mask), network(p, x, mask=mask)
+        return ce(clean, step.y).mean() + 4.0 * kl(clean, robust).mean()
+
+    trained(step, loss, x, step.x)
+    assert set(step.logs) == {"loss", "loss/clean", "loss/kl", "lr", "accuracy", "robust/accuracy"}
+
+
+def test_mart(data):
+    step = Step(MART(classifier(), PGD, beta=5.0), data)
+    x, mask, rows = hand_attack(step), step.mask(), jnp.arange(N)
+
+    def loss(p):
+        clean, robust = network(p, step.x, mask=mask), network(p, x, mask=mask)
+        wrong = jax.nn.softmax(robust).at[rows, step.y].set(0).max(1)
+        boosted = ce(robust, step.y) - jnp.log(1.0001 - wrong)
+        return (boosted + 5.0 * kl(clean, robust) * (1 - jax.nn.softmax(clean)[rows, step.y])).mean()
+
+    trained(step, loss, x, step.x)
+
+
+def test_gradient_alignment(data):
+    step = Step(GradAlign(classifier(), PGD, weight=0.7), data)
+    x, mask = hand_attack(step), step.mask()
+    key = jax.random.fold_in(step.bound.mode.at("alignment").key, 0)
+    noise = [jax.random.uniform(jax.random.fold_in(key, i), (FEATURES,), minval=-1, maxval=1) for i in range(N)]
+    near = jnp.clip(step.x + EPS * jnp.stack(noise), 0, 1)
+
+    def loss(p):
+        slopes = jax.grad(lambda x: ce(network(p, x, mask=mask), step.y).sum())
+        a, b = slopes(step.x), slopes(near)
+        cosine = (a * b).sum(1) / jnp.sqrt((a**2).sum(1) * (b**2).sum(1))
+        assert cosine.shape == (N,)
+        return (ce(network(p, x, mask=mask), step.y) + 0.7 * (1 - cosine)).mean()
+
+    trained(step, loss, x)
+    assert 0 < float(step.logs["loss/alignment"]) < 1.4
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_virtual_adversarial_training(labelled, steps, data):
+    step = Step(VAT(classifier(), eps=0.4, weight=1.5, steps=steps, xi=0.05), data)
+    if not labelled:
+        step.after, step.logs = fm.train_step(step.state, data[0])
+    (p, _), mask, key = step.before, step.mask(), step.bound.mode.at("direction").key
+    draw = lambda i: jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, i), 0), (FEATURES,))
+    unit = lambda d: d / jnp.sqrt((d**2).sum(1, keepdims=True))
+    clean = network(p, step.x, mask=mask)
+    d = unit(jnp.stack([draw(i) for i in range(N)]))
+    for _ in range(steps):
+        d = unit(jax.grad(lambda d: kl(clean, network(p, step.x + 0.05 * d, mask=mask)).sum())(d))
+    x = step.x + 0.4 * d
+
+    def loss(p):
+        virtual = 1.5 * kl(clean, network(p, x, mask=mask)).mean()
+        return virtual + (ce(network(p, step.x, mask=mask), step.y).mean() if labelled else 0)
+
+    value, slopes = jax.jit(jax.value_and_grad(loss))(p)
+    # The clean pass without labels is looked at and not learnt from, so it moves no statistics.
+    passes = [x, step.x] if labelled else [x]
+    step.matches(sgd(p, slopes), moved_statistics(p, step.before[1], *passes), value, atol=3e-6)
+
+
+def test_the_virtual_direction_beats_random_ones(data):
+    state = fm.setup(classifier(), data, optimizer=optax.sgd(LR), batch_size=N)
+    model, x = state.system.model, jnp.asarray(data[0])
+    vat = fm.bind(VAT(state.system, eps=0.05, steps=20), fm.Eval(jax.random.key(0)))
+    found = jax.jit(fm.losses)(vat, fm.Unlabeled(x))["virtual"]
+    d = jax.random.normal(jax.random.key(9), (200, N, FEATURES))
+    d = 0.05 * d / jnp.sqrt((d**2).sum(-1, keepdims=True))
+    drawn = jax.jit(jax.vmap(lambda d: kl(model(x), model(x + d))))(d)
+    assert float((found[None] > 0.95 * drawn).mean()) > 0.9
+    assert float(found.mean()) > 1.5 * float(drawn.mean())
+
+
+# Steps of their own
+
+
+@pytest.mark.parametrize("attacked", [False, True])
+@pytest.mark.parametrize("kind", [SAM, AWP])
+def test_gradients_at_worse_weights(kind, attacked, data):
+    inner = fm.Adversarial(classifier(), PGD) if attacked else classifier()
+    step = Step(kind(inner, 0.3), data)
+    x, mask, (p, statistics) = hand_attack(step) if attacked else step.x, step.mask(), step.before
+    loss = lambda p: ce(network(p, x, mask=mask), step.y).mean()
+    value, g = jax.jit(jax.value_and_grad(loss))(p)
+    if kind is SAM:
+        length = jnp.sqrt(sum((v**2).sum() for v in g.values()))
+        up = {name: p[name] + 0.3 * g[name] / length for name in p}
+    else:
+        norm = lambda v: jnp.sqrt((v**2).sum())
+        up = {n: p[n] + 0.3 * norm(p[n]) * g[n] / norm(g[n]) if n in ("w1", "w2") else p[n] for n in p}
+    assert any(float(jnp.abs(up[name] - p[name]).max()) > 0.01 for name in p)
+    step.matches(sgd(p, jax.jit(jax.grad(loss))(up)), moved_statistics(p, statistics, x), value)
+
+
+def test_weights_of_a_stack_are_perturbed_layer_by_layer(data):
+    stack = Chain(Dense(FEATURES, 4), fm.models.Stacked(Dense(4, 4), 3), Dense(4, CLASSES))
+    state = fm.setup(AWP(fm.Classifier(stack), 0.1), data, optimizer=optax.sgd(LR))
+    system, batch = state.system, fm.Labeled(*data)
+    _, slopes, _, _ = fm.differentiate(system, batch, fm.Train(jax.random.key(0)))
+    up = {leaf.path: leaf.value for leaf in fm.leaves(ascent(system, slopes, trained_part(slopes, system)))}
+    weights = {leaf.path: leaf.value for leaf in fm.leaves(system) if leaf.role == "parameter"}
+    assert up.keys() == weights.keys()
+    for path, w in weights.items():
+        moved, layers = (v if "blocks" in path else v[None] for v in (up[path], w))
+        expected = [0.1 * float(jnp.sqrt((b**2).sum())) if path.endswith("weight") else 0.0 for b in layers]
+        np.testing.assert_allclose([float(jnp.sqrt((a**2).sum())) for a in moved], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", [optax.sgd(LR), optax.adam(0.01, eps=1e-3)], ids=["sgd", "adam"])
+def test_free_adversarial_training(optimizer, data):
+    """Three replays: each one moves parameters, statistics and, by the same gradient, the perturbation."""
+    step = Step(FreeAdversarial(classifier(), REGION, replays=3, step_size=STEP), data, optimizer)
+    p, statistics = step.before
+    x, memory, values = step.x, optimizer.init(p), []
+    for replay in range(3):
+        mask = step.mask(step.mode.at(f"replay {replay}") if replay else None)
+        loss = lambda p, x, mask=mask: ce(network(p, x, mask=mask), step.y).mean()
+        value, (slopes, slope) = jax.jit(jax.value_and_grad(loss, (0, 1)))(p, x)
+        statistics = moved_statistics(p, statistics, x)
+        with jax.numpy_dtype_promotion("standard"):
+            changes, memory = optimizer.update(slopes, memory, p)
+        p, values = optax.apply_updates(p, changes), [*values, value]
+        x = jnp.clip(jnp.clip(x + STEP * jnp.sign(slope), step.x - EPS, step.x + EPS), 0, 1)
+    step.matches(p, statistics, sum(values) / 3, atol=2e-6)
+    kept = step.after.system.perturbation.value
+    np.testing.assert_allclose(np.asarray(kept), np.asarray(x - step.x), rtol=0, atol=1e-6)
+    assert float(jnp.abs(kept).max()) > 0.05
+    again, _ = fm.train_step(step.after, (data[0][:7], data[1][:7]))  # the smaller last batch
+    np.testing.assert_array_equal(again.system.perturbation.value[7:], kept[7:])
+    assert (np.asarray(again.system.perturbation.value[:7]) != np.asarray(kept[:7])).any()
+
+
+def test_a_schedule_of_the_plan_spans_the_replays(data):
+    free = FreeAdversarial(fm.Classifier(Dense(FEATURES, CLASSES)), REGION, replays=4)
+    seen = []
+    state = fm.setup(free, data, optimizer=optax.sgd, lr=fm.linear(1.0), steps=5, batch_size=N)
+    for _ in range(5):
+        state, logs = fm.train_step(state, data)
+        seen.append(float(logs["lr"]))
+    np.testing.assert_allclose(seen, [1.0, 0.8, 0.6, 0.4, 0.2], atol=1e-6)
+    (count,) = [v for v in jax.tree.leaves(state.optimizer_state) if jnp.issubdtype(v.dtype, jnp.integer)]
+    assert int(count) == 20
+    assert int(state.step) == 5 and state.plan.total_steps == 5
+
+
+# Attacks of one step
+
+
+def test_the_fast_attack_is_fgsm_from_a_uniform_start():
+    assert fast_fgsm(REGION).step_size == pytest.approx(0.125)
+    assert isinstance(fast_fgsm(REGION).start, fm.Uniform)
+
+
+def test_noisy_fgsm_is_not_clipped_to_the_ball(data):
+    state = fm.setup(classifier(), data, optimizer=optax.sgd(LR))
+    x, key = jnp.asarray(data[0]), jax.random.key(3)
+    (p, statistics), y = unpacked(state.system), jnp.asarray(data[1])
+    region = fm.LinfBall(EPS) & fm.Box(-1.0, 2.0)
+    start = fm.perturb(NFGSM(region, step_size=0.0), state, data, key).x
+    noise = np.asarray(start - x)
+    assert 0.19 < np.abs(noise).max() <= 0.2 + 1e-6 and abs(noise.mean()) < 0.04
+    slope = jax.grad(lambda v: ce(network(p, v, statistics), y).sum())(start)
+    found = fm.perturb(NFGSM(region), state, data, key).x
+    np.testing.assert_allclose(np.asarray(found), np.asarray(start + EPS * jnp.sign(slope)), rtol=0, atol=1e-6)
+    boxed = fm.perturb(NFGSM(REGION), state, data, key).x
+    assert float(boxed.min()) >= 0 and float(boxed.max()) <= 1
+    assert float(jnp.abs(found - x).max()) > 2 * EPS
+
+
+def test_radius_and_step_size_as_schedules_of_the_step(data):
+    warm = optax.linear_schedule(0.0, EPS, 4)
+    schedule = AttackSchedule(
+        lambda step: fm.PGD(fm.LinfBall(warm(step)) & fm.Box(0, 1), warm(step) / 2, 3, start=fm.Clean())
+    )
+    scheduled = fm.setup(fm.Adversarial(classifier(), schedule), data, optimizer=optax.sgd(LR), batch_size=N)
+    fixed = fm.setup(
+        fm.Adversarial(classifier(), fm.PGD(REGION, STEP, 3, start=fm.Clean())), data, optimizer=optax.sgd(LR), batch_size=N
+    )
+    for step in range(3):
+        eps = float(warm(step))
+        fixed = fm.replace(fixed, {"system.attack.region.regions.0.eps": eps, "system.attack.step_size": eps / 2})
+        fixed, scheduled = (fm.train_step(state, data)[0] for state in (fixed, scheduled))
+    for a, b in zip(*(unpacked(s.system.system)[0].values() for s in (scheduled, fixed)), strict=True):
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=0, atol=1e-5)

@@ -1,0 +1,186 @@
+"""Defences that make no sense, systems that they do not fit, and `check` on those that do."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tiny import Net, Pair, net
+
+import fulmen as fm
+from fulmen import dispatch
+from fulmen.defences import (
+    AWP,
+    MART,
+    NFGSM,
+    SAM,
+    TRADES,
+    VAT,
+    FreeAdversarial,
+    Gaussian,
+    GradAlign,
+    OverfittingGuard,
+    fast_fgsm,
+)
+from fulmen.systems.adversarial import AttackSchedule
+
+REGION = fm.LinfBall(0.1) & fm.Box(0.0, 1.0)
+PGD = fm.PGD(REGION, 0.03, 2, start=Gaussian(0.001))
+RNG = np.random.default_rng(0)
+X, Y = RNG.random((16, 4), np.float32), RNG.integers(0, 3, 16).astype(np.int32)
+SOFT = np.eye(3, dtype=np.float32)[Y]
+
+
+def classifier(**options):
+    return fm.Classifier(fm.models.MLP(4, 8, 3, dropout=0.1), **options)
+
+
+class Distance(fm.System):
+    """A system with a loss and no predictions."""
+
+    scale: fm.Parameter
+
+
+@dispatch
+def losses(system: Distance, batch):
+    return {"distance": jnp.abs(batch.x * system.scale.value).mean(1)}
+
+
+class Stubborn(fm.System):
+    """A system with a step of its own."""
+
+    net: Net
+
+
+@dispatch
+def update(system: Stubborn, state, batch, mode):
+    return state, {}
+
+
+def distance():
+    return Distance(fm.Parameter(jnp.ones(())))
+
+
+BAD = {
+    "TRADES, no classifier": (lambda: TRADES(distance(), PGD), (X, Y), ValueError, "TRADES, system: one with a classifier"),
+    "VAT, no classifier": (lambda: VAT(distance(), eps=1.0), (X, Y), ValueError, "VAT, system: one with a classifier"),
+    "MART, a regressor": (
+        lambda: MART(fm.Regressor(fm.models.Dense(4, 1)), PGD),
+        (X, X[:, :1]),
+        ValueError,
+        r"MART, system: .*outputs are \(16, 1\)|MART, system: .*outputs are \(2, 1\)",
+    ),
+    "MART, soft labels": (lambda: MART(classifier(), PGD), (X, SOFT), TypeError, "MART, y: integer labels"),
+    "MART, mixed labels": (
+        lambda: MART(classifier(augment=fm.Mixup(1.0, 3)), PGD),
+        (X, Y),
+        TypeError,
+        "MART, y: integer labels",
+    ),
+    "TRADES, beta": (lambda: TRADES(classifier(), PGD, beta=-1.0), (X, Y), ValueError, "TRADES, beta: .* -1 came"),
+    "MART, beta": (lambda: MART(classifier(), PGD, beta=float("nan")), (X, Y), ValueError, "MART, beta"),
+    "GradAlign, weight": (lambda: GradAlign(classifier(), PGD, -0.1), (X, Y), ValueError, "GradAlign, weight"),
+    "VAT, xi": (lambda: VAT(classifier(), 1.0, xi=0.0), (X, Y), ValueError, "VAT, xi: a finite number above 0"),
+    "VAT, steps": (lambda: VAT(classifier(), 1.0, steps=0), (X, Y), ValueError, "VAT, steps"),
+    "SAM, rho": (lambda: SAM(classifier(), -0.1), (X, Y), ValueError, "SAM, rho"),
+    "AWP, gamma": (lambda: AWP(classifier(), -0.1), (X, Y), ValueError, "AWP, gamma"),
+    "clean weight": (
+        lambda: fm.Adversarial(classifier(), PGD, 1.5),
+        (X, Y),
+        ValueError,
+        "clean_weight: a number from 0 to 1",
+    ),
+    "Free, replays": (lambda: FreeAdversarial(classifier(), REGION, replays=0), (X, Y), ValueError, "replays"),
+    "Free, no ball": (lambda: FreeAdversarial(classifier(), fm.Box(0, 1)), (X, Y), ValueError, "region: one ball"),
+    "Free, no region": (lambda: FreeAdversarial(classifier(), PGD), (X, Y), TypeError, "FreeAdversarial, region"),
+    "Free, outside": (lambda: FreeAdversarial(classifier(), REGION), (2 * X, Y), ValueError, "x: values in Box"),
+    "NFGSM, noise": (lambda: fm.Adversarial(net(), NFGSM(REGION, noise=-1.0)), (X, Y), ValueError, "NFGSM, noise"),
+    "TRADES, where it starts": (lambda: TRADES(classifier(), fm.FGSM(REGION)), (X, Y), ValueError, "starts at random"),
+    "no attack": (lambda: TRADES(classifier(), REGION), (X, Y), TypeError, "TRADES, attack: such as"),
+    "no system": (lambda: MART("model", PGD), (X, Y), TypeError, "MART, system|model"),
+    "SAM, no system": (lambda: SAM(3.0), (X, Y), TypeError, "SAM, system: a component"),
+    "no labels": (lambda: TRADES(classifier(), PGD), X, ValueError, "CrossEntropy needs targets"),
+    "a schedule of no attack": (
+        lambda: fm.Adversarial(classifier(), AttackSchedule(lambda step: REGION)),
+        (X, Y),
+        TypeError,
+        "AttackSchedule: an attack",
+    ),
+    "two steps": (lambda: SAM(AWP(classifier())), (X, Y), ValueError, "AWP has an `update` of its own.* inside SAM"),
+    "somebody's own step": (lambda: SAM(Stubborn(net())), (X, Y), ValueError, "Stubborn has an `update` of its own"),
+    "a step that would be left out": (lambda: Pair(SAM(net()), net()), (X, Y), ValueError, "SAM has .* inside Pair"),
+    "Free within": (lambda: fm.Adversarial(FreeAdversarial(net(), REGION), PGD), (X, Y), ValueError, "stand outermost"),
+}
+
+
+@pytest.mark.parametrize(("make", "data", "error", "message"), BAD.values(), ids=BAD)
+def test_bad_input_is_found_at_setup(make, data, error, message):
+    with pytest.raises(error, match=message):
+        fm.setup(make(), data, optimizer=optax.sgd, lr=0.1, batch_size=16)
+
+
+def test_a_larger_batch_than_the_perturbation(data=(X, Y)):
+    state = fm.setup(FreeAdversarial(classifier(), REGION), data, optimizer=optax.sgd, lr=0.1, batch_size=8)
+    with pytest.raises(ValueError, match=r"perturbation of shape \(8, 4\), and a batch of inputs \(16, 4\)"):
+        fm.train_step(state, data)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"attack": REGION}, TypeError, "OverfittingGuard, attack"),
+        ({"every": 0}, ValueError, "every: a whole number"),
+        ({"drop": 1.5}, ValueError, "drop: a share"),
+    ],
+)
+def test_a_guard_that_makes_no_sense(options, error, message):
+    with pytest.raises(error, match=message):
+        OverfittingGuard(**{"attack": PGD, "data": (X, Y), **options})
+
+
+GOOD = {
+    "Adversarial, mixed": lambda c: fm.Adversarial(c, fast_fgsm(REGION), 0.5),
+    "N-FGSM": lambda c: fm.Adversarial(c, NFGSM(REGION)),
+    "TRADES": lambda c: TRADES(c, PGD),
+    "MART": lambda c: MART(c, PGD),
+    "GradAlign": lambda c: GradAlign(c, fm.FGSM(REGION)),
+    "VAT": lambda c: VAT(c, eps=0.5),
+    "Free": lambda c: FreeAdversarial(c, REGION, replays=2),
+    "SAM": SAM,
+    "AWP around TRADES": lambda c: AWP(TRADES(c, PGD)),
+    "Adversarial around SAM": lambda c: fm.Adversarial(SAM(c), PGD),
+}
+
+
+@pytest.mark.parametrize("make", GOOD.values(), ids=GOOD)
+def test_check_finds_nothing_in_the_way(make):
+    report = fm.check(make(classifier()), (X, Y), optimizer=optax.sgd, lr=0.1)
+    assert report.ok, report
+    assert not report.warnings, report
+
+
+class TwoHeads(fm.System):
+    """Two classifiers, and one of them inside another system."""
+
+    one: fm.Classifier
+    two: Pair
+
+
+@pytest.mark.parametrize("make", GOOD.values(), ids=GOOD)
+def test_around_a_system_of_several_classifiers(make):
+    """One training step, and everything that looks at a state."""
+    system = TwoHeads(classifier(augment=fm.Noise(0.01)), Pair(net(), net()))
+    state = fm.setup(make(system), (X, Y), optimizer=optax.sgd, lr=0.1, batch_size=16)
+    after, logs = fm.train_step(state, (X, Y))
+    assert np.isfinite(float(logs["loss"]))
+    before, moved = ([v.value for v in fm.leaves(s.system) if v.role == "parameter"] for s in (state, after))
+    assert all((np.asarray(a) != np.asarray(b)).any() for a, b in zip(before, moved, strict=True))
+    figures = fm.evaluate(after, (X, Y), attack=PGD)
+    inside = after.system
+    while not isinstance(inside, TwoHeads):
+        inside = inside.system
+    plain = fm.evaluate(inside, (X, Y), attack=PGD)
+    assert figures["loss"] == pytest.approx(plain["loss"], rel=1e-6)
+    assert figures.keys() == plain.keys()
+    assert fm.loss_tree(after, (X, Y)) is not None
+    assert jax.tree.structure(fm.losses(after, (X, Y))) == jax.tree.structure(fm.losses(inside, (X, Y)))

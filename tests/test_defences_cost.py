@@ -1,0 +1,57 @@
+"""What a training step of each defence costs, counted by XLA in forward passes, on a network with dropout."""
+
+import functools
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import fulmen as fm
+from fulmen.defences import AWP, MART, NFGSM, SAM, TRADES, VAT, FreeAdversarial, Gaussian, fast_fgsm
+from fulmen.train.step import step_program
+
+SIZE, N = 256, 64
+X = np.random.default_rng(0).random((N, SIZE), np.float32)
+Y = np.random.default_rng(1).integers(0, 10, N).astype(np.int32)
+REGION = fm.LinfBall(0.1) & fm.Box(0.0, 1.0)
+PGD = fm.PGD(REGION, 0.02, 4, start=Gaussian(0.001))
+
+
+def classifier():
+    return fm.Classifier(fm.models.MLP(SIZE, SIZE, SIZE, SIZE, 10, dropout=0.1))
+
+
+def flops(component):
+    state = fm.setup(component, (X, Y), optimizer=optax.sgd, lr=0.1, batch_size=N)
+    return step_program.lower(state, (X, Y)).compile().cost_analysis()["flops"]
+
+
+@functools.cache
+def forward():
+    """A forward pass, in training."""
+    state = fm.setup(classifier(), (X, Y), optimizer=optax.sgd, lr=0.1, batch_size=N)
+    program = jax.jit(lambda system: fm.loss(system, fm.Labeled(X, Y), fm.Train(jax.random.key(0))))
+    return program.lower(state.system).compile().cost_analysis()["flops"]
+
+
+COSTS = {
+    "FGSM, half clean": (lambda: fm.Adversarial(classifier(), fm.FGSM(REGION), 0.5), 8),
+    "PGD": (lambda: fm.Adversarial(classifier(), PGD), 2 * 4 + 3),
+    "fast": (lambda: fm.Adversarial(classifier(), fast_fgsm(REGION)), 5),
+    "N-FGSM": (lambda: fm.Adversarial(classifier(), NFGSM(REGION)), 5),
+    "Free, 3 replays": (lambda: FreeAdversarial(classifier(), REGION, replays=3), 3 * 3),
+    "TRADES": (lambda: TRADES(classifier(), PGD), 2 * 4 + 7),
+    "MART": (lambda: MART(classifier(), PGD), 2 * 4 + 6),
+    "AWP around TRADES": (lambda: AWP(TRADES(classifier(), PGD)), 2 * 4 + 7 + 6),
+    "AWP around PGD": (lambda: AWP(fm.Adversarial(classifier(), PGD)), 2 * 4 + 3 + 3),
+    "SAM": (lambda: SAM(classifier()), 6),
+    "VAT": (lambda: VAT(classifier(), eps=1.0), 8),
+}
+
+
+@pytest.mark.parametrize(("make", "passes"), COSTS.values(), ids=COSTS)
+def test_a_step_in_forward_passes(make, passes):
+    """Training and evaluating compute different things here, so that XLA merges no clean passes."""
+    counted = flops(make()) / forward()
+    assert 0.8 * passes < counted <= 1.05 * passes

@@ -1,0 +1,67 @@
+"""The guard against catastrophic overfitting: provoked on digits, and with a drop that is said."""
+
+import warnings
+
+import numpy as np
+import optax
+import pytest
+from tiny import data, net
+
+import fulmen as fm
+from fulmen.defences import OverfittingGuard
+from fulmen.systems.adversarial import AttackSchedule
+
+REGION = fm.LinfBall(0.1) & fm.Box(0.0, 1.0)
+PGD = fm.PGD(REGION, 0.04, 5)
+
+
+def test_overfitting_to_steps_that_grow_too_large_is_caught():
+    """FGSM whose single step grows to half the range from black to white, watched at a fifth of that."""
+    digits = pytest.importorskip("sklearn.datasets").load_digits(return_X_y=True)
+    x, y = (digits[0] / 16).astype(np.float32), digits[1]
+    grown = optax.linear_schedule(0.05, 0.5, 250)
+    attack = AttackSchedule(lambda step: fm.FGSM(fm.LinfBall(grown(step)) & fm.Box(0.0, 1.0)))
+    guard = OverfittingGuard(PGD, (x[:128], y[:128]))
+    system = fm.Adversarial(fm.Classifier(fm.models.MLP(64, 128, 128, 10)), attack)
+    with pytest.warns(UserWarning, match="catastrophic overfitting: after epoch"):
+        state, history = fm.fit(
+            system, (x[:1024], y[:1024]), optimizer=optax.adam, lr=3e-3, epochs=16, progress=False, callbacks=[guard]
+        )
+    assert guard.found is not None and len(history["loss"]) == guard.found + 1 < 16
+    shares = [*guard.accuracy.values()]
+    assert max(shares) - shares[-1] > 0.2 and all(max(shares[:i]) - v <= 0.2 for i, v in enumerate(shares[1:-1], 1))
+    assert guard.robust_accuracy(guard.best) == pytest.approx(max(shares), abs=0.02)
+    assert guard.robust_accuracy(state) < guard.robust_accuracy(guard.best) - 0.15
+
+
+class Said(OverfittingGuard):
+    """A guard whose shares are said."""
+
+    def __init__(self, shares, **options):
+        super().__init__(fm.PGD(fm.LinfBall(0.1), 0.1, 1), data(), **options)
+        self.shares = iter(shares)
+
+    def robust_accuracy(self, state):
+        return next(self.shares)
+
+
+@pytest.mark.parametrize(
+    ("shares", "options", "seen", "found"),
+    [
+        ([0.5, 0.6, 0.35, 0.1], {}, 3, 2),
+        ([0.5, 0.6, 0.45, 0.5], {}, 4, None),
+        ([0.5, 0.6, 0.45, 0.5], {"drop": 0.1}, 3, 2),
+        ([0.5, 0.6, 0.1, 0.0], {"stop": False}, 4, 2),
+        ([0.6, 0.1], {"every": 2}, 2, 3),
+    ],
+)
+def test_what_counts_is_the_drop_from_the_best_so_far(shares, options, seen, found):
+    guard = Said(shares, **options)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fm.fit(net(), data(), optimizer=optax.sgd, lr=0.1, epochs=4, progress=False, callbacks=[guard])
+    assert guard.found == found and len(guard.accuracy) == seen
+    assert sum("catastrophic overfitting" in str(w.message) for w in caught) == (found is not None)
+    best = max(range(len(guard.accuracy)), key=lambda i: [*guard.accuracy.values()][i])
+    epoch = [*guard.accuracy][best]
+    assert int(guard.best.step) == 2 * (epoch + 1)

@@ -1,0 +1,405 @@
+"""The iterated attacks against loops written by hand, in float64: starts, momentum, smoothing, views, and their costs."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import fulmen as fm
+from fulmen import attacks, dispatch
+
+SHAPE, CLASSES, N = (6, 5, 2), 4, 5
+BOX = fm.Box(0.0, 1.0)
+EPS, STEP, STEPS = 0.1, 0.03, 4
+LINF = fm.LinfBall(EPS) & BOX
+
+
+class Small(fm.Model):
+    """Two layers on the pixels of an image."""
+
+    first: jax.Array
+    second: jax.Array
+
+
+@dispatch
+def forward(net: Small, x):
+    return jnp.tanh(x.reshape(len(x), -1) @ net.first) @ net.second
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def system():
+    rng = np.random.default_rng(1)
+    return fm.Classifier(Small(jnp.asarray(0.3 * rng.normal(size=(60, 12))), jnp.asarray(rng.normal(size=(12, CLASSES)))))
+
+
+def data(n=N):
+    rng = np.random.default_rng(2)
+    return rng.uniform(size=(n, *SHAPE)), rng.integers(0, CLASSES, n).astype(np.int32)
+
+
+def slope(x, y):
+    """The gradient of each example's loss at its input."""
+    whole = system()
+    return np.asarray(jax.grad(lambda x: sum(fm.losses(whole, fm.Labeled(x, y)).values()).sum())(jnp.asarray(x)))
+
+
+def found(attack, key, best=False, n=N):
+    return np.asarray(fm.perturb(attack, system(), data(n), key, best=best).x)
+
+
+def near(a, b, atol=1e-12):
+    np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=0, atol=atol)
+
+
+def clipped(point, x):
+    return np.clip(np.clip(point, x - EPS, x + EPS), 0, 1)
+
+
+def norm(g, order):
+    return np.linalg.norm(g.reshape(len(g), -1), order, axis=1).reshape(-1, 1, 1, 1)
+
+
+# Single steps
+
+
+@pytest.mark.parametrize("alpha", [None, 0.02], ids=["half the radius", "given"])
+def test_rfgsm_steps_at_random_and_then_with_the_rest(alpha, key):
+    start = attacks.RandomSign(alpha)
+    x, y = data()
+    begun = found(attacks.RFGSM(fm.LinfBall(EPS), start=start, step_size=0.0), key)
+    size = EPS / 2 if alpha is None else alpha
+    near(np.abs(begun - x), size)
+    assert 0.35 < (begun > x).mean() < 0.65
+    near(found(attacks.RFGSM(fm.LinfBall(EPS), start=start), key), begun + (EPS - size) * np.sign(slope(begun, y)))
+
+
+# Many steps
+
+
+def iterated(x, y, direction=np.sign, step=STEP, ahead=0.0, decay=0.0, smooth=lambda g: g, project=clipped):
+    """The loop that stands in the papers, ascending the loss."""
+    point, m = x, np.zeros_like(x)
+    for _ in range(STEPS):
+        g = smooth(slope(point + ahead * m, y))
+        m = decay * m + g / norm(g, 1)
+        point = project(point + step * direction(m), x)
+    return point
+
+
+def smoothed_by_hand(g):
+    """Every pixel's neighbours, weighted."""
+    offsets = range(-2, 3)
+    weights = {(i, j): np.exp(-(i**2 + j**2) / 2 / (2 / 3) ** 2) for i in offsets for j in offsets}
+    out = np.zeros_like(g)
+    for (r, c), (i, j) in itertools.product(np.ndindex(g.shape[1:3]), weights):
+        if 0 <= r + i < g.shape[1] and 0 <= c + j < g.shape[2]:
+            out[:, r, c] += weights[i, j] / sum(weights.values()) * g[:, r + i, c + j]
+    return out
+
+
+ITERATED = {
+    "BIM": (attacks.BIM(LINF, STEP, STEPS), {}),
+    "MI": (attacks.MIFGSM(LINF, STEP, STEPS, 0.7), {"decay": 0.7}),
+    "MI by default": (attacks.MIFGSM(LINF, steps=STEPS), {"decay": 1.0, "step": EPS / STEPS}),
+    "NI": (attacks.NIFGSM(LINF, STEP, STEPS, 0.7), {"decay": 0.7, "ahead": 0.7 * STEP}),
+    "NI by default": (attacks.NIFGSM(LINF, steps=STEPS), {"decay": 1.0, "step": EPS / STEPS, "ahead": EPS / STEPS}),
+    "far NI": (attacks.MIFGSM(LINF, STEP, STEPS, views=(attacks.Nesterov(2.0),)), {"decay": 1.0, "ahead": 2.0}),
+    "TI": (attacks.TIFGSM(LINF, STEP, STEPS, size=5), {"smooth": smoothed_by_hand}),
+    "TI-MI": (attacks.TIFGSM(LINF, STEP, STEPS, 0.7, size=5), {"smooth": smoothed_by_hand, "decay": 0.7}),
+    "TI-NI of parts": (
+        fm.Attack(
+            optax.chain(attacks.smooth(5), attacks.momentum(0.7), fm.fgsm(STEP)),
+            LINF,
+            steps=STEPS,
+            views=(attacks.Nesterov(2.0),),
+        ),
+        {"smooth": smoothed_by_hand, "decay": 0.7, "ahead": 2.0},
+    ),
+    "MI in the Euclidean norm": (
+        attacks.MIFGSM(attacks.L2Ball(0.5), 0.2, STEPS),
+        {
+            "decay": 1.0,
+            "step": 0.2,
+            "direction": lambda m: m / norm(m, 2),
+            "project": lambda point, x: x + (point - x) * np.minimum(1, 0.5 / norm(point - x, 2)),
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize(("attack", "options"), ITERATED.values(), ids=ITERATED)
+def test_iterated_attacks_are_their_papers_loops(attack, options, key):
+    x, y = data()
+    expected = iterated(x, y, **options)
+    near(found(attack, key), expected)
+
+
+def test_the_loops_differ():
+    """Otherwise the test above would be of one thing."""
+    x, y = data()
+    names = ("BIM", "MI", "NI by default", "far NI", "TI", "TI-MI", "TI-NI of parts")
+    for one, other in itertools.combinations([iterated(x, y, **ITERATED[name][1]) for name in names], 2):
+        assert np.abs(one - other).max() > 0.005
+
+
+def test_adam_as_the_chain(key):
+    x, y = data()
+    point, m, v = x, np.zeros_like(x), np.zeros_like(x)
+    for t in range(1, STEPS + 1):
+        g = -slope(point, y)
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        point = clipped(point - STEP * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8), x)
+    near(found(fm.Attack(optax.adam(STEP), LINF, steps=STEPS), key), point, 1e-9)
+
+
+def test_slide_moves_the_largest_slopes(key):
+    x, y = data()
+    g, count = slope(x, y), 6  # a tenth of 60
+    largest = np.abs(g) >= np.sort(np.abs(g).reshape(N, -1), axis=1)[:, -count].reshape(-1, 1, 1, 1)
+    expected = x + np.where(largest, np.sign(g), 0) * 0.3 / count
+    near(found(attacks.SLIDE(attacks.L1Ball(0.5), 0.3, 1, start=fm.Clean(), q=0.1), key), expected)
+
+
+def test_a_gradient_of_zeros_counts_nothing(key):
+    flat = fm.Classifier(Small(jnp.zeros((60, 12)), jnp.zeros((12, CLASSES))))
+    for attack in (attacks.MIFGSM(LINF), attacks.TIFGSM(LINF, decay=1.0), attacks.NIFGSM(attacks.L2Ball(1.0) & BOX)):
+        np.testing.assert_array_equal(fm.perturb(attack, flat, data(), key).x, data()[0])
+
+
+# Views
+
+
+def resized_by_hand(image, height, width, top, left):
+    """Linear between the centres of pixels, as far as there are any, and zeros around."""
+    out = np.zeros_like(image)
+    for r, c in np.ndindex(height, width):
+        at = [(i + 0.5) * full / size - 0.5 for i, size, full in zip((r, c), (height, width), image.shape[:2], strict=True)]
+        near_by = [(int(np.floor(a)), a - np.floor(a)) for a in at]
+        for (i, p), (j, q) in itertools.product(*[((low, 1 - share), (low + 1, share)) for low, share in near_by]):
+            out[top + r, left + c] += p * q * image[min(max(i, 0), image.shape[0] - 1), min(max(j, 0), image.shape[1] - 1)]
+    return out
+
+
+def test_diverse_makes_images_smaller_at_every_place():
+    n = 600
+    image = data(1)[0][0]
+    problem = attacks.Problem(None, None, fm.Unlabeled(np.broadcast_to(image, (n, *image.shape))), key=jax.random.key(3))
+    view = attacks.Diverse(probability=0.75, low=0.5)
+    seen = np.asarray(attacks.shown(view, problem, None, problem.origin, 7))
+    kinds = {(6, 5, 0, 0): image}
+    for height, width in [(3, 3), (4, 3), (5, 4), (6, 5)]:
+        for top, left in np.ndindex(7 - height, 6 - width):
+            kinds[height, width, top, left] = resized_by_hand(image, height, width, top, left)
+    distance = np.stack([np.abs(seen - kind[None]).max((1, 2, 3)) for kind in kinds.values()], 1)
+    assert distance.min(1).max() < 1e-6
+    counts = dict(zip(kinds, np.bincount(distance.argmin(1), minlength=len(kinds)), strict=True))
+    assert all(counts.values())
+    by_height = [sum(count for kind, count in counts.items() if kind[0] == height) for height in (3, 4, 5, 6)]
+    expected = np.array([0.75 / 4] * 3 + [0.25 + 0.75 / 4])
+    assert (np.abs(np.array(by_height) / n - expected) < 5 * np.sqrt(expected / n)).all()
+    other = attacks.shown(view, problem, None, problem.origin, 8)
+    assert 0.3 < (np.abs(np.asarray(other) - seen).max((1, 2, 3)) > 0).mean() < 1
+
+
+def test_the_gradient_is_taken_through_the_views(key):
+    x, y = data()
+    attack = attacks.DIFGSM(fm.LinfBall(EPS), STEP, 1, views=(attacks.Diverse(1.0, 0.5),))
+    problem = attacks.Problem(attack, None, fm.Unlabeled(jnp.asarray(x)), key=key)
+    see = lambda x: attacks.shown(attack.views[0], problem, None, x, 0)
+    seen, back = jax.vjp(see, jnp.asarray(x))
+    assert np.abs(seen - x).max() > 0.1
+    near(found(attack, key), x + STEP * np.sign(back(jnp.asarray(slope(seen, y)))[0]))
+
+
+@pytest.mark.parametrize("view", [attacks.Diverse(0.0, 0.5), attacks.Diverse(1.0, 1.0)], ids=["never", "no smaller"])
+def test_without_diversity_difgsm_is_bim(view, key):
+    near(found(attacks.DIFGSM(LINF, STEP, STEPS, views=(view,)), key), iterated(*data()))
+
+
+def test_combinations_are_their_parts(key):
+    chain = optax.chain(attacks.smooth(5), attacks.momentum(1.0), fm.fgsm(STEP))
+    views = (attacks.Nesterov(STEP), attacks.Diverse())
+    parts = fm.Attack(chain, LINF, steps=STEPS, views=views)
+    named = attacks.TIFGSM(LINF, STEP, STEPS, 1.0, size=5, views=views)
+    near(found(named, key), found(parts, key), 0)
+    without = attacks.TIFGSM(LINF, STEP, STEPS, 1.0, size=5, views=views[:1])
+    assert np.abs(found(named, key) - found(without, key)).max() > 0.01
+
+
+@pytest.mark.parametrize("attack", [attacks.NIFGSM(LINF, STEP, 3), attacks.DIFGSM(LINF, STEP, 3)], ids=["NI", "DI"])
+def test_the_best_point_is_one_that_was_looked_at_itself(attack, key):
+    """And not by what the system made of the view of it."""
+    (x, y), whole = data(), system()
+    lengths = [fm.replace(attack, steps=steps) for steps in (1, 2, 3)]
+    passed = [x, *(found(length, key) for length in lengths)]
+    value = lambda x: np.asarray(sum(fm.losses(whole, fm.Labeled(x, y)).values()))
+    values = np.stack([value(x) for x in passed])
+    best = np.stack(passed)[values.argmax(0), np.arange(N)]
+    near(found(attack, key, best=True), best)
+
+
+# What they must reach, and what they cost
+
+
+BALLS = {"Linf": (fm.LinfBall(0.25), 1), "L2": (attacks.L2Ball(0.25), 2), "L1": (attacks.L1Ball(0.25), np.inf)}
+
+
+class Line(fm.Model):
+    """A loss that is linear in the input."""
+
+    weight: jax.Array
+
+
+@dispatch
+def loss(line: Line, batch):
+    return (batch.x * line.weight[None]).sum((1, 2, 3))
+
+
+@pytest.mark.parametrize("name", BALLS)
+def test_they_reach_a_linear_models_worst_case(name, key):
+    ball, dual = BALLS[name]
+    weight = np.random.default_rng(4).normal(size=SHAPE)
+    line, (x, _) = Line(jnp.asarray(weight)), data()
+    worst = 0.25 * np.linalg.norm(weight.ravel(), dual)
+    reaching = [
+        fm.FGSM(ball),
+        fm.PGD(ball, 2.0, 12),
+        attacks.BIM(ball, 0.1, 4),
+        attacks.MIFGSM(ball, 0.1, 4),
+        attacks.NIFGSM(ball, steps=4),
+        attacks.DIFGSM(ball, 0.1, 4, views=(attacks.Diverse(0.0),)),
+    ]
+    if name == "Linf":
+        reaching += [fm.Attack(optax.adam(0.1), ball, steps=6), attacks.RFGSM(ball, step_size=0.5)]
+    if name == "L1":
+        reaching.append(attacks.SLIDE(ball, 0.1, 20, start=fm.Clean(), q=1 / 60))
+    for attack in reaching:
+        moved = fm.perturb(attack, line, fm.Unlabeled(jnp.asarray(x)), key).x
+        gained = ((np.asarray(moved) - x) * weight).sum((1, 2, 3))
+        near(gained, np.full(N, worst), 1e-9)
+
+
+def flops(function, *arguments):
+    return jax.jit(function).lower(*arguments).compile().cost_analysis()["flops"]
+
+
+COSTS = {
+    "BIM": lambda steps: attacks.BIM(LINF, STEP, steps),
+    "MI": lambda steps: attacks.MIFGSM(LINF, STEP, steps),
+    "NI": lambda steps: attacks.NIFGSM(LINF, STEP, steps),
+    "PGD L2": lambda steps: fm.PGD(attacks.L2Ball(1.0), STEP, steps, start=fm.Clean()),
+    "PGD L1": lambda steps: fm.PGD(attacks.L1Ball(1.0), STEP, steps, start=fm.Clean()),
+    "Adam": lambda steps: fm.Attack(optax.adam(STEP), LINF, steps=steps),
+}
+
+
+@pytest.mark.parametrize("make", COSTS.values(), ids=COSTS)
+def test_a_step_costs_two_passes(make, key):
+    """Counted on the unrolled program of a network with dropout; a look at the last point is one more."""
+    model = fm.init(fm.models.MLP(64, 256, 256, 10, dropout=0.1), key)
+    whole = fm.bind(fm.Classifier(model), fm.Train(key))
+    batch = fm.Labeled(jnp.zeros((64, 64)), jnp.zeros(64, jnp.int32))
+    forward = flops(lambda model, x: model(x), whole.model, batch.x)
+    run = lambda steps, best: flops(lambda s, b: fm.perturb(make(steps), s, b, key, best=best).x, whole, batch)
+    one, three = run(1, False), run(3, False)
+    assert 1.7 * forward < (three - one) / 2 <= 2.1 * forward
+    assert three <= 6.3 * forward
+    again = 3 if "NI" in repr(make(1)) else 0  # its points are looked at as well
+    assert run(3, True) <= (7.3 + again) * forward
+
+
+# Running statistics
+
+
+EVERY = {
+    "FGSM": fm.FGSM(LINF),
+    "RFGSM": attacks.RFGSM(LINF),
+    "BIM": attacks.BIM(LINF, STEP, 2),
+    "PGD": fm.PGD(LINF, STEP, 2, restarts=2),
+    "PGD L2": fm.PGD(attacks.L2Ball(0.5) & BOX, STEP, 2),
+    "SLIDE": attacks.SLIDE(attacks.L1Ball(0.5) & BOX, STEP, 2),
+    "TI-DIM": attacks.TIFGSM(LINF, STEP, 2, 1.0, views=(attacks.Diverse(),)),
+    "NIFGSM": attacks.NIFGSM(LINF, STEP, 2),
+    "with samples": fm.PGD(LINF, STEP, 2, samples=2),
+    "of several": fm.WorstOf(fm.FGSM(LINF), fm.PGD(LINF, STEP, 2)),
+}
+
+
+@pytest.mark.parametrize("attack", EVERY.values(), ids=EVERY)
+@pytest.mark.parametrize("mode", [None, fm.Train], ids=["unbound", "bound to Train"])
+def test_running_statistics_stay_bit_for_bit(attack, mode, key):
+    layers = [fm.models.Conv(2, 3), fm.models.BatchNorm(3), jax.nn.relu, fm.models.Flatten(), fm.models.Dense(90, CLASSES)]
+    whole = fm.init(fm.Classifier(fm.models.Chain(*layers)), key)
+    whole = jax.tree.map(lambda v: v.astype(np.float64) if isinstance(v, jax.Array) else v, whole)
+    before = [np.array(leaf) for leaf in jax.tree.leaves(whole)]
+    attacked = fm.perturb(attack, whole if mode is None else fm.bind(whole, mode(key)), data(), key)
+    assert np.abs(np.asarray(attacked.x) - data()[0]).max() > 0.01
+    for leaf, old in zip(jax.tree.leaves(whole), before, strict=True):
+        np.testing.assert_array_equal(leaf, old)
+
+
+# Bad input
+
+
+def of(make, *arguments, **options):
+    return lambda: make(*arguments, **options)
+
+
+BAD = {
+    "no steps": (of(attacks.MIFGSM, LINF, STEP, 0), ValueError, "MIFGSM, steps: a whole number of at least 1"),
+    "negative decay": (of(attacks.MIFGSM, LINF, decay=-1.0), ValueError, "MIFGSM, decay: a finite number of at least 0"),
+    "negative step": (of(attacks.BIM, LINF, -1.0, 3), ValueError, "BIM, step_size: a finite number of at least 0"),
+    "even kernel": (of(attacks.TIFGSM, LINF, size=4), ValueError, "smooth, size: an odd number"),
+    "a share over one": (of(attacks.DIFGSM, LINF, views=(attacks.Diverse(1.5),)), ValueError, "Diverse, probability"),
+    "images of no size": (of(attacks.DIFGSM, LINF, views=(attacks.Diverse(0.5, 0.0),)), ValueError, "Diverse, low"),
+    "a view alone": (of(attacks.DIFGSM, LINF, views=attacks.Diverse()), TypeError, r"DIFGSM, views: a tuple such as \(fm"),
+    "no momentum": (
+        of(fm.Attack, fm.fgsm(STEP), LINF, views=(attacks.Nesterov(0.1),)),
+        ValueError,
+        r"the chain has none. Put fm.attacks.momentum\(1.0\)",
+    ),
+    "looking back": (
+        of(attacks.MIFGSM, LINF, views=(attacks.Nesterov(-0.1),)),
+        ValueError,
+        "Nesterov, distance: a finite number of at least 0",
+    ),
+    "a random step too far": (
+        of(attacks.RFGSM, LINF, start=attacks.RandomSign(0.2)),
+        ValueError,
+        "RFGSM, start: a random step of at most the radius, 0.1, was expected, and 0.2 came",
+    ),
+    "a start that is not random": (
+        of(attacks.RFGSM, LINF, start=fm.Clean()),
+        TypeError,
+        "RFGSM, start: fm.attacks.RandomSign",
+    ),
+    "SLIDE in another norm": (of(attacks.SLIDE, LINF, STEP, 3), ValueError, "SLIDE, region: one with an L1Ball"),
+    "SLIDE of too many": (of(attacks.SLIDE, attacks.L1Ball(1.0), STEP, 3, q=2.0), ValueError, "slide, q: the share"),
+}
+
+
+@pytest.mark.parametrize(("make", "error", "message"), BAD.values(), ids=BAD)
+def test_bad_attacks_say_so(make, error, message, key):
+    with pytest.raises(error, match=message):
+        fm.perturb(make(), system(), data(), key)
+
+
+def test_random_attacks_need_a_key():
+    for attack in (attacks.RFGSM(LINF), attacks.DIFGSM(LINF)):
+        with pytest.raises(ValueError, match="needs a random key"):
+            fm.perturb(attack, system(), data(), None)
+
+
+@pytest.mark.parametrize("attack", [attacks.TIFGSM(LINF), attacks.DIFGSM(LINF)], ids=["TI", "DI"])
+def test_attacks_on_images_want_images(attack, key):
+    x, y = data()
+    with pytest.raises(ValueError, match=r"images \(height, width, channels\).* examples \(60,\) came"):
+        fm.perturb(attack, system(), (x.reshape(N, 60), y), key)

@@ -1,0 +1,531 @@
+"""`robustness`: figures against closed forms, each warning sign on a system made to show it, files, and bad input."""
+
+import json
+import re
+import signal
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+import pytest
+
+import fulmen as fm
+from fulmen import dispatch
+from fulmen.attacks import APGD, Square
+from fulmen.evidence import SIGNS, Finding, Report, Sign, robustness, scaled
+from fulmen.evidence import signs as attack_signs
+from fulmen.evidence.model_signs import Batches, Jumps, Modes, Probabilities, Randomness
+from fulmen.evidence.noise import UniformNoise
+from fulmen.evidence.signs import BlackBox, Convergence, Falling, Gradients, Inside, Iterations
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+N, WIDTH, EPS = 16, 4, 0.1
+REGION = fm.LinfBall(EPS) & fm.Box(0, 1)
+WEIGHT = np.array([[-1.0, 1.0], [2.0, 0.5], [0.5, -0.5], [-0.25, 1.5]], np.float32)
+PGD = fm.PGD(REGION, step_size=0.02, steps=10)
+
+
+class Shaped(fm.Model):
+    """Logits of a linear model, put through a function."""
+
+    weight: jax.Array
+    function: Callable = fm.static()
+
+
+@dispatch
+def forward(model: Shaped, x):
+    return model.function(x @ model.weight)
+
+
+class Noisy(fm.Model):
+    """Logits with noise that is drawn anew for each key."""
+
+    weight: jax.Array
+
+
+@dispatch
+def forward(model: Noisy, x, mode):
+    return x @ model.weight + 0.3 * jax.random.normal(mode.key, (len(x), 2))
+
+
+class Curve(fm.Model):
+    """The second logit is a function of the input; the first one is 0."""
+
+    function: Callable = fm.static()
+
+
+@dispatch
+def forward(model: Curve, x):
+    second = model.function(x)
+    return jnp.stack([jnp.zeros_like(second), second], 1)
+
+
+class Loud:
+    """A progress bar that presses Ctrl-C when so many steps are done."""
+
+    def __init__(self, steps):
+        self.steps, self.seen = steps, []
+
+
+@dispatch
+def on(event: fm.LogsRead, progress: Loud, run):
+    self_done = run.done
+    progress.seen.append(run.doing)
+    if self_done == progress.steps:
+        progress.steps = -1
+        signal.raise_signal(signal.SIGINT)
+
+
+def identity(z):
+    return z
+
+
+def shaped(function=identity, dtype=np.float32):
+    return fm.Classifier(Shaped(jnp.asarray(WEIGHT, dtype), function))
+
+
+def data(n=N, wrong=2, dtype=np.float32):
+    """Examples around the boundary, of which the first ones have the wrong label."""
+    x = np.random.default_rng(0).uniform(0.15, 0.85, (64, WIDTH))[:n].astype(dtype)
+    y = (x.astype(np.float64) @ WEIGHT.astype(np.float64)).argmax(1).astype(np.int32)
+    y[:wrong] = 1 - y[:wrong]
+    return x, y
+
+
+def evaluate(system, pairs=None, attack=PGD, **options):
+    options = {"progress": False, "eps": (), "signs": (), "sample": 16, **options}
+    return robustness(system, data() if pairs is None else pairs, attack, **options)
+
+
+def margins(x, y, eps):
+    """The least margin in the ball: what it is, less ε ‖w‖ in the dual norm. The box is far."""
+    z = x.astype(np.float64) @ WEIGHT
+    return z[np.arange(len(y)), y] - z[np.arange(len(y)), 1 - y] - eps * np.abs(WEIGHT[:, 0] - WEIGHT[:, 1]).sum()
+
+
+@pytest.fixture(scope="module")
+def report():
+    return robustness(shaped(), data(), (fm.FGSM(REGION), PGD), sample=16, progress=False)
+
+
+# Figures
+
+
+def test_a_linear_model_is_as_robust_as_the_formula_says(report):
+    x, y = data()
+    np.testing.assert_array_equal(report.correct, margins(x, y, 0) > 0)
+    np.testing.assert_array_equal(report.robust, margins(x, y, EPS) > 0)
+    assert 0 < report.robust.sum() < report.correct.sum() == N - 2
+    assert (report.accuracy, report.robust_accuracy) == (report.correct.mean(), report.robust.mean())
+    broken = report.correct & ~report.robust
+    np.testing.assert_array_equal(report.by, np.where(broken, 0, -1))  # FGSM is exact here, and comes first
+    np.testing.assert_array_equal(report.first, np.where(broken, 1, np.where(report.correct, -1, 0)))
+    np.testing.assert_array_equal(report.predicted, np.where(report.correct, y, 1 - y))
+    np.testing.assert_array_equal(report.attacked, np.where(report.robust, y, 1 - y))
+
+
+def test_points_distances_and_gradients_are_those_of_the_examples(report):
+    x, y = data()
+    np.testing.assert_array_equal(report.clean, x)
+    offset = report.x.astype(np.float64) - x
+    for name, order in {"linf": np.inf, "l2": 2, "l1": 1}.items():
+        np.testing.assert_allclose(report.distance[name], np.linalg.norm(offset, order, axis=1), rtol=1e-6)
+    assert (report.distance["linf"][report.correct] > 0.99 * EPS).all() and (offset[~report.correct] == 0).all()
+    p = 1 / (1 + np.exp(margins(x, y, 0)))  # of the other class
+    slope = p[:, None] * np.abs(WEIGHT[:, 0] - WEIGHT[:, 1])[None]
+    np.testing.assert_allclose(report.gradient["l1"], slope.sum(1), rtol=1e-4)
+    np.testing.assert_allclose(report.gradient["linf"], slope.max(1), rtol=1e-4)
+
+
+def test_the_curve_is_the_formula_and_noise_does_less(report):
+    x, y = data()
+    np.testing.assert_allclose(report.curve["eps"], EPS * np.array([0.25, 0.5, 0.75, 1, 1.5, 2]))
+    expected = [(margins(x, y, eps) > 0).mean() for eps in report.curve["eps"]]
+    inside = report.curve["eps"] <= 0.15  # beyond that the box begins to matter
+    np.testing.assert_allclose(report.curve["robust"][inside], np.array(expected)[inside])
+    assert len(set(expected)) > 3 and (np.diff(report.curve["robust"]) <= 0).all()
+    assert (report.curve["noise"] >= report.curve["robust"]).all() and report.curve["noise"][0] > 0.8
+
+
+def test_each_attack_gets_what_those_before_have_left(report):
+    first, second = report.attacks
+    assert (first["name"], second["name"]) == ("FGSM", "PGD-10")
+    assert first["given"] == report.correct.sum() and second["given"] == first["given"] - first["broken"]
+    assert first["accuracy"] == second["accuracy"] == report.robust_accuracy and second["broken"] == 0
+
+
+def test_classes(report):
+    y = data()[1]
+    assert report.per_class() == {
+        c: (int((y == c).sum()), report.correct[y == c].mean(), report.robust[y == c].mean()) for c in (0, 1)
+    }
+
+
+def test_settings_and_versions_say_how_to_do_it_again(report):
+    assert report.settings["attack"] == repr(fm.WorstOf(fm.FGSM(REGION), PGD)) and report.settings["seed"] == 0
+    assert (report.settings["eps"], report.settings["classes"], report.settings["region"]) == (EPS, 2, repr(REGION))
+    assert {"fulmen", "jax", "optax", "numpy", "python", "backend", "device"} == set(report.versions)
+    again = evaluate(shaped(), attack=(fm.FGSM(REGION), PGD))
+    np.testing.assert_array_equal(again.x, report.x)
+
+
+def test_a_region_means_its_autoattack():
+    seen = evaluate(shaped(), (data()[0][:3], data()[1][:3]), REGION)
+    assert seen.settings["attack"] == repr(fm.attacks.autoattack(REGION, classes=2))
+    np.testing.assert_array_equal(seen.robust, margins(*(v[:3] for v in data()), EPS) > 0)
+
+
+def test_a_targeted_attack_breaks_only_what_it_makes_wrong():
+    seen = evaluate(shaped(), attack=fm.PGD(REGION, 0.02, 10, target=fm.Target(np.int32(1))))
+    x, y = data()
+    np.testing.assert_array_equal(seen.robust, np.where(y == 0, margins(x, y, EPS) > 0, margins(x, y, 0) > 0))
+
+
+def test_a_state_and_its_system_are_evaluated_alike():
+    import optax
+
+    state = fm.setup(shaped(), data(), optimizer=optax.sgd(0.1))
+    np.testing.assert_array_equal(evaluate(state).x, evaluate(state.system).x)
+
+
+@pytest.mark.parametrize("attack", [PGD, Square(REGION, queries=30)], ids=["PGD", "Square"])
+def test_an_example_s_result_is_its_own(attack):
+    """In float64 exactly: in other batches, in another order, and alone."""
+    with jax.enable_x64(True):
+        (x, y), system = data(dtype=np.float64), shaped(dtype=np.float64)
+        whole = evaluate(system, (x, y), attack, batch_size=N, eps=(0.05,))
+        order = np.random.default_rng(1).permutation(N)
+        for rows, size in [(order, 8), (np.array([5]), 1)]:
+            some = fm.Labeled(x[rows], y[rows], index=rows.astype(np.int32))
+            part = evaluate(system, some, attack, batch_size=size, eps=(0.05,) if len(rows) > 1 else ())
+            for name in ("x", "robust", "first", "attacked", "by"):
+                np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[rows], err_msg=name)
+            if len(rows) > 1:
+                np.testing.assert_array_equal(part.curve["robust"], whole.curve["robust"])
+        assert whole.x.dtype == np.float64 and 0 < whole.robust.sum() < N
+
+
+def test_an_evaluation_changes_nothing():
+    chain = fm.models.Chain(fm.models.Dense(WIDTH, 8), fm.models.BatchNorm(8), jax.nn.relu, fm.models.Dense(8, 2))
+    system = fm.init(fm.Classifier(chain), jax.random.key(0))
+    before = [np.array(v) for v in jax.tree.leaves(system)]
+    seen = evaluate(system, attack=STILL, signs=(Modes(), Batches()))
+    for old, new in zip(before, jax.tree.leaves(system), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert [finding.verdict for finding in seen.findings] == ["ok", "ok"]
+
+
+def test_scaling_an_attack_scales_its_steps_and_starts():
+    twice = scaled(fm.WorstOf(PGD, fm.attacks.RFGSM(REGION, start=fm.attacks.RandomSign(0.05))), 2.0)
+    pgd, single = twice.attacks
+    assert (pgd.region.regions[0].eps, pgd.step_size, pgd.region.regions[1].hi) == (0.2, 0.04, 1)
+    assert (single.region.regions[0].eps, single.step_size, single.start.size) == (0.2, None, 0.1)
+
+
+def test_noise_is_uniform_in_the_ball(key):
+    x = np.full((300, WIDTH), 0.5, np.float32)
+    batch = fm.Labeled(x, np.zeros(300, np.int32))
+    drawn = np.asarray(fm.perturb(UniformNoise(REGION), shaped(), batch, key, best=False).x) - 0.5
+    assert 0.099 < np.abs(drawn).max() <= EPS * (1 + 1e-6) and abs(drawn.std() - EPS / 3**0.5) < 0.003
+
+
+# Interrupted
+
+
+def test_ctrl_c_gives_what_is_done():
+    bar = Loud(3)  # in the last of four batches
+    seen = evaluate(shaped(), batch_size=4, progress=bar, signs=SIGNS)
+    assert seen.partial and seen.total == N and len(seen) == 12 == len(seen.x) and not seen.findings
+    assert bar.seen[0] == "PGD-10 on 2 of 4"
+    np.testing.assert_array_equal(seen.robust, (margins(*data(), EPS) > 0)[:12])
+    assert "Interrupted: of 16 examples" in " ".join(str(seen).split())
+
+
+def test_ctrl_c_before_the_first_batch_is_done_is_an_interrupt():
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(shaped(), batch_size=4, attack=(fm.FGSM(REGION), PGD), progress=Loud(0))
+
+
+# Signs
+
+
+def test_nothing_is_found_in_a_healthy_system(report):
+    assert [finding.sign for finding in report.findings] == [sign.title for sign in SIGNS]
+    assert {finding.verdict for finding in report.findings} == {"ok"}, report.findings
+    assert report.warnings == []
+
+
+def trap(x):
+    """Along each coordinate a low hill that stops steps, and a cliff behind it that one large step comes to."""
+    t = x - 0.5
+    return (0.1 * jnp.exp(-(((t - 0.04) / 0.01) ** 2)) + 0.5 * jax.nn.sigmoid((t - 0.09) / 0.004)).sum(1) - 1
+
+
+def rounded(z):
+    return jnp.round(2 * z)
+
+
+STILL = fm.PGD(REGION, 0.02, 10, start=fm.Clean())
+MIDDLE = (np.random.default_rng(0).uniform(0.495, 0.505, (16, WIDTH)).astype(np.float32), np.zeros(16, np.int32))
+SHORT = fm.PGD(REGION, step_size=0.003, steps=5, start=fm.Clean())
+
+
+@pytest.mark.parametrize(
+    ("sign", "system", "options", "verdict", "said"),
+    [
+        (Iterations(), fm.Classifier(Curve(trap)), dict(pairs=MIDDLE), "wrong", r"FGSM breaks 16 and PGD-40 \d;"),
+        (Convergence(), shaped(), dict(attack=SHORT), "wrong", r"PGD with 20 steps .* breaks [3-9] of \d+"),
+        (
+            Falling(),
+            shaped(rounded),
+            dict(attack=STILL),
+            "wrong",
+            r"At ε = 1, which holds the whole box, the accuracy is 0\.[4-9]",
+        ),
+        (BlackBox(), shaped(rounded), dict(attack=STILL), "wrong", r"noise breaks [1-9]\d* and Square breaks [1-9]"),
+        (BlackBox(), shaped(rounded), dict(attack=(STILL, Square(REGION, 100))), "wrong", r"Square, .* has broken [2-9]"),
+        (Gradients(), shaped(lambda z: 1e4 * z), {}, "wrong", r"Of 16 examples \d+ have a gradient of 0"),
+        (Jumps(), shaped(rounded), {}, "suspicious", "there is rounding, with a slope of 0"),
+        (Jumps(), shaped(jax.lax.stop_gradient), {}, "suspicious", "there is a stopped gradient"),
+        (Jumps(), shaped(lambda z: z.astype(jnp.int8).astype(z.dtype)), {}, "suspicious", "a conversion to integers"),
+        (Jumps(), shaped(lambda z: jax.lax.fori_loop(0, 3, lambda i, z: z * 2, z)), {}, "not checked", r"loops \(scan\)"),
+        (Randomness(), fm.Classifier(Noisy(jnp.asarray(WEIGHT))), {}, "suspicious", "of 16 classes [1-9]"),
+        (Probabilities(), shaped(jax.nn.softmax), {}, "wrong", "return logits"),
+        (Batches(), shaped(lambda z: z - z.mean(0, keepdims=True)), {}, "wrong", "depends on the others"),
+        (
+            Modes(),
+            fm.bind(shaped(), fm.Train(jax.random.key(0))),
+            {},
+            "wrong",
+            r"2 parts are bound to a Train mode|Train mode",
+        ),
+        (Inside(), shaped(), dict(attack=fm.FGSM(fm.LinfBall(0.6))), "suspicious", "The region has no box"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Sign) else None,
+)
+def test_a_sign_shows_on_what_is_made_to_show_it(sign, system, options, verdict, said):
+    (finding,) = evaluate(system, **{"attack": STILL, **options}, signs=(sign,)).findings
+    assert (finding.verdict, finding.sign) == (verdict, sign.title)
+    assert re.search(said, finding.text), finding.text
+
+
+def test_a_random_model_is_attacked_in_the_mean_over_draws():
+    noisy = fm.Classifier(Noisy(jnp.asarray(WEIGHT)))
+    (finding,) = evaluate(noisy, attack=fm.FGSM(REGION, samples=2), signs=(Randomness(),)).findings
+    assert finding.verdict == "ok" and "samples=" in finding.text
+
+
+def test_without_a_box_the_radius_grows_until_nothing_is_left():
+    (finding,) = evaluate(shaped(), attack=fm.FGSM(fm.LinfBall(0.05)), signs=(Falling(),)).findings
+    assert finding.verdict == "ok" and re.search(r"(\d+) times the region's, the accuracy is 0\.[0-4]", finding.text)
+
+
+def test_a_sign_of_one_s_own():
+    class Small(Sign):
+        """There are many examples."""
+
+    @attack_signs.examine.dispatch
+    def few(sign: Small, evaluation, report):
+        return Finding("suspicious", f"There are {len(report)}.")
+
+    seen = evaluate(shaped(), signs=(Small(),))
+    assert seen.warnings == [Finding("suspicious", "There are 16.", "There are many examples")]
+
+
+# How it shows itself
+
+
+def test_it_prints_in_80_columns(report):
+    text = str(report)
+    assert max(map(len, text.splitlines())) <= 80 and repr(report) == text
+    assert f"accuracy {report.accuracy:.3f}, robust accuracy {report.robust_accuracy:.3f}" in text
+    assert all(finding.sign in " ".join(text.split()) for finding in report.findings)
+    html = report._repr_html_()
+    assert "PGD-10" in html and f"{report.robust_accuracy:.3f}" in html
+
+
+def test_json_comes_back(report, tmp_path):
+    report.save(tmp_path / "report.json")
+    again = Report.load(tmp_path / "report.json")
+    for a, b in zip(jax.tree.leaves(vars(report)), jax.tree.leaves(vars(again)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert str(again) == str(report) and again.x.dtype == report.x.dtype
+    stored = json.loads((tmp_path / "report.json").read_text())
+    assert stored["robust_accuracy"] == report.robust_accuracy and len(stored["x"]["sha256"]) == 64
+
+
+def test_large_inputs_are_left_out_of_json(report, tmp_path, monkeypatch):
+    monkeypatch.setattr("fulmen.evidence.report.LARGEST", 10)
+    report.save(tmp_path / "report.json")
+    again = Report.load(tmp_path / "report.json")
+    assert again.x is None and again.clean is None and str(again) == str(report)
+    assert len(fm.plot(again).axes) == 2
+    plt.close("all")
+
+
+def images():
+    """A report on images: the four numbers, in the corners of 4 × 4 pixels."""
+    x, y = data()
+    pixels = np.zeros((N, 4, 4, 1), np.float32)
+    pixels[:, ::3, ::3, 0] = x.reshape(N, 2, 2)
+
+    def corners(x):
+        return x[:, ::3, ::3, 0].reshape(len(x), WIDTH) @ (WEIGHT[:, 1] - WEIGHT[:, 0])
+
+    return robustness(
+        fm.Classifier(Curve(corners)), (pixels, y), fm.FGSM(REGION), eps=(0.05, 0.1), signs=(Gradients(),), progress=False
+    )
+
+
+@pytest.fixture(scope="module")
+def of_images():
+    return images()
+
+
+def test_pictures(of_images, report):
+    figure = fm.plot(of_images)
+    curve, classes, examples = figure.axes
+    attacked, noise = curve.lines[:2]
+    np.testing.assert_allclose(attacked.get_ydata(), [of_images.accuracy, *of_images.curve["robust"]])
+    np.testing.assert_allclose(noise.get_xdata(), [0, 0.05, 0.1])
+    heights = [bar.get_height() for bar in classes.patches]
+    np.testing.assert_allclose(heights, [v[i] for i in (1, 2) for v in of_images.per_class().values()])
+    broken = np.flatnonzero(of_images.correct & ~of_images.robust)
+    labels = [tick.get_text() for tick in examples.get_xticklabels()]
+    assert len(labels) == min(8, len(broken)) > 2 and set(labels) <= {"0→1", "1→0"}
+    assert [tick.get_text() for tick in examples.get_yticklabels()][::2] == ["clean", "attacked"]
+    assert len(fm.plot(report).axes) == 2  # its inputs are no images
+    plt.close("all")
+
+
+def test_the_page_is_by_itself(of_images, tmp_path):
+    of_images.save(tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<svg") == 3 and "light dark" in page
+    outside = re.sub(r'xmlns(:xlink)?="[^"]*"', "", page)
+    assert "http" not in outside and "<script" not in page and "<link" not in page
+    linked = re.findall(r'(?:href="#|url\(#)([^")]+)', page)
+    names = re.findall(r'\bid="([^"]+)"', page)
+    assert linked and set(linked) <= set(names) and len(names) == len(set(names))
+
+
+def test_the_page_goes_without_matplotlib(of_images, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    of_images.save(tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "<svg" not in page and "robust accuracy" in page
+
+
+def test_other_files_are_refused(report, tmp_path):
+    with pytest.raises(ValueError, match=r"report\.json or report\.html was expected, and .*pdf"):
+        report.save(tmp_path / "report.pdf")
+    (tmp_path / "other.json").write_text("[1]")
+    with pytest.raises(ValueError, match="is no report"):
+        Report.load(tmp_path / "other.json")
+
+
+# Bad input
+
+
+def attacked(system, pairs, attack):
+    return fm.perturb(attack, system, pairs, jax.random.key(0))
+
+
+DLR = APGD(REGION, 5, objective=fm.attacks.apgd.DLR())
+TARGETED = APGD(REGION, 5, objective=fm.attacks.apgd.DLR(), target=fm.LikelyTarget(1))
+X, Y = data()
+BYTES = (X * 255).astype(np.uint8)
+
+
+def three(z):
+    return jnp.concatenate([z, z[:, :1] - 5], 1)
+
+
+@pytest.mark.parametrize("run", [evaluate, attacked], ids=["robustness", "perturb"])
+@pytest.mark.parametrize(
+    ("system", "pairs", "attack", "error", "said"),
+    [
+        (shaped(), (X + 0.5, Y), PGD, ValueError, r"values in Box\(lo=0, hi=1\).*give the box of the data"),
+        (shaped(), (X, Y), fm.FGSM(fm.LinfBall(0.1) & fm.Box(0.5, 1)), ValueError, r"values in Box\(lo=0.5, hi=1\)"),
+        (shaped(), (X, Y), DLR, ValueError, "DLR: at least 3 classes were expected, and the model gave outputs of 2"),
+        (shaped(three), (X, Y), TARGETED, ValueError, "DLR towards a class: at least 4 classes"),
+        (shaped(), (BYTES, Y), PGD, ValueError, r"uint8 .* came\. Scale an image of bytes first"),
+        (
+            shaped(),
+            (X, Y),
+            fm.FGSM(fm.LinfBall(-0.1)),
+            ValueError,
+            "a finite number of at least 0 was expected, and -0.1 came",
+        ),
+    ],
+    ids=["outside the box", "region without the input", "two classes", "three classes", "integers", "radius"],
+)
+def test_what_no_attack_can_be_run_on(run, system, pairs, attack, error, said):
+    with pytest.raises(error, match=re.compile(said, re.DOTALL)):
+        run(system, pairs, attack=attack)
+
+
+class Both(fm.System):
+    one: fm.Classifier
+    other: fm.Classifier
+
+
+@pytest.mark.parametrize(
+    ("system", "pairs", "options", "error", "said"),
+    [
+        (shaped(), (X, Y + 1), {}, ValueError, r"labels from 0 to 1 were expected, .* labels from 1 to 2 came\. .*y - 1"),
+        (
+            shaped(),
+            (X, Y[:, None] * 1.5),
+            {},
+            (ValueError, TypeError),
+            "float32 was expected|no classes|counts wrong classes",
+        ),
+        (fm.Regressor(Shaped(jnp.asarray(WEIGHT), identity)), (X, X[:, :2]), {}, ValueError, "counts wrong classes"),
+        (shaped(), X, {}, ValueError, "no labels y"),
+        (Both(shaped(), shaped()), (X, Y), {}, ValueError, r"2 predictions \('one', 'other'\).*state\.system\.one"),
+        (fm.Classifier(fm.models.Dense(4, 2)), (X, Y), {}, ValueError, "arrays are there"),
+        (shaped(), (X, Y), dict(attack="pgd"), TypeError, r"a region such as .* was expected, and 'pgd' came"),
+        (shaped(), (X, Y), dict(attack=fm.FGSM), TypeError, r"Make one: FGSM\(…\)"),
+        (shaped(), (X, Y), dict(attack=()), ValueError, "at least one attack"),
+        (
+            shaped(),
+            (X, Y),
+            dict(batch_size=0),
+            ValueError,
+            "batch_size: a whole number of at least 1 was expected, and 0 came",
+        ),
+        (shaped(), (X, Y), dict(eps=(-1.0,)), ValueError, "finite radii of at least 0"),
+    ],
+)
+def test_what_robustness_cannot_be_measured_of(system, pairs, options, error, said):
+    with pytest.raises(error, match=re.compile(said, re.DOTALL)):
+        evaluate(system, pairs, **options)
+
+
+def test_gradients_that_are_not_finite_are_counted_and_the_best_finite_point_is_kept(key):
+    def rooted(x):
+        return x @ (WEIGHT[:, 1] - WEIGHT[:, 0]) + 0 * jnp.sqrt(x[:, 0])
+
+    x, y = data()
+    x[:5, 0] = 0
+    y = (x @ WEIGHT).argmax(1).astype(np.int32)
+    system = fm.Classifier(Curve(rooted))
+    seen = evaluate(system, (x, y), signs=(Gradients(),), attack=STILL)
+    assert seen.findings[0].verdict == "wrong" and "5 have gradients" in seen.findings[0].text
+    assert np.isnan(seen.gradient["l2"]).sum() == 5 and np.isfinite(seen.x).all() and 0 < seen.robust.sum() < N
+    assert np.isfinite(np.asarray(fm.perturb(STILL, system, (x, y), key).x)).all()
+
+
+def test_radius_0_returns_the_input(key):
+    region = fm.LinfBall(0.0) & fm.Box(0, 1)
+    attack = fm.PGD(region, 0.01, 3)
+    seen = evaluate(shaped(), attack=attack, signs=SIGNS, eps=None)
+    np.testing.assert_array_equal(seen.x, X)
+    np.testing.assert_array_equal(fm.perturb(attack, shaped(), (X, Y), key).x, X)
+    assert seen.robust_accuracy == seen.accuracy and seen.curve == {} and seen.warnings == []
+    assert {finding.verdict for finding in seen.findings} == {"ok", "not checked"}

@@ -1,0 +1,91 @@
+"""`python -m fulmen robustness`: what it writes, and what it says of mistakes."""
+
+import json
+import sys
+import textwrap
+
+import pytest
+
+from fulmen.__main__ import main
+from fulmen.evidence import Report
+
+EXAMPLES = """
+    import fulmen as fm, jax, numpy as np
+
+    rng = np.random.default_rng(0)
+    x = rng.uniform(size=(24, 4)).astype(np.float32)
+    system = fm.init(fm.Classifier(fm.models.Dense(4, 3)), jax.random.key(0))
+    y = fm.predict(system, x).argmax(1).astype(np.int32)
+
+    def run(): return system, (x, y)
+    def nothing(): system, (x, y)
+    def swapped(): return (x, y), system
+    def outside(): return system, (x + 1, y)
+    def description(): return fm.Classifier(fm.models.Dense(4, 3)), (x, y)
+    def broken(): return 1 / 0
+"""
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capfd):
+    """A function that runs `robustness` in a folder with `examples.py`, and returns exit status, output and errors."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "examples.py").write_text(textwrap.dedent(EXAMPLES))
+
+    def command(line):
+        monkeypatch.setattr(sys, "argv", ["fulmen", "robustness", *line.split()])
+        capfd.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    yield command
+    sys.modules.pop("examples", None)
+
+
+def test_it_prints_the_table_and_writes_json_and_page(run, tmp_path):
+    code, out, err = run(
+        "examples.py:run --region linf:0.1 --box 0:1 --attack pgd --out found/mine.html --sample 8 --no-progress"
+    )
+    assert (code, err) == (0, "")
+    report = Report.load(tmp_path / "found/mine.json")
+    assert len(report) == 24 and report.accuracy == 1 and 0 < report.robust_accuracy < 1
+    assert f"robust accuracy {report.robust_accuracy:.3f}" in out and "PGD-40" in out
+    assert "wrote found/mine.html and found/mine.json" in out
+    assert json.loads((tmp_path / "found/mine.json").read_text())["settings"]["attack"].startswith(
+        "PGD(region=LinfBall(eps=0.1) &"
+    )
+    assert "<!doctype html>" in (tmp_path / "found/mine.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("examples.py:run --region linv:0.1", "did you mean 'linf'?"),
+        ("examples.py:run --region linf", "--region linf: numbers as in --region linf:0.1 were expected."),
+        ("examples.py:run --region linf:-1", "LinfBall, eps: a finite number of at least 0 was expected, and -1 came."),
+        ("examples.py:run --region l2:1 --box 0", "--box 0: numbers as in --box 0:1 were expected."),
+        ("examples.py:run --region l2:1 --box 1:0", "Box, lo: a number below hi was expected"),
+        ("examples.py:run --region linf:0.1 --attack pdg", "did you mean 'pgd'?"),
+        ("examples.py:run --region linf:0.1 --out report.pdf", "--out report.pdf: a file such as report.html was expected."),
+        ("examples.py:rum --region linf:0.1", "did you mean 'run'?"),
+        ("examples.py:nothing --region linf:0.1", "(state, data) was expected, and None came. Does it end with `return …`?"),
+        ("examples.py:swapped --region linf:0.1", "came first."),
+        ("examples.py:outside --region linf:0.1 --box 0:1 --attack fgsm", "give the box of the data"),
+        ("examples.py:description --region linf:0.1 --attack fgsm", "robustness needs a component whose arrays are there"),
+        ("examples.py:run", "--region"),
+    ],
+)
+def test_a_mistake_is_one_line(run, line, said):
+    code, _, err = run(f"{line} --no-progress")
+    assert code == 2 and said in err and len(err.strip().splitlines()) == 1
+
+
+def test_an_error_of_the_users_own_is_shown_where_it_is(run):
+    code, _, err = run("examples.py:broken --region linf:0.1 --no-progress")
+    assert code == 1 and "ZeroDivisionError" in err and "examples.py" in err
