@@ -190,8 +190,8 @@ def fab(norm, rank):
 PEERS = {
     "deepfool/Linf/unbounded": DeepFool(BALLS["Linf"]),
     "deepfool/L2/unbounded": DeepFool(BALLS["L2"]),
-    "carlini_wagner/plain": cw(0.05),
-    "carlini_wagner/confident": cw(0.05, float(RECORDED["cw_confidence"])),
+    "carlini_wagner/plain": cw(0.1),
+    "carlini_wagner/confident": cw(0.1, float(RECORDED["cw_confidence"])),
     "carlini_wagner/long": cw(0.2),
     **{f"fab/{norm}/{rank}": fab(norm, rank) for norm in NORMS for rank in (1, 4)},
     **{f"torchattacks/{norm}": fab(norm, 1) for norm in NORMS},

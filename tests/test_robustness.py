@@ -14,11 +14,10 @@ import pytest
 import fulmen as fm
 from fulmen import dispatch
 from fulmen.attacks import APGD, Square
-from fulmen.evidence import SIGNS, Finding, Report, Sign, robustness, scaled
-from fulmen.evidence import signs as attack_signs
-from fulmen.evidence.model_signs import Batches, Jumps, Modes, Probabilities, Randomness
+from fulmen.evidence import SIGNS, Report, robustness, scaled
+from fulmen.evidence.model_signs import Batches, Modes
 from fulmen.evidence.noise import UniformNoise
-from fulmen.evidence.signs import BlackBox, Convergence, Falling, Gradients, Inside, Iterations
+from fulmen.evidence.signs import Gradients
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -27,6 +26,7 @@ N, WIDTH, EPS = 16, 4, 0.1
 REGION = fm.LinfBall(EPS) & fm.Box(0, 1)
 WEIGHT = np.array([[-1.0, 1.0], [2.0, 0.5], [0.5, -0.5], [-0.25, 1.5]], np.float32)
 PGD = fm.PGD(REGION, step_size=0.02, steps=10)
+STILL = fm.PGD(REGION, 0.02, 10, start=fm.Clean())
 
 
 class Shaped(fm.Model):
@@ -39,17 +39,6 @@ class Shaped(fm.Model):
 @dispatch
 def forward(model: Shaped, x):
     return model.function(x @ model.weight)
-
-
-class Noisy(fm.Model):
-    """Logits with noise that is drawn anew for each key."""
-
-    weight: jax.Array
-
-
-@dispatch
-def forward(model: Noisy, x, mode):
-    return x @ model.weight + 0.3 * jax.random.normal(mode.key, (len(x), 2))
 
 
 class Curve(fm.Model):
@@ -257,83 +246,6 @@ def test_nothing_is_found_in_a_healthy_system(report):
     assert [finding.sign for finding in report.findings] == [sign.title for sign in SIGNS]
     assert {finding.verdict for finding in report.findings} == {"ok"}, report.findings
     assert report.warnings == []
-
-
-def trap(x):
-    """Along each coordinate a low hill that stops steps, and a cliff behind it that one large step comes to."""
-    t = x - 0.5
-    return (0.1 * jnp.exp(-(((t - 0.04) / 0.01) ** 2)) + 0.5 * jax.nn.sigmoid((t - 0.09) / 0.004)).sum(1) - 1
-
-
-def rounded(z):
-    return jnp.round(2 * z)
-
-
-STILL = fm.PGD(REGION, 0.02, 10, start=fm.Clean())
-MIDDLE = (np.random.default_rng(0).uniform(0.495, 0.505, (16, WIDTH)).astype(np.float32), np.zeros(16, np.int32))
-SHORT = fm.PGD(REGION, step_size=0.003, steps=5, start=fm.Clean())
-
-
-@pytest.mark.parametrize(
-    ("sign", "system", "options", "verdict", "said"),
-    [
-        (Iterations(), fm.Classifier(Curve(trap)), dict(pairs=MIDDLE), "wrong", r"FGSM breaks 16 and PGD-40 \d;"),
-        (Convergence(), shaped(), dict(attack=SHORT), "wrong", r"PGD with 20 steps .* breaks [3-9] of \d+"),
-        (
-            Falling(),
-            shaped(rounded),
-            dict(attack=STILL),
-            "wrong",
-            r"At ε = 1, which holds the whole box, the accuracy is 0\.[4-9]",
-        ),
-        (BlackBox(), shaped(rounded), dict(attack=STILL), "wrong", r"noise breaks [1-9]\d* and Square breaks [1-9]"),
-        (BlackBox(), shaped(rounded), dict(attack=(STILL, Square(REGION, 100))), "wrong", r"Square, .* has broken [2-9]"),
-        (Gradients(), shaped(lambda z: 1e4 * z), {}, "wrong", r"Of 16 examples \d+ have a gradient of 0"),
-        (Jumps(), shaped(rounded), {}, "suspicious", "there is rounding, with a slope of 0"),
-        (Jumps(), shaped(jax.lax.stop_gradient), {}, "suspicious", "there is a stopped gradient"),
-        (Jumps(), shaped(lambda z: z.astype(jnp.int8).astype(z.dtype)), {}, "suspicious", "a conversion to integers"),
-        (Jumps(), shaped(lambda z: jax.lax.fori_loop(0, 3, lambda i, z: z * 2, z)), {}, "not checked", r"loops \(scan\)"),
-        (Randomness(), fm.Classifier(Noisy(jnp.asarray(WEIGHT))), {}, "suspicious", "of 16 classes [1-9]"),
-        (Probabilities(), shaped(jax.nn.softmax), {}, "wrong", "return logits"),
-        (Batches(), shaped(lambda z: z - z.mean(0, keepdims=True)), {}, "wrong", "depends on the others"),
-        (
-            Modes(),
-            fm.bind(shaped(), fm.Train(jax.random.key(0))),
-            {},
-            "wrong",
-            r"2 parts are bound to a Train mode|Train mode",
-        ),
-        (Inside(), shaped(), dict(attack=fm.FGSM(fm.LinfBall(0.6))), "suspicious", "The region has no box"),
-    ],
-    ids=lambda value: type(value).__name__ if isinstance(value, Sign) else None,
-)
-def test_a_sign_shows_on_what_is_made_to_show_it(sign, system, options, verdict, said):
-    (finding,) = evaluate(system, **{"attack": STILL, **options}, signs=(sign,)).findings
-    assert (finding.verdict, finding.sign) == (verdict, sign.title)
-    assert re.search(said, finding.text), finding.text
-
-
-def test_a_random_model_is_attacked_in_the_mean_over_draws():
-    noisy = fm.Classifier(Noisy(jnp.asarray(WEIGHT)))
-    (finding,) = evaluate(noisy, attack=fm.FGSM(REGION, samples=2), signs=(Randomness(),)).findings
-    assert finding.verdict == "ok" and "samples=" in finding.text
-
-
-def test_without_a_box_the_radius_grows_until_nothing_is_left():
-    (finding,) = evaluate(shaped(), attack=fm.FGSM(fm.LinfBall(0.05)), signs=(Falling(),)).findings
-    assert finding.verdict == "ok" and re.search(r"(\d+) times the region's, the accuracy is 0\.[0-4]", finding.text)
-
-
-def test_a_sign_of_one_s_own():
-    class Small(Sign):
-        """There are many examples."""
-
-    @attack_signs.examine.dispatch
-    def few(sign: Small, evaluation, report):
-        return Finding("suspicious", f"There are {len(report)}.")
-
-    seen = evaluate(shaped(), signs=(Small(),))
-    assert seen.warnings == [Finding("suspicious", "There are 16.", "There are many examples")]
 
 
 # How it shows itself

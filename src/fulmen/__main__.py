@@ -45,7 +45,7 @@ def _run() -> None:
         if error.name != "tyro":
             raise
         raise CommandError('the command line needs tyro: pip install "fulmen[examples]"') from None
-    commands = {"train": train, "robustness": robustness, "digits": digits}
+    commands = {"train": train, "digits": digits, "robustness": robustness}
     with contextlib.redirect_stderr(io.StringIO()) as box:
         try:
             command = tyro.extras.subcommand_cli_from_dict(

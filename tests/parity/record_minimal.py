@@ -62,7 +62,7 @@ def carlini_wagner(model: Any, x: torch.Tensor, y: torch.Tensor) -> dict[str, An
     """One image at a time: foolbox ends the search for all of a batch where their summed loss stops falling."""
     wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
     found = {}
-    for name, confidence, stepsize in (("plain", 0.0, 0.05), ("confident", CW_CONFIDENCE, 0.05), ("long", 0.0, 0.2)):
+    for name, confidence, stepsize in (("plain", 0.0, 0.1), ("confident", CW_CONFIDENCE, 0.1), ("long", 0.0, 0.2)):
         attack = foolbox.attacks.L2CarliniWagnerAttack(
             binary_search_steps=CW_SEARCHES,
             steps=CW_STEPS,

@@ -23,7 +23,7 @@ def window(ball, steps, number):
 
 @verb(hands_on=False)
 def first_size(ball):
-    """The size of the first steps."""
+    """The size of the first steps of an attack in the ball, in the inputs' units."""
 
 
 @verb(hands_on=False)
@@ -51,7 +51,7 @@ def adapt(ball, memory, now, value, height, offset, size):
 
 @verb(hands_on=False)
 def move(ball, region, memory, now, x, previous, ascent, size, origin):
-    """The next points, in the region."""
+    """The points that the next step leads to, projected onto the region: `(n, …)`."""
 
 
 def _length(v: jax.Array) -> jax.Array:

@@ -71,6 +71,10 @@ class FAB(MinimalNorm):
     def length(self) -> int:
         return self.steps * (self.targets if isinstance(self.target, TrueLabel | PredictedLabel) else 1)
 
+    @property
+    def stepped(self) -> Any:
+        return remake(self, {"restarts": min(self.restarts, 2)})
+
 
 class FABWalk(Walk):
     """Where the attacks stand.

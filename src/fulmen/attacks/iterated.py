@@ -39,15 +39,17 @@ def momentum(decay: Any) -> optax.GradientTransformation:
     [ 0.75 -0.25] [0.375 0.875]
     """
 
-    def update(gradient: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+
         def added(g: jax.Array, m: jax.Array) -> jax.Array:
             norm = jnp.abs(g).sum()
             return jnp.asarray(decay).astype(g.dtype) * m + g / jnp.where(norm > 0, norm, 1)
 
-        total = jax.tree.map(added, gradient, state.trace)
+        total = jax.tree.map(added, updates, state.trace)
         return total, optax.TraceState(total)
 
-    return optax.GradientTransformation(lambda x: optax.TraceState(jax.tree.map(jnp.zeros_like, x)), update)
+    return optax.GradientTransformation(lambda params: optax.TraceState(jax.tree.map(jnp.zeros_like, params)), update)
 
 
 def smooth(size: int = 15) -> optax.GradientTransformation:
@@ -72,7 +74,8 @@ def smooth(size: int = 15) -> optax.GradientTransformation:
 
     def along(length: int) -> np.ndarray:
         """The kernel as a matrix, by which an axis of that length is multiplied."""
-        return sum(weight * np.eye(length, k=offset - size // 2) for offset, weight in enumerate(kernel))
+        bands = [weight * np.eye(length, k=offset - size // 2) for offset, weight in enumerate(kernel)]
+        return np.sum(bands, 0)
 
     def smoothed(g: jax.Array) -> jax.Array:
         if g.ndim != 3:

@@ -79,7 +79,7 @@ def changed(ball, offset, rows, columns, key):
 
 @verb(hands_on=False)
 def least_side(ball):
-    """The smallest side of a square."""
+    """The smallest side that the squares of an attack in the ball may have, in pixels."""
 
 
 def _as_image(x: jax.Array) -> jax.Array:

@@ -77,6 +77,9 @@ def robustness(state, data, attack, **options):
     Raises:
         ValueError: for a system that is no classifier, labels out of range, and inputs that the region excludes.
 
+    **Extending.** Overload `predictions` for a system whose outputs are elsewhere, `as_attack` and `scaled` of `fm.evidence` for
+    regions and attacks of one's own, and `examine` for another warning sign.
+
     >>> x, y = jnp.array([[0.2], [0.45], [0.9]]), jnp.array([0, 0, 1])
     >>> model = fm.models.Dense(1, 2, weight=jnp.array([[-1.0, 1.0]]), bias=jnp.array([0.5, -0.5]))
     >>> region = fm.LinfBall(0.1) & fm.Box(0, 1)
