@@ -310,3 +310,22 @@ def test_classes_that_are_not_there_say_so(change, target, message, model, data,
     options = {} if target is None else {"target": target}
     with pytest.raises(ValueError, match=message):
         fm.perturb(fm.PGD(REGION, 0.02, 2, **options), model, fm.replace(data, y=change(data.y)), key)
+
+
+def test_the_step_of_the_first_success_is_counted(key):
+    """Also where it comes with the last step, by a program that serves any number of steps."""
+    weight = jnp.array([[0.0, 1.0], [0.0, 0.0]])
+
+    class Plane(fm.Model):
+        weight: jax.Array
+
+    @fm.dispatch
+    def forward(plane: Plane, x):
+        return x @ plane.weight + jnp.array([[0.5, 0.0]])
+
+    system = fm.Classifier(Plane(weight))
+    x = np.array([[0.0, 0.0], [0.35, 0.0], [0.9, 0.0]], np.float32)
+    data = fm.Labeled(x, np.zeros(3, np.int32))
+    attack = fm.PGD(fm.LinfBall(1.0), step_size=0.2, steps=3, start=fm.Clean())
+    found = fm.attacks.attempt(attack, system, data, key)
+    assert np.asarray(found.first).tolist() == [3, 1, 0]

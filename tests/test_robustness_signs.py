@@ -68,7 +68,7 @@ SHORT = fm.PGD(REGION, step_size=0.003, steps=5, start=fm.Clean())
             fm.bind(shaped(), fm.Train(jax.random.key(0))),
             {},
             "wrong",
-            r"2 parts are bound to a Train mode|Train mode",
+            r"^[2-9] parts are bound to a Train mode \(Classifier, model",
         ),
         (Inside(), shaped(), dict(attack=fm.FGSM(fm.LinfBall(0.6))), "suspicious", "The region has no box"),
     ],

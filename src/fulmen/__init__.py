@@ -2,7 +2,7 @@
 
 __version__ = "0.1.0"
 
-from fulmen import attacks, models
+from fulmen import attacks, evidence, models
 from fulmen.attacks.apgd import APGD, Boundary
 from fulmen.attacks.attack import FGSM, PGD, Attack, Clean, Start, Uniform, fgsm, start_point
 from fulmen.attacks.autoattack import autoattack
@@ -273,6 +273,7 @@ __all__ = [
     "dispatch",
     "eval_step",
     "evaluate",
+    "evidence",
     "explain",
     "fast_fgsm",
     "fgm",

@@ -227,7 +227,8 @@ def advance(attack: Attack, problem, walk, step):
 def finish(attack: Attack, problem, walk):
     if walk.best is None:
         return walk
-    return walk.keep(walk.x, problem.look(walk.x, attack.length), attack.length)
+    steps = attack.length if problem.steps is None else problem.steps
+    return walk.keep(walk.x, problem.look(walk.x, steps), steps)
 
 
 def _typed(value: Any, dtype: Any) -> Any:

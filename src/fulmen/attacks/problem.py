@@ -41,6 +41,7 @@ class Problem(Tree):
         target: `(n,)`, the classes that it leads to, or None.
         truth: the labels by which it has succeeded, where the batch's are others, or None.
         key: a random key, or None.
+        steps: how many steps are taken, where the attack was made to serve any number, or None.
         restart: how often the attack has been run before.
         best: whether each example's best point is wanted, and not the last one.
         stop: whether an example is done with as soon as the attack has succeeded on it.
@@ -52,6 +53,7 @@ class Problem(Tree):
     target: Any = None
     truth: Any = None
     key: Any = None
+    steps: Any = None
     restart: Any = 0
     best: bool = static(default=True)
     stop: bool = static(default=False)

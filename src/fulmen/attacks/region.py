@@ -80,7 +80,7 @@ class L1Ball(Ball):
     Args:
         eps: the radius, in the input's units.
 
-    >>> fm.project(fm.L1Ball(2.0), jnp.array([[3.0, 2.0, -0.5]]), jnp.zeros((1, 3))).round(4)
+    >>> fm.project(fm.L1Ball(2.0), jnp.array([[3.0, 2.0, 0.5]]), jnp.zeros((1, 3))).round(4)
     Array([[1.5, 0.5, 0. ]], dtype=float32)
     """
 

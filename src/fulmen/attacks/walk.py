@@ -155,7 +155,8 @@ def _in_one_program(problem: Problem) -> Walk:
 
 def _from_the_host(problem: Problem) -> Walk:
     """Compiled steps: on the CPU, where loops are slow inside a program, one or a few at a call, and many elsewhere."""
-    steps, problem = problem.attack.length, remake(problem, {"attack": problem.attack.stepped})
+    steps = problem.attack.length
+    problem = remake(problem, {"attack": problem.attack.stepped, "steps": np.int32(steps)})
     aimed, walk = _begin(*pack(problem)[::-1])
     problem = remake(problem, aimed)
     leaves, structure = pack(problem)
