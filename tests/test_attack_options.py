@@ -143,13 +143,11 @@ def test_several_draws_are_each_examples_own(attack, key):
 def test_more_draws_come_closer_to_the_expected_gradient(key):
     with jax.enable_x64(True):
         system, data = noisy()
-        slope = lambda samples, seed: np.asarray(
-            attacks.Problem(
-                fm.FGSM(REGION, samples=samples), system, data, key=jax.random.key(seed)
-            ).slopes(jnp.asarray(data.x))[0]
-        )  # fmt: skip
-        expected = slope(4000, 0)
-        few, many = (np.mean([(slope(samples, seed) - expected) ** 2 for seed in range(1, 5)]) for samples in (2, 128))
+        problem = lambda samples, key: attacks.Problem(fm.FGSM(REGION, samples=samples), system, data, key=key)
+        slopes = lambda samples: jax.jit(lambda key: problem(samples, key).slopes(jnp.asarray(data.x))[0])
+        expected = slopes(4000)(key)
+        error = lambda slopes: np.mean([(slopes(jax.random.key(seed)) - expected) ** 2 for seed in range(1, 5)])
+        few, many = error(slopes(2)), error(slopes(128))
         assert 16 < few / many < 256  # 64 is expected
 
 

@@ -29,10 +29,8 @@ def kinds(eps, low, high, narrow):
     return {
         "L2": L2Ball(eps),
         "L1": L1Ball(eps),
-        "L2, box": L2Ball(eps) & box,
-        "L1, box": box & L1Ball(eps),
         "L2, Linf, box": L2Ball(eps) & linf & box,
-        "L1, Linf, twice": L1Ball(2 * eps) & linf & L1Ball(eps),
+        "L1, box, Linf": L1Ball(2 * eps) & box & linf & L1Ball(eps),
     }
 
 
@@ -217,7 +215,7 @@ def test_where_nothing_is_in_common_the_bounds_count():
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 12), (4, 4, 3), (4, 2, 2, 3)], ids=len)
-@pytest.mark.parametrize("kind", ["L2, Linf, box", "L1, Linf, twice"])
+@pytest.mark.parametrize("kind", ["L2, Linf, box", "L1, box, Linf"])
 def test_any_rank_and_any_company(kind, shape):
     x, origin, low, high = problem("float32", 11, size=math.prod(shape[1:]))
     region = kinds(0.3, low, high, 0.2)[kind]
@@ -230,7 +228,7 @@ def test_any_rank_and_any_company(kind, shape):
         np.testing.assert_array_equal(fm.project(region, x[i : i + 1], origin[i : i + 1])[0].reshape(shape[1:]), together[i])
 
 
-@pytest.mark.parametrize("kind", ["L2, Linf, box", "L1, Linf, twice"])
+@pytest.mark.parametrize("kind", ["L2, Linf, box", "L1, box, Linf"])
 def test_compiled_and_mapped(kind):
     x, origin, low, high = problem("float32", 12)
     region = kinds(0.3, low, high, 0.2)[kind]
@@ -271,7 +269,7 @@ def test_no_number_stays_its_examples_own():
             np.testing.assert_array_equal(there[i], fm.project(ball & fm.Box(low, high), x, origin)[i])
 
 
-@pytest.mark.parametrize("kind", ["L2, Linf, box", "L1, Linf, twice"])
+@pytest.mark.parametrize("kind", ["L2, Linf, box", "L1, box, Linf"])
 def test_derivatives_are_those_of_the_projection(kind):
     with jax.enable_x64(True):
         x, origin, low, high = problem("float64", 21)
@@ -290,7 +288,7 @@ def test_derivatives_are_those_of_the_projection(kind):
         assert np.abs(by_eps).max() > 0.1 and np.abs(by_x).max() > 0.1
 
 
-@pytest.mark.parametrize("kind", ["L2, Linf, box", "L1, Linf, twice"])
+@pytest.mark.parametrize("kind", ["L2, Linf, box", "L1, box, Linf"])
 def test_derivatives_at_the_origin_are_numbers(kind):
     _, origin, low, high = problem("float32", 22)
     total = lambda x, origin, eps: fm.project(kinds(eps, low, high, 0.2)[kind], x, origin).sum()

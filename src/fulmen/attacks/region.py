@@ -103,8 +103,8 @@ class Intersection(Region):
     Args:
         regions: the regions. The nearest point is exact for any number of boxes and `LinfBall`s together with balls of one
             other norm, `L2Ball`s or `L1Ball`s. A region of one's own is projected onto before these, by its own method:
-            then the point is in these, but perhaps not the nearest one. Where they have no point in common, it is the
-            nearest point to the clean input of those that bound each coordinate, the last of which has the last word.
+            then the point is in these, but perhaps not the nearest one. Where the clean input is not within all bounds on
+            single coordinates, the point keeps to the bounds alone, and of two that exclude each other to the later one.
 
     >>> fm.LinfBall(0.1) & fm.Box(0, 1)
     LinfBall(eps=0.1) & Box(lo=0, hi=1)

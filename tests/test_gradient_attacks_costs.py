@@ -1,0 +1,124 @@
+"""What the iterated attacks must reach, what they cost, and what they leave alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import fulmen as fm
+from fulmen import attacks, dispatch
+
+SHAPE, CLASSES, N = (6, 5, 2), 4, 5
+BOX = fm.Box(0.0, 1.0)
+EPS, STEP = 0.1, 0.03
+LINF = fm.LinfBall(EPS) & BOX
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def data(n=N):
+    rng = np.random.default_rng(2)
+    return rng.uniform(size=(n, *SHAPE)), rng.integers(0, CLASSES, n).astype(np.int32)
+
+
+# What they must reach
+
+
+BALLS = {"Linf": (fm.LinfBall(0.25), 1), "L2": (attacks.L2Ball(0.25), 2), "L1": (attacks.L1Ball(0.25), np.inf)}
+
+
+class Line(fm.Model):
+    """A loss that is linear in the input."""
+
+    weight: jax.Array
+
+
+@dispatch
+def loss(line: Line, batch):
+    return (batch.x * line.weight[None]).sum((1, 2, 3))
+
+
+@pytest.mark.parametrize("name", BALLS)
+def test_they_reach_a_linear_models_worst_case(name, key):
+    ball, dual = BALLS[name]
+    weight = np.random.default_rng(4).normal(size=SHAPE)
+    line, (x, _) = Line(jnp.asarray(weight)), data()
+    worst = 0.25 * np.linalg.norm(weight.ravel(), dual)
+    reaching = [fm.FGSM(ball), fm.PGD(ball, 2.0, 12), attacks.MIFGSM(ball, 0.1, 4)]
+    if name == "Linf":
+        reaching += [
+            attacks.BIM(ball, 0.1, 4),
+            attacks.NIFGSM(ball, steps=4),
+            attacks.DIFGSM(ball, 0.1, 4, views=(attacks.Diverse(0.0),)),
+            fm.Attack(optax.adam(0.1), ball, steps=6),
+            attacks.RFGSM(ball, step_size=0.5),
+        ]
+    if name == "L1":
+        reaching.append(attacks.SLIDE(ball, 0.1, 20, start=fm.Clean(), q=1 / 60))
+    for attack in reaching:
+        moved = fm.perturb(attack, line, fm.Unlabeled(jnp.asarray(x)), key, best=False).x
+        gained = ((np.asarray(moved) - x) * weight).sum((1, 2, 3))
+        np.testing.assert_allclose(gained, worst, rtol=0, atol=1e-9)
+
+
+# What they cost
+
+
+def flops(function, *arguments):
+    return jax.jit(function).lower(*arguments).compile().cost_analysis()["flops"]
+
+
+COSTS = {
+    "BIM": lambda steps: attacks.BIM(LINF, STEP, steps),
+    "NI": lambda steps: attacks.NIFGSM(LINF, STEP, steps),
+    "PGD L2": lambda steps: fm.PGD(attacks.L2Ball(1.0), STEP, steps, start=fm.Clean()),
+    "Adam": lambda steps: fm.Attack(optax.adam(STEP), LINF, steps=steps),
+}
+
+
+@pytest.mark.parametrize("make", COSTS.values(), ids=COSTS)
+def test_a_step_costs_two_passes(make, key):
+    """Counted on the unrolled program of a network with dropout; a look at the last point is one more."""
+    model = fm.init(fm.models.MLP(64, 256, 256, 10, dropout=0.1), key)
+    whole = fm.bind(fm.Classifier(model), fm.Train(key))
+    batch = fm.Labeled(jnp.zeros((64, 64)), jnp.zeros(64, jnp.int32))
+    forward = flops(lambda model, x: model(x), whole.model, batch.x)
+    run = lambda steps, best: flops(lambda s, b: fm.perturb(make(steps), s, b, key, best=best).x, whole, batch)
+    three = run(3, False)
+    assert 1.7 * 3 * forward < three <= 1.05 * 6 * forward
+    looks = 4 if "NI" in repr(make(1)) else 1  # at the last point, and at each where the gradient is of another
+    assert run(3, True) <= 1.05 * (6 + looks) * forward
+
+
+# Running statistics
+
+
+EVERY = {
+    "FGSM": fm.FGSM(LINF),
+    "RFGSM": attacks.RFGSM(LINF),
+    "BIM": attacks.BIM(LINF, STEP, 2),
+    "PGD": fm.PGD(LINF, STEP, 2, restarts=2),
+    "PGD L2": fm.PGD(attacks.L2Ball(0.5) & BOX, STEP, 2),
+    "SLIDE": attacks.SLIDE(attacks.L1Ball(0.5) & BOX, STEP, 2),
+    "TI-DIM": attacks.TIFGSM(LINF, STEP, 2, 1.0, views=(attacks.Diverse(),)),
+    "NIFGSM": attacks.NIFGSM(LINF, STEP, 2),
+    "with samples": fm.PGD(LINF, STEP, 2, samples=2),
+    "of several": fm.WorstOf(fm.FGSM(LINF), fm.PGD(LINF, STEP, 2)),
+}
+
+
+@pytest.mark.parametrize(("name", "mode"), [*((name, None) for name in EVERY), ("PGD", fm.Train)])
+def test_running_statistics_stay_bit_for_bit(name, mode, key):
+    layers = [fm.models.Conv(2, 3), fm.models.BatchNorm(3), jax.nn.relu, fm.models.Flatten(), fm.models.Dense(90, CLASSES)]
+    whole = fm.init(fm.Classifier(fm.models.Chain(*layers)), key)
+    whole = jax.tree.map(lambda v: v.astype(np.float64) if isinstance(v, jax.Array) else v, whole)
+    before = [np.array(leaf) for leaf in jax.tree.leaves(whole)]
+    attacked = fm.perturb(EVERY[name], whole if mode is None else fm.bind(whole, mode(key)), data(), key)
+    assert np.abs(np.asarray(attacked.x) - data()[0]).max() > 0.01
+    for leaf, old in zip(jax.tree.leaves(whole), before, strict=True):
+        np.testing.assert_array_equal(leaf, old)
