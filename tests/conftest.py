@@ -32,6 +32,15 @@ def getkey():
 
 
 @pytest.fixture
+def optimised(monkeypatch):
+    """Processes that the test starts compile with XLA's full optimisation, on one thread."""
+    monkeypatch.setenv(
+        "XLA_FLAGS",
+        "--xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=3 --xla_llvm_disable_expensive_passes=false",
+    )
+
+
+@pytest.fixture
 def verbs_restored():
     """Take back, after the test, the methods that it registered; for tests that register on types that others use."""
     before = {verb: verb.methods for verb in verbs()}

@@ -106,7 +106,7 @@ def last(function) -> Method:
     return borrow.methods[-1]
 
 
-def test_the_checks_can_fail():
+def test_the_checks_can_fail(verbs_restored):
     assert pirated(borrow, last(written(one=np.ndarray)))
     assert not pirated(borrow, last(written(one=fm.Box)))
     assert uncached(last(written(one=fm.Labeled, other=jax.Array))) == [jax.Array]

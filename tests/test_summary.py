@@ -196,11 +196,10 @@ def test_every_round_of_a_loop_is_counted():
     # With metrics or without, an evaluation runs the loop once: XLA merges equal ones.
     alone = summary(stacked(False, metrics=()), SHAPES).costs[1]
     assert alone.flops == pytest.approx(looped["evaluation"].flops, rel=0.01)
-    # The loop of the metrics is another one than the loss's, which keeps what the gradient needs.
-    ratio = looped["training step"].flops / unrolled["training step"].flops
-    assert 1.1 < ratio < 1.35
-    without = summary(stacked(False, metrics=()), SHAPES).costs[0]
-    assert 0.9 < without.flops / unrolled["training step"].flops < 1.01
+    # Loss and metrics share the model's outputs: XLA would not merge the loss's loop, which keeps what the gradient needs.
+    step = unrolled["training step"].flops
+    assert looped["training step"].flops == pytest.approx(step, rel=0.01)
+    assert 0.9 < summary(stacked(False, metrics=()), SHAPES).costs[0].flops / step < 1.01
 
     class Nested(fm.Model):
         weight: jax.Array
