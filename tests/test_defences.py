@@ -292,7 +292,8 @@ def test_free_adversarial_training(optimizer, data):
             changes, memory = optimizer.update(slopes, memory, p)
         p, values = optax.apply_updates(p, changes), [*values, value]
         x = jnp.clip(jnp.clip(x + STEP * jnp.sign(slope), step.x - EPS, step.x + EPS), 0, 1)
-    step.matches(p, statistics, sum(values) / 3, atol=2e-6)
+    # A bias before a normalization has no gradient but rounding, which adam divides by its eps of 1e-3.
+    step.matches(p, statistics, sum(values) / 3, atol=5e-6)
     kept = step.after.system.perturbation.value
     np.testing.assert_allclose(np.asarray(kept), np.asarray(x - step.x), rtol=0, atol=1e-6)
     assert float(jnp.abs(kept).max()) > 0.05

@@ -92,7 +92,7 @@ def test_the_first_point_has_stripes_at_full_size(key):
     assert (np.abs(first) == np.float32(0.05)).all() and (first == first[:1]).all()
     assert len(np.unique(first)) == 2
     for name, ball in (("L2", L2Ball(0.3)), ("L1", L1Ball(1.0))):
-        np.testing.assert_allclose(norm(name, draw(ball, (28, 28, 3), key)[None]), ball.eps, rtol=1e-5)
+        np.testing.assert_allclose(norm(name, draw(ball, (28, 28, 3), key)[None]), ball.eps, rtol=5e-5)  # a sum of 2352
 
 
 @pytest.mark.parametrize("name", ["L2", "L1"])
