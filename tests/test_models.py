@@ -196,17 +196,18 @@ def test_dense_is_a_linear_map():
     close(biased(x), np.asarray(x) @ np.asarray(biased.weight) + np.arange(4))
 
 
+@pytest.mark.parametrize("channels", [3, 8], ids=["large patches", "small patches"])
 @pytest.mark.parametrize("pads, stride", [(((1, 0), (2, 1)), (1, 2)), ("VALID", 1), ("SAME", 2)])
-def test_conv_is_a_cross_correlation(pads, stride):
-    layer = filled(Conv(2, 3, kernel_size=(2, 3), stride=stride, padding=pads))
-    layer = fm.replace(layer, bias=jnp.arange(3.0))
+def test_conv_is_a_cross_correlation(pads, stride, channels):
+    layer = filled(Conv(2, channels, kernel_size=(2, 3), stride=stride, padding=pads))
+    layer = fm.replace(layer, bias=jnp.arange(float(channels)))
     x = np.asarray(jax.random.normal(jax.random.key(1), (2, 5, 6, 2)))
     # SAME with stride 2: 5 rows give 3, which need (3 − 1) · 2 + 2 = 6, so one more, at the end; 6 columns need 7.
     pads = {"VALID": ((0, 0), (0, 0)), "SAME": ((0, 1), (0, 1))}.get(pads, pads) if isinstance(pads, str) else pads
     padded = np.pad(x, ((0, 0), *pads, (0, 0)))
     down, right = stride if isinstance(stride, tuple) else (stride, stride)
     windows = np.lib.stride_tricks.sliding_window_view(padded, (2, 3), (1, 2))[:, ::down, ::right]
-    close(layer(x), np.einsum("nhwcij,ijco->nhwo", windows, np.asarray(layer.weight)) + np.arange(3))
+    close(layer(x), np.einsum("nhwcij,ijco->nhwo", windows, np.asarray(layer.weight)) + np.arange(channels))
 
 
 @pytest.mark.parametrize("window, stride", [(3, None), ((2, 3), (1, 2)), (2, 3)])

@@ -93,12 +93,12 @@ class Small(fm.Model):
 
 @dispatch
 def forward(net: Small, x):
-    x = jax.nn.relu(net.norm(net.conv(x.reshape(-1, 8, 8, 1))))
+    x = jax.nn.relu(net.norm(net.conv(x.reshape(-1, 4, 4, 4))))
     return net.out(net.drop(x.reshape(x.shape[0], -1)))
 
 
 def test_convnet_with_batch_norm_and_dropout(digits):
-    net = Small(fm.models.Conv(1, 4), fm.models.BatchNorm(4), fm.models.Dropout(0.25), Dense(256, 10))
+    net = Small(fm.models.Conv(4, 4), fm.models.BatchNorm(4), fm.models.Dropout(0.25), Dense(64, 10))
     state = started(fm.Classifier(net), digits, optimizer=optax.adam, lr=1e-3)
     net = state.system.model
     start = dict(conv=arrays(net.conv), norm=arrays(net.norm), out=arrays(net.out))
@@ -108,7 +108,7 @@ def test_convnet_with_batch_norm_and_dropout(digits):
 
     def loss(p, buffers, i, x, y):
         x = jax.lax.conv_general_dilated(
-            x.reshape(-1, 8, 8, 1), p["conv"][0], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            x.reshape(-1, 4, 4, 4), p["conv"][0], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
         ) + p["conv"][1].reshape(1, 1, 1, -1)
         mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
         n = x.size // x.shape[-1]

@@ -135,10 +135,37 @@ def forward(layer: Conv, x):
             f"{name} with padding {layer.padding!r} has a kernel of {kernel}, larger than the images of {x.shape}."
         )
     dtype = common_dtype(name, x, weight)
-    y = jax.lax.conv_general_dilated(
-        x.astype(dtype), weight.astype(dtype), pair(layer.stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-    return _add_bias(y, bias)
+    x, weight = x.astype(dtype), weight.astype(dtype)
+    convolved = _by_patches if _are_small(weight) else _by_convolution
+    return _add_bias(convolved(x, weight, pair(layer.stride), pads), bias)
+
+
+def _by_convolution(x: jax.Array, weight: jax.Array, stride: tuple[int, int], pads: list[tuple[int, int]]) -> jax.Array:
+    return jax.lax.conv_general_dilated(x, weight, stride, pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _by_patches(x: jax.Array, weight: jax.Array, stride: tuple[int, int], pads: list[tuple[int, int]]) -> jax.Array:
+    """The convolution as one product of matrices, of the patches that the kernel lies on, and the kernel."""
+    x = jnp.pad(x, [(0, 0), *pads, (0, 0)])
+    n, *sizes, channels = x.shape
+    kernel, out = weight.shape[:2], weight.shape[3]
+    counts = [(size - k) // step + 1 for size, k, step in zip(sizes, kernel, stride, strict=True)]
+
+    def shifted(i: int, j: int) -> jax.Array:
+        last = [at + (count - 1) * step + 1 for at, count, step in zip((i, j), counts, stride, strict=True)]
+        return jax.lax.slice(x, (0, i, j, 0), (n, *last, channels), (1, *stride, 1))
+
+    patches = jnp.concatenate([shifted(i, j) for i in range(kernel[0]) for j in range(kernel[1])], -1)
+    return jnp.dot(patches.reshape(-1, patches.shape[-1]), weight.reshape(-1, out)).reshape(n, *counts, out)
+
+
+def _are_small(weight: jax.Array) -> bool:
+    """Whether patches are small beside the outputs, as those of images in grey or colour are.
+
+    On the CPU their product with the kernel takes .4 to .9 of the time of XLA's convolution then, and its gradients .3 to .8.
+    """
+    *patch, out = weight.shape
+    return jax.default_backend() == "cpu" and math.prod(patch) <= 2 * out
 
 
 def _pads(layer: Conv, sizes: tuple[int, ...]) -> list[tuple[int, int]]:
