@@ -56,7 +56,7 @@ from fulmen.objectives.classification import KL, BinaryCrossEntropy, CrossEntrop
 from fulmen.objectives.margins import DLR, Margin
 from fulmen.objectives.penalties import L1, L2, kernels
 from fulmen.objectives.regression import MAE, MSE, Huber
-from fulmen.optimizers import Optimizer, depths, frozen, layerwise, unfreeze
+from fulmen.optimizers import Optimizer, depths, every, frozen, intervals, layerwise, unfreeze
 from fulmen.prediction import Prediction
 from fulmen.schedules.plateau import plateau
 from fulmen.schedules.schedule import Schedule
@@ -273,6 +273,7 @@ __all__ = [
     "dispatch",
     "eval_step",
     "evaluate",
+    "every",
     "evidence",
     "explain",
     "fast_fgsm",
@@ -284,6 +285,7 @@ __all__ = [
     "get",
     "hyper",
     "init",
+    "intervals",
     "kernels",
     "layer_order",
     "layerwise",

@@ -26,6 +26,7 @@ from fulmen.systems.composition import total_loss
 from fulmen.train.setup import check_component
 from fulmen.train.state import State
 from fulmen.train.step import differentiate, measure
+from fulmen.train.turns import turns
 from fulmen.verbs import as_batch, augment, bind, init, setup, update, validate
 
 __all__ = ["Finding", "Report", "check"]
@@ -238,6 +239,8 @@ def _check_step(report: Report, component: Any, raw: Any, optimizer: Any, option
     with report._step("a step"):
         state = setup(component, raw, optimizer=optimizer, **options)
         report._add(OK, "a step: keeps structure, shapes and types")
+        for n, names in turns(state).names.items():
+            report._add(OK, f"rates: moves in the last of every {n} steps", _some(names))
         return state
     return None
 

@@ -73,6 +73,7 @@ class Train(Mode):
     Args:
         key: a JAX random key (typed or raw), the step's own.
         step: how many steps have been done.
+        resting: the paths of the leaves that stay as they are in this step, as under `fm.every`; static.
 
     >>> import jax, fulmen as fm
     >>> fm.Train(jax.random.key(0), step=3)
@@ -80,11 +81,12 @@ class Train(Mode):
     """
 
     step: jax.Array | int = dataclasses.field(default=0, metadata={"fulmen": "child"})
+    resting: frozenset[str] = static(default=frozenset())
 
-    def __init__(self, key: Any, step: Any = 0) -> None:
+    def __init__(self, key: Any, step: Any = 0, resting: frozenset[str] = frozenset()) -> None:
         if not hasattr(key, "dtype"):
             raise TypeError(f"Train takes a random key, such as jax.random.key(0); {key!r} came.")
-        self.__dict__.update(root=key, salt=None, verb="", step=step)
+        self.__dict__.update(root=key, salt=None, verb="", step=step, resting=resting)
 
     def __repr__(self) -> str:
         return f"Train(key, step={self.step})"

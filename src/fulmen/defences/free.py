@@ -16,10 +16,9 @@ from fulmen.mergeable import Last
 from fulmen.mode import Train
 from fulmen.systems.defence import Defence, defence_losses
 from fulmen.train.setup import check_component
-from fulmen.train.step import apply_gradients, differentiate, require_usual_steps
+from fulmen.train.step import apply_gradients, differentiate, end_step, require_usual_steps
 from fulmen.tree import hyper, remake, static
 from fulmen.verbs import (
-    after_update,
     as_batch,
     augment,
     init,
@@ -105,7 +104,7 @@ def update(free: FreeAdversarial, state, batch, mode):
         x = jax.tree.map(lambda x, slope, origin: _ascended(free, x, slope, origin), x, gradients.perturbation.value, origin)
         gradients = remake(gradients, {"perturbation": jax.tree.map(lambda _: None, kept)})
         state = apply_gradients(state.replace(system=remake(moved, {"perturbation": kept})), gradients, value=value)
-        state = state.replace(system=after_update(state.system, batch, now.at("after_update")))
+        state = end_step(state, batch, now)
         logs = {name: _merged(logs.get(name), figure) for name, figure in found.items()}
     left = jax.tree.map(lambda r, x, origin: r.at[: len(x)].set(x - origin), stored, x, origin)
     system = remake(state.system, {"perturbation": remake(state.system.perturbation, {"value": left})})

@@ -13,9 +13,9 @@ from fulmen.dispatch import dispatch, verb
 from fulmen.leaves import components, leaves
 from fulmen.naming import briefly
 from fulmen.systems.defence import require_number
-from fulmen.train.step import apply_gradients, differentiate, require_usual_steps
+from fulmen.train.step import apply_gradients, differentiate, end_step, require_usual_steps
 from fulmen.tree import short
-from fulmen.verbs import after_update, augment, update, validate
+from fulmen.verbs import augment, update, validate
 
 __all__ = ["AWP", "SAM", "WorseWeights", "ascent"]
 
@@ -135,7 +135,7 @@ def update(worse: WorseWeights, state, batch, mode):
     there = jax.tree.map(lambda v, w: w if v is None else w + v, up, component, is_leaf=lambda v: v is None)
     _, gradients, _, _ = differentiate(there, batch, mode)
     state = apply_gradients(state.replace(system=moved), gradients, value=value)
-    return state.replace(system=after_update(state.system, batch, mode.at("after_update"))), logs
+    return end_step(state, batch, mode), logs
 
 
 @dispatch

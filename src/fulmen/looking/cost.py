@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from fulmen.looking.described import described
 from fulmen.mode import Eval
 from fulmen.train.state import State, pack
 from fulmen.train.step import step_program
+from fulmen.train.turns import turns
 from fulmen.verbs import as_batch, eval_step, forward, loss, setup
 
 __all__ = ["Cost", "costs"]
@@ -81,7 +83,7 @@ def costs(
             remark = "The step is one of plain gradient descent, since no optimizer was given."
     return (
         [
-            _step_cost(state, raw, n),
+            *_step_costs(state, raw, n),
             _cost("evaluation", n, lambda state, raw: eval_step(state, raw), state, raw),
         ],
         state,
@@ -101,13 +103,18 @@ def _dry(component: Any, data: Any, options: dict[str, Any]) -> State:
     return jax.eval_shape(lambda: setup(component, data, **options))
 
 
-def _step_cost(state: State, raw: Any, n: int) -> Cost:
-    """Of the step as `fit` runs it, whose results take the place of the state's arrays."""
+def _step_costs(state: State, raw: Any, n: int) -> list[Cost]:
+    """Of the steps as `fit` runs them, whose results take the place of the state's arrays; one for each set of movers."""
+    who, found = turns(state), []
+    for resting, kind in zip(who.sets(), who.kinds(), strict=True):
 
-    def run(leaves: list[Any], key: Any, step: Any, raw: Any) -> Any:
-        return step_program(State._of(leaves, key, step, state._structure), raw)
+        def run(leaves: list[Any], key: Any, step: Any, raw: Any, resting: Any = resting) -> Any:
+            return step_program(State._of(leaves, key, step, state._structure), raw, resting)
 
-    return _cost("training step", n, run, state._leaves, state._raw_key, state.step, raw, donate_argnums=0)
+        names = [name for every in itertools.compress(who.every, kind) for name in who.names[every]]
+        name = f"training step without {' and '.join(names)}" if names else "training step"
+        found.append(_cost(name, n, run, state._leaves, state._raw_key, state.step, raw, donate_argnums=0))
+    return found
 
 
 def _forward_cost(component: Any, raw: Any, n: int) -> Cost:

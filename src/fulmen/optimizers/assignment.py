@@ -12,6 +12,7 @@ import optax
 
 from fulmen.leaves import PARAMETER, components, leaves
 from fulmen.mode import Plan
+from fulmen.optimizers.every import Every, intervals, whole
 from fulmen.optimizers.optimizer import build, frozen, of_plan
 from fulmen.optimizers.places import fitting, join, nearest, places_in, within
 from fulmen.optimizers.rates import rate_in_state, scale_in_state
@@ -28,16 +29,22 @@ class Group:
     Attributes:
         path: where the optimizer was given, or the pattern; empty for the root.
         transformation: the optax transformation.
-        rate: the learning rate, a number or a schedule, or None where it is not known.
-        end: after how many steps that comes to its end, or None.
+        rate: the learning rate, a number or a schedule of its moves, or None where it is not known.
+        end: after how many moves that comes to its end, or None.
+        every: it moves in the last of so many steps.
+        spec: the optimizer as it was given.
         members: the places of its parameters among the system's leaves.
+        paths: of all leaves that rest when it does: its parameters, and what else lies where its optimizer was given.
     """
 
     path: str
     transformation: optax.GradientTransformationExtraArgs
     rate: Any
     end: int | None
+    every: int = 1
+    spec: Any = None
     members: list[int] = dataclasses.field(default_factory=list)
+    paths: list[str] = dataclasses.field(default_factory=list)
 
     def select(self, tree: Any, like: Any) -> Any:
         """The tree with all but the group's leaves left out, in the structure of `like`."""
@@ -49,7 +56,7 @@ class Group:
     def rate_at(self, step: Any, state: Any) -> Any:
         """The learning rate at a step, or None where it cannot be known."""
         rate = rate_in_state(state) if self.rate is None else self.rate
-        rate = rate(step) if callable(rate) else rate
+        rate = rate(step if self.every == 1 else step // self.every) if callable(rate) else rate
         return None if rate is None else rate * scale_in_state(state)
 
 
@@ -59,7 +66,7 @@ def groups(system: Any, optimizer: Any, plan: Plan) -> list[Group]:
     In a dict, a key is a field, a path (`"model.layers.0"`), a pattern (`"**.bias"`: `*` fits one name, `**` any number of
     them) or `""`, which is the place itself; where several fit, the longest path wins. An optimizer given by hand beats
     every method; then a dict from the parent, then a component's own method, then what it inherits. What is under one key,
-    or inherits from one place, forms one group.
+    or inherits from one place, forms one group; what `intervals` names forms one of its own.
 
     Args:
         system: the component.
@@ -80,15 +87,47 @@ def groups(system: Any, optimizer: Any, plan: Plan) -> list[Group]:
     for path, part in components(system):
         if path not in said and nearest(path, hand) is None:
             said = {**_placed(part, path, configure_optimizers(part, plan), system, plan), **said}
-    chosen: dict[int, Group] = {}
-    for i, leaf in enumerate(found):
+    named, chosen = _named(system), dict[Any, Group]()
+    given = [nearest(leaf.path, hand) or nearest(leaf.path, said) for leaf in found]
+    for i, (leaf, group) in enumerate(zip(found, given, strict=True)):
         if leaf.role == PARAMETER:
-            group = nearest(leaf.path, hand) or nearest(leaf.path, said)
             if group is None:
                 raise ValueError(_nothing_for(system, leaf.path))
             if group is not _FROZEN:
-                chosen.setdefault(id(group), group).members.append(i)
+                place, n = nearest(leaf.path, named) or ("", 1)
+                if (group, place) not in chosen:
+                    chosen[group, place] = _at(group, place, n, system, plan)
+                chosen[group, place].members.append(i)
+    for leaf, group in zip(found, given, strict=True):
+        own = chosen.get((group, (nearest(leaf.path, named) or ("", 1))[0]))
+        if own is not None:
+            own.paths.append(leaf.path)
     return list(chosen.values())
+
+
+def _named(system: Any) -> dict[str, tuple[str, int]]:
+    """The places that `intervals` names anywhere in the tree, with the place itself and every how many steps it moves."""
+    found: dict[str, tuple[str, int]] = {}
+    for path, part in components(system):
+        for name, n in intervals(part).items():
+            try:
+                get(part, name)
+            except KeyError:
+                inside = ", ".join(name for name, _ in children(part))
+                message = f"`intervals` of {_name(part, path)} names {name!r}, and it has: {inside}."
+                raise ValueError(message) from None
+            place = join(path, name)
+            _, above = nearest(place, found) or ("", 1)
+            found[place] = place, above * whole(n, f"`intervals` of {type(part).__name__}, {name}")
+    return found
+
+
+def _at(group: Group, place: str, n: int, system: Any, plan: Plan) -> Group:
+    """The group of what lies at a place that moves every `n` steps."""
+    path = place if within(group.path, place) else group.path
+    if n == 1:
+        return dataclasses.replace(group, path=path, members=[], paths=[])
+    return _group(Every(group.spec, n=n), path, system, plan)
 
 
 _FROZEN = Group("", optax.with_extra_args_support(frozen), None, None)
@@ -136,7 +175,7 @@ def _flat(spec: Any, plan: Plan, path: str = "") -> dict[str, Any]:
 def _group(spec: Any, path: str, system: Any, plan: Plan) -> Group:
     if getattr(spec, "update", None) is frozen.update:  # as a part of a state it is made anew of the same functions
         return _FROZEN
-    return Group(path, *build(spec, system, plan, path))
+    return Group(path, *build(spec, system, plan, path), spec)
 
 
 def _require_path(part: Any, path: str, key: str) -> None:

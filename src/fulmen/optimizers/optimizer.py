@@ -26,12 +26,14 @@ frozen = optax.set_to_zero()
 class Built(NamedTuple):
     """An optimizer for a known run: the transformation, its learning rate, and when that comes to its end.
 
-    The rate is a number, a function of the step, or None where it is not known; the end None where there is none.
+    The rate is a number, a function of the moves done, or None where it is not known; the end, in moves, None where there is
+    none. It moves in the last of `every` so many steps.
     """
 
     transformation: optax.GradientTransformationExtraArgs
     rate: Any
     end: int | None
+    every: int = 1
 
 
 class Optimizer(Tree):

@@ -23,16 +23,18 @@ class Unfreeze(Enclosing):
 
     def built(self, system: Any, plan: Plan) -> Built:
         start, rest = after(self.at, plan, "unfreeze")
-        transformation, rate, end = build(self.optimizer, system, rest)
+        transformation, rate, end, every = build(self.optimizer, system, rest)
+        start = start // every  # in its own moves
 
         def rate_from_start(step: Any) -> Any:
-            inside: Any = rate(jnp.maximum(step - start, 0)) if callable(rate) else rate
-            return jnp.where(step < start, 0.0, inside)
+            now: Any = rate(jnp.maximum(step - start, 0)) if callable(rate) else rate
+            return jnp.where(step < start, 0.0, now)
 
         return Built(
             begin_at(transformation, start),
             None if rate is None else rate_from_start,
             None if end is None else start + end,
+            every,
         )
 
 

@@ -39,6 +39,7 @@ from fulmen.train.history import History
 from fulmen.train.progress import progress_callbacks
 from fulmen.train.state import State
 from fulmen.train.step import step_program
+from fulmen.train.turns import turns
 from fulmen.verbs import as_batch, fit, on, setup, steps, train_step, validate
 
 _REFRESH = 0.1  # seconds between two looks at the logs
@@ -155,7 +156,7 @@ def _warn_past_plan(state: State, total: int) -> None:
     planned, last = state.plan.total_steps, int(state.step) + total
     if planned is None or last <= planned:
         return
-    if any(g.end is not None and last > g.end for g in groups(state.system, state.optimizer, state.plan)):
+    if any(g.end is not None and last > g.end * g.every for g in groups(state.system, state.optimizer, state.plan)):
         warnings.warn(
             f"this run goes to step {last}, and the state's plan ends at {planned}: the learning rate's schedule is past its "
             "end. `fm.fit(state.system, …, optimizer=…)` starts anew with the same arrays.",
@@ -176,6 +177,7 @@ class _Loop:
         # What the step takes over is deleted by it, and the caller may hold the state still: copied once.
         self.leaves: list[Any] = [jnp.copy(v) for v in state._leaves]
         self.moving: list[int] = []
+        self.programs: dict[frozenset[str], Any] = {}
         run._state = self.state
 
     def tell(self, event: Event) -> None:
@@ -188,14 +190,16 @@ class _Loop:
     def _begin(self, raw: Any) -> None:
         """Learn from the traced step which leaves it moves and what it logs."""
         self.generation = generation()
-        traced = step_program.trace(self.state(), raw)
-        jaxpr = traced.jaxpr.jaxpr
-        n = len(self.leaves)
-        self.moving = [i for i in range(n) if jaxpr.outvars[i] is not jaxpr.invars[i]]
-        self.ledger = Ledger(traced.out_info[1])
+        state, n = self.state(), len(self.leaves)
+        self.turns = turns(state)
+        traced = {resting: step_program.trace(state, raw, resting) for resting in self.turns.sets()}
+        every = [one.jaxpr.jaxpr for one in traced.values()]
+        self.moving = [i for i in range(n) if any(each.outvars[i] is not each.invars[i] for each in every)]
+        self.ledger = Ledger(next(iter(traced.values())).out_info[1])
         # An argument from the host costs microseconds: key and step are passed only where something is drawn or timed.
-        self.timed = not _used(jaxpr).isdisjoint(jaxpr.invars[n : n + 2])
-        self.program = _fast_program(self.structure, tuple(self.moving), self.ledger, self.raw_key.shape)
+        self.timed = not all(_used(each).isdisjoint(each.invars[n : n + 2]) for each in every)
+        of = self.structure, tuple(self.moving), self.ledger, self.raw_key.shape
+        self.programs = {resting: _fast_program(*of, resting) for resting in traced}
 
     def run_epoch(self, source: Iterator[Any], total: int, interrupted: threading.Event, begun: float) -> None:
         """The steps of an epoch. Nothing here waits for the device but a callback that wants every step's values."""
@@ -203,9 +207,10 @@ class _Loop:
         raw = next(source, None)
         if self.generation != generation():  # nothing was traced yet, or a method was registered since
             self._begin(raw)
-        ledger, program, key, each_step = self.ledger, self.program, self.raw_key, self.each_step
+        ledger, key, each_step = self.ledger, self.raw_key, self.each_step
         assert ledger is not None
-        timed = self.timed
+        timed, rates = self.timed, bool(self.turns.every)
+        program = self.programs[self.turns.at(run.step)]
         ledger.clear()
         chosen = set(self.moving)
         fixed = [v for i, v in enumerate(self.leaves) if i not in chosen]
@@ -213,6 +218,8 @@ class _Loop:
         step, one, left = np.int32(run.step), np.int32(1), total - run.done
         due, unread, watched, done_before = now() + _REFRESH, 0, None, run.done
         while raw is not None:
+            if rates:
+                program = self.programs[self.turns.at(int(step))]
             moving, sums = program(moving, fixed, sums, (key, step) if timed else None, raw)
             step += one
             unread += 1
@@ -261,16 +268,18 @@ def _used(jaxpr: Any) -> set[Any]:
     return used
 
 
-def _fast_program(structure: Any, moving: tuple[int, ...], ledger: Ledger, key_shape: tuple[int, ...]) -> Any:
+def _fast_program(
+    structure: Any, moving: tuple[int, ...], ledger: Ledger, key_shape: tuple[int, ...], resting: frozenset[str]
+) -> Any:
     """The step on flat leaves, which it takes over (donates), with the logs added to one vector."""
-    key = (moving, tuple(ledger.order), ledger.structure, tuple(ledger.shapes), ledger.dtype)
+    key = (moving, tuple(ledger.order), ledger.structure, tuple(ledger.shapes), ledger.dtype, resting)
     if key not in structure.programs:
 
         def program(moved: list[Any], fixed: list[Any], sums: Any, time: Any, raw: Any) -> Any:
             raw_key, step = time if time is not None else unused
             some, rest, chosen = iter(moved), iter(fixed), set(moving)
             leaves = [next(some) if i in chosen else next(rest) for i in range(len(moved) + len(fixed))]
-            new, logs = step_program(State._of(leaves, raw_key, step, structure), raw)
+            new, logs = step_program(State._of(leaves, raw_key, step, structure), raw, resting)
             return [new[i] for i in moving], ledger.add(sums, logs)
 
         unused = np.zeros(key_shape, np.uint32), np.int32(0)

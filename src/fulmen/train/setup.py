@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import warnings
 from typing import Any
 
 import jax
@@ -13,10 +14,11 @@ from fulmen.data.arrays import check_arrays, check_batch_size, count, steps_per_
 from fulmen.dispatch import dispatch
 from fulmen.leaves import check_fields, components, require_dispatched
 from fulmen.mode import Plan
-from fulmen.optimizers import Enclosing, groups, of_plan
+from fulmen.optimizers import Enclosing, fewer, groups, of_plan
 from fulmen.schedules.span import warn_if_longer
 from fulmen.train.state import State
 from fulmen.train.step import step_program
+from fulmen.train.turns import turns
 from fulmen.tree import get, remake
 from fulmen.verbs import as_batch, configure_optimizers, init, setup, validate
 
@@ -53,12 +55,16 @@ def setup(
     component = state.system  # its numbers are arrays now
     found = groups(component, state.optimizer, plan)
     for group in found:
-        warn_if_longer(group.rate, group.end, plan, group.path)
+        if plan.total_steps is not None and group.every > plan.total_steps:
+            what = f"{group.path!r} moves" if group.path else "the parameters move"
+            warnings.warn(f"{what} every {group.every} steps, and the run has {plan.total_steps}: never.", stacklevel=3)
+        warn_if_longer(group.rate, group.end, fewer(plan, group.every), group.path)
     with jax.numpy_dtype_promotion("standard"):  # optax counts in integers
         states = tuple(g.transformation.init(g.select(component, component)) for g in found)
     state = state.replace(optimizer_state=states)
     # Tracing a step finds missing methods, shapes that do not fit and a loss that is no number; the first step reuses it.
-    step_program.trace(state, jax.tree.map(lambda v: v[:batch_size], data))
+    for resting in turns(state).sets():
+        step_program.trace(state, jax.tree.map(lambda v: v[:batch_size], data), resting)
     return state
 
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import functools
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 
 from fulmen.component import Buffer, Component, Frozen, System, Wrapper, named_parts, part_name, still
 from fulmen.dispatch import dispatch
 from fulmen.leaves import BUFFER, PARAMETER, leaves
 from fulmen.mergeable import Last, Mean, Mergeable
 from fulmen.mode import Eval, Mode, Train
-from fulmen.optimizers import groups
+from fulmen.optimizers import NOBODY, groups
 from fulmen.systems.classifier import with_outputs
 from fulmen.systems.composition import entry_means, example_mean, total_loss
 from fulmen.train.state import State
+from fulmen.train.turns import turns
 from fulmen.tree import remake
 from fulmen.verbs import (
     after_update,
@@ -33,7 +36,7 @@ from fulmen.verbs import (
     update,
 )
 
-__all__ = ["apply_gradients", "differentiate", "measure"]
+__all__ = ["apply_gradients", "differentiate", "end_step", "measure"]
 
 
 def differentiate(component: Any, batch: Any, mode: Mode) -> tuple[jax.Array, Any, Any, dict[str, Any]]:
@@ -42,16 +45,17 @@ def differentiate(component: Any, batch: Any, mode: Mode) -> tuple[jax.Array, An
     Args:
         component: an unbound component that has a loss.
         batch: a `Batch`, augmented already.
-        mode: what to bind: a `Train`.
+        mode: what to bind: a `Train`. Nothing is differentiated or recorded for what is `mode.resting`.
 
     Returns:
         `(value, gradients, component, logs)`: a number; a tree like the component with the parameters' gradients and None
         for all else; the component after `record`; the loss, its entries and the metrics, as mergeable values.
     """
     flat, structure = jax.tree.flatten(component, is_leaf=lambda v: isinstance(v, Buffer))
-    roles, known = [], iter(leaves(component))
+    roles, known, resting = [], iter(leaves(component)), getattr(mode, "resting", NOBODY)
     for item in flat:
-        roles.append([next(known).role for _ in jax.tree.leaves(item)])
+        mine = [next(known) for _ in jax.tree.leaves(item)]
+        roles.append([leaf.role for leaf in mine if leaf.path not in resting])
     trained = {i: v for i, v in enumerate(flat) if roles[i] == [PARAMETER] and not isinstance(v, Buffer)}
     moving = {i: v for i, v in enumerate(flat) if isinstance(v, Buffer) and BUFFER in roles[i]}
     slots = {i: jax.tree.map(_empty_slot, buffer.value) for i, buffer in moving.items()}
@@ -112,12 +116,15 @@ def apply_gradients(state: State, gradients: Any, *, value: Any = None) -> State
 
     Args:
         state: a `State`.
-        gradients: as `differentiate` gives them.
+        gradients: as `differentiate` gives them. A group that has none rests, and its optimizer state with it.
         value: the loss, for transformations that look at it.
     """
     system, updated = state.system, []
     for group, before in zip(groups(system, state.optimizer, state.plan), state.optimizer_state, strict=True):
         slopes, parameters = group.select(gradients, system), group.select(system, system)
+        if not jax.tree.leaves(slopes):
+            updated.append(before)
+            continue
         with jax.numpy_dtype_promotion("standard"):  # optax counts in integers and raises numbers to that power
             changes, after = group.transformation.update(slopes, before, parameters, value=value)
             moved = optax.apply_updates(parameters, changes)
@@ -138,7 +145,22 @@ def update(component, state, batch, mode):
     batch = augment(component, batch, mode.at("augment"))
     value, gradients, moved, logs = differentiate(component, batch, mode)
     state = apply_gradients(state.replace(system=moved), gradients, value=value)
-    return state.replace(system=after_update(state.system, batch, mode.at("after_update"))), logs
+    return end_step(state, batch, mode), logs
+
+
+def end_step(state: State, batch: Any, mode: Train) -> State:
+    """The state after `after_update`, which does nothing to what rests.
+
+    Args:
+        state: a `State` whose parameters have moved.
+        batch: a `Batch`, augmented already.
+        mode: the step's.
+    """
+    new = after_update(state.system, batch, mode.at("after_update"))
+    if mode.resting and jax.tree.structure(new) == jax.tree.structure(state.system):
+        found = zip(leaves(state.system), jax.tree.leaves(new), strict=True)
+        new = jax.tree.structure(new).unflatten([old.value if old.path in mode.resting else v for old, v in found])
+    return state.replace(system=new)
 
 
 def _update_as_part(wrapper: Wrapper, state, batch, mode):
@@ -182,10 +204,10 @@ def learning_rates(state: State) -> dict[str, Any]:
     return rates
 
 
-def _step(state: State, raw: Any) -> tuple[list[Any], dict[str, Any]]:
+def _step(state: State, raw: Any, resting: frozenset[str] = NOBODY) -> tuple[list[Any], dict[str, Any]]:
     """The leaves after a step, and its logs as mergeable values."""
     component = state.system
-    mode = Train(jax.random.fold_in(state.key, state.step), state.step)
+    mode = Train(jax.random.fold_in(state.key, state.step), state.step, resting)
     new, logs = update(component, state, as_batch(component, raw), mode)
     _require_same(state, new)
     logs = {name: v if isinstance(v, Mergeable) else Mean(v) for name, v in logs.items()}
@@ -204,18 +226,24 @@ def _require_same(old: State, new: State) -> None:
             raise TypeError(f"the step changed {name} from {a.dtype}{list(a.shape)} to {b.dtype}{list(b.shape)}.")
 
 
-step_program = jax.jit(_step, inline=True)
+step_program = jax.jit(_step, inline=True, static_argnums=2)
 
 
-@jax.jit
-def _train_step(state: State, raw: Any) -> tuple[list[Any], dict[str, Any]]:
-    leaves, logs = step_program(state, raw)
+@functools.partial(jax.jit, static_argnums=2)
+def _train_step(state: State, raw: Any, resting: frozenset[str]) -> tuple[list[Any], dict[str, Any]]:
+    leaves, logs = step_program(state, raw, resting)
     return leaves, {name: figure.compute() for name, figure in logs.items()}
 
 
 @dispatch
 def train_step(state: State, batch):
-    leaves, logs = _train_step(state, batch)
+    who = turns(state)
+    if who.every and isinstance(state.step, Tracer):
+        # In a loop or a jit of somebody else's, who moves is part of what is computed.
+        programs = [lambda state, raw, resting=resting: _train_step(state, raw, resting) for resting in who.sets()]
+        leaves, logs = jax.lax.switch(who.index(state.step), programs, state, batch)
+    else:
+        leaves, logs = _train_step(state, batch, who.at(int(state.step)) if who.every else NOBODY)
     return state.next(leaves), logs
 
 

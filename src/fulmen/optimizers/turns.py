@@ -1,0 +1,58 @@
+"""`Turns`: who rests at which step, as static structure."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fulmen.optimizers.assignment import Group
+
+__all__ = ["NOBODY", "Turns"]
+
+NOBODY: frozenset[str] = frozenset()
+
+
+class Turns:
+    """Who rests at which step. What moves every n steps does so in the last of them.
+
+    Attributes:
+        every: the intervals above 1, each once, in order; empty where all move in every step.
+        names: from an interval to the names of the groups that have it.
+    """
+
+    def __init__(self, groups: Iterable[Group]) -> None:
+        groups = [group for group in groups if group.every > 1]
+        self.every = sorted({group.every for group in groups})
+        self.names = {n: [group.path or "rest" for group in groups if group.every == n] for n in self.every}
+        self._paths = [frozenset(p for group in groups if group.every == n for p in group.paths) for n in self.every]
+        self._sets: dict[tuple[bool, ...], frozenset[str]] = {}
+
+    def at(self, step: int) -> frozenset[str]:
+        """The paths of the leaves that rest at a step, counted from 0. Equal answers are the same object."""
+        return self._set(tuple([(step + 1) % n != 0 for n in self.every]))
+
+    def _set(self, rest: tuple[bool, ...]) -> frozenset[str]:
+        if rest not in self._sets:
+            self._sets[rest] = NOBODY.union(*itertools.compress(self._paths, rest))
+        return self._sets[rest]
+
+    def kinds(self) -> list[tuple[bool, ...]]:
+        """For every kind of step that there is, which intervals rest in it; first the step in which the most do."""
+        # At the step before m move those whose interval divides m, and so does the least common multiple of theirs.
+        some = [c for k in range(len(self.every) + 1) for c in itertools.combinations(self.every, k)]
+        return list(dict.fromkeys(tuple(math.lcm(*c) % n != 0 for n in self.every) for c in some))
+
+    def sets(self) -> list[frozenset[str]]:
+        """What rests in every kind of step that there is, as `at` gives it."""
+        return [self._set(rest) for rest in self.kinds()]
+
+    def index(self, step: Any) -> jax.Array:
+        """Which of `sets()` rests at a step that is being traced."""
+        rest = jnp.stack([(step + 1) % n != 0 for n in self.every])
+        return (np.array(self.kinds()) == rest[None]).all(1).argmax()
