@@ -19,7 +19,7 @@ from fulmen.attacks.square import Square
 from fulmen.attacks.target import LikelyTarget, PredictedLabel, Target, Targeting, TrueLabel
 from fulmen.attacks.view import Diverse, Nesterov, View
 from fulmen.augmentations import Augmentation, Augmentations, CutMix, Cutout, Flip, Mixup, Noise, ShiftCrop
-from fulmen.batch import Attacked, Batch, Labeled, Unlabeled
+from fulmen.batch import Attacked, Batch, Labeled, PartBatches, Unlabeled
 from fulmen.check import check
 from fulmen.component import Buffer, Component, Frozen, Game, Model, Parameter, System, Wrapper, record
 from fulmen.data import split
@@ -62,6 +62,7 @@ from fulmen.schedules.plateau import plateau
 from fulmen.schedules.schedule import Schedule
 from fulmen.schedules.shapes import cosine, linear, one_cycle, step_decay, warmup
 from fulmen.systems.adversarial import Adversarial, AttackSchedule, AttackTrained
+from fulmen.systems.alternating import Alternating
 from fulmen.systems.classifier import Classifier, Supervised
 from fulmen.systems.defence import Defence, defence_losses
 from fulmen.systems.language import LanguageModel, Tokens
@@ -121,6 +122,7 @@ __all__ = [
     "AWP",
     "Accuracy",
     "Adversarial",
+    "Alternating",
     "AmbiguousMethodError",
     "Attack",
     "AttackSchedule",
@@ -207,6 +209,7 @@ __all__ = [
     "OverfittingGuard",
     "PGD",
     "Parameter",
+    "PartBatches",
     "Perplexity",
     "Plan",
     "Precision",

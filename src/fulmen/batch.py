@@ -9,7 +9,7 @@ import jax
 
 from fulmen.tree import Tree
 
-__all__ = ["Attacked", "Batch", "Labeled", "Unlabeled"]
+__all__ = ["Attacked", "Batch", "Labeled", "PartBatches", "Unlabeled"]
 
 
 class Batch(Tree):
@@ -88,15 +88,31 @@ class Attacked(Batch):
 
 
 class PartBatches(Batch):
-    """A batch that its system's parts have augmented each in its own way.
+    """A batch for each part of a system: its own data, or what its augmentation made of the batch.
+
+    Raw data that is a dict by the names of the system's parts, `{"generator": z, "critic": (x, y)}`, becomes one. A part's
+    batch is read by its name, `batch.generator.x`, and where that is a path from `batch.parts`.
 
     Args:
-        batch: the batch as it was.
-        parts: from a part's path to that part's batch.
+        batch: what the parts' batches were made of; None where the data gave each its own.
+        parts: from a part's path to that part's batch; of equal length.
+
+    >>> class Pair(fm.System):
+    ...     one: fm.Model
+    ...     two: fm.Model
+    >>> pair = Pair(fm.models.Flatten(), fm.models.Flatten())
+    >>> fm.as_batch(pair, {"one": jnp.ones((5, 2)), "two": (jnp.ones((5, 3)), jnp.arange(5))}).two.y
+    Array([0, 1, 2, 3, 4], dtype=int32)
     """
 
-    batch: Batch
+    batch: Batch | None
     parts: dict[str, Batch]
 
     def __len__(self) -> int:
-        return len(self.batch)
+        return len(next(iter(self.parts.values())) if self.batch is None else self.batch)
+
+    def __getattr__(self, name: str) -> Any:
+        parts = self.__dict__.get("parts", {})
+        if name not in parts:
+            raise AttributeError(f"the batch has parts of its own for {', '.join(parts)}, and none called {name!r}.")
+        return parts[name]

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fulmen.component import Game, fold_name, parts, unbind
+from fulmen.component import Game, fold_name, unbind
 from fulmen.data.arrays import check_arrays, count
 from fulmen.dispatch import AmbiguousMethodError, MissingMethodError, ambiguities, verbs
 from fulmen.leaves import BUFFER, PARAMETER, check_fields, components, leaves
@@ -23,6 +23,7 @@ from fulmen.looking.text import Picture, html_page, html_table, place, render_ta
 from fulmen.mode import Eval, Plan, Train
 from fulmen.optimizers import groups
 from fulmen.systems.composition import total_loss
+from fulmen.systems.game import players
 from fulmen.train.setup import check_component
 from fulmen.train.state import State
 from fulmen.train.step import differentiate, measure
@@ -319,7 +320,7 @@ def _check_gradients(report: Report, state: State, gradients: dict[str, Any]) ->
 def _players(component: Any, trained: set[str]) -> Iterator[tuple[str, str, str, set[str]]]:
     """Of every game in the tree: its type, a player, the player's path and parameters."""
     for path, part in components(component):
-        for player in parts(part) if isinstance(part, Game) else ():
+        for player in players(part) if isinstance(part, Game) else ():
             full = f"{path}.{player}" if path else player
             inside = {name for name in trained if name == full or name.startswith((f"{full}.", f"{full}["))}
             yield type(part).__name__, player, full, inside

@@ -70,6 +70,11 @@ class Game(System):
 
     Each entry is computed with every other field's parameters under `stop_gradient`, so one ordinary gradient of the
     sum gives each player its own.
+
+    All move in every step, from the same point. `fm.intervals` and `fm.every` say who rests when, and `fm.Alternating(game)`
+    lets them move one after another. A field may hold several players in a list, tuple or dict: an entry `"critics.0"`, or
+    `critics=[…]` with an item for each, belongs to one of them, any other entry `critics` to all of them together. A player
+    may be a system, or a game.
     """
 
 
@@ -217,6 +222,8 @@ def named_parts(component: Component, *kinds: type) -> dict[str, Any]:
 
     def note(part: Any, path: str) -> Any:
         if isinstance(part, kinds or (Component,)):
+            if path in found:
+                raise ValueError(f"{type(component).__name__} has two parts called {path!r}: give one of them another name.")
             found[path] = part
         return part
 

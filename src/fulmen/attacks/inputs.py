@@ -21,7 +21,8 @@ def inputs(batch: Any) -> Any:
     if isinstance(batch, Attacked):
         return inputs(batch.batch)
     if isinstance(batch, PartBatches):
-        return {"": inputs(batch.batch), **{name: inputs(part) for name, part in batch.parts.items()}}
+        whole = {} if batch.batch is None else {"": inputs(batch.batch)}
+        return {**whole, **{name: inputs(part) for name, part in batch.parts.items()}}
     names = type(batch).attackable
     found = {name: getattr(batch, name, None) for name in names}
     missing = [name for name, value in found.items() if value is None]
@@ -39,7 +40,7 @@ def with_inputs(batch: Any, x: Any) -> Any:
         return Attacked(with_inputs(batch.batch, x), batch.clean)
     if isinstance(batch, PartBatches):
         parts = {name: with_inputs(part, x[name]) for name, part in batch.parts.items()}
-        return remake(batch, {"batch": with_inputs(batch.batch, x[""]), "parts": parts})
+        return remake(batch, {"batch": batch.batch and with_inputs(batch.batch, x[""]), "parts": parts})
     names = type(batch).attackable
     return remake(batch, {names[0]: x} if len(names) == 1 else x)
 
@@ -50,7 +51,7 @@ def with_labels(batch: Any, y: Any) -> Any:
         return Attacked(with_labels(batch.batch, y), batch.clean)
     if isinstance(batch, PartBatches):
         parts = {name: with_labels(part, y) for name, part in batch.parts.items()}
-        return remake(batch, {"batch": with_labels(batch.batch, y), "parts": parts})
+        return remake(batch, {"batch": batch.batch and with_labels(batch.batch, y), "parts": parts})
     return remake(batch, {"y": y})
 
 
@@ -66,7 +67,7 @@ def unweighted(batch: Any) -> Any:
     """The batch with every example counting 1: how much one counts is nothing to its attack."""
     changes: dict[str, Any] = {} if batch.weight is None else {"weight": jnp.ones_like(batch.weight)}
     if isinstance(batch, Attacked | PartBatches):
-        changes["batch"] = unweighted(batch.batch)
+        changes["batch"] = batch.batch and unweighted(batch.batch)
     if isinstance(batch, PartBatches):
         changes["parts"] = {name: unweighted(part) for name, part in batch.parts.items()}
     return remake(batch, changes)

@@ -54,7 +54,9 @@ def _named(data: Any) -> Iterator[tuple[str, Any]]:
         names = ("x", "y", "weight") if len(data) <= 3 else [str(i) for i in range(len(data))]
         yield from zip(names, data, strict=False)
     elif isinstance(data, dict):
-        yield from ((str(k), v) for k, v in data.items())
+        for k, v in data.items():  # a part's own data may be a pair, or a dict again
+            deep = isinstance(v, tuple | list | dict | Batch)
+            yield from ((f"{k}.{name}", inner) for name, inner in _named(v)) if deep else [(str(k), v)]
     elif isinstance(data, Batch):
         yield from ((name, value) for name, value in children(data) if value is not None)
     else:

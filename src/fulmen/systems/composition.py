@@ -1,4 +1,4 @@
-"""What a system's loss is made of: the defaults of `losses`, `reduce_losses`, `metrics`, `augment`, and `Game`."""
+"""What a system's loss is made of: the defaults of `losses`, `reduce_losses`, `metrics`, `augment`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.batch import Batch, Labeled, PartBatches, Unlabeled
-from fulmen.component import Component, Game, Model, System, Wrapper, named_parts, part_name, parts, still
+from fulmen.batch import Attacked, Batch, Labeled, PartBatches, Unlabeled
+from fulmen.component import Component, Model, System, Wrapper, named_parts, part_name
 from fulmen.dispatch import dispatch
-from fulmen.leaves import PARAMETER, leaves
-from fulmen.mode import Train
 from fulmen.prediction import Prediction
 from fulmen.tree import remake, short
 from fulmen.verbs import as_batch, augment, forward, loss, losses, metrics, predictions, reduce_losses, validate
@@ -26,7 +24,7 @@ def as_batch(component, raw):
     if isinstance(raw, Batch):
         return raw
     if isinstance(raw, dict):
-        return _from_dict(raw)
+        return _from_dict(component, raw)
     if isinstance(raw, tuple | list):
         if len(raw) == 3:
             return Labeled(raw[0], raw[1], weight=raw[2])
@@ -39,12 +37,16 @@ def as_batch(component, raw):
     return Unlabeled(raw)
 
 
-def _from_dict(raw: dict[str, Any]) -> Batch:
+def _from_dict(component: Any, raw: dict[str, Any]) -> Batch:
+    inside = named_parts(component, Model, System) if isinstance(component, System) else {}
+    if raw and set(raw) <= set(inside):
+        return PartBatches(None, {name: as_batch(inside[name], own) for name, own in raw.items()})
     kind = Labeled if "y" in raw else Unlabeled
     allowed = {"x", "y", "weight", "index"}
     if "x" not in raw or not set(raw) <= allowed:
+        parts = f", or an entry for each part of {type(component).__name__}: {', '.join(inside)}" if inside else ""
         raise ValueError(
-            f"a dict of data has x, and may have y, weight and index; {', '.join(map(str, raw))} came. "
+            f"a dict of data has x, and may have y, weight and index{parts}; {', '.join(map(str, raw))} came. "
             "For others, overload `as_batch(component, raw: dict)`, or give a `fm.Batch` of your own."
         )
     return kind(**raw)
@@ -100,8 +102,12 @@ def per_example(component: Any) -> bool:
 
 
 def part_batch(part: Any, name: str, batch: Any) -> Any:
-    """The batch of a part, made of its system's: augmented already, or selected by its own `as_batch`."""
-    return batch.parts[name] if isinstance(batch, PartBatches) else as_batch(part, batch)
+    """The batch of a part, made of its system's: its own or augmented already, or selected by its own `as_batch`."""
+    if not isinstance(batch, PartBatches):
+        return as_batch(part, batch)
+    if name not in batch.parts:
+        raise ValueError(f"the data has batches for {', '.join(batch.parts)}, and none for {name!r}: give it one.")
+    return batch.parts[name]
 
 
 def _sum_of_losses(system: System, batch):
@@ -158,13 +164,15 @@ def _with_batches(system: Any, entries: Mapping[str, Any], batch: Any) -> Iterat
     found = named_parts(system, Model, System)
     for name, entry in entries.items():
         part = found.get(name)
-        yield name, entry, part, batch if part is None else part_batch(part, name, batch)
+        alone = part is None or (isinstance(batch, PartBatches) and name not in batch.parts)
+        yield name, entry, part, batch if alone else part_batch(part, name, batch)
 
 
 def entry_means(system: Any, entries: Mapping[str, Any], batch: Any) -> dict[str, jax.Array]:
     """Every entry as one number, flat, under names joined with `/`."""
     while isinstance(system, Wrapper):
-        system, batch = getattr(system, part_name(type(system))), getattr(batch, "batch", batch)
+        system = getattr(system, part_name(type(system)))
+        batch = batch.batch if isinstance(batch, Attacked) else batch
     found: dict[str, jax.Array] = {}
     rows = (
         _with_batches(system, entries, batch)
@@ -225,9 +233,11 @@ def augment(system: System, batch, mode):
         return batch  # its own `losses` says what each part sees
     changed, augmented = {}, False
     for name, part in named_parts(system, Model, System).items():
-        own = as_batch(part, batch)
+        own = part_batch(part, name, batch)
         changed[name] = augment(part, own, mode.at(name))
         augmented |= changed[name] is not own
+    if isinstance(batch, PartBatches):
+        return remake(batch, {"parts": changed})
     return PartBatches(batch, changed, weight=batch.weight, index=batch.index) if augmented else batch
 
 
@@ -235,8 +245,8 @@ def augment(system: System, batch, mode):
 def validate(system: System, batch):
     wrapper = isinstance(system, Wrapper)
     if wrapper or losses.method(system, batch).function is _losses_of_parts:  # else its own `losses` says what each sees
-        for part in named_parts(system, Model, System).values():
-            validate(part, as_batch(part, batch))
+        for name, part in named_parts(system, Model, System).items():
+            validate(part, part_batch(part, name, batch))
 
 
 # What methods of the user's own return
@@ -262,37 +272,3 @@ def _batch_again(call, component, batch, mode):
             "`return fm.replace(batch, x=…)`."
         )
     return augmented
-
-
-# Games
-
-
-@losses.around(Game)
-def _each_for_its_player(call, game, batch):
-    """Every entry with the other fields under `stop_gradient`, wherever the losses of a game are asked for."""
-    players = list(parts(game))
-    first = call(_only(game, players[0]), batch)
-    unknown = [name for name in first if name.split(".")[0] not in players]
-    if unknown:
-        raise ValueError(
-            f"`losses` of {type(game).__name__} has an entry {unknown[0]!r}; in a Game each entry belongs to a player, and the "
-            f"fields are: {', '.join(players)}."
-        )
-    if isinstance(game.mode, Train):
-        _require_every_player(game, {name.split(".")[0] for name in first})
-    return {name: first[name] if name == players[0] else call(_only(game, name), batch)[name] for name in first}
-
-
-def _require_every_player(game: Game, moved: set[str]) -> None:
-    """Raise for a player that no entry would train."""
-    for name, player in parts(game).items():
-        if name not in moved and any(leaf.role == PARAMETER for leaf in leaves(player)):
-            raise ValueError(
-                f"`losses` of {type(game).__name__} has no entry {name!r}, so nothing trains that player: give it one. What is "
-                f"to stay as it is stands in fm.Frozen(…), or has an entry of 0.0."
-            )
-
-
-def _only(game: Any, player: str) -> Any:
-    field = player.split(".")[0]
-    return remake(game, {n: still(v) for n, v in parts(game).items() if n != field})

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
-import functools
 import jax
 import jax.numpy as jnp
 import optax
@@ -105,6 +105,10 @@ def measure(bound: Any, batch: Any, value: Any) -> dict[str, Any]:
         if len(entries) > 1:
             logs |= {f"loss/{name}": Mean(entry, count) for name, entry in entries.items()}
     for name, figure in metrics(bound, batch).items():
+        if name in logs:
+            raise ValueError(
+                f"`metrics` of {type(bound).__name__} has {name!r}, which is the name of a part of its loss: give it another one."
+            )
         logs[name] = (
             figure if isinstance(figure, Mergeable) else Mean(example_mean(figure, batch, f"the metric {name!r}"), count)
         )

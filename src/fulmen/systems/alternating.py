@@ -1,0 +1,83 @@
+"""`Alternating`: the players of a game move one after another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from fulmen.component import Game, Wrapper, part_name, parts
+from fulmen.dispatch import dispatch
+from fulmen.leaves import PARAMETER, leaves
+from fulmen.optimizers import intervals
+from fulmen.optimizers.places import join, within
+from fulmen.systems.game import owner, players
+from fulmen.train.step import apply_gradients, differentiate, end_step, require_usual_steps
+from fulmen.tree import remake, short
+from fulmen.verbs import augment, bind, losses, update, validate
+
+__all__ = ["Alternating"]
+
+
+class Alternating(Wrapper):
+    """A game whose players move one after another, in the order of its `losses`, each from the point that those before it
+    have reached.
+
+    One compiled step on one batch, with the same random draws for all, so that what no move in between has changed is
+    computed once. A player's loss is logged as it was when it moved; the sum and the metrics are those before the step. Each
+    player has an optimizer state of its own, and one that rests in a step (`fm.every`, `intervals`) is passed over.
+
+    Args:
+        game: the game. It has to be the whole of what is trained, not a part of it.
+
+    >>> from fulmen.testing import tiny
+    >>> game, data = tiny(fm.Game)
+    >>> state, _ = fm.fit(fm.Alternating(game), data, optimizer=optax.adam, lr=1e-3, steps=2, progress=False)
+    """
+
+    game: Game
+
+
+@dispatch
+def intervals(alternating: Alternating):
+    name = part_name(type(alternating))
+    return {f"{name}.{player}": 1 for player in players(alternating.game)}
+
+
+@dispatch
+def update(alternating: Alternating, state, batch, mode):
+    path, game = "", state.system  # or a wrapper around it
+    while not isinstance(game, Game):
+        path, game = join(path, part_name(type(game))), getattr(game, part_name(type(game)))
+    require_usual_steps(game, state, batch, mode)
+    batch = augment(alternating, batch, mode.at("augment"))
+    everything, logs = leaves(state.system), {}
+    for player, entries in _in_order(game, state.system, batch, mode).items():
+        others = {leaf.path for leaf in everything if not within(join(path, player), leaf.path)} | mode.resting
+        if all(leaf.path in others or leaf.role != PARAMETER for leaf in everything):
+            continue
+        value, gradients, moved, found = differentiate(state.system, batch, remake(mode, {"resting": frozenset(others)}))
+        state = apply_gradients(state.replace(system=moved), gradients, value=value)
+        mine = tuple(f"loss/{entry}" for entry in entries)
+        logs = {**found, **logs, **{name: v for name, v in found.items() if name.startswith(mine)}}
+    if not logs:
+        logs = differentiate(state.system, batch, remake(mode, {"resting": frozenset(leaf.path for leaf in everything)}))[3]
+    return end_step(state, batch, mode), logs
+
+
+def _in_order(game: Any, system: Any, batch: Any, mode: Any) -> dict[str, list[str]]:
+    """The players with the names of their entries, in the order of `losses`, then those that have none there."""
+    names: list[str] = []
+    jax.eval_shape(lambda: names.extend(losses(bind(system, mode), batch)))
+    found: dict[str, list[str]] = {}
+    for name in names:
+        if name.partition(".")[0] in parts(game):  # a wrapper around it may have entries of its own
+            found.setdefault(owner(game, name), []).append(name)
+    rest = (player for player in players(game) if not found.keys() & {player, player.partition(".")[0]})
+    return {**found, **{player: [] for player in rest}}
+
+
+@dispatch
+def validate(alternating: Alternating):
+    if not isinstance(alternating.game, Game):
+        raise TypeError(f"Alternating, game: a fm.Game was expected, and {short(alternating.game)} came.")
