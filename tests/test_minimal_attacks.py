@@ -319,6 +319,15 @@ def test_in_an_ensemble_each_attack_has_what_the_last_one_left(key):
     np.testing.assert_array_equal(both.succeeded, alone[0] | alone[1])
 
 
+def test_an_evaluation_counts_what_is_in_the_region(key):
+    system, batch = affine(dtype=np.float32)
+    attack = FAB(fm.LinfBall(0.05) & BOX, 12, targets=4)
+    left = 1 - np.asarray(attacks.attempt(attack, system, batch, key).succeeded).mean()
+    anywhere = fm.evaluate(system, fm.perturb(attack, system, batch, key))["accuracy"]
+    assert fm.evaluate(system, batch, attack=attack)["robust/accuracy"] == pytest.approx(left, abs=1e-6)
+    assert anywhere < left < 1
+
+
 class Plateau(fm.Model):
     """Flat near the middle, and of another class further from it."""
 

@@ -365,6 +365,7 @@ def three(z):
         (shaped(), (X, Y), fm.FGSM(fm.LinfBall(0.1) & fm.Box(0.5, 1)), ValueError, r"values in Box\(lo=0.5, hi=1\)"),
         (shaped(), (X, Y), DLR, ValueError, "DLR: at least 3 classes were expected, and the model gave outputs of 2"),
         (shaped(three), (X, Y), TARGETED, ValueError, "DLR towards a class: at least 4 classes"),
+        (shaped(), (X, Y + 1), PGD, ValueError, "labels from 0 to 1 were expected, .* labels from 1 to 2 came"),
         (shaped(), (BYTES, Y), PGD, ValueError, r"uint8 .* came\. Scale an image of bytes first"),
         (
             shaped(),
@@ -374,7 +375,7 @@ def three(z):
             "a finite number of at least 0 was expected, and -0.1 came",
         ),
     ],
-    ids=["outside the box", "region without the input", "two classes", "three classes", "integers", "radius"],
+    ids=["outside the box", "region without the input", "two classes", "three classes", "labels", "integers", "radius"],
 )
 def test_what_no_attack_can_be_run_on(run, system, pairs, attack, error, said):
     with pytest.raises(error, match=re.compile(said, re.DOTALL)):

@@ -4,9 +4,9 @@ __version__ = "0.1.0"
 
 from fulmen import attacks, evidence, models
 from fulmen.attacks.apgd import APGD, Boundary
-from fulmen.attacks.attack import FGSM, PGD, Attack, Clean, Start, Uniform, fgsm, start_point
+from fulmen.attacks.attack import FGSM, PGD, Attack, Clean, Start, Uniform, start_point
 from fulmen.attacks.autoattack import autoattack
-from fulmen.attacks.balls import fgm, slide
+from fulmen.attacks.balls import fgm, fgsm, slide
 from fulmen.attacks.carlini_wagner import CarliniWagner
 from fulmen.attacks.deepfool import DeepFool
 from fulmen.attacks.ensemble import WorstOf

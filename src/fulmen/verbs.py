@@ -399,7 +399,7 @@ def transformation(attack):
 
 
 @verb
-def perturb(attack, system, batch, key, *, best=True):
+def perturb(attack, system, batch, key, *, best=True, inside=False):
     """The attacked batch.
 
     Args:
@@ -408,6 +408,8 @@ def perturb(attack, system, batch, key, *, best=True):
         batch: the clean batch.
         key: a random key; each example draws by its `index`, or else by its place in the batch.
         best: whether to keep each example's best point, for one more forward pass, rather than the last one.
+        inside: whether of an attack that looks for the nearest point, however far, such as `FAB`, only points of its region
+            count; elsewhere the clean input stays then. `evaluate` asks for that.
 
     Returns:
         A batch of the same type.

@@ -6,11 +6,10 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from fulmen.attacks.inputs import inputs
-from fulmen.attacks.region import Intersection, LinfBall, Region, ball_of, require_inside, require_not_negative
+from fulmen.attacks.region import Intersection, Region, ball_of, require_inside, require_not_negative
 from fulmen.attacks.target import Targeting, TrueLabel
 from fulmen.attacks.view import View, views
 from fulmen.attacks.walk import advance
@@ -21,26 +20,7 @@ from fulmen.objectives import Objective
 from fulmen.tree import hyper, remake, static
 from fulmen.verbs import transformation, validate
 
-__all__ = ["FGSM", "PGD", "Attack", "Clean", "Start", "Uniform", "fgsm", "start_point"]
-
-
-def fgsm(eps: Any) -> optax.GradientTransformation:
-    """The fast gradient sign method as an optax transformation: the sign of the gradient, then scaled.
-
-    As it descends, an attack gives it the gradient of −loss; `fgsm(eps)` is `optax.sign_sgd(eps)`. Goodfellow, Shlens and
-    Szegedy 2015, arXiv:1412.6572.
-
-    Args:
-        eps: the size of a step in the input's units: a number, also one that is being traced, or an optax schedule of the
-            attack's step.
-
-    >>> step, _ = fm.fgsm(0.5).update(jnp.array([3.0, -0.1, 0.0]), fm.fgsm(0.5).init(None))
-    >>> print(step)
-    [-0.5  0.5 -0. ]
-    """
-    # As a schedule a number is cast to the gradient's type, whatever type it came in.
-    schedule: Any = eps if callable(eps) else lambda step: eps
-    return optax.chain(optax.scale_by_sign(), optax.scale_by_learning_rate(schedule))
+__all__ = ["FGSM", "PGD", "Attack", "Clean", "Start", "Uniform", "start_point"]
 
 
 # Where an attack starts
@@ -81,6 +61,12 @@ def start_point(start, region, x, key):
     """
 
 
+def require_key(key: Any) -> None:
+    """Raise where a start has no key to draw with."""
+    if key is None:
+        raise ValueError("key: a start drawn at random needs a random key, such as jax.random.key(0), and None came.")
+
+
 @dispatch
 def start_point(start: Clean, region, x, key):
     return x
@@ -89,13 +75,6 @@ def start_point(start: Clean, region, x, key):
 @dispatch
 def start_point(start: Uniform, region: Intersection, x, key):
     return start_point(start, ball_of(region), x, key)
-
-
-@dispatch
-def start_point(start: Uniform, ball: LinfBall, x, key):
-    if key is None:
-        raise ValueError("key: a start drawn at random needs a random key, such as jax.random.key(0), and None came.")
-    return x + jnp.asarray(ball.eps).astype(x.dtype) * jax.random.uniform(key, x.shape, x.dtype, -1, 1)
 
 
 # Attacks
@@ -230,11 +209,6 @@ def views(attack: Attack):
 def transformation(attack: SteepestAscent):
     ball = ball_of(attack.region)
     return transformation(ball, ball.eps if attack.step_size is None else attack.step_size)
-
-
-@dispatch
-def transformation(ball: LinfBall, step_size):
-    return fgsm(step_size)
 
 
 _KNOWN = [method.function for method in transformation.methods]

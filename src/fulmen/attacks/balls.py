@@ -1,4 +1,4 @@
-"""The steepest steps and the random starts of the balls in the Euclidean and the sum norm."""
+"""The steepest steps and the random starts of the balls in each norm."""
 
 from __future__ import annotations
 
@@ -9,13 +9,30 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fulmen.attacks.attack import Uniform, start_point
+from fulmen.attacks.attack import Uniform, require_key, start_point
 from fulmen.attacks.projections import at_least_32_bits
-from fulmen.attacks.region import L1Ball, L2Ball
+from fulmen.attacks.region import L1Ball, L2Ball, LinfBall
 from fulmen.dispatch import dispatch
 from fulmen.verbs import transformation
 
-__all__ = ["fgm", "slide"]
+__all__ = ["fgm", "fgsm", "slide"]
+
+
+def fgsm(eps: Any) -> optax.GradientTransformation:
+    """The fast gradient sign method as an optax transformation: the sign of the gradient, then scaled.
+
+    As it descends, an attack gives it the gradient of −loss; `fgsm(eps)` is `optax.sign_sgd(eps)`. Goodfellow, Shlens and
+    Szegedy 2015, arXiv:1412.6572.
+
+    Args:
+        eps: the size of a step in the input's units: a number, also one that is being traced, or an optax schedule of the
+            attack's step.
+
+    >>> step, _ = fm.fgsm(0.5).update(jnp.array([3.0, -0.1, 0.0]), fm.fgsm(0.5).init(None))
+    >>> print(step)
+    [-0.5  0.5 -0. ]
+    """
+    return _steps(jnp.sign, eps)
 
 
 def fgm(step_size: Any) -> optax.GradientTransformation:
@@ -83,6 +100,11 @@ def _steps(direction: Callable[[jax.Array], jax.Array], step_size: Any) -> optax
 
 
 @dispatch
+def transformation(ball: LinfBall, step_size):
+    return fgsm(step_size)
+
+
+@dispatch
 def transformation(ball: L2Ball, step_size):
     return fgm(step_size)
 
@@ -90,6 +112,12 @@ def transformation(ball: L2Ball, step_size):
 @dispatch
 def transformation(ball: L1Ball, step_size):
     return slide(step_size, q=0)
+
+
+@dispatch
+def start_point(start: Uniform, ball: LinfBall, x, key):
+    require_key(key)
+    return x + jnp.asarray(ball.eps).astype(x.dtype) * jax.random.uniform(key, x.shape, x.dtype, -1, 1)
 
 
 @dispatch
@@ -108,8 +136,7 @@ def start_point(start: Uniform, ball: L1Ball, x, key):
 
 def _drawn(draw: Callable[..., jax.Array], x: Any, key: Any) -> tuple[jax.Array, jax.Array]:
     """Numbers in the shape of an example, and one between 0 and 1, in a type of at least 32 bits."""
-    if key is None:
-        raise ValueError("key: a start drawn at random needs a random key, such as jax.random.key(0), and None came.")
+    require_key(key)
     wide = at_least_32_bits(x.dtype)
     one, other = jax.random.split(key)
     return draw(one, x.shape, wide), jax.random.uniform(other, (), wide)

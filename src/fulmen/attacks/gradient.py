@@ -13,6 +13,7 @@ import optax
 
 from fulmen.attacks.attack import Attack, start_point
 from fulmen.attacks.inputs import index, inputs, with_inputs, with_labels
+from fulmen.attacks.minimal import MinimalNorm
 from fulmen.attacks.problem import Problem
 from fulmen.attacks.target import Target, aim
 from fulmen.attacks.view import shown, views
@@ -60,7 +61,7 @@ def attempt(attack, system, batch, key):
     """
 
 
-def _prepared(call, attack, system, batch, key, **options):
+def _prepared(call, attack, system, batch, key, *, inside=False, **options):
     """For every attack: a state stands for its system, raw data becomes a batch, and nothing is differentiated through."""
     system = system.system if isinstance(system, State) else system
     batch = as_batch(system, batch)
@@ -74,6 +75,8 @@ def _prepared(call, attack, system, batch, key, **options):
     validate(system, batch)
     if isinstance(attack.target, Target):  # a class that could be a label
         validate(system, with_labels(batch, aim(attack.target, system, batch)[1]))
+    if inside and isinstance(attack, MinimalNorm):
+        return with_inputs(batch, attempt(attack, system, batch, key).x)
     return call(attack, system, batch, key, **options)
 
 

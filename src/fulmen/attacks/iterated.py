@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fulmen.attacks.attack import CLEAN, FGSM, PGD, Start, SteepestAscent, start_point
+from fulmen.attacks.attack import CLEAN, FGSM, PGD, Start, SteepestAscent, require_key, start_point
 from fulmen.attacks.balls import slide
 from fulmen.attacks.region import L1Ball, ball_of, require_not_negative
 from fulmen.attacks.view import Diverse, Nesterov, View, views
@@ -106,8 +106,7 @@ def _size(start: RandomSign, region: Any) -> Any:
 
 @dispatch
 def start_point(start: RandomSign, region, x, key):
-    if key is None:
-        raise ValueError("key: a start drawn at random needs a random key, such as jax.random.key(0), and None came.")
+    require_key(key)
     return x + jnp.asarray(_size(start, region)).astype(x.dtype) * jnp.sign(jax.random.normal(key, x.shape, x.dtype))
 
 

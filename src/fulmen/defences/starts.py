@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from fulmen.attacks.attack import FGSM, Attack, Start, Uniform, start_point
+from fulmen.attacks.attack import FGSM, Attack, Start, Uniform, require_key, start_point
 from fulmen.attacks.region import Ball, Intersection, Region, ball_of, members, require_not_negative
 from fulmen.dispatch import dispatch
 from fulmen.tree import hyper, remake
@@ -26,8 +26,7 @@ class Gaussian(Start):
 
 @dispatch
 def start_point(start: Gaussian, region, x, key):
-    if key is None:
-        raise ValueError("key: a start drawn at random needs a random key, such as jax.random.key(0), and None came.")
+    require_key(key)
     return x + jnp.asarray(start.scale).astype(x.dtype) * jax.random.normal(key, x.shape, x.dtype)
 
 

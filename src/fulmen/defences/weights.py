@@ -73,6 +73,8 @@ class AWP(WorseWeights):
     """Adversarial weight perturbation: v = γ ‖w‖ g / ‖g‖ for each kernel by itself (Wu, Xia and Wang 2020, arXiv:2004.05884).
 
     Biases and the scales of normalizations stay. It stands around a defence: `AWP(TRADES(…))`, `AWP(fm.Adversarial(…))`.
+    It costs one more gradient of the defence's loss: three forward passes where that has one training pass, as `Adversarial`'s, and
+    six where it has a clean one too, as that of `TRADES`.
 
     Args:
         system: anything that has a loss, such as a defence.

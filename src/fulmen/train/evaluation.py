@@ -62,7 +62,7 @@ def evaluate_arrays(component: Any, key: Any, data: Any, batch_size: int, attack
         batch = _masked_batch(component, raw, start, n)
         ledgers[""].add(batch)
         if attack is not None:
-            ledgers["robust/"].add(perturb(attack, component, batch, fold_name(key, "attack")))
+            ledgers["robust/"].add(perturb(attack, component, batch, fold_name(key, "attack"), inside=True))
     return {f"{prefix}{name}": v for prefix, sums in ledgers.items() for name, v in sums.figures().items()}
 
 
