@@ -44,7 +44,7 @@ from fulmen.leaves import Leaf, components, count_parameters, leaves
 from fulmen.looking.explanation import explain
 from fulmen.looking.lossnodes import loss_tree
 from fulmen.looking.table import summary
-from fulmen.mergeable import Last, Mean, Mergeable
+from fulmen.mergeable import Last, Mean, Mergeable, Spread
 from fulmen.metrics.accuracy import Accuracy, TopK
 from fulmen.metrics.calibration import BitsPerCharacter, CalibrationError, Perplexity
 from fulmen.metrics.counts import F1, ConfusionMatrix, Precision, Recall
@@ -66,6 +66,7 @@ from fulmen.systems.alternating import Alternating
 from fulmen.systems.classifier import Classifier, Supervised
 from fulmen.systems.defence import Defence, defence_losses
 from fulmen.systems.language import LanguageModel, Tokens
+from fulmen.systems.population import PerMember, Population
 from fulmen.systems.regressor import Regressor
 from fulmen.train.checkpoint import load, save
 from fulmen.train.events import (
@@ -81,7 +82,9 @@ from fulmen.train.events import (
     StepEnd,
     ValidationEnd,
 )
+from fulmen.train.folds import CrossValidation, cross_validate
 from fulmen.train.history import History
+from fulmen.train.members import best, members
 from fulmen.train.state import State
 from fulmen.train.step import apply_gradients, differentiate
 from fulmen.tree import Tree, get, hyper, replace, static
@@ -145,6 +148,7 @@ __all__ = [
     "Component",
     "ConfusionMatrix",
     "CrossEntropy",
+    "CrossValidation",
     "CutMix",
     "Cutout",
     "DIFGSM",
@@ -210,8 +214,10 @@ __all__ = [
     "PGD",
     "Parameter",
     "PartBatches",
+    "PerMember",
     "Perplexity",
     "Plan",
+    "Population",
     "Precision",
     "PredictedLabel",
     "Prediction",
@@ -230,6 +236,7 @@ __all__ = [
     "Schedule",
     "Scheduled",
     "ShiftCrop",
+    "Spread",
     "Square",
     "Start",
     "State",
@@ -264,12 +271,14 @@ __all__ = [
     "augment",
     "autoattack",
     "batches",
+    "best",
     "bind",
     "check",
     "components",
     "configure_optimizers",
     "cosine",
     "count_parameters",
+    "cross_validate",
     "defence_losses",
     "depths",
     "differentiate",
@@ -298,6 +307,7 @@ __all__ = [
     "loss",
     "loss_tree",
     "losses",
+    "members",
     "metrics",
     "models",
     "on",

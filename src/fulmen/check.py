@@ -26,7 +26,7 @@ from fulmen.systems.composition import total_loss
 from fulmen.systems.game import players
 from fulmen.train.setup import check_component
 from fulmen.train.state import State
-from fulmen.train.step import differentiate, measure
+from fulmen.train.step import differentiate, observe
 from fulmen.train.turns import turns
 from fulmen.verbs import as_batch, augment, bind, init, setup, update, validate
 
@@ -194,8 +194,7 @@ def _check_tracing(report: Report, component: Any, raw: Any, key: Any) -> None:
         return total_loss(bind(component, mode), batch)
 
     def evaluate(raw: Any) -> Any:
-        bound, batch = bind(component, Eval(key)), as_batch(component, raw)
-        return measure(bound, batch, total_loss(bound, batch))
+        return observe(component, as_batch(component, raw), Eval(key))
 
     for what, function in (("the loss in training", train), ("evaluation", evaluate)):
         with report._step(what):

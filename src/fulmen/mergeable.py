@@ -6,10 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fulmen.tree import Tree
 
-__all__ = ["Last", "Mean", "Mergeable"]
+__all__ = ["Last", "Mean", "Mergeable", "Spread"]
 
 
 class Mergeable(Tree):
@@ -18,9 +19,18 @@ class Mergeable(Tree):
     Subclass it for a figure of one's own: fields for the sums, and `compute(self)`.
     """
 
+    @property
+    def newest(self) -> bool:
+        """Whether the newest value counts, and not a sum."""
+        return False
+
     def compute(self) -> Any:
         """The figure. Runs on the host too, on NumPy arrays in float64."""
         raise NotImplementedError
+
+    def figures(self, name: str) -> dict[str, Any]:
+        """What is logged of it, where it is called `name`."""
+        return {name: self.compute()}
 
 
 class Mean(Mergeable):
@@ -62,5 +72,34 @@ class Last(Mergeable):
 
     value: jax.Array
 
+    @property
+    def newest(self) -> bool:
+        return True
+
     def compute(self) -> Any:
         return self.value
+
+
+class Spread(Mergeable):
+    """A figure of several members: logged as their mean, their standard deviation and each one's, `…/std` and `…/members`.
+
+    Args:
+        each: the figure, whose arrays have a leading axis, that of the members.
+    """
+
+    each: Mergeable
+
+    @property
+    def newest(self) -> bool:
+        return self.each.newest
+
+    def compute(self) -> Any:
+        """`(n, …)`, each member's figure."""
+        leaves, structure = jax.tree.flatten(self.each)
+        if any(isinstance(leaf, jax.Array) for leaf in leaves):
+            return jax.vmap(lambda figure: figure.compute())(self.each)
+        return np.stack([structure.unflatten([v[i] for v in leaves]).compute() for i in range(len(leaves[0]))])
+
+    def figures(self, name: str) -> dict[str, Any]:
+        values = self.compute()
+        return {name: values.mean(0), f"{name}/std": values.std(0), f"{name}/members": values}

@@ -58,7 +58,9 @@ def _named(data: Any) -> Iterator[tuple[str, Any]]:
             deep = isinstance(v, tuple | list | dict | Batch)
             yield from ((f"{k}.{name}", inner) for name, inner in _named(v)) if deep else [(str(k), v)]
     elif isinstance(data, Batch):
-        yield from ((name, value) for name, value in children(data) if value is not None)
+        for name, value in children(data):
+            if value is not None:
+                yield from [(name, value)] if hasattr(value, "shape") else _named(value)
     else:
         yield "x", data
 

@@ -18,6 +18,7 @@ from fulmen.attacks.walk import bucket
 from fulmen.component import fold_name
 from fulmen.mode import Eval
 from fulmen.prediction import check_class_values
+from fulmen.systems.population import population_in
 from fulmen.train.state import Structure, pack
 from fulmen.tree import remake, short
 from fulmen.verbs import as_batch, bind, perturb, predictions
@@ -170,10 +171,12 @@ def require_classes(system: Any, batch: Any, key: Any) -> int:
     name = type(system).__name__
     if len(found) != 1:
         paths = ", ".join(map(repr, found)) or "none"
-        example = next(iter(found), "").replace("/", ".") or "part"
+        example = f"state.system.{next(iter(found), '').replace('/', '.') or 'part'}"
+        if population_in(system) is not None:
+            example = "fm.members(state)[0]"
         raise ValueError(
             f"robustness looks at one classifier, and {name} has {len(found)} predictions ({paths}). Give it one of the "
-            f"parts, such as state.system.{example}."
+            f"parts, such as {example}."
         )
     (outputs,) = (prediction.outputs for prediction in found.values())
     y = getattr(batch, "y", None)

@@ -11,13 +11,11 @@ import numpy as np
 from fulmen.dispatch import dispatch
 from fulmen.figures import COLOURS, TEXT, grid
 from fulmen.looking.text import faint, html_page, html_table
-from fulmen.train.history import History
+from fulmen.train.history import History, highest_is_best
 from fulmen.verbs import plot
 
 __all__ = ["html_history"]
 
-_SMALLER = ("loss", "error", "rmse", "mae", "perplexity")
-_LARGER = ("accuracy", "precision", "recall", "f1", "r2", "top_")
 _PARTS = "parts of the loss"
 _LINE = 0.13  # inches that a line of small text takes
 
@@ -27,12 +25,13 @@ def plot(history: History):
     if not _epochs(history):
         raise ValueError("plot: the history is empty: no epoch of the run has ended.")
     panels = _panels(history)
+    members = {_place(name, history[name]): history[f"{name}/members"] for name in _means(history)}
     tallest = max(len(lines) for lines in panels.values())
     figure, cells = grid(len(panels), min(len(panels), 2), (4.8, max(2.5, 0.7 + 1.4 * _LINE * tallest)))
     for axes, (name, figures) in zip(cells, panels.items(), strict=True):
         axes.set_title(name)
         if all(values.ndim == 1 for values in figures.values()):
-            _curves(axes, name, figures)
+            _curves(axes, name, figures, members)
         else:
             _image(figure, axes, *figures.values())
     return figure
@@ -42,69 +41,83 @@ def _epochs(history: History) -> int:
     return max(map(len, history.values()), default=0)
 
 
+def _means(history: History) -> list[str]:
+    """The figures of a population that are means over its members, who each have a curve in the same picture."""
+    return [name for name in history if f"{name}/members" in history]
+
+
+def _place(name: str, values: np.ndarray) -> tuple[str, str]:
+    """The picture that a figure belongs into, and its name in it."""
+    *before, last = name.split("/")
+    validation = before[:1] == ["validation"]
+    own = before[validation:]
+    if values.ndim > 1:
+        panel, label = name, ""
+    elif own[:1] in (["loss"], ["lr"]):
+        # A loss is not put beside its own parts: in a game they may be far apart.
+        panel, label = (_PARTS if own[0] == "loss" else "lr"), "/".join([*own[1:], last])
+    else:
+        panel, label = last, "/".join(own)
+    return panel, " ".join(["validation"] * validation + [label] * bool(label))
+
+
 def _panels(history: History) -> dict[str, dict[str, np.ndarray]]:
-    """The figures that belong into one picture, and each one's name in it."""
+    """The figures that belong into one picture, by their names in it."""
     panels: dict[str, dict[str, np.ndarray]] = {}
+    of_members = {f"{name}/{what}" for name in _means(history) for what in ("members", "std")}
     for name, values in history.items():
-        *before, last = name.split("/")
-        validation = before[:1] == ["validation"]
-        own = before[validation:]
-        if values.ndim > 1:
-            panel, label = name, ""
-        elif own[:1] in (["loss"], ["lr"]):
-            # A loss is not put beside its own parts: in a game they may be far apart.
-            panel, label = (_PARTS if own[0] == "loss" else "lr"), "/".join([*own[1:], last])
-        else:
-            panel, label = last, "/".join(own)
-        words = ["validation"] * validation + [label] * bool(label)
-        panels.setdefault(panel, {})[" ".join(words)] = values
+        if name not in of_members:
+            panel, label = _place(name, values)
+            panels.setdefault(panel, {})[label] = values
     place = {"loss": 0, _PARTS: 1, "lr": 3, "seconds": 4}
     return {name: panels[name] for name in sorted(panels, key=lambda name: place.get(name, 2))}
 
 
-def _curves(axes: Any, panel: str, figures: dict[str, np.ndarray]) -> None:
+def _curves(axes: Any, panel: str, figures: dict[str, np.ndarray], members: dict[tuple[str, str], np.ndarray]) -> None:
     # What has no name of its own comes first, so that it has the same colour in every panel.
     names = sorted(dict.fromkeys(label.removeprefix("validation").strip() for label in figures), key=bool)
     alone = len(names) == 1  # then training and validation have a colour each
-    ends = []
+    ends, shown = [], [*figures.values()]
     for i, (label, values) in enumerate(figures.items()):
         validation = label.startswith("validation")
         place = i if alone else names.index(label.removeprefix("validation").strip())
         colour = COLOURS[place % len(COLOURS)]
         known = np.flatnonzero(np.isfinite(values))
         marker = "o" if len(known) < 2 else None
-        axes.plot(known + 1, values[known], "--" if validation else "-", marker=marker, ms=4, color=colour, lw=1.6)
+        style = dict(linestyle="--" if validation else "-", marker=marker, color=colour)
+        axes.plot(known + 1, values[known], ms=4, lw=1.6, **style)
         text = f"{label or ('training' if len(figures) > 1 else '')} {values[-1]:.4g}".strip()
+        each = members.get((panel, label))
+        if each is not None:
+            shown.append(each.ravel())
+            axes.plot(np.arange(1, len(each) + 1), each, ms=3, lw=0.7, alpha=0.4, **style)
+            text += f" ± {each[-1].std():.2g}"
         best = _best(panel, values)
         if best is not None and values[best] != values[-1]:
             axes.plot(best + 1, values[best], "o", ms=4, color=colour)
             text += f" (best {values[best]:.4g})"
         ends.append((values[known[-1]] if len(known) else math.nan, text, colour))
-    _scale(axes, figures, "loss" in panel)
+    _scale(axes, np.concatenate(shown), max(map(len, figures.values())), "loss" in panel)
     _label(axes, ends)
 
 
 def _best(panel: str, values: np.ndarray) -> int | None:
     """The epoch with the best value, where the name says which that is."""
-    name = panel.lower()
-    if not np.isfinite(values).any() or len(values) < 2:
+    highest = highest_is_best(panel)
+    if highest is None or not np.isfinite(values).any() or len(values) < 2:
         return None
-    if any(word in name for word in _SMALLER):
-        return int(np.nanargmin(values))
-    return int(np.nanargmax(values)) if any(word in name for word in _LARGER) else None
+    return int(np.nanargmax(values) if highest else np.nanargmin(values))
 
 
-def _scale(axes: Any, figures: dict[str, np.ndarray], may_be_logarithmic: bool) -> None:
+def _scale(axes: Any, values: np.ndarray, epochs: int, may_be_logarithmic: bool) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    values = np.concatenate([*figures.values()])
     values = values[np.isfinite(values)]
     if may_be_logarithmic and len(values) and values.max() > 100 * values.min() > 0:
         axes.set_yscale("log")
         axes.tick_params(which="both", colors=TEXT)
     else:
         axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4), useOffset=False)
-    epochs = max(map(len, figures.values()))
     axes.set_xlim(*((1, epochs) if epochs > 1 else (0.5, 1.5)))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
     axes.set_xlabel("epoch")

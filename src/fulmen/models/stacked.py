@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import jax
@@ -12,6 +12,7 @@ import numpy as np
 
 from fulmen.component import Component, Model
 from fulmen.dispatch import dispatch
+from fulmen.leading import each, is_own, join, split, take
 from fulmen.models.checks import require_size
 from fulmen.tree import remake
 from fulmen.verbs import after_update, bind, forward, init, validate
@@ -55,7 +56,7 @@ class Stacked(Model):
     def __getitem__(self, index: int) -> Any:
         """One block, in the stack's mode."""
         i = range(self.n)[index]
-        block = jax.tree.map(lambda v: v[i] if _own(v) else v, self.blocks)
+        block = take(self.blocks, i)
         return block if self.mode is None else bind(block, self.mode.at("blocks").at(str(i)))
 
     def __len__(self) -> int:
@@ -65,16 +66,11 @@ class Stacked(Model):
         return (self[i] for i in range(self.n))
 
 
-def _own(leaf: Any) -> bool:
-    """Whether each block has its own: what has axes has the blocks' axis first."""
-    return np.ndim(leaf) > 0
-
-
 @dispatch
 def validate(stack: Stacked):
     require_size(stack, "n")
     for path, leaf in jax.tree_util.tree_flatten_with_path(stack.blocks)[0]:
-        if _own(leaf) and leaf.shape[0] != stack.n:
+        if is_own(leaf) and leaf.shape[0] != stack.n:
             raise ValueError(
                 f"Stacked.blocks{jax.tree_util.keystr(path)} has the shape {leaf.shape}; a leading axis of size {stack.n} "
                 "was expected, one entry for each block."
@@ -86,7 +82,7 @@ def init(stack: Stacked, key):
     # The keys that a list called `blocks` would give them.
     names = np.array([zlib.crc32(f"blocks.{i}".encode()) for i in range(stack.n)], np.uint32)
     keys = jax.vmap(lambda name: jax.random.fold_in(key, name))(names)
-    return remake(stack, {"blocks": _each(init, stack, keys)})
+    return remake(stack, {"blocks": each(lambda block, key: (init(block, key), None), stack.blocks, keys)[0]})
 
 
 @dispatch
@@ -97,19 +93,20 @@ def bind(stack: Stacked, mode):
 
 @dispatch
 def after_update(stack: Stacked, batch, mode):
-    def moved(block: Any, salt: Any) -> Any:
-        return after_update(block, batch, remake(mode, {"salt": salt}))
+    def moved(block: Any, salt: Any) -> tuple[Any, None]:
+        return after_update(block, batch, remake(mode, {"salt": salt})), None
 
-    return remake(stack, {"blocks": _each(moved, stack, _salts([mode.at(f"blocks.{i}") for i in range(stack.n)]))})
+    salts = _salts([mode.at(f"blocks.{i}") for i in range(stack.n)])
+    return remake(stack, {"blocks": each(moved, stack.blocks, salts)[0]})
 
 
 @dispatch
 def forward(stack: Stacked, x, *inputs):
     mode = stack.mode
-    varying, shared, structure = _split(stack)
+    varying, shared, structure = split(stack.blocks)
 
     def run(x: Any, varying: Any, salt: Any) -> Any:
-        block = structure.unflatten([s if v is None else v for v, s in zip(varying, shared, strict=True)])
+        block = join(varying, shared, structure)
         if mode is not None:
             block = bind(block, remake(mode, {"salt": salt}))
         y = forward(block, x, *inputs)
@@ -135,29 +132,6 @@ def _salts(modes: list[Any]) -> Any:
     """The salt of each block's mode: `(n,)`."""
     salts = [mode.salt for mode in modes]
     return np.stack(salts) if all(isinstance(s, np.ndarray | np.generic) for s in salts) else jnp.stack(salts)
-
-
-def _split(stack: Stacked) -> tuple[list[Any], list[Any], Any]:
-    """The leaves that each block has its own of, those that all share, and the structure of a block."""
-    leaves, structure = jax.tree.flatten(stack.blocks)
-    return [v if _own(v) else None for v in leaves], [None if _own(v) else v for v in leaves], structure
-
-
-def _each(function: Callable[..., Any], stack: Stacked, *arguments: Any) -> Any:
-    """The blocks after `function(block, *arguments)` of each; what it leaves as it is and all share stays shared."""
-    varying, shared, structure = _split(stack)
-    found: list[Any] = []
-
-    def run(varying: Any, *arguments: Any) -> list[Any]:
-        block = structure.unflatten([s if v is None else v for v, s in zip(varying, shared, strict=True)])
-        leaves, after = jax.tree.flatten(function(block, *arguments))
-        kept = [v if not hasattr(v, "shape") or any(v is s for s in shared) else None for v in leaves]
-        found[:] = kept, after
-        return [v for v, k in zip(leaves, kept, strict=True) if k is None]
-
-    new = iter(jax.vmap(run)(varying, *arguments))
-    kept, after = found
-    return after.unflatten([next(new) if k is None else k for k in kept])
 
 
 def _require_alike(stack: Stacked, x: Any, y: Any) -> None:

@@ -16,6 +16,7 @@ from fulmen.optimizers.every import Every, intervals, whole
 from fulmen.optimizers.optimizer import build, frozen, of_plan
 from fulmen.optimizers.places import fitting, join, nearest, places_in, within
 from fulmen.optimizers.rates import rate_in_state, scale_in_state
+from fulmen.systems.population import first
 from fulmen.tree import children, get
 from fulmen.verbs import configure_optimizers
 
@@ -77,6 +78,7 @@ def groups(system: Any, optimizer: Any, plan: Plan) -> list[Group]:
         ValueError: for a parameter without an optimizer, or a path at which there is nothing.
         TypeError: for something that is no optimizer.
     """
+    system, optimizer = first(system, optimizer)  # the leaves of a population's member are in the same places
     found = leaves(system)
     trained = [leaf.path for leaf in found if leaf.role == PARAMETER]
     hand = _placed(system, "", optimizer, system, plan)

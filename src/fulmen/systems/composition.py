@@ -12,11 +12,12 @@ import jax.numpy as jnp
 from fulmen.batch import Attacked, Batch, Labeled, PartBatches, Unlabeled
 from fulmen.component import Component, Model, System, Wrapper, named_parts, part_name
 from fulmen.dispatch import dispatch
+from fulmen.mergeable import Mean, Mergeable
 from fulmen.prediction import Prediction
 from fulmen.tree import remake, short
 from fulmen.verbs import as_batch, augment, forward, loss, losses, metrics, predictions, reduce_losses, validate
 
-__all__ = ["example_mean", "per_example", "total_loss"]
+__all__ = ["as_figure", "entry", "example_mean", "per_example", "reduced", "total_loss"]
 
 
 @dispatch
@@ -124,13 +125,14 @@ def _losses_of_parts(system: System, batch):
             f"{type(system).__name__} has no part with a loss. Write `losses(system: {type(system).__name__}, batch)`, or give "
             "it models or systems as fields."
         )
-    return {name: _entry(part, part_batch(part, name, batch)) for name, part in found.items()}
+    return {name: entry(part, part_batch(part, name, batch)) for name, part in found.items()}
 
 
 losses.dispatch(_losses_of_parts)
 
 
-def _entry(part: Any, batch: Any) -> Any:
+def entry(part: Any, batch: Any) -> Any:
+    """A part's entry in the losses of its system."""
     return losses(part, batch) if isinstance(part, System) and sums_its_losses(part, batch) else loss(part, batch)
 
 
@@ -143,14 +145,18 @@ def sums_its_losses(system: Any, batch: Any) -> bool:
 def reduce_losses(system: System, losses, batch):
     total: Any = None
     for name, entry, part, own in _with_batches(system, losses, batch):
-        if isinstance(part, System) and isinstance(entry, Mapping):
-            value = reduce_losses(part, entry, own)
-        else:
-            value = _reduce(entry, own, f"the loss {name!r} of {type(system).__name__}")
+        value = reduced(part, entry, own, f"the loss {name!r} of {type(system).__name__}")
         total = value if total is None else _add(total, value)
     if total is None:
         raise ValueError(f"`losses` of {type(system).__name__} gave no entry; at least one was expected.")
     return total
+
+
+def reduced(part: Any, entry: Any, batch: Any, what: str) -> jax.Array:
+    """One number from a part's entry: by its own `reduce_losses`, if it is a system."""
+    if isinstance(part, System) and isinstance(entry, Mapping):
+        return reduce_losses(part, entry, batch)
+    return _reduce(entry, batch, what)
 
 
 def _add(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -192,6 +198,14 @@ def _reduce(entry: Any, batch: Any, what: str) -> jax.Array:
         values = [_reduce(inner, batch, f"{what}, entry {name!r},") for name, inner in entry.items()]
         return functools.reduce(_add, values)
     return example_mean(entry, batch, what)
+
+
+def as_figure(name: str, figure: Any, batch: Any) -> Mergeable:
+    """What a metric gave, a number or one per example, as a value that can be merged."""
+    if isinstance(figure, Mergeable):
+        return figure
+    weight = getattr(batch, "weight", None)
+    return Mean(example_mean(figure, batch, f"the metric {name!r}"), len(batch) if weight is None else weight.sum())
 
 
 @dispatch

@@ -93,6 +93,7 @@ def systems() -> dict[str, tuple[Component, Any]]:
         "frozen": (fm.Classifier(fm.models.Chain(fm.Frozen(dense(m=8)), dense(8))), (x, y)),
         "adversarial": (fm.Adversarial(fm.Classifier(dense()), attack), (x, y)),
         "language_model": (LanguageModel(text), tokens),
+        "population": (fm.Population([fm.Classifier(dense(), w * fm.CrossEntropy()) for w in (0.5, 1.0)]), (x, y)),
     }
 
 

@@ -9,8 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.mergeable import Last
-
 __all__ = ["Ledger"]
 
 
@@ -26,13 +24,13 @@ class Ledger:
 
     def __init__(self, logs: dict[str, Any]) -> None:
         # What is not a sum lies at the end.
-        order = sorted(logs, key=lambda name: isinstance(logs[name], Last))
+        order = sorted(logs, key=lambda name: logs[name].newest)
         self.names, shapes = list(logs), {name: logs[name] for name in order}
         self.order = order
         leaves, self.structure = jax.tree.flatten([shapes[name] for name in order])
         self.shapes = [leaf.shape for leaf in leaves]
         self.sizes = [math.prod(shape) for shape in self.shapes]
-        self.latest = sum(isinstance(v, Last) for v in logs.values())
+        self.latest = sum(math.prod(leaf.shape) for v in logs.values() if v.newest for leaf in jax.tree.leaves(v))
         self.size = sum(self.sizes)
         self.dtype = np.result_type(np.float32, *(leaf.dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)))
         self.waiting: list[Any] = []
@@ -76,7 +74,7 @@ class Ledger:
         leaves = [part.reshape(shape) for part, shape in zip(parts, self.shapes, strict=True)]
         figures = dict(zip(self.order, self.structure.unflatten(leaves), strict=True))
         with np.errstate(invalid="ignore", divide="ignore"):
-            return {name: _plain(figures[name].compute()) for name in self.names}
+            return {key: _plain(v) for name in self.names for key, v in figures[name].figures(name).items()}
 
 
 def _plain(value: Any) -> Any:

@@ -15,7 +15,7 @@ import numpy as np
 from jax.core import Tracer
 
 from fulmen.leaves import components, is_array, leaves, require_arrays
-from fulmen.train.state import State
+from fulmen.train.state import State, weakly
 
 __all__ = ["load", "save"]
 
@@ -276,10 +276,6 @@ def _wrap(value: np.ndarray, entry: dict[str, Any]) -> Any:
 
 def _placed(value: np.ndarray, like: Any) -> jax.Array:
     """On the devices where `like` is, and as weakly typed: another type would be another program."""
-    array = jnp.array(value)
-    if getattr(like, "weak_type", False):
-        zero = jnp.asarray(value.dtype.type(0).item())
-        if zero.dtype == array.dtype:
-            array = jnp.broadcast_to(zero, array.shape).at[...].set(array)
+    array = weakly(value) if getattr(like, "weak_type", False) else jnp.array(value)
     sharding = getattr(like, "sharding", None)
     return array if sharding is None or sharding == array.sharding else jax.device_put(array, sharding)

@@ -13,11 +13,11 @@ from fulmen.data.arrays import check_arrays, count, epoch
 from fulmen.dispatch import dispatch
 from fulmen.leaves import require_arrays
 from fulmen.mode import Eval
-from fulmen.systems.classifier import with_outputs
-from fulmen.systems.composition import per_example, total_loss
+from fulmen.systems.composition import per_example
+from fulmen.systems.population import PerMember, first, over, per_member, population_in, views
 from fulmen.train.accumulate import Ledger
 from fulmen.train.state import State, Structure, pack
-from fulmen.train.step import measure
+from fulmen.train.step import observe
 from fulmen.tree import remake
 from fulmen.verbs import as_batch, bind, evaluate, forward, perturb, predict, validate
 
@@ -62,13 +62,33 @@ def evaluate_arrays(component: Any, key: Any, data: Any, batch_size: int, attack
         batch = _masked_batch(component, raw, start, n)
         ledgers[""].add(batch)
         if attack is not None:
-            ledgers["robust/"].add(perturb(attack, component, batch, fold_name(key, "attack"), inside=True))
+            ledgers["robust/"].add(_attacked(attack, component, batch, fold_name(key, "attack")))
     return {f"{prefix}{name}": v for prefix, sums in ledgers.items() for name, v in sums.figures().items()}
+
+
+def _attacked(attack: Any, component: Any, batch: Any, key: Any) -> Any:
+    """The attacked batch; each member of a population is attacked by itself."""
+    if population_in(component) is None:
+        return perturb(attack, component, batch, key, inside=True)
+    if not isinstance(batch, PerMember):
+        validate(attack, batch)
+    leaves, structure = pack((attack, component))
+    return per_member(_attack_each(structure, leaves, batch, key))
+
+
+def _perturb_each(structure: Structure, leaves: list[Any], batch: Any, key: Any) -> Any:
+    attack, component = structure.unpack(leaves)
+    run = lambda view, number, batch: perturb(attack, view, batch, jax.random.fold_in(key, number))
+    return over(run, component, batch, out_axes=1)
+
+
+_attack_each = jax.jit(_perturb_each, static_argnums=0)
 
 
 def _rows_stay(component: Any, data: Any) -> bool:
     """Whether a row of the data is an example of the batch, as it is where the library makes the batch."""
-    return as_batch.method(component, data).module.partition(".")[0] == "fulmen"
+    component = first(component)[0]
+    return isinstance(data, PerMember) or as_batch.method(component, data).module.partition(".")[0] == "fulmen"
 
 
 def _padded(data: Any, batch_size: int, pad: bool) -> Iterator[tuple[int, int, Any]]:
@@ -91,7 +111,8 @@ def _masked_batch(component: Any, raw: Any, start: int, n: int) -> Any:
         changes["index"] = rows + np.int32(start)
     if n < len(batch) or per_example(component):
         given = 1 if batch.weight is None else batch.weight
-        changes["weight"] = (rows < n).astype(np.float32) * np.asarray(given, np.float32)
+        given = np.asarray(given, np.float32)
+        changes["weight"] = (rows < n).astype(np.float32).reshape(-1, *[1] * (given.ndim - 1)) * given
     return remake(batch, changes)
 
 
@@ -116,9 +137,7 @@ class _Sums:
 
 
 def _measure_batch(structure: Structure, leaves: list[Any], batch: Any, key: Any) -> dict[str, Any]:
-    bound = bind(structure.unpack(leaves), Eval(key))
-    batch = with_outputs(bound, batch)
-    return measure(bound, batch, total_loss(bound, batch))
+    return observe(structure.unpack(leaves), batch, Eval(key))
 
 
 _measure = jax.jit(_measure_batch, static_argnums=0)
@@ -148,7 +167,10 @@ def _predict(component: Any, key: Any, data: Any, batch_size: int) -> Any:
 
 def _forward(structure: Structure, leaves: list[Any], raw: Any, key: Any) -> Any:
     component = structure.unpack(leaves)
-    return forward(component, as_batch(component, raw).x, Eval(key))
+    run = lambda view, batch: forward(view, as_batch(view, batch).x)
+    if population_in(component) is not None:
+        return views(run, component, as_batch(component, raw), mode=Eval(key), out_axes=1)
+    return run(bind(component, Eval(key)), raw)
 
 
 _outputs = jax.jit(_forward, static_argnums=0)

@@ -7,7 +7,11 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["History"]
+__all__ = ["History", "highest_is_best"]
+
+
+_SMALLER = ("loss", "error", "rmse", "mae", "perplexity")
+_LARGER = ("accuracy", "precision", "recall", "f1", "r2", "top_")
 
 
 class History(dict[str, np.ndarray]):
@@ -32,3 +36,16 @@ class History(dict[str, np.ndarray]):
         from fulmen.looking.curves import html_history
 
         return html_history(self)
+
+
+def highest_is_best(name: str) -> bool | None:
+    """True, False, or None where the name does not say.
+
+    >>> from fulmen.train.history import highest_is_best
+    >>> highest_is_best("validation/accuracy"), highest_is_best("loss"), highest_is_best("norm")
+    (True, False, None)
+    """
+    name = name.lower()
+    if any(word in name for word in _SMALLER):
+        return False
+    return True if any(word in name for word in _LARGER) else None

@@ -34,10 +34,11 @@ def _in_notebook() -> bool:
 
 
 def line(figures: Mapping[str, Any]) -> str:
-    """The figures in one line: the loss without its entries, the metrics, the learning rate."""
-    shown = {k: v for k, v in figures.items() if "loss/" not in k and isinstance(v, float)}
+    """The figures in one line: the loss without its entries, the metrics, the learning rate; of a population with `± std`."""
+    shown = {k: v for k, v in figures.items() if "loss/" not in k and isinstance(v, float) and not k.endswith("/std")}
     last = sorted(shown, key=lambda name: (not name.endswith("loss"), name.startswith("lr")))
-    return "  ".join(f"{name} {shown[name]:.4g}" for name in last)
+    spread = {name: figures.get(f"{name}/std") for name in last}
+    return "  ".join(f"{name} {shown[name]:.4g}{f' ± {spread[name]:.2g}' if spread[name] else ''}" for name in last)
 
 
 class PlainProgress:

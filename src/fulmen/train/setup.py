@@ -8,16 +8,20 @@ import warnings
 from typing import Any
 
 import jax
+import numpy as np
 
 from fulmen.component import Component, fold_name, unbind
 from fulmen.data.arrays import check_arrays, check_batch_size, count, steps_per_epoch
 from fulmen.dispatch import dispatch
+from fulmen.leading import is_own
 from fulmen.leaves import check_fields, components, require_dispatched
 from fulmen.mode import Plan
 from fulmen.optimizers import Enclosing, fewer, groups, of_plan
 from fulmen.schedules.span import warn_if_longer
+from fulmen.systems.population import population_in, seeded, stack
+from fulmen.train.members import members
 from fulmen.train.state import State
-from fulmen.train.step import step_program
+from fulmen.train.step import start_optimizer, step_program
 from fulmen.train.turns import turns
 from fulmen.tree import get, remake
 from fulmen.verbs import as_batch, configure_optimizers, init, setup, validate
@@ -46,26 +50,45 @@ def setup(
     data = check_arrays(data)
     batch_size = min(batch_size, count(data))
     plan = plan_of(count(data), batch_size, epochs, steps, drop_last)
-    optimizer = _given(component, optimizer, lr, options)
+    optimizer = _given(component, optimizer, _rate(component, lr), options)
+    _check_members(component, optimizer)
+    component = seeded(component, seed)
     key = jax.random.key(seed)
     component = init(component, fold_name(key, "init"))
     check_fields(component)
     validate(component, as_batch(component, data))
     state = State(component, optimizer=optimizer, key=fold_name(key, "run"), plan=plan)
     component = state.system  # its numbers are arrays now
-    found = groups(component, state.optimizer, plan)
-    for group in found:
+    for group in groups(component, state.optimizer, plan):
         if plan.total_steps is not None and group.every > plan.total_steps:
             what = f"{group.path!r} moves" if group.path else "the parameters move"
             warnings.warn(f"{what} every {group.every} steps, and the run has {plan.total_steps}: never.", stacklevel=3)
         warn_if_longer(group.rate, group.end, fewer(plan, group.every), group.path)
-    with jax.numpy_dtype_promotion("standard"):  # optax counts in integers
-        states = tuple(g.transformation.init(g.select(component, component)) for g in found)
-    state = state.replace(optimizer_state=states)
+    state = start_optimizer(state)
     # Tracing a step finds missing methods, shapes that do not fit and a loss that is no number; the first step reuses it.
     for resting in turns(state).sets():
         step_program.trace(state, jax.tree.map(lambda v: v[:batch_size], data), resting)
     return state
+
+
+def _rate(component: Any, lr: Any) -> Any:
+    """A learning rate; a list of them, one for each member of a population, as an array."""
+    if not isinstance(lr, list | tuple | np.ndarray) or np.ndim(lr) == 0:
+        return lr
+    if population_in(component) is None:
+        raise TypeError(f"lr: one number was expected, and {lr!r} came; one for each member is for a fm.Population.")
+    return stack([float(rate) for rate in lr])
+
+
+def _check_members(component: Any, optimizer: Any) -> None:
+    """Raise where an optimizer's arrays are not one number for each member."""
+    population = population_in(component)
+    for path, leaf in jax.tree_util.tree_flatten_with_path(optimizer)[0] if population is not None else ():
+        if is_own(leaf) and leaf.shape[0] != population.n:
+            name = jax.tree_util.keystr(path, simple=True, separator=".")
+            raise ValueError(
+                f"{name}: one number, or one for each of the {population.n} members, was expected, and {leaf.shape[0]} came."
+            )
 
 
 def check_component(component: Any) -> None:
@@ -73,6 +96,20 @@ def check_component(component: Any) -> None:
     if not isinstance(component, Component) and jax.tree_util.all_leaves([component]):
         raise TypeError(f"a component was expected, and {type(component).__name__} came.")
     check_fields(component)
+    population = population_in(component)
+    if population is None:
+        _check_parts(component)
+        return
+    validate(population)
+    for i, member in enumerate(members(component)):
+        try:
+            _check_parts(member)
+        except Exception as error:
+            error.add_note(f"in member {i} of the population")
+            raise
+
+
+def _check_parts(component: Any) -> None:
     for _, part in components(component):
         require_dispatched(part)
         validate(part)

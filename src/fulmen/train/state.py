@@ -145,9 +145,10 @@ class State:
         return ((n, getattr(self, n)) for n in ("system", "optimizer_state", "optimizer", "step", "key"))
 
     def __replace_field__(self, name: str, value: Any) -> State:
+        old = getattr(self, name)
         if name == "system":
-            _require_same_shapes(self.system, value)
-        return self.replace(**{name: value})
+            _require_same_shapes(old, value)
+        return self.replace(**{name: _as_weak(old, value)})
 
     def __repr__(self) -> str:
         return f"State(step={self.step}, system={self.system!r})"
@@ -156,6 +157,25 @@ class State:
         from fulmen.looking import html_tree
 
         return html_tree(self)
+
+
+def _as_weak(old: Any, new: Any) -> Any:
+    """Numbers in the place of weakly typed ones as weakly typed: another type would be another program."""
+    if jax.tree.structure(old) != jax.tree.structure(new):
+        return new
+
+    def typed(a: Any, b: Any) -> Any:
+        if b is a or not getattr(a, "weak_type", False) or not is_array(b) or np.shape(a) != np.shape(b):
+            return b
+        return weakly(np.asarray(b, a.dtype))
+
+    return jax.tree.map(typed, old, new)
+
+
+def weakly(value: np.ndarray) -> jax.Array:
+    """The array weakly typed, as a Python number is, where there is a Python number of its type."""
+    zero, array = jnp.asarray(value.dtype.type(0).item()), jnp.array(value)
+    return jnp.broadcast_to(zero, array.shape).at[...].set(array) if zero.dtype == array.dtype else array
 
 
 def _require_same_shapes(old: Any, new: Any) -> None:

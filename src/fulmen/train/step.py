@@ -13,11 +13,13 @@ from jax.core import Tracer
 from fulmen.component import Buffer, Component, Frozen, System, Wrapper, named_parts, part_name, still
 from fulmen.dispatch import dispatch
 from fulmen.leaves import BUFFER, PARAMETER, leaves
-from fulmen.mergeable import Last, Mean, Mergeable
+from fulmen.mergeable import Last, Mean, Mergeable, Spread
 from fulmen.mode import Eval, Mode, Train
 from fulmen.optimizers import NOBODY, groups
 from fulmen.systems.classifier import with_outputs
-from fulmen.systems.composition import entry_means, example_mean, total_loss
+from fulmen.systems.composition import as_figure, entry_means, total_loss
+from fulmen.systems.population import PerMember, Population, population_in, views
+from fulmen.train.members import of_each
 from fulmen.train.state import State
 from fulmen.train.turns import turns
 from fulmen.tree import remake
@@ -36,7 +38,7 @@ from fulmen.verbs import (
     update,
 )
 
-__all__ = ["apply_gradients", "differentiate", "end_step", "measure"]
+__all__ = ["apply_gradients", "differentiate", "end_step", "measure", "observe"]
 
 
 def differentiate(component: Any, batch: Any, mode: Mode) -> tuple[jax.Array, Any, Any, dict[str, Any]]:
@@ -109,10 +111,24 @@ def measure(bound: Any, batch: Any, value: Any) -> dict[str, Any]:
             raise ValueError(
                 f"`metrics` of {type(bound).__name__} has {name!r}, which is the name of a part of its loss: give it another one."
             )
-        logs[name] = (
-            figure if isinstance(figure, Mergeable) else Mean(example_mean(figure, batch, f"the metric {name!r}"), count)
-        )
+        logs[name] = as_figure(name, figure, batch)
     return logs
+
+
+def observe(component: Any, batch: Any, mode: Mode) -> dict[str, Any]:
+    """The logs of a batch, seen in a mode; of a population, each member's."""
+    if population_in(component) is not None:
+        return _spread(views(lambda view, batch: _observe(view, batch), component, batch, mode=mode))
+    return _observe(bind(component, mode), batch)
+
+
+def _observe(bound: Any, batch: Any) -> dict[str, Any]:
+    batch = with_outputs(bound, batch)
+    return measure(bound, batch, total_loss(bound, batch))
+
+
+def _spread(logs: dict[str, Any]) -> dict[str, Any]:
+    return {name: Spread(figure) for name, figure in logs.items()}
 
 
 def apply_gradients(state: State, gradients: Any, *, value: Any = None) -> State:
@@ -124,6 +140,11 @@ def apply_gradients(state: State, gradients: Any, *, value: Any = None) -> State
         value: the loss, for transformations that look at it.
     """
     system, updated = state.system, []
+    if population_in(system) is not None:
+        raise ValueError(
+            f"a step of {type(system).__name__}'s own takes one system at a time; what has one stands inside a population: "
+            "fm.Population(fm.SAM(system), n)."
+        )
     for group, before in zip(groups(system, state.optimizer, state.plan), state.optimizer_state, strict=True):
         slopes, parameters = group.select(gradients, system), group.select(system, system)
         if not jax.tree.leaves(slopes):
@@ -135,6 +156,16 @@ def apply_gradients(state: State, gradients: Any, *, value: Any = None) -> State
         system = _merge(system, moved)
         updated.append(after)
     return state.replace(system=system, optimizer_state=tuple(updated))
+
+
+def start_optimizer(state: State) -> State:
+    """The state with the optimizer's state as it is at first."""
+    if population_in(state.system) is not None:
+        return of_each(lambda one: (start_optimizer(one), None), state)[0]
+    system = state.system
+    with jax.numpy_dtype_promotion("standard"):  # optax counts in integers
+        found = groups(system, state.optimizer, state.plan)
+        return state.replace(optimizer_state=tuple(g.transformation.init(g.select(system, system)) for g in found))
 
 
 def _merge(system: Any, some: Any) -> Any:
@@ -165,6 +196,41 @@ def end_step(state: State, batch: Any, mode: Train) -> State:
         found = zip(leaves(state.system), jax.tree.leaves(new), strict=True)
         new = jax.tree.structure(new).unflatten([old.value if old.path in mode.resting else v for old, v in found])
     return state.replace(system=new)
+
+
+@dispatch
+def update(population: Population, state, batch, mode):
+    """Each member's own step. Of a wrapper around a population, one batch for all: its augmentation is of them together."""
+    component: Any = population
+    together = not isinstance(component, Population) and not isinstance(batch, PerMember)
+    if together:
+        _require_one_batch(component, batch, mode)
+        batch = augment(component, batch, mode.at("augment"))
+
+    def step(one: State, batch: Any) -> tuple[State, dict[str, Any]]:
+        own = remake(mode, {"root": jax.random.fold_in(one.key, one.step)})
+        if together:
+            require_usual_steps(one.system, one, batch, own)
+            value, gradients, moved, logs = differentiate(one.system, batch, own)
+            one = apply_gradients(one.replace(system=moved), gradients, value=value)
+        else:
+            one, logs = update(one.system, one, batch, own)
+        return one, {name: v if isinstance(v, Mergeable) else Mean(v) for name, v in logs.items()}
+
+    state, logs = of_each(step, state, batch)
+    if together:
+        state = state.replace(system=after_update(state.system, batch, mode.at("after_update")))
+    return state, _spread(logs)
+
+
+def _require_one_batch(component: Any, batch: Any, mode: Mode) -> None:
+    """Raise where members augment a batch each in its own way, and what is around them attacks one for all."""
+    population = population_in(component)
+    if isinstance(augment(population, batch, mode.at("augment")), PerMember):
+        raise ValueError(
+            f"{type(component).__name__} is around a population and attacks one batch for all its members, and they augment it "
+            f"each in its own way. Let it stand inside: fm.Population({type(component).__name__}(system, …), n)."
+        )
 
 
 def _update_as_part(wrapper: Wrapper, state, batch, mode):
@@ -198,6 +264,8 @@ def after_update(component, batch, mode):
 
 def learning_rates(state: State) -> dict[str, Any]:
     """The learning rate of each group at the state's step, where it is known."""
+    if population_in(state.system) is not None:
+        return _spread(of_each(lambda one: (one, learning_rates(one)), state)[1])
     found = groups(state.system, state.optimizer, state.plan)
     rates = {}
     for group, before in zip(found, state.optimizer_state, strict=True):
@@ -236,7 +304,7 @@ step_program = jax.jit(_step, inline=True, static_argnums=2)
 @functools.partial(jax.jit, static_argnums=2)
 def _train_step(state: State, raw: Any, resting: frozenset[str]) -> tuple[list[Any], dict[str, Any]]:
     leaves, logs = step_program(state, raw, resting)
-    return leaves, {name: figure.compute() for name, figure in logs.items()}
+    return leaves, {key: value for name, figure in logs.items() for key, value in figure.figures(name).items()}
 
 
 @dispatch
@@ -260,9 +328,7 @@ def train_step(component: Component, batch):
 
 
 def _measure_step(component: Any, raw: Any, key: Any) -> dict[str, Any]:
-    bound = bind(component, Eval(key))
-    batch = with_outputs(bound, as_batch(component, raw))
-    return measure(bound, batch, total_loss(bound, batch))
+    return observe(component, as_batch(component, raw), Eval(key))
 
 
 _eval_step = jax.jit(lambda state, raw: _measure_step(state.system, raw, state.key))
