@@ -83,7 +83,9 @@ def _rate(component: Any, lr: Any) -> Any:
 def _check_members(component: Any, optimizer: Any) -> None:
     """Raise where an optimizer's arrays are not one number for each member."""
     population = population_in(component)
-    for path, leaf in jax.tree_util.tree_flatten_with_path(optimizer)[0] if population is not None else ():
+    if population is None:
+        return
+    for path, leaf in jax.tree_util.tree_flatten_with_path(optimizer)[0]:
         if is_own(leaf) and leaf.shape[0] != population.n:
             name = jax.tree_util.keystr(path, simple=True, separator=".")
             raise ValueError(
