@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from fulmen.leaves import BUFFER, PARAMETER, is_array, leaves
 from fulmen.mode import Plan
@@ -165,7 +166,8 @@ def _as_weak(old: Any, new: Any) -> Any:
         return new
 
     def typed(a: Any, b: Any) -> Any:
-        if b is a or not getattr(a, "weak_type", False) or not is_array(b) or np.shape(a) != np.shape(b):
+        known = isinstance(b, np.ndarray | np.generic | jax.Array) and not isinstance(b, Tracer)
+        if not known or b is a or not getattr(a, "weak_type", False) or np.shape(a) != np.shape(b):
             return b
         return weakly(np.asarray(b, a.dtype))
 
