@@ -112,6 +112,13 @@ def test_members_that_differ_in_their_numbers():
     np.testing.assert_allclose(state.system.members.objective.terms[1].weight, [1e-3, 0.1], rtol=1e-6)
 
 
+class Weighed(fm.Wrapper):
+    """A wrapper with a parameter of its own."""
+
+    system: fm.Component
+    factor: fm.Parameter
+
+
 class Tuned(fm.Model):
     """A model that brings its learning rate along."""
 
@@ -450,10 +457,11 @@ def set_up(population, data=DATA, **options):
             "lr: one number, or one for each of the 3 members, was expected, and 2 came",
         ),
         (lambda: set_up(small(), lr=[1e-3, 1e-2]), TypeError, "one for each member is for a fm.Population"),
+        (lambda: set_up(fm.Population([classifier(rate=r) for r in (0.1, 1.5)])), ValueError, "Dropout"),
         (
-            lambda: set_up(fm.Population([classifier(rate=r) for r in (0.1, 1.5)])),
+            lambda: set_up(Weighed(fm.Population(small(), 2), fm.Parameter(jnp.ones(())))),
             ValueError,
-            "Dropout",
+            "factor is a parameter outside of the population, and no member's own: let Weighed stand inside",
         ),
         (
             lambda: set_up(fm.replace(fm.Population(small(), 3), {"members.model.weight": jnp.zeros((2, 4, 3))})),

@@ -14,11 +14,11 @@ from fulmen.component import Component, fold_name, unbind
 from fulmen.data.arrays import check_arrays, check_batch_size, count, steps_per_epoch
 from fulmen.dispatch import dispatch
 from fulmen.leading import is_own
-from fulmen.leaves import check_fields, components, require_dispatched
+from fulmen.leaves import PARAMETER, check_fields, components, leaves, require_dispatched
 from fulmen.mode import Plan
 from fulmen.optimizers import Enclosing, fewer, groups, of_plan
 from fulmen.schedules.span import warn_if_longer
-from fulmen.systems.population import population_in, seeded, stack
+from fulmen.systems.population import around, population_in, seeded, stack
 from fulmen.train.members import members
 from fulmen.train.state import State
 from fulmen.train.step import start_optimizer, step_program
@@ -51,10 +51,10 @@ def setup(
     batch_size = min(batch_size, count(data))
     plan = plan_of(count(data), batch_size, epochs, steps, drop_last)
     optimizer = _given(component, optimizer, _rate(component, lr), options)
-    _check_members(component, optimizer)
     component = seeded(component, seed)
     key = jax.random.key(seed)
     component = init(component, fold_name(key, "init"))
+    _check_members(component, optimizer)
     check_fields(component)
     validate(component, as_batch(component, data))
     state = State(component, optimizer=optimizer, key=fold_name(key, "run"), plan=plan)
@@ -85,6 +85,13 @@ def _check_members(component: Any, optimizer: Any) -> None:
     population = population_in(component)
     if population is None:
         return
+    outside = around(component, remake(population, {"members": None}))
+    for leaf in leaves(outside):
+        if leaf.role == PARAMETER:
+            raise ValueError(
+                f"{leaf.path} is a parameter outside of the population, and no member's own: let {type(component).__name__} stand "
+                "inside, so that each member has one."
+            )
     for path, leaf in jax.tree_util.tree_flatten_with_path(optimizer)[0]:
         if is_own(leaf) and leaf.shape[0] != population.n:
             name = jax.tree_util.keystr(path, simple=True, separator=".")
