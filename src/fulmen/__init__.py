@@ -2,7 +2,7 @@
 
 __version__ = "0.1.0"
 
-from fulmen import attacks, evidence, models
+from fulmen import attacks, environments, evidence, models
 from fulmen.attacks.apgd import APGD, Boundary
 from fulmen.attacks.attack import FGSM, PGD, Attack, Clean, Start, Uniform, start_point
 from fulmen.attacks.autoattack import autoattack
@@ -61,10 +61,12 @@ from fulmen.prediction import Prediction
 from fulmen.schedules.plateau import plateau
 from fulmen.schedules.schedule import Schedule
 from fulmen.schedules.shapes import cosine, linear, one_cycle, step_decay, warmup
+from fulmen.systems.actor_critic import ActorCritic, Rollout
 from fulmen.systems.adversarial import Adversarial, AttackSchedule, AttackTrained
 from fulmen.systems.alternating import Alternating
 from fulmen.systems.classifier import Classifier, Supervised
 from fulmen.systems.defence import Defence, defence_losses
+from fulmen.systems.gan import GAN, NonSaturating, Wasserstein, gan_losses
 from fulmen.systems.language import LanguageModel, Tokens
 from fulmen.systems.population import PerMember, Population
 from fulmen.systems.regressor import Regressor
@@ -124,6 +126,7 @@ __all__ = [
     "APGD",
     "AWP",
     "Accuracy",
+    "ActorCritic",
     "Adversarial",
     "Alternating",
     "AmbiguousMethodError",
@@ -167,6 +170,7 @@ __all__ = [
     "FitStart",
     "Flip",
     "FreeAdversarial",
+    "GAN",
     "Frozen",
     "Game",
     "Gaussian",
@@ -207,6 +211,7 @@ __all__ = [
     "NFGSM",
     "NIFGSM",
     "Nesterov",
+    "NonSaturating",
     "Noise",
     "Objective",
     "Optimizer",
@@ -225,6 +230,7 @@ __all__ = [
     "RFGSM",
     "RMSE",
     "RandomSign",
+    "Rollout",
     "Recall",
     "Region",
     "Regressor",
@@ -259,6 +265,7 @@ __all__ = [
     "ValidationEnd",
     "Verb",
     "View",
+    "Wasserstein",
     "WorseWeights",
     "WorstOf",
     "Wrapper",
@@ -282,6 +289,7 @@ __all__ = [
     "defence_losses",
     "depths",
     "differentiate",
+    "environments",
     "dispatch",
     "eval_step",
     "evaluate",
@@ -294,6 +302,7 @@ __all__ = [
     "fit",
     "forward",
     "frozen",
+    "gan_losses",
     "get",
     "hyper",
     "init",

@@ -30,9 +30,9 @@ class Alternating(Wrapper):
     Args:
         game: the game. It has to be the whole of what is trained, not a part of it.
 
-    >>> from fulmen.testing import tiny
-    >>> game, data = tiny(fm.Game)
-    >>> state, _ = fm.fit(fm.Alternating(game), data, optimizer=optax.adam, lr=1e-3, steps=2, progress=False)
+    >>> game, data = fm.testing.tiny("game")
+    >>> state = fm.setup(fm.Alternating(game), data, optimizer=optax.adam, lr=1e-3)
+    >>> state, logs = fm.train_step(state, data)
     """
 
     game: Game

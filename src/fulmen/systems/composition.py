@@ -260,7 +260,7 @@ def validate(system: System, batch):
     wrapper = isinstance(system, Wrapper)
     if wrapper or losses.method(system, batch).function is _losses_of_parts:  # else its own `losses` says what each sees
         for name, part in named_parts(system, Model, System).items():
-            validate(part, part_batch(part, name, batch))
+            validate(part, as_batch(part, batch) if wrapper else part_batch(part, name, batch))
 
 
 # What methods of the user's own return

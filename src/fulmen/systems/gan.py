@@ -1,0 +1,160 @@
+"""`GAN`: a generator against a critic, and what they play for as types: `NonSaturating`, `Hinge`, `Wasserstein`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fulmen.batch import PartBatches
+from fulmen.component import Component, Game
+from fulmen.dispatch import dispatch, verb
+from fulmen.mode import Mode
+from fulmen.objectives.classification import Hinge
+from fulmen.optimizers.every import intervals, whole
+from fulmen.systems.defence import require_number, unrecorded
+from fulmen.tree import static
+from fulmen.verbs import forward, losses, validate
+
+__all__ = ["GAN", "NonSaturating", "Wasserstein", "gan_losses"]
+
+
+class NonSaturating(Component):
+    """The critic tells real from made by logistic regression, and the generator raises the log-odds of being taken for real.
+
+    softplus(−c(x)) + softplus(c(G(z))) for the critic, softplus(−c(G(z))) for the generator. Goodfellow et al. 2014,
+    arXiv:1406.2661. `fm.Hinge()` in its place has margins of 1 for the critic and −c(G(z)) for the generator (Lim and Ye 2017,
+    arXiv:1705.02894).
+    """
+
+
+class Wasserstein(Component):
+    """The critic's mean on real examples above that on made ones, while its slope is held near 1 between them.
+
+    Gulrajani et al. 2017, arXiv:1704.00028. The critic may not look at several examples at once, as BatchNorm does.
+
+    Args:
+        penalty: λ, how much (‖∇c‖ − 1)² counts, at points drawn on the lines from real to made examples.
+
+    >>> fm.Wasserstein()
+    Wasserstein(penalty=10.0)
+    """
+
+    penalty: float = 10.0
+
+
+class GAN(Game):
+    """A generator that makes examples of noise, and a critic that scores how real an example is.
+
+    Its outputs are the generator's: `fm.predict(state, z)`. Data is the real examples, or `{"generator": z, "critic": x}`
+    with noise of one's own.
+
+    Args:
+        generator: from noise `(n, latent)` to examples.
+        critic: from examples to a score each, `(n,)` or `(n, …)`, of which the losses are averaged.
+        objective: what they play for: `NonSaturating()`, `fm.Hinge()`, `Wasserstein()`.
+        latent: how many numbers an example is made of, drawn from a normal distribution.
+        critic_steps: the generator moves in the last of so many steps, the critic in each.
+
+    **Extending.** Write `gan_losses(objective: Mine, critic, real, fake, key)` for another objective, and `losses(gan: Mine,
+    batch, mode)` for a subclass that makes or compares examples in another way.
+
+    >>> gan = fm.GAN(fm.models.MLP(2, 8, 4), fm.models.MLP(4, 8, 1), objective=fm.Wasserstein(), latent=2, critic_steps=5)
+    >>> state, _ = fm.fit(gan, jnp.ones((32, 4)), optimizer=optax.adam, lr=1e-3, steps=5, progress=False)
+    >>> fm.predict(state, jnp.ones((3, 2))).shape
+    (3, 4)
+    """
+
+    generator: Component
+    critic: Component
+    objective: Component = dataclasses.field(default_factory=NonSaturating, kw_only=True)
+    latent: int = static(default=64, kw_only=True)
+    critic_steps: int = static(default=1, kw_only=True)
+
+
+@verb(hands_on=False)
+def gan_losses(objective, critic, real, fake, key):
+    """What a GAN's players play for.
+
+    Args:
+        objective: such as `fm.NonSaturating()`.
+        critic: from examples to scores.
+        real: `(n, …)`, real examples.
+        fake: `(m, …)`, made ones, through which the generator is differentiated.
+        key: a random key.
+
+    Returns:
+        `dict(generator=…, critic=dict(…))`: numbers, or one per example.
+
+    **Extending.** Overload it for an objective of one's own.
+    """
+
+
+@dispatch
+def losses(gan: GAN, batch, mode: Mode):
+    own = isinstance(batch, PartBatches)
+    real = batch.critic.x if own else batch.x
+    z = batch.generator.x if own else jax.random.normal(mode.at("noise").key, (len(batch), gan.latent))
+    return gan_losses(gan.objective, gan.critic, real, gan.generator(z), mode.at("objective").key)
+
+
+@dispatch
+def gan_losses(objective: NonSaturating, critic, real, fake, key):
+    on_fake = critic(fake)
+    return dict(
+        generator=_mean(jax.nn.softplus(-on_fake)),
+        critic=dict(real=_mean(jax.nn.softplus(-critic(real))), fake=_mean(jax.nn.softplus(on_fake))),
+    )
+
+
+@dispatch
+def gan_losses(objective: Hinge, critic, real, fake, key):
+    on_fake = critic(fake)
+    return dict(
+        generator=_mean(-on_fake),
+        critic=dict(real=_mean(jax.nn.relu(1 - critic(real))), fake=_mean(jax.nn.relu(1 + on_fake))),
+    )
+
+
+@dispatch
+def gan_losses(objective: Wasserstein, critic, real, fake, key):
+    on_fake = critic(fake)
+    share = jax.random.uniform(key, (len(real), *[1] * (real.ndim - 1)), real.dtype)
+    between = share * real + (1 - share) * fake.astype(real.dtype)
+    # The scores' sum has each example's own slope; a pass that is no example of the data moves no running statistics.
+    slopes = jax.grad(lambda x: unrecorded(critic)(x).sum())(between)
+    norms = jnp.sqrt(jnp.sum(slopes.reshape(len(slopes), -1) ** 2, 1) + _TINY)
+    penalty = jnp.asarray(objective.penalty, norms.dtype) * (norms - 1) ** 2
+    return dict(generator=_mean(-on_fake), critic=dict(real=_mean(-critic(real)), fake=_mean(on_fake), penalty=penalty))
+
+
+_TINY = 1e-12  # the root's slope at 0 is infinite
+
+
+def _mean(values: Any) -> jax.Array:
+    """One per example: the mean over what else there is, such as patches."""
+    return values.mean(tuple(range(1, values.ndim))) if values.ndim > 1 else values
+
+
+@dispatch
+def forward(gan: GAN, z):
+    return gan.generator(z)
+
+
+@dispatch
+def intervals(gan: GAN):
+    return dict(generator=gan.critic_steps) if gan.critic_steps != 1 else {}
+
+
+@dispatch
+def validate(gan: GAN):
+    whole(gan.critic_steps, "GAN, critic_steps")
+    if not isinstance(gan.latent, int) or gan.latent < 1:
+        raise ValueError(f"GAN, latent: a whole number of at least 1 was expected, and {gan.latent!r} came.")
+
+
+@dispatch
+def validate(objective: Wasserstein):
+    require_number(objective, "penalty")
