@@ -90,7 +90,8 @@ class ActorCritic(Game):
 def init(system: ActorCritic, key):
     drawn = init.invoke(Component, object)(system, key)
     keys = jax.random.split(fold_name(key, "playing"), system.agents)
-    return remake(drawn, {"playing": Buffer(jax.vmap(lambda key: begin(system.environment, key))(keys))})
+    playing: Any = jax.vmap(lambda key: begin(system.environment, key))(keys)
+    return remake(drawn, {"playing": Buffer(playing)})
 
 
 def rollout(system: Any, playing: Any, keys: Any, length: int) -> Rollout:
@@ -113,7 +114,8 @@ def rollout(system: Any, playing: Any, keys: Any, length: int) -> Rollout:
 
     playing, found = jax.lax.scan(move, playing, jnp.arange(length))
     last = jax.vmap(lambda state: observe(environment, state))(playing.state)
-    return Rollout(*(jnp.swapaxes(v, 0, 1) for v in found), last, playing)
+    observation, action, reward, done, total = (jnp.swapaxes(v, 0, 1) for v in found)
+    return Rollout(observation, action, reward, done, total, last, playing)
 
 
 def keys_of(batch: Any, key: Any) -> Any:
@@ -128,6 +130,7 @@ def augment(system: ActorCritic, batch, mode):
             f"ActorCritic has {system.agents} agents, and a batch of {len(batch)} came: give batch_size={system.agents}, and as "
             f"many rows as make whole batches, np.arange({100 * system.agents})."
         )
+    assert system.playing is not None
     return rollout(system, system.playing.value, keys_of(batch, mode.key), system.horizon)
 
 
