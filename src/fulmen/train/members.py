@@ -101,7 +101,7 @@ def members(of: State | Component) -> Sequence[Any]:
 
     >>> population = fm.Population(fm.models.Dense(4, 3), 5)
     >>> len(fm.members(population)), fm.members(population)[0]
-    (5, Dense(n=4, m=3, weight=None, bias=None))
+    (5, Dense(in_features=4, out_features=3, use_bias=True, weight=None, bias=None))
     """
     return Members(of)
 
