@@ -205,6 +205,13 @@ def test_games():
     same_as_alone(fm.Population(duel, 2), [duel] * 2, x, optimizer=dict(generator=optax.adam(0.01), critic=optax.sgd(0.1)))
 
 
+def test_players_at_different_rates():
+    duel, x = fm.testing.tiny("game")
+    rates = dict(generator=fm.every(3, optax.adam(0.05)), critic=optax.sgd(0.1))
+    state, _ = same_as_alone(fm.Population(duel, 2), [duel] * 2, x, optimizer=rates)
+    assert state.optimizer_state[0][0].count.tolist() == [2, 2]  # of six steps
+
+
 def test_sums_of_models():
     pair = Pair(Net(Linear(FEATURES, CLASSES)), Net(Linear(FEATURES, CLASSES)))
     _, history = same_as_alone(fm.Population(pair, 2), [pair] * 2, optimizer=optax.adam, lr=0.02)
