@@ -52,7 +52,8 @@ from fulmen.metrics.metric import Metric
 from fulmen.metrics.regression import R2, RMSE, MeanAbsoluteError
 from fulmen.mode import Eval, Mode, Plan, Train
 from fulmen.objectives.algebra import Objective, Scaled, Scheduled, Sum
-from fulmen.objectives.classification import KL, BinaryCrossEntropy, CrossEntropy, Hinge
+from fulmen.objectives.classification import KL, BinaryCrossEntropy, Brier, CrossEntropy, Hinge
+from fulmen.objectives.contrastive import CosineDistance, InfoNCE, NTXent
 from fulmen.objectives.margins import DLR, Margin
 from fulmen.objectives.penalties import L1, L2, kernels
 from fulmen.objectives.regression import MAE, MSE, Huber
@@ -65,11 +66,21 @@ from fulmen.systems.actor_critic import ActorCritic, Rollout
 from fulmen.systems.adversarial import Adversarial, AttackSchedule, AttackTrained
 from fulmen.systems.alternating import Alternating
 from fulmen.systems.classifier import Classifier, Supervised
+from fulmen.systems.clip import CLIP
 from fulmen.systems.defence import Defence, defence_losses
+from fulmen.systems.distillation import Distillation
+from fulmen.systems.ema import EMA
 from fulmen.systems.gan import GAN, NonSaturating, Wasserstein, gan_losses
 from fulmen.systems.language import LanguageModel, Tokens
+from fulmen.systems.mean_teacher import MeanTeacher
+from fulmen.systems.multi_task import MultiTask
 from fulmen.systems.population import PerMember, Population
 from fulmen.systems.regressor import Regressor
+from fulmen.systems.self_supervised import BYOL, SelfSupervised, embeddings
+from fulmen.systems.semi_supervised import Mixed, SemiSupervised
+from fulmen.systems.vae import VAE, sample
+from fulmen.systems.vqvae import VQVAE, CodeUsage
+from fulmen.systems.weighted import Uncertainty, Weighted, weigh
 from fulmen.train.checkpoint import load, save
 from fulmen.train.events import (
     EpochEnd,
@@ -137,19 +148,24 @@ __all__ = [
     "Augmentation",
     "Augmentations",
     "BIM",
+    "BYOL",
     "Ball",
     "Batch",
     "BinaryCrossEntropy",
     "BitsPerCharacter",
     "Boundary",
     "Box",
+    "Brier",
     "Buffer",
+    "CLIP",
     "CalibrationError",
     "CarliniWagner",
     "Classifier",
     "Clean",
+    "CodeUsage",
     "Component",
     "ConfusionMatrix",
+    "CosineDistance",
     "CrossEntropy",
     "CrossValidation",
     "CutMix",
@@ -158,7 +174,9 @@ __all__ = [
     "DLR",
     "DeepFool",
     "Defence",
+    "Distillation",
     "Diverse",
+    "EMA",
     "EpochEnd",
     "EpochStart",
     "Eval",
@@ -178,6 +196,7 @@ __all__ = [
     "Hinge",
     "History",
     "Huber",
+    "InfoNCE",
     "Interrupted",
     "Intersection",
     "KL",
@@ -200,16 +219,20 @@ __all__ = [
     "Margin",
     "Mean",
     "MeanAbsoluteError",
+    "MeanTeacher",
     "Mergeable",
     "Method",
     "Metric",
     "MinimalNorm",
     "MissingMethodError",
+    "Mixed",
     "Mixup",
     "Mode",
     "Model",
+    "MultiTask",
     "NFGSM",
     "NIFGSM",
+    "NTXent",
     "Nesterov",
     "NonSaturating",
     "Noise",
@@ -241,6 +264,8 @@ __all__ = [
     "Scaled",
     "Schedule",
     "Scheduled",
+    "SelfSupervised",
+    "SemiSupervised",
     "ShiftCrop",
     "Spread",
     "Square",
@@ -259,13 +284,17 @@ __all__ = [
     "Train",
     "Tree",
     "TrueLabel",
+    "Uncertainty",
     "Uniform",
     "Unlabeled",
+    "VAE",
     "VAT",
+    "VQVAE",
     "ValidationEnd",
     "Verb",
     "View",
     "Wasserstein",
+    "Weighted",
     "WorseWeights",
     "WorstOf",
     "Wrapper",
@@ -291,6 +320,7 @@ __all__ = [
     "differentiate",
     "environments",
     "dispatch",
+    "embeddings",
     "eval_step",
     "evaluate",
     "every",
@@ -332,6 +362,7 @@ __all__ = [
     "reduce_losses",
     "replace",
     "robustness",
+    "sample",
     "save",
     "setup",
     "slide",
@@ -349,6 +380,7 @@ __all__ = [
     "verb",
     "verbs",
     "warmup",
+    "weigh",
 ]
 
 

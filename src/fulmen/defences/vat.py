@@ -7,13 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.attacks.inputs import index, inputs, with_inputs
+from fulmen.attacks.inputs import inputs, with_inputs
 from fulmen.batch import Unlabeled
 from fulmen.component import still
 from fulmen.defences.divergence import total_divergence
 from fulmen.dispatch import dispatch
 from fulmen.mode import Train
 from fulmen.systems.defence import Defence, defence_losses, logits, require_number, validate_logits
+from fulmen.systems.drawing import example_keys
 from fulmen.tree import static
 from fulmen.verbs import loss, metrics, validate
 
@@ -74,10 +75,7 @@ def defence_losses(vat: VAT, batch):
 
 def _drawn(vat: VAT, batch: Any, x: Any) -> Any:
     """A normal direction for each example, drawn by its own key."""
-    key = None if vat.mode is None else vat.mode.at("direction").key
-    if key is None:
-        raise ValueError("VAT draws directions, so it needs a mode with a key, such as fm.Train(key).")
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index(batch))
+    keys = example_keys(vat, batch, "direction")
     flat, structure = jax.tree.flatten(x)
     draw = lambda number, v: jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, number), v.shape[1:], v.dtype))(
         keys

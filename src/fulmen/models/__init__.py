@@ -9,6 +9,7 @@ from fulmen.models.layers import *
 from fulmen.models.mlp import *
 from fulmen.models.normalization import *
 from fulmen.models.pooling import *
+from fulmen.models.quantizer import *
 from fulmen.models.resnet import *
 from fulmen.models.stacked import *
 from fulmen.models.transformer import *

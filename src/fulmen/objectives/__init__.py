@@ -2,6 +2,7 @@
 
 from fulmen.objectives.algebra import *
 from fulmen.objectives.classification import *
+from fulmen.objectives.contrastive import *
 from fulmen.objectives.margins import *
 from fulmen.objectives.penalties import *
 from fulmen.objectives.regression import *

@@ -15,7 +15,7 @@ from fulmen.objectives.algebra import Objective
 from fulmen.prediction import at_least_float32, check_class_values, class_targets, number_targets, targets
 from fulmen.verbs import loss, validate
 
-__all__ = ["KL", "BinaryCrossEntropy", "CrossEntropy", "Hinge"]
+__all__ = ["KL", "BinaryCrossEntropy", "Brier", "CrossEntropy", "Hinge"]
 
 
 class CrossEntropy(Objective):
@@ -70,6 +70,19 @@ class KL(Objective):
     >>> probabilities = jnp.array([[0.5, 0.5]])
     >>> print(fm.loss(fm.KL(), fm.Prediction(None, jnp.log(probabilities), fm.Labeled(None, probabilities))))
     [0.]
+    """
+
+    per_example: ClassVar[bool] = True
+
+
+class Brier(Objective):
+    """The squared distance of the outputs' probabilities from the targets: Σ_c (softmax(z)_c − y_c)², one per example.
+
+    Targets are integer labels `(n,)` or probabilities `(n, classes)`; outputs are logits z, `(n, classes)`. Brier 1950.
+
+    >>> prediction = fm.Prediction(None, jnp.zeros((1, 2)), fm.Labeled(None, jnp.array([1])))
+    >>> print(fm.loss(fm.Brier(), prediction))
+    [0.5]
     """
 
     per_example: ClassVar[bool] = True
@@ -206,6 +219,20 @@ def _probabilities(objective: KL, prediction):
 @dispatch
 def validate(objective: KL, prediction):
     check_class_values(_probabilities(objective, prediction), False, prediction.outputs.shape[1], objective)
+
+
+@dispatch
+def loss(objective: Brier, prediction):
+    y, labels = class_targets(prediction, objective)
+    p = jax.nn.softmax(at_least_float32(prediction.outputs))
+    y = jax.nn.one_hot(y, p.shape[1], dtype=p.dtype) if labels else jnp.asarray(y).astype(p.dtype)
+    return ((p - y) ** 2).sum(1)
+
+
+@dispatch
+def validate(objective: Brier, prediction):
+    y, labels = class_targets(prediction, objective)
+    check_class_values(y, labels, prediction.outputs.shape[1], objective)
 
 
 @dispatch

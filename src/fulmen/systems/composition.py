@@ -92,7 +92,7 @@ def per_example(component: Any) -> bool:
 
     What a class says holds for its own methods; a subclass with a method of its own has to say it again.
     """
-    while isinstance(component, Wrapper):
+    while isinstance(component, Wrapper) and not hasattr(type(component), "per_example"):
         component = getattr(component, part_name(type(component)))
     if not getattr(component, "per_example", False):
         return False

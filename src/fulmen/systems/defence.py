@@ -150,21 +150,25 @@ def unrecorded(system: Any) -> Any:
     return jax.tree.map(lambda v: remake(v, {"slot": None}) if is_buffer(v) else v, system, is_leaf=is_buffer)
 
 
-def validate_logits(defence: Defence, batch: Any) -> None:
-    """Raise unless a defence finds logits in its system, whose targets, if there are any, are classes."""
-    batch = as_batch(defence.system, batch)
+def validate_logits(defence: Any, batch: Any, system: Any = None) -> dict[str, int]:
+    """Raise unless there are logits in a defence's system, or another one, whose targets, if there are any, are classes.
+
+    Returns how many classes there are, by the classifiers' paths.
+    """
+    part: Any = defence.system if system is None else system
+    batch = as_batch(part, batch)
 
     def shapes(one: Batch) -> dict[str, Any]:
-        system = bind(defence.system, Eval(jax.random.key(0)))
-        return {path: p.outputs for path, p in logits(defence, system, one).items()}
+        return {path: p.outputs for path, p in logits(defence, bind(part, Eval(jax.random.key(0))), one).items()}
 
     some = jax.tree.map(lambda v: v[:2], batch)
-    for path, outputs in jax.eval_shape(shapes, some).items():
+    found = jax.eval_shape(shapes, some)
+    for path, outputs in found.items():
         if path == "" and getattr(batch, "y", None) is not None:
             like: Any = jax.ShapeDtypeStruct((len(batch), outputs.shape[1]), outputs.dtype)
-            prediction = Prediction(defence.system, like, batch)
-            y, labels = class_targets(prediction, defence)
+            y, labels = class_targets(Prediction(part, like, batch), defence)
             check_class_values(y, labels, outputs.shape[1], defence)
+    return {path: outputs.shape[1] for path, outputs in found.items()}
 
 
 def require_number(component: Any, name: str, *, above: bool = False) -> None:

@@ -66,7 +66,7 @@ def systems() -> dict[str, tuple[Component, Any]]:
     """A small system of each kind, not drawn yet, with 20 examples for it: from names to `(system, data)`.
 
     >>> sorted(fm.testing.systems())  # doctest: +ELLIPSIS
-    ['adversarial', 'batch_norm_and_dropout', 'classifier', ..., 'regressor', 'scanned']
+    ['adversarial', 'batch_norm_and_dropout', 'byol', ..., 'vqvae', 'weighted']
     """
     random = np.random.default_rng(0)
     x = random.uniform(size=(EXAMPLES, FEATURES)).astype(np.float32)
@@ -82,9 +82,14 @@ def systems() -> dict[str, tuple[Component, Any]]:
     stacked = fm.models.Chain(fm.models.Stacked(dense(FEATURES, FEATURES), 2), dense())
     attack = fm.PGD(fm.LinfBall(0.1) & fm.Box(0.0, 1.0), step_size=0.05, steps=2)
     text = fm.models.Transformer(CLASSES, LENGTH, features=4, heads=2, layers=1)
+    halves = x[:, :2] - x[:, 2:]
+
+    def tasks() -> Component:
+        return fm.MultiTask(dense(m=5), {"label": fm.Classifier(dense(5)), "halves": fm.Regressor(dense(5, 2))})
+
     return {
         "classifier": (fm.Classifier(dense(), fm.CrossEntropy() + 1e-3 * fm.L2()), (x, y)),
-        "regressor": (fm.Regressor(dense(m=2)), (x, x[:, :2] - x[:, 2:])),
+        "regressor": (fm.Regressor(dense(m=2)), (x, halves)),
         "model": (Net(dense()), (x, y)),
         "pair": (Pair(Net(dense()), Net(dense())), (x, y)),
         "game": (Duel(dense(2, FEATURES), dense(m=1)), x),
@@ -94,6 +99,16 @@ def systems() -> dict[str, tuple[Component, Any]]:
         "adversarial": (fm.Adversarial(fm.Classifier(dense()), attack), (x, y)),
         "language_model": (LanguageModel(text), tokens),
         "population": (fm.Population([fm.Classifier(dense(), w * fm.CrossEntropy()) for w in (0.5, 1.0)]), (x, y)),
+        "vae": (fm.VAE(dense(m=4), dense(2, FEATURES)), x),
+        "vqvae": (fm.VQVAE(dense(m=2), fm.models.Quantizer(5, 2), dense(2, FEATURES)), x),
+        "ema": (fm.EMA(fm.Classifier(norm), 0.9), (x, y)),
+        "distillation": (fm.Distillation(fm.Frozen(dense()), fm.Classifier(dense())), (x, y)),
+        "mean_teacher": (fm.MeanTeacher(fm.EMA(fm.Classifier(dense(), augment=fm.Noise(0.1)), 0.9)), (x, y)),
+        "simclr": (fm.SelfSupervised(dense(), augment=fm.Noise(0.1)), x),
+        "byol": (fm.BYOL(fm.EMA(dense(), 0.9), predictor=dense(CLASSES), augment=fm.Noise(0.1)), x),
+        "clip": (fm.CLIP(dense(m=2), dense(2, 2)), (x, halves)),
+        "multi_task": (tasks(), {"x": x, "label": y, "halves": halves}),
+        "weighted": (fm.Weighted(tasks(), fm.Uncertainty("label", "halves")), {"x": x, "label": y, "halves": halves}),
     }
 
 

@@ -1,0 +1,94 @@
+"""`Quantizer`: each vector becomes the nearest one of a codebook."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from fulmen.component import Buffer, Model, record
+from fulmen.dispatch import dispatch
+from fulmen.mode import Train
+from fulmen.models.checks import drawn, require_last_axis, require_range, require_size
+from fulmen.tree import remake
+from fulmen.verbs import forward, init, validate
+
+__all__ = ["Quantizer"]
+
+
+class Quantizer(Model):
+    """The nearest vector of a codebook in the place of each: `(…, features)` to the same shape.
+
+    The gradient goes straight through, as if it were the identity. The codebook is no parameter: it is the running mean of the
+    vectors that fell to each code in training, `total / count`, where both are exponential moving averages, and counts are
+    smoothed so that none is 0. Van den Oord, Vinyals and Kavukcuoglu 2017, arXiv:1711.00937, appendix A.1.
+
+    Args:
+        codes: how many vectors the codebook has.
+        features: size of each.
+        decay: how much of the averages stays at a step, in [0, 1].
+        epsilon: what is added to each count, above 0.
+        count: how many vectors fell to each code, a `Buffer` of `(codes,)`; 1 at first.
+        total: their sum, a `Buffer` of `(codes, features)`; drawn normal.
+
+    >>> layer = fm.init(fm.models.Quantizer(codes=16, features=2), jax.random.key(0))
+    >>> z = jnp.array([[0.1, 0.2], [1.0, -1.0]])
+    >>> bool((layer(z) == layer.codebook[layer.nearest(z)]).all())
+    True
+    """
+
+    codes: int
+    features: int
+    decay: float = 0.99
+    epsilon: float = 1e-5
+    count: Buffer | None = None
+    total: Buffer | None = None
+
+    @property
+    def codebook(self) -> jax.Array:
+        """The vectors, `(codes, features)`."""
+        count, total = (buffer.value for buffer in drawn(self, "count", "total"))
+        n, epsilon = count.sum(), jnp.asarray(self.epsilon).astype(count.dtype)
+        return total / ((count + epsilon) / (n + self.codes * epsilon) * n)[:, None]
+
+    def nearest(self, z: jax.Array) -> jax.Array:
+        """The number of the code that is nearest to each vector, `(…, features)` to `(…)`."""
+        require_last_axis(f"Quantizer({self.codes}, {self.features})", z, self.features)
+        codebook = self.codebook.astype(z.dtype)
+        # ‖z − e‖² without ‖z‖², which is the same for all codes.
+        return ((codebook**2).sum(1).reshape((1,) * (z.ndim - 1) + (-1,)) - 2 * z @ codebook.T).argmin(-1)
+
+
+@dispatch
+def validate(layer: Quantizer):
+    require_size(layer, "codes", "features")
+    require_range(layer, "decay", lambda v: (v >= 0) & (v <= 1), "between 0 and 1")
+    require_range(layer, "epsilon", lambda v: v > 0, "above 0")
+
+
+@dispatch
+def init(layer: Quantizer, key):
+    total = jax.random.normal(key, (layer.codes, layer.features))
+    return remake(layer, {"count": Buffer(jnp.ones(layer.codes)), "total": Buffer(total)})
+
+
+@dispatch
+def forward(layer: Quantizer, z):
+    return _straight_through(layer, z, layer.nearest(z))
+
+
+@dispatch
+def forward(layer: Quantizer, z, mode: Train):
+    code = layer.nearest(z)
+    chosen = jax.nn.one_hot(code.reshape(-1), layer.codes, dtype=z.dtype)
+    count, total = drawn(layer, "count", "total")
+    y = record(_straight_through(layer, z, code), count, _moved(layer, count, chosen.sum(0)))
+    return record(y, total, _moved(layer, total, chosen.T @ z.reshape(-1, layer.features)))
+
+
+def _straight_through(layer: Quantizer, z: jax.Array, code: jax.Array) -> jax.Array:
+    return z + jax.lax.stop_gradient(layer.codebook[code].astype(z.dtype) - z)
+
+
+def _moved(layer: Quantizer, average: Buffer, new: jax.Array) -> jax.Array:
+    decay = jnp.asarray(layer.decay).astype(average.value.dtype)
+    return decay * average.value + (1 - decay) * new.astype(average.value.dtype)

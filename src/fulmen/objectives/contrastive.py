@@ -1,0 +1,108 @@
+"""Objectives of representations: an example's own other view, told from those of the rest of the batch."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fulmen.dispatch import dispatch
+from fulmen.naming import concrete, number
+from fulmen.objectives.algebra import Objective
+from fulmen.prediction import at_least_float32, number_targets
+from fulmen.verbs import loss, validate
+
+__all__ = ["CosineDistance", "InfoNCE", "NTXent"]
+
+
+class InfoNCE(Objective):
+    """−log of the share of an example's own y among all of the batch, exp(cos(z_i, y_i) / τ) / Σ_j exp(cos(z_i, y_j) / τ).
+
+    Outputs z and targets y are `(n, features)`, two views of each example, or their embeddings by two towers. One number per
+    example, which depends on the others: the loss of a small batch is smaller, so a last batch is never padded. Van den Oord,
+    Li and Vinyals 2018, arXiv:1807.03748.
+
+    Args:
+        temperature: τ, above 0: a hyperparameter.
+
+    >>> prediction = fm.Prediction(None, jnp.eye(2), fm.Labeled(None, jnp.eye(2)))
+    >>> print(fm.loss(fm.InfoNCE(temperature=0.5), prediction).round(4))
+    [0.1269 0.1269]
+    """
+
+    temperature: float = 0.1
+
+
+class NTXent(InfoNCE):
+    """`InfoNCE` where the other examples' z stand beside their y: the loss of SimCLR (Chen et al. 2020, arXiv:2002.05709).
+
+    Args:
+        temperature: τ, above 0: a hyperparameter.
+
+    >>> prediction = fm.Prediction(None, jnp.eye(2), fm.Labeled(None, jnp.eye(2)))
+    >>> print(fm.loss(fm.NTXent(temperature=0.5), prediction).round(4))
+    [0.2395 0.2395]
+    """
+
+    temperature: float = 0.5
+
+
+class CosineDistance(Objective):
+    """2 − 2 cos(z, y), the squared distance of the directions of outputs z and targets y, `(n, features)`, for each example.
+
+    >>> prediction = fm.Prediction(None, jnp.eye(2), fm.Labeled(None, jnp.ones((2, 2))))
+    >>> print(fm.loss(fm.CosineDistance(), prediction).round(4))
+    [0.5858 0.5858]
+    """
+
+    per_example: ClassVar[bool] = True
+
+
+def directions(v: Any) -> jax.Array:
+    """Each vector along the last axis with length 1."""
+    v = at_least_float32(v)
+    return v * jax.lax.rsqrt(jnp.maximum((v**2).sum(-1, keepdims=True), 1e-12))
+
+
+def _views(objective: Objective, prediction: Any) -> tuple[jax.Array, jax.Array]:
+    y = number_targets(prediction, objective)
+    if len(y.shape) != 2:
+        name = type(objective).__name__
+        raise ValueError(f"{name}: embeddings (n, features) were expected, and {tuple(y.shape)} came.")
+    z = directions(prediction.outputs)
+    return z, directions(y).astype(z.dtype)
+
+
+@dispatch
+def loss(objective: InfoNCE, prediction):
+    z, y = _views(objective, prediction)
+    return _own(objective, z @ y.T)
+
+
+@dispatch
+def loss(objective: NTXent, prediction):
+    z, y = _views(objective, prediction)
+    others = jnp.where(jnp.eye(len(z), dtype=bool), -jnp.inf, z @ z.T)
+    return _own(objective, jnp.concatenate([z @ y.T, others], axis=1))
+
+
+def _own(objective: InfoNCE, similarity: jax.Array) -> jax.Array:
+    """−log of the share of the example of the same number."""
+    similarity = similarity / jnp.asarray(objective.temperature).astype(similarity.dtype)
+    return jax.nn.logsumexp(similarity, axis=1) - jnp.diagonal(similarity)
+
+
+@dispatch
+def loss(objective: CosineDistance, prediction):
+    z, y = _views(objective, prediction)
+    return 2 - 2 * (z * y).sum(1)
+
+
+@dispatch
+def validate(objective: InfoNCE):
+    temperature = concrete(objective.temperature)
+    if temperature is not None and not (np.isfinite(temperature) & (temperature > 0)).all():
+        name = type(objective).__name__
+        raise ValueError(f"{name}, temperature: a number above 0 was expected, and {number(objective.temperature)} came.")

@@ -1,0 +1,95 @@
+"""`CLIP`: two towers whose embeddings of a pair are near each other."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fulmen.batch import Labeled
+from fulmen.component import Component, Parameter, System
+from fulmen.dispatch import dispatch
+from fulmen.objectives.contrastive import InfoNCE, directions
+from fulmen.prediction import Prediction
+from fulmen.tree import remake, short
+from fulmen.verbs import forward, init, loss, losses, validate
+
+__all__ = ["CLIP"]
+
+_COLDEST = 0.01
+
+
+class CLIP(System):
+    """Two towers that learn to tell which x and y belong together, each way by `InfoNCE`, at a temperature that is learned too.
+
+    The data are pairs `(x, y)`, such as images and texts. `clip(x)` is what the first tower gives, `clip(x, y)` the logits of
+    all pairs, `(n, m)`. Radford et al. 2021, arXiv:2103.00020.
+
+    Args:
+        first: from x to embeddings `(n, features)`.
+        second: from y to embeddings `(n, features)`.
+        log_temperature: the logarithm of the temperature, a `Parameter`, which begins at log 0.07; the temperature does not go
+            below 0.01.
+
+    >>> clip = fm.CLIP(fm.models.MLP(64, 8), fm.models.MLP(4, 8))
+    >>> state = fm.setup(clip, (jnp.ones((6, 64)), jnp.ones((6, 4))), optimizer=optax.adam, lr=1e-3)
+    >>> state.system(jnp.ones((3, 64)), jnp.ones((5, 4))).shape, state.system.temperature
+    ((3, 5), Array(0.07, dtype=float32))
+    """
+
+    first: Component
+    second: Component
+    log_temperature: Parameter | None = dataclasses.field(default=None, kw_only=True)
+
+    @property
+    def temperature(self) -> jax.Array:
+        """The temperature, a number."""
+        if self.log_temperature is None:
+            raise ValueError("this CLIP has no log_temperature yet: it is a description. Draw it, fm.init(clip, key).")
+        return jnp.maximum(jnp.exp(self.log_temperature.value), _COLDEST)
+
+
+@dispatch
+def init(clip: CLIP, key):
+    fresh = init.invoke(Component, object)(clip, key)
+    return remake(
+        fresh, {"log_temperature": clip.log_temperature or Parameter(jnp.asarray(math.log(0.07), jnp.result_type(float)))}
+    )
+
+
+@dispatch
+def forward(clip: CLIP, x):
+    return forward(clip.first, x)
+
+
+@dispatch
+def forward(clip: CLIP, x, y):
+    logits = directions(forward(clip.first, x)) @ directions(forward(clip.second, y)).T
+    return logits / clip.temperature.astype(logits.dtype)
+
+
+@dispatch
+def losses(clip: CLIP, batch):
+    u, v = forward(clip.first, batch.x), forward(clip.second, batch.y)
+    objective: Any = InfoNCE(clip.temperature)
+    there = loss(objective, Prediction(clip.first, u, Labeled(batch.x, v)))
+    back = loss(objective, Prediction(clip.second, v, Labeled(batch.y, u)))
+    return {"first": there / 2, "second": back / 2}
+
+
+@dispatch
+def validate(clip: CLIP):
+    if not isinstance(clip.log_temperature, Parameter | None):
+        raise TypeError(
+            f"CLIP, log_temperature: a parameter was expected, and {short(clip.log_temperature)} came: "
+            "log_temperature=fm.Parameter(jnp.log(0.07))."
+        )
+
+
+@dispatch
+def validate(clip: CLIP, batch):
+    if not isinstance(batch, Labeled):
+        raise TypeError(f"CLIP takes pairs, (x, y), and a {type(batch).__name__} batch came.")

@@ -1,0 +1,130 @@
+"""`Distillation`: a student that learns from a teacher's probabilities."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fulmen.batch import Labeled, Unlabeled
+from fulmen.component import Component, Frozen, System
+from fulmen.dispatch import dispatch
+from fulmen.naming import concrete, number
+from fulmen.objectives import KL
+from fulmen.objectives.algebra import total
+from fulmen.prediction import Prediction, at_least_float32
+from fulmen.systems.composition import per_example
+from fulmen.systems.defence import inner, logits, require_number, validate_logits
+from fulmen.tree import short
+from fulmen.verbs import as_batch, augment, forward, loss, losses, metrics, predictions, validate
+
+__all__ = ["Distillation"]
+
+
+class Distillation(System):
+    """A student that is trained on labels and on what a teacher says: (1 − α) loss(x) + α T² KL(p_T(x) ‖ q_T(x)).
+
+    p_T and q_T are the probabilities of teacher and student at temperature T: of their logits divided by it. T² keeps the size
+    of the second gradient. On an `Unlabeled` batch the second term is the whole loss. Outputs, metrics and augmentations are
+    the student's. Hinton, Vinyals and Dean 2015, arXiv:1503.02531.
+
+    Args:
+        teacher: a trained model or system with a classifier in it, in `fm.Frozen`.
+        student: a system with a classifier in it, or a classifying model with a loss.
+        temperature: T; the higher, the more the classes count that neither thinks likely.
+        weight: α, in [0, 1].
+
+    >>> teacher = fm.init(fm.models.MLP(4, 32, 3), jax.random.key(0))       # trained, one hopes
+    >>> system = fm.Distillation(fm.Frozen(teacher), fm.Classifier(fm.models.MLP(4, 8, 3)), temperature=3.0)
+    >>> state = fm.setup(system, (jnp.ones((6, 4)), jnp.arange(6) % 3), optimizer=optax.adam, lr=0.1)
+    >>> sorted(fm.evaluate(state, (jnp.ones((6, 4)), jnp.arange(6) % 3)))
+    ['accuracy', 'loss', 'loss/student', 'loss/teacher']
+    """
+
+    teacher: Frozen
+    student: Component
+    temperature: float = 4.0
+    weight: float = 0.9
+
+    @property
+    def per_example(self) -> bool:
+        """As far as its student says so."""
+        return per_example(self.student)
+
+
+@dispatch
+def forward(distillation: Distillation, *inputs):
+    return forward(distillation.student, *inputs)
+
+
+@dispatch
+def as_batch(distillation: Distillation, raw):
+    return as_batch(distillation.student, raw)
+
+
+@dispatch
+def augment(distillation: Distillation, batch, mode):
+    return augment(distillation.student, batch, mode.at("student"))
+
+
+@dispatch
+def losses(distillation: Distillation, batch):
+    weight = jnp.asarray(distillation.weight)
+    soft = _from_teacher(distillation, batch)
+    soft = weight.astype(soft.dtype) * soft
+    if isinstance(inner(batch), Unlabeled):
+        return {"teacher": soft}
+    hard = jnp.asarray(loss(distillation.student, batch))
+    return {"student": (1 - weight).astype(hard.dtype) * hard, "teacher": soft}
+
+
+def _from_teacher(distillation: Distillation, batch: Any) -> jax.Array:
+    wanted = logits(distillation, distillation.teacher, inner(batch))
+    divergences = []
+    for path, found in logits(distillation, distillation.student, batch).items():
+        p, q = (at_least_float32(v.outputs) for v in (wanted[path], found))
+        t = jnp.asarray(distillation.temperature).astype(q.dtype)
+        y = jax.nn.softmax(jax.lax.stop_gradient(p) / t)
+        divergences.append(t**2 * loss(KL(), Prediction(found.model, q / t, Labeled(found.batch.x, y))))
+    return total(divergences)
+
+
+@dispatch
+def metrics(distillation: Distillation, batch):
+    return {} if isinstance(inner(batch), Unlabeled) else metrics(distillation.student, batch)
+
+
+@dispatch
+def predictions(distillation: Distillation, batch):
+    return predictions(distillation.student, batch)
+
+
+@dispatch
+def validate(distillation: Distillation):
+    teacher = distillation.teacher
+    if not isinstance(teacher, Frozen):
+        raise TypeError(
+            f"Distillation, teacher: it is not trained, so fm.Frozen(…) was expected, and {short(teacher)} came: "
+            "fm.Distillation(fm.Frozen(teacher), student)."
+        )
+    if not isinstance(distillation.student, Component) or isinstance(distillation.student, Frozen):
+        raise TypeError(
+            f"Distillation, student: a component that is trained was expected, and {short(distillation.student)} came."
+        )
+    require_number(distillation, "temperature", above=True)
+    weight = concrete(distillation.weight)
+    if weight is not None and not ((weight >= 0) & (weight <= 1)).all():
+        raise ValueError(f"Distillation, weight: a number from 0 to 1 was expected, and {number(distillation.weight)} came.")
+
+
+@dispatch
+def validate(distillation: Distillation, batch):
+    if not isinstance(batch, Unlabeled):
+        validate(distillation.student, batch)
+    shapes = [validate_logits(distillation, batch, part) for part in (distillation.teacher, distillation.student)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"Distillation: teacher and student give different logits, {shapes[0]} and {shapes[1]}; the same classifiers, "
+            "with the same number of classes, were expected."
+        )

@@ -1,0 +1,123 @@
+"""`EMA`: a component beside a running average of its weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fulmen.component import Component, Frozen, Wrapper, fold_name, map_components, map_parts
+from fulmen.dispatch import dispatch
+from fulmen.leaves import BUFFER, PARAMETER, is_array, leaves
+from fulmen.mode import Train
+from fulmen.naming import briefly, concrete, number
+from fulmen.systems.defence import Defence
+from fulmen.tree import remake, short
+from fulmen.verbs import after_update, as_batch, augment, init, validate
+
+__all__ = ["EMA", "trained"]
+
+
+class EMA(Wrapper):
+    """A component, and an exponential moving average of its parameters and running statistics (Polyak averaging).
+
+    After each step `average ← decay · average + (1 − decay) · component`, from the component as it was drawn; what is no
+    floating-point number is copied. The component is what is trained. The average stands in `fm.Frozen`, so it has no
+    gradient and no optimizer state; it is what an evaluation sees. It may stand anywhere, around a system, a model in it, or
+    a player of a game. Attacks in training are on what is trained. Polyak and Juditsky 1992; Tarvainen and Valpola 2017,
+    arXiv:1703.01780.
+
+    Args:
+        component: a model or a system.
+        decay: how much of the average stays at a step, in [0, 1]: a hyperparameter.
+        average: the component that is the average, in `fm.Frozen`; made by `init`.
+        evaluate_average: whether `Eval` is of the average; without it, of the component.
+
+    >>> ema = fm.EMA(fm.Classifier(fm.models.MLP(4, 8, 3)), decay=0.9)
+    >>> state = fm.setup(ema, (jnp.ones((6, 4)), jnp.arange(6) % 3), optimizer=optax.adam, lr=0.1)
+    >>> state, logs = fm.train_step(state, (jnp.ones((6, 4)), jnp.arange(6) % 3))
+    >>> averaged = state.system.average.part       # a Classifier
+    >>> bool((averaged(jnp.ones((1, 4))) == state.system(jnp.ones((1, 4)))).all())
+    True
+    """
+
+    component: Component
+    decay: float = 0.999
+    average: Frozen | None = None
+    evaluate_average: bool = True
+
+    @property
+    def __part__(self) -> Any:
+        # Without a mode a call is an evaluation.
+        averaged = self.evaluate_average and self.average is not None and not isinstance(self.mode, Train)
+        return self.average if averaged else self.component
+
+    def __repr__(self) -> str:
+        return briefly(remake(self, {"average": None}))
+
+
+def trained(component: Any) -> Any:
+    """The tree with no average in an evaluation's place: what an attack of training is up against."""
+
+    def switch(part: Any, path: str) -> Any:
+        part = map_parts(switch, part)
+        return remake(part, {"evaluate_average": False}) if isinstance(part, EMA) else part
+
+    return map_components(switch, component)
+
+
+@dispatch
+def init(ema: EMA, key):
+    component = init(ema.component, fold_name(key, "component"))
+    average = ema.average
+    if average is None:  # arrays of its own: one array in two places could not be given away twice
+        average = Frozen(jax.tree.map(lambda v: jnp.array(v) if is_array(v) else v, component))
+    return remake(ema, {"component": component, "average": average})
+
+
+@dispatch
+def after_update(ema: EMA, batch, mode):
+    component = after_update(ema.component, batch, mode.at("component"))
+    assert ema.average is not None
+    average = remake(ema.average, {"part": _moved(ema.decay, ema.average.part, component)})
+    return remake(ema, {"component": component, "average": average})
+
+
+def _moved(decay: Any, average: Any, component: Any) -> Any:
+    new, structure = jax.tree.flatten(component)
+    old = structure.flatten_up_to(average)
+    for i, leaf in enumerate(leaves(component)):
+        if leaf.role in (PARAMETER, BUFFER) and jnp.issubdtype(leaf.value.dtype, jnp.inexact):
+            share = jnp.asarray(decay).astype(jnp.finfo(leaf.value.dtype).dtype)
+            new[i] = share * old[i] + (1 - share) * leaf.value
+    return structure.unflatten(new)
+
+
+@dispatch
+def augment(ema: EMA, batch, mode):
+    return augment(ema.component, batch, mode)
+
+
+@augment.around(Defence)
+def _attacks_are_on_what_is_trained(call, defence, batch, mode):
+    return call(trained(defence), batch, mode)
+
+
+@dispatch
+def validate(ema: EMA):
+    if not isinstance(ema.component, Component):
+        raise TypeError(f"EMA, component: a model or a system was expected, and {short(ema.component)} came.")
+    decay = concrete(ema.decay)
+    if decay is not None and not ((decay >= 0) & (decay <= 1)).all():
+        raise ValueError(f"EMA, decay: a number from 0 to 1, such as 0.999, was expected, and {number(ema.decay)} came.")
+    if ema.average is not None and not isinstance(ema.average, Frozen):
+        raise TypeError(
+            f"EMA, average: it is not trained, so fm.Frozen(…) was expected, and {short(ema.average)} came: "
+            "fm.EMA(component, average=fm.Frozen(average)). Left out, it begins as the component is drawn."
+        )
+
+
+@dispatch
+def validate(ema: EMA, batch):
+    validate(ema.component, as_batch(ema.component, batch))

@@ -1,0 +1,106 @@
+"""`MeanTeacher`: a student that agrees with the average of its own weights; needs no labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from fulmen.batch import Attacked, Labeled, PartBatches, Unlabeled
+from fulmen.dispatch import dispatch
+from fulmen.mode import Train
+from fulmen.objectives import Brier, Objective
+from fulmen.objectives.algebra import total
+from fulmen.prediction import Prediction, at_least_float32
+from fulmen.systems.defence import Defence, defence_losses, logits, validate_logits
+from fulmen.systems.ema import EMA
+from fulmen.tree import short
+from fulmen.verbs import augment, loss, metrics, validate
+
+__all__ = ["MeanTeacher"]
+
+
+class MeanTeacher(Defence):
+    """Mean teacher: loss(x) + how far the student's probabilities are from those of its teacher, the average of its weights.
+
+    The teacher sees a view of its own, augmented apart and not attacked, and no gradient goes through it. On an `Unlabeled`
+    batch the distance is the whole loss, so a loop over labelled and unlabelled batches, or `SemiSupervised`, is
+    semi-supervised training. In an evaluation of labelled batches it is the average. Tarvainen and Valpola 2017,
+    arXiv:1703.01780.
+
+    Args:
+        system: an `EMA` of a system with a classifier in it.
+        objective: the distance, of logits to probabilities: `Brier()` as in the paper, or `KL()`. Its weight may be a schedule:
+            `optax.linear_schedule(0.0, 10.0, 1000) * fm.Brier()`.
+
+    >>> system = fm.MeanTeacher(fm.EMA(fm.Classifier(fm.models.MLP(4, 8, 3)), 0.99), 10.0 * fm.Brier())
+    >>> state = fm.setup(system, (jnp.ones((6, 4)), jnp.arange(6) % 3), optimizer=optax.adam, lr=0.1)
+    >>> state, logs = fm.train_step(state, (jnp.ones((6, 4)), jnp.arange(6) % 3))
+    >>> sorted(logs)
+    ['accuracy', 'loss', 'loss/consistency', 'loss/labelled', 'lr']
+    >>> state, logs = fm.train_step(state, jnp.zeros((6, 4)))      # unlabelled
+    """
+
+    system: EMA
+    objective: Objective = Brier()
+
+    def defends(self, batch: Any) -> bool:
+        return isinstance(self.mode, Train) or isinstance(_whole(batch), Unlabeled)
+
+
+def _whole(batch: Any) -> Any:
+    """The batch as it came, before attacks and augmentations."""
+    while isinstance(batch, Attacked | PartBatches):
+        batch = batch.clean if isinstance(batch, Attacked) else batch.batch
+    return batch
+
+
+def _views(batch: Any) -> tuple[Any, Any]:
+    """What the student sees and what the teacher sees."""
+    return (batch.parts["student"], batch.parts["teacher"]) if isinstance(batch, PartBatches) else (batch, batch)
+
+
+@dispatch
+def augment(mean: MeanTeacher, batch, mode):
+    student, teacher = (augment(mean.system, batch, mode.at(name)) for name in ("student", "teacher"))
+    teacher = teacher.clean if isinstance(teacher, Attacked) else teacher
+    if student is batch:
+        return batch
+    return PartBatches(batch, {"student": student, "teacher": teacher}, weight=batch.weight, index=batch.index)
+
+
+@dispatch
+def defence_losses(mean: MeanTeacher, batch):
+    (student, teacher), ema = _views(batch), mean.system
+    wanted = logits(mean, ema.average, teacher)
+    distances = []
+    for path, found in logits(mean, ema.component, student).items():
+        y = jax.nn.softmax(at_least_float32(jax.lax.stop_gradient(wanted[path].outputs)))
+        distances.append(loss(mean.objective, Prediction(found.model, found.outputs, Labeled(found.batch.x, y))))
+    consistency = total(distances)
+    if isinstance(_whole(batch), Unlabeled):
+        return {"consistency": consistency}
+    return {"labelled": loss(ema, student), "consistency": consistency}
+
+
+@dispatch
+def metrics(mean: MeanTeacher, batch):
+    return {} if isinstance(_whole(batch), Unlabeled) else metrics(mean.system, _views(batch)[0])
+
+
+@dispatch
+def validate(mean: MeanTeacher):
+    if not isinstance(mean.system, EMA):
+        raise TypeError(
+            f"MeanTeacher, system: an fm.EMA was expected, whose average is the teacher, and {short(mean.system)} came: "
+            "fm.MeanTeacher(fm.EMA(system, 0.99))."
+        )
+    if not isinstance(mean.objective, Objective):
+        raise TypeError(f"MeanTeacher, objective: such as fm.Brier() was expected, and {short(mean.objective)} came.")
+
+
+@dispatch
+def validate(mean: MeanTeacher, batch):
+    if not isinstance(batch, Unlabeled):
+        validate.invoke(Defence, object)(mean, batch)
+    validate_logits(mean, batch)

@@ -1,0 +1,144 @@
+"""`SelfSupervised`, two views of each example that belong together, which is SimCLR; and `BYOL`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from fulmen.augmentations import Augmentation
+from fulmen.batch import Labeled, PartBatches
+from fulmen.component import Component, System
+from fulmen.dispatch import dispatch, verb
+from fulmen.objectives import CosineDistance, NTXent, Objective
+from fulmen.prediction import Prediction
+from fulmen.systems.ema import EMA
+from fulmen.tree import short
+from fulmen.verbs import augment, forward, loss, losses, metrics, validate
+
+__all__ = ["BYOL", "SelfSupervised", "embeddings"]
+
+
+class SelfSupervised(System):
+    """A model of representations that learns from two views of each example, each augmented anew.
+
+    The loss is the mean of both directions: what one view gives against what the other one is to be, by `embeddings`. With the
+    default objective it is SimCLR (Chen et al. 2020, arXiv:2002.05709). An evaluation draws views too. Outputs are the model's;
+    what SimCLR throws away afterwards, the projection, is the last part of the model.
+
+    Args:
+        model: from x to an embedding, `(n, features)`, such as `Chain(encoder, projector)`.
+        objective: of two embeddings: `NTXent()`, `InfoNCE()`, or one's own, with the other view's as targets `y`.
+        augment: an augmentation, by keyword, such as `fm.Flip() >> fm.ShiftCrop(4)`.
+
+    >>> net = fm.models.Chain(fm.models.MLP(4, 16, 8), fm.models.Dense(8, 4))
+    >>> simclr = fm.SelfSupervised(net, fm.NTXent(temperature=0.2), augment=fm.Noise(0.1))
+    >>> state = fm.setup(simclr, jnp.ones((6, 4)), optimizer=optax.adam, lr=1e-3)
+    >>> state.system.model[0](jnp.ones((1, 4))).shape       # the representation
+    (1, 8)
+    """
+
+    model: Component
+    objective: Objective = NTXent()
+    augment: Augmentation = dataclasses.field(kw_only=True)
+
+
+class BYOL(SelfSupervised):
+    """Bootstrap your own latent: from one view a predictor says what the average of the model makes of the other.
+
+    There are no negatives, and no gradient goes through the average. With `decay=0` it is SimSiam. Grill et al. 2020,
+    arXiv:2006.07733.
+
+    Args:
+        model: an `EMA` of a model from x to an embedding.
+        objective: of two embeddings.
+        predictor: from an embedding to an embedding.
+        augment: an augmentation, by keyword.
+
+    >>> net = fm.models.Chain(fm.models.MLP(4, 16, 8), fm.models.Dense(8, 4))
+    >>> byol = fm.BYOL(fm.EMA(net, 0.99), predictor=fm.models.MLP(4, 16, 4), augment=fm.Noise(0.1))
+    >>> state = fm.setup(byol, jnp.ones((6, 4)), optimizer=optax.adam, lr=1e-3)
+    """
+
+    model: EMA
+    objective: Objective = CosineDistance()
+    predictor: Component = dataclasses.field(kw_only=True)
+
+
+@verb(hands_on=False)
+def embeddings(system, x):
+    """What a view is compared by.
+
+    Args:
+        system: a `SelfSupervised`.
+        x: `(n, …)`, a view.
+
+    Returns:
+        `(outputs, targets)`: what this view says of the other one, and what the other one is to say of it, `(n, features)`.
+
+    **Extending.** Overload it for a method of one's own: `def embeddings(system: Mine, x): …`.
+    """
+
+
+@dispatch
+def embeddings(system: SelfSupervised, x):
+    z = forward(system.model, x)
+    return z, z
+
+
+@dispatch
+def embeddings(byol: BYOL, x):
+    ema = byol.model
+    return forward(byol.predictor, forward(ema.component, x)), jax.lax.stop_gradient(forward(ema.average, x))
+
+
+@dispatch
+def forward(system: SelfSupervised, *inputs):
+    return forward(system.model, *inputs)
+
+
+@dispatch
+def augment(system: SelfSupervised, batch, mode):
+    views = {name: augment(system.augment, batch, mode.at(name)) for name in ("first", "second")}
+    return PartBatches(batch, views, weight=batch.weight, index=batch.index)
+
+
+@dispatch
+def losses(system: SelfSupervised, batch, mode):
+    if not isinstance(batch, PartBatches):
+        batch = augment(system, batch, mode.at("views"))
+    (first, own), (second, other) = (embeddings(system, batch.parts[name].x) for name in ("first", "second"))
+    found: dict[str, Any] = {}
+    for name, term in system.objective.by_name().items():
+        there = loss(term, Prediction(system.model, first, Labeled(batch.parts["first"].x, other)))
+        back = loss(term, Prediction(system.model, second, Labeled(batch.parts["second"].x, own)))
+        found[name] = (there + back) / 2
+    return found
+
+
+@dispatch
+def metrics(system: SelfSupervised, batch):
+    return {}
+
+
+@dispatch
+def validate(system: SelfSupervised):
+    name = type(system).__name__
+    if not isinstance(system.objective, Objective):
+        raise TypeError(f"{name}, objective: such as fm.NTXent() was expected, and {short(system.objective)} came.")
+    if not isinstance(system.augment, Augmentation):
+        raise TypeError(
+            f"{name}, augment: an augmentation was expected, such as fm.Noise(0.1), since both views would else be the same, and "
+            f"{short(system.augment)} came."
+        )
+
+
+@dispatch
+def validate(byol: BYOL):
+    validate.invoke(SelfSupervised)(byol)
+    if not isinstance(byol.model, EMA):
+        raise TypeError(
+            f"BYOL, model: an fm.EMA was expected, whose average gives the targets, and {short(byol.model)} came: "
+            "fm.BYOL(fm.EMA(model, 0.99), predictor=…, augment=…)."
+        )

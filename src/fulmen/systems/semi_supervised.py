@@ -1,0 +1,137 @@
+"""`SemiSupervised`: labelled and unlabelled examples in one step."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+
+from fulmen.batch import Attacked, Batch
+from fulmen.component import Component, Wrapper
+from fulmen.dispatch import dispatch
+from fulmen.naming import briefly
+from fulmen.systems.adversarial import AttackTrained
+from fulmen.systems.composition import total_loss
+from fulmen.systems.defence import require_number
+from fulmen.tree import remake, short
+from fulmen.verbs import as_batch, augment, loss, losses, metrics, predictions, reduce_losses, validate
+
+__all__ = ["Mixed", "SemiSupervised"]
+
+
+class Mixed(Batch):
+    """Labelled and unlabelled examples for one step; and as data, of both kinds all that there are.
+
+    As data, an epoch goes once through the longer of the two, and over and over through the other one, each in an order of its
+    own. A batch has `batch_size` examples of each.
+
+    Args:
+        labeled: a pair `(x, y)`, or a batch.
+        unlabeled: an array, or a batch.
+    """
+
+    attackable: ClassVar[tuple[str, ...]] = ()  # its parts are attacked each by itself
+
+    labeled: Any
+    unlabeled: Any
+
+
+class SemiSupervised(Wrapper):
+    """A system that learns from both kinds at once: loss(labelled) + w · loss(unlabelled), by its methods for the batches' types.
+
+    On `Mixed` batches, that is; on all others it is the system. `MeanTeacher` and `VAT` have a loss for `Unlabeled` batches, and
+    so may a system of one's own: `def loss(system: Mine, batch: fm.Unlabeled)`.
+
+    Args:
+        system: something that has a loss for both.
+        weight: w: a hyperparameter.
+
+    >>> system = fm.SemiSupervised(fm.VAT(fm.Classifier(fm.models.MLP(4, 8, 3)), eps=0.5))
+    >>> batch = fm.Mixed(fm.Labeled(jnp.ones((6, 4)), jnp.arange(6) % 3), fm.Unlabeled(jnp.zeros((20, 4))))
+    >>> state = fm.setup(system, (jnp.ones((6, 4)), jnp.arange(6) % 3), optimizer=optax.adam, lr=0.1)
+    >>> state, logs = fm.train_step(state, batch)
+    >>> sorted(logs)
+    ['accuracy', 'loss', 'loss/labeled', 'loss/unlabeled', 'lr']
+    """
+
+    system: Component
+    weight: float = 1.0
+
+    def __repr__(self) -> str:
+        return briefly(self)
+
+
+@dispatch
+def as_batch(semi: SemiSupervised, raw):
+    if isinstance(raw, Mixed):
+        return remake(raw, {name: as_batch(semi.system, getattr(raw, name)) for name in ("labeled", "unlabeled")})
+    return as_batch(semi.system, raw)
+
+
+@dispatch
+def augment(semi: SemiSupervised, batch, mode):
+    if not isinstance(batch, Mixed):
+        return augment(semi.system, batch, mode)
+    return _each(batch, lambda part, name: augment(semi.system, part, mode.at(name)))
+
+
+def _each(batch: Mixed, function: Any) -> Mixed:
+    return remake(batch, {name: function(getattr(batch, name), name) for name in ("labeled", "unlabeled")})
+
+
+@dispatch
+def loss(semi: SemiSupervised, batch):
+    if not isinstance(batch, Mixed):
+        return loss(semi.system, batch)
+    return reduce_losses(semi, losses(semi, batch), batch)
+
+
+@dispatch
+def losses(semi: SemiSupervised, batch):
+    if not isinstance(batch, Mixed):
+        return losses(semi.system, batch)
+    labeled, unlabeled = (total_loss(semi.system, part) for part in (batch.labeled, batch.unlabeled))
+    return {"labeled": labeled, "unlabeled": jnp.asarray(semi.weight).astype(unlabeled.dtype) * unlabeled}
+
+
+@dispatch
+def reduce_losses(semi: SemiSupervised, losses, batch):
+    if not isinstance(batch, Mixed):
+        return reduce_losses(semi.system, losses, batch)
+    return losses["labeled"] + losses["unlabeled"]
+
+
+@dispatch
+def metrics(semi: SemiSupervised, batch):
+    return metrics(semi.system, batch.labeled if isinstance(batch, Mixed) else batch)
+
+
+@dispatch
+def predictions(semi: SemiSupervised, batch):
+    if not isinstance(batch, Mixed):
+        return predictions(semi.system, batch)
+    found = {name: predictions(semi.system, getattr(batch, name)) for name in ("labeled", "unlabeled")}
+    return {f"{name}/{path}" if path else name: p for name, some in found.items() for path, p in some.items()}
+
+
+@augment.around(AttackTrained)
+def _attacks_are_on_each_kind(call, defence, batch, mode):
+    if not isinstance(batch, Mixed):
+        return call(defence, batch, mode)
+    found = _each(batch, lambda part, name: call(defence, part, mode.at(name)))
+    return Attacked(_each(found, lambda part, _: part.batch), _each(found, lambda part, _: part.clean))
+
+
+@dispatch
+def validate(semi: SemiSupervised):
+    if not isinstance(semi.system, Component):
+        raise TypeError(
+            f"SemiSupervised, system: one that has a loss for both, such as fm.VAT(…), was expected, and {short(semi.system)} came."
+        )
+    require_number(semi, "weight")
+
+
+@dispatch
+def validate(semi: SemiSupervised, batch):
+    for part in (batch.labeled, batch.unlabeled) if isinstance(batch, Mixed) else (batch,):
+        validate(semi.system, part)

@@ -1,0 +1,128 @@
+"""`VAE`: an encoder to a distribution over codes, and a decoder back; and `sample`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fulmen.batch import Labeled
+from fulmen.component import Component, System, unbind
+from fulmen.dispatch import dispatch, verb
+from fulmen.objectives import BinaryCrossEntropy, Objective
+from fulmen.prediction import Prediction, at_least_float32
+from fulmen.systems.defence import require_number
+from fulmen.systems.drawing import example_keys
+from fulmen.train.state import State
+from fulmen.tree import short
+from fulmen.verbs import forward, loss, losses, validate
+
+__all__ = ["VAE", "sample"]
+
+
+@verb
+def sample(model, key, shape):
+    """New examples that a model of the data draws.
+
+    Args:
+        model: such as a `VAE`, or a state of one.
+        key: a random key.
+        shape: of the noise that they are made of, `(n, latent)`.
+
+    Returns:
+        `(n, …)`, like the model's outputs.
+
+    **Extending.** Overload it for a model or a system that can draw.
+    """
+
+
+class VAE(System):
+    """A variational autoencoder: −ELBO = −E log p(x | z) + β KL(q(z | x) ‖ N(0, 1)), in nats for each example.
+
+    z is drawn anew in every call, mean + standard deviation · noise, so that gradients go through it, and each example by its
+    own key. An evaluation draws too; `forward` gives the outputs at the mean. Kingma and Welling 2014, arXiv:1312.6114; β by
+    Higgins et al. 2017, "beta-VAE".
+
+    Args:
+        encoder: from x to the mean and the logarithm of the variance of z: `(n, 2 · latent)`, or two arrays.
+        decoder: from z, `(n, latent)`, to outputs of the shape of x.
+        reconstruction: −log p(x | z) as an objective that takes the mean over an example's numbers, as the library's do; here it
+            is their sum. `BinaryCrossEntropy()` is for x in [0, 1] and outputs that are logits, `0.5 * MSE()` for a normal
+            distribution of variance 1.
+        beta: β.
+
+    >>> vae = fm.VAE(fm.models.MLP(64, 32, 2 * 2), fm.models.MLP(2, 32, 64))
+    >>> state = fm.setup(vae, jnp.ones((6, 64)), optimizer=optax.adam, lr=1e-3)
+    >>> sorted(fm.evaluate(state, jnp.ones((6, 64))))
+    ['loss', 'loss/kl', 'loss/reconstruction']
+    >>> jax.nn.sigmoid(fm.sample(state, jax.random.key(0), (10, 2))).shape
+    (10, 64)
+    """
+
+    encoder: Component
+    decoder: Component
+    reconstruction: Objective = BinaryCrossEntropy()
+    beta: float = 1.0
+
+    @property
+    def per_example(self) -> bool:
+        """As far as its objective says so."""
+        return self.reconstruction.per_example
+
+
+@dispatch
+def forward(vae: VAE, x):
+    return forward(vae.decoder, _posterior(vae, x)[0])
+
+
+@dispatch
+def losses(vae: VAE, batch):
+    mean, log_variance = _posterior(vae, batch.x)
+    noise = jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:], mean.dtype))(example_keys(vae, batch, "code"))
+    z = mean + jnp.exp(log_variance / 2) * noise
+    each = loss(vae.reconstruction, Prediction(vae.decoder, forward(vae.decoder, z), Labeled(z, batch.x)))
+    mean, log_variance = at_least_float32(mean), at_least_float32(log_variance)
+    kl = (jnp.exp(log_variance) + mean**2 - 1 - log_variance).reshape(len(mean), -1).sum(1) / 2
+    beta = jnp.asarray(vae.beta).astype(kl.dtype)
+    return {"reconstruction": batch.x[0].size * each, "kl": beta * kl}
+
+
+def _posterior(vae: VAE, x: Any) -> tuple[jax.Array, jax.Array]:
+    """Mean and logarithm of the variance of z."""
+    found = forward(vae.encoder, x)
+    if isinstance(found, tuple | list) and len(found) == 2:
+        return found[0], found[1]
+    if len(getattr(found, "shape", ())) < 2 or found.shape[-1] % 2:
+        raise ValueError(
+            "VAE, encoder: means and logarithms of variances, (n, 2 · latent), or two arrays, were expected, and it gave "
+            f"{short(found)}."
+        )
+    mean, log_variance = jnp.split(found, 2, axis=-1)
+    return mean, log_variance
+
+
+@dispatch
+def sample(vae: VAE, key, shape):
+    return forward(vae.decoder, jax.random.normal(key, shape))
+
+
+@dispatch
+def sample(state: State, key, shape):
+    return sample(state.system, key, shape)
+
+
+@dispatch
+def validate(vae: VAE):
+    if not isinstance(vae.reconstruction, Objective):
+        raise TypeError(
+            f"VAE, reconstruction: an objective such as fm.BinaryCrossEntropy() was expected, and {short(vae.reconstruction)} came."
+        )
+    require_number(vae, "beta")
+
+
+@dispatch
+def validate(vae: VAE, batch):
+    outputs = jax.eval_shape(lambda x: forward(unbind(vae), x), batch.x[:1])
+    like: Any = jax.ShapeDtypeStruct((len(batch), *outputs.shape[1:]), outputs.dtype)
+    validate(vae.reconstruction, Prediction(vae.decoder, like, Labeled(batch.x, batch.x)))

@@ -1,0 +1,112 @@
+"""`VQVAE`: an autoencoder whose codes are whole numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fulmen.batch import Labeled
+from fulmen.component import Component, System, unbind
+from fulmen.dispatch import dispatch
+from fulmen.mergeable import Mergeable
+from fulmen.models.quantizer import Quantizer
+from fulmen.objectives import MSE, Objective
+from fulmen.prediction import Prediction, at_least_float32
+from fulmen.systems.defence import require_number
+from fulmen.tree import short
+from fulmen.verbs import forward, loss, losses, metrics, validate
+
+__all__ = ["VQVAE", "CodeUsage"]
+
+
+class CodeUsage(Mergeable):
+    """How many codes are in use: the exponential of their entropy, from 1 to the number of codes.
+
+    Args:
+        counts: `(codes,)`, how often each was chosen.
+
+    >>> float(fm.CodeUsage(jnp.array([5.0, 5.0, 0.0])).compute().round(3))
+    2.0
+    """
+
+    counts: jax.Array
+
+    def compute(self) -> Any:
+        share = self.counts / self.counts.sum()
+        return jnp.exp(-(share * jnp.log(jnp.where(share > 0, share, 1))).sum())
+
+
+class VQVAE(System):
+    """A vector-quantized autoencoder: loss = reconstruction + β ‖z − e‖², with e the codebook's nearest vectors to z, held fixed.
+
+    The codebook learns as a running mean, in the quantizer. The metric `codes` is how many codes are in use. Van den Oord,
+    Vinyals and Kavukcuoglu 2017, arXiv:1711.00937.
+
+    Args:
+        encoder: from x to z, `(n, …, features)`.
+        quantizer: a `fm.models.Quantizer`.
+        decoder: from the codes' vectors to outputs of the shape of x.
+        reconstruction: an objective.
+        commitment: β, how much z is held to its code.
+
+    >>> vqvae = fm.VQVAE(fm.models.MLP(64, 8), fm.models.Quantizer(32, 8), fm.models.MLP(8, 64))
+    >>> state = fm.setup(vqvae, jnp.ones((6, 64)), optimizer=optax.adam, lr=1e-3)
+    >>> state, logs = fm.train_step(state, jnp.ones((6, 64)))
+    >>> sorted(logs)
+    ['codes', 'loss', 'loss/commitment', 'loss/reconstruction', 'lr']
+    """
+
+    encoder: Component
+    quantizer: Quantizer
+    decoder: Component
+    reconstruction: Objective = MSE()
+    commitment: float = 0.25
+
+    @property
+    def per_example(self) -> bool:
+        """As far as its objective says so."""
+        return self.reconstruction.per_example
+
+
+@dispatch
+def forward(vqvae: VQVAE, x):
+    return forward(vqvae.decoder, forward(vqvae.quantizer, forward(vqvae.encoder, x)))
+
+
+@dispatch
+def losses(vqvae: VQVAE, batch):
+    z = forward(vqvae.encoder, batch.x)
+    e = forward(vqvae.quantizer, z)
+    outputs = forward(vqvae.decoder, e)
+    distance = at_least_float32(z - jax.lax.stop_gradient(e)).reshape(len(z), -1)
+    commitment = jnp.asarray(vqvae.commitment).astype(distance.dtype) * (distance**2).mean(1)
+    each = loss(vqvae.reconstruction, Prediction(vqvae.decoder, outputs, Labeled(e, batch.x)))
+    return {"reconstruction": each, "commitment": commitment}
+
+
+@dispatch
+def metrics(vqvae: VQVAE, batch):
+    code = vqvae.quantizer.nearest(forward(vqvae.encoder, batch.x))
+    weight = jnp.ones(len(code)) if batch.weight is None else jnp.asarray(batch.weight)
+    chosen = jax.nn.one_hot(code.reshape(len(code), -1), vqvae.quantizer.codes).sum(1)
+    return {"codes": CodeUsage(weight @ chosen)}
+
+
+@dispatch
+def validate(vqvae: VQVAE):
+    if not isinstance(vqvae.quantizer, Quantizer):
+        raise TypeError(
+            f"VQVAE, quantizer: such as fm.models.Quantizer(512, 64) was expected, and {short(vqvae.quantizer)} came."
+        )
+    if not isinstance(vqvae.reconstruction, Objective):
+        raise TypeError(f"VQVAE, reconstruction: such as fm.MSE() was expected, and {short(vqvae.reconstruction)} came.")
+    require_number(vqvae, "commitment")
+
+
+@dispatch
+def validate(vqvae: VQVAE, batch):
+    outputs = jax.eval_shape(lambda x: forward(unbind(vqvae), x), batch.x[:1])
+    like: Any = jax.ShapeDtypeStruct((len(batch), *outputs.shape[1:]), outputs.dtype)
+    validate(vqvae.reconstruction, Prediction(vqvae.decoder, like, Labeled(batch.x, batch.x)))
