@@ -74,7 +74,8 @@ def forward(clip: CLIP, x, y):
 @dispatch
 def losses(clip: CLIP, batch):
     u, v = forward(clip.first, batch.x), forward(clip.second, batch.y)
-    objective: Any = InfoNCE(clip.temperature)
+    temperature: Any = clip.temperature
+    objective = InfoNCE(temperature)
     there = loss(objective, Prediction(clip.first, u, Labeled(batch.x, v)))
     back = loss(objective, Prediction(clip.second, v, Labeled(batch.y, u)))
     return {"first": there / 2, "second": back / 2}

@@ -83,10 +83,11 @@ def _from_teacher(distillation: Distillation, batch: Any) -> jax.Array:
     wanted = logits(distillation, distillation.teacher, inner(batch))
     divergences = []
     for path, found in logits(distillation, distillation.student, batch).items():
+        x: Any = getattr(found.batch, "x", None)
         p, q = (at_least_float32(v.outputs) for v in (wanted[path], found))
         t = jnp.asarray(distillation.temperature).astype(q.dtype)
         y = jax.nn.softmax(jax.lax.stop_gradient(p) / t)
-        divergences.append(t**2 * loss(KL(), Prediction(found.model, q / t, Labeled(found.batch.x, y))))
+        divergences.append(t**2 * loss(KL(), Prediction(found.model, q / t, Labeled(x, y))))
     return total(divergences)
 
 

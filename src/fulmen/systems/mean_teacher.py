@@ -75,8 +75,9 @@ def defence_losses(mean: MeanTeacher, batch):
     wanted = logits(mean, ema.average, teacher)
     distances = []
     for path, found in logits(mean, ema.component, student).items():
+        x: Any = getattr(found.batch, "x", None)
         y = jax.nn.softmax(at_least_float32(jax.lax.stop_gradient(wanted[path].outputs)))
-        distances.append(loss(mean.objective, Prediction(found.model, found.outputs, Labeled(found.batch.x, y))))
+        distances.append(loss(mean.objective, Prediction(found.model, found.outputs, Labeled(x, y))))
     consistency = total(distances)
     if isinstance(_whole(batch), Unlabeled):
         return {"consistency": consistency}

@@ -48,7 +48,7 @@ class MultiTask(System):
 def as_batch(tasks: MultiTask, raw):
     if not isinstance(raw, dict):
         return as_batch.invoke(Component, object)(tasks, raw)
-    y = {name: v for name, v in raw.items() if name not in ("x", "weight", "index")}
+    y: Any = {name: v for name, v in raw.items() if name not in ("x", "weight", "index")}
     if "x" not in raw or set(y) != set(tasks.heads):
         raise ValueError(
             f"MultiTask takes a dict with x and the targets of its heads: {', '.join(['x', *tasks.heads])}; and "

@@ -108,13 +108,12 @@ def augment(system: SelfSupervised, batch, mode):
 def losses(system: SelfSupervised, batch, mode):
     if not isinstance(batch, PartBatches):
         batch = augment(system, batch, mode.at("views"))
-    (first, own), (second, other) = (embeddings(system, batch.parts[name].x) for name in ("first", "second"))
-    found: dict[str, Any] = {}
-    for name, term in system.objective.by_name().items():
-        there = loss(term, Prediction(system.model, first, Labeled(batch.parts["first"].x, other)))
-        back = loss(term, Prediction(system.model, second, Labeled(batch.parts["second"].x, own)))
-        found[name] = (there + back) / 2
-    return found
+    parts: Any = batch.parts
+    views = [parts[name].x for name in ("first", "second")]
+    (first, own), (second, other) = (embeddings(system, x) for x in views)
+    there = Prediction(system.model, first, Labeled(views[0], other))
+    back = Prediction(system.model, second, Labeled(views[1], own))
+    return {name: (loss(term, there) + loss(term, back)) / 2 for name, term in system.objective.by_name().items()}
 
 
 @dispatch

@@ -90,16 +90,17 @@ def losses(vae: VAE, batch):
 
 def _posterior(vae: VAE, x: Any) -> tuple[jax.Array, jax.Array]:
     """Mean and logarithm of the variance of z."""
-    found = forward(vae.encoder, x)
-    if isinstance(found, tuple | list) and len(found) == 2:
-        return found[0], found[1]
-    if len(getattr(found, "shape", ())) < 2 or found.shape[-1] % 2:
+    found: Any = forward(vae.encoder, x)
+    if isinstance(found, tuple) and len(found) == 2:
+        return found
+    shape = getattr(found, "shape", ())
+    if len(shape) < 2 or shape[-1] % 2:
         raise ValueError(
             "VAE, encoder: means and logarithms of variances, (n, 2 · latent), or two arrays, were expected, and it gave "
             f"{short(found)}."
         )
-    mean, log_variance = jnp.split(found, 2, axis=-1)
-    return mean, log_variance
+    half = shape[-1] // 2
+    return found[..., :half], found[..., half:]
 
 
 @dispatch

@@ -1,0 +1,178 @@
+"""Several tasks on one backbone, weights of their losses, and gradients through training itself."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tiny import Linear, Net, Pair, data, net
+
+import fulmen as fm
+
+X, Y = data(12)
+DATA = {"x": X, "label": Y, "half": X[:, :2]}
+TASKS = ("label", "half")
+
+
+def tasks():
+    return fm.MultiTask(Linear(4, 5), {"label": fm.Classifier(Linear(5, 3)), "half": fm.Regressor(Linear(5, 2))})
+
+
+@pytest.fixture(scope="module")
+def state():
+    return fm.setup(tasks(), DATA, optimizer=optax.adam, lr=0.1, batch_size=12)
+
+
+def of_task(backbone, head, name):
+    """One task's loss by hand."""
+    z = head.model(backbone(X))
+    if name == "half":
+        return ((z - X[:, :2]) ** 2).mean()
+    return optax.softmax_cross_entropy_with_integer_labels(z, Y).mean()
+
+
+def by_hand(system):
+    return {name: of_task(system.backbone, system.heads[name], name) for name in TASKS}
+
+
+def test_the_backbones_gradient_is_the_sum_of_both_tasks(state):
+    system, batch = state.system, fm.as_batch(state.system, DATA)
+    value, slopes, _, _ = fm.differentiate(system, batch, fm.Train(jax.random.key(0)))
+    np.testing.assert_allclose(value, sum(by_hand(system).values()), rtol=1e-6)
+    each = [jax.grad(of_task)(system.backbone, system.heads[name], name) for name in TASKS]
+    for field in ("weight", "bias"):
+        a, b = (np.asarray(getattr(slope, field)) for slope in each)
+        assert (a != 0).any() and (b != 0).any()
+        np.testing.assert_allclose(getattr(slopes.backbone, field), a + b, atol=1e-7)
+    for name in TASKS:
+        alone = jax.grad(of_task, 1)(system.backbone, system.heads[name], name)
+        np.testing.assert_allclose(slopes.heads[name].model.weight, alone.model.weight, atol=1e-7)
+
+
+def test_the_optimizer_has_one_copy(state):
+    assert fm.count_parameters(state.system) == 25 + 18 + 12
+    moments = [v for v in jax.tree.leaves(state.optimizer_state) if jnp.ndim(v)]
+    assert [v.shape for v in moments].count((4, 5)) == 2  # Adam's two, of the one backbone
+    assert sum(v.size for v in moments) == 2 * 55
+
+
+def test_evaluation_and_outputs(state):
+    figures = fm.evaluate(state, DATA, batch_size=5)
+    expected = by_hand(state.system)
+    assert figures["loss"] == pytest.approx(float(sum(expected.values())), rel=1e-5)
+    assert set(figures) >= {"loss/label/cross_entropy", "loss/half/mse", "label/accuracy", "half/mean_absolute_error"}
+    outputs = fm.predict(state, X)
+    np.testing.assert_allclose(outputs["label"], state.system.heads["label"].model(state.system.backbone(X)), atol=1e-6)
+    assert set(fm.predictions(state, DATA)) == set(TASKS)
+
+
+class Doubled(fm.Classifier):
+    """A head that weighs its loss itself."""
+
+
+@fm.dispatch
+def reduce_losses(head: Doubled, losses, batch):
+    return 2 * losses["cross_entropy"].mean()
+
+
+def test_heads_reduce_their_losses_themselves():
+    system = fm.MultiTask(Linear(4, 5), {"label": Doubled(Linear(5, 3)), "half": fm.Regressor(Linear(5, 2))})
+    system = fm.init(system, jax.random.key(0))
+    expected = by_hand(system)
+    np.testing.assert_allclose(fm.loss(system, DATA), 2 * expected["label"] + expected["half"], rtol=1e-6)
+
+
+# Weights
+
+
+def test_weights_are_hyperparameters(state):
+    weighted = fm.Weighted(state.system, {"half": 0.25})
+    means = by_hand(state.system)
+    np.testing.assert_allclose(fm.loss(weighted, DATA), means["label"] + 0.25 * means["half"], rtol=1e-6)
+    np.testing.assert_allclose(
+        fm.loss(fm.replace(weighted, {"weights.half": 2.0}), DATA), means["label"] + 2 * means["half"], rtol=1e-6
+    )
+    assert fm.count_parameters(weighted) == 55
+    slopes = jax.grad(lambda s: fm.loss(s, DATA))(fm.Weighted(state.system, {"label": 3.0, "half": 0.0})).system
+    alone = jax.grad(of_task)(state.system.backbone, state.system.heads["label"], "label")
+    np.testing.assert_allclose(slopes.backbone.weight, 3 * alone.weight, atol=1e-6)
+
+
+def test_weights_are_seen_through_what_is_around():
+    """Nested, attacked, and with examples one by one."""
+
+    class Around(fm.System):
+        inner: fm.Weighted
+        other: Net
+
+    pair = fm.init(Pair(net(), net()), jax.random.key(0))
+    weighted, batch = fm.Weighted(pair, {"one": 3.0}), fm.Labeled(X, Y)
+    one, two = (fm.loss(part, batch).mean() for part in (pair.one, pair.two))
+    other = fm.init(net(), jax.random.key(1))
+    expected = 3 * one + two + fm.loss(other, batch).mean()
+    np.testing.assert_allclose(fm.loss(Around(weighted, other), batch), expected, rtol=1e-6)
+    attack = fm.FGSM(fm.LinfBall(0.1))
+    adv = fm.Adversarial(weighted, attack)
+    moved = fm.augment(adv, batch, fm.Train(jax.random.key(0)))
+    slope = jax.grad(lambda x: 3 * fm.loss(pair.one, fm.Labeled(x, Y)).sum() + fm.loss(pair.two, fm.Labeled(x, Y)).sum())
+    np.testing.assert_allclose(moved.batch.x, X + 0.1 * np.sign(slope(jnp.asarray(X))), atol=1e-6)
+    one, two = (fm.loss(part, moved.batch).mean() for part in (pair.one, pair.two))
+    np.testing.assert_allclose(fm.loss(adv, moved), 3 * one + two, rtol=1e-6)
+
+
+def test_weights_by_uncertainty(state):
+    variances = jnp.array([0.3, -0.5])
+    weighted = fm.Weighted(state.system, fm.Uncertainty(*TASKS, log_variances=variances))
+    means = by_hand(state.system)
+    expected = sum(np.exp(-s) * means[name] + s / 2 for s, name in zip(variances, TASKS))
+    np.testing.assert_allclose(fm.loss(weighted, DATA), expected, rtol=1e-6)
+    assert fm.count_parameters(weighted) == 57
+    slope = jax.grad(lambda s: fm.loss(s, DATA))(weighted).weights.log_variances
+    theirs = [-np.exp(-s) * means[name] + 0.5 for s, name in zip(variances, TASKS)]
+    np.testing.assert_allclose(slope, theirs, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("system", "raw", "words"),
+    [
+        (tasks, {"x": X, "label": Y}, "x, half, label; and label, x came"),
+        (tasks, (X, Y), "a dict with x, half, label; a Labeled batch came"),
+        (lambda: fm.MultiTask(Linear(4, 5), {"x": fm.Classifier(Linear(5, 3))}), {"x": X}, "'x' names something else"),
+        (lambda: fm.MultiTask(Linear(4, 5), {}), {"x": X}, "heads: a dict"),
+        (tasks, {"x": X, "label": Y, "half": X}, r"half|\(12, 2\)"),
+        (lambda: fm.Weighted(tasks(), {"hulf": 1.0}), DATA, "no entry 'hulf'; did you mean 'half'"),
+        (lambda: fm.Weighted(tasks(), fm.Uncertainty("half")), DATA, "an entry 'label' too"),
+        (lambda: fm.Weighted(tasks(), {"half": np.inf}), DATA, "a finite number was expected for 'half'"),
+        (lambda: fm.Weighted(net(), {}), (X, Y), "Weighted, system: a system"),
+    ],
+)
+def test_bad_input(system, raw, words):
+    with pytest.raises((TypeError, ValueError), match=words):
+        fm.setup(system(), raw, optimizer=optax.sgd(0.1))
+
+
+# Training is a function, so it has a derivative
+
+
+@pytest.mark.parametrize("name", ["optimizer.lr", "system.objective.terms.1.weight"])
+def test_a_gradient_through_training(name):
+    """Of the loss on other data after five steps: with respect to the learning rate, and to a penalty's weight."""
+    with jax.enable_x64(True):
+        x, y = X.astype(np.float64), Y
+        system = fm.Classifier(Linear(4, 3), fm.CrossEntropy() + 0.1 * fm.L2())
+        state = fm.setup(system, (x[:8], y[:8]), optimizer=optax.adam, lr=0.05, batch_size=8)
+
+        def after_training(value):
+            trained = fm.replace(state, {name: value})
+            for _ in range(5):
+                trained, _ = fm.train_step(trained, (x[:8], y[:8]))
+            outputs = trained.system(x[8:])
+            return optax.softmax_cross_entropy_with_integer_labels(outputs, y[8:]).mean()
+
+        after_training = jax.jit(after_training)
+        value, step = 0.05, 1e-5
+        slope = jax.grad(after_training)(value)
+        differences = (after_training(value + step) - after_training(value - step)) / (2 * step)
+        assert slope == pytest.approx(float(differences), rel=1e-6) and abs(slope) > 1e-3
+        better = value - 0.01 * np.sign(slope)
+        assert after_training(better) < after_training(value)
