@@ -74,7 +74,8 @@ from fulmen.systems.gan import GAN, NonSaturating, Wasserstein, gan_losses
 from fulmen.systems.language import LanguageModel, Tokens
 from fulmen.systems.mean_teacher import MeanTeacher
 from fulmen.systems.multi_task import MultiTask
-from fulmen.systems.population import PerMember, Population
+from fulmen.systems.permember import PerMember
+from fulmen.systems.population import Population
 from fulmen.systems.regressor import Regressor
 from fulmen.systems.self_supervised import BYOL, SelfSupervised, embeddings
 from fulmen.systems.semi_supervised import Mixed, SemiSupervised

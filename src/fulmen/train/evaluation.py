@@ -14,7 +14,8 @@ from fulmen.dispatch import dispatch
 from fulmen.leaves import require_arrays
 from fulmen.mode import Eval
 from fulmen.systems.composition import per_example
-from fulmen.systems.population import PerMember, first, over, per_member, population_in, views
+from fulmen.systems.permember import PerMember, per_member
+from fulmen.systems.population import first, over, population_in, views
 from fulmen.train.accumulate import Ledger
 from fulmen.train.state import State, Structure, pack
 from fulmen.train.step import observe

@@ -9,7 +9,8 @@ import numpy as np
 
 from fulmen.component import Component
 from fulmen.data.arrays import check_arrays, count
-from fulmen.systems.population import PerMember, Population
+from fulmen.systems.permember import PerMember
+from fulmen.systems.population import Population
 from fulmen.train.history import History
 from fulmen.train.members import members
 from fulmen.train.state import State

@@ -10,7 +10,8 @@ import numpy as np
 
 from fulmen.component import Component, fold_name
 from fulmen.leading import each, take
-from fulmen.systems.population import Population, around, cut, inside, population_in
+from fulmen.systems.permember import cut
+from fulmen.systems.population import Population, around, inside, population_in
 from fulmen.train.history import History, highest_is_best
 from fulmen.train.state import State
 from fulmen.tree import remake

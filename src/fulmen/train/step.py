@@ -18,7 +18,8 @@ from fulmen.mode import Eval, Mode, Train
 from fulmen.optimizers import NOBODY, groups
 from fulmen.systems.classifier import with_outputs
 from fulmen.systems.composition import as_figure, entry_means, total_loss
-from fulmen.systems.population import PerMember, Population, population_in, views
+from fulmen.systems.permember import PerMember
+from fulmen.systems.population import Population, population_in, views
 from fulmen.train.members import of_each
 from fulmen.train.state import State
 from fulmen.train.turns import turns
