@@ -2,7 +2,7 @@
 
 __version__ = "0.1.0"
 
-from fulmen import attacks, environments, evidence, models
+from fulmen import attacks, data, environments, evidence, models
 from fulmen.attacks.apgd import APGD, Boundary
 from fulmen.attacks.attack import FGSM, PGD, Attack, Clean, Start, Uniform, start_point
 from fulmen.attacks.autoattack import autoattack
@@ -128,6 +128,7 @@ from fulmen.verbs import (
     reduce_losses,
     setup,
     steps,
+    steps_per_epoch,
     train_step,
     transformation,
     update,
@@ -316,6 +317,7 @@ __all__ = [
     "cosine",
     "count_parameters",
     "cross_validate",
+    "data",
     "defence_losses",
     "depths",
     "differentiate",
@@ -372,6 +374,7 @@ __all__ = [
     "static",
     "step_decay",
     "steps",
+    "steps_per_epoch",
     "summary",
     "train_step",
     "transformation",

@@ -16,7 +16,9 @@ import numpy as np
 import optax
 
 from fulmen.component import Game, fold_name, unbind
-from fulmen.data.arrays import check_arrays, count
+from fulmen.data.arrays import count
+from fulmen.data.iterables import told
+from fulmen.data.source import Source
 from fulmen.dispatch import AmbiguousMethodError, MissingMethodError, ambiguities, verbs
 from fulmen.leaves import BUFFER, PARAMETER, check_fields, components, leaves
 from fulmen.looking.text import Picture, html_page, html_table, place, render_table
@@ -143,7 +145,7 @@ def check(
 
     Args:
         component: a component, drawn or not, or a `State`.
-        data: as for `fit`; its values are all looked at.
+        data: as for `fit`; arrays in memory are all looked at, and of other sources the first batch.
         optimizer, lr, seed, epochs, steps, batch_size, **options: as for `setup`. Without an optimizer anywhere, a warning
             is given and the rest is looked at with plain gradient descent.
 
@@ -156,9 +158,12 @@ def check(
     report = Report(type(component).__name__)
     key = jax.random.key(seed)
     with report._step("data"):
-        data = check_arrays(data)
-        batch_size = min(batch_size, count(data))
-        report._add(OK, f"data: {count(data):,} examples, finite, of types that jax takes")
+        source = Source.looked_at(data)
+        plan = source.plan(usual=batch_size, epochs=epochs, steps=steps, seed=seed)
+        raw = source.first(plan)
+        data = source.data if source.in_memory else raw
+        which = "" if source.in_memory else f" in the first batch of {told(source.data)}"
+        report._add(OK, f"data: {count(data):,} examples{which}, finite, of types that jax takes")
     with report._step("fields"):
         check_component(component)  # as it was given: its parts are other objects once it is unbound
         component = unbind(component)
@@ -170,14 +175,13 @@ def check(
             report._add(OK, f"component: {trained:,} parameters drawn")
     if not report.ok:
         return report
-    raw = jax.tree.map(lambda v: v[:batch_size], data)
     with report._step("data for this component"):
         validate(component, as_batch(component, data))
     _check_tracing(report, component, raw, key)
     _check_ambiguities(report, component)
     if report.ok:
-        length = {"steps": _LONG_RUN} if epochs is None and steps is None else {"epochs": epochs, "steps": steps}
-        options = {**options, "lr": lr, "seed": seed, "batch_size": batch_size, **length}
+        length = _LONG_RUN if epochs is None and steps is None else plan.total_steps
+        options = {**options, "lr": lr, "seed": seed, "batch_size": count(raw), "steps": length}
         state = _check_step(report, component, raw, optimizer, options)
         if state is not None:
             _check_numbers(report, state, raw)
@@ -234,7 +238,7 @@ def _check_step(report: Report, component: Any, raw: Any, optimizer: Any, option
             )
             optimizer, options = (
                 optax.sgd(1e-3),
-                {k: options[k] for k in ("seed", "batch_size", "epochs", "steps") if k in options},
+                {k: options[k] for k in ("seed", "batch_size", "steps")},
             )
     with report._step("a step"):
         state = setup(component, raw, optimizer=optimizer, **options)

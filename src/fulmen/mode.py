@@ -121,19 +121,24 @@ def _data(key: Any) -> Any:
 
 
 class Plan(Tree):
-    """What is known of the run ahead: plain numbers, for schedules. What is not known is None.
+    """What is known of the run ahead: plain numbers, for schedules and for `batches`. What is not known is None.
 
     Args:
         steps_per_epoch: batches in an epoch.
         epochs: passes over the data.
         total_steps: steps in the whole run.
         batch_size: examples in a batch.
+        seed: what the order of the data follows from; None keeps it as it is. A state's plan has none: it is part of what is
+            compiled, and another order is no other program.
+        drop_last: whether the smaller last batch of an epoch is left out.
     """
 
     steps_per_epoch: int | None = static(default=None)
     epochs: int | None = static(default=None)
     total_steps: int | None = static(default=None)
     batch_size: int | None = static(default=None)
+    seed: int | None = static(default=None)
+    drop_last: bool = static(default=False)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Plan) and self.__dict__ == other.__dict__

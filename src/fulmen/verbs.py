@@ -265,7 +265,7 @@ def setup(component, data, **options):
 
     Args:
         component: anything that has a loss.
-        data: arrays, a tuple or dict of them, a batch; or one batch of the data.
+        data: as for `batches`, of which the first batch is looked at, and of arrays all; or one batch of the data.
         optimizer: an optax transformation, a constructor with `lr`, a function of the plan, or a dict of them by field, path or
             pattern. Beats every `configure_optimizers` method.
         lr: a number, an optax schedule, or a function of the plan such as `fm.cosine(1e-3)`.
@@ -306,14 +306,17 @@ def fit(state, data, **options):
 
     Args:
         state: a `State`, or a component, which is set up first, with `setup`'s options.
-        data: arrays, or a tuple, dict or `Batch` of arrays that share their first axis.
-        epochs, steps: how long; one of them.
+        data: arrays, or a tuple, dict or `Batch` of arrays that share their first axis, or any source that `batches` takes.
+        epochs, steps: how long; one of them. A run of steps goes on in the midst of the epoch in which the state stopped.
         batch_size: examples in a batch.
         validation: data to evaluate on after each epoch.
         callbacks: objects with methods of `on`.
         seed: for the order of the data and, of a component, its parameters.
         progress: whether to show a progress bar.
         drop_last: leave out the smaller last batch of an epoch.
+
+    What is no array in memory is read ahead on a thread, two batches by default (`fm.data.Prefetch` says another number). An
+    iterator goes on where it stands; of a run that is stopped early it has given some batches more than there were steps.
 
     **Extending.** Overload `update` for another step, `on` for what happens between steps; or write the loop: `steps`.
     """
@@ -325,7 +328,7 @@ def steps(state, data, **options):
 
     Args:
         state: a `State`.
-        data: arrays, or a tuple, dict or `Batch` of arrays that share their first axis.
+        data: as for `fit`.
         epochs, steps, batch_size, seed, drop_last: as in `fit`.
 
     **Extending.** As `train_step`.
@@ -338,7 +341,7 @@ def evaluate(state, data, **options):
 
     Args:
         state: a `State`, or a component whose arrays are there.
-        data: arrays, or a tuple, dict or `Batch` of arrays that share their first axis.
+        data: as for `fit`.
         attack: an `Attack`; its figures come beside the clean ones, as `robust/…`.
         batch_size: examples in a batch.
 
@@ -352,7 +355,7 @@ def predict(state, data, **options):
 
     Args:
         state: a `State`, or a component whose arrays are there.
-        data: inputs, or data as for `evaluate`; targets in it are not looked at.
+        data: inputs, or data as for `evaluate`; targets in it are not looked at. The order is the data's own.
         batch_size: examples in a batch.
 
     **Extending.** Overload `forward`.
@@ -360,17 +363,44 @@ def predict(state, data, **options):
 
 
 @verb
-def batches(data, **options):
-    """The data in batches, as raw as it came. The order is a pure function of seed and epoch.
+def batches(data, plan=None, epoch=None, start=0, **options):
+    """The data in batches, as raw as it came.
+
+    `batches(data, batch_size=…)` is for a loop of one's own: all epochs, checked as `fit` checks them. `batches(data, plan,
+    epoch)` is one epoch, and what a type says of itself.
 
     Args:
-        data: an array, a tuple or dict of them, or a `Batch`.
-        batch_size: examples in a batch.
-        seed: shuffles; None keeps the order.
+        data: arrays, or a tuple, dict or `Batch` of them, memory-mapped or not; an iterable of batches, such as a list or a
+            data loader; an iterator, which is good for one epoch; a function that makes one, of the epoch's number or of
+            nothing; what a library of data loaders makes (PyTorch, Hugging Face datasets, grain, tf.data).
+        plan: a `Plan`, whose `batch_size`, `seed` and `drop_last` are for data that is cut here.
+        epoch: the epoch's number, from 0.
+        start: the batch to begin at.
+        batch_size: examples in a batch; 32 by default. Of data that comes in batches, what is expected of it.
+        seed: shuffles arrays and data sets; None keeps the order. It is a pure function of seed and epoch.
         epochs: how often.
         drop_last: leave out the smaller last batch.
 
-    **Extending.** Overload it for data of one's own type.
+    Raises:
+        RuntimeError: where the source does, with the batch's number, from the source's own error.
+        ValueError, TypeError: for a batch of other shapes, types or structure than the first one's, NaN and infinity, and a
+            source that gives nothing or less than it declared.
+
+    **Extending.** `def batches(data: Mine, plan, epoch): yield …` is all that a type needs to be trained on. If it takes one
+    argument more, `start=0`, a run that goes on in the midst of an epoch begins there, where it would otherwise read what it
+    had. `steps_per_epoch` says how many there are.
+    """
+
+
+@verb
+def steps_per_epoch(data, plan):
+    """How many batches an epoch of the data has, or None where that is not known before its end.
+
+    Args:
+        data: as for `batches`.
+        plan: a `Plan`, whose `batch_size` and `drop_last` are for data that is cut here.
+
+    **Extending.** Overload it beside `batches`; schedules that end with the run need it where a run is given in epochs.
     """
 
 
@@ -468,6 +498,7 @@ __all__ = [
     "reduce_losses",
     "setup",
     "steps",
+    "steps_per_epoch",
     "train_step",
     "transformation",
     "update",

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import jax
@@ -13,9 +12,20 @@ import numpy as np
 from fulmen.batch import Batch
 from fulmen.dispatch import dispatch
 from fulmen.tree import children
-from fulmen.verbs import batches
+from fulmen.verbs import batches, steps_per_epoch
 
-__all__ = ["check_arrays", "count", "epoch", "split"]
+__all__ = [
+    "check_array",
+    "check_arrays",
+    "check_batch_size",
+    "count",
+    "cut",
+    "cuts",
+    "host_array",
+    "named_arrays",
+    "order",
+    "split",
+]
 
 _CHUNK = 64 << 20  # bytes gathered at once: shuffled rows are then cut as views, without a copy a batch
 
@@ -30,11 +40,19 @@ def check_arrays(data: Any) -> Any:
         TypeError: for what is no array, and for types that jax would not take as they are.
         ValueError: for different lengths, no examples, NaN or infinity.
     """
-    named = dict(_named(data))
+    named = dict(named_arrays(data))
     if not named:
         raise ValueError("the data is empty: no array came.")
     for name, value in named.items():
-        _check_array(name, value)
+        check_array(name, value)
+        if not isinstance(value, np.memmap):  # of which all would be read
+            check_finite(name, value)
+    check_lengths(named)
+    return jax.tree.map(lambda v: v if isinstance(v, np.memmap) else host_array(v), data)
+
+
+def check_lengths(named: dict[str, Any]) -> None:
+    """Raise for arrays that do not have the same number of rows, or none."""
     lengths = {name: len(value) for name, value in named.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(
@@ -42,10 +60,10 @@ def check_arrays(data: Any) -> Any:
         )
     if not next(iter(lengths.values())):
         raise ValueError(f"the data is empty: {', '.join(named)} of length 0.")
-    return jax.tree.map(_host, data)
 
 
-def _named(data: Any) -> Iterator[tuple[str, Any]]:
+def named_arrays(data: Any) -> Iterator[tuple[str, Any]]:
+    """The arrays of a tuple, list, dict or `Batch`, or the one array, with what they are called in errors."""
     if isinstance(data, tuple | list) and not hasattr(data, "_fields"):
         if isinstance(data, list) and data and not any(hasattr(v, "shape") for v in data):
             raise TypeError(
@@ -56,20 +74,20 @@ def _named(data: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(data, dict):
         for k, v in data.items():  # a part's own data may be a pair, or a dict again
             deep = isinstance(v, tuple | list | dict | Batch)
-            yield from ((f"{k}.{name}", inner) for name, inner in _named(v)) if deep else [(str(k), v)]
+            yield from ((f"{k}.{name}", inner) for name, inner in named_arrays(v)) if deep else [(str(k), v)]
     elif isinstance(data, Batch):
         for name, value in children(data):
             if value is not None:
-                yield from [(name, value)] if hasattr(value, "shape") else _named(value)
+                yield from [(name, value)] if hasattr(value, "shape") else named_arrays(value)
     else:
         yield "x", data
 
 
-def _check_array(name: str, value: Any) -> None:
+def check_array(name: str, value: Any) -> None:
+    """Raise for what is no array of numbers, with a row for each example, of a type that jax takes as it is."""
     if not hasattr(value, "shape") or not hasattr(value, "dtype"):
         raise TypeError(f"{name}: a NumPy or JAX array was expected, and a {type(value).__name__} came.")
-    kind = np.dtype(value.dtype).kind if not jnp.issubdtype(value.dtype, jnp.floating) else "f"
-    if kind in "OSUMmV":
+    if not _is_float(value) and np.dtype(value.dtype).kind in "OSUMmV":
         raise TypeError(
             f"{name}: numbers were expected, and an array of type {value.dtype} came. "
             "Encode text and objects as numbers first, such as class names by np.unique(…, return_inverse=True)."
@@ -81,19 +99,33 @@ def _check_array(name: str, value: Any) -> None:
         )
     if not value.shape:
         raise ValueError(f"{name}: an array with one row per example was expected, and a single number came.")
-    if kind == "f" and not bool(np.isfinite(np.asarray(value)).all()):
-        bad = np.argwhere(~np.isfinite(np.asarray(value)))[0]
-        where = ", ".join(map(str, bad))
-        raise ValueError(f"{name}: finite numbers were expected, and {np.asarray(value)[tuple(bad)]} is at [{where}].")
 
 
-def _host(value: Any) -> Any:
+def check_finite(name: str, value: Any) -> None:
+    """Raise for NaN and infinity."""
+    if not _is_float(value):
+        return
+    value = np.asarray(value)
+    finite = np.isfinite(value)
+    if not finite.all():
+        bad = np.argwhere(~finite)[0]
+        raise ValueError(
+            f"{name}: finite numbers were expected, and {value[tuple(bad)]} is at [{', '.join(map(str, bad))}]."
+        )
+
+
+def _is_float(value: Any) -> bool:
+    return bool(jnp.issubdtype(value.dtype, jnp.floating))
+
+
+def host_array(value: Any) -> Any:
+    """The array on the host; integers of 64 bits as 32, once and not at every step."""
     value = np.asarray(value)
     if value.dtype in (np.int64, np.uint64) and jax.dtypes.canonicalize_dtype(value.dtype) != value.dtype:
         limits = np.iinfo(np.int32)
         if value.size and (value.min() < limits.min or value.max() > limits.max):
             raise ValueError(f"integers that fit into 32 bits were expected, and {value.min()} to {value.max()} came.")
-        return value.astype(np.int32)  # once, and not at every step
+        return value.astype(np.int32)
     return value
 
 
@@ -102,23 +134,43 @@ def count(data: Any) -> int:
     return jax.tree.leaves(data)[0].shape[0]
 
 
-def epoch(data: Any, batch_size: int, seed: int | None, number: int, drop_last: bool = False) -> Iterator[Any]:
-    """The batches of one epoch, as raw as the data. The order is a pure function of `seed` and `number`."""
-    n = count(data)
-    last = n - n % batch_size if drop_last else n
-    if seed is None:
-        for start in range(0, last, batch_size):
-            yield jax.tree.map(lambda v, start=start: v[start : min(start + batch_size, last)], data)
+def order(n: int, plan: Any, epoch: int) -> np.ndarray:
+    """In which order an epoch has the examples: a pure function of the plan's seed and the epoch's number."""
+    return np.arange(n) if plan.seed is None else np.random.default_rng([plan.seed, epoch]).permutation(n)
+
+
+@dispatch
+def batches(data: np.ndarray | tuple | list | dict | Batch, plan, epoch, start=0):
+    return cut(data, plan, epoch, start)
+
+
+@dispatch
+def steps_per_epoch(data: np.ndarray | tuple | list | dict | Batch, plan):
+    return cuts(count(data), plan)
+
+
+def cuts(n: int, plan: Any) -> int:
+    """How many batches an epoch of `n` examples is cut into."""
+    return n // plan.batch_size if plan.drop_last else -(-n // plan.batch_size)
+
+
+def cut(data: Any, plan: Any, epoch: int, start: int) -> Generator[Any, None, None]:
+    """The batches of one epoch of arrays."""
+    n, size = count(data), plan.batch_size
+    last = n - n % size if plan.drop_last else n
+    if plan.seed is None:
+        for begin in range(start * size, last, size):
+            yield jax.tree.map(lambda v, begin=begin: v[begin : min(begin + size, last)], data)
         return
-    order = np.random.default_rng([seed, number]).permutation(n)
-    size = sum(v.nbytes for v in jax.tree.leaves(data)) // n + 1
-    rows = max(_CHUNK // size // batch_size, 1) * batch_size
+    chosen = order(n, plan, epoch)[start * size : last]
+    width = sum(v.nbytes for v in jax.tree.leaves(data)) // n + 1
+    rows = max(_CHUNK // width // size, 1) * size
     structure = jax.tree.structure(data)
-    for begin in range(0, last, rows):
-        some = order[begin : min(begin + rows, last)]
+    for begin in range(0, len(chosen), rows):
+        some = chosen[begin : begin + rows]
         arrays = [v[some] for v in jax.tree.leaves(data)]
-        for start in range(0, len(some), batch_size):
-            yield structure.unflatten([v[start : start + batch_size] for v in arrays])
+        for first in range(0, len(some), size):
+            yield structure.unflatten([v[first : first + size] for v in arrays])
 
 
 def check_batch_size(n: int, batch_size: int) -> None:
@@ -129,18 +181,6 @@ def check_batch_size(n: int, batch_size: int) -> None:
         raise ValueError(
             f"batch_size {batch_size} is larger than the data, which has {n} examples: give batch_size={n} or less."
         )
-
-
-def steps_per_epoch(n: int, batch_size: int, drop_last: bool = False) -> int:
-    """How many batches an epoch has."""
-    return n // batch_size if drop_last else -(-n // batch_size)
-
-
-@dispatch
-def batches(data, *, batch_size=32, seed=0, epochs=1, drop_last=False):
-    data = check_arrays(data)
-    check_batch_size(count(data), batch_size)
-    return itertools.chain.from_iterable(epoch(data, batch_size, seed, e, drop_last) for e in range(epochs))
 
 
 def split(data: Any, fraction: float = 0.8, *, seed: int | None = 0) -> tuple[Any, Any]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from fulmen.attacks.inputs import inputs, with_inputs
 from fulmen.attacks.region import Region, ball_of, require_inside, require_not_negative
 from fulmen.component import Buffer, Parameter
-from fulmen.data.arrays import check_arrays, count
+from fulmen.data.source import Source
 from fulmen.dispatch import dispatch
 from fulmen.mergeable import Last
 from fulmen.mode import Train
@@ -66,19 +66,18 @@ class FreeAdversarial(Defence):
 
 
 @dispatch
-def setup(free: FreeAdversarial, data, *, batch_size=32, **options):
+def setup(free: FreeAdversarial, data, *, batch_size=None, seed=0, **options):
     check_component(free)
-    data = check_arrays(data)
+    source = Source.looked_at(data)
 
     def attacked(raw: Any, key: Any) -> Any:
         return inputs(augment(init(free.system, key), as_batch(free.system, raw), Train(key)))
 
-    some = jax.tree.map(lambda v: v[: min(batch_size, count(data))], data)
-    shapes = jax.eval_shape(attacked, some, jax.random.key(0))
+    shapes = jax.eval_shape(attacked, source.first(source.plan(usual=batch_size, seed=seed)), jax.random.key(0))
     old = None if free.perturbation is None else perturbation(free)
     if jax.tree.map(jnp.shape, old) != jax.tree.map(jnp.shape, shapes):
         free = remake(free, {"perturbation": Buffer(jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), shapes))})
-    return setup.invoke(object, object)(free, data, batch_size=batch_size, **options)
+    return setup.invoke(object, object)(free, source, batch_size=batch_size, seed=seed, **options)
 
 
 @dispatch

@@ -13,7 +13,8 @@ import optax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 from jax.interpreters import partial_eval
 
-from fulmen.data.arrays import check_arrays, count
+from fulmen.data.arrays import count
+from fulmen.data.source import Source
 from fulmen.looking.described import described
 from fulmen.mode import Eval
 from fulmen.train.state import State, pack
@@ -66,8 +67,8 @@ def costs(
     """
     state = component if isinstance(component, State) else None
     size = batch_size or (state.plan.batch_size if state is not None else None) or 32
-    data = check_arrays(jax.tree.map(lambda leaf: _stand_in(leaf, size), data))
-    data = jax.tree.map(lambda v: v[:size], data)
+    source = Source.looked_at(jax.tree.map(lambda leaf: _stand_in(leaf, size), data))
+    data = source.first(source.plan(usual=size))
     raw = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype), data)
     n, remark = count(data), ""
     if state is None:

@@ -62,7 +62,10 @@ def as_schedule(value: Any) -> Schedule:
 def length(plan: Plan, what: str) -> int:
     """The plan's total of steps; raises where it is not known."""
     if plan.total_steps is None:
-        raise ValueError(f"{what} spans the run, whose length is not known: give `epochs=` or `steps=` to `setup` or `fit`.")
+        raise ValueError(
+            f"{what} spans the run, whose length is not known: give `epochs=` or `steps=` to `setup` or `fit`, and of data without "
+            "a length `steps=`."
+        )
     return plan.total_steps
 
 

@@ -17,6 +17,7 @@ import fulmen as fm
 from fulmen.batch import Batch
 from fulmen.component import Component, Model
 from fulmen.data.arrays import check_arrays, count
+from fulmen.data.source import Source
 from fulmen.dispatch import dispatch
 from fulmen.leaves import BUFFER, PARAMETER, drawn, leaves
 from fulmen.mode import Train
@@ -25,7 +26,7 @@ from fulmen.systems.composition import per_example, total_loss
 from fulmen.testing.systems import tiny
 from fulmen.verbs import as_batch, augment, bind, loss, perturb, project, setup, train_step
 
-__all__ = ["check_attack", "check_component", "check_layer", "check_objective"]
+__all__ = ["check_attack", "check_component", "check_layer", "check_objective", "check_source"]
 
 
 def check_component(component: Any, data: Any, *, optimizer: Any = optax.sgd, lr: Any = 0.1) -> None:
@@ -39,7 +40,7 @@ def check_component(component: Any, data: Any, *, optimizer: Any = optax.sgd, lr
 
     Args:
         component: drawn, or a description.
-        data: as for `fit`; a few examples, at least two.
+        data: as for `fit`; a few examples, at least two. Of a source that makes its batches, the first is taken.
         optimizer, lr: as in `setup`; `optimizer=None, lr=None` for what the component configures itself.
 
     Raises:
@@ -47,11 +48,13 @@ def check_component(component: Any, data: Any, *, optimizer: Any = optax.sgd, lr
     """
     if not any(leaf.role == PARAMETER for leaf in drawn(component)):
         optimizer = lr = None
+    source = Source.looked_at(data)
+    data = source.data if source.in_memory else source.first(source.plan())
     report = fm.check(component, data, optimizer=optimizer, lr=lr)
     assert report.ok, f"fm.check found errors.\n{report}"
     for found in report.warnings:
         warnings.warn(f"fm.check({report.name}): {found.what} ({found.where}): {found.advice}", stacklevel=2)
-    n = count(check_arrays(data))
+    n = count(data)
     state = setup(component, data, optimizer=optimizer, lr=lr, batch_size=n)
     _check_tree(state.system)
     _check_loss(state, data)
@@ -228,6 +231,37 @@ def check_attack(attack: Any, system: Any = None, data: Any = None) -> None:
     _require_close(attacked.x[3:7], some.x, "examples 3 to 6 attacked among others, and by themselves")
     assert _same(before, _bits((attack, state, batch))), "the attack, the state or the batch was changed by a call."
     check_component(fm.Adversarial(system, attack), data)
+
+
+# Data
+
+
+def check_source(data: Any, *, batch_size: int | None = None) -> None:
+    """Check data of one's own type, of which `batches` gives the epochs.
+
+    Two epochs can be read, their batches alike and finite. There are as many as `steps_per_epoch` says, if it says so. Begun
+    in its midst, if `batches` takes `start`, an epoch has the batches that it has there.
+
+    Args:
+        data: a source; no iterator, which could be read but once.
+        batch_size: examples in a batch, for data that is cut.
+
+    Raises:
+        AssertionError: saying what does not hold; and what reading raises.
+
+    >>> fm.testing.check_source([(jnp.ones((2, 3)), jnp.arange(2)) for _ in range(3)])
+    """
+    source = Source.of(data)
+    assert not source.is_iterator, f"{source.name} can be read but once: give a function that makes it."
+    plan = source.plan(batch_size, epochs=2, seed=0)
+    declared, plan = plan.steps_per_epoch, fm.replace(plan, steps_per_epoch=None)
+    whole, _ = ([*source.read(plan, number, depth=0)] for number in range(2))
+    n = len(whole)
+    assert declared in (None, n), f"{source.name} has {n} batches, and declares {declared}: see `steps_per_epoch`."
+    for start in {1, n - 1} & {*range(1, n)} if source.seeks() else ():
+        rest = [*source.read(plan, 0, start, depth=0)]
+        same = len(rest) == n - start and all(_same(_bits(a), _bits(b)) for a, b in zip(rest, whole[start:]))
+        assert same, f"{source.name} gives other batches from batch {start} on when it is begun there."
 
 
 # Comparing

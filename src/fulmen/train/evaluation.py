@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
 from fulmen.component import Component, fold_name, unbind
-from fulmen.data.arrays import check_arrays, count, epoch
+from fulmen.data.arrays import count
+from fulmen.data.source import Source
 from fulmen.dispatch import dispatch
 from fulmen.leaves import require_arrays
-from fulmen.mode import Eval
+from fulmen.mode import Eval, Plan
 from fulmen.systems.composition import per_example
 from fulmen.systems.permember import PerMember, per_member
 from fulmen.systems.population import first, over, population_in, views
@@ -27,8 +29,8 @@ __all__: list[str] = []
 
 @dispatch
 def evaluate(state: State, data, *, attack=None, batch_size=None):
-    data = _checked(state.system, data, attack)
-    return evaluate_arrays(state.system, state.key, data, batch_size or evaluation_size(state), attack)
+    source = _checked(state.system, data, attack)
+    return evaluate_source(state.system, state.key, source, _plan(source, batch_size, evaluation_size(state)), attack)
 
 
 @dispatch
@@ -36,9 +38,9 @@ def evaluate(component: Component, data, *, attack=None, batch_size=None):
     require_arrays(component, "evaluate")
     leaves, structure = pack(unbind(component))
     component = structure.unpack(leaves)
-    data = _checked(component, data, attack)
-    size = batch_size or (256 if per_example(component) else 32)
-    return evaluate_arrays(component, jax.random.key(0), data, size, attack)
+    source = _checked(component, data, attack)
+    plan = _plan(source, batch_size, 256 if per_example(component) else 32)
+    return evaluate_source(component, jax.random.key(0), source, plan, attack)
 
 
 def evaluation_size(state: State) -> int:
@@ -46,20 +48,28 @@ def evaluation_size(state: State) -> int:
     return 256 if per_example(state.system) else state.plan.batch_size or 32
 
 
-def _checked(component: Any, data: Any, attack: Any) -> Any:
-    data = check_arrays(data)
-    validate(component, as_batch(component, data))
+def _checked(component: Any, data: Any, attack: Any) -> Source:
+    source = Source.of(data)
+    if source.in_memory:
+        source.validate(component, source.data)
     if attack is not None:
         validate(attack)
-    return data
+    return source
 
 
-def evaluate_arrays(component: Any, key: Any, data: Any, batch_size: int, attack: Any = None) -> dict[str, Any]:
-    """`evaluate` on arrays that were checked."""
+def _plan(source: Source, batch_size: int | None, usual: int) -> Plan:
+    """All the examples in order, and no more in a batch than there are."""
+    size = usual if batch_size is None else batch_size
+    return source.plan(usual=size) if source.examples else source.plan(batch_size, usual=size)
+
+
+def evaluate_source(component: Any, key: Any, source: Source, plan: Plan, attack: Any = None) -> dict[str, Any]:
+    """`evaluate` on data that was looked at."""
     key = fold_name(key, "evaluate")
     leaves, structure = pack(component)
     ledgers = {"": _Sums(structure, leaves, key), "robust/": _Sums(structure, leaves, key)}
-    for start, n, raw in _padded(data, batch_size, per_example(component)):
+    for start, n, raw in _padded(source, plan, lambda raw: per_example(component)):
+        source.validate(component, raw)
         batch = _masked_batch(component, raw, start, n)
         ledgers[""].add(batch)
         if attack is not None:
@@ -92,15 +102,17 @@ def _rows_stay(component: Any, data: Any) -> bool:
     return isinstance(data, PerMember) or as_batch.method(component, data).module.partition(".")[0] == "fulmen"
 
 
-def _padded(data: Any, batch_size: int, pad: bool) -> Iterator[tuple[int, int, Any]]:
-    """Batches in order with where they start and how many of their rows are real."""
-    total = count(data)
-    size = min(batch_size, total)
-    for start, raw in zip(range(0, total, size), epoch(data, size, None, 0), strict=True):
-        n = count(raw)
-        if pad and n < size:
-            raw = jax.tree.map(lambda v, n=n: np.concatenate([v, np.repeat(v[:1], size - n, 0)]), raw)
-        yield start, n, raw
+def _padded(source: Source, plan: Plan, pad: Callable[[Any], bool]) -> Iterator[tuple[int, int, Any]]:
+    """Batches in order with where they start and how many of their rows are real; those after the first are as long."""
+    start, size = 0, None
+    with contextlib.closing(source.read(plan, 0)) as batches:
+        for raw in batches:
+            n = count(raw)
+            size = n if size is None else size
+            if n < size and pad(raw):
+                raw = jax.tree.map(lambda v, more=size - n: np.concatenate([v, np.repeat(v[:1], more, 0)]), raw)
+            yield start, n, raw
+            start += n
 
 
 def _masked_batch(component: Any, raw: Any, start: int, n: int) -> Any:
@@ -145,24 +157,23 @@ _measure = jax.jit(_measure_batch, static_argnums=0)
 
 
 @dispatch
-def predict(state: State, data, *, batch_size=256):
+def predict(state: State, data, *, batch_size=None):
     return _predict(state.system, state.key, data, batch_size)
 
 
 @dispatch
-def predict(component: Component, data, *, batch_size=256):
+def predict(component: Component, data, *, batch_size=None):
     require_arrays(component, "predict")
     return _predict(unbind(component), jax.random.key(0), data, batch_size)
 
 
-def _predict(component: Any, key: Any, data: Any, batch_size: int) -> Any:
-    data, key = check_arrays(data), fold_name(key, "evaluate")
-    pad = _rows_stay(component, data)
+def _predict(component: Any, key: Any, data: Any, batch_size: int | None) -> Any:
+    source, key = Source.of(data), fold_name(key, "evaluate")
     leaves, structure = pack(component)
     found = []
-    for _, n, raw in _padded(data, batch_size, pad):
-        outputs = _outputs(structure, leaves, raw, key)
-        found.append(jax.tree.map(lambda v, n=n: np.asarray(v)[:n] if pad else np.asarray(v), outputs))
+    for _, n, raw in _padded(source, _plan(source, batch_size, 256), lambda raw: _rows_stay(component, raw)):
+        rows = slice(n if _rows_stay(component, raw) else None)
+        found.append(jax.tree.map(lambda v, rows=rows: np.asarray(v)[rows], _outputs(structure, leaves, raw, key)))
     return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
 
 

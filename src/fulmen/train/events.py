@@ -79,7 +79,7 @@ class Run:
         history: the epochs so far.
         epoch: the epoch's number, from 0.
         step: how many steps the state has had.
-        steps: how many steps this run will have.
+        steps: how many steps this run will have; None where the data has no length.
         done: how many of them are done.
         logs: the newest figures, as floats.
         seconds: how long the run has taken.
@@ -88,7 +88,7 @@ class Run:
 
     plan: Plan
     history: History
-    steps: int
+    steps: int | None
     epoch: int = 0
     step: int = 0
     done: int = 0
@@ -102,6 +102,10 @@ class Run:
     def state(self) -> State:
         """The state now: a copy, since the run goes on in the same memory."""
         return jax.tree.map(jnp.copy, self._state())
+
+    def left(self) -> int | None:
+        """How many steps are to come, or None where that is not known."""
+        return None if self.steps is None else self.steps - self.done
 
     def stop(self) -> None:
         """End the run after this step."""

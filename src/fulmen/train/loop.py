@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import signal
 import threading
 import time
@@ -16,11 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from fulmen.component import Component
-from fulmen.data.arrays import check_arrays, check_batch_size, count, epoch, steps_per_epoch
+from fulmen.data.source import Source
 from fulmen.dispatch import dispatch, generation
+from fulmen.mode import Plan
 from fulmen.optimizers import groups
 from fulmen.train.accumulate import Ledger
-from fulmen.train.evaluation import evaluate_arrays, evaluation_size
+from fulmen.train.evaluation import evaluate_source, evaluation_size
 from fulmen.train.events import (
     EpochEnd,
     EpochStart,
@@ -40,7 +40,7 @@ from fulmen.train.progress import progress_callbacks
 from fulmen.train.state import State
 from fulmen.train.step import step_program
 from fulmen.train.turns import turns
-from fulmen.verbs import as_batch, fit, on, setup, steps, train_step, validate
+from fulmen.verbs import fit, on, setup, steps, train_step
 
 _REFRESH = 0.1  # seconds between two looks at the logs
 
@@ -65,46 +65,46 @@ def fit(
             f"{', '.join(options)}: a state keeps its optimizer and plan. To start anew with its arrays, give the component: "
             "fm.fit(state.system, data, optimizer=…, …)."
         )
-    data, batch_size = prepare(state, data, batch_size)
-    if validation is not None:
-        validation, _ = prepare(state, validation, 1)
-    each = steps_per_epoch(count(data), batch_size, drop_last)
-    total = _total(epochs, steps, each)
+    source, plan = prepare(state, data, batch_size, epochs, steps, seed, drop_last)
+    validated = None if validation is None else _validation(state, validation, epochs)
+    total = plan.total_steps
     _warn_past_plan(state, total)
     run = Run(state.plan, History(), steps=total, step=int(state.step))
     listening = [*callbacks, *progress_callbacks(progress)]
     require_listeners(listening, run)
     loop = _Loop(state, run, listening)
-    begun, before = time.perf_counter(), int(state.step)
-    # Whole epochs begin at the next one; steps go on in the midst of the one in which the state stopped.
-    place = before if epochs is None else -(-before // each) * each
+    begun = time.perf_counter()
+    epochs_ahead = source.epochs(plan, _place(state, epochs, plan), run.left, state.system)
     with _interruptible() as interrupted:
         loop.tell(FitStart())
         try:
-            while run.done < total and not run.stopping:
-                run.epoch, begun_epoch = run.done // each, time.perf_counter()
+            for run.epoch, found in enumerate(epochs_ahead):
+                if run.stopping:
+                    break
+                begun_epoch = time.perf_counter()
                 loop.tell(EpochStart())
-                number, skipped = divmod(place + run.done, each)
-                source = itertools.islice(epoch(data, batch_size, seed, number, drop_last), skipped, None)
-                loop.run_epoch(source, total, interrupted, begun)
+                with contextlib.closing(found):
+                    loop.run_epoch(found, interrupted, begun)
                 run.logs, run.seconds = loop.epoch_figures(), time.perf_counter() - begun
                 figures = run.logs
                 loop.tell(EpochEnd())
-                if validation is not None and not interrupted.is_set():
+                if validated is not None and not interrupted.is_set():
                     now = loop.state()
-                    measured = evaluate_arrays(now.system, now.key, validation, evaluation_size(now))
+                    measured = evaluate_source(now.system, now.key, *validated)
                     run.logs = {**figures, **{f"validation/{k}": v for k, v in measured.items()}}
                     loop.tell(ValidationEnd())
                 if interrupted.is_set():
                     run.stop()
                 run.history.append({**run.logs, "seconds": time.perf_counter() - begun_epoch})
+                if run.left() == 0 or (total is None and run.epoch + 1 == epochs):
+                    break
             if interrupted.is_set():
                 loop.tell(Interrupted())
         finally:
             run.seconds = time.perf_counter() - begun
             loop.tell(FitEnd())
         if interrupted.is_set():
-            print(f"Interrupted: the state after {run.done} of {total} steps is returned.")
+            print(f"Interrupted: the state after {run.done}{f' of {total}' * (total is not None)} steps is returned.")
     return loop.state(), run.history
 
 
@@ -115,7 +115,7 @@ def fit(
     *,
     epochs=None,
     steps=None,
-    batch_size=32,
+    batch_size=None,
     validation=None,
     callbacks=(),
     seed=0,
@@ -123,39 +123,59 @@ def fit(
     drop_last=False,
     **options,
 ):
-    data = check_arrays(data)
-    check_batch_size(count(data), batch_size)
-    _total(epochs, steps, 1)
+    data = Source.of(data)
+    _require_length(epochs, steps)
+    data.plan(batch_size, epochs=epochs, steps=steps, drop_last=drop_last)
     length = dict(epochs=epochs, steps=steps, batch_size=batch_size, drop_last=drop_last)
     state = setup(component, data, seed=seed, **length, **options)
     rest = dict(validation=validation, callbacks=callbacks, seed=seed, progress=progress)
     return fit(state, data, **length, **rest)
 
 
-def prepare(state: State, data: Any, batch_size: int | None) -> tuple[Any, int]:
-    """The data as checked arrays, and the batch size: given, or the plan's, or 32."""
-    data = check_arrays(data)
-    validate(state.system, as_batch(state.system, data))
-    if batch_size is None:
-        batch_size = min(state.plan.batch_size or 32, count(data))
-    check_batch_size(count(data), batch_size)
-    return data, batch_size
+def prepare(
+    state: State,
+    data: Any,
+    batch_size: int | None,
+    epochs: int | None,
+    steps: int | None,
+    seed: int | None,
+    drop_last: bool,
+) -> tuple[Source, Plan]:
+    """The data of a run, looked at, and what is known of the run."""
+    source = Source.of(data)
+    if source.in_memory:
+        source.validate(state.system, source.data)
+    _require_length(epochs, steps)
+    usual = state.plan.batch_size
+    return source, source.plan(batch_size, usual=usual, epochs=epochs, steps=steps, seed=seed, drop_last=drop_last)
 
 
-def _total(epochs: int | None, steps: int | None, each: int) -> int:
+def _validation(state: State, data: Any, epochs: int | None) -> tuple[Source, Plan]:
+    source = Source.of(data, "validation")
+    if source.in_memory:
+        source.validate(state.system, source.data)
+    return source, source.plan(usual=evaluation_size(state), epochs=epochs)
+
+
+def _require_length(epochs: int | None, steps: int | None) -> None:
     if (epochs is None) == (steps is None):
         came = "neither came" if epochs is None else "both came"
         raise ValueError(f"how long to train: either epochs= or steps= was expected, and {came}.")
-    for name, value in (("epochs", epochs), ("steps", steps)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name}: at least 1 was expected, and {value} came.")
-    return steps if steps is not None else epochs * each  # type: ignore[operator]
 
 
-def _warn_past_plan(state: State, total: int) -> None:
-    planned, last = state.plan.total_steps, int(state.step) + total
-    if planned is None or last <= planned:
+def _place(state: State, epochs: int | None, plan: Plan) -> int:
+    """After how many batches a run begins: whole epochs with the next one, steps in the midst of where the state stopped."""
+    done, each = int(state.step), plan.steps_per_epoch
+    if epochs is None:
+        return done
+    return -(-done // each) * each if each else 0
+
+
+def _warn_past_plan(state: State, total: int | None) -> None:
+    planned = state.plan.total_steps
+    if planned is None or total is None or int(state.step) + total <= planned:
         return
+    last = int(state.step) + total
     if any(g.end is not None and last > g.end * g.every for g in groups(state.system, state.optimizer, state.plan)):
         warnings.warn(
             f"this run goes to step {last}, and the state's plan ends at {planned}: the learning rate's schedule is past its "
@@ -201,7 +221,7 @@ class _Loop:
         of = self.structure, tuple(self.moving), self.ledger, self.raw_key.shape
         self.programs = {resting: _fast_program(*of, resting) for resting in traced}
 
-    def run_epoch(self, source: Iterator[Any], total: int, interrupted: threading.Event, begun: float) -> None:
+    def run_epoch(self, source: Iterator[Any], interrupted: threading.Event, begun: float) -> None:
         """The steps of an epoch. Nothing here waits for the device but a callback that wants every step's values."""
         run, now = self.run, time.perf_counter
         raw = next(source, None)
@@ -215,7 +235,7 @@ class _Loop:
         chosen = set(self.moving)
         fixed = [v for i, v in enumerate(self.leaves) if i not in chosen]
         moving, sums = [self.leaves[i] for i in self.moving], ledger.zeros()
-        step, one, left = np.int32(run.step), np.int32(1), total - run.done
+        step, one = np.int32(run.step), np.int32(1)
         due, unread, watched, done_before = now() + _REFRESH, 0, None, run.done
         while raw is not None:
             if rates:
@@ -223,10 +243,9 @@ class _Loop:
             moving, sums = program(moving, fixed, sums, (key, step) if timed else None, raw)
             step += one
             unread += 1
-            left -= 1
             if watched is None:
                 watched = now()  # the first step may have been compiled
-            raw = next(source, None) if left else None
+            raw = next(source, None)
             if each_step or interrupted.is_set() or now() >= due:
                 ledger.hand_over(sums)
                 sums = ledger.zeros()
@@ -309,22 +328,24 @@ def _interruptible() -> Iterator[threading.Event]:
 
 @dispatch
 def steps(state: State, data, *, epochs=None, steps=None, batch_size=None, seed=0, drop_last=False):
-    data, batch_size = prepare(state, data, batch_size)
-    each = steps_per_epoch(count(data), batch_size, drop_last)
-    total = _total(epochs, steps, each)
-    _warn_past_plan(state, total)
-    place = int(state.step) if epochs is None else -(-int(state.step) // each) * each
-    return _steps(state, data, total, place, each, batch_size, seed, drop_last)
+    source, plan = prepare(state, data, batch_size, epochs, steps, seed, drop_last)
+    _warn_past_plan(state, plan.total_steps)
+    return _steps(state, source, plan, epochs)
 
 
-def _steps(
-    state: State, data: Any, total: int, place: int, each: int, batch_size: int, seed: int, drop_last: bool
-) -> Iterator[Any]:
-    first, skipped = divmod(place, each)
-    epochs = (epoch(data, batch_size, seed, number, drop_last) for number in itertools.count(first))
-    for raw in itertools.islice(itertools.chain.from_iterable(epochs), skipped, skipped + total):
-        state, logs = train_step(state, raw)
-        yield state, logs
+def _steps(state: State, source: Source, plan: Plan, epochs: int | None) -> Iterator[Any]:
+    done, total = 0, plan.total_steps
+    left = lambda: None if total is None else total - done
+    for number, found in enumerate(source.epochs(plan, _place(state, epochs, plan), left, state.system)):
+        with contextlib.closing(found):
+            for raw in found:
+                state, logs = train_step(state, raw)
+                done += 1
+                yield state, logs
+                if done == total:
+                    return
+        if total is None and number + 1 == epochs:
+            return
 
 
 @dispatch

@@ -61,7 +61,7 @@ class _Bar:
     shown = 0.0
 
     def show(self, run: Any) -> None:
-        if run.done >= run.steps or time.perf_counter() - self.shown >= _SHOWN:
+        if run.left() == 0 or time.perf_counter() - self.shown >= _SHOWN:
             self.shown = time.perf_counter()
             self.draw(run)
 
@@ -112,8 +112,10 @@ class NotebookProgress(_Bar):
         self.display: Any = None
 
     def draw(self, run: Any) -> None:
-        text = f"epoch {run.epoch + 1}  {run.done}/{run.steps}  {line(run.logs)}  {run.speed:.0f} steps/s"
-        bar = f'<progress value="{run.done}" max="{run.steps}"></progress> <code>{text}</code>'
+        done = run.done if run.steps is None else f"{run.done}/{run.steps}"
+        text = f"epoch {run.epoch + 1}  {done}  {line(run.logs)}  {run.speed:.0f} steps/s"
+        filled = "" if run.steps is None else f' value="{run.done}" max="{run.steps}"'
+        bar = f"<progress{filled}></progress> <code>{text}</code>"
         self.display.update({"text/plain": text, "text/html": bar}, raw=True)
 
 

@@ -11,11 +11,11 @@ import jax
 import numpy as np
 
 from fulmen.component import Component, fold_name, unbind
-from fulmen.data.arrays import check_arrays, check_batch_size, count, steps_per_epoch
+from fulmen.data.arrays import count
+from fulmen.data.source import Source
 from fulmen.dispatch import dispatch
 from fulmen.leading import is_own
 from fulmen.leaves import PARAMETER, check_fields, components, leaves, require_dispatched
-from fulmen.mode import Plan
 from fulmen.optimizers import Enclosing, fewer, groups, of_plan
 from fulmen.schedules.span import warn_if_longer
 from fulmen.systems.population import around, population_in, seeded, stack
@@ -24,9 +24,9 @@ from fulmen.train.state import State
 from fulmen.train.step import start_optimizer, step_program
 from fulmen.train.turns import turns
 from fulmen.tree import get, remake
-from fulmen.verbs import as_batch, configure_optimizers, init, setup, validate
+from fulmen.verbs import configure_optimizers, init, setup, validate
 
-__all__ = ["plan_of"]
+__all__: list[str] = []
 
 
 @dispatch
@@ -39,7 +39,7 @@ def setup(
     seed=0,
     epochs=None,
     steps=None,
-    batch_size=32,
+    batch_size=None,
     drop_last=False,
     **options,
 ):
@@ -47,16 +47,20 @@ def setup(
         raise TypeError("setup takes a component, and a state came: `setup(state.system, …)` starts anew with its arrays.")
     check_component(component)
     component = unbind(component)
-    data = check_arrays(data)
-    batch_size = min(batch_size, count(data))
-    plan = plan_of(count(data), batch_size, epochs, steps, drop_last)
+    if epochs is not None and steps is not None:
+        raise ValueError(f"epochs or steps was expected, and both came: epochs={epochs}, steps={steps}.")
+    source = Source.looked_at(data)
+    reading = source.plan(usual=batch_size, epochs=epochs, steps=steps, seed=seed, drop_last=drop_last)
+    raw = source.first(reading)
+    # Another order is no other program.
+    plan = remake(reading, {"batch_size": count(raw), "seed": None, "drop_last": False})
     optimizer = _given(component, optimizer, _rate(component, lr), options)
     component = seeded(component, seed)
     key = jax.random.key(seed)
     component = init(component, fold_name(key, "init"))
     _check_members(component, optimizer)
     check_fields(component)
-    validate(component, as_batch(component, data))
+    source.validate(component, source.data if source.in_memory else raw)
     state = State(component, optimizer=optimizer, key=fold_name(key, "run"), plan=plan)
     component = state.system  # its numbers are arrays now
     for group in groups(component, state.optimizer, plan):
@@ -67,7 +71,7 @@ def setup(
     state = start_optimizer(state)
     # Tracing a step finds missing methods, shapes that do not fit and a loss that is no number; the first step reuses it.
     for resting in turns(state).sets():
-        step_program.trace(state, jax.tree.map(lambda v: v[:batch_size], data), resting)
+        step_program.trace(state, raw, resting)
     return state
 
 
@@ -122,19 +126,6 @@ def _check_parts(component: Any) -> None:
     for _, part in components(component):
         require_dispatched(part)
         validate(part)
-
-
-def plan_of(n: int, batch_size: int, epochs: int | None, steps: int | None, drop_last: bool) -> Plan:
-    """What is known of a run over `n` examples."""
-    if epochs is not None and steps is not None:
-        raise ValueError(f"epochs or steps was expected, and both came: epochs={epochs}, steps={steps}.")
-    for name, value in (("epochs", epochs), ("steps", steps)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name}: at least 1 was expected, and {value} came.")
-    check_batch_size(n, batch_size)
-    each = steps_per_epoch(n, batch_size, drop_last)
-    total = steps if steps is not None else None if epochs is None else epochs * each
-    return Plan(steps_per_epoch=each, epochs=epochs, total_steps=total, batch_size=batch_size)
 
 
 def _given(component: Any, optimizer: Any, lr: Any, options: dict[str, Any]) -> Any:

@@ -1,0 +1,23 @@
+"""grain's `MapDataset`, `IterDataset` and `DataLoader` as data: their items are the batches, as `.batch(…)` makes them."""
+
+from __future__ import annotations
+
+from grain import MapDataset  # pyright: ignore[reportMissingImports]
+
+from fulmen.data.iterables import own_cuts
+from fulmen.dispatch import dispatch
+from fulmen.verbs import batches, steps_per_epoch
+
+__all__: list[str] = []
+
+
+@dispatch
+def batches(data: MapDataset, plan, epoch, start=0):
+    n = len(data)
+    return (data[epoch * n + i] for i in range(start, n))  # past its end it goes on with the next epoch's order
+
+
+@dispatch
+def steps_per_epoch(data: MapDataset, plan):
+    own_cuts(data, plan)
+    return len(data)

@@ -1,0 +1,23 @@
+"""`tf.data.Dataset` as data: its items are the batches, as `.batch(…)` makes them, here as NumPy arrays."""
+
+from __future__ import annotations
+
+import tensorflow as tf  # pyright: ignore[reportMissingImports, reportMissingModuleSource]
+
+from fulmen.data.iterables import own_cuts
+from fulmen.dispatch import dispatch
+from fulmen.verbs import batches, steps_per_epoch
+
+__all__: list[str] = []
+
+
+@dispatch
+def batches(data: tf.data.Dataset, plan, epoch, start=0):
+    return data.skip(start).as_numpy_iterator()
+
+
+@dispatch
+def steps_per_epoch(data: tf.data.Dataset, plan):
+    own_cuts(data, plan)
+    n = int(data.cardinality())
+    return None if n < 0 else n  # infinite, or unknown
