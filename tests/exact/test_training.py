@@ -11,7 +11,6 @@ import pytest
 
 import fulmen as fm
 from fulmen import dispatch
-from fulmen.data.arrays import epoch
 from fulmen.models import Dense
 
 EPOCHS, BATCH = 3, 32
@@ -24,7 +23,7 @@ def digits():
 
 
 def batches(data):
-    return [raw for number in range(EPOCHS) for raw in epoch(data, BATCH, 0, number)]
+    return [*fm.batches(data, batch_size=BATCH, seed=0, epochs=EPOCHS)]
 
 
 def same(ours, theirs):
