@@ -57,7 +57,7 @@ from fulmen.objectives.contrastive import CosineDistance, InfoNCE, NTXent
 from fulmen.objectives.margins import DLR, Margin
 from fulmen.objectives.penalties import L1, L2, kernels
 from fulmen.objectives.regression import MAE, MSE, Huber
-from fulmen.optimizers import Optimizer, depths, every, frozen, intervals, layerwise, unfreeze
+from fulmen.optimizers import Optimizer, depths, every, frozen, layerwise, unfreeze
 from fulmen.prediction import Prediction
 from fulmen.schedules.plateau import plateau
 from fulmen.schedules.schedule import Schedule
@@ -114,6 +114,7 @@ from fulmen.verbs import (
     fit,
     forward,
     init,
+    intervals,
     layer_order,
     loss,
     losses,

@@ -95,8 +95,9 @@ def forward(model, *inputs, mode):
 def as_batch(component, raw):
     """The batch that the component takes, from what the data gives. Ties data to systems.
 
-    An array becomes `Unlabeled`, a pair `Labeled`, a triple weighted, a dict the one whose fields it has. It is asked once
-    at the border and once for each part on the way down; in training inside the compiled step.
+    An array becomes `Unlabeled`, a pair `Labeled`, a triple weighted, a dict the one whose fields it has, or by the names of
+    a system's parts a `PartBatches`, with a batch for each. It is asked once at the border and once for each part on the way
+    down; in training inside the compiled step.
 
     **Extending.** Overload it for a part or a system that selects its own, or for raw data of one's own type.
     """
@@ -230,6 +231,22 @@ def layer_order(component):
         that stands in a list or a `Chain`. What is not named counts with the last layer.
 
     **Extending.** `def layer_order(net: Net): return ["embedding", "blocks", "head"]`.
+    """
+
+
+@verb(hands_on=False)
+def intervals(system):
+    """Every how many steps the parts of a system move: `{}` by default, which is every step.
+
+    Args:
+        system: a component, with sizes that are static; its arrays may be tracers.
+
+    Returns:
+        From names of parts, or paths, to whole numbers: `dict(generator=5)` lets the generator move in the last of every
+        five steps. It rests in the others, as under `fm.every(5, …)`, of which this is another way to say it: both together
+        multiply, and so do those of a game in a game. A part that is named has an optimizer state of its own.
+
+    **Extending.** `def intervals(gan: GAN): return dict(generator=gan.critic_steps)`.
     """
 
 
@@ -484,6 +501,7 @@ __all__ = [
     "fit",
     "forward",
     "init",
+    "intervals",
     "layer_order",
     "loss",
     "losses",

@@ -12,13 +12,13 @@ import optax
 
 from fulmen.leaves import PARAMETER, components, leaves
 from fulmen.mode import Plan
-from fulmen.optimizers.every import Every, intervals, whole
+from fulmen.optimizers.every import Every, whole
 from fulmen.optimizers.optimizer import build, frozen, of_plan
 from fulmen.optimizers.places import fitting, join, nearest, places_in, within
 from fulmen.optimizers.rates import rate_in_state, scale_in_state
 from fulmen.systems.population import first
 from fulmen.tree import children, get
-from fulmen.verbs import configure_optimizers
+from fulmen.verbs import configure_optimizers, intervals
 
 __all__ = ["Group", "groups"]
 

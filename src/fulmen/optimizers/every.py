@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from fulmen.dispatch import dispatch, verb
+from fulmen.dispatch import dispatch
 from fulmen.mode import Plan
 from fulmen.optimizers.optimizer import Built, Enclosing, build
 from fulmen.tree import remake, static
+from fulmen.verbs import intervals
 
-__all__ = ["every", "fewer", "intervals"]
+__all__ = ["every", "fewer"]
 
 
 class Every(Enclosing):
@@ -40,22 +41,6 @@ def every(n: int, optimizer: Any) -> Every:
     Every(optimizer=adam(0.001), n=5)
     """
     return Every(optimizer, n=whole(n, "every"))
-
-
-@verb(hands_on=False)
-def intervals(system):
-    """Every how many steps the parts of a system move: `{}` by default, which is every step.
-
-    Args:
-        system: a component, with sizes that are static; its arrays may be tracers.
-
-    Returns:
-        From names of parts, or paths, to whole numbers: `dict(generator=5)` lets the generator move in the last of every
-        five steps. It rests in the others, as under `fm.every(5, …)`, of which this is another way to say it: both together
-        multiply, and so do those of a game in a game. A part that is named has an optimizer state of its own.
-
-    **Extending.** `def intervals(gan: GAN): return dict(generator=gan.critic_steps)`.
-    """
 
 
 @dispatch

@@ -9,12 +9,11 @@ import jax
 from fulmen.component import Game, Wrapper, part_name, parts
 from fulmen.dispatch import dispatch
 from fulmen.leaves import PARAMETER, leaves
-from fulmen.optimizers import intervals
 from fulmen.optimizers.places import join, within
 from fulmen.systems.game import owner, players
 from fulmen.train.step import apply_gradients, differentiate, end_step, require_usual_steps
 from fulmen.tree import remake, short
-from fulmen.verbs import augment, bind, losses, update, validate
+from fulmen.verbs import augment, bind, intervals, losses, update, validate
 
 __all__ = ["Alternating"]
 
@@ -58,8 +57,8 @@ def update(alternating: Alternating, state, batch, mode):
             continue
         value, gradients, moved, found = differentiate(state.system, batch, remake(mode, {"resting": frozenset(others)}))
         state = apply_gradients(state.replace(system=moved), gradients, value=value)
-        mine = tuple(f"loss/{entry}" for entry in entries)
-        logs = {**found, **logs, **{name: v for name, v in found.items() if name.startswith(mine)}}
+        mine = tuple(f"loss/{entry}/" for entry in entries)
+        logs = {**found, **logs, **{name: v for name, v in found.items() if f"{name}/".startswith(mine)}}
     if not logs:
         logs = differentiate(state.system, batch, remake(mode, {"resting": frozenset(leaf.path for leaf in everything)}))[3]
     return end_step(state, batch, mode), logs

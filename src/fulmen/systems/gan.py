@@ -13,10 +13,10 @@ from fulmen.component import Component, Game
 from fulmen.dispatch import dispatch, verb
 from fulmen.mode import Mode
 from fulmen.objectives.classification import Hinge
-from fulmen.optimizers.every import intervals, whole
+from fulmen.optimizers.every import whole
 from fulmen.systems.defence import require_number, unrecorded
 from fulmen.tree import static
-from fulmen.verbs import forward, losses, validate
+from fulmen.verbs import forward, intervals, losses, validate
 
 __all__ = ["GAN", "NonSaturating", "Wasserstein", "gan_losses"]
 
