@@ -11,7 +11,7 @@ from test_robustness import REGION, STILL, WEIGHT, WIDTH, Curve, evaluate, shape
 import fulmen as fm
 from fulmen import dispatch
 from fulmen.attacks import Square
-from fulmen.evidence import Finding, Sign, examine
+from fulmen.evidence import Binarization, Finding, Sign, examine
 from fulmen.evidence.model_signs import Batches, Jumps, Modes, Probabilities, Randomness
 from fulmen.evidence.signs import BlackBox, Convergence, Falling, Gradients, Inside, Iterations
 
@@ -53,6 +53,8 @@ SHORT = fm.PGD(REGION, step_size=0.003, steps=5, start=fm.Clean())
             "wrong",
             r"At ε = 1, which holds the whole box, the accuracy is 0\.[4-9]",
         ),
+        (Binarization(), shaped(), {}, "ok", r"Of 1\d points that are known to be there PGD finds 1\d"),
+        (Binarization(), shaped(jax.lax.stop_gradient), {}, "wrong", r"PGD finds 0\. Give it more steps"),
         (BlackBox(), shaped(rounded), dict(attack=STILL), "wrong", r"noise breaks [1-9]\d* and Square breaks [1-9]"),
         (BlackBox(), shaped(rounded), dict(attack=(STILL, Square(REGION, 100))), "wrong", r"Square, .* has broken [2-9]"),
         (Gradients(), shaped(lambda z: 1e4 * z), {}, "wrong", r"Of 16 examples \d+ have a gradient of 0"),

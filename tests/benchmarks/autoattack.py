@@ -3,8 +3,9 @@
     python tests/benchmarks/autoattack.py [--rounds 3] [--n 128] [--eps 0.1]
 
 It needs torch, torchattacks and pyautoattack (the authors' code as a package) besides Fulmen. Prints the robust accuracy and
-the median time of each, and of Fulmen's its first run, which compiles, and what its counted passes would take: those of each
-attack times the examples that it meets, times the time that a pass takes.
+the median time of each, the median over rounds of its ratio to Fulmen's, and of Fulmen's its first run, which compiles, and what
+its counted passes would take: those of each attack times the examples that it meets, times the time that a pass takes, of all the
+examples and of as many as the attacks have left.
 """
 
 from __future__ import annotations
@@ -87,17 +88,26 @@ if __name__ == "__main__":
     begun = time.perf_counter()
     own()
     print(f"fulmen, compiling   {time.perf_counter() - begun:7.2f} s")
-    runs, times = {"fulmen": own, **of_others(x, y, options.eps)}, {}
+    runs, times, passes = {"fulmen": own, **of_others(x, y, options.eps)}, {}, {}
     for _ in range(options.rounds):
         for name, run in runs.items():
             begun = time.perf_counter()
             left = run()
             times.setdefault(name, []).append((time.perf_counter() - begun, left))
+        for n in (len(x), times["fulmen"][0][1]):
+            passes.setdefault(n, []).append(forward_time(system, x[:n]))
     for name, each in times.items():
         seconds = [time for time, _ in each]
+        ratio = statistics.median(time / own for time, (own, _) in zip(seconds, times["fulmen"], strict=True))
         print(
-            f"{name:20}{statistics.median(seconds):7.2f} s  from {min(seconds):.2f} to {max(seconds):.2f}  left {each[0][1]}"
+            f"{name:20}{statistics.median(seconds):7.2f} s  from {min(seconds):.2f} to {max(seconds):.2f}  ratio {ratio:.2f}  "
+            f"left {each[0][1]}"
         )
-    passes, lines = counted(attack, system, batch, key)
-    each = forward_time(system, x)
-    print(f"{passes} passes of {each * 1e6:.2f} us: {passes * each:.2f} s ({lines})")
+    count, lines = counted(attack, system, batch, key)
+    print(f"{count} passes ({lines})")
+    for n, each in passes.items():
+        pass_time = statistics.median(each)
+        ratio = statistics.median(own / (count * one) for (own, _), one in zip(times["fulmen"], each, strict=True))
+        print(
+            f"  of {pass_time * 1e6:.2f} us in a batch of {n}: {count * pass_time:.2f} s, of which fulmen takes {ratio:.2f}"
+        )

@@ -1,9 +1,10 @@
 """Eight ways to train a small convnet on digits, and what AutoAttack leaves of each: the table in `notebooks/03-adversarial.ipynb`.
 
-    python tests/benchmarks/defences.py [--seeds 5] [--epochs 20] [--n 128] [--out notebooks/03-adversarial.json]
+    python tests/benchmarks/defences.py [--seeds 5] [--first 0] [--epochs 20] [--n 128] [--out notebooks/03-adversarial.json]
 
 For every defence and seed: the accuracy on all the test digits, the accuracy under the standard AutoAttack at full budgets on
 the first `n` of them (L∞, ε = .1, in [0, 1]), and the seconds of training, the first seed's with compiling.
+With `--first` it goes on from that seed with what the file has of those before.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ def result(name: str, seed: int, epochs: int, n: int) -> dict[str, float]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--n", type=int, default=128)
     parser.add_argument("--out", type=Path, default=Path("notebooks/03-adversarial.json"))
@@ -78,7 +80,11 @@ if __name__ == "__main__":
     versions = {"fulmen": fm.__version__, "jax": jax.__version__, "optax": optax.__version__}
     about = {"eps": EPS, "epochs": options.epochs, "attacked": options.n, "versions": versions}
     found: dict[str, dict[str, list[float]]] = {name: {} for name in defences(network())}
-    for seed in range(options.seeds):
+    if options.first:
+        stored = json.loads(options.out.read_text())
+        assert {**about, "seeds": options.first} == {name: stored[name] for name in (*about, "seeds")}, "other settings"
+        found = stored["results"]
+    for seed in range(options.first, options.seeds):
         for name, columns in found.items():
             row = result(name, seed, options.epochs, options.n)
             for figure, value in row.items():

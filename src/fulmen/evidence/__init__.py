@@ -1,5 +1,6 @@
 """Evidence: `robustness`, its report, and the signs that an evaluation is wrong."""
 
+from fulmen.evidence.binarization import *
 from fulmen.evidence.choice import *
 from fulmen.evidence.evaluation import *
 from fulmen.evidence.model_signs import *

@@ -17,6 +17,7 @@ from fulmen.attacks.region import Ball, Intersection, L1Ball, L2Ball, LinfBall, 
 from fulmen.component import Component
 from fulmen.data.arrays import check_arrays
 from fulmen.dispatch import dispatch, verb
+from fulmen.evidence.binarization import Binarization
 from fulmen.evidence.choice import as_attack, flattened, name_of, one_ball, scaled
 from fulmen.evidence.evaluation import Evaluation, is_right, margins, norms
 from fulmen.evidence.model_signs import Batches, Jumps, Modes, Probabilities, Randomness
@@ -37,6 +38,7 @@ SIGNS: tuple[Sign, ...] = (
     Convergence(),
     Falling(),
     BlackBox(),
+    Binarization(),
     Gradients(),
     Inside(),
     Randomness(),
@@ -57,8 +59,8 @@ def robustness(state, data, attack, **options):
 
     Every example is attacked by each attack in turn until one has changed its class; what comes out for one does not depend
     on the others. Then the same at other radii: balls lie in each other, so what withstands at one radius withstands at the
-    smaller ones. Then the warning signs of Carlini et al. 2019, arXiv:1902.06705, and Croce et al. 2022, arXiv:2202.13711,
-    on some of the examples. Ctrl-C returns the report of what is done, marked as partial.
+    smaller ones. Then the warning signs of Carlini et al. 2019, arXiv:1902.06705, Croce et al. 2022, arXiv:2202.13711,
+    and Zimmermann et al. 2022, arXiv:2206.13991, on some of the examples. Ctrl-C returns the report of what is done, marked as partial.
 
     Args:
         state: a `State`, or a component whose arrays are there, with one classifier in it.
