@@ -40,6 +40,8 @@ from fulmen.defences import (
 )
 from fulmen.dispatch import AmbiguousMethodError, Method, MissingMethodError, Verb, dispatch, verb, verbs
 from fulmen.evidence import Report, robustness
+from fulmen.interop.functional import Functional, functional
+from fulmen.interop.linen import Linen
 from fulmen.leaves import Leaf, components, count_parameters, leaves
 from fulmen.looking.explanation import explain
 from fulmen.looking.lossnodes import loss_tree
@@ -191,6 +193,7 @@ __all__ = [
     "FitStart",
     "Flip",
     "FreeAdversarial",
+    "Functional",
     "GAN",
     "Frozen",
     "Game",
@@ -212,6 +215,7 @@ __all__ = [
     "Last",
     "Leaf",
     "LikelyTarget",
+    "Linen",
     "LinfBall",
     "Logs",
     "LogsRead",
@@ -336,6 +340,7 @@ __all__ = [
     "fit",
     "forward",
     "frozen",
+    "functional",
     "gan_losses",
     "get",
     "hyper",

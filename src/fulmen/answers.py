@@ -12,7 +12,13 @@ from fulmen.methods import Method, context_for
 if TYPE_CHECKING:
     from fulmen.dispatch import Verb
 
-__all__ = ["NOTHING", "Around", "HandOn", "Question", "Recorder", "innermost", "quick_call", "same"]
+__all__ = ["NOTHING", "Around", "HandOn", "Question", "Recorder", "innermost", "kind_of", "quick_call", "same"]
+
+
+def kind_of(value: Any) -> type:
+    """The class by which methods are chosen: a value's own, or that of the module which it stands for."""
+    kind = type(value)
+    return getattr(kind, "__stands_for__", kind)
 
 
 class Question(NamedTuple):

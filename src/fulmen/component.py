@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fulmen.dispatch import dispatch
+from fulmen.interop.loader import library_of
 from fulmen.mode import Eval, Mode
 from fulmen.tree import Tree, data_fields, items, remake
 from fulmen.verbs import after_update, bind, forward, init, validate
@@ -148,14 +149,14 @@ def _tap_backward(residuals: Any, cotangent: Any) -> Any:
 _tap.defvjp(_tap_forward, _tap_backward)
 
 
-def record(y: jax.Array, buffer: Buffer, new: Any) -> jax.Array:
+def record(y: Any, buffer: Buffer, new: Any) -> Any:
     """Return `y`, and in a training step let the buffer become `new`.
 
     While a training step differentiates, the buffer's slot collects `(new, 1)` for each use; its value after the step is
     the total over the count. Anywhere else, as in an attack's inner gradients or an evaluation, this is the identity.
 
     Args:
-        y: something that the loss will depend on: an array of floats of any shape.
+        y: something that the loss will depend on: an array of floats of any shape, or a tree with one in it.
         buffer: what to change.
         new: its new value, of the buffer's shape (or a tree of them, if the buffer holds one).
 
@@ -174,9 +175,10 @@ def record(y: jax.Array, buffer: Buffer, new: Any) -> jax.Array:
         raise TypeError(f"record(y, buffer, new) changes a `fm.Buffer`; a {type(buffer).__name__} came.")
     if buffer.slot is None:
         return y
-    if not jnp.issubdtype(jnp.result_type(y), jnp.inexact):
+    types = [jnp.result_type(leaf) for leaf in jax.tree.leaves(y)]
+    if not any(jnp.issubdtype(dtype, jnp.inexact) for dtype in types):
         raise TypeError(
-            f"record: y has type {jnp.result_type(y)} and so no gradient; record on floats that the loss depends on."
+            f"record: y has type {', '.join(map(str, types))} and so no gradient; record on floats that the loss depends on."
         )
     values, structure = jax.tree.flatten(buffer.value)
     for old, slot, value in zip(values, structure.flatten_up_to(buffer.slot), structure.flatten_up_to(new)):
@@ -200,9 +202,19 @@ def parts(component: Component) -> dict[str, Any]:
     return {name: getattr(component, name) for name in data_fields(type(component)) if name != "mode"}
 
 
+def is_part(value: Any) -> bool:
+    """Whether a value is a component, or a module of another library that stands for one."""
+    return isinstance(value, Component) or is_foreign(value)
+
+
+def is_foreign(value: Any) -> bool:
+    """Whether a value is a module of another library, as in an unbound tree."""
+    return library_of(type(value)) is not None
+
+
 def map_components(function: Callable[[Any, str], Any], value: Any, path: str = "") -> Any:
     """Apply a function to the components in a field's value: itself, or those in lists, dicts or other trees of it."""
-    if isinstance(value, Component):
+    if is_part(value):
         return function(value, path)
     if jax.tree_util.all_leaves([value]):
         return value
@@ -221,7 +233,7 @@ def named_parts(component: Component, *kinds: type) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     def note(part: Any, path: str) -> Any:
-        if isinstance(part, kinds or (Component,)):
+        if isinstance(part, kinds or (Component,)) or (is_foreign(part) and (not kinds or Model in kinds)):
             if path in found:
                 raise ValueError(f"{type(component).__name__} has two parts called {path!r}: give one of them another name.")
             found[path] = part
@@ -270,6 +282,10 @@ def unbind(component: Any) -> Any:
     """The tree without modes, as it is stored and differentiated."""
 
     def strip(part: Any, path: str) -> Any:
+        if hasattr(type(part), "__stands_for__"):
+            return part.plain
+        if is_foreign(part):
+            return part
         return remake(map_parts(strip, part), {"mode": None})
 
     return map_components(strip, component)

@@ -22,7 +22,8 @@ import jax
 
 from fulmen import lookup_errors
 from fulmen.ambiguity import ambiguities as ambiguities
-from fulmen.answers import NOTHING, Around, HandOn, Question, Recorder, innermost, quick_call, same
+from fulmen.answers import NOTHING, Around, HandOn, Question, Recorder, innermost, kind_of, quick_call, same
+from fulmen.interop.loader import meet
 from fulmen.lookup_errors import AmbiguousMethodError, MissingMethodError, OutdatedInstanceError
 from fulmen.methods import Method, best, names_around, read_methods, refuse_twin
 from fulmen.redefinition import check_definitions, full_name, mentions, moved, notice, superseded
@@ -93,7 +94,7 @@ class Verb:
         args, context = self._split(args)
         if self.prepare is not None and len(args) > 1:
             args = (args[0], self.prepare(args[0], args[1]), *args[2:])
-        question = Question(type(context), (*map(type, args),))
+        question = Question(type(context), (*map(kind_of, args),))
         if self.context is not None and self.context_name in options:
             raise TypeError(lookup_errors.by_keyword(self, question.args, [*options], [self.context_name]))
         answer = self._answer(question, options)
@@ -152,7 +153,7 @@ class Verb:
     def method(self, *args: Any) -> Method:
         """The method that a call with these arguments ends in, following wrappers to their parts. Raises as the call."""
         args, context = self._split(args)
-        answer = innermost(self._answer(Question(type(context), (*map(type, args),)), (), asked=True))
+        answer = innermost(self._answer(Question(type(context), (*map(kind_of, args),)), (), asked=True))
         return self.method(*answer.onward(args, context)) if isinstance(answer, HandOn) else answer
 
     def has(self, *args: Any) -> bool:
@@ -182,6 +183,7 @@ class Verb:
 
     def resolve(self, question: Question, options: Iterable[str] = ()) -> Any:
         """Find an answer that is not remembered. Raises where there is none, or more than one."""
+        meet(question.args)  # which may register methods
         args, methods = question.args, self._methods.values()
         check_definitions(question, self._known_names(), _move_methods)
         wrapper = not question.next_method and self.hands_on and bool(args) and hasattr(args[0], "__part__")

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.component import Buffer, Component, Frozen, Model, Parameter, named_parts
+from fulmen.component import Buffer, Component, Frozen, Model, Parameter, is_foreign, is_part, named_parts
 from fulmen.dispatch import verbs
+from fulmen.interop.loader import hint, library_of
 from fulmen.tree import HYPER, STATIC, UNCLEAR, Tree, data_fields, items, kinds, short
 from fulmen.verbs import init
 
@@ -32,7 +33,8 @@ class Leaf:
     Attributes:
         path: such as `"model.hidden.weight"`.
         value: the array or number.
-        role: `"parameter"` (trained), `"buffer"`, `"frozen"` (either of them below `Frozen`) or `"hyperparameter"`.
+        role: `"parameter"` (trained), `"buffer"`, `"frozen"` (either of them below `Frozen`), `"hyperparameter"`, or
+            `"static"`: a number or a function among the leaves of another library's module.
     """
 
     path: str
@@ -69,7 +71,14 @@ class _Below(NamedTuple):
 
 def _walk(value: Any, path: str, role: str, below: _Below) -> Iterator[Leaf]:
     """`role` is that of the arrays that lie here."""
-    if isinstance(value, Tree):
+    if hasattr(type(value), "__stands_for__"):
+        value = value.plain
+    library = library_of(type(value))
+    if library is not None:
+        leaves_here = jax.tree_util.tree_flatten_with_path(value)[0]
+        for (keys, leaf), own in zip(leaves_here, library.roles(value), strict=True):
+            yield _leaf(_join(path, jax.tree_util.keystr(keys, simple=True, separator=".")), leaf, own, below)
+    elif isinstance(value, Tree):
         below = below._replace(frozen=below.frozen or isinstance(value, Frozen))
         if isinstance(value, Component):
             role = PARAMETER if isinstance(value, Model) else OTHER
@@ -98,7 +107,7 @@ def _join(path: str, name: str) -> str:
 def _leaf(path: str, value: Any, role: str, below: _Below) -> Leaf:
     if role == PARAMETER and (below.hyper or not is_array(value) or not jnp.issubdtype(value.dtype, jnp.inexact)):
         role = OTHER
-    return Leaf(path, value, FROZEN if below.frozen and role != OTHER else role)
+    return Leaf(path, value, FROZEN if below.frozen and role in (PARAMETER, BUFFER) else role)
 
 
 def is_array(leaf: Any) -> bool:
@@ -136,6 +145,8 @@ def require_arrays(component: Any, verb: str) -> None:
 
 def require_dispatched(component: Any) -> None:
     """Raise for a function in the body of the component's class that is called as a verb, which would not see it."""
+    if not isinstance(component, Component):
+        return
     known = {v.__name__: v for v in verbs() if v.__module__ == "fulmen.verbs" and v.__name__ not in _OF_RUNS}
     for owner in type(component).__mro__:
         for name in (name for name, value in vars(owner).items() if name in known and inspect.isfunction(value)):
@@ -151,6 +162,9 @@ def require_dispatched(component: Any) -> None:
 def check_fields(component: Any) -> None:
     """Raise on fields whose kind is unclear, values that do not fit the kind, and parameters at two paths."""
     for path, part in components(component):
+        if not isinstance(part, Component):
+            _check_foreign(part, path)
+            continue
         for name, kind in kinds(type(part)).items():
             value, where = getattr(part, name), _join(path, name)
             if kind == UNCLEAR:
@@ -164,6 +178,20 @@ def check_fields(component: Any) -> None:
             elif name != "mode":
                 _check_data(value, where)
     _check_shared(component)
+
+
+def _check_foreign(module: Any, where: str) -> None:
+    name = f"{type(module).__name__}{f' at {where!r}' if where else ''}"
+    if jax.tree_util.all_leaves([module]):
+        raise TypeError(f"{name} is no pytree, so its arrays cannot be found: its class was made with pytree=False.")
+    values, structure = jax.tree.flatten(module)
+    try:
+        hash((structure, tuple(v for v in values if not is_array(v))))
+    except TypeError as error:
+        raise TypeError(
+            f"{name} has something in it that is no array and cannot be compared by jit ({error}). Give a tuple of plain "
+            "values."
+        ) from None
 
 
 def _check_static(value: Any, where: str) -> None:
@@ -180,13 +208,14 @@ def _check_static(value: Any, where: str) -> None:
 
 
 def _check_data(value: Any, where: str) -> None:
-    if value is None or isinstance(value, Component):
+    if value is None or is_part(value):
         return  # its fields are checked by themselves
     if isinstance(value, (Tree, *_CONTAINERS)):  # somebody else's model may have leaves of any kind
         for name, inner in items(value)[0]:
             _check_data(inner, _join(where, name))
     elif jax.tree_util.all_leaves([value]) and not (is_array(value) or isinstance(value, int | float | complex)):
-        raise TypeError(f"{where} is data, and {short(value)} came: a number or an array was expected.")
+        advice = hint(type(value)) or "A number or an array was expected."
+        raise TypeError(f"{where} is data, and {short(value)} came. {advice}")
 
 
 def _check_shared(component: Any) -> None:
@@ -214,7 +243,9 @@ def _owns(part: Any) -> bool:
 
 def components(component: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Every component in the tree with its path, the root first."""
-    if isinstance(component, Component):
+    if is_foreign(component):
+        yield path, component
+    elif isinstance(component, Component):
         yield path, component
         for name, part in named_parts(component).items():
             yield from components(part, f"{path}.{name}" if path else name)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from fulmen.dispatch import verb
+from fulmen.interop.loader import library_of
 from fulmen.mode import Eval, Mode, Plan
 from fulmen.tree import Tree
 
@@ -75,7 +76,8 @@ def partition(component, policy):
 
 def _as_batch(component: Any, batch: Any) -> Any:
     """Raw data given to a component becomes its batch; a state converts by itself, and a term gets a prediction."""
-    return batch if isinstance(batch, Tree) or not isinstance(component, Tree) else as_batch(component, batch)
+    takes_batches = isinstance(component, Tree) or library_of(type(component)) is not None
+    return as_batch(component, batch) if takes_batches and not isinstance(batch, Tree) else batch
 
 
 @verb(context=Mode, default=Eval(), bind=_bind)

@@ -14,6 +14,7 @@ from fulmen.attacks.region import ball_of
 from fulmen.commands import target as targets
 from fulmen.commands.errors import CommandError, nearest
 from fulmen.commands.train import _require_writable
+from fulmen.component import is_part
 from fulmen.evidence import robustness as evaluate_robustness
 from fulmen.looking.text import drawable
 from fulmen.tree import short
@@ -113,7 +114,7 @@ def _state_and_data(returned: Any, target: str) -> tuple[Any, Any]:
         hint = " Does it end with `return …`?" if returned is None else ""
         raise CommandError(f"{target}: (state, data) was expected, and {short(returned)[:80]} came.{hint}")
     state, data = returned
-    if not isinstance(state, fm.State | fm.Component):
+    if not isinstance(state, fm.State) and not is_part(state):
         raise CommandError(
             f"{target}: (state, data) was expected, as from `state, history = fm.fit(…)`, and {short(state)[:80]} came first."
         )

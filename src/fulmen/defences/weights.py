@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fulmen.component import Component, Wrapper, part_name
+from fulmen.component import Component, Wrapper, is_part, part_name
 from fulmen.dispatch import dispatch, verb
 from fulmen.leaves import components, leaves
 from fulmen.naming import briefly
@@ -142,7 +142,7 @@ def update(worse: WorseWeights, state, batch, mode):
 
 @dispatch
 def validate(worse: WorseWeights):
-    if not isinstance(worse.system, Component):
+    if not is_part(worse.system):
         raise TypeError(
             f"{type(worse).__name__}, system: a component that has a loss, such as fm.Classifier(model), was expected, and "
             f"{short(worse.system)} came."

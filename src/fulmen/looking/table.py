@@ -18,6 +18,7 @@ from fulmen.looking.cost import Cost, costs
 from fulmen.looking.described import described
 from fulmen.looking.text import Picture, align, describe_bytes, describe_flops, faint, fold, html_page, html_table
 from fulmen.train.state import State
+from fulmen.tree import STATIC
 
 __all__ = ["Part", "Row", "Summary", "summary"]
 
@@ -31,7 +32,7 @@ class Row:
         type: the name of the component that it belongs to.
         shape: its shape.
         dtype: its type of numbers, as a string.
-        role: `"parameter"`, `"buffer"`, `"frozen"` or `"hyperparameter"`.
+        role: `"parameter"`, `"buffer"`, `"frozen"`, `"hyperparameter"`, or `"static"` in another library's module.
         bytes: its size in memory.
         value: the number, of a hyperparameter that is one; else None.
     """
@@ -281,7 +282,7 @@ def _bytes(value: Any) -> int:
 
 def _value(value: Any, role: str) -> float | None:
     """A hyperparameter's number, where it is known."""
-    if role != OTHER or isinstance(value, jax.ShapeDtypeStruct | Tracer) or getattr(value, "shape", ()) != ():
+    if role not in (OTHER, STATIC) or isinstance(value, bool | jax.ShapeDtypeStruct | Tracer) or getattr(value, "shape", ()) != ():
         return None
     try:
         return float(value)

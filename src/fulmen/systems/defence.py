@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fulmen.batch import Attacked, Batch
-from fulmen.component import Buffer, Component, System, Wrapper, part_name
+from fulmen.component import Buffer, Component, System, Wrapper, is_part, part_name
 from fulmen.dispatch import dispatch, verb
 from fulmen.mode import Eval
 from fulmen.naming import briefly, concrete, number
@@ -107,7 +107,7 @@ def metrics(defence: Defence, batch):
 
 @dispatch
 def validate(defence: Defence):
-    if not isinstance(defence.system, Component):
+    if not is_part(defence.system):
         raise TypeError(
             f"{type(defence).__name__}, system: a component that has a loss, such as fm.Classifier(model), was expected, and "
             f"{short(defence.system)} came."

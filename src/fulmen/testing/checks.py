@@ -90,11 +90,12 @@ def _check_loss(state: Any, raw: Any) -> None:
         return total_loss(bind(component, mode), batch)
 
     before = _bits((state, raw))
+    compiled = jax.jit(lambda state, raw: value(state.system, raw))
     plain = value(state.system, raw)
     assert _same(before, _bits((state, raw))), "the component or the data was changed by a call: verbs are pure."
     again = value(state.system, raw)
     assert _same(_bits(plain), _bits(again)), f"the loss is {plain}, and {again} again for the same key: draw by `mode.key`."
-    _require_close(plain, jax.jit(value)(state.system, raw), "the loss without jit and with it")
+    _require_close(plain, compiled(state, raw), "the loss without jit and with it")
 
 
 def _check_step(state: Any, raw: Any) -> None:

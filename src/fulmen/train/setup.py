@@ -10,10 +10,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from fulmen.component import Component, fold_name, unbind
+from fulmen.component import fold_name, is_part, unbind
 from fulmen.data.arrays import count
 from fulmen.data.source import Source
 from fulmen.dispatch import dispatch
+from fulmen.interop.loader import hint
 from fulmen.leading import is_own
 from fulmen.leaves import PARAMETER, check_fields, components, leaves, require_dispatched
 from fulmen.optimizers import Enclosing, fewer, groups, of_plan
@@ -106,8 +107,8 @@ def _check_members(component: Any, optimizer: Any) -> None:
 
 def check_component(component: Any) -> None:
     """All that can be said of a component without data."""
-    if not isinstance(component, Component) and jax.tree_util.all_leaves([component]):
-        raise TypeError(f"a component was expected, and {type(component).__name__} came.")
+    if not is_part(component) and jax.tree_util.all_leaves([component]):
+        raise TypeError(f"a component was expected, and {type(component).__name__} came. {hint(type(component))}".strip())
     check_fields(component)
     population = population_in(component)
     if population is None:

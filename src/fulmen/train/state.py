@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from fulmen.component import is_foreign
 from fulmen.leaves import BUFFER, PARAMETER, is_array, leaves
 from fulmen.mode import Plan
 from fulmen.tree import short
@@ -59,10 +60,19 @@ class Structure:
 def pack(tree: Any, *extra: Any) -> tuple[list[Any], Structure]:
     """A tree as its arrays (numbers become arrays) and its structure."""
     leaves, treedef = jax.tree.flatten(tree)
-    # `bool` is excluded: a flag among the data would be traced, and one meant to be static is static already.
-    dynamic = [is_array(v) or isinstance(v, int | float | complex) for v in leaves]
+    foreign = _in_foreign_modules(tree)
+    dynamic = [is_array(v) or (isinstance(v, int | float | complex) and not f) for v, f in zip(leaves, foreign, strict=True)]
     fixed = tuple((i, v) for i, v in enumerate(leaves) if not dynamic[i])
     return [_array(v) for v, is_dynamic in zip(leaves, dynamic, strict=True) if is_dynamic], Structure(treedef, fixed, extra)
+
+
+def _in_foreign_modules(tree: Any) -> list[bool]:
+    """Of every leaf, whether it is of another library's module, whose numbers are static: they may steer its code."""
+    found: list[bool] = []
+    for node in jax.tree.leaves(tree, is_leaf=is_foreign):
+        foreign = is_foreign(node)
+        found += [foreign] * (len(jax.tree.leaves(node)) if foreign else 1)
+    return found
 
 
 def _array(leaf: Any) -> Any:

@@ -60,7 +60,8 @@ def differentiate(component: Any, batch: Any, mode: Mode) -> tuple[jax.Array, An
         mine = [next(known) for _ in jax.tree.leaves(item)]
         roles.append([leaf.role for leaf in mine if leaf.path not in resting])
     trained = {i: v for i, v in enumerate(flat) if roles[i] == [PARAMETER] and not isinstance(v, Buffer)}
-    moving = {i: v for i, v in enumerate(flat) if isinstance(v, Buffer) and BUFFER in roles[i]}
+    # In another library's module a buffer is a leaf like any other.
+    moving = {i: v if isinstance(v, Buffer) else Buffer(v) for i, v in enumerate(flat) if BUFFER in roles[i]}
     slots = {i: jax.tree.map(_empty_slot, buffer.value) for i, buffer in moving.items()}
 
     def objective(trained: dict[int, Any], slots: dict[int, Any]) -> tuple[jax.Array, dict[str, Any]]:
@@ -80,7 +81,8 @@ def differentiate(component: Any, batch: Any, mode: Mode) -> tuple[jax.Array, An
         [slopes[i] if i in slopes else jax.tree.map(lambda _: None, v) for i, v in enumerate(flat)]
     )
     for i, buffer in moving.items():
-        flat[i] = remake(buffer, {"value": jax.tree.map(_moved, buffer.value, sums[i])})
+        value_now = jax.tree.map(_moved, buffer.value, sums[i])
+        flat[i] = remake(buffer, {"value": value_now}) if isinstance(flat[i], Buffer) else value_now
     return value, gradients, structure.unflatten(flat), logs
 
 

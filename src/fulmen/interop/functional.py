@@ -1,0 +1,142 @@
+"""`functional`: a model that is a pair of functions, as Haiku, stax and Hugging Face's Flax models are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fulmen.component import Buffer, Model, record
+from fulmen.dispatch import dispatch
+from fulmen.interop.signatures import FLAGS, KEYS, flags, key_for, parameters_of
+from fulmen.mode import Mode, Train
+from fulmen.tree import remake, static
+from fulmen.verbs import forward, init, validate
+
+__all__ = ["Functional", "functional", "shapes_of", "zeros"]
+
+
+class Functional(Model):
+    """A model that is a pair of functions; `fm.functional` makes it.
+
+    Args:
+        init: `init(key, *like)` gives the parameters; the parameters and the state, if `apply` has a parameter `state`.
+        apply: `apply(parameters, *inputs)`.
+        like: the shapes and types of an example of the inputs.
+        parameters: any tree of arrays; drawn by `init`.
+        state: a `Buffer` of any tree of arrays, or None; drawn by `init`.
+    """
+
+    init: Callable[..., Any]
+    apply: Callable[..., Any]
+    like: tuple[Any, ...] = static(default=())
+    parameters: dict[str, jax.Array] | None = None
+    state: Buffer | None = None
+
+
+def functional(init: Callable[..., Any], apply: Callable[..., Any], *like: Any, parameters: Any = None) -> Functional:
+    """A model that is a pair of functions: `(init, apply)`.
+
+    The names of `apply`'s parameters say what it is given: first the parameters; `state`, if it has one, and then it returns
+    `(outputs, state)`; `key`, `rng`, `rng_key` or `dropout_rng`, the mode's random key, or None in an evaluation;
+    `train`, `training` or `is_training`, and `deterministic`, `use_running_average` or `inference`, whether it is training;
+    all others, inputs. `fm.functional(*hk.transform_with_state(f), x[:1])` is a Haiku model.
+
+    Args:
+        init: `init(key, *like)` gives the parameters, or `(parameters, state)`.
+        apply: `apply(parameters, *inputs)` gives the outputs for a batch.
+        *like: an example of the inputs, batch axis first: arrays, or `jax.ShapeDtypeStruct`s; of arrays only shapes and
+            types are kept. Nothing, if `init` takes a key alone.
+        parameters: those that are there already, such as pretrained ones, which are not drawn then.
+
+    >>> def draw(key): return {"w": jax.random.normal(key, (4, 3))}
+    >>> def apply(parameters, x): return x @ parameters["w"]
+    >>> model = fm.init(fm.functional(draw, apply), jax.random.key(0))
+    >>> fm.forward(model, jnp.ones((5, 4))).shape
+    (5, 3)
+    """
+    return Functional(init, apply, shapes_of(like), parameters)
+
+
+def shapes_of(like: Any) -> tuple[Any, ...]:
+    """Shapes and types in the place of arrays, as something that is part of a type."""
+    return tuple(jax.ShapeDtypeStruct(jnp.shape(v), jnp.result_type(v)) if not _is_shape(v) else v for v in like)
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, jax.ShapeDtypeStruct)
+
+
+def zeros(like: tuple[Any, ...]) -> list[jax.Array]:
+    """Inputs of some shapes and types."""
+    return [jnp.zeros(v.shape, v.dtype) for v in like]
+
+
+@dispatch
+def validate(model: Functional):
+    for name in ("init", "apply"):
+        if not callable(getattr(model, name)):
+            raise TypeError(f"functional, {name}: a function was expected, and {getattr(model, name)!r} came.")
+    if not parameters_of(model.apply):
+        raise TypeError("functional, apply: a function of the parameters and the inputs was expected, and it takes nothing.")
+
+
+@dispatch
+def init(model: Functional, key):
+    if model.parameters is not None and not _stateful(model):
+        return model
+    drawn = model.init(key, *zeros(model.like))
+    if not _stateful(model):
+        return remake(model, {"parameters": drawn})
+    if not isinstance(drawn, tuple) or len(drawn) != 2:
+        raise TypeError(
+            f"functional, init: (parameters, state) was expected, since `apply` has a parameter `state`, and a "
+            f"{type(drawn).__name__} came."
+        )
+    parameters, state = drawn
+    return remake(model, {"parameters": parameters, "state": Buffer(state)})
+
+
+def _stateful(model: Functional) -> bool:
+    return "state" in parameters_of(model.apply)
+
+
+@dispatch
+def forward(model: Functional, *inputs, mode):
+    result = model.apply(*_arguments(model, inputs, mode), **_keywords(model.apply, mode))
+    if model.state is None:
+        return result
+    outputs, state = result
+    return record(outputs, model.state, state) if isinstance(mode, Train) else outputs
+
+
+def _arguments(model: Functional, inputs: tuple[Any, ...], mode: Mode) -> list[Any]:
+    """What `apply` is given by position."""
+    known, waiting = flags(model.apply, mode), list(inputs)
+    (_, *others), found = parameters_of(model.apply).items(), [model.parameters]
+    for name, parameter in others:
+        if parameter.kind in (parameter.KEYWORD_ONLY, parameter.VAR_KEYWORD):
+            break
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            return found + waiting
+        if name == "state" and model.state is not None:
+            found.append(model.state.value)
+        elif name in KEYS:
+            found.append(mode.key)
+        elif name in FLAGS:
+            found.append(known[name])
+        elif waiting:
+            found.append(waiting.pop(0))
+        else:
+            break
+    return found + waiting
+
+
+def _keywords(function: Callable[..., Any], mode: Mode) -> dict[str, Any]:
+    """The mode's key and what it says of training, for parameters that are given by name."""
+    known, named = flags(function, mode), parameters_of(function)
+    keyword = {name: p for name, p in named.items() if p.kind is p.KEYWORD_ONLY}
+    keys = {name: key_for(p, mode) for name, p in keyword.items() if name in KEYS}
+    return {**keys, **{name: known[name] for name in keyword if name in known}}
