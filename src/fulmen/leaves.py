@@ -184,14 +184,9 @@ def _check_foreign(module: Any, where: str) -> None:
     name = f"{type(module).__name__}{f' at {where!r}' if where else ''}"
     if jax.tree_util.all_leaves([module]):
         raise TypeError(f"{name} is no pytree, so its arrays cannot be found: its class was made with pytree=False.")
-    values, structure = jax.tree.flatten(module)
-    try:
-        hash((structure, tuple(v for v in values if not is_array(v))))
-    except TypeError as error:
-        raise TypeError(
-            f"{name} has something in it that is no array and cannot be compared by jit ({error}). Give a tuple of plain "
-            "values."
-        ) from None
+    for path, leaf in jax.tree_util.tree_flatten_with_path(module)[0]:
+        if not is_array(leaf):
+            _check_static(leaf, _join(where, jax.tree_util.keystr(path, simple=True, separator=".")))
 
 
 def _check_static(value: Any, where: str) -> None:
@@ -214,8 +209,9 @@ def _check_data(value: Any, where: str) -> None:
         for name, inner in items(value)[0]:
             _check_data(inner, _join(where, name))
     elif jax.tree_util.all_leaves([value]) and not (is_array(value) or isinstance(value, int | float | complex)):
-        advice = hint(type(value)) or "A number or an array was expected."
-        raise TypeError(f"{where} is data, and {short(value)} came. {advice}")
+        raise TypeError(
+            f"{where} is data, and {short(value)} came: a number or an array was expected. {hint(type(value))}".strip()
+        )
 
 
 def _check_shared(component: Any) -> None:

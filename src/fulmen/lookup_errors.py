@@ -10,7 +10,7 @@ import jax
 import jax.core
 import numpy as np
 
-from fulmen.interop.loader import hint
+from fulmen.interop.loader import hint as what_to_do
 from fulmen.methods import Method, members, name_of
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def missing(verb: Verb, args: Sequence[type], context: type, options: Sequence[s
         return MissingMethodError(by_keyword(verb, args, options, named))
     call = ", ".join([*map(_shown, args), *(f"{option}=…" for option in options)])
     lines = [f"`{name}({call})`: no method fits these types."]
-    lines += [*filter(None, [hint(args[0]) if args else ""])]
+    lines += [*filter(None, [what_to_do(args[0]) if args else ""])]
     lines += ["Write one:", "", "    @dispatch", f"    def {name}({_parameters(verb, args, args)}): …", ""]
     heads = list(dict.fromkeys(_shown(kind) for m in verb.methods if m.hints for kind in m.members[0]))
     if heads:

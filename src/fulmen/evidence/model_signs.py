@@ -75,7 +75,11 @@ def examine(sign: Probabilities, evaluation, report):
 
 @dispatch
 def examine(sign: Modes, evaluation, report):
-    found = [path or type(part).__name__ for path, part in components(evaluation.system) if isinstance(getattr(part, "mode", None), Train)]
+    found = [
+        path or type(part).__name__
+        for path, part in components(evaluation.system)
+        if isinstance(getattr(part, "mode", None), Train)
+    ]
     if not found:
         return Finding(OK, "The system is in Eval mode: an attack moves no running statistics, and Dropout is off.")
     which = ", ".join(found[:3]) + ("…" if len(found) > 3 else "")

@@ -77,19 +77,20 @@ def _call(module: Any, inputs: tuple[Any, ...], mode: Mode) -> tuple[Any, Any]:
     kind = type(module).__name__
     if not callable(module):
         raise TypeError(f"{kind} has no __call__: write forward(module: {kind}, x), with @dispatch above it.")
+    call: Any = module
     parameters = parameters_of(type(module).__call__)
     stateful = bool(_indices(module)) and "state" in parameters
-    options, axes = {}, {}
+    options: dict[str, Any] = {}
     if "key" in parameters:
         key = key_for(parameters["key"], mode)
         if key is not None:
-            options["key"], axes["key"] = jax.random.split(key, _examples(inputs, kind)), 0
+            options["key"] = jax.random.split(key, _examples(inputs, kind))
     name = _axis_name(module)
     if not stateful:
-        each = lambda inputs, options: module(*inputs, **options)
+        each = lambda inputs, options: call(*inputs, **options)
         return jax.vmap(each, axis_name=name)(inputs, options), module
     state = _state(module)
-    each = lambda inputs, options, state: module(*inputs, state, **options)
+    each = lambda inputs, options, state: call(*inputs, state, **options)
     outputs, state = jax.vmap(each, in_axes=(0, 0, None), out_axes=(0, None), axis_name=name)(inputs, options, state)
     return outputs, with_state(module, state)
 

@@ -4,6 +4,8 @@ A module stays what it is in a tree that the user makes and in a state. In a bou
 the mode; verbs choose methods for it by the module's own class. State that a call changes, such as running statistics, is
 recorded like that of a `Buffer`, and so moves in training steps only.
 """
+# pyright: reportInvalidTypeForm=false
+# The methods in `register` are for a class that is a variable.
 
 from __future__ import annotations
 
@@ -20,7 +22,6 @@ from fulmen.leaves import is_array
 from fulmen.mode import Mode
 from fulmen.prediction import Prediction
 from fulmen.tree import remake, static
-from fulmen.verbs import bind, evaluate, forward, init, predict, predictions
 
 __all__ = ["Foreign", "Library", "register"]
 

@@ -115,7 +115,8 @@ def forward(model: Functional, *inputs, mode):
 def _arguments(model: Functional, inputs: tuple[Any, ...], mode: Mode) -> list[Any]:
     """What `apply` is given by position."""
     known, waiting = flags(model.apply, mode), list(inputs)
-    (_, *others), found = parameters_of(model.apply).items(), [model.parameters]
+    found: list[Any] = [model.parameters]
+    _, *others = parameters_of(model.apply).items()
     for name, parameter in others:
         if parameter.kind in (parameter.KEYWORD_ONLY, parameter.VAR_KEYWORD):
             break

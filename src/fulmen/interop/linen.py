@@ -49,11 +49,16 @@ class Linen(Model):
     @property
     def variables(self) -> dict[str, Any]:
         """The variables as Linen has them: `module.apply(variables, x)`."""
-        return {"params": self.params, **({} if self.state is None else self.state.value)}
+        return {"params": self.params, **_collections(self)}
+
+
+def _collections(model: Linen) -> dict[str, Any]:
+    value: Any = {} if model.state is None else model.state.value
+    return value
 
 
 def _parts(variables: Any) -> dict[str, Any]:
-    state = {name: value for name, value in variables.items() if name not in ("params", "intermediates")}
+    state: Any = {name: value for name, value in variables.items() if name not in ("params", "intermediates")}
     return {"params": variables.get("params", {}), "state": Buffer(state) if state else None}
 
 
@@ -83,6 +88,6 @@ def forward(model: Linen, *inputs, mode):
     rngs = None if key is None else {"params": key}  # what streams of other names are made of, too
     if model.state is None or not isinstance(mode, Train):
         return model.module.apply(model.variables, *inputs, rngs=rngs, **options)
-    names = list(model.state.value)
-    outputs, changed = model.module.apply(model.variables, *inputs, rngs=rngs, mutable=names, **options)
-    return record(outputs, model.state, {**model.state.value, **changed})
+    before = _collections(model)
+    outputs, changed = model.module.apply(model.variables, *inputs, rngs=rngs, mutable=list(before), **options)
+    return record(outputs, model.state, {**before, **changed})

@@ -48,7 +48,9 @@ def meet(kinds: Iterable[type]) -> None:
 
 def hint(kind: type) -> str:
     """What to do with a module of a library of which the verbs know nothing; empty for other classes."""
-    roots = [base.__module__.partition(".")[0] for base in kind.__mro__ if base.__name__ == "Module" or "keras" in base.__module__]
+    roots = [
+        base.__module__.partition(".")[0] for base in kind.__mro__ if base.__name__ == "Module" or "keras" in base.__module__
+    ]
     return next((_HINTS[root] for root in roots if root in _HINTS), "") if library_of(kind) is None else ""
 
 

@@ -282,7 +282,11 @@ def _bytes(value: Any) -> int:
 
 def _value(value: Any, role: str) -> float | None:
     """A hyperparameter's number, where it is known."""
-    if role not in (OTHER, STATIC) or isinstance(value, bool | jax.ShapeDtypeStruct | Tracer) or getattr(value, "shape", ()) != ():
+    if (
+        role not in (OTHER, STATIC)
+        or isinstance(value, bool | jax.ShapeDtypeStruct | Tracer)
+        or getattr(value, "shape", ()) != ()
+    ):
         return None
     try:
         return float(value)

@@ -1,0 +1,457 @@
+"""Equinox and Flax modules in the place of models, without wrapping."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import fulmen as fm
+from fulmen import dispatch, forward
+
+eqx = pytest.importorskip("equinox")
+nnx = pytest.importorskip("flax.nnx")
+linen = pytest.importorskip("flax.linen")
+
+from fulmen.interop.equinox import with_state  # noqa: E402
+
+
+class EquinoxNet(eqx.Module):
+    """With state, dropout, and a function among its leaves."""
+
+    hidden: eqx.nn.Linear
+    norm: eqx.nn.BatchNorm
+    drop: eqx.nn.Dropout
+    out: eqx.nn.Linear
+    activation: object
+
+    def __init__(self, seed=0):
+        one, two = jax.random.split(jax.random.key(seed))
+        self.hidden, self.out = eqx.nn.Linear(4, 8, key=one), eqx.nn.Linear(8, 3, key=two)
+        self.norm, self.drop = eqx.nn.BatchNorm(8, "batch", mode="batch"), eqx.nn.Dropout(0.5)
+        self.activation = jax.nn.relu
+
+    def __call__(self, x, state, *, key):
+        x, state = self.norm(self.hidden(x), state)
+        return self.out(self.drop(self.activation(x), key=key)), state
+
+
+class FlaxNet(nnx.Module):
+    def __init__(self, seed=0):
+        rngs = nnx.Rngs(seed)
+        self.hidden, self.out = nnx.Linear(4, 8, rngs=rngs), nnx.Linear(8, 3, rngs=rngs)
+        self.norm, self.drop = nnx.BatchNorm(8, rngs=rngs), nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, x):
+        return self.out(self.drop(jax.nn.relu(self.norm(self.hidden(x)))))
+
+
+class LinenNet(linen.Module):
+    @linen.compact
+    def __call__(self, x, train):
+        x = linen.BatchNorm(use_running_average=not train)(linen.Dense(8)(x))
+        return linen.Dense(3)(linen.Dropout(0.5, deterministic=not train)(linen.relu(x)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _promotion():
+    """Equinox's BatchNorm mixes types."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def data(n=24):
+    rng = np.random.default_rng(0)
+    return rng.random((n, 4), np.float32), rng.integers(0, 3, n).astype(np.int32)
+
+
+X, Y = data()
+
+
+def drawn(key, x):
+    return {"w": jax.random.normal(key, (x.shape[1], 3))}, {"mean": jnp.zeros(3)}
+
+
+def applied(parameters, state, rng, x, is_training):
+    z = x @ parameters["w"]
+    if is_training:
+        z = z * jax.random.bernoulli(rng, 0.5, z.shape).astype(z.dtype)
+    return z - state["mean"][None], {"mean": 0.9 * state["mean"] + 0.1 * z.mean(0)}
+
+
+MODELS = {
+    "equinox": EquinoxNet,
+    "nnx": FlaxNet,
+    "linen": lambda: fm.Linen(LinenNet(), X[:1]),
+    "functional": lambda: fm.functional(drawn, applied, X[:1]),
+}
+WITHOUT_WRAPPING = ["equinox", "nnx"]
+
+every = pytest.mark.parametrize("name", MODELS)
+each = pytest.mark.parametrize("name", WITHOUT_WRAPPING)
+
+
+@pytest.fixture(scope="module")
+def states():
+    """States after a few steps, and before."""
+    found = {}
+    for name, make in MODELS.items():
+        state = fm.setup(fm.Classifier(make()), (X, Y), optimizer=optax.adam, lr=1e-2, batch_size=8)
+        found[name] = state, fm.fit(state, (X, Y), epochs=2, batch_size=8, progress=False)[0]
+    return found
+
+
+def by_role(component, role):
+    return {leaf.path: np.asarray(leaf.value) for leaf in fm.leaves(component) if leaf.role == role}
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all((a[path] == b[path]).all() for path in a)
+
+
+@every
+def test_training_moves_parameters_and_statistics(states, name):
+    before, after = (state.system for state in states[name])
+    for role in ("parameter", "buffer"):
+        old, new = by_role(before, role), by_role(after, role)
+        assert old and old.keys() == new.keys()
+        assert all((old[path] != new[path]).any() for path in old)
+    assert type(after.model) is type(before.model) is type(MODELS[name]())
+    assert np.isfinite(fm.evaluate(states[name][1], (X, Y))["loss"])
+    assert fm.predict(states[name][1], X).shape == (24, 3)
+
+
+@every
+def test_dropout_by_the_key_and_off_in_evaluation(states, name):
+    system = states[name][1].system
+    calls = [forward(system, X, mode) for mode in (fm.Train(jax.random.key(1)), fm.Train(jax.random.key(2)))]
+    assert (calls[0] == forward(system, X, fm.Train(jax.random.key(1)))).all()
+    assert (calls[0] != calls[1]).any()
+    assert (forward(system, X, fm.Eval(jax.random.key(1))) == forward(system, X)).all()
+
+
+@every
+def test_attacks_leave_statistics_alone(states, name):
+    state = states[name][1]
+    attack, before = fm.FGSM(fm.LinfBall(0.1)), by_role(state.system, "buffer")
+    batch = fm.Labeled(X, Y)
+    attacked = fm.perturb(attack, state, batch, jax.random.key(0))
+    assert 0.09 < np.abs(np.asarray(attacked.x) - X).max() <= 0.1 + 1e-6
+    assert equal(by_role(state.system, "buffer"), before)
+    # A step of adversarial training moves them by the attacked examples alone, as a plain step on these does.
+    start = fm.Adversarial(state.system, attack)
+    mode = fm.Train(jax.random.key(0))
+    inside = fm.augment(start, batch, mode)
+    moved = fm.differentiate(start, inside, mode)[2].system
+    plain = fm.differentiate(state.system, inside.batch, fm.Train(jax.random.key(3)))[2]
+    if name != "functional":  # whose statistics are of what is dropped out
+        for path, value in by_role(plain, "buffer").items():
+            np.testing.assert_allclose(by_role(moved, "buffer")[path], value, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.filterwarnings("ignore:fm.check")
+def test_component_keeps_to_what_training_relies_on(name):
+    fm.testing.check_component(fm.Classifier(MODELS[name]()), (X, Y))
+
+
+def test_roles():
+    roles = {leaf.path: leaf.role for leaf in fm.leaves(EquinoxNet())}
+    assert roles["hidden.weight"] == "parameter"
+    assert roles["norm.batch_state_index.init.0"] == roles["norm.batch_counter.init"] == "buffer"
+    assert roles["activation"] == roles["drop.p"] == roles["drop.inference"] == "static"
+    roles = {leaf.path: leaf.role for leaf in fm.leaves(fm.Classifier(FlaxNet()))}
+    assert roles["model.hidden.kernel.value"] == "parameter"
+    assert roles["model.norm.mean.value"] == "buffer"
+    assert roles["model.drop.rngs.key.value"] == "hyperparameter"
+    assert fm.count_parameters(EquinoxNet()) == fm.count_parameters(FlaxNet()) == 4 * 8 + 8 + 16 + 8 * 3 + 3
+    rows = {row.path: row for row in fm.summary(fm.Classifier(EquinoxNet())).rows}
+    assert (rows["model.drop.p"].role, rows["model.drop.p"].value) == ("static", 0.5)
+    assert rows["model.hidden.weight"].type == "EquinoxNet"
+
+
+@each
+def test_equal_systems_share_compiled_code(name):
+    first, second = (fm.setup(fm.Classifier(MODELS[name]()), (X, Y), optimizer=optax.sgd, lr=0.1) for _ in range(2))
+    assert jax.tree.structure(first) == jax.tree.structure(second)
+
+
+@every
+def test_saving(states, name, tmp_path):
+    start, state = states[name]
+    fm.save(tmp_path / "state.safetensors", state)
+    loaded = fm.load(tmp_path / "state.safetensors", like=start)
+    assert equal(by_role(loaded.system, "buffer"), by_role(state.system, "buffer"))
+    assert equal(by_role(loaded.system, "parameter"), by_role(state.system, "parameter"))
+
+
+# As parts
+
+
+class Headed(fm.Model):
+    backbone: eqx.Module
+    head: fm.models.Dense
+
+
+@dispatch
+def forward(net: Headed, x):
+    return net.head(forward(net.backbone, x))
+
+
+class Own(fm.Model):
+    backbone: eqx.nn.Sequential
+
+
+@dispatch
+def forward(net: Own, x):
+    return jax.vmap(lambda x: net.backbone(x, key=jax.random.key(0)))(x)  # the library's own call
+
+
+def test_a_field_of_a_model():
+    net = fm.init(Headed(EquinoxNet(), fm.models.Dense(3, 2)), jax.random.key(0))
+    assert net(X).shape == (24, 2)
+    rate = eqx.nn.Sequential([eqx.nn.Dropout(0.5), eqx.nn.Linear(4, 3, key=jax.random.key(0))])
+    noisy = [forward(Own(rate), X, mode) for mode in (fm.Train(jax.random.key(0)), fm.Eval())]
+    assert (noisy[0] != noisy[1]).any()  # the mode has reached the library's own call too
+    np.testing.assert_allclose(noisy[1], jax.vmap(rate.layers[1])(X), rtol=1e-6)
+    assert fm.bind(Own(rate), fm.Eval()).backbone.layers[0].inference
+    compiled = jax.jit(lambda bound, x: jax.checkpoint(forward)(bound.backbone, x))  # what is bound is data
+    np.testing.assert_allclose(compiled(fm.bind(Own(rate), fm.Eval()), X), noisy[1], rtol=1e-6)
+
+
+class Judged(eqx.Module):
+    layer: eqx.nn.Linear
+
+    def __init__(self, seed=0):
+        self.layer = eqx.nn.Linear(4, 3, key=jax.random.key(seed))
+
+    def __call__(self, x):
+        return self.layer(x)
+
+
+@dispatch
+def loss(net: Judged, batch: fm.Labeled):
+    return optax.softmax_cross_entropy_with_integer_labels(forward(net, batch.x), batch.y)
+
+
+class Scaled(nnx.Module):
+    def __init__(self):
+        self.weight, self.calls = nnx.Param(jnp.ones((4, 3))), nnx.BatchStat(jnp.zeros((), jnp.int32))
+
+    def logits(self, x, factor):
+        self.calls.set_value(self.calls.get_value() + 1)
+        return factor * (x @ self.weight.get_value())
+
+
+@dispatch
+def forward(net: Scaled, x, mode: fm.Train):
+    return net.logits(x, 2.0)
+
+
+@dispatch
+def forward(net: Scaled, x):
+    return net.logits(x, 1.0)
+
+
+@dispatch
+def loss(net: Scaled, batch: fm.Labeled):
+    return optax.softmax_cross_entropy_with_integer_labels(forward(net, batch.x), batch.y)
+
+
+class Pair(fm.System):
+    one: Judged
+    two: Scaled
+
+
+def test_modules_with_a_loss_of_their_own():
+    state, history = fm.fit(Judged(), (X, Y), optimizer=optax.sgd, lr=0.1, epochs=2, batch_size=24, progress=False)
+    assert history["loss"][1] < history["loss"][0] and isinstance(state.system, Judged)
+    assert set(fm.evaluate(state.system, (X, Y))) == {"loss"}
+    pair = fm.setup(Pair(Judged(), Scaled()), (X, Y), optimizer={"one": optax.sgd(0.1), "two": fm.frozen})
+    stepped, _ = fm.train_step(pair, (X, Y))
+    assert set(fm.losses(stepped, (X, Y))) == {"one", "two"}
+    before, after = (by_role(s.system, "parameter") for s in (pair, stepped))
+    assert [(before[path] != after[path]).any() for path in before] == [True, True, False]
+    # A method of the user's own has the mode, and the module as the library has it.
+    z = [forward(Scaled(), X, mode) for mode in (fm.Train(jax.random.key(0)), fm.Eval())]
+    np.testing.assert_allclose(z[0], 2 * z[1], rtol=1e-6)
+    with pytest.raises(fm.MissingMethodError, match=r"def loss\(equinoxnet: EquinoxNet, batch: Labeled\)"):
+        fm.loss(EquinoxNet(), fm.Labeled(X, Y))
+
+
+@each
+def test_frozen(name):
+    system = fm.Classifier(fm.models.Chain(fm.Frozen(MODELS[name]()), fm.models.Dense(3, 3)))
+    state = fm.setup(system, (X, Y), optimizer=optax.sgd, lr=0.1)
+    stepped, _ = fm.train_step(state, (X, Y))
+    assert {leaf.role for leaf in fm.leaves(state.system.model.layers[0])} >= {"frozen"}
+    assert not by_role(state.system.model.layers[0], "parameter") and not by_role(state.system, "buffer")
+    assert equal(by_role(state.system, "frozen"), by_role(stepped.system, "frozen"))
+
+
+# Each library's own
+
+
+def test_equinox_state_in_a_module_and_beside_it():
+    model, state = eqx.nn.make_with_state(EquinoxNet)()
+    with pytest.raises(ValueError, match=r"without its state.*with_state\(model, state\)"):
+        forward(model, X)
+    net = with_state(model, state)
+    assert jnp.array_equal(forward(net, X), forward(EquinoxNet(), X))
+    trained = fm.train_step(fm.setup(fm.Classifier(net), (X, Y), optimizer=optax.sgd, lr=0.1), (X, Y))[0].system.model
+    model, state = eqx.nn.make_with_state(lambda: trained)()  # and back, to be used without Fulmen
+    inference = eqx.nn.inference_mode(model)
+    z, _ = jax.vmap(lambda x: inference(x, state, key=None), axis_name="batch")(jnp.asarray(X))
+    np.testing.assert_allclose(z, forward(trained, X), rtol=1e-5, atol=1e-6)
+
+
+class Axes(eqx.Module):
+    layers: list
+
+    def __init__(self):
+        self.layers = [eqx.nn.BatchNorm(4, name, mode="batch") for name in ("one", "two")]
+
+    def __call__(self, x, state):
+        return x, state
+
+
+class Mute(eqx.Module):
+    weight: jax.Array
+
+
+def test_equinox_modules_that_cannot_be_called():
+    with pytest.raises(ValueError, match=r"several batch axes, 'one', 'two'"):
+        forward(Axes(), X)
+    with pytest.raises(TypeError, match=r"Mute has no __call__: write forward\(module: Mute, x\)"):
+        forward(Mute(jnp.ones(3)), X)
+    with pytest.raises(ValueError, match=r"a batch axis were expected"):
+        forward(EquinoxNet(), np.float32(1.0))
+
+
+def test_nnx_modules_stay_as_they_were():
+    net = FlaxNet()
+    before = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(net, nnx.Not(nnx.RngState))))
+    state, _ = fm.train_step(fm.setup(fm.Classifier(net), (X, Y), optimizer=optax.sgd, lr=0.1), (X, Y))
+    forward(net, X, fm.Train(jax.random.key(0)))
+    after = nnx.to_pure_dict(nnx.state(net, nnx.Not(nnx.RngState)))
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), before, after))
+    nnx.update(net, nnx.state(state.system.model))  # as one would take the result over
+    net.eval()
+    np.testing.assert_allclose(net(jnp.asarray(X)), forward(state.system, X), rtol=1e-6)
+
+
+class Tied(nnx.Module):
+    def __init__(self):
+        self.one = nnx.Linear(4, 4, rngs=nnx.Rngs(0))
+        self.two = self.one
+
+
+class Two(fm.System):
+    one: Judged
+    two: Judged
+
+
+def test_shared_modules():
+    net = Judged()
+    with pytest.raises(ValueError, match=r"the same Judged is at 'one' and at 'two'"):
+        fm.setup(Two(net, net), (X, Y), optimizer=optax.sgd, lr=0.1)
+    with pytest.raises(ValueError, match=r"the same array is at 'model.one.bias.value' and at 'model.two.bias.value'"):
+        fm.setup(fm.Classifier(Tied()), (X, Y), optimizer=optax.sgd, lr=0.1)
+
+
+class WithSet(eqx.Module):
+    sizes: set
+
+
+class NoTree(nnx.Module, pytree=False):
+    pass
+
+
+def test_modules_that_jit_cannot_take():
+    with pytest.raises(TypeError, match=r"model.sizes is static, and a set cannot be compared by jit"):
+        fm.setup(fm.Classifier(WithSet({1})), (X, Y), optimizer=optax.sgd, lr=0.1)
+    with pytest.raises(TypeError, match=r"NoTree at 'model' is no pytree.*pytree=False"):
+        fm.setup(fm.Classifier(NoTree()), (X, Y), optimizer=optax.sgd, lr=0.1)
+
+
+def test_linen_variables_that_are_there():
+    module = LinenNet()
+    variables = module.init(jax.random.key(5), jnp.asarray(X), train=False)
+    model = fm.init(fm.Linen(module, variables=variables), jax.random.key(0))
+    expected = module.apply(variables, jnp.asarray(X), train=False)
+    np.testing.assert_array_equal(forward(model, jnp.asarray(X)), expected)
+    assert jax.tree.structure(model.variables) == jax.tree.structure(dict(variables))
+    with pytest.raises(ValueError, match=r"fm.Linen\(module, x\[:1\]\)"):
+        fm.setup(fm.Classifier(fm.Linen(module)), (X, Y), optimizer=optax.sgd, lr=0.1)
+    with pytest.raises(TypeError, match=r"a module of flax.linen was expected"):
+        fm.validate(fm.Linen(jnp.tanh, X[:1]))
+
+
+def test_functional_pairs():
+    given = []
+
+    def apply(parameters, x, /, *, key, deterministic):
+        given.append((key is None, deterministic))
+        return x @ parameters
+
+    model = fm.init(fm.functional(lambda key: jax.random.normal(key, (4, 3)), apply), jax.random.key(0))
+    forward(model, X, fm.Train(jax.random.key(0)))
+    forward(model, X)
+    assert given == [(False, False), (False, True)]  # a key without a default is there in an evaluation too
+    assert [leaf.role for leaf in fm.leaves(model)] == ["parameter"]
+    kept = fm.init(fm.functional(lambda key: 1 / 0, apply, parameters=jnp.ones((4, 3))), jax.random.key(0))
+    assert kept.parameters.shape == (4, 3)
+    with pytest.raises(TypeError, match=r"\(parameters, state\) was expected"):
+        fm.init(fm.functional(lambda key, x: jnp.ones(3), applied, X[:1]), jax.random.key(0))
+    with pytest.raises(TypeError, match=r"a function was expected, and 3 came"):
+        fm.validate(fm.functional(lambda key: key, 3))
+
+
+def test_record_on_a_tree_of_outputs():
+    class Counted(fm.Model):
+        count: fm.Buffer
+
+    @dispatch
+    def loss(model: Counted, batch: fm.Unlabeled):
+        outputs = fm.record({"used": batch.x.sum(), "unused": batch.x, "label": jnp.arange(3)}, model.count, 5.0)
+        return outputs["used"]
+
+    moved = fm.differentiate(Counted(fm.Buffer(jnp.zeros(()))), fm.Unlabeled(jnp.asarray(X)), fm.Train(jax.random.key(0)))[2]
+    assert float(moved.count.value) == 5.0
+
+
+# What is not there
+
+
+def python(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+
+
+def test_importing_fulmen_imports_no_foreign_library():
+    names = ("equinox", "flax", "haiku", "torch", "keras", "fulmen.interop.equinox", "fulmen.interop.nnx")
+    done = python(f"import sys, fulmen; print([name for name in {names} if name in sys.modules])")
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize("library, package", [("equinox", "equinox"), ("nnx", "flax")])
+def test_a_missing_library_is_named_with_its_extra(monkeypatch, library, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, f"fulmen.interop.{library}", raising=False)
+    with pytest.raises(ImportError, match=rf'need the package {package}: pip install "fulmen\[{package}\]"'):
+        __import__(f"fulmen.interop.{library}")
+
+
+def test_libraries_that_are_known_and_not_taught():
+    with pytest.raises(TypeError, match=r"model is data.*fm.Linen\(module, x\[:1\]\)"):
+        fm.setup(fm.Classifier(LinenNet()), (X, Y), optimizer=optax.sgd, lr=0.1)
+    with pytest.raises(TypeError, match=r"a component was expected, and LinenNet came.*fm.Linen"):
+        fm.setup(LinenNet(), (X, Y), optimizer=optax.sgd, lr=0.1)
+    with pytest.raises(fm.MissingMethodError, match=r"fm.Linen\(module, x\[:1\]\)"):
+        forward(LinenNet(), X)
+    torch = type("Module", (), {"__module__": "torch.nn.modules.module"})
+    net = type("Net", (torch,), {})()
+    with pytest.raises(TypeError, match=r"A PyTorch module holds no JAX arrays"):
+        fm.setup(fm.Classifier(net), (X, Y), optimizer=optax.sgd, lr=0.1)
