@@ -199,7 +199,8 @@ def still(tree: Any) -> Any:
 
 def parts(component: Component) -> dict[str, Any]:
     """The fields that are not static, without the mode."""
-    return {name: getattr(component, name) for name in data_fields(type(component)) if name != "mode"}
+    fields = () if is_foreign(component) else data_fields(type(component))
+    return {name: getattr(component, name) for name in fields if name != "mode"}
 
 
 def is_part(value: Any) -> bool:
@@ -225,7 +226,8 @@ def map_components(function: Callable[[Any, str], Any], value: Any, path: str = 
 
 def map_parts(function: Callable[[Any, str], Any], component: Any) -> Any:
     """The component with a function applied to each component directly inside; `function(part, path)`."""
-    return remake(component, {n: map_components(function, v, n) for n, v in parts(component).items()})
+    changes = {n: map_components(function, v, n) for n, v in parts(component).items()}
+    return remake(component, changes) if changes else component  # of another library's module there is nothing to change
 
 
 def named_parts(component: Component, *kinds: type) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fulmen.batch import Labeled, Unlabeled
-from fulmen.component import Component, Frozen, System
+from fulmen.component import Component, Frozen, System, is_part
 from fulmen.dispatch import dispatch
 from fulmen.naming import concrete, number
 from fulmen.objectives import KL
@@ -109,7 +109,7 @@ def validate(distillation: Distillation):
             f"Distillation, teacher: it is not trained, so fm.Frozen(…) was expected, and {short(teacher)} came: "
             "fm.Distillation(fm.Frozen(teacher), student)."
         )
-    if not isinstance(distillation.student, Component) or isinstance(distillation.student, Frozen):
+    if not is_part(distillation.student) or isinstance(distillation.student, Frozen):
         raise TypeError(
             f"Distillation, student: a component that is trained was expected, and {short(distillation.student)} came."
         )

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.component import Component, Frozen, Wrapper, fold_name, map_components, map_parts
+from fulmen.component import Component, Frozen, Wrapper, fold_name, is_part, map_components, map_parts
 from fulmen.dispatch import dispatch
 from fulmen.leaves import BUFFER, PARAMETER, is_array, leaves
 from fulmen.mode import Train
@@ -106,7 +106,7 @@ def _attacks_are_on_what_is_trained(call, defence, batch, mode):
 
 @dispatch
 def validate(ema: EMA):
-    if not isinstance(ema.component, Component):
+    if not is_part(ema.component):
         raise TypeError(f"EMA, component: a model or a system was expected, and {short(ema.component)} came.")
     decay = concrete(ema.decay)
     if decay is not None and not ((decay >= 0) & (decay <= 1)).all():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fulmen.component import Component, Game, parts, still
+from fulmen.component import Game, is_part, parts, still
 from fulmen.leaves import PARAMETER, leaves
 from fulmen.mode import Train
 from fulmen.tree import items, remake
@@ -26,7 +26,7 @@ def players(game: Game) -> dict[str, Any]:
 def _inside(value: Any) -> dict[str, Any]:
     """The components in a field that holds several."""
     inside = dict(items(value)[0]) if isinstance(value, list | tuple | dict) else {}
-    return inside if any(isinstance(player, Component) for player in inside.values()) else {}
+    return inside if any(is_part(player) for player in inside.values()) else {}
 
 
 @losses.around(Game)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 
 from fulmen.batch import Attacked, Batch
-from fulmen.component import Component, Wrapper
+from fulmen.component import Component, Wrapper, is_part
 from fulmen.dispatch import dispatch
 from fulmen.naming import briefly
 from fulmen.systems.adversarial import AttackTrained
@@ -124,7 +124,7 @@ def _attacks_are_on_each_kind(call, defence, batch, mode):
 
 @dispatch
 def validate(semi: SemiSupervised):
-    if not isinstance(semi.system, Component):
+    if not is_part(semi.system):
         raise TypeError(
             f"SemiSupervised, system: one that has a loss for both, such as fm.VAT(…), was expected, and {short(semi.system)} came."
         )
