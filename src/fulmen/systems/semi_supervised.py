@@ -20,10 +20,12 @@ __all__ = ["Mixed", "SemiSupervised"]
 
 
 class Mixed(Batch):
-    """Labelled and unlabelled examples for one step; and as data, of both kinds all that there are.
+    """Labelled and unlabelled examples for one step; there may be more of the one kind than of the other.
 
-    As data, an epoch goes once through the longer of the two, and over and over through the other one, each in an order of its
-    own. A batch has `batch_size` examples of each.
+    >>> labeled = fm.batches((jnp.ones((8, 4)), jnp.arange(8) % 3), batch_size=2, epochs=3)
+    >>> unlabeled = fm.batches(jnp.zeros((12, 4)), batch_size=4)
+    >>> [len(batch.unlabeled) for batch in map(fm.Mixed, labeled, unlabeled)]       # a step for each
+    [4, 4, 4]
 
     Args:
         labeled: a pair `(x, y)`, or a batch.
