@@ -21,7 +21,9 @@ def test_the_tiny_systems_set_up(kind):
     assert fm.count_parameters(fm.setup(system, data, optimizer=optax.adam, lr=1e-2, batch_size=10).system) < 500
 
 
-@pytest.mark.parametrize("kind", ["pair", "game", "batch_norm_and_dropout", "population", "ema", "vqvae", "byol", "weighted"])
+@pytest.mark.parametrize(
+    "kind", ["pair", "game", "batch_norm_and_dropout", "population", "ema", "vqvae", "byol", "weighted"]
+)
 def test_the_tiny_systems_keep_to_all_of_it(kind):
     check_component(*tiny(kind))
 

@@ -92,15 +92,15 @@ def _posterior(vae: VAE, x: Any) -> tuple[jax.Array, jax.Array]:
     """Mean and logarithm of the variance of z."""
     found: Any = forward(vae.encoder, x)
     if isinstance(found, tuple) and len(found) == 2:
-        return found
+        return found[0], found[1]
     shape = getattr(found, "shape", ())
     if len(shape) < 2 or shape[-1] % 2:
         raise ValueError(
             "VAE, encoder: means and logarithms of variances, (n, 2 · latent), or two arrays, were expected, and it gave "
             f"{short(found)}."
         )
-    half = shape[-1] // 2
-    return found[..., :half], found[..., half:]
+    moments = jnp.split(jnp.asarray(found), 2, axis=-1)
+    return moments[0], moments[1]
 
 
 @dispatch
