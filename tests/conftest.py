@@ -34,10 +34,7 @@ def getkey():
 @pytest.fixture
 def optimised(monkeypatch):
     """Processes that the test starts compile with XLA's full optimisation, on one thread."""
-    monkeypatch.setenv(
-        "XLA_FLAGS",
-        "--xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=3 --xla_llvm_disable_expensive_passes=false",
-    )
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=3")
 
 
 @pytest.fixture
