@@ -44,6 +44,8 @@ def ahead(batches: Generator[Any, None, None], depth: int) -> Generator[Any, Non
     """
     ready: queue.SimpleQueue[Any] = queue.SimpleQueue()
     room, stop = threading.Semaphore(depth), threading.Event()
+    # On the CPU the step takes NumPy's arrays as they are, at less than it costs to place them.
+    place = (lambda batch: batch) if jax.default_backend() == "cpu" else jax.device_put
     device = jax.config.jax_default_device  # type: ignore[attr-defined]  # `with jax.default_device(…)` is for one thread
 
     def work() -> None:
@@ -54,7 +56,7 @@ def ahead(batches: Generator[Any, None, None], depth: int) -> Generator[Any, Non
                     if batch is _END:
                         ready.put(_END)
                         break
-                    ready.put(jax.device_put(batch))
+                    ready.put(place(batch))
         except BaseException as error:
             ready.put(_Raised(error))
         finally:
