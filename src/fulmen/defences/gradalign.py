@@ -11,8 +11,9 @@ from fulmen.attacks.attack import Uniform, start_point
 from fulmen.attacks.inputs import index, inputs, with_inputs
 from fulmen.dispatch import dispatch
 from fulmen.systems.adversarial import AttackTrained, attack_at
+from fulmen.systems.checks import require_number
 from fulmen.systems.composition import total_loss
-from fulmen.systems.defence import defence_losses, require_number
+from fulmen.systems.defence import defence_losses
 from fulmen.verbs import loss, project, validate
 
 __all__ = ["GradAlign"]

@@ -11,7 +11,8 @@ from fulmen.defences.divergence import divergence
 from fulmen.dispatch import dispatch
 from fulmen.prediction import Prediction, at_least_float32, class_targets
 from fulmen.systems.adversarial import AttackTrained
-from fulmen.systems.defence import defence_losses, logits, require_number, unrecorded, validate_logits
+from fulmen.systems.checks import require_number
+from fulmen.systems.defence import defence_losses, logits, unrecorded, validate_logits
 from fulmen.verbs import loss, validate
 
 __all__ = ["MART"]

@@ -12,7 +12,8 @@ from fulmen.defences.divergence import Divergence, total_divergence, with_refere
 from fulmen.dispatch import dispatch
 from fulmen.mode import Eval
 from fulmen.systems.adversarial import AttackTrained, attack_at
-from fulmen.systems.defence import defence_losses, logits, require_number, unrecorded, validate_logits
+from fulmen.systems.checks import require_number
+from fulmen.systems.defence import defence_losses, logits, unrecorded, validate_logits
 from fulmen.verbs import augment, bind, loss, validate
 
 __all__ = ["TRADES"]

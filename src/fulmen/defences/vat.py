@@ -13,7 +13,8 @@ from fulmen.component import still
 from fulmen.defences.divergence import total_divergence
 from fulmen.dispatch import dispatch
 from fulmen.mode import Train
-from fulmen.systems.defence import Defence, defence_losses, logits, require_number, validate_logits
+from fulmen.systems.checks import require_number
+from fulmen.systems.defence import Defence, defence_losses, logits, validate_logits
 from fulmen.systems.drawing import example_keys
 from fulmen.tree import static
 from fulmen.verbs import loss, metrics, validate

@@ -8,13 +8,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fulmen.component import Component, Wrapper, is_part, part_name
+from fulmen.component import Component, Wrapper, part_name
 from fulmen.dispatch import dispatch, verb
 from fulmen.leaves import components, leaves
 from fulmen.naming import briefly
-from fulmen.systems.defence import require_number
+from fulmen.systems.checks import require_number, require_part
 from fulmen.train.step import apply_gradients, differentiate, end_step, require_usual_steps
-from fulmen.tree import short
 from fulmen.verbs import augment, update, validate
 
 __all__ = ["AWP", "SAM", "WorseWeights", "ascent"]
@@ -142,11 +141,7 @@ def update(worse: WorseWeights, state, batch, mode):
 
 @dispatch
 def validate(worse: WorseWeights):
-    if not is_part(worse.system):
-        raise TypeError(
-            f"{type(worse).__name__}, system: a component that has a loss, such as fm.Classifier(model), was expected, and "
-            f"{short(worse.system)} came."
-        )
+    require_part(worse, "system", "a component that has a loss, such as fm.Classifier(model),")
 
 
 @dispatch

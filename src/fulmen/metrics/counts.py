@@ -44,34 +44,28 @@ class Precision(ClassRate):
 class Recall(ClassRate):
     """Of the examples of a class, the share that are predicted to be: tp / (tp + fn).
 
-    The predicted class is that of the largest output, the first of equals. Targets are integer labels `(n,)`, or
-    probabilities `(n, classes)`, of which the most probable class counts.
+    Predictions and targets are read as by `Precision`.
 
     Args:
-        average: `"macro"`, the mean over the classes that occur among targets or predictions; `"micro"`, all classes' counts
-            added up first (with one label per example that is the accuracy); None, one number per class, `(classes,)`. A
-            class that is predicted but has no example counts as 0; one that does not occur at all is NaN.
+        average: over classes, as `Precision`'s: `"macro"`, `"micro"` or None. A class that is predicted but has no
+            example counts as 0; one that does not occur at all is NaN.
     """
 
 
 class F1(ClassRate):
     """The harmonic mean of precision and recall: 2 tp / (2 tp + fp + fn).
 
-    The predicted class is that of the largest output, the first of equals. Targets are integer labels `(n,)`, or
-    probabilities `(n, classes)`, of which the most probable class counts.
+    Predictions and targets are read as by `Precision`.
 
     Args:
-        average: `"macro"`, the mean over the classes that occur among targets or predictions; `"micro"`, all classes' counts
-            added up first (with one label per example that is the accuracy); None, one number per class, `(classes,)`. A
-            class that does not occur at all is NaN.
+        average: over classes, as `Precision`'s: `"macro"`, `"micro"` or None. A class that does not occur at all is NaN.
     """
 
 
 class ConfusionMatrix(Metric):
     """How many examples of each class (rows) were predicted to be of each (columns), by weight: `(classes, classes)`.
 
-    The predicted class is that of the largest output, the first of equals. Targets are integer labels `(n,)`, or
-    probabilities `(n, classes)`, of which the most probable class counts.
+    Predictions and targets are read as by `Precision`.
 
     Args:
         classes: how many classes there are; None is as many as the model has outputs.

@@ -17,7 +17,17 @@ from fulmen.verbs import forward, init, validate
 __all__ = ["BatchNorm", "GroupNorm", "LayerNorm", "RMSNorm"]
 
 
-class BatchNorm(Model):
+class Normalization(Model):
+    """What the layers share: a scale for each of `features`, and an `epsilon` under the root."""
+
+
+@dispatch
+def validate(layer: Normalization):
+    require_size(layer, "features")
+    require_range(layer, "epsilon", lambda v: v > 0, "above 0")
+
+
+class BatchNorm(Normalization):
     """Normalizes each feature over all axes but the last, then scales and shifts it: `(…, features)` to the same shape.
 
     In training it uses the batch's own mean and (biased) variance, and the running ones move towards them:
@@ -52,9 +62,8 @@ class BatchNorm(Model):
 
 @dispatch
 def validate(layer: BatchNorm):
-    require_size(layer, "features")
+    validate.invoke(Normalization)(layer)
     require_range(layer, "momentum", lambda v: (v >= 0) & (v <= 1), "between 0 and 1")
-    require_range(layer, "epsilon", lambda v: v > 0, "above 0")
 
 
 @dispatch
@@ -92,7 +101,7 @@ def _moved(layer: BatchNorm, running: Buffer, batch: jax.Array) -> jax.Array:
     return (1 - momentum) * running.value.astype(batch.dtype) + momentum * batch
 
 
-class LayerNorm(Model):
+class LayerNorm(Normalization):
     """Normalizes each vector along the last axis, then scales and shifts it: `(…, features)` to the same shape.
 
     Numbers of less than 32 bits are normalized in 32. Ba, Kiros and Hinton 2016, arXiv:1607.06450.
@@ -116,23 +125,12 @@ class LayerNorm(Model):
 
 
 @dispatch
-def validate(layer: LayerNorm):
-    require_size(layer, "features")
-    require_range(layer, "epsilon", lambda v: v > 0, "above 0")
-
-
-@dispatch
-def init(layer: LayerNorm, key):
-    return remake(layer, {"weight": jnp.ones(layer.features), "bias": jnp.zeros(layer.features)})
-
-
-@dispatch
 def forward(layer: LayerNorm, x):
     x, dtype = _ready(layer, x)
     return _scaled(layer, x, x.mean(-1, keepdims=True), x.var(-1, keepdims=True)).astype(dtype)
 
 
-class RMSNorm(Model):
+class RMSNorm(Normalization):
     """Divides each vector along the last axis by its root mean square, then scales it: `(…, features)` to the same shape.
 
     `x / √(mean(x²) + epsilon) · weight`. Numbers of less than 32 bits are normalized in 32. Zhang and Sennrich 2019,
@@ -155,12 +153,6 @@ class RMSNorm(Model):
 
 
 @dispatch
-def validate(layer: RMSNorm):
-    require_size(layer, "features")
-    require_range(layer, "epsilon", lambda v: v > 0, "above 0")
-
-
-@dispatch
 def init(layer: RMSNorm, key):
     return remake(layer, {"weight": jnp.ones(layer.features)})
 
@@ -173,7 +165,7 @@ def forward(layer: RMSNorm, x):
     return (x * scale * aligned(weight.astype(x.dtype), x.ndim)).astype(dtype)
 
 
-class GroupNorm(Model):
+class GroupNorm(Normalization):
     """Normalizes each example's features in groups, over all its positions, then scales and shifts each feature.
 
     `(n, …, features)` to the same shape: in each example and group of `features / groups` neighbouring features,
@@ -201,8 +193,8 @@ class GroupNorm(Model):
 
 @dispatch
 def validate(layer: GroupNorm):
-    require_size(layer, "groups", "features")
-    require_range(layer, "epsilon", lambda v: v > 0, "above 0")
+    require_size(layer, "groups")
+    validate.invoke(Normalization)(layer)
     if layer.features % layer.groups:
         raise ValueError(
             f"GroupNorm.groups must divide its features, and {layer.groups} groups of {layer.features} features came."
@@ -210,7 +202,7 @@ def validate(layer: GroupNorm):
 
 
 @dispatch
-def init(layer: GroupNorm, key):
+def init(layer: LayerNorm | GroupNorm, key):
     return remake(layer, {"weight": jnp.ones(layer.features), "bias": jnp.zeros(layer.features)})
 
 

@@ -15,7 +15,7 @@ from fulmen.environments.environment import Environment, Playing, begin, observe
 from fulmen.mergeable import Mean
 from fulmen.mode import Mode
 from fulmen.optimizers.every import whole
-from fulmen.systems.defence import require_number
+from fulmen.systems.checks import require_kind, require_number
 from fulmen.tree import remake, short, static
 from fulmen.verbs import after_update, augment, forward, init, losses, metrics, validate
 
@@ -199,10 +199,7 @@ def forward(system: ActorCritic, observation):
 
 @dispatch
 def validate(system: ActorCritic):
-    if not isinstance(system.environment, Environment):
-        raise TypeError(
-            f"ActorCritic, environment: a fulmen.environments.Environment was expected, and {short(system.environment)} came."
-        )
+    require_kind(system, "environment", Environment, "a fulmen.environments.Environment")
     whole(system.agents, "ActorCritic, agents")
     whole(system.horizon, "ActorCritic, horizon")
     for name in ("discount", "trace", "entropy"):

@@ -10,9 +10,10 @@ from fulmen.component import Game, Wrapper, part_name, parts
 from fulmen.dispatch import dispatch
 from fulmen.leaves import PARAMETER, leaves
 from fulmen.optimizers.places import join, within
+from fulmen.systems.checks import require_kind
 from fulmen.systems.game import owner, players
 from fulmen.train.step import apply_gradients, differentiate, end_step, require_usual_steps
-from fulmen.tree import remake, short
+from fulmen.tree import remake
 from fulmen.verbs import augment, bind, intervals, losses, update, validate
 
 __all__ = ["Alternating"]
@@ -78,5 +79,4 @@ def _in_order(game: Any, system: Any, batch: Any, mode: Any) -> dict[str, list[s
 
 @dispatch
 def validate(alternating: Alternating):
-    if not isinstance(alternating.game, Game):
-        raise TypeError(f"Alternating, game: a fm.Game was expected, and {short(alternating.game)} came.")
+    require_kind(alternating, "game", Game, "a fm.Game")

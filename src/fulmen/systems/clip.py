@@ -14,7 +14,8 @@ from fulmen.component import Component, Parameter, System
 from fulmen.dispatch import dispatch
 from fulmen.objectives.contrastive import InfoNCE, directions
 from fulmen.prediction import Prediction
-from fulmen.tree import remake, short
+from fulmen.systems.checks import require_kind
+from fulmen.tree import remake
 from fulmen.verbs import forward, init, loss, losses, validate
 
 __all__ = ["CLIP"]
@@ -83,11 +84,7 @@ def losses(clip: CLIP, batch):
 
 @dispatch
 def validate(clip: CLIP):
-    if not isinstance(clip.log_temperature, Parameter | None):
-        raise TypeError(
-            f"CLIP, log_temperature: a parameter was expected, and {short(clip.log_temperature)} came: "
-            "log_temperature=fm.Parameter(jnp.log(0.07))."
-        )
+    require_kind(clip, "log_temperature", Parameter | None, "a parameter", "log_temperature=fm.Parameter(jnp.log(0.07)).")
 
 
 @dispatch

@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from fulmen.batch import Attacked, Batch
-from fulmen.component import Buffer, Component, System, Wrapper, is_part, part_name
+from fulmen.component import Buffer, Component, System, Wrapper, part_name
 from fulmen.dispatch import dispatch, verb
 from fulmen.mode import Eval
-from fulmen.naming import briefly, concrete, number
+from fulmen.naming import briefly
 from fulmen.prediction import Prediction, check_class_values, class_targets
+from fulmen.systems.checks import require_part
 from fulmen.systems.composition import sums_its_losses
-from fulmen.tree import remake, short
+from fulmen.tree import remake
 from fulmen.verbs import as_batch, bind, loss, losses, metrics, predictions, reduce_losses, validate
 
-__all__ = ["Defence", "defence_losses", "logits", "require_number", "unrecorded", "validate_logits"]
+__all__ = ["Defence", "defence_losses", "logits", "unrecorded", "validate_logits"]
 
 
 class Defence(Wrapper):
@@ -107,11 +107,7 @@ def metrics(defence: Defence, batch):
 
 @dispatch
 def validate(defence: Defence):
-    if not is_part(defence.system):
-        raise TypeError(
-            f"{type(defence).__name__}, system: a component that has a loss, such as fm.Classifier(model), was expected, and "
-            f"{short(defence.system)} came."
-        )
+    require_part(defence, "system", "a component that has a loss, such as fm.Classifier(model),")
 
 
 @dispatch
@@ -169,14 +165,3 @@ def validate_logits(defence: Any, batch: Any, system: Any = None) -> dict[str, i
             y, labels = class_targets(Prediction(part, like, batch), defence)
             check_class_values(y, labels, outputs.shape[1], defence)
     return {path: outputs.shape[1] for path, outputs in found.items()}
-
-
-def require_number(component: Any, name: str, *, above: bool = False) -> None:
-    """Raise unless a number is finite and not negative, or `above` 0; what is being traced passes."""
-    value = getattr(component, name)
-    seen = concrete(value)
-    who, what = f"{type(component).__name__}, {name}", "above 0" if above else "of at least 0"
-    if seen is None and not hasattr(value, "dtype"):
-        raise TypeError(f"{who}: a number was expected, and {short(value)} came.")
-    if seen is not None and not (jnp.isfinite(seen) & ((seen > 0) if above else (seen >= 0))).all():
-        raise ValueError(f"{who}: a finite number {what} was expected, and {number(value)} came.")

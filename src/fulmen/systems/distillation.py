@@ -14,8 +14,9 @@ from fulmen.naming import concrete, number
 from fulmen.objectives import KL
 from fulmen.objectives.algebra import total
 from fulmen.prediction import Prediction, at_least_float32
+from fulmen.systems.checks import require_kind, require_number
 from fulmen.systems.composition import per_example
-from fulmen.systems.defence import inner, logits, require_number, validate_logits
+from fulmen.systems.defence import inner, logits, validate_logits
 from fulmen.tree import short
 from fulmen.verbs import as_batch, augment, forward, loss, losses, metrics, predictions, validate
 
@@ -103,12 +104,8 @@ def predictions(distillation: Distillation, batch):
 
 @dispatch
 def validate(distillation: Distillation):
-    teacher = distillation.teacher
-    if not isinstance(teacher, Frozen):
-        raise TypeError(
-            f"Distillation, teacher: it is not trained, so fm.Frozen(…) was expected, and {short(teacher)} came: "
-            "fm.Distillation(fm.Frozen(teacher), student)."
-        )
+    written = "fm.Distillation(fm.Frozen(teacher), student)."
+    require_kind(distillation, "teacher", Frozen, "it is not trained, so fm.Frozen(…)", written)
     if not is_part(distillation.student) or isinstance(distillation.student, Frozen):
         raise TypeError(
             f"Distillation, student: a component that is trained was expected, and {short(distillation.student)} came."

@@ -7,13 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.component import Component, Frozen, Wrapper, fold_name, is_part, map_components, map_parts
+from fulmen.component import Component, Frozen, Wrapper, fold_name, map_components, map_parts
 from fulmen.dispatch import dispatch
 from fulmen.leaves import BUFFER, PARAMETER, is_array, leaves
 from fulmen.mode import Train
 from fulmen.naming import briefly, concrete, number
+from fulmen.systems.checks import require_kind, require_part
 from fulmen.systems.defence import Defence
-from fulmen.tree import remake, short
+from fulmen.tree import remake
 from fulmen.verbs import after_update, as_batch, augment, init, validate
 
 __all__ = ["EMA", "trained"]
@@ -106,16 +107,12 @@ def _attacks_are_on_what_is_trained(call, defence, batch, mode):
 
 @dispatch
 def validate(ema: EMA):
-    if not is_part(ema.component):
-        raise TypeError(f"EMA, component: a model or a system was expected, and {short(ema.component)} came.")
+    require_part(ema, "component", "a model or a system")
     decay = concrete(ema.decay)
     if decay is not None and not ((decay >= 0) & (decay <= 1)).all():
         raise ValueError(f"EMA, decay: a number from 0 to 1, such as 0.999, was expected, and {number(ema.decay)} came.")
-    if ema.average is not None and not isinstance(ema.average, Frozen):
-        raise TypeError(
-            f"EMA, average: it is not trained, so fm.Frozen(…) was expected, and {short(ema.average)} came: "
-            "fm.EMA(component, average=fm.Frozen(average)). Left out, it begins as the component is drawn."
-        )
+    written = "fm.EMA(component, average=fm.Frozen(average)). Left out, it begins as the component is drawn."
+    require_kind(ema, "average", Frozen | None, "it is not trained, so fm.Frozen(…)", written)
 
 
 @dispatch

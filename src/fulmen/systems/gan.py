@@ -14,7 +14,8 @@ from fulmen.dispatch import dispatch, verb
 from fulmen.mode import Mode
 from fulmen.objectives.classification import Hinge
 from fulmen.optimizers.every import whole
-from fulmen.systems.defence import require_number, unrecorded
+from fulmen.systems.checks import require_number
+from fulmen.systems.defence import unrecorded
 from fulmen.tree import static
 from fulmen.verbs import forward, intervals, losses, validate
 

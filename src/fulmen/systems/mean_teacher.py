@@ -12,6 +12,7 @@ from fulmen.mode import Train
 from fulmen.objectives import Brier, Objective
 from fulmen.objectives.algebra import total
 from fulmen.prediction import Prediction, at_least_float32
+from fulmen.systems.checks import require_kind
 from fulmen.systems.defence import Defence, defence_losses, logits, validate_logits
 from fulmen.systems.ema import EMA
 from fulmen.tree import short
@@ -96,8 +97,7 @@ def validate(mean: MeanTeacher):
             f"MeanTeacher, system: an fm.EMA was expected, whose average is the teacher, and {short(mean.system)} came: "
             "fm.MeanTeacher(fm.EMA(system, 0.99))."
         )
-    if not isinstance(mean.objective, Objective):
-        raise TypeError(f"MeanTeacher, objective: such as fm.Brier() was expected, and {short(mean.objective)} came.")
+    require_kind(mean, "objective", Objective, "such as fm.Brier()")
 
 
 @dispatch

@@ -13,6 +13,7 @@ from fulmen.component import Component, System
 from fulmen.dispatch import dispatch, verb
 from fulmen.objectives import CosineDistance, NTXent, Objective
 from fulmen.prediction import Prediction
+from fulmen.systems.checks import require_kind
 from fulmen.systems.ema import EMA
 from fulmen.tree import short
 from fulmen.verbs import augment, forward, loss, losses, metrics, validate
@@ -123,13 +124,11 @@ def metrics(system: SelfSupervised, batch):
 
 @dispatch
 def validate(system: SelfSupervised):
-    name = type(system).__name__
-    if not isinstance(system.objective, Objective):
-        raise TypeError(f"{name}, objective: such as fm.NTXent() was expected, and {short(system.objective)} came.")
+    require_kind(system, "objective", Objective, "such as fm.NTXent()")
     if not isinstance(system.augment, Augmentation):
         raise TypeError(
-            f"{name}, augment: an augmentation was expected, such as fm.Noise(0.1), since both views would else be the same, and "
-            f"{short(system.augment)} came."
+            f"{type(system).__name__}, augment: an augmentation was expected, such as fm.Noise(0.1), since both views would "
+            f"else be the same, and {short(system.augment)} came."
         )
 
 

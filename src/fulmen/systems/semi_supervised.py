@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 
 from fulmen.batch import Attacked, Batch
-from fulmen.component import Component, Wrapper, is_part
+from fulmen.component import Component, Wrapper
 from fulmen.dispatch import dispatch
 from fulmen.naming import briefly
 from fulmen.systems.adversarial import AttackTrained
+from fulmen.systems.checks import require_number, require_part
 from fulmen.systems.composition import total_loss
-from fulmen.systems.defence import require_number
-from fulmen.tree import remake, short
+from fulmen.tree import remake
 from fulmen.verbs import as_batch, augment, loss, losses, metrics, predictions, reduce_losses, validate
 
 __all__ = ["Mixed", "SemiSupervised"]
@@ -126,10 +126,7 @@ def _attacks_are_on_each_kind(call, defence, batch, mode):
 
 @dispatch
 def validate(semi: SemiSupervised):
-    if not is_part(semi.system):
-        raise TypeError(
-            f"SemiSupervised, system: one that has a loss for both, such as fm.VAT(…), was expected, and {short(semi.system)} came."
-        )
+    require_part(semi, "system", "one that has a loss for both, such as fm.VAT(…),")
     require_number(semi, "weight")
 
 

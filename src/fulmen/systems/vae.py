@@ -12,7 +12,7 @@ from fulmen.component import Component, System, unbind
 from fulmen.dispatch import dispatch, verb
 from fulmen.objectives import BinaryCrossEntropy, Objective
 from fulmen.prediction import Prediction, at_least_float32
-from fulmen.systems.defence import require_number
+from fulmen.systems.checks import require_kind, require_number
 from fulmen.systems.drawing import example_keys
 from fulmen.train.state import State
 from fulmen.tree import short
@@ -115,10 +115,7 @@ def sample(state: State, key, shape):
 
 @dispatch
 def validate(vae: VAE):
-    if not isinstance(vae.reconstruction, Objective):
-        raise TypeError(
-            f"VAE, reconstruction: an objective such as fm.BinaryCrossEntropy() was expected, and {short(vae.reconstruction)} came."
-        )
+    require_kind(vae, "reconstruction", Objective, "an objective such as fm.BinaryCrossEntropy()")
     require_number(vae, "beta")
 
 

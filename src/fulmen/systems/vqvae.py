@@ -14,8 +14,7 @@ from fulmen.mergeable import Mergeable
 from fulmen.models.quantizer import Quantizer
 from fulmen.objectives import MSE, Objective
 from fulmen.prediction import Prediction, at_least_float32
-from fulmen.systems.defence import require_number
-from fulmen.tree import short
+from fulmen.systems.checks import require_kind, require_number
 from fulmen.verbs import forward, loss, losses, metrics, validate
 
 __all__ = ["VQVAE", "CodeUsage"]
@@ -96,12 +95,8 @@ def metrics(vqvae: VQVAE, batch):
 
 @dispatch
 def validate(vqvae: VQVAE):
-    if not isinstance(vqvae.quantizer, Quantizer):
-        raise TypeError(
-            f"VQVAE, quantizer: such as fm.models.Quantizer(512, 64) was expected, and {short(vqvae.quantizer)} came."
-        )
-    if not isinstance(vqvae.reconstruction, Objective):
-        raise TypeError(f"VQVAE, reconstruction: such as fm.MSE() was expected, and {short(vqvae.reconstruction)} came.")
+    require_kind(vqvae, "quantizer", Quantizer, "such as fm.models.Quantizer(512, 64)")
+    require_kind(vqvae, "reconstruction", Objective, "such as fm.MSE()")
     require_number(vqvae, "commitment")
 
 

@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from fulmen.component import Component, Model, System, Wrapper
 from fulmen.dispatch import dispatch, verb
 from fulmen.naming import briefly, concrete, number
+from fulmen.systems.checks import require_kind
 from fulmen.tree import remake, short, static
 from fulmen.verbs import init, loss, losses, reduce_losses, validate
 
@@ -132,10 +133,7 @@ def reduce_losses(weighted: Weighted, losses, batch):
 
 @dispatch
 def validate(weighted: Weighted):
-    if not isinstance(weighted.system, System):
-        raise TypeError(
-            f"Weighted, system: a system, whose loss has entries, was expected, and {short(weighted.system)} came."
-        )
+    require_kind(weighted, "system", System, "a system, whose loss has entries,")
     if not isinstance(weighted.weights, dict):
         return
     for name, weight in weighted.weights.items():
