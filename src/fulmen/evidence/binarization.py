@@ -87,7 +87,8 @@ def examine(sign: Binarization, evaluation, report):
     attack = remake(attack, {"objective": CrossEntropy(), "target": TrueLabel()})
     batch = evaluation.batch(rows)
     n = len(batch)
-    line = _Line(direction=np.resize(direction, (n, direction.shape[1])), offset=np.resize(offset, n))
+    every = np.resize(np.arange(len(rows)), n)  # as the batch repeats examples
+    line = _Line(direction=jnp.asarray(direction[every]), offset=jnp.asarray(offset[every]))
     binary = Attacked(with_labels(batch, np.zeros(n, np.int32)), line)
     walk = attempt(attack, _Readout(evaluation.system), binary, fold_name(evaluation.key, "binarization"))
     missed = int((~np.asarray(walk.succeeded)[: len(rows)]).sum())
