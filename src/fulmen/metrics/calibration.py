@@ -12,7 +12,7 @@ import optax
 from fulmen.batch import Labeled
 from fulmen.dispatch import dispatch
 from fulmen.mergeable import Mean, Mergeable
-from fulmen.metrics.metric import Metric, check_labels, labels_of, numpy_of, ratio, weight_of, weighted_sum, weights
+from fulmen.metrics.metric import Metric, OfMean, check_labels, labels_of, numpy_of, ratio, weight_of, weighted_sum, weights
 from fulmen.prediction import Prediction, at_least_float32, class_targets
 from fulmen.tree import static
 from fulmen.verbs import metrics, validate
@@ -83,19 +83,11 @@ class Gaps(Mergeable):
         return ratio(abs(self.gaps).sum(), self.weight)
 
 
-class ExponentialMean(Mergeable):
-    """The exponential of a mean.
-
-    Args:
-        total: the sum.
-        weight: of how many.
-    """
-
-    total: jax.Array
-    weight: jax.Array
+class ExponentialMean(OfMean):
+    """The exponential of a mean."""
 
     def compute(self) -> Any:
-        mean = ratio(self.total, self.weight)
+        mean = self.mean
         with np.errstate(over="ignore"):
             return numpy_of(mean).exp(mean)
 

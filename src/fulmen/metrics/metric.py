@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fulmen.dispatch import dispatch
+from fulmen.mergeable import Mergeable
 from fulmen.naming import Named
 from fulmen.prediction import Prediction, check_class_values, class_targets
 from fulmen.verbs import metrics
@@ -75,3 +76,20 @@ def ratio(a: Any, b: Any) -> Any:
     """a / b, and NaN where b is 0."""
     xp = numpy_of(b)
     return xp.where(b == 0, xp.nan, a / xp.where(b == 0, 1, b))
+
+
+class OfMean(Mergeable):
+    """A function of a mean.
+
+    Args:
+        total: the sum.
+        weight: of how many.
+    """
+
+    total: jax.Array
+    weight: jax.Array
+
+    @property
+    def mean(self) -> Any:
+        """NaN where it is of nothing."""
+        return ratio(self.total, self.weight)

@@ -10,7 +10,7 @@ import numpy as np
 
 from fulmen.dispatch import dispatch
 from fulmen.mergeable import Mean, Mergeable
-from fulmen.metrics.metric import Metric, numpy_of, ratio, weight_of, weighted_sum, weights
+from fulmen.metrics.metric import Metric, OfMean, numpy_of, ratio, weight_of, weighted_sum, weights
 from fulmen.naming import concrete, number
 from fulmen.prediction import at_least_float32, number_targets
 from fulmen.verbs import metrics, validate
@@ -59,19 +59,11 @@ class R2(Metric):
     center: float = 0.0
 
 
-class RootMean(Mergeable):
-    """The root of a mean.
-
-    Args:
-        total: the sum.
-        weight: of how many.
-    """
-
-    total: jax.Array
-    weight: jax.Array
+class RootMean(OfMean):
+    """The root of a mean."""
 
     def compute(self) -> Any:
-        mean = ratio(self.total, self.weight)
+        mean = self.mean
         return numpy_of(mean).sqrt(mean)
 
 

@@ -69,6 +69,16 @@ class _Bar:
         raise NotImplementedError
 
 
+@dispatch
+def on(event: LogsRead | EpochEnd | ValidationEnd, progress: _Bar, run):
+    progress.show(run)
+
+
+@dispatch
+def on(event: FitEnd, progress: _Bar, run):
+    progress.draw(run)
+
+
 class ProgressBar(_Bar):
     """A bar with the figures, in a terminal (by rich)."""
 
@@ -92,11 +102,6 @@ def on(event: FitStart, progress: ProgressBar, run):
     progress.bar.start()
     progress.task = progress.bar.add_task("", total=run.steps, figures="compiling")
     progress.bar.refresh()
-
-
-@dispatch
-def on(event: LogsRead | EpochEnd | ValidationEnd, progress: ProgressBar, run):
-    progress.show(run)
 
 
 @dispatch
@@ -124,13 +129,3 @@ def on(event: FitStart, progress: NotebookProgress, run):
     from IPython.display import display
 
     progress.display = display({"text/plain": "compiling"}, raw=True, display_id=True)
-
-
-@dispatch
-def on(event: LogsRead | EpochEnd | ValidationEnd, progress: NotebookProgress, run):
-    progress.show(run)
-
-
-@dispatch
-def on(event: FitEnd, progress: NotebookProgress, run):
-    progress.draw(run)
