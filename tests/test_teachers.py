@@ -285,6 +285,29 @@ def test_both_kinds_in_one_step(kind, attack, labeled, unlabeled):
     assert any((a != b).any() for a, b in zip(arrays(after.system), arrays(state.system)))
 
 
+def test_both_kinds_as_data(labeled, unlabeled):
+    """An epoch goes once through the larger, and again and again through the smaller; in the midst of it as from its start."""
+    data = fm.Mixed(labeled, np.concatenate([unlabeled, unlabeled + 1, unlabeled + 2]))
+    seen = [*fm.batches(data, batch_size=4, seed=0, epochs=1)]
+    large, small = len(data.unlabeled), len(labeled[0])
+    assert len(seen) == -(-large // 4) and [len(b.unlabeled) for b in seen] == [len(b.labeled[0]) for b in seen]
+    whole = np.concatenate([b.unlabeled for b in seen])
+    assert sorted(map(tuple, whole)) == sorted(map(tuple, data.unlabeled)) and (whole != data.unlabeled).any()
+    rows = np.concatenate([b.labeled[0] for b in seen])
+    assert sorted(map(tuple, rows[:small])) == sorted(map(tuple, labeled[0])) == sorted(map(tuple, rows[small : 2 * small]))
+    semi = fm.SemiSupervised(fm.VAT(fm.Classifier(Linear(4, 3)), eps=0.3))
+    options = dict(batch_size=4, progress=False)
+    once, history = fm.fit(semi, data, optimizer=SGD, epochs=1, **options)
+    assert int(once.step) == len(seen) and np.isfinite(history["loss/unlabeled"]).all()
+    half, _ = fm.fit(semi, data, optimizer=SGD, steps=2, **options)
+    again, _ = fm.fit(half, data, steps=len(seen) - 2, **options)
+    for a, b in zip(arrays(once.system), arrays(again.system), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert "accuracy" in fm.evaluate(once, labeled)
+    with pytest.raises(RuntimeError, match="Mixed, labeled: arrays of equal length"):
+        fm.fit(semi, fm.Mixed((labeled[0], labeled[1][:2]), unlabeled), optimizer=SGD, epochs=1, **options)
+
+
 # What cannot be
 
 

@@ -4,28 +4,47 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fulmen.batch import Attacked, Batch
 from fulmen.component import Component, Wrapper
+from fulmen.data.arrays import count, cuts, order
 from fulmen.dispatch import dispatch
 from fulmen.naming import briefly
 from fulmen.systems.adversarial import AttackTrained
 from fulmen.systems.checks import require_number, require_part
 from fulmen.systems.composition import total_loss
-from fulmen.tree import remake
-from fulmen.verbs import as_batch, augment, loss, losses, metrics, predictions, reduce_losses, validate
+from fulmen.tree import remake, short
+from fulmen.verbs import (
+    as_batch,
+    augment,
+    batches,
+    loss,
+    losses,
+    metrics,
+    predictions,
+    reduce_losses,
+    steps_per_epoch,
+    validate,
+)
 
 __all__ = ["Mixed", "SemiSupervised"]
 
 
 class Mixed(Batch):
-    """Labelled and unlabelled examples for one step; there may be more of the one kind than of the other.
+    """Labelled and unlabelled examples: for one step, where there may be more of the one kind than of the other, or as data.
 
-    >>> labeled = fm.batches((jnp.ones((8, 4)), jnp.arange(8) % 3), batch_size=2, epochs=3)
-    >>> unlabeled = fm.batches(jnp.zeros((12, 4)), batch_size=4)
-    >>> [len(batch.unlabeled) for batch in map(fm.Mixed, labeled, unlabeled)]       # a step for each
-    [4, 4, 4]
+    As data, an epoch goes once through the larger of the two, and through the smaller as often as that takes, with
+    `batch_size` of both in every step.
+
+    >>> x, y = jnp.ones((8, 4)), jnp.arange(8) % 3
+    >>> for batch in fm.batches(fm.Mixed((x, y), jnp.zeros((12, 4))), batch_size=5):
+    ...     print(len(batch.labeled[0]), len(batch.unlabeled))
+    5 5
+    5 5
+    2 2
 
     Args:
         labeled: a pair `(x, y)`, or a batch.
@@ -36,6 +55,40 @@ class Mixed(Batch):
 
     labeled: Any
     unlabeled: Any
+
+    def __len__(self) -> int:
+        return count(self.labeled)
+
+
+@dispatch
+def batches(data: Mixed, plan, epoch, start=0):
+    _require_arrays(data)
+    total = max(map(count, (data.labeled, data.unlabeled)))
+    rows = {name: _rows(count(getattr(data, name)), total, plan, epoch) for name in ("labeled", "unlabeled")}
+    for begin in range(start * plan.batch_size, cuts(total, plan) * plan.batch_size, plan.batch_size):
+        chosen = {name: some[begin : begin + plan.batch_size] for name, some in rows.items()}
+        yield _each(data, lambda part, name, chosen=chosen: jax.tree.map(lambda v: v[chosen[name]], part))
+
+
+@dispatch
+def steps_per_epoch(data: Mixed, plan):
+    return cuts(max(map(count, (data.labeled, data.unlabeled))), plan)
+
+
+def _rows(n: int, total: int, plan: Any, epoch: int) -> np.ndarray:
+    """The examples of an epoch of `total`, in their order: what is smaller is gone through again and again."""
+    times = -(-total // n)
+    return np.concatenate([order(n, plan, epoch * times + i) for i in range(times)])[:total]
+
+
+def _require_arrays(data: Mixed) -> None:
+    for name in ("labeled", "unlabeled"):
+        lengths = {np.shape(v)[:1] for v in jax.tree.leaves(getattr(data, name))}
+        if len(lengths) != 1 or lengths & {(), (0,)}:
+            raise ValueError(
+                f"Mixed, {name}: arrays of equal length, with an example in each row, were expected, and "
+                f"{short(getattr(data, name))} came."
+            )
 
 
 class SemiSupervised(Wrapper):
@@ -49,11 +102,10 @@ class SemiSupervised(Wrapper):
         weight: w: a hyperparameter.
 
     >>> system = fm.SemiSupervised(fm.VAT(fm.Classifier(fm.models.MLP(4, 8, 3)), eps=0.5))
-    >>> batch = fm.Mixed(fm.Labeled(jnp.ones((6, 4)), jnp.arange(6) % 3), fm.Unlabeled(jnp.zeros((20, 4))))
-    >>> state = fm.setup(system, (jnp.ones((6, 4)), jnp.arange(6) % 3), optimizer=optax.adam, lr=0.1)
-    >>> state, logs = fm.train_step(state, batch)
-    >>> sorted(logs)
-    ['accuracy', 'loss', 'loss/labeled', 'loss/unlabeled', 'lr']
+    >>> data = fm.Mixed((jnp.ones((6, 4)), jnp.arange(6) % 3), jnp.zeros((20, 4)))
+    >>> state, history = fm.fit(system, data, optimizer=optax.adam, lr=0.1, epochs=1, batch_size=10, progress=False)
+    >>> sorted(history)
+    ['accuracy', 'loss', 'loss/labeled', 'loss/unlabeled', 'lr', 'seconds']
     """
 
     system: Component
