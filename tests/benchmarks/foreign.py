@@ -100,11 +100,13 @@ class ByHand:
 
     def __init__(self, parameters: Any, state: Any, apply: Callable[..., Any], size: int) -> None:
         self.optimizer, self.apply, self.size = optax.adam(1e-3), apply, size
-        self.carried = jax.tree.map(jnp.copy, (parameters, self.optimizer.init(parameters), state))
+        # As a flat list: a module's own flattening, at every call, costs more than a small step does.
+        leaves, self.structure = jax.tree.flatten((parameters, self.optimizer.init(parameters), state))
+        self.carried = [jnp.copy(leaf) for leaf in leaves]
         self.step = jax.jit(self._step, donate_argnums=(0, 1))
 
     def _step(self, carried: Any, sums: Any, x: Any, y: Any) -> Any:
-        parameters, moments, state = carried
+        parameters, moments, state = self.structure.unflatten(carried)
 
         def loss(parameters: Any) -> Any:
             z, new = self.apply(parameters, state, x)
@@ -113,7 +115,8 @@ class ByHand:
 
         (value, (right, state)), gradient = jax.value_and_grad(loss, has_aux=True)(parameters)
         updates, moments = self.optimizer.update(gradient, moments)
-        return (optax.apply_updates(parameters, updates), moments, state), sums + jnp.stack([value * len(y), right])
+        carried = jax.tree.leaves((optax.apply_updates(parameters, updates), moments, state))
+        return carried, sums + jnp.stack([value * len(y), right])
 
     def run(self, x: np.ndarray, y: np.ndarray, epochs: int) -> None:
         for batches in shuffled(x, y, self.size, epochs):
