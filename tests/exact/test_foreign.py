@@ -10,7 +10,6 @@ from flax import nnx
 
 import fulmen as fm
 from fulmen.component import fold_name
-from fulmen.data.arrays import epoch
 
 EPOCHS, BATCH = 2, 32
 
@@ -22,7 +21,7 @@ def digits():
 
 
 def batches(data):
-    return [raw for number in range(EPOCHS) for raw in epoch(data, BATCH, 0, number)]
+    return [*fm.batches(data, batch_size=BATCH, seed=0, epochs=EPOCHS)]
 
 
 def same(ours, theirs):
