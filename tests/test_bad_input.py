@@ -402,3 +402,47 @@ def test_an_error_that_is_not_for_want_of_arrays_stays_as_it_is():
     with pytest.raises((TypeError, ValueError), match=r"dot_general|matmul") as caught:
         drawn(X[:, :3])
     assert "fm.init" not in str(caught.value)
+
+
+FITS = [
+    (dict(optimizer="adam", lr=1e-3, steps=1), ["optimizer", "'adam' came", "optimizer=optax.adam"]),
+    (dict(optimizer={"layer": "adam"}, lr=1e-3, steps=1), ["optimizer", "'adam' came"]),
+    (dict(optimizer=optax.adam, lr=1e-3, epoch=1), ["epoch is no option", "did you mean 'epochs'"]),
+    (dict(optimizer=optax.adam, learning_rate=1e-3, steps=1), ["learning_rate is no option", "did you mean 'lr'"]),
+    (dict(optimizer=optax.adam, lr=1e-3, steps=1, callbacks=object()), ["callbacks", "a list", "callbacks=[…]"]),
+]
+
+
+@pytest.mark.parametrize(("options", "words"), FITS, ids=lambda v: next(iter(v)) if isinstance(v, list) else "")
+def test_options_of_fit(options, words):
+    with said(TypeError, *words):
+        fm.fit(net(), (X, Y), progress=False, **options)
+
+
+def test_a_misspelt_option_of_a_states_fit_is_not_taken_for_the_optimizers():
+    with said(TypeError, "epoch is no option", "did you mean 'epochs'"):
+        fm.fit(fm.setup(net(), (X, Y), **ADAM), (X, Y), epoch=1)
+
+
+def test_schedules_for_each_member():
+    with said(TypeError, "lr", "a number for each member", "a schedule came"):
+        fm.setup(fm.Population(net(), 2), (X, Y), optimizer=optax.adam, lr=[fm.cosine(1e-3), fm.cosine(1e-2)])
+
+
+def test_fields_that_hold_no_component():
+    with said(TypeError, "metrics.0 is data", "'accuracy' came", "a component", "Metric"):
+        fm.setup(fm.Classifier(net().layer, metrics=("accuracy",)), (X, Y), **ADAM)
+    with said(TypeError, "objective is data", "sigmoid came", "annotated Objective"):
+        fm.setup(fm.Classifier(net().layer, jax.nn.sigmoid), (X, Y), **ADAM)
+
+
+def test_a_number_for_a_key():
+    with said(TypeError, "a random key was expected", "7 came", "jax.random.key(7)"):
+        fm.init(net(), 7)
+
+
+def test_a_figure_that_a_history_does_not_have():
+    with said(KeyError, "no 'acuracy'", "did you mean 'accuracy'?", "loss, accuracy"):
+        fm.History(loss=np.ones(1), accuracy=np.ones(1))["acuracy"]
+    with said(KeyError, "no 'zzz' in the history. It has: loss"):
+        fm.History(loss=np.ones(1))["zzz"]

@@ -178,6 +178,14 @@ def test_a_look_takes_nothing_out_of_a_generator(raw, lists):
         fm.setup(net(), map(tuple, lists[0]), **ADAM)
 
 
+def test_a_generator_of_long_integers(raw):
+    x, y = raw
+    short, long = (
+        fm.fit(net(), ((x, y.astype(kind)) for _ in range(2)), steps=2, **ADAM, **QUIET)[0] for kind in (np.int32, np.int64)
+    )
+    assert equal(short.system, long.system)
+
+
 def test_an_iterator_goes_on_where_it_stands(raw, lists):
     whole, _ = fm.fit(adam(), iter(itertools.chain(*lists)), steps=9, **QUIET)
     state, stream = adam(), (batch for batch in itertools.chain(*lists))

@@ -45,6 +45,12 @@ def test_what_each_objective_plays_for(objective):
         np.testing.assert_allclose(found["critic"]["penalty"], 10 * (slope - 1) ** 2, rtol=1e-4)
 
 
+def test_new_examples_are_the_generators():
+    system, key = fm.init(gan(), jax.random.key(0)), jax.random.key(1)
+    z = jax.random.normal(key, (5, 2))
+    np.testing.assert_array_equal(fm.sample(system, key, (5, 2)), system.generator(z))
+
+
 @pytest.mark.parametrize("objective", [fm.NonSaturating(), fm.Hinge(), fm.Wasserstein(penalty=1.0)])
 def test_the_generator_comes_nearer_to_the_data(objective):
     shifted = (0.1 * X + 1).astype(np.float32)

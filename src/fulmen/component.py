@@ -301,6 +301,8 @@ def init(component: Component, key):
 @init.around(Component)
 def _keep_what_is_there(call, component, key):
     """Arrays that are there stay, whatever the method draws."""
+    if isinstance(key, int | np.integer):
+        raise TypeError(f"init: a random key was expected, and the number {key} came: jax.random.key({key}).")
     fresh = call(component, key)
     here = {path: leaf for path, leaf in jax.tree_util.tree_flatten_with_path(component)[0] if hasattr(leaf, "dtype")}
     if not here:

@@ -165,6 +165,7 @@ def check_fields(component: Any) -> None:
         if not isinstance(part, Component):
             _check_foreign(part, path)
             continue
+        annotations = {field.name: field.type for field in dataclasses.fields(part)}
         for name, kind in kinds(type(part)).items():
             value, where = getattr(part, name), _join(path, name)
             if kind == UNCLEAR:
@@ -176,7 +177,7 @@ def check_fields(component: Any) -> None:
             if kind == STATIC:
                 _check_static(value, where)
             elif name != "mode":
-                _check_data(value, where)
+                _check_data(value, where, annotations[name])
     _check_shared(component)
 
 
@@ -202,15 +203,17 @@ def _check_static(value: Any, where: str) -> None:
         )
 
 
-def _check_data(value: Any, where: str) -> None:
+def _check_data(value: Any, where: str, annotation: Any) -> None:
     if value is None or is_part(value):
         return  # its fields are checked by themselves
     if isinstance(value, (Tree, *_CONTAINERS)):  # somebody else's model may have leaves of any kind
         for name, inner in items(value)[0]:
-            _check_data(inner, _join(where, name))
+            _check_data(inner, _join(where, name), annotation)
     elif jax.tree_util.all_leaves([value]) and not (is_array(value) or isinstance(value, int | float | complex)):
+        said = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", annotation)
         raise TypeError(
-            f"{where} is data, and {short(value)} came: a number or an array was expected. {hint(type(value))}".strip()
+            f"{where} is data, and {short(value)} came: a number, an array or a component was expected; its field is annotated "
+            f"{said}. {hint(type(value))}".strip()
         )
 
 

@@ -86,7 +86,9 @@ def named_arrays(data: Any) -> Iterator[tuple[str, Any]]:
 def check_array(name: str, value: Any) -> None:
     """Raise for what is no array of numbers, with a row for each example, of a type that jax takes as it is."""
     if not hasattr(value, "shape") or not hasattr(value, "dtype"):
-        raise TypeError(f"{name}: a NumPy or JAX array was expected, and a {type(value).__name__} came.")
+        raise TypeError(
+            f"{name}: a NumPy or JAX array was expected, and a {type(value).__name__} came: np.asarray(…, np.float32)."
+        )
     if not _is_float(value) and np.dtype(value.dtype).kind in "OSUMmV":
         raise TypeError(
             f"{name}: numbers were expected, and an array of type {value.dtype} came. "
@@ -118,10 +120,16 @@ def _is_float(value: Any) -> bool:
     return bool(jnp.issubdtype(value.dtype, jnp.floating))
 
 
+def host_dtype(dtype: Any) -> Any:
+    """The type that `host_array` gives arrays of a type."""
+    long = dtype in (np.int64, np.uint64) and jax.dtypes.canonicalize_dtype(dtype) != dtype
+    return np.dtype(np.int32) if long else dtype
+
+
 def host_array(value: Any) -> Any:
     """The array on the host; integers of 64 bits as 32, once and not at every step."""
     value = np.asarray(value)
-    if value.dtype in (np.int64, np.uint64) and jax.dtypes.canonicalize_dtype(value.dtype) != value.dtype:
+    if host_dtype(value.dtype) != value.dtype:
         limits = np.iinfo(np.int32)
         if value.size and (value.min() < limits.min or value.max() > limits.max):
             raise ValueError(f"integers that fit into 32 bits were expected, and {value.min()} to {value.max()} came.")

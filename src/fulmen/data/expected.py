@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from fulmen.batch import Batch
-from fulmen.data.arrays import check_array, check_finite, check_lengths, host_array, named_arrays
+from fulmen.data.arrays import check_array, check_finite, check_lengths, host_array, host_dtype, named_arrays
 from fulmen.tree import short
 
 __all__ = ["Expected"]
@@ -37,7 +37,7 @@ class Expected:
         elif structure != self.structure:
             raise TypeError(f"{self.shown} was expected, as in the first batch, and {short(raw)} came.")
         for i, (value, kind) in enumerate(zip(values, self.kinds, strict=True)):
-            if (value.dtype, _row(value)) != kind:
+            if _kind(value) != kind:
                 _unlike(_name(raw, i), value, *kind)
         if by_rows and ({len(v) for v in values} != {len(values[0])} or not len(values[0])):
             check_lengths({_name(raw, i): v for i, v in enumerate(values)})
@@ -50,7 +50,12 @@ class Expected:
             if by_rows or value.shape:
                 check_array(_name(raw, i), value)
         self.structure, self.shown = structure, short(raw)
-        self.kinds = [(value.dtype, _row(value)) for value in values]
+        self.kinds = [_kind(value) for value in values]
+
+
+def _kind(value: Any) -> tuple[Any, Any]:
+    # As it is on the host, since a first batch that was put back comes again as that.
+    return host_dtype(value.dtype), _row(value)
 
 
 def _row(value: Any) -> tuple[int, ...] | None:
@@ -58,7 +63,7 @@ def _row(value: Any) -> tuple[int, ...] | None:
 
 
 def _unlike(name: str, value: Any, dtype: Any, row: tuple[int, ...] | None) -> None:
-    kind = TypeError if value.dtype != dtype else ValueError
+    kind = TypeError if host_dtype(value.dtype) != dtype else ValueError
     expected = "a number" if row is None else f"rows of {short(np.broadcast_to(np.zeros((), dtype), row))}"
     raise kind(f"{name}: {expected} were expected, as in the first batch, and {short(value)} came.")
 

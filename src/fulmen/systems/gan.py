@@ -16,6 +16,7 @@ from fulmen.objectives.classification import Hinge
 from fulmen.optimizers.every import whole
 from fulmen.systems.checks import require_number
 from fulmen.systems.defence import unrecorded
+from fulmen.systems.vae import sample
 from fulmen.tree import static
 from fulmen.verbs import forward, intervals, losses, validate
 
@@ -49,8 +50,8 @@ class Wasserstein(Component):
 class GAN(Game):
     """A generator that makes examples of noise, and a critic that scores how real an example is.
 
-    Its outputs are the generator's: `fm.predict(state, z)`. Data is the real examples, or `{"generator": z, "critic": x}`
-    with noise of one's own.
+    Its outputs are the generator's: `fm.predict(state, z)`; `fm.sample` draws z too. Data is the real
+    examples, or `{"generator": z, "critic": x}` with noise of one's own.
 
     Args:
         generator: from noise `(n, latent)` to examples.
@@ -64,8 +65,8 @@ class GAN(Game):
 
     >>> gan = fm.GAN(fm.models.MLP(2, 8, 4), fm.models.MLP(4, 8, 1), objective=fm.Wasserstein(), latent=2, critic_steps=5)
     >>> state, _ = fm.fit(gan, jnp.ones((32, 4)), optimizer=optax.adam, lr=1e-3, steps=5, progress=False)
-    >>> fm.predict(state, jnp.ones((3, 2))).shape
-    (3, 4)
+    >>> fm.predict(state, jnp.ones((3, 2))).shape, fm.sample(state, jax.random.key(0), (5, 2)).shape
+    ((3, 4), (5, 4))
     """
 
     generator: Component
@@ -142,6 +143,11 @@ def _mean(values: Any) -> jax.Array:
 @dispatch
 def forward(gan: GAN, z):
     return gan.generator(z)
+
+
+@dispatch
+def sample(gan: GAN, key, shape):
+    return gan.generator(jax.random.normal(key, shape))
 
 
 @dispatch

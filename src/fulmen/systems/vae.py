@@ -26,7 +26,7 @@ def sample(model, key, shape):
     """New examples that a model of the data draws.
 
     Args:
-        model: such as a `VAE`, or a state of one.
+        model: such as a `VAE` or a `GAN`, or a state of one.
         key: a random key.
         shape: of the noise that they are made of, `(n, latent)`.
 

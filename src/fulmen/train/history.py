@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +28,12 @@ class History(dict[str, np.ndarray]):
             shape = np.shape(figures[name]) if name in figures else self[name].shape[1:]
             column = self.get(name, np.full((done, *shape), np.nan))[:done]
             self[name] = np.concatenate([column, np.asarray(figures.get(name, np.full(shape, np.nan)))[None]])
+
+    def __missing__(self, name: str) -> Any:
+        near = difflib.get_close_matches(name, self, n=1) if isinstance(name, str) else []
+        raise KeyError(
+            f"no {name!r} in the history{f'; did you mean {near[0]!r}? ' if near else '. '}It has: {', '.join(self)}."
+        )
 
     def __repr__(self) -> str:
         lines = [f"{name:24} {np.array2string(v, precision=4, threshold=8, edgeitems=3)}" for name, v in self.items()]

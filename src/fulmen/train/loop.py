@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -37,6 +37,7 @@ from fulmen.train.events import (
 )
 from fulmen.train.history import History
 from fulmen.train.progress import progress_callbacks
+from fulmen.train.setup import require_known
 from fulmen.train.state import State
 from fulmen.train.step import step_program
 from fulmen.train.turns import turns
@@ -61,6 +62,7 @@ def fit(
     **options,
 ):
     if options:
+        require_known(None, options)
         raise TypeError(
             f"{', '.join(options)}: a state keeps its optimizer and plan. To start anew with its arrays, give the component: "
             "fm.fit(state.system, data, optimizer=…, …)."
@@ -70,7 +72,7 @@ def fit(
     total = plan.total_steps
     _warn_past_plan(state, total)
     run = Run(state.plan, History(), steps=total, step=int(state.step))
-    listening = [*callbacks, *progress_callbacks(progress)]
+    listening = [*_listed(callbacks), *progress_callbacks(progress)]
     require_listeners(listening, run)
     loop = _Loop(state, run, listening)
     begun = time.perf_counter()
@@ -124,6 +126,7 @@ def fit(
     **options,
 ):
     data = Source.of(data)
+    require_known(options.get("optimizer"), options)
     _require_length(epochs, steps)
     data.plan(batch_size, epochs=epochs, steps=steps, drop_last=drop_last)
     length = dict(epochs=epochs, steps=steps, batch_size=batch_size, drop_last=drop_last)
@@ -155,6 +158,13 @@ def _validation(state: State, data: Any, epochs: int | None) -> tuple[Source, Pl
     if source.in_memory:
         source.validate(state.system, source.data)
     return source, source.plan(usual=evaluation_size(state), epochs=epochs)
+
+
+def _listed(callbacks: Any) -> list[Any]:
+    if not isinstance(callbacks, Iterable):
+        name = type(callbacks).__name__
+        raise TypeError(f"callbacks: a list of objects was expected, and one {name} came: callbacks=[…].")
+    return list(callbacks)
 
 
 def _require_length(epochs: int | None, steps: int | None) -> None:

@@ -82,6 +82,11 @@ def _rate(component: Any, lr: Any) -> Any:
         return lr
     if population_in(component) is None:
         raise TypeError(f"lr: one number was expected, and {lr!r} came; one for each member is for a fm.Population.")
+    if any(callable(rate) for rate in lr):
+        raise TypeError(
+            "lr: a number for each member was expected, and a schedule came. One schedule for all is `lr=fm.cosine(1e-3)`; "
+            "numbers may differ."
+        )
     return stack([float(rate) for rate in lr])
 
 
@@ -132,8 +137,7 @@ def _check_parts(component: Any) -> None:
 def _given(component: Any, optimizer: Any, lr: Any, options: dict[str, Any]) -> Any:
     """The optimizer as it was given by hand, constructors with their learning rate as values."""
     constructors = _constructors(optimizer)
-    for constructor in constructors or [optimizer]:
-        _require_known(constructor, options)
+    require_known(optimizer, options)
     if (lr is not None or options) and not constructors:
         names = ", ".join(["lr"] * (lr is not None) + list(options))
         raise TypeError(
@@ -167,18 +171,28 @@ def _constructors(optimizer: Any) -> list[Any]:
         return [found for value in optimizer.values() for found in _constructors(value)]
     if isinstance(optimizer, Enclosing):
         return _constructors(optimizer.optimizer)
+    if isinstance(optimizer, str):
+        raise TypeError(
+            f"optimizer: an optax constructor or transformation was expected, and {optimizer!r} came, such as "
+            "`optimizer=optax.adam, lr=1e-3`."
+        )
     return [optimizer] if _is_constructor(optimizer) else []
 
 
-def _require_known(optimizer: Any, options: dict[str, Any]) -> None:
-    """A keyword that is neither ours nor the constructor's is misspelt."""
+def require_known(optimizer: Any, options: dict[str, Any]) -> None:
+    """Raise for a keyword that is neither ours nor a constructor's, and near to one of them."""
+    for constructor in _constructors(optimizer) or [None]:
+        _require_near(constructor, options)
+
+
+def _require_near(optimizer: Any, options: dict[str, Any]) -> None:
     theirs = inspect.signature(optimizer).parameters if _is_constructor(optimizer) else {}
     if any(p.kind is p.VAR_KEYWORD for p in theirs.values()):
         return
     ours = ["epochs", "steps", "batch_size", "validation", "callbacks", "seed", "progress", "drop_last", "optimizer", "lr"]
     for name in options:
-        near = difflib.get_close_matches(name, [*ours, *theirs], n=1)
-        if name not in theirs and near:
+        near = ["lr"] if name == "learning_rate" else difflib.get_close_matches(name, [*ours, *theirs], n=1)
+        if near and near != [name]:
             raise TypeError(f"{name} is no option of `fit` or `setup`, nor of the optimizer; did you mean {near[0]!r}?")
 
 
