@@ -446,3 +446,14 @@ def test_a_figure_that_a_history_does_not_have():
         fm.History(loss=np.ones(1), accuracy=np.ones(1))["acuracy"]
     with said(KeyError, "no 'zzz' in the history. It has: loss"):
         fm.History(loss=np.ones(1))["zzz"]
+
+
+def test_a_state_where_a_component_belongs():
+    teacher = fm.setup(classifier(), (X, Y), **ADAM)
+    with said(TypeError, "teacher.part: a component was expected", "state.system"):
+        fm.setup(fm.Distillation(fm.Frozen(teacher), classifier()), (X, Y), **ADAM)
+
+
+def test_signs_as_a_switch():
+    with said(TypeError, "signs: a tuple", "False came", "signs=()"):
+        fm.robustness(fm.init(classifier(), jax.random.key(0)), (X, Y), fm.LinfBall(0.1), signs=False, progress=False)

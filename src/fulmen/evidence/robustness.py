@@ -69,7 +69,7 @@ def robustness(state, data, attack, **options):
         seed: what all randomness follows from.
         eps: the radii of the curve; None is a quarter to twice the region's, an empty tuple none.
         batch_size: how many examples are attacked at once.
-        signs: the warning signs.
+        signs: the warning signs, a tuple; () for none.
         sample: on how many examples those are looked for that need attacks of their own.
         progress: whether to show a progress bar, or one of one's own.
 
@@ -114,6 +114,10 @@ def _robustness(
     sample: int = 128,
     progress: Any = True,
 ) -> Report:
+    if isinstance(signs, bool):
+        raise TypeError(
+            f"signs: a tuple of signs was expected, and {signs} came: `signs=()` looks for none, and leaving it out for all."
+        )
     begun = time.perf_counter()
     leaves, structure = pack(system)
     system, data = structure.unpack(leaves), check_arrays(data)

@@ -114,6 +114,10 @@ def check_component(component: Any) -> None:
     """All that can be said of a component without data."""
     if not is_part(component) and jax.tree_util.all_leaves([component]):
         raise TypeError(f"a component was expected, and {type(component).__name__} came. {hint(type(component))}".strip())
+    for path, part in jax.tree_util.tree_flatten_with_path(component, is_leaf=lambda v: isinstance(v, State))[0]:
+        if isinstance(part, State):
+            where = jax.tree_util.keystr(path, simple=True, separator=".")
+            raise TypeError(f"{where}: a component was expected, and a state came: give `state.system`.")
     check_fields(component)
     population = population_in(component)
     if population is None:
