@@ -61,6 +61,7 @@ def test_folds_that_cannot_be_equal():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
+        (dict(folds=2.5), TypeError, "folds: a whole number was expected, and 2.5 came"),
         (dict(folds=1), ValueError, "folds: at least 2 were expected, and 1 came"),
         (dict(folds=19), ValueError, "folds: no more than the 18 examples were expected, and 19 came"),
         (dict(validation=data(18)), TypeError, "`validation` is each member's own fold"),

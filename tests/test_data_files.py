@@ -228,6 +228,11 @@ def test_damaged_cifar_files(tmp_path):
             ValueError, match=rf"data_batch_3.bin is truncated.*multiple of 3073 bytes.*{len(damaged)} found"
         ):
             fm.data.cifar10(tmp_path)
+    path.write_bytes(content[: len(content) // 2])  # cut between two images
+    with pytest.raises(
+        ValueError, match=r"truncated or damaged: as many images in each of data_batch_1.*2, 2, 1, 2, 2 found"
+    ):
+        fm.data.cifar10(tmp_path)
     path.write_bytes(b"\xc8" + content[1:])
     with pytest.raises(ValueError, match=r"data_batch_3.bin is damaged.*from 0 to 9.*200 found at example 0"):
         fm.data.cifar10(tmp_path)

@@ -423,6 +423,27 @@ def test_record_on_a_tree_of_outputs():
     assert float(moved.count.value) == 5.0
 
 
+def test_players_of_a_game(states):
+    """What a game draws from and asks are the modules in its mode: of a batch, with statistics that move."""
+
+    class Batched(nnx.Module):
+        def __init__(self, rngs):
+            self.norm, self.out = nnx.BatchNorm(4, rngs=rngs), nnx.Linear(4, 4, rngs=rngs)
+
+        def __call__(self, z):
+            return self.out(self.norm(z))
+
+    gan = fm.GAN(Batched(nnx.Rngs(0)), eqx.nn.Linear(4, 1, key=jax.random.key(1)), latent=4)
+    state = fm.setup(gan, X, optimizer=optax.sgd, lr=0.1, batch_size=8)
+    after, _ = fm.train_step(state, X[:8])
+    for path in ("generator.norm.mean", "generator.out.kernel", "critic.weight"):
+        old, new = (
+            {leaf.path.removesuffix(".value"): leaf.value for leaf in fm.leaves(s.system)}[path] for s in (state, after)
+        )
+        assert (old != new).any(), path
+    assert fm.sample(after, jax.random.key(0), (5, 4)).shape == (5, 4)
+
+
 # What is not there
 
 

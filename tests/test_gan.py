@@ -191,8 +191,11 @@ def test_patches_are_averaged():
         ({"latent": 0}, ValueError, "GAN, latent: a whole number of at least 1 was expected, and 0 came"),
         ({"objective": fm.Wasserstein(-1.0)}, ValueError, "Wasserstein, penalty: a finite number of at least 0"),
         ({"objective": fm.MSE()}, TypeError, "gan_losses"),
+        ({"objective": 3.0}, TypeError, r"GAN, objective: what they play for was expected, and 3.0 came: fm.NonSat"),
+        ({"generator": 3.0}, TypeError, "GAN, generator: a model from noise to examples was expected, and 3.0 came"),
     ],
 )
 def test_options_that_make_no_sense(options, error, message):
     with pytest.raises(error, match=message):
-        fm.setup(fm.GAN(Linear(2, 4), Linear(4, 1), **{"latent": 2, **options}), X, optimizer=optax.sgd(0.1))
+        given = {"generator": Linear(2, 4), "critic": Linear(4, 1), "latent": 2, **options}
+        fm.setup(fm.GAN(**given), X, optimizer=optax.sgd(0.1))

@@ -311,7 +311,8 @@ def _check_gradients(report: Report, state: State, gradients: dict[str, Any]) ->
             report._add(ERROR, f"game: no entry of `losses` moves the parameters of {player!r}", path, advice)
     if still:
         advice = (
-            "use the part in `loss`, outside of stop_gradient; if it shall stay as it is: `fm.frozen`, or `fm.Frozen(part)`"
+            "use the part in `loss`, outside of stop_gradient; if it shall stay as it is: `fm.frozen`, or `fm.Frozen(part)`. "
+            "Slopes may cancel, too, as those of a critic's last bias do"
         )
         report._add(
             WARNING, f"gradient: exactly 0 for {len(still)} of {len(trained)} parameter arrays", _some(still), advice

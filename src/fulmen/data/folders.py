@@ -104,6 +104,12 @@ def cifar10(folder: str | os.PathLike[str]) -> tuple[Arrays, Arrays]:
             "cifar-10-binary.tar.gz."
         )
     train, test = ([_pictures(_find(folder, name)) for name in some] for some in names)
+    sizes = [len(y) for _, y in train]
+    if len({*sizes}) > 1:
+        raise ValueError(
+            f"{folder} is truncated or damaged: as many images in each of {', '.join(names[0])} were expected, and "
+            f"{', '.join(map(str, sizes))} found."
+        )
     return _joined(train), _joined(test)
 
 

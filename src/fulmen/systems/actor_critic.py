@@ -144,10 +144,10 @@ def after_update(system: ActorCritic, batch: Rollout, mode):
 def losses(system: ActorCritic, batch: Rollout):
     shape = batch.action.shape
     flat = batch.observation.reshape(-1, *batch.observation.shape[2:])
-    values, last = system.critic(flat).reshape(shape), system.critic(batch.last).reshape(-1)
+    values, last = forward(system.critic, flat).reshape(shape), forward(system.critic, batch.last).reshape(-1)
     ahead = jax.lax.stop_gradient(advantages(batch, values, last, system.discount, system.trace))
     target = jax.lax.stop_gradient(values) + ahead
-    chances = jax.nn.log_softmax(system.actor(flat)).reshape(*shape, -1)
+    chances = jax.nn.log_softmax(forward(system.actor, flat)).reshape(*shape, -1)
     chosen = jnp.take_along_axis(chances, batch.action[..., None], 2)[..., 0]
     entropy = -jnp.sum(jnp.exp(chances) * chances, 2)
     return dict(actor=(-chosen * ahead - system.entropy * entropy).mean(1), critic=((values - target) ** 2).mean(1))
@@ -194,7 +194,7 @@ def metrics(system: ActorCritic, batch, mode: Mode):
 
 @dispatch
 def forward(system: ActorCritic, observation):
-    return system.actor(observation)
+    return forward(system.actor, observation)
 
 
 @dispatch

@@ -14,7 +14,7 @@ from fulmen.dispatch import dispatch, verb
 from fulmen.mode import Mode
 from fulmen.objectives.classification import Hinge
 from fulmen.optimizers.every import whole
-from fulmen.systems.checks import require_number
+from fulmen.systems.checks import require_kind, require_number, require_part
 from fulmen.systems.defence import unrecorded
 from fulmen.systems.vae import sample
 from fulmen.tree import static
@@ -84,7 +84,7 @@ def gan_losses(objective, critic, real, fake, key):
         objective: such as `fm.NonSaturating()`.
         critic: from examples to scores.
         real: `(n, …)`, real examples.
-        fake: `(m, …)`, made ones, through which the generator is differentiated.
+        fake: `(n, …)`, made ones, through which the generator is differentiated.
         key: a random key.
 
     Returns:
@@ -99,37 +99,39 @@ def losses(gan: GAN, batch, mode: Mode):
     own = isinstance(batch, PartBatches)
     real = batch.critic.x if own else batch.x
     z = batch.generator.x if own else jax.random.normal(mode.at("noise").key, (len(batch), gan.latent))
-    return gan_losses(gan.objective, gan.critic, real, gan.generator(z), mode.at("objective").key)
+    return gan_losses(gan.objective, gan.critic, real, forward(gan.generator, z), mode.at("objective").key)
 
 
 @dispatch
 def gan_losses(objective: NonSaturating, critic, real, fake, key):
-    on_fake = critic(fake)
+    on_fake = forward(critic, fake)
     return dict(
         generator=_mean(jax.nn.softplus(-on_fake)),
-        critic=dict(real=_mean(jax.nn.softplus(-critic(real))), fake=_mean(jax.nn.softplus(on_fake))),
+        critic=dict(real=_mean(jax.nn.softplus(-forward(critic, real))), fake=_mean(jax.nn.softplus(on_fake))),
     )
 
 
 @dispatch
 def gan_losses(objective: Hinge, critic, real, fake, key):
-    on_fake = critic(fake)
+    on_fake = forward(critic, fake)
     return dict(
         generator=_mean(-on_fake),
-        critic=dict(real=_mean(jax.nn.relu(1 - critic(real))), fake=_mean(jax.nn.relu(1 + on_fake))),
+        critic=dict(real=_mean(jax.nn.relu(1 - forward(critic, real))), fake=_mean(jax.nn.relu(1 + on_fake))),
     )
 
 
 @dispatch
 def gan_losses(objective: Wasserstein, critic, real, fake, key):
-    on_fake = critic(fake)
+    on_fake = forward(critic, fake)
     share = jax.random.uniform(key, (len(real), *[1] * (real.ndim - 1)), real.dtype)
     between = share * real + (1 - share) * fake.astype(real.dtype)
     # The scores' sum has each example's own slope; a pass that is no example of the data moves no running statistics.
-    slopes = jax.grad(lambda x: unrecorded(critic)(x).sum())(between)
+    slopes = jax.grad(lambda x: forward(unrecorded(critic), x).sum())(between)
     norms = jnp.sqrt(jnp.sum(slopes.reshape(len(slopes), -1) ** 2, 1) + _TINY)
     penalty = jnp.asarray(objective.penalty, norms.dtype) * (norms - 1) ** 2
-    return dict(generator=_mean(-on_fake), critic=dict(real=_mean(-critic(real)), fake=_mean(on_fake), penalty=penalty))
+    return dict(
+        generator=_mean(-on_fake), critic=dict(real=_mean(-forward(critic, real)), fake=_mean(on_fake), penalty=penalty)
+    )
 
 
 _TINY = 1e-12  # the root's slope at 0 is infinite
@@ -142,12 +144,12 @@ def _mean(values: Any) -> jax.Array:
 
 @dispatch
 def forward(gan: GAN, z):
-    return gan.generator(z)
+    return forward(gan.generator, z)
 
 
 @dispatch
 def sample(gan: GAN, key, shape):
-    return gan.generator(jax.random.normal(key, shape))
+    return forward(gan.generator, jax.random.normal(key, shape))
 
 
 @dispatch
@@ -157,6 +159,9 @@ def intervals(gan: GAN):
 
 @dispatch
 def validate(gan: GAN):
+    require_part(gan, "generator", "a model from noise to examples")
+    require_part(gan, "critic", "a model from examples to scores")
+    require_kind(gan, "objective", Component, "what they play for", "fm.NonSaturating(), fm.Hinge() or fm.Wasserstein()")
     whole(gan.critic_steps, "GAN, critic_steps")
     if not isinstance(gan.latent, int) or gan.latent < 1:
         raise ValueError(f"GAN, latent: a whole number of at least 1 was expected, and {gan.latent!r} came.")

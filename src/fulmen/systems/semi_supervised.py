@@ -37,7 +37,7 @@ class Mixed(Batch):
     """Labelled and unlabelled examples: for one step, where there may be more of the one kind than of the other, or as data.
 
     As data, an epoch goes once through the larger of the two, and through the smaller as often as that takes, with
-    `batch_size` of both in every step.
+    `batch_size` of both in every step. It is for training: evaluate on pairs `(x, y)`, each of which counts once.
 
     >>> x, y = jnp.ones((8, 4)), jnp.arange(8) % 3
     >>> for batch in fm.batches(fm.Mixed((x, y), jnp.zeros((12, 4))), batch_size=5):

@@ -93,6 +93,8 @@ def systems() -> dict[str, tuple[Component, Any]]:
         "model": (Net(dense()), (x, y)),
         "pair": (Pair(Net(dense()), Net(dense())), (x, y)),
         "game": (Duel(dense(2, FEATURES), dense(m=1)), x),
+        "alternating": (fm.Alternating(Duel(dense(2, FEATURES), dense(m=1))), x),
+        "gan": (fm.GAN(dense(2, FEATURES), dense(m=1), latent=2), x),
         "batch_norm_and_dropout": (fm.Classifier(norm), (x, y)),
         "scanned": (fm.Classifier(stacked), (x, y)),
         "frozen": (fm.Classifier(fm.models.Chain(fm.Frozen(dense(m=8)), dense(8))), (x, y)),

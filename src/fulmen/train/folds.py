@@ -72,6 +72,8 @@ def cross_validate(system: Component, data: Any, *, folds: int = 5, seed: int | 
         raise TypeError("cross_validate: `validation` is each member's own fold, and none was expected.")
     data = check_arrays(data)
     n = count(data)
+    if not isinstance(folds, int) or isinstance(folds, bool):
+        raise TypeError(f"cross_validate, folds: a whole number was expected, and {folds!r} came.")
     if folds < 2:
         raise ValueError(f"cross_validate, folds: at least 2 were expected, and {folds} came.")
     if folds > n:
