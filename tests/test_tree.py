@@ -577,9 +577,9 @@ def test_one_array_at_two_paths():
 @pytest.mark.parametrize(
     ("tree", "words"),
     [
-        (Anything([Layer("three", "weights")]), ["inside.0.weight", "'weights'", "a number or an array"]),
+        (Anything([Layer("three", "weights")]), ["inside.0.weight", "'weights'", "a number, an array or a component"]),
         (Anything([jnp.tanh, len]), ["inside.0", "tanh"]),
-        (Anything([[], {"a": lambda x: x}]), ["inside.1.a", "number or an array"]),
+        (Anything([[], {"a": lambda x: x}]), ["inside.1.a", "number, an array or a component"]),
         (Layer([1, 2]), ["n is static", "list", "tuple"]),
         (Layer(jnp.ones(2)), ["n is static", "cannot be compared"]),
         (Layer((1, np.ones(2))), ["n is static", "cannot be compared"]),

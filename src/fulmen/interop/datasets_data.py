@@ -39,6 +39,11 @@ def _arrays(data: Any) -> Any:
 
 
 @dispatch
+def steps_per_epoch(data: IterableDataset, plan):
+    return None  # said here, since with PyTorch there it is one of its data sets too
+
+
+@dispatch
 def batches(data: DatasetDict | IterableDatasetDict, plan, epoch):
     return _refuse_several(data)
 
