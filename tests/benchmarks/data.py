@@ -3,9 +3,8 @@
     python tests/benchmarks/data.py [--rounds 7]
 
 The slow source takes as long over a batch as the step does (it sleeps, as one that waits for a disk does), and is read ahead by
-none and by two batches. Steps run beside the loop in any case, since JAX does not wait for them; where something looks at each
-step's values it does, and reading ahead then halves the time. The arrays in memory are those of `fit.py`, without a thread and with
-one, and then from a generator.
+none and by two batches: once as it is, where JAX does not wait for a step, and once with something that looks at each step's
+values, so that the loop does. The arrays in memory are those of `fit.py`, without a thread and with one, and then from a generator.
 """
 
 from __future__ import annotations
