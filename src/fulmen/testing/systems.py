@@ -66,7 +66,7 @@ def systems() -> dict[str, tuple[Component, Any]]:
     """A small system of each kind, not drawn yet, with 20 examples for it: from names to `(system, data)`.
 
     >>> sorted(fm.testing.systems())  # doctest: +ELLIPSIS
-    ['adversarial', 'batch_norm_and_dropout', 'byol', ..., 'vqvae', 'weighted']
+    ['adversarial', 'alternating', 'batch_norm_and_dropout', ..., 'vqvae', 'weighted']
     """
     random = np.random.default_rng(0)
     x = random.uniform(size=(EXAMPLES, FEATURES)).astype(np.float32)
