@@ -3,6 +3,8 @@
 import json
 import re
 import signal
+import sys
+import types
 from collections.abc import Callable
 
 import jax
@@ -231,12 +233,60 @@ def test_ctrl_c_gives_what_is_done():
     assert seen.partial and seen.total == N and len(seen) == 12 == len(seen.x) and not seen.findings
     assert bar.seen[0] == "PGD-10 on 2 of 4"
     np.testing.assert_array_equal(seen.robust, (margins(*data(), EPS) > 0)[:12])
-    assert "Interrupted: of 16 examples" in " ".join(str(seen).split())
+    assert "Interrupted: 12 of 16 examples." in " ".join(str(seen).split())
 
 
-def test_ctrl_c_before_the_first_batch_is_done_is_an_interrupt():
+class Stubborn(fm.Attack):
+    """An attack that does not end, during which Ctrl-C is pressed twice."""
+
+
+@dispatch
+def perturb(attack: Stubborn, system, batch, key):
+    signal.raise_signal(signal.SIGINT)
+    signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("second", [PGD, Stubborn(REGION)], ids=["once", "twice"])
+def test_of_the_first_batch_a_report_has_the_attacks_that_were_done(second, capsys):
+    bar = Loud(1 if second is PGD else -1)
+    seen = evaluate(shaped(), batch_size=8, attack=(fm.FGSM(REGION), second), progress=bar, signs=SIGNS, eps=None)
+    assert (len(seen), seen.partial, seen.curve, seen.findings) == (8, True, {}, [])
+    assert [each["name"] for each in seen.attacks] == ["FGSM"] and set(seen.by) == {-1, 0}
+    np.testing.assert_array_equal(seen.robust, (margins(*data(), EPS) > 0)[:8])  # of a linear model FGSM is the worst case
+    assert "Interrupted: 8 of 16 examples and 1 of 2 attacks." in " ".join(str(seen).split())
+    assert capsys.readouterr().err.startswith("Ctrl-C: ends after the attack at hand")
+
+
+def test_ctrl_c_in_the_curve_keeps_the_radii_that_are_done():
+    seen = evaluate(shaped(), progress=Loud(3), signs=SIGNS, eps=(0.05, 0.1, 0.2, 0.3))
+    assert seen.partial and len(seen) == N and not seen.findings
+    np.testing.assert_array_equal(seen.curve["eps"], [0.1, 0.2])
+    assert "Interrupted: the curve or the warning signs are not complete." in " ".join(str(seen).split())
+
+
+def test_ctrl_c_with_nothing_done_is_an_interrupt():
     with pytest.raises(KeyboardInterrupt):
-        evaluate(shaped(), batch_size=4, attack=(fm.FGSM(REGION), PGD), progress=Loud(0))
+        evaluate(shaped(), attack=Stubborn(REGION))
+
+
+# Progress
+
+
+def test_a_bar_in_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    seen = evaluate(shaped(), progress=True, eps=(EPS,))
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "PGD-10 on" in shown and "2/2" in shown and f"robust {seen.robust_accuracy:.4g}" in shown
+
+
+def test_a_bar_in_a_notebook(monkeypatch):
+    display, shown = pytest.importorskip("IPython.display"), []
+    handle = types.SimpleNamespace(update=lambda each, raw: shown.append(each))
+    monkeypatch.setattr(display, "display", lambda *args, **options: handle)
+    monkeypatch.setattr("fulmen.train.progress._in_notebook", lambda: True)
+    seen = evaluate(shaped(), progress=True)
+    assert shown[0]["text/plain"].startswith("0/1 PGD-10 on 14 of 16".replace(" ", "  ", 1))
+    assert f"robust {seen.robust_accuracy:.4g}" in shown[-1]["text/plain"] and 'value="1" max="1"' in shown[-1]["text/html"]
 
 
 # Signs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,7 +44,7 @@ def robustness(
 
     Args:
         target: a function of yours.
-        region: how far an attack may go: linf:0.1, l2:0.5 or l1:12, in the inputs' units.
+        region: how far an attack may go: linf:0.1, linf:8/255, l2:0.5 or l1:12, in the inputs' units.
         box: the inputs' limits, such as 0:1.
         attack: autoattack unless it is fgsm, pgd (40 steps of a tenth of the radius), apgd or square.
         out: where to write the page; the JSON goes beside it.
@@ -73,7 +73,7 @@ def robustness(
 
 
 def _region(region: str, box: str | None) -> Any:
-    norm, _, radius = region.partition(":")
+    norm, _, radius = region.lower().partition(":")
     if norm not in BALLS:
         raise CommandError(
             f"--region {region}: there is no norm {norm!r}; {nearest(norm, BALLS)} Such as --region linf:0.1."
@@ -88,10 +88,10 @@ def _region(region: str, box: str | None) -> Any:
 
 def _numbers(flag: str, given: str, text: str, n: int, example: str) -> list[float]:
     try:
-        found = [float(part) for part in text.split(":")]
-    except ValueError:
+        found = [float(Fraction(part)) for part in text.split(":")]
+    except (ValueError, ArithmeticError):
         found = []
-    if len(found) != n or not all(map(math.isfinite, found)):
+    if len(found) != n:
         raise CommandError(f"{flag} {given}: numbers as in {flag} {example} were expected.")
     return found
 

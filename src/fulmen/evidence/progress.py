@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from types import TracebackType
 from typing import Any
@@ -14,15 +15,20 @@ from fulmen.verbs import on
 _EVERY = 10.0  # seconds between two plain lines
 
 
+def _brief(doing: str) -> str:
+    """So much that a bar and the figures have room beside it in 80 columns."""
+    return textwrap.shorten(doing, 26, placeholder="…")
+
+
 class _Bar(ProgressBar):
     def draw(self, run: Any) -> None:
-        self.bar.update(self.task, completed=run.done, description=run.doing, figures=line(run.logs))
+        self.bar.update(self.task, completed=run.done, description=_brief(run.doing), figures=line(run.logs))
         self.bar.refresh()
 
 
 class _NotebookBar(NotebookProgress):
     def draw(self, run: Any) -> None:
-        text = f"{run.done}/{run.steps}  {run.doing}  {line(run.logs)}"
+        text = f"{run.done}/{run.steps}  {_brief(run.doing)}  {line(run.logs)}"
         bar = f'<progress value="{run.done}" max="{run.steps}"></progress> <code>{text}</code>'
         self.display.update({"text/plain": text, "text/html": bar}, raw=True)
 
@@ -55,6 +61,10 @@ class Progress:
         self.steps, self.done, self.doing, self.logs, self.begun = steps, 0, "", {}, time.perf_counter()
         found = progress_callbacks(progress)
         self.bars = [_OURS[type(bar)]() if progress is True else bar for bar in found]
+
+    def left(self) -> int:
+        """How many steps are to come."""
+        return self.steps - self.done
 
     def say(self, doing: str) -> None:
         """Show what it is at."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import platform
 import time
@@ -60,7 +61,10 @@ def robustness(state, data, attack, **options):
     Every example is attacked by each attack in turn until one has changed its class; what comes out for one does not depend
     on the others. Then the same at other radii: balls lie in each other, so what withstands at one radius withstands at the
     smaller ones. Then the warning signs of Carlini et al. 2019, arXiv:1902.06705, Croce et al. 2022, arXiv:2202.13711,
-    and Zimmermann et al. 2022, arXiv:2206.13991, on some of the examples. Ctrl-C returns the report of what is done, marked as partial.
+    and Zimmermann et al. 2022, arXiv:2206.13991, on some of the examples.
+
+    Ctrl-C ends it after the attack at hand, pressed again at once: the report of what is done is returned, marked as partial. It
+    has the batches of examples that all attacks have been over, and of the first batch also what only some have.
 
     Args:
         state: a `State`, or a component whose arrays are there, with one classifier in it.
@@ -140,6 +144,7 @@ def _robustness(
     settings = {
         "system": repr(system),
         "attack": repr(attack),
+        "attacks": len(evaluation.attacks),
         "region": repr(evaluation.attacks[0].region),
         "eps": None if evaluation.ball is None else float(evaluation.ball.eps),
         "seed": seed,
@@ -148,11 +153,13 @@ def _robustness(
         "classes": evaluation.classes,
         "radii": radii,
     }
-    with _interruptible() as stop, Progress(progress, steps) as shown:
+    answer = "Ctrl-C: ends after the attack at hand, with a report of what is done; again: at once."
+    with _interruptible(answer) as stop, Progress(progress, steps) as shown:
         rows = _Rows(evaluation)
-        for piece in pieces:
-            if not rows.attack(piece, stop, shown):
-                break
+        with contextlib.suppress(KeyboardInterrupt):  # pressed again
+            for piece in pieces:
+                if not rows.attack(piece, stop, shown):
+                    break
         if not rows.pieces:
             raise KeyboardInterrupt
         report = rows.report(settings, _versions())
@@ -164,7 +171,10 @@ def _robustness(
             if stop.is_set():
                 break
             shown.say(sign.title)
-            findings.append(dataclasses.replace(examine(sign, evaluation, report), sign=sign.title))
+            try:
+                findings.append(dataclasses.replace(examine(sign, evaluation, report), sign=sign.title))
+            except KeyboardInterrupt:  # pressed again
+                break
             shown.step()
         return dataclasses.replace(report, findings=findings, partial=stop.is_set(), seconds=time.perf_counter() - begun)
 
@@ -180,7 +190,7 @@ class _Rows:
         ]
 
     def attack(self, rows: np.ndarray, stop: Any, shown: Progress) -> bool:
-        """All attacks on some examples, each on those that are left; whether it came to the end."""
+        """All attacks on some examples, each on those that are left; whether there are results of them."""
         evaluation = self.evaluation
         labels, clean = evaluation.labels[rows], evaluation.inputs(rows)
         outputs = evaluation.look(rows)
@@ -192,12 +202,15 @@ class _Rows:
         told = []
         for number, attack in enumerate(evaluation.attacks):
             if stop.is_set():
-                return False
+                break
             shown.say(f"{self.told[number]['name']} on {robust.sum()} of {len(rows)}")
             begun, left = time.perf_counter(), np.flatnonzero(robust)
             if left.size:
-                walk = evaluation.attempt(attack, rows[left], jax.random.fold_in(evaluation.key, number))
-                found = evaluation.look(rows[left], walk.x)
+                try:
+                    walk = evaluation.attempt(attack, rows[left], jax.random.fold_in(evaluation.key, number))
+                    found = evaluation.look(rows[left], walk.x)
+                except KeyboardInterrupt:  # pressed again
+                    break
                 now = margins(found, labels[left])
                 better = walk.succeeded | (now < margin[left])
                 some = left[better]
@@ -208,6 +221,10 @@ class _Rows:
                 robust[broken], by[broken], first[broken] = False, number, walk.first[walk.succeeded]
             told.append((left.size, left.size - robust.sum(), time.perf_counter() - begun))
             shown.step()
+        if len(told) < len(self.told):
+            if self.pieces or not told:
+                return False
+            self.told = self.told[: len(told)]
         for each, numbers in zip(self.told, told, strict=True):
             for name, value in zip(("given", "broken", "seconds"), numbers, strict=True):
                 each[name] += value
@@ -262,26 +279,28 @@ def _curve(evaluation: Evaluation, report: Report, radii: list[float], stop: Any
         attacks = [scaled(attack, radius / eps) for attack in evaluation.attacks] if eps else evaluation.attacks
         return evaluation.broken(attacks, rows, f"radius {radius}")
 
-    standing = report.robust.copy()
-    for radius in sorted(r for r in radii if r >= eps):
+    standing, broken = report.robust.copy(), report.correct & ~report.robust
+    for radius in (*sorted(r for r in radii if r >= eps), *sorted((r for r in radii if r < eps), reverse=True)):
         if stop.is_set():
             break
-        rows = np.flatnonzero(standing)
-        if radius > eps and rows.size:
-            standing[rows[attacked(radius, rows)]] = False
-        robust[radius] = standing.mean()
-        shown.step()
-    broken = report.correct & ~report.robust
-    for radius in sorted((r for r in radii if r < eps), reverse=True):
-        if stop.is_set():
+        try:
+            if radius >= eps:
+                rows = np.flatnonzero(standing)
+                if radius > eps and rows.size:
+                    standing[rows[attacked(radius, rows)]] = False
+                robust[radius] = standing.mean()
+            else:
+                # The points that were found may be this near already; only for the rest is there anything to look for.
+                unknown = np.flatnonzero(broken & (distance > radius))
+                if unknown.size:
+                    broken[unknown] = attacked(radius, unknown)
+                robust[radius] = (report.correct & ~broken).mean()
+        except KeyboardInterrupt:  # pressed again
             break
-        # The points that were found may be this near already; only for the rest is there anything to look for.
-        unknown = np.flatnonzero(broken & (distance > radius))
-        if unknown.size:
-            broken[unknown] = attacked(radius, unknown)
-        robust[radius] = (report.correct & ~broken).mean()
         shown.step()
     found = sorted(robust)
+    if not found:
+        return {}
     for radius in found:
         ball_noise = UniformNoise(scaled(evaluation.attacks[0].region, radius / eps if eps else 1.0), steps=1)
         rows = np.arange(n)

@@ -11,17 +11,24 @@ __all__ = ["report_text"]
 
 WIDTH = 79
 MARKS = {"ok": "ok", "suspicious": "SUSPICIOUS", "wrong": "WRONG", "not checked": "not checked"}
+WORST_FIRST = ("wrong", "suspicious", "not checked", "ok")
 
 
 def headline(report: Any) -> str:
     """The figures in a sentence or two."""
     n, broken = len(report), int((report.correct & ~report.robust).sum())
-    partial = f" Interrupted: of {report.total} examples." if report.partial and n < report.total else ""
-    partial = partial or (" Interrupted: not all that was asked for is here." if report.partial else "")
     return (
         f"accuracy {report.accuracy:.3f}, robust accuracy {report.robust_accuracy:.3f}: of {n} examples {report.correct.sum()} "
-        f"are right, and the attacks change {broken} of these.{partial}"
+        f"are right, and the attacks change {broken} of these."
+        f"{_interrupted(report) if report.partial else ''}"
     )
+
+
+def _interrupted(report: Any) -> str:
+    n, run = len(report), len(report.attacks)
+    asked = report.settings.get("attacks", run)
+    parts = [f"{n} of {report.total} examples"] * (n < report.total) + [f"{run} of {asked} attacks"] * (run < asked)
+    return f" Interrupted: {' and '.join(parts) or 'the curve or the warning signs are not complete'}."
 
 
 def verdicts(report: Any) -> str:
@@ -29,8 +36,12 @@ def verdicts(report: Any) -> str:
     if not report.findings:
         return "no warning signs were looked for"
     counts = {kind: sum(finding.verdict == kind for finding in report.findings) for kind in MARKS}
-    worst = [f"{counts[kind]} {kind}" for kind in ("wrong", "suspicious", "not checked", "ok") if counts[kind]]
-    return ", ".join(worst)
+    return ", ".join(f"{counts[kind]} {kind}" for kind in WORST_FIRST if counts[kind])
+
+
+def worst_first(report: Any) -> list[Any]:
+    """The findings, those that say that something is wrong before the others."""
+    return sorted(report.findings, key=lambda finding: WORST_FIRST.index(finding.verdict))
 
 
 def attack_rows(report: Any) -> list[tuple[str, ...]]:
@@ -59,9 +70,7 @@ def report_text(report: Any) -> str:
         rows = [("ε", "attacked", "noise"), *curve_rows(report)]
         parts.append(_titled("Accuracy at other radii, and under noise of that size", _table(rows, (0, 1, 2))))
     if report.findings:
-        order = {kind: place for place, kind in enumerate(("wrong", "suspicious", "not checked", "ok"))}
-        found = sorted(report.findings, key=lambda finding: order[finding.verdict])
-        text = "\n".join(_finding(finding) for finding in found)
+        text = "\n".join(_finding(finding) for finding in worst_first(report))
         parts.append(_titled(f"Warning signs: {verdicts(report)}", text))
     return "\n\n".join(parts)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -317,8 +318,12 @@ def _fast_program(
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """Ctrl-C sets a flag that is read between steps: in the midst of one, the state would be lost. Twice raises."""
+def _interruptible(answer: str = "") -> Iterator[threading.Event]:
+    """Ctrl-C sets a flag that is read between steps: in the midst of one, the state would be lost. Twice raises.
+
+    Args:
+        answer: what is said to the first Ctrl-C, where steps are long.
+    """
     flag = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield flag
@@ -328,6 +333,8 @@ def _interruptible() -> Iterator[threading.Event]:
         if flag.is_set():
             raise KeyboardInterrupt
         flag.set()
+        if answer:
+            print(answer, file=sys.stderr, flush=True)
 
     before = signal.signal(signal.SIGINT, stop)
     try:
