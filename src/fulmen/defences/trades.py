@@ -28,7 +28,8 @@ class TRADES(AttackTrained):
     Args:
         system: one with a classifier in it, at any depth; its loss may be any.
         attack: the attack, or an `AttackSchedule`; without an objective of its own it makes the divergence large. It has to
-            start at random, since at x the divergence has no gradient: `fm.PGD(…, start=Gaussian(0.001))` as in the paper.
+            start at random, since at x the divergence has no gradient. The paper's start is x + 0.001 · N(0, I), here
+            `fm.PGD(…, start=Gaussian(0.001))`; a plain `fm.PGD(…)` starts anywhere in the ball, which is allowed too.
         beta: β, how much the divergence counts.
 
     >>> from fulmen.defences import TRADES, Gaussian

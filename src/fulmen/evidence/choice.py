@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import numpy as np
@@ -127,7 +128,7 @@ def name_of(attack: Any) -> str:
     for name in ("objective", "target"):
         value, default = getattr(attack, name), declared[name].default
         if value is not None and repr(value) != repr(default) and repr(value) != "Margin()":
-            parts.append(repr(value).removesuffix("()"))
+            parts.append(re.sub(r"\b\w+=", "", repr(value)).removesuffix("()"))
     if isinstance(attack, SteepestAscent) and attack.steps > 1:
         parts[0] += f"-{attack.steps}"
     return " ".join(parts)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import html
+import re
 from typing import Any
 
-from fulmen.evidence.text import MARKS, attack_rows, curve_rows, headline, verdicts
+from fulmen.evidence.text import MARKS, attack_rows, curve_rows, headline, verdicts, worst_first
 from fulmen.looking.text import faint, html_page, html_table
 
 __all__ = ["report_html"]
@@ -27,13 +28,17 @@ def curve_table(report: Any) -> str:
 
 
 def findings_list(report: Any, only_warnings: bool = False) -> str:
-    """The findings, each with its verdict in a colour."""
-    found = report.warnings if only_warnings else report.findings
+    """The findings, the worst ones first, each with its verdict in a colour."""
+    found = report.warnings if only_warnings else worst_first(report)
     items = []
     for finding in found:
         badge = f'<b style="color:{VERDICT_COLOURS[finding.verdict]}">{MARKS[finding.verdict]}</b>'
-        items.append(f"<div style='margin:0.4em 0'>{badge} {html.escape(finding.sign)}<br>{faint(finding.text)}</div>")
+        items.append(f"<div style='margin:0.4em 0'>{badge} {html.escape(finding.sign)}<br>{_said(finding.text)}</div>")
     return "".join(items)
+
+
+def _said(text: str) -> str:
+    return re.sub("`([^`]+)`", r"<code>\1</code>", faint(text))
 
 
 def report_html(report: Any) -> str:

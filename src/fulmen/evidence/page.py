@@ -23,9 +23,9 @@ STYLE = """
 :root { color-scheme: light dark }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62em; margin: 2em auto; padding: 0 1em }
 h1 { font-size: 1.5em } h2 { font-size: 1.1em; margin-top: 2em }
-table { font: 13px/1.5 ui-monospace, monospace }
+table { font: 13px/1.5 ui-monospace, monospace; display: block; overflow-x: auto }
 svg { max-width: 100%; height: auto }
-.figures { display: flex; gap: 2.5em; margin: 1em 0 } .figures b { display: block; font-size: 1.9em; line-height: 1.2 }
+.figures { display: flex; flex-wrap: wrap; gap: 1em 2.5em; margin: 1em 0 } .figures b { display: block; font-size: 1.9em; line-height: 1.2 }
 .pictures { display: flex; flex-wrap: wrap; gap: 1em 2em }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 13px }
 details { max-height: 40em; overflow: auto }
@@ -35,13 +35,14 @@ details { max-height: 40em; overflow: auto }
 def report_page(report: Any) -> str:
     """The page. Without matplotlib it has tables in the place of pictures."""
     title = f"Robustness: {report.robust_accuracy:.3f} of {report.accuracy:.3f}"
+    n, warnings = len(report), len(report.warnings)
     figures = {
-        f"{report.accuracy:.3f}": "accuracy",
-        f"{report.robust_accuracy:.3f} ": "robust accuracy",
-        str(len(report)): f"of {report.total} examples" if report.partial else "examples",
-        str(len(report.warnings)): "warnings",
+        "accuracy": f"{report.accuracy:.3f}",
+        "robust accuracy": f"{report.robust_accuracy:.3f}",
+        f"of {report.total} examples" if n < report.total else "examples": str(n),
+        "warning" if warnings == 1 else "warnings": str(warnings),
     }
-    boxes = "".join(f"<div><b>{html.escape(value)}</b>{name}</div>" for value, name in figures.items())
+    boxes = "".join(f"<div><b>{value}</b>{name}</div>" for name, value in figures.items())
     sections = {
         f"Warning signs: {verdicts(report)}": findings_list(report),
         "Attacks, each on what those before have left": attacks_table(report),
@@ -110,5 +111,6 @@ def _examples(report: Any) -> str:
 
 
 def _settings(report: Any) -> str:
-    facts = {**report.settings, "seconds": f"{report.seconds:.1f}", **report.versions}
+    radii = ", ".join(f"{radius:.6g}" for radius in report.settings["radii"])
+    facts = {**report.settings, "radii": radii, "seconds": f"{report.seconds:.1f}", **report.versions}
     return f"<pre>{html.escape(chr(10).join(f'{name}: {value}' for name, value in facts.items()))}</pre>"

@@ -20,6 +20,8 @@ COLUMNS = 8  # examples that are shown
 def plot(report: Report):
     drawn = panels(report)
     figure, cells = grid(len(drawn), min(len(drawn), 2), (5.2, 3.2))
+    if len(drawn) == 3:  # the examples below, as wide as both
+        cells[2].set_subplotspec(cells[2].get_gridspec()[1, :])
     for axes, draw in zip(cells, drawn.values(), strict=True):
         draw(axes, report)
     return figure

@@ -208,7 +208,8 @@ def examine(sign: Inside, evaluation, report):
         return Finding(
             SUSPICIOUS,
             f"The region has no box: clean inputs go from {min(clean):.4g} to {max(clean):.4g}, attacked ones from "
-            f"{min(there):.4g} to {max(there):.4g}. Where the data has limits, write `region & fm.Box(lo, hi)`.",
+            f"{min(there):.4g} to {max(there):.4g}. Where the data has limits, write `region & fm.Box(lo, hi)`, or on the "
+            "command line `--box lo:hi`.",
         )
     return Finding(
         OK, f"The farthest are {report.distance['linf'].max():.4g} away in L∞, {report.distance['l2'].max():.4g} in L2."
