@@ -192,6 +192,27 @@ def test_attacks_that_make_no_sense(make, words):
         fm.evaluate(state, (X, Y), attack=make())
 
 
+@pytest.mark.parametrize(
+    ("attack", "words"),
+    [
+        (fm.LinfBall(0.1), ["LinfBall(eps=0.1) came", "fm.autoattack(region)"]),
+        ("pgd", ["'pgd' came", "fm.PGD(region"]),
+        (fm.FGSM, ["make one, FGSM(…)"]),
+    ],
+    ids=["region", "name", "class"],
+)
+def test_what_is_no_attack(attack, words):
+    state = fm.setup(classifier(), (X, Y), **ADAM)
+    with said(TypeError, "evaluate, attack", *words):
+        fm.evaluate(state, (X, Y), attack=attack)
+
+
+def test_tensors_of_another_library():
+    torch = pytest.importorskip("torch")
+    with said(TypeError, "x: a NumPy or JAX array was expected", "torch.Tensor came", "np.asarray(x)"):
+        fm.setup(classifier(), (torch.tensor(X), torch.tensor(Y)), **ADAM)
+
+
 def test_an_image_outside_the_box():
     attack = fm.FGSM(fm.LinfBall(0.1) & fm.Box(0.0, 1.0))
     with said(ValueError, "0", "1", "x"):

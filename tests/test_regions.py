@@ -204,6 +204,14 @@ def test_simple_projections():
     assert fm.project(L2Ball(3.0) & fm.Box(-1, 2), jnp.array([[4.0, -2.0, 2.0]]), origin)[0, 1] == -1
 
 
+@pytest.mark.parametrize("kind", [fm.LinfBall, L2Ball, L1Ball])
+def test_a_ball_without_a_radius_is_its_origin(kind):
+    origin = jnp.array([[0.0, 1.0, 0.3, 0.0], [1e-30, 1.0, 0.5, 0.0]])
+    for x in (origin + 1, origin - 0.01, origin + 1e-25, origin):
+        for region in (kind(0.0), kind(0.0) & fm.Box(0, 1)):
+            np.testing.assert_array_equal(fm.project(region, x, origin), origin)
+
+
 def test_where_nothing_is_in_common_the_bounds_count():
     origin = jnp.full((1, 4), 3.0)
     for ball in (L2Ball(0.5), L1Ball(0.5)):

@@ -412,6 +412,7 @@ def three(z):
     ("system", "pairs", "attack", "error", "said"),
     [
         (shaped(), (X + 0.5, Y), PGD, ValueError, r"values in Box\(lo=0, hi=1\).*give the box of the data"),
+        (shaped(), (np.where(X > 0.8, np.float32(np.nan), X), Y), PGD, ValueError, r"x: .*nan is (among them|at \[)"),
         (shaped(), (X, Y), fm.FGSM(fm.LinfBall(0.1) & fm.Box(0.5, 1)), ValueError, r"values in Box\(lo=0.5, hi=1\)"),
         (shaped(), (X, Y), DLR, ValueError, "DLR: at least 3 classes were expected, and the model gave outputs of 2"),
         (shaped(three), (X, Y), TARGETED, ValueError, "DLR towards a class: at least 4 classes"),
@@ -425,7 +426,16 @@ def three(z):
             "a finite number of at least 0 was expected, and -0.1 came",
         ),
     ],
-    ids=["outside the box", "region without the input", "two classes", "three classes", "labels", "integers", "radius"],
+    ids=[
+        "outside the box",
+        "no number",
+        "region without the input",
+        "two classes",
+        "three classes",
+        "labels",
+        "integers",
+        "radius",
+    ],
 )
 def test_what_no_attack_can_be_run_on(run, system, pairs, attack, error, said):
     with pytest.raises(error, match=re.compile(said, re.DOTALL)):

@@ -50,7 +50,7 @@ def run(tmp_path, monkeypatch, capfd):
 
 def test_it_prints_the_table_and_writes_json_and_page(run, tmp_path):
     code, out, err = run(
-        "examples.py:run --region linf:0.1 --box 0:1 --attack pgd --out found/mine.html --sample 8 --no-progress"
+        "examples.py:run --region Linf:1/10 --box 0:1 --attack PGD --out found/mine.html --sample 8 --no-progress"
     )
     assert (code, err) == (0, "")
     report = Report.load(tmp_path / "found/mine.json")
@@ -67,6 +67,9 @@ def test_it_prints_the_table_and_writes_json_and_page(run, tmp_path):
     ("line", "said"),
     [
         ("examples.py:run --region linv:0.1", "did you mean 'linf'?"),
+        ("examples.py:run --region 0.1", "there is no norm '0.1'; there are: l1, l2, linf. Such as --region linf:0.1."),
+        ("examples.py:run --region linf:8/0", "--region linf:8/0: numbers as in --region linf:0.1 were expected."),
+        ("examples.py:run --region linf:nan", "--region linf:nan: numbers"),
         ("examples.py:run --region linf", "--region linf: numbers as in --region linf:0.1 were expected."),
         ("examples.py:run --region linf:-1", "LinfBall, eps: a finite number of at least 0 was expected, and -1 came."),
         ("examples.py:run --region l2:1 --box 0", "--box 0: numbers as in --box 0:1 were expected."),

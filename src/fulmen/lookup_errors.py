@@ -39,15 +39,16 @@ def missing(verb: Verb, args: Sequence[type], context: type, options: Sequence[s
         return MissingMethodError(by_keyword(verb, args, options, named))
     call = ", ".join([*map(_shown, args), *(f"{option}=…" for option in options)])
     lines = [f"`{name}({call})`: no method fits these types."]
+    arities = sorted({len(m.hints) for m in verb.methods})
+    if arities and all(m.rest is None for m in verb.methods) and len(args) not in arities:
+        takes = f"It takes {' or '.join(map(str, arities))} positional arguments; {len(args)} came."
+        lines.append(f"{takes} Call it as {name}{inspect.signature(verb.contract)}.")
     lines += [*filter(None, [what_to_do(args[0]) if args else ""])]
     lines += ["Write one:", "", "    @dispatch", f"    def {name}({_parameters(verb, args, args)}): …", ""]
     heads = list(dict.fromkeys(_shown(kind) for m in verb.methods if m.hints for kind in m.members[0]))
     if heads:
         more = f" and {len(heads) - 12} more" if len(heads) > 12 else ""
         lines.append(f"Types that have one: {', '.join(heads[:12])}{more}.")
-    arities = sorted({len(m.hints) for m in verb.methods})
-    if arities and all(m.rest is None for m in verb.methods) and len(args) not in arities:
-        lines.append(f"It takes {' or '.join(map(str, arities))} positional arguments; {len(args)} came.")
     if options:
         lines.append(f"It dispatches on positional arguments; {', '.join(f'`{o}=`' for o in options)} came by keyword.")
     if any(not issubclass(context, m.contexts) for m in verb.methods if m.contexts):

@@ -113,9 +113,9 @@ def _nearest(euclidean: bool, radius: Any, x: jax.Array, origin: jax.Array, lo: 
     longest, aim = lax.optimization_barrier((radius / unit * (1 - slack), radius / unit * (1 - 1.5 * slack)))
     norm = lambda d: lax.stop_gradient(jnp.sqrt(_sum(d * d)) if euclidean else _sum(d))
 
-    inside = norm(jnp.minimum(far, limit)) <= longest
+    inside = (norm(jnp.minimum(far, limit)) <= longest) & (radius > 0)  # a norm may be so small that it is 0
     shrunk, excess, first, low, high = (_l2 if euclidean else _l1)(far, limit, aim)
-    d = shrunk(_root(excess, first, low, high, inside, slack / 2 * aim))
+    d = jnp.where(radius > 0, shrunk(_root(excess, first, low, high, inside | (radius <= 0), slack / 2 * aim)), 0)
     length = norm(d)
     d = d * lax.stop_gradient(jnp.where(length <= longest, 1, aim / length))
 

@@ -203,6 +203,8 @@ def require_inside(region: Region, inputs: Iterable[Any]) -> None:
                 "Scale an image of bytes first, `(x / 255).astype(np.float32)`; its box is fm.Box(0, 1) then."
             )
         values = np.asarray(x)
+        if boxes and np.isnan(values).any():
+            raise ValueError(f"x: values in {boxes[0]!r}, which the attack keeps to, were expected, and nan is among them.")
         for box in boxes:
             lo, hi = concrete(box.lo), concrete(box.hi)
             if lo is None or hi is None or not values.size:

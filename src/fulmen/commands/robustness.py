@@ -104,9 +104,10 @@ def _attack(name: str | None, region: Any) -> Any:
         "apgd": lambda: APGD(region),
         "square": lambda: Square(region),
     }
-    if name is not None and name not in known:
-        raise CommandError(f"--attack {name}: there is no such attack; {nearest(name, known)}")
-    return known[name or "autoattack"]()
+    found = known.get((name or "autoattack").lower())
+    if found is None:
+        raise CommandError(f"--attack {name}: there is no such attack; {nearest(str(name), known)}")
+    return found()
 
 
 def _state_and_data(returned: Any, target: str) -> tuple[Any, Any]:

@@ -89,6 +89,11 @@ def check_array(name: str, value: Any) -> None:
         raise TypeError(
             f"{name}: a NumPy or JAX array was expected, and a {type(value).__name__} came: np.asarray(…, np.float32)."
         )
+    if not isinstance(value, np.ndarray | jax.Array) and _is_foreign(value.dtype):
+        kind = type(value)
+        raise TypeError(
+            f"{name}: a NumPy or JAX array was expected, and a {kind.__module__}.{kind.__name__} came: np.asarray({name})."
+        )
     if not _is_float(value) and np.dtype(value.dtype).kind in "OSUMmV":
         raise TypeError(
             f"{name}: numbers were expected, and an array of type {value.dtype} came. "
@@ -101,6 +106,15 @@ def check_array(name: str, value: Any) -> None:
         )
     if not value.shape:
         raise ValueError(f"{name}: an array with one row per example was expected, and a single number came.")
+
+
+def _is_foreign(dtype: Any) -> bool:
+    """Whether it is another library's type of numbers, which NumPy does not know."""
+    try:
+        np.dtype(dtype)
+    except TypeError:
+        return True
+    return False
 
 
 def check_finite(name: str, value: Any) -> None:

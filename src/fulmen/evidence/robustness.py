@@ -112,7 +112,7 @@ def _robustness(
     attack: Any,
     *,
     seed: int = 0,
-    eps: Iterable[float] | None = None,
+    eps: Iterable[float] | float | None = None,
     batch_size: int | None = None,
     signs: tuple[Sign, ...] = SIGNS,
     sample: int = 128,
@@ -251,8 +251,9 @@ class _Rows:
         return Report(**joined, attacks=attacks, settings=settings, versions=versions, total=self.evaluation.n)
 
 
-def _radii(ball: Ball | None, eps: Iterable[float] | None) -> list[float]:
+def _radii(ball: Ball | None, eps: Iterable[float] | float | None) -> list[float]:
     if eps is not None:
+        eps = (eps,) if isinstance(eps, int | float) else eps
         radii = sorted(float(v) for v in eps)
         if radii and ball is None:
             raise ValueError(

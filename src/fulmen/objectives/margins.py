@@ -97,10 +97,12 @@ def _margin(logits: jax.Array, own: jax.Array) -> jax.Array:
 
 
 def _require_classes(logits: jax.Array, n: int, who: str) -> None:
-    if logits.shape[1] < n:
+    classes = logits.shape[1]
+    if classes < n:
         raise ValueError(
-            f"{who}: at least {n} classes were expected, and the model gave outputs of {logits.shape[1]}. For fewer there is "
-            f"{'fm.DLR() away from the true class, or ' if n > 3 else ''}fm.CrossEntropy()."
+            f"{who}: at least {n} classes were expected, and the model gave outputs of {classes}. For fewer there is "
+            f"{'fm.DLR() away from the true class, or ' if n > 3 else ''}fm.CrossEntropy(); fm.autoattack(region, classes={classes}) "
+            "takes what goes."
         )
 
 

@@ -21,7 +21,7 @@ from fulmen.systems.population import first, over, population_in, views
 from fulmen.train.accumulate import Ledger
 from fulmen.train.state import State, Structure, pack
 from fulmen.train.step import observe
-from fulmen.tree import remake
+from fulmen.tree import remake, short
 from fulmen.verbs import as_batch, bind, evaluate, forward, perturb, predict, validate
 
 __all__: list[str] = []
@@ -53,8 +53,22 @@ def _checked(component: Any, data: Any, attack: Any) -> Source:
     if source.in_memory:
         source.validate(component, source.data)
     if attack is not None:
+        _require_attack(attack)
         validate(attack)
     return source
+
+
+def _require_attack(attack: Any) -> None:
+    from fulmen.attacks import Attack, Region  # which import this
+
+    if isinstance(attack, Attack):
+        return
+    if isinstance(attack, type):
+        came = f"the class {attack.__name__} came: make one, {attack.__name__}(…)."
+    else:
+        of_a_region = " A region's are fm.autoattack(region)." if isinstance(attack, Region) else ""
+        came = f"{short(attack)} came.{of_a_region}"
+    raise TypeError(f"evaluate, attack: such as fm.PGD(region, step_size=0.01, steps=40) was expected, and {came}")
 
 
 def _plan(source: Source, batch_size: int | None, usual: int) -> Plan:
