@@ -73,10 +73,12 @@ def comparable(case, precision, limit):
 def test_it_finds_what_the_authors_code_finds(norm, loss, steps):
     with jax.enable_x64(True):
         x = found(norm, loss, steps, np.float64)
+    steady = np.ones(N, bool)
     for who in ("authors", "torchattacks"):
         case = f"{who}/{norm}/{loss}/{steps}"
         if who == "authors" or case in recorded():
-            steady = comparable(case, "", 1e-10)
+            steady &= comparable(case, "", 1e-10)  # of the same computation: an image is unsteady to both
+            assert steady.sum() >= 10
             np.testing.assert_allclose(x[steady], recorded()[case][steady], rtol=0, atol=1e-9)
 
 

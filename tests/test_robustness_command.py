@@ -20,6 +20,7 @@ EXAMPLES = """
     def run(): return system, (x, y)
     def nothing(): system, (x, y)
     def swapped(): return (x, y), system
+    def three(): return system, x, y
     def outside(): return system, (x + 1, y)
     def description(): return fm.Classifier(fm.models.Dense(4, 3)), (x, y)
     def broken(): return 1 / 0
@@ -78,6 +79,7 @@ def test_it_prints_the_table_and_writes_json_and_page(run, tmp_path):
         ("examples.py:run --region linf:0.1 --out report.pdf", "--out report.pdf: a file such as report.html was expected."),
         ("examples.py:rum --region linf:0.1", "did you mean 'run'?"),
         ("examples.py:nothing --region linf:0.1", "(state, data) was expected, and None came. Does it end with `return …`?"),
+        ("examples.py:three --region linf:0.1", "came. Write `return state, (x, y)`."),
         ("examples.py:swapped --region linf:0.1", "came first."),
         ("examples.py:outside --region linf:0.1 --box 0:1 --attack fgsm", "give the box of the data"),
         ("examples.py:description --region linf:0.1 --attack fgsm", "robustness needs a component whose arrays are there"),

@@ -100,6 +100,7 @@ CASES = (
     "authors/L2/ce/10",
     "torchattacks/L2/ce/10",
     "authors/L2/dlr/10",
+    "torchattacks/L2/dlr/10",
     "authors/L2/dlr-targeted/10",
     "authors/L1/shrinking/10",
 )

@@ -113,6 +113,7 @@ def _attack(name: str | None, region: Any) -> Any:
 def _state_and_data(returned: Any, target: str) -> tuple[Any, Any]:
     if not isinstance(returned, tuple) or len(returned) != 2:
         hint = " Does it end with `return …`?" if returned is None else ""
+        hint = " Write `return state, (x, y)`." if isinstance(returned, tuple) and len(returned) > 2 else hint
         raise CommandError(f"{target}: (state, data) was expected, and {short(returned)[:80]} came.{hint}")
     state, data = returned
     if not isinstance(state, fm.State) and not is_part(state):
