@@ -460,6 +460,7 @@ class Both(fm.System):
         ),
         (fm.Regressor(Shaped(jnp.asarray(WEIGHT), identity)), (X, X[:, :2]), {}, ValueError, "counts wrong classes"),
         (shaped(), X, {}, ValueError, "no labels y"),
+        (shaped().model, (X, Y), {}, ValueError, r"Shaped has none: give fm.Classifier\(model\)"),
         (Both(shaped(), shaped()), (X, Y), {}, ValueError, r"2 predictions \('one', 'other'\).*state\.system\.one"),
         (fm.Classifier(fm.models.Dense(4, 2)), (X, Y), {}, ValueError, "arrays are there"),
         (shaped(), (X, Y), dict(attack="pgd"), TypeError, r"a region such as .* was expected, and 'pgd' came"),

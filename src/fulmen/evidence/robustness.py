@@ -15,9 +15,9 @@ import optax
 
 from fulmen.attacks.inputs import inputs
 from fulmen.attacks.region import Ball, Intersection, L1Ball, L2Ball, LinfBall, require_inside
-from fulmen.component import Component
+from fulmen.component import Component, Model
 from fulmen.data.arrays import check_arrays
-from fulmen.dispatch import dispatch, verb
+from fulmen.dispatch import MissingMethodError, dispatch, verb
 from fulmen.evidence.binarization import Binarization
 from fulmen.evidence.choice import as_attack, flattened, name_of, one_ball, scaled
 from fulmen.evidence.evaluation import Evaluation, is_right, margins, norms
@@ -30,7 +30,7 @@ from fulmen.evidence.signs import BlackBox, Convergence, Falling, Gradients, Ins
 from fulmen.leaves import components, require_arrays
 from fulmen.train.loop import _interruptible
 from fulmen.train.state import State, pack
-from fulmen.verbs import as_batch, validate
+from fulmen.verbs import as_batch, loss, validate
 
 __all__ = ["SIGNS", "robustness"]
 
@@ -138,6 +138,8 @@ def _robustness(
     validate(attack, whole)
     evaluation.attacks, evaluation.sample = flattened(attack), sample
     evaluation.ball = one_ball(evaluation.attacks)
+    if isinstance(system, Model) and (signs or any(each.objective is None for each in evaluation.attacks)):
+        _require_loss(system, whole[:1])
     radii = _radii(evaluation.ball, eps)
     pieces = list(evaluation.pieces(np.arange(evaluation.n)))
     steps = len(pieces) * len(evaluation.attacks) + len(radii) + len(signs)
@@ -177,6 +179,18 @@ def _robustness(
                 break
             shown.step()
         return dataclasses.replace(report, findings=findings, partial=stop.is_set(), seconds=time.perf_counter() - begun)
+
+
+def _require_loss(model: Model, batch: Any) -> None:
+    """Raise for a model alone, which has outputs and perhaps no loss: some signs attack that, after hours."""
+    try:
+        jax.eval_shape(lambda one: loss(model, one), batch)
+    except MissingMethodError as error:
+        name = type(model).__name__
+        raise ValueError(
+            f"robustness attacks the loss too, and {name} has none: give fm.Classifier(model), or write `loss({name.lower()}: {name}, "
+            "batch)`."
+        ) from error
 
 
 class _Rows:
