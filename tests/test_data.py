@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 from test_training import adam, equal
-from tiny import data, net
+from tiny import Pair, data, net
 
 import fulmen as fm
 from fulmen import dispatch
@@ -489,6 +489,35 @@ def test_dicts_and_batches_of_ones_own(raw, lists):
     for make in (lambda x, y: dict(x=x, y=y), fm.Labeled, lambda x, y: [x, jnp.asarray(y)]):
         state, _ = fitted(Again([make(x, y) for x, y in lists[0]]), epochs=1)
         assert equal(state, expected)
+
+
+def test_a_source_for_each_part(raw, lists):
+    """As arrays for each part: a function, a list and arrays side by side, until the shortest ends; errors name the part."""
+    expected, _ = fitted({"one": raw, "two": raw}, Pair(net(), net()), epochs=2, batch_size=SIZE)
+    endless = lambda epoch: itertools.chain(lists[epoch], itertools.repeat(lists[epoch][0]))
+    state, _ = fitted({"one": endless, "two": raw}, Pair(net(), net()), epochs=2, batch_size=SIZE)
+    assert equal(state, expected) and int(state.step) == 8
+    again, _ = fitted({"one": Numbered(lists), "two": lists[0]}, Pair(net(), net()), epochs=1)
+    assert again.plan.steps_per_epoch == 4
+    assert equal(fitted({"one": raw, "two": raw}, Pair(net(), net()), epochs=1, batch_size=SIZE)[0], again)
+    given = [*fm.batches({"x": lambda: [x for x, _ in lists[0]], "y": lambda: [y for _, y in lists[0]]})]
+    assert [{k: v.shape for k, v in batch.items()} for batch in given][-1] == {"x": (2, 4), "y": (2,)}
+    with pytest.raises(RuntimeError, match="data: the Sources one, two, batch 2 of epoch 0 raised OSError: gone") as caught:
+        fitted({"one": lists[0], "two": lambda: map(broken_at(2), range(4), lists[0])}, Pair(net(), net()), epochs=1)
+    assert caught.value.__cause__.__notes__ == ["in the data of 'two'"]
+    with pytest.raises(ValueError, match=r"batch 0 of epoch 0: .*one\.0 16, one\.1 16, two\.0 8, two\.1 8"):
+        fitted({"one": lists[0], "two": raw}, Pair(net(), net()), epochs=1, batch_size=8)
+    with pytest.raises(TypeError, match="data, two: the generator can be read but once"):
+        fitted({"one": raw, "two": (batch for batch in lists[0])}, Pair(net(), net()), epochs=1)
+
+
+def broken_at(index):
+    def item(i, batch):
+        if i == index:
+            raise OSError("gone")
+        return batch
+
+    return item
 
 
 def test_fm_testing_takes_sources(lists):

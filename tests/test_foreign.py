@@ -362,6 +362,22 @@ def test_shared_modules():
         fm.setup(fm.Classifier(Tied()), (X, Y), optimizer=optax.sgd, lr=0.1)
 
 
+def test_members_of_a_population():
+    """A module is drawn when it is made: members of one are copies, which is said, and those of several are what they are."""
+    makers = [lambda i: eqx.nn.Linear(4, 3, key=jax.random.key(i)), lambda i: nnx.Linear(4, 3, rngs=nnx.Rngs(i))]
+    options = dict(optimizer=optax.sgd, lr=0.1)
+    for make in makers:
+        with pytest.raises(
+            TypeError, match=r"member 0 is .*Put it in a system: fm.Population\(fm.Classifier\(module\), 3\)"
+        ):
+            fm.Population(make(0), 3)
+        with pytest.warns(UserWarning, match="its 2 members begin as copies of one another"):
+            fm.setup(fm.Population(fm.Classifier(make(0)), 2), (X, Y), **options)
+        state = fm.setup(fm.Population([fm.Classifier(make(i)) for i in range(2)]), (X, Y), **options)
+        for i, member in enumerate(fm.members(state)):
+            assert equal(by_role(member.system.model, "parameter"), by_role(make(i), "parameter"))
+
+
 class WithSet(eqx.Module):
     sizes: set
 

@@ -49,6 +49,10 @@ def test_new_examples_are_the_generators():
     system, key = fm.init(gan(), jax.random.key(0)), jax.random.key(1)
     z = jax.random.normal(key, (5, 2))
     np.testing.assert_array_equal(fm.sample(system, key, (5, 2)), system.generator(z))
+    state = fm.setup(fm.Population(gan(), 3), X, optimizer=optax.sgd(0.1))
+    each = [fm.sample(member, key, (5, 2)) for member in fm.members(state)]
+    np.testing.assert_allclose(fm.sample(state, key, (5, 2)), np.stack(each), rtol=1e-5)
+    assert not np.allclose(each[0], each[1])
 
 
 @pytest.mark.parametrize("objective", [fm.NonSaturating(), fm.Hinge(), fm.Wasserstein(penalty=1.0)])
@@ -192,6 +196,11 @@ def test_patches_are_averaged():
         ({"objective": fm.Wasserstein(-1.0)}, ValueError, "Wasserstein, penalty: a finite number of at least 0"),
         ({"objective": fm.MSE()}, TypeError, "gan_losses"),
         ({"objective": 3.0}, TypeError, r"GAN, objective: what they play for was expected, and 3.0 came: fm.NonSat"),
+        (
+            {"latent": 3},
+            ValueError,
+            r"GAN, latent: the generator takes no noise of shape \(n, 3\), which latent=3 asks for: .*3",
+        ),
         ({"generator": 3.0}, TypeError, "GAN, generator: a model from noise to examples was expected, and 3.0 came"),
     ],
 )

@@ -496,6 +496,17 @@ def test_the_member_that_makes_no_sense_is_named():
     assert found.value.__notes__ == ["in member 1 of the population"]
 
 
+def test_copies_are_warned_of():
+    drawn = fm.init(small(), jax.random.key(0))
+    with pytest.warns(UserWarning, match=r"its 3 members begin as copies of one another.*give a list"):
+        set_up(fm.Population(drawn, 3))
+    (found,) = fm.check(fm.Population(drawn, 2), DATA, optimizer=optax.adam, lr=1e-3).warnings
+    assert "its 2 members begin as copies" in found.what
+    set_up(fm.Population(drawn, 2), lr=[1e-3, 1e-2])
+    set_up(fm.Population(drawn, 2), fm.PerMember([DATA, DATA]))
+    set_up(fm.Population(drawn, 1))
+
+
 def test_checks():
     robust = fm.Adversarial(fm.Population(small(), 2), fm.FGSM(REGION))
     for system in (fm.Population(adversarial(0.1), 2), robust):

@@ -304,6 +304,11 @@ def test_both_kinds_as_data(labeled, unlabeled):
     for a, b in zip(arrays(once.system), arrays(again.system), strict=True):
         np.testing.assert_array_equal(a, b)
     assert "accuracy" in fm.evaluate(once, labeled)
+    for evaluated in (data, [data]):
+        with pytest.raises(ValueError, match=r"it is for training. Evaluate on pairs \(x, y\)"):
+            fm.evaluate(once, evaluated)
+    with pytest.raises(ValueError, match="for training"):
+        fm.fit(once, data, epochs=1, validation=data, progress=False)
     with pytest.raises(RuntimeError, match="Mixed, labeled: arrays of equal length"):
         fm.fit(semi, fm.Mixed((labeled[0], labeled[1][:2]), unlabeled), optimizer=SGD, epochs=1, **options)
 
@@ -316,7 +321,14 @@ def test_both_kinds_as_data(labeled, unlabeled):
     [
         (lambda: fm.Distillation(classifier(), classifier()), r"fm\.Distillation\(fm\.Frozen\(teacher\), student\)"),
         (lambda: fm.Distillation(fm.Frozen(classifier()), fm.Frozen(classifier())), "that is trained was expected"),
-        (lambda: fm.Distillation(fm.Frozen(Linear(4, 5)), classifier()), "different logits, {'': 5} and {'': 3}"),
+        (
+            lambda: fm.Distillation(fm.Frozen(fm.init(Linear(4, 5), jax.random.key(0))), classifier()),
+            "different logits, {'': 5} and {'': 3}",
+        ),
+        (
+            lambda: fm.Distillation(fm.Frozen(classifier()), classifier()),
+            r"trained one was expected, and this Classifier has no 'model.weight' yet: give it with its arrays, fm.Frozen\(state",
+        ),
         (lambda: fm.Distillation(fm.Frozen(Linear(4, 3)), classifier(), temperature=0.0), "temperature: .* above 0"),
         (lambda: fm.Distillation(fm.Frozen(Linear(4, 3)), classifier(), weight=1.5), "weight: a number from 0 to 1"),
         (lambda: fm.MeanTeacher(classifier()), r"fm\.MeanTeacher\(fm\.EMA\(system, 0\.99\)\)"),

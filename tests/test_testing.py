@@ -22,7 +22,11 @@ def test_the_tiny_systems_set_up(kind):
 
 
 @pytest.mark.parametrize(
-    "kind", ["pair", "gan", "alternating", "batch_norm_and_dropout", "population", "ema", "vqvae", "byol", "weighted"]
+    "kind",
+    [
+        *("pair", "gan", "alternating", "batch_norm_and_dropout", "population", "ema", "semi_supervised", "vqvae", "byol"),
+        "weighted",
+    ],
 )
 def test_the_tiny_systems_keep_to_all_of_it(kind):
     check_component(*tiny(kind))

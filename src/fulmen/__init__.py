@@ -23,6 +23,7 @@ from fulmen.batch import Attacked, Batch, Labeled, PartBatches, Unlabeled
 from fulmen.check import check
 from fulmen.component import Buffer, Component, Frozen, Game, Model, Parameter, System, Wrapper, record
 from fulmen.data import split
+from fulmen.data.mixed import Mixed
 from fulmen.defences import (
     AWP,
     MART,
@@ -80,7 +81,7 @@ from fulmen.systems.permember import PerMember
 from fulmen.systems.population import Population
 from fulmen.systems.regressor import Regressor
 from fulmen.systems.self_supervised import BYOL, SelfSupervised, embeddings
-from fulmen.systems.semi_supervised import Mixed, SemiSupervised
+from fulmen.systems.semi_supervised import SemiSupervised
 from fulmen.systems.vae import VAE, sample
 from fulmen.systems.vqvae import VQVAE, CodeUsage
 from fulmen.systems.weighted import Uncertainty, Weighted, weigh

@@ -90,8 +90,9 @@ class Attacked(Batch):
 class PartBatches(Batch):
     """A batch for each part of a system: its own data, or what its augmentation made of the batch.
 
-    Raw data that is a dict by the names of the system's parts, `{"generator": z, "critic": (x, y)}`, becomes one. A part's
-    batch is read by its name, `batch.generator.x`, and where that is a path from `batch.parts`.
+    Raw data that is a dict by the names of the system's parts, `{"generator": z, "critic": (x, y)}`, becomes one; each part's is
+    data of any kind, such as a loader. A part's batch is read by its name, `batch.generator.x`, and where that is a path from
+    `batch.parts`.
 
     Args:
         batch: what the parts' batches were made of; None where the data gave each its own.

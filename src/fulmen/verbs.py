@@ -391,7 +391,8 @@ def batches(data, plan=None, epoch=None, start=0, **options):
     Args:
         data: arrays, or a tuple, dict or `Batch` of them, memory-mapped or not; an iterable of batches, such as a list or a
             data loader; an iterator, which is good for one epoch; a function that makes one, of the epoch's number or of
-            nothing; what a library of data loaders makes (PyTorch, Hugging Face datasets, grain, tf.data).
+            nothing; what a library of data loaders makes (PyTorch, Hugging Face datasets, grain, tf.data); a dict of these by
+            name, read side by side until the first of them ends.
         plan: a `Plan`, whose `batch_size`, `seed` and `drop_last` are for data that is cut here.
         epoch: the epoch's number, from 0.
         start: the batch to begin at.

@@ -14,6 +14,7 @@ from fulmen.data.arrays import check_arrays
 from fulmen.data.iterables import Listed, told
 from fulmen.data.libraries import teach
 from fulmen.data.mapped import Mapped
+from fulmen.data.parts import Sources
 from fulmen.mode import Plan
 from fulmen.verbs import batches
 
@@ -29,16 +30,32 @@ def settle(data: Any) -> Any:
     teach(type(data))
     if isinstance(data, jax.Array):
         data = np.asarray(data)
-    if isinstance(data, list) and data and isinstance(data[0], tuple | dict | Batch):
+    if _are_batches(data):
         return Listed(data)
     if isinstance(data, Iterator) and not _weakly(data):
         return (batch for batch in data)  # what is taken out to be looked at is put back by a weak reference
+    if type(data) is dict and any(_is_source(own) for own in data.values()):
+        return Sources({str(name): settle(own) for name, own in data.items()})
     if comes_from(data, "arrays"):
         data = check_arrays(data)
         return Mapped(data) if any(isinstance(v, np.memmap) for v in jax.tree.leaves(data)) else data
     if comes_from(data, "iterables"):
         _require_readable(data)
     return data
+
+
+def _are_batches(data: Any) -> bool:
+    return isinstance(data, list) and bool(data) and isinstance(data[0], tuple | dict | Batch)
+
+
+def _is_source(own: Any) -> bool:
+    """Whether an entry of a dict of data makes its batches itself, or is cut by a method of its own."""
+    teach(type(own))
+    if _are_batches(own):
+        return True
+    if isinstance(own, str | bytes) or hasattr(own, "__fspath__") or hasattr(own, "shape") or comes_from(own, "arrays"):
+        return False
+    return isinstance(own, Iterable) or callable(own) or not comes_from(own, "iterables")
 
 
 def comes_from(data: Any, file: str) -> bool:

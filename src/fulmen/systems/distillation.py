@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from fulmen.batch import Labeled, Unlabeled
 from fulmen.component import Component, Frozen, System, is_part
 from fulmen.dispatch import dispatch
+from fulmen.leaves import missing
 from fulmen.naming import concrete, number
 from fulmen.objectives import KL
 from fulmen.objectives.algebra import total
@@ -31,7 +32,7 @@ class Distillation(System):
     the student's. Hinton, Vinyals and Dean 2015, arXiv:1503.02531.
 
     Args:
-        teacher: a trained model or system with a classifier in it, in `fm.Frozen`.
+        teacher: a trained model or system with a classifier in it, with its arrays, in `fm.Frozen`.
         student: a system with a classifier in it, or a classifying model with a loss.
         temperature: T; the higher, the more the classes count that neither thinks likely.
         weight: α, in [0, 1].
@@ -114,6 +115,12 @@ def validate(distillation: Distillation):
     weight = concrete(distillation.weight)
     if weight is not None and not ((weight >= 0) & (weight <= 1)).all():
         raise ValueError(f"Distillation, weight: a number from 0 to 1 was expected, and {number(distillation.weight)} came.")
+    if absent := missing(distillation.teacher):
+        kind = type(distillation.teacher.part).__name__
+        raise ValueError(
+            f"Distillation, teacher: a trained one was expected, and this {kind} has no {absent[0].partition('.')[2]!r} yet: give it "
+            "with its arrays, fm.Frozen(state.system) of its own training."
+        )
 
 
 @dispatch

@@ -10,15 +10,15 @@ import jax.numpy as jnp
 
 from fulmen.batch import PartBatches
 from fulmen.component import Component, Game
-from fulmen.dispatch import dispatch, verb
-from fulmen.mode import Mode
+from fulmen.dispatch import MissingMethodError, dispatch, verb
+from fulmen.mode import Eval, Mode
 from fulmen.objectives.classification import Hinge
 from fulmen.optimizers.every import whole
 from fulmen.systems.checks import require_kind, require_number, require_part
 from fulmen.systems.defence import unrecorded
 from fulmen.systems.vae import sample
 from fulmen.tree import static
-from fulmen.verbs import forward, intervals, losses, validate
+from fulmen.verbs import bind, forward, intervals, losses, validate
 
 __all__ = ["GAN", "NonSaturating", "Wasserstein", "gan_losses"]
 
@@ -57,7 +57,7 @@ class GAN(Game):
         generator: from noise `(n, latent)` to examples.
         critic: from examples to a score each, `(n,)` or `(n, …)`, of which the losses are averaged.
         objective: what they play for: `NonSaturating()`, `fm.Hinge()`, `Wasserstein()`.
-        latent: how many numbers an example is made of, drawn from a normal distribution.
+        latent: how many numbers an example is made of, drawn from a normal distribution: the generator's inputs are `(n, latent)`.
         critic_steps: the generator moves in the last of so many steps, the critic in each.
 
     **Extending.** Write `gan_losses(objective: Mine, critic, real, fake, key)` for another objective, and `losses(gan: Mine,
@@ -94,12 +94,14 @@ def gan_losses(objective, critic, real, fake, key):
     """
 
 
-@dispatch
-def losses(gan: GAN, batch, mode: Mode):
+def _losses(gan: GAN, batch, mode: Mode):
     own = isinstance(batch, PartBatches)
     real = batch.critic.x if own else batch.x
     z = batch.generator.x if own else jax.random.normal(mode.at("noise").key, (len(batch), gan.latent))
     return gan_losses(gan.objective, gan.critic, real, forward(gan.generator, z), mode.at("objective").key)
+
+
+losses.dispatch(_losses)
 
 
 @dispatch
@@ -165,6 +167,21 @@ def validate(gan: GAN):
     whole(gan.critic_steps, "GAN, critic_steps")
     if not isinstance(gan.latent, int) or gan.latent < 1:
         raise ValueError(f"GAN, latent: a whole number of at least 1 was expected, and {gan.latent!r} came.")
+
+
+@dispatch
+def validate(gan: GAN, batch):
+    if isinstance(batch, PartBatches) or losses.method(gan, batch).function is not _losses:
+        return  # the noise is the data's, or made by a method of its own
+    noise = jax.ShapeDtypeStruct((2, gan.latent), jnp.float32)
+    try:
+        jax.eval_shape(lambda z: forward(bind(gan.generator, Eval(jax.random.key(0))), z), noise)
+    except MissingMethodError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"GAN, latent: the generator takes no noise of shape (n, {gan.latent}), which latent={gan.latent} asks for: {error}"
+        ) from error
 
 
 @dispatch

@@ -10,13 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from fulmen.batch import Batch
-from fulmen.component import Component, Frozen, System, Wrapper, fold_name, part_name
+from fulmen.component import Component, Frozen, System, Wrapper, fold_name, is_foreign, part_name
 from fulmen.dispatch import dispatch
 from fulmen.leading import each, is_own, join, split, take
 from fulmen.leaves import is_array
 from fulmen.mergeable import Spread
+from fulmen.naming import concrete
 from fulmen.systems.composition import as_figure, entry, per_example, reduced, total_loss
 from fulmen.systems.permember import PerMember, cut, per_member
+from fulmen.systems.vae import sample
 from fulmen.tree import STATIC, Tree, children, kinds, remake, short
 from fulmen.verbs import (
     after_update,
@@ -50,9 +52,10 @@ class Population(System):
     and all members see the same attacked batch. What has a training step of its own (`SAM(system)`) stands inside.
 
     Args:
-        system: a description, or a system whose arrays are there, with which every member then begins; or a list of systems
-            that differ in numbers alone: a learning rate that a method of `configure_optimizers` reads, the weight of a term,
-            an ε. All numbers and arrays get a leading axis of size n, and may be changed without compiling anew.
+        system: a description, or a system whose arrays are there, with which every member then begins (another library's
+            module has its arrays: `setup` warns of copies); or a list of systems that differ in numbers and arrays alone: a
+            learning rate that a method of `configure_optimizers` reads, the weight of a term, an ε, a module drawn by another
+            seed. All numbers and arrays get a leading axis of size n, and may be changed without compiling anew.
         n: how many, where one system is given.
         seeds: `(n,)`, each member's seed; `setup` sets them.
 
@@ -102,7 +105,10 @@ def _require_alike(members: list[Any]) -> None:
     first = members[0]
     for i, member in enumerate(members):
         if not isinstance(member, Component):
-            raise TypeError(f"Population: systems were expected, and member {i} is {short(member)}.")
+            instead = (
+                f" Put it in a system: fm.Population(fm.Classifier(module), {len(members)})." if is_foreign(member) else ""
+            )
+            raise TypeError(f"Population: systems were expected, and member {i} is {short(member)}.{instead}")
         if type(member) is not type(first):
             raise TypeError(
                 f"Population: members of one kind were expected; member 0 is a {type(first).__name__}, and member {i} a "
@@ -120,8 +126,12 @@ def _differences(a: Any, b: Any, path: str, fixed: bool = False) -> Iterator[tup
     """Where two trees differ in more than their numbers: the path, and what is there; `fixed` is what is static."""
     inside: Any = ({}, {}) if fixed else (dict(children(a)), dict(children(b)))
     if fixed or type(a) is not type(b) or inside[0].keys() != inside[1].keys() or not inside[0]:
-        if fixed or not (_is_number(a) and _is_number(b)):
-            differ = a != b if fixed or not isinstance(a, Tree) or type(a) is not type(b) else False
+        if not fixed and type(a) is type(b) and not jax.tree_util.all_leaves([a]):
+            differ = jax.tree.structure(a) != jax.tree.structure(
+                b
+            )  # of a node without anything in it, or with something else
+        elif fixed or not (_is_number(a) and _is_number(b)):
+            differ = a != b
         else:
             differ = (np.shape(a), np.shape(a) and a.dtype) != (np.shape(b), np.shape(b) and b.dtype)
         if differ:
@@ -212,6 +222,12 @@ def views(function: Callable[..., Any], component: Any, *inputs: Any, mode: Any 
     return over(look, component, *inputs, out_axes=out_axes)
 
 
+def copies(population: Population) -> bool:
+    """Whether there are several members, and no number or array that one of them has otherwise than the first."""
+    own = [v for v in jax.tree.leaves(population.members) if is_own(v) and jnp.issubdtype(v.dtype, jnp.number)]
+    return population.n > 1 and all(v is not None and (v[1:] == v[:1]).all() for v in map(concrete, own))
+
+
 def mode_of(mode: Any, number: Any) -> Any:
     """A member's mode, of the population's."""
     return mode if mode.root is None else remake(mode, {"root": jax.random.fold_in(mode.root, number)})
@@ -288,6 +304,11 @@ def as_batch(population: Population, raw):
 def forward(population: Population, *inputs):
     """`(n, members, …)`: examples first, as everywhere."""
     return views(forward, population, *inputs, out_axes=1)
+
+
+@dispatch
+def sample(population: Population, key, shape):
+    return views(lambda member: sample(member, key, shape), population)
 
 
 @dispatch

@@ -26,12 +26,12 @@ def sample(model, key, shape):
     """New examples that a model of the data draws.
 
     Args:
-        model: such as a `VAE` or a `GAN`, or a state of one.
+        model: such as a `VAE` or a `GAN`, a `Population` of them, or a state of one.
         key: a random key.
         shape: of the noise that they are made of, `(n, latent)`.
 
     Returns:
-        `(n, …)`, like the model's outputs.
+        `(n, …)`, like the model's outputs; of a `Population` `(members, n, …)`, what each draws by itself with the key.
 
     **Extending.** Overload it for a model or a system that can draw.
     """

@@ -63,10 +63,10 @@ def losses(duel: Duel, batch, mode):
 
 
 def systems() -> dict[str, tuple[Component, Any]]:
-    """A small system of each kind, not drawn yet, with 20 examples for it: from names to `(system, data)`.
+    """A small system of each kind, not drawn yet but for a teacher, with 10 or 20 examples for it: from names to `(system, data)`.
 
     >>> sorted(fm.testing.systems())  # doctest: +ELLIPSIS
-    ['adversarial', 'alternating', 'batch_norm_and_dropout', ..., 'vqvae', 'weighted']
+    ['actor_critic', 'adversarial', 'alternating', ..., 'vqvae', 'weighted']
     """
     random = np.random.default_rng(0)
     x = random.uniform(size=(EXAMPLES, FEATURES)).astype(np.float32)
@@ -83,6 +83,10 @@ def systems() -> dict[str, tuple[Component, Any]]:
     attack = fm.PGD(fm.LinfBall(0.1) & fm.Box(0.0, 1.0), step_size=0.05, steps=2)
     text = fm.models.Transformer(CLASSES, LENGTH, features=4, heads=2, layers=1)
     halves = x[:, :2] - x[:, 2:]
+    teacher = fm.init(dense(), jax.random.key(0))
+    mean_teacher = fm.MeanTeacher(fm.EMA(fm.Classifier(dense(), augment=fm.Noise(0.1)), 0.9))
+    pole = fm.environments.CartPole()
+    agents = fm.ActorCritic(dense(m=2), dense(m=1), pole, agents=EXAMPLES // 2, horizon=4)
 
     def tasks() -> Component:
         return fm.MultiTask(dense(m=5), {"label": fm.Classifier(dense(5)), "halves": fm.Regressor(dense(5, 2))})
@@ -95,6 +99,7 @@ def systems() -> dict[str, tuple[Component, Any]]:
         "game": (Duel(dense(2, FEATURES), dense(m=1)), x),
         "alternating": (fm.Alternating(Duel(dense(2, FEATURES), dense(m=1))), x),
         "gan": (fm.GAN(dense(2, FEATURES), dense(m=1), latent=2), x),
+        "actor_critic": (agents, np.arange(EXAMPLES // 2)),
         "batch_norm_and_dropout": (fm.Classifier(norm), (x, y)),
         "scanned": (fm.Classifier(stacked), (x, y)),
         "frozen": (fm.Classifier(fm.models.Chain(fm.Frozen(dense(m=8)), dense(8))), (x, y)),
@@ -104,8 +109,9 @@ def systems() -> dict[str, tuple[Component, Any]]:
         "vae": (fm.VAE(dense(m=4), dense(2, FEATURES)), x),
         "vqvae": (fm.VQVAE(dense(m=2), fm.models.Quantizer(5, 2), dense(2, FEATURES)), x),
         "ema": (fm.EMA(fm.Classifier(norm), 0.9), (x, y)),
-        "distillation": (fm.Distillation(fm.Frozen(dense()), fm.Classifier(dense())), (x, y)),
-        "mean_teacher": (fm.MeanTeacher(fm.EMA(fm.Classifier(dense(), augment=fm.Noise(0.1)), 0.9)), (x, y)),
+        "distillation": (fm.Distillation(fm.Frozen(teacher), fm.Classifier(dense())), (x, y)),
+        "mean_teacher": (mean_teacher, (x, y)),
+        "semi_supervised": (fm.SemiSupervised(mean_teacher), fm.Mixed((x[:12], y[:12]), x)),
         "simclr": (fm.SelfSupervised(dense(), augment=fm.Noise(0.1)), x),
         "byol": (fm.BYOL(fm.EMA(dense(), 0.9), predictor=dense(CLASSES), augment=fm.Noise(0.1)), x),
         "clip": (fm.CLIP(dense(m=2), dense(2, 2)), (x, halves)),

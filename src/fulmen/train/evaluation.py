@@ -11,6 +11,7 @@ import numpy as np
 
 from fulmen.component import Component, fold_name, unbind
 from fulmen.data.arrays import count
+from fulmen.data.mixed import Mixed
 from fulmen.data.source import Source
 from fulmen.dispatch import dispatch
 from fulmen.leaves import require_arrays
@@ -48,10 +49,17 @@ def evaluation_size(state: State) -> int:
     return 256 if per_example(state.system) else state.plan.batch_size or 32
 
 
-def _checked(component: Any, data: Any, attack: Any) -> Source:
-    source = Source.of(data)
+def looked_at(component: Any, data: Any, what: str = "data") -> Source:
+    """Data to be evaluated on, all of it looked at if it is in memory."""
+    source = Source.of(data, what)
+    _require_once_each(source.data)
     if source.in_memory:
         source.validate(component, source.data)
+    return source
+
+
+def _checked(component: Any, data: Any, attack: Any) -> Source:
+    source = looked_at(component, data)
     if attack is not None:
         _require_attack(attack)
         validate(attack)
@@ -69,6 +77,14 @@ def _require_attack(attack: Any) -> None:
         of_a_region = " A region's are fm.autoattack(region)." if isinstance(attack, Region) else ""
         came = f"{short(attack)} came.{of_a_region}"
     raise TypeError(f"evaluate, attack: such as fm.PGD(region, step_size=0.01, steps=40) was expected, and {came}")
+
+
+def _require_once_each(data: Any) -> None:
+    if isinstance(data, Mixed):
+        raise ValueError(
+            "an evaluation counts every example once, and in Mixed data those of the smaller kind come again and again: it is for "
+            "training. Evaluate on pairs (x, y), or on unlabelled examples alone."
+        )
 
 
 def _plan(source: Source, batch_size: int | None, usual: int) -> Plan:
@@ -132,6 +148,7 @@ def _padded(source: Source, plan: Plan, pad: Callable[[Any], bool]) -> Iterator[
 def _masked_batch(component: Any, raw: Any, start: int, n: int) -> Any:
     """The batch with its rows' places in the data, and weight 0 for those that are padding."""
     batch = as_batch(component, raw)
+    _require_once_each(batch)
     rows = np.arange(len(batch), dtype=np.int32)
     changes: dict[str, Any] = {}
     if batch.index is None:

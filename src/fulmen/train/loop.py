@@ -21,7 +21,7 @@ from fulmen.dispatch import dispatch, generation
 from fulmen.mode import Plan
 from fulmen.optimizers import groups
 from fulmen.train.accumulate import Ledger
-from fulmen.train.evaluation import evaluate_source, evaluation_size
+from fulmen.train.evaluation import evaluate_source, evaluation_size, looked_at
 from fulmen.train.events import (
     EpochEnd,
     EpochStart,
@@ -155,9 +155,7 @@ def prepare(
 
 
 def _validation(state: State, data: Any, epochs: int | None) -> tuple[Source, Plan]:
-    source = Source.of(data, "validation")
-    if source.in_memory:
-        source.validate(state.system, source.data)
+    source = looked_at(state.system, data, "validation")
     return source, source.plan(usual=evaluation_size(state), epochs=epochs)
 
 

@@ -19,7 +19,8 @@ from fulmen.leading import is_own
 from fulmen.leaves import PARAMETER, check_fields, components, leaves, require_dispatched
 from fulmen.optimizers import Enclosing, fewer, groups, of_plan
 from fulmen.schedules.span import warn_if_longer
-from fulmen.systems.population import around, population_in, seeded, stack
+from fulmen.systems.permember import PerMember
+from fulmen.systems.population import around, copies, population_in, seeded, stack
 from fulmen.train.members import members
 from fulmen.train.state import State
 from fulmen.train.step import start_optimizer, step_program
@@ -60,6 +61,7 @@ def setup(
     key = jax.random.key(seed)
     component = init(component, fold_name(key, "init"))
     _check_members(component, optimizer)
+    _warn_of_copies(component, optimizer, raw)
     check_fields(component)
     source.validate(component, source.data if source.in_memory else raw)
     state = State(component, optimizer=optimizer, key=fold_name(key, "run"), plan=plan)
@@ -108,6 +110,19 @@ def _check_members(component: Any, optimizer: Any) -> None:
             raise ValueError(
                 f"{name}: one number, or one for each of the {population.n} members, was expected, and {leaf.shape[0]} came."
             )
+
+
+def _warn_of_copies(component: Any, optimizer: Any, raw: Any) -> None:
+    """Warn where nothing sets members apart but what they draw in training."""
+    population = population_in(component)
+    alike = population is not None and not isinstance(raw, PerMember) and not any(map(is_own, jax.tree.leaves(optimizer)))
+    if population is not None and alike and copies(population):
+        warnings.warn(
+            f"Population: its {population.n} members begin as copies of one another, so that only what each draws in training (dropout, "
+            "augmentations) will set them apart. A description without arrays is drawn for each by its own seed; a module of "
+            "another library has its arrays, so give a list: fm.Population([fm.Classifier(make(seed)) for seed in range(n)]).",
+            stacklevel=5,
+        )
 
 
 def check_component(component: Any) -> None:

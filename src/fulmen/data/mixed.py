@@ -1,0 +1,80 @@
+"""`Mixed`: labelled and unlabelled examples side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+
+from fulmen.batch import Batch
+from fulmen.data.arrays import count, cuts, order
+from fulmen.dispatch import dispatch
+from fulmen.tree import remake, short
+from fulmen.verbs import batches, steps_per_epoch
+
+__all__ = ["Mixed"]
+
+
+class Mixed(Batch):
+    """Labelled and unlabelled examples: for one step, where there may be more of the one kind than of the other, or as data.
+
+    As data, an epoch goes once through the larger of the two, and through the smaller as often as that takes, with
+    `batch_size` of both in every step. It is for training: an evaluation is on pairs `(x, y)`, each of which counts once, and
+    raises for `Mixed`.
+
+    >>> x, y = jnp.ones((8, 4)), jnp.arange(8) % 3
+    >>> for batch in fm.batches(fm.Mixed((x, y), jnp.zeros((12, 4))), batch_size=5):
+    ...     print(len(batch.labeled[0]), len(batch.unlabeled))
+    5 5
+    5 5
+    2 2
+
+    Args:
+        labeled: a pair `(x, y)`, or a batch.
+        unlabeled: an array, or a batch.
+    """
+
+    attackable: ClassVar[tuple[str, ...]] = ()  # its parts are attacked each by itself
+
+    labeled: Any
+    unlabeled: Any
+
+    def __len__(self) -> int:
+        return count(self.labeled)
+
+    def each(self, function: Callable[[Any, str], Any]) -> Mixed:
+        """With `function(part, name)` in the place of both parts."""
+        return remake(self, {name: function(getattr(self, name), name) for name in ("labeled", "unlabeled")})
+
+
+@dispatch
+def batches(data: Mixed, plan, epoch, start=0):
+    _require_arrays(data)
+    total = max(map(count, (data.labeled, data.unlabeled)))
+    rows = {name: _rows(count(getattr(data, name)), total, plan, epoch) for name in ("labeled", "unlabeled")}
+    for begin in range(start * plan.batch_size, cuts(total, plan) * plan.batch_size, plan.batch_size):
+        chosen = {name: some[begin : begin + plan.batch_size] for name, some in rows.items()}
+        yield data.each(lambda part, name, chosen=chosen: jax.tree.map(lambda v: v[chosen[name]], part))
+
+
+@dispatch
+def steps_per_epoch(data: Mixed, plan):
+    return cuts(max(map(count, (data.labeled, data.unlabeled))), plan)
+
+
+def _rows(n: int, total: int, plan: Any, epoch: int) -> np.ndarray:
+    """The examples of an epoch of `total`, in their order: what is smaller is gone through again and again."""
+    times = -(-total // n)
+    return np.concatenate([order(n, plan, epoch * times + i) for i in range(times)])[:total]
+
+
+def _require_arrays(data: Mixed) -> None:
+    for name in ("labeled", "unlabeled"):
+        lengths = {np.shape(v)[:1] for v in jax.tree.leaves(getattr(data, name))}
+        if len(lengths) != 1 or lengths & {(), (0,)}:
+            raise ValueError(
+                f"Mixed, {name}: arrays of equal length, with an example in each row, were expected, and "
+                f"{short(getattr(data, name))} came."
+            )
