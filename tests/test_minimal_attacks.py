@@ -222,7 +222,8 @@ def test_in_float64_every_coordinate_is_the_peers(name):
     np.testing.assert_allclose(x, expected(name, x, clean), rtol=0, atol=1e-9)
 
 
-def test_in_float32_nearly_every_coordinate_is(name="fab/Linf/1"):
+@pytest.mark.parametrize("name", ["fab/Linf/1", "deepfool/L2/unbounded", "carlini_wagner/plain"])
+def test_in_float32_nearly_every_coordinate_is(name):
     x, clean = found(PEERS[name], np.float32)
     assert (np.abs(x - expected(name, x, clean)) <= 1e-5).mean() >= 0.999
 
