@@ -105,14 +105,21 @@ def normalize(x: Any, p: Any) -> Any:
 
 def gpt(p: Any, tokens: Any, heads: int) -> Any:
     n, length = tokens.shape
-    x = p["tokens"][tokens] + p["positions"][:length]
-    for q in p["layers"]:
+
+    def block(x: Any, q: Any) -> tuple[Any, None]:
         joint = (normalize(x, q["norm_a"]) @ q["w_qkv"] + q["b_qkv"]).reshape(n, length, 3, heads, -1)
         y = jax.nn.dot_product_attention(joint[:, :, 0], joint[:, :, 1], joint[:, :, 2], is_causal=True)
         # Without the brackets, and with the tokens transposed below, the step takes half as long again.
         x = x + (y.reshape(n, length, -1) @ q["w_out"] + q["b_out"])
         hidden = jax.nn.gelu(normalize(x, q["norm_b"]) @ q["w_up"] + q["b_up"])
-        x = x + (hidden @ q["w_down"] + q["b_down"])
+        return x + (hidden @ q["w_down"] + q["b_down"]), None
+
+    x = p["tokens"][tokens] + p["positions"][:length]
+    if isinstance(p["layers"], list):
+        for q in p["layers"]:
+            x, _ = block(x, q)
+    else:
+        x, _ = lax.scan(block, x, p["layers"])
     return jnp.einsum("nlf,vf->nlv", normalize(x, p["norm"]), p["tokens"])
 
 
@@ -219,14 +226,17 @@ def compare_resnet(rounds: int, batch_size: int = 32, steps: int = 4) -> None:
     interleaved("ResNet-18, batch 32", hand, ours, data, batch_size, rounds)
 
 
-def compare_gpt(rounds: int, batch_size: int = 16, steps: int = 20, **options: Any) -> None:
+def compare_gpt(rounds: int, unroll: bool, batch_size: int = 16, steps: int = 20) -> None:
+    """Layers one after the other in both, or in a loop over parameters that are stacked in both."""
     sizes = {"vocabulary": 128, "length": 64, "features": 128, "heads": 4, "layers": 6}
     data = (np.random.default_rng(0).integers(0, 128, (batch_size * steps, 65)).astype(np.int32),)
-    ours = ByFit(fm.LanguageModel(fm.models.Transformer(**sizes, **options)), data, batch_size)
+    ours = ByFit(fm.LanguageModel(fm.models.Transformer(**sizes, unroll=unroll)), data, batch_size)
     parameters = gpt_parameters(ours.state.system.model)
+    if not unroll:
+        parameters["layers"] = jax.tree.map(lambda *layers: jnp.stack(layers), *parameters["layers"])
     hand = ByHand(functools.partial(gpt_loss, sizes["heads"]), parameters, {}, batch_size)
     print("first losses:", first_losses(hand, ours, (data[0][:batch_size],)))
-    interleaved(f"GPT {options or ''}", hand, ours, data, batch_size, rounds)
+    interleaved("GPT, " + ("unrolled" if unroll else "scanned"), hand, ours, data, batch_size, rounds)
 
 
 def compare_train_step(rounds: int, calls: int = 2000) -> None:
@@ -281,6 +291,6 @@ if __name__ == "__main__":
         compare_train_step(options.rounds)
     if options.only in (None, "gpt"):
         compare_gpt(options.rounds, unroll=True)
-        compare_gpt(options.rounds)
+        compare_gpt(options.rounds, unroll=False)
     if options.only in (None, "resnet"):
         compare_resnet(options.rounds)
