@@ -190,7 +190,6 @@ def test_the_file_says_what_is_in_it(state, path):
             [r"system.layer.weight: the file has float32\[4, 3\], `like` has float32\[4, 5\]"],
         ),
         (lambda: ready(optimizer=optax.sgd), [r"optimizer_state.0.0.mu.layer.weight: the file has .*, `like` has nothing"]),
-        (lambda: ready().system, [r"the root: the file has State, `like` has Tracked"]),
         (
             lambda: jax.tree.map(lambda v: v.astype(jnp.float16) if v.ndim == 2 else v, ready()),
             [r"float32\[4, 3\], `like` has float16"],
@@ -213,6 +212,24 @@ def test_the_same_arrays_in_another_type(path):
     save(path, fm.init(net(), jax.random.key(0)))
     with pytest.raises(ValueError, match="the root: the file has Net, `like` has Other"):
         load(path, like=fm.init(Other(Linear(4, 3)), jax.random.key(0)))
+
+
+@pytest.mark.parametrize(
+    ("saved", "like", "error", "words"),
+    [
+        (lambda s: s, lambda s: s.system, ValueError, "holds a State, and `like` is a Tracked: give a state, `fm.setup"),
+        (lambda s: s.system, lambda s: s, ValueError, "holds a Tracked, and `like` is a State: .*`like=state.system`"),
+        (lambda s: s.system.layer, lambda s: Linear(4, 3), ValueError, r"has weight, bias, and .*fm.init\(component, key\)"),
+        (lambda s: s, lambda s: Tracked, TypeError, "made anew .* the class Tracked came"),
+        (lambda s: s, lambda s: None, TypeError, "and NoneType came"),
+    ],
+    ids=["component", "state", "description", "class", "None"],
+)
+def test_another_kind_of_thing_is_answered_with_what_to_give(state, path, saved, like, error, words):
+    save(path, saved(state))
+    with pytest.raises(error, match=words) as raised:
+        load(path, like=like(state))
+    assert len(str(raised.value).splitlines()) == 1
 
 
 def cut(content):

@@ -276,6 +276,11 @@ WRONG = {
         r"sequences of at most 6 tokens, and \(2, 8\) came",
     ),
     "out of range": (lambda: setup(ragged() + 5), ValueError, "takes tokens from 0 to 10, and 15 came"),
+    "out of range, predicted": (
+        lambda: fm.predict(setup(ragged()), ragged() + 5),
+        ValueError,
+        "takes tokens from 0 to 10, and 15 came",
+    ),
     "last token out of range": (
         lambda: setup(np.array([[1, 2, 11]])),
         ValueError,

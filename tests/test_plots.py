@@ -16,7 +16,7 @@ from tiny import data, net
 import fulmen as fm
 from fulmen.figures import COLOURS, TEXT
 from fulmen.looking import LossNode
-from fulmen.looking.curves import apart
+from fulmen.looking.curves import apart, html_history
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -89,6 +89,18 @@ def test_the_parts_of_a_games_loss_are_beside_its_sum():
     assert generator.get_color() == validation.get_color() and validation.get_linestyle() == "--"
 
 
+def test_losses_of_a_game_have_no_best_epoch():
+    """What one player gains, another loses; its other figures have one."""
+    found = history({**GAME, "loss": [2.0, 2.1], "accuracy": [0.5, 0.4]})
+    assert "loss" in html_history(found) and html_history(found).count("epoch 1") == 4
+    found.opposed = True
+    assert [label for axes in draw(found).axes for label in labels(axes) if "best" in label] == ["0.4 (best 0.5)"]
+    assert html_history(found).count("epoch 1") == 1
+    for component, opposed in ((fm.testing.systems()["game"], True), (fm.testing.systems()["classifier"], False)):
+        _, run = fm.fit(component[0], component[1], optimizer=optax.adam, lr=1e-3, epochs=1, progress=False)
+        assert run.opposed is opposed
+
+
 def test_one_epoch_is_points():
     figure = draw(history({name: values[:1] for name, values in ROBUST.items()}))
     lines = [line for axes in figure.axes for line in axes.lines]
@@ -116,7 +128,10 @@ def test_several_numbers_per_epoch_are_an_image():
     vector, last = draw(history({"f1": np.arange(8.0).reshape(2, 4), "confusion_matrix": matrix})).axes[:2]
     np.testing.assert_array_equal(vector.images[0].get_array(), np.arange(8.0).reshape(2, 4).T)
     np.testing.assert_array_equal(last.images[0].get_array(), matrix[-1])
-    assert last.get_xlabel() == "column, epoch 2"
+    assert (last.get_ylabel(), last.get_xlabel()) == ("true class", "predicted class, epoch 2")
+    assert labels(last) == [str(n) for n in range(9, 18)]
+    assert [t.get_color() for t in last.texts] == ["white"] * 5 + ["black"] * 4
+    assert not labels(vector)
 
 
 def test_an_empty_history_has_no_picture():

@@ -175,6 +175,7 @@ def test_setup_warns_of_a_schedule_that_is_longer_than_the_run(options, words):
     with pytest.warns(UserWarning, match=words) as caught:
         fm.setup(net(), data(), steps=TOTAL, **options)
     assert len(caught) == 1  # and the trace of the step says it no second time
+    assert caught[0].filename == __file__  # the line to change, and not one of the library's
     fm.setup(net(), data(), steps=2000, **options)
 
 
@@ -212,6 +213,7 @@ def test_a_run_past_its_plan_warns_where_a_schedule_has_ended(options, warned):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             run(state, steps=5)
+        assert {w.filename for w in caught} <= {__file__}
         assert [str(w.message).partition(": ")[0] for w in caught] == (
             ["this run goes to step 5, and the state's plan ends at 4"] if warned else []
         )

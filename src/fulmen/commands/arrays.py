@@ -20,6 +20,8 @@ __all__ = ["load_arrays", "system_for"]
 
 Say = Callable[[str], None]
 
+_FEW = 10  # different numbers that look like classes
+
 
 def load_arrays(path: Path, say: Say) -> tuple[np.ndarray, np.ndarray]:
     """The arrays x and y of an `.npz` file, as a model takes them.
@@ -68,7 +70,13 @@ def _number_array(path: Path, name: str, array: np.ndarray) -> np.ndarray:
         raise CommandError(f"{path}: {name} has complex numbers ({array.dtype}); real ones were expected.")
     if array.dtype.kind == "b":
         return array.astype(np.int32)
-    return array.astype(np.float32) if array.dtype.kind == "f" else array
+    if array.dtype.kind != "f":
+        return array
+    with np.errstate(over="ignore"):
+        single = array.astype(np.float32)
+    if np.isinf(single).any() and np.isfinite(array).all():
+        raise CommandError(f"{path}: {name} goes up to {np.abs(array).max():.3g}, which float32 does not hold; scale it.")
+    return single
 
 
 def _inputs(x: np.ndarray, say: Say) -> np.ndarray:
@@ -105,7 +113,12 @@ def _classes(path: Path, y: np.ndarray, say: Say) -> np.ndarray:
 def _targets(path: Path, y: np.ndarray, say: Say) -> np.ndarray:
     outputs = math.prod(y.shape[1:])
     say(f"y: {y.dtype}, regression on {outputs} number{'s' * (outputs != 1)}, mean {y.mean():.3g}, deviation {y.std():.3g}")
-    return y.reshape(len(y), outputs)
+    y = y.reshape(len(y), outputs)
+    if outputs > 1 and ((y == 0) | (y == 1)).all() and (y.sum(1) == 1).all():
+        say("y: each row has a single 1; if it says the class, save y.argmax(1)")
+    elif outputs == 1 and (y == np.round(y)).all() and 1 < len(np.unique(y)) <= _FEW:
+        say("y: few different whole numbers; if they are classes, save them as integers, y.astype(int)")
+    return y
 
 
 def system_for(name: str, x: np.ndarray, y: np.ndarray) -> fm.Component:

@@ -26,7 +26,7 @@ class CommandError(ValueError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of an error about a name: the nearest one that there is, or all of them."""
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1)
+    near = difflib.get_close_matches(name, known, n=1) or difflib.get_close_matches(name.lower(), known, n=1)
     if near:
         return f"did you mean {near[0]!r}?"
     return f"there {'is' if len(known) == 1 else 'are'}: {', '.join(known)}." if known else "there is none."

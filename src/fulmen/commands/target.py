@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 import textwrap
 import traceback
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
+import fulmen as fm
 from fulmen.commands.errors import CommandError, first_of_theirs, nearest
 from fulmen.tree import short
 
@@ -52,6 +54,8 @@ def _module(place: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{place}.".startswith(f"{error.name}."):
             _show_theirs(error)  # a module that theirs imports
+        if "/" in place or os.sep in place:
+            raise CommandError(f"{place} is no module; of a file write {place}.py:NAME.") from None
         here = [path.stem for path in Path.cwd().glob("*.py")]
         raise CommandError(f"there is no module {error.name!r} here or installed; {nearest(place, here)}") from None
     except Exception as error:
@@ -96,6 +100,10 @@ def run_arguments(returned: Any, target: str) -> dict[str, Any]:
     """What a function returned as `fit`'s arguments: `system`, `data`, and perhaps `validation` and others."""
     expected = f"{target}: (system, data), (system, data, validation) or a dict of fit's arguments was expected"
     if isinstance(returned, tuple) and len(returned) in (2, 3):
+        if isinstance(returned[1], fm.History):
+            raise CommandError(
+                f"{expected}, and what `fit` returned came, a state and its history: train here, return the data."
+            )
         return dict(zip(("system", "data", "validation"), returned, strict=False))
     if isinstance(returned, dict):
         for name in ("system", "data"):
@@ -104,5 +112,9 @@ def run_arguments(returned: Any, target: str) -> dict[str, Any]:
                     f"{expected}, and the dict that came has no {name!r}; it has: {', '.join(map(str, returned))}."
                 )
         return dict(returned)
+    if isinstance(returned, fm.State | fm.Component):
+        raise CommandError(
+            f"{expected}, and a {type(returned).__name__} without data came: return it with its data, (…, (x, y))."
+        )
     came = textwrap.shorten(short(returned), 80, placeholder="…")
     raise CommandError(f"{expected}, and {came} came.{' Does it end with `return …`?' if returned is None else ''}")

@@ -38,6 +38,8 @@ class FitOptions(TypedDict, total=False):
     """The learning rate."""
     seed: int
     """What all randomness follows from."""
+    drop_last: bool
+    """Whether to leave out the smaller last batch of an epoch."""
 
 
 def train(
@@ -71,6 +73,11 @@ def train(
         _require_writable(path)
     if save is not None and importlib.util.find_spec("safetensors") is None:
         raise CommandError('--save needs safetensors: pip install "fulmen[save]"')
+    if Path(target).suffix not in (".npz", ".py") and Path(target).is_file():
+        raise CommandError(
+            f'{target}: arrays are taken from a .npz file, which np.savez("data.npz", x=…, y=…) writes, and a function from a '
+            "module, such as examples.py:run."
+        )
     if target.endswith(".npz"):
         arguments = _quick_look(Path(target), model, flags.get("seed", 0))
     elif model is not None:
@@ -96,7 +103,8 @@ def train(
     name = type(state.system).__name__
     last = {key: float(values[-1]) for key, values in figures.items() if np.ndim(values) == 1 and key != "seconds"}
     print(
-        f"{name}, {fm.count_parameters(state.system):,} parameters, {int(state.step):,} steps, {seconds:.1f} s: {line(last)}"
+        f"{name}, {fm.count_parameters(state.system):,} parameters, {int(state.step):,} step{'s' * (int(state.step) != 1)}, "
+        f"{seconds:.1f} s: {line(last)}"
     )
     if save is not None:
         fm.save(save, state)

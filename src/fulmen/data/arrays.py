@@ -97,7 +97,7 @@ def check_array(name: str, value: Any) -> None:
     if not _is_float(value) and np.dtype(value.dtype).kind in "OSUMmV":
         raise TypeError(
             f"{name}: numbers were expected, and an array of type {value.dtype} came. "
-            "Encode text and objects as numbers first, such as class names by np.unique(…, return_inverse=True)."
+            "Encode text, dates and objects as numbers first, such as class names by np.unique(…, return_inverse=True)."
         )
     if value.dtype == np.float64 and jax.dtypes.canonicalize_dtype(np.float64) != np.float64:
         raise TypeError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ from fulmen.data.libraries import teach
 from fulmen.data.mapped import Mapped
 from fulmen.data.parts import Sources
 from fulmen.mode import Plan
+from fulmen.tree import Tree
 from fulmen.verbs import batches
 
 __all__ = ["can_put_back", "comes_from", "settle"]
@@ -77,6 +78,11 @@ def _weakly(data: Any) -> bool:
 
 
 def _require_readable(data: Any) -> None:
+    if isinstance(data, Tree) and isinstance(data, Callable):  # a component, which can be called as a function is
+        raise TypeError(
+            f"data: arrays or a source of batches was expected, and the {type(data).__name__} came: the component comes first, and "
+            "then the data, fit(component, data)."
+        )
     if isinstance(data, str | bytes) or hasattr(data, "__fspath__"):
         raise TypeError(
             f"data: arrays or a source of batches was expected, and the {type(data).__name__} {str(data)[:60]!r} came. "

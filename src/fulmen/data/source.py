@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, TypeAlias
 
@@ -19,6 +18,7 @@ from fulmen.dispatch import dispatch
 from fulmen.mode import Plan
 from fulmen.tree import remake
 from fulmen.verbs import as_batch, batches, steps_per_epoch, validate
+from fulmen.warning import warn
 
 __all__ = ["Source"]
 
@@ -186,11 +186,10 @@ class Source:
         if not start or (self.seeks() and plan.steps_per_epoch):
             return number, start
         kind = type(self.data).__name__
-        warnings.warn(
+        warn(
             f"{self.name} cannot seek: to go on after {place} steps, {start} batches are read and passed over, and they are those "
             f"of the run before only if each epoch has its order by its number. `batches(data: {kind}, plan, epoch, start=0)` that "
             "begins at a batch (and `steps_per_epoch`) would go there at once.",
-            stacklevel=6,
         )
         while not plan.steps_per_epoch:
             n = sum(1 for _ in itertools.islice(self._checked(plan, number, 0), start + 1))  # one more: it goes on after it

@@ -17,6 +17,7 @@ from fulmen.verbs import plot
 __all__ = ["html_history"]
 
 _PARTS = "parts of the loss"
+_WRITTEN = 12  # rows or columns of a matrix up to which its numbers are written into it
 _LINE = 0.13  # inches that a line of small text takes
 
 
@@ -31,9 +32,9 @@ def plot(history: History):
     for axes, (name, figures) in zip(cells, panels.items(), strict=True):
         axes.set_title(name)
         if all(values.ndim == 1 for values in figures.values()):
-            _curves(axes, name, figures, members)
+            _curves(axes, name, figures, members, history.opposed)
         else:
-            _image(figure, axes, *figures.values())
+            _image(figure, axes, name, *figures.values())
     return figure
 
 
@@ -73,7 +74,9 @@ def _panels(history: History) -> dict[str, dict[str, np.ndarray]]:
     return {name: panels[name] for name in sorted(panels, key=lambda name: place.get(name, 2))}
 
 
-def _curves(axes: Any, panel: str, figures: dict[str, np.ndarray], members: dict[tuple[str, str], np.ndarray]) -> None:
+def _curves(
+    axes: Any, panel: str, figures: dict[str, np.ndarray], members: dict[tuple[str, str], np.ndarray], opposed: bool
+) -> None:
     # What has no name of its own comes first, so that it has the same colour in every panel.
     names = sorted(dict.fromkeys(label.removeprefix("validation").strip() for label in figures), key=bool)
     alone = len(names) == 1  # then training and validation have a colour each
@@ -92,7 +95,7 @@ def _curves(axes: Any, panel: str, figures: dict[str, np.ndarray], members: dict
             shown.append(each.ravel())
             axes.plot(np.arange(1, len(each) + 1), each, ms=3, lw=0.7, alpha=0.4, **style)
             text += f" ± {each[-1].std():.2g}"
-        best = _best(panel, values)
+        best = _best(panel, values, opposed)
         if best is not None and values[best] != values[-1]:
             axes.plot(best + 1, values[best], "o", ms=4, color=colour)
             text += f" (best {values[best]:.4g})"
@@ -101,10 +104,10 @@ def _curves(axes: Any, panel: str, figures: dict[str, np.ndarray], members: dict
     _label(axes, ends)
 
 
-def _best(panel: str, values: np.ndarray) -> int | None:
-    """The epoch with the best value, where the name says which that is."""
-    highest = highest_is_best(panel)
-    if highest is None or not np.isfinite(values).any() or len(values) < 2:
+def _best(name: str, values: np.ndarray, opposed: bool) -> int | None:
+    """The epoch with the best value, where the name says which that is; what one player of a game gains, another loses."""
+    highest = highest_is_best(name)
+    if highest is None or (opposed and "loss" in name) or not np.isfinite(values).any() or len(values) < 2:
         return None
     return int(np.nanargmax(values) if highest else np.nanargmin(values))
 
@@ -167,18 +170,24 @@ def apart(places: list[float], gap: float) -> list[float]:
     return [found[i] for i in range(len(places))]
 
 
-def _image(figure: Any, axes: Any, values: np.ndarray) -> None:
+def _image(figure: Any, axes: Any, name: str, values: np.ndarray) -> None:
     """A figure with several numbers per epoch: all epochs of a vector, the last one of a matrix."""
     from matplotlib.ticker import MaxNLocator
 
     if values.ndim == 2:
         shown, labels, first = values.T, ("epoch", "entry"), 1
     else:
-        shown, labels, first = values[-1].reshape(values.shape[1], -1), (f"column, epoch {len(values)}", "row"), 0
+        names = ("predicted class", "true class") if "confusion" in name else ("column", "row")
+        shown, labels, first = values[-1].reshape(values.shape[1], -1), (f"{names[0]}, epoch {len(values)}", names[1]), 0
     rows, columns = shown.shape
     extent = (first - 0.5, first + columns - 0.5, rows - 0.5, -0.5)
     image = axes.imshow(shown, aspect="auto" if values.ndim == 2 else "equal", extent=extent, cmap="cividis")
     axes.set(xlabel=labels[0], ylabel=labels[1])
+    if values.ndim > 2 and max(rows, columns) <= _WRITTEN:
+        for (row, column), value in np.ndenumerate(shown):
+            # On the map's own colours, which are dark where values are low, on light and dark pages alike.
+            colour = "black" if image.norm(value) > 0.5 else "white"
+            axes.annotate(f"{value:.4g}", (column, row), color=colour, fontsize=7, ha="center", va="center")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     bar = figure.colorbar(image, cax=axes.inset_axes((1.03, 0, 0.04, 1)))
@@ -201,7 +210,7 @@ def html_history(history: History) -> str:
         if values.ndim > 1:
             rows.append((label, faint(f"{' × '.join(map(str, values.shape[1:]))} numbers per epoch"), "", "", ""))
             continue
-        best = _best(name, values)
+        best = _best(name, values, history.opposed)
         shown = "" if best is None else f"{values[best]:.4g} {faint(f'epoch {best + 1}')}"
         rows.append((label, _spark(values), f"{values[0]:.4g}", shown, f"{values[-1]:.4g}"))
     epochs = _epochs(history)
@@ -221,7 +230,7 @@ def _spark(values: np.ndarray, width: int = 120, height: int = 18) -> str:
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     x, y = points[-1]
     return (
-        f'<svg width="{width}" height="{height}" style="vertical-align:middle" role="img"><polyline points="{path}" '
+        f'<svg width="{width}" height="{height}" style="vertical-align:middle;max-width:none" role="img"><polyline points="{path}" '
         f'fill="none" stroke="currentColor" stroke-width="1.2"></polyline>'
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2" fill="currentColor"></circle></svg>'
     )

@@ -75,7 +75,8 @@ def _bar(value: float, low: float, high: float, width: int = 120) -> str:
     zero, end = ((v - low) / (high - low) * (width - 2) + 1 for v in (0.0, value))
     fill = "none" if value < 0 else "currentColor"
     return (
-        f'<svg width="{width}" height="10" role="img"><rect x="{min(zero, end):.1f}" y="1" width="{abs(end - zero):.1f}" '
+        f'<svg width="{width}" height="10" style="max-width:none" role="img">'
+        f'<rect x="{min(zero, end):.1f}" y="1" width="{abs(end - zero):.1f}" '
         f'height="8" fill="{fill}" stroke="currentColor" opacity="0.6"></rect></svg>'
     )
 

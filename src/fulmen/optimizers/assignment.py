@@ -14,7 +14,7 @@ from fulmen.leaves import PARAMETER, components, leaves
 from fulmen.mode import Plan
 from fulmen.optimizers.every import Every, whole
 from fulmen.optimizers.optimizer import build, frozen, of_plan
-from fulmen.optimizers.places import fitting, join, nearest, places_in, within
+from fulmen.optimizers.places import fitting, join, like, nearest, places_in, within
 from fulmen.optimizers.rates import rate_in_state, scale_in_state
 from fulmen.systems.population import first
 from fulmen.tree import children, get
@@ -132,6 +132,7 @@ def _at(group: Group, place: str, n: int, system: Any, plan: Plan) -> Group:
     return _group(Every(group.spec, n=n), path, system, plan)
 
 
+_SHOWN = 6  # places in an error
 _FROZEN = Group("", optax.with_extra_args_support(frozen), None, None)
 
 
@@ -148,7 +149,9 @@ def _placed(part: Any, path: str, spec: Any, system: Any, plan: Plan) -> dict[st
         group = _group(optimizer, where, system, plan)
         fits = fitting(key, places_in(part))
         if not fits:
-            raise ValueError(f"an optimizer was given for {key!r}, which fits no parameter of {_name(part, path)}.")
+            near = like(key, places_in(part))
+            hint = f"did you mean {near!r}?" if near else f"there are: {', '.join(places_in(part)[:_SHOWN])}, …"
+            raise ValueError(f"an optimizer was given for {key!r}, which fits no parameter of {_name(part, path)}; {hint}")
         for name in fits:
             other, _ = by_pattern.setdefault(name, (key, group))
             if other != key:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -50,3 +51,20 @@ def fitting(pattern: str, places: list[str]) -> list[str]:
     pieces = {"**.": r"(?:[^.]+\.)*", "**": r".+", "*": r"[^.]*"}
     expression = "".join(pieces.get(piece) or re.escape(piece) for piece in re.split(r"(\*\*\.|\*\*|\*)", pattern))
     return [place for place in places if re.fullmatch(expression, place)]
+
+
+def like(pattern: str, places: list[str]) -> str | None:
+    """The pattern with its names as the nearest ones that there are, if it fits something then.
+
+    >>> from fulmen.optimizers.places import like
+    >>> like("**.biases", ["bias", "layers", "layers.0", "layers.0.bias"])
+    '**.bias'
+    """
+    known = {name for place in places for name in place.split(".")}
+    names = [name if "*" in name or name in known else _near(name, known) for name in pattern.split(".")]
+    found = ".".join(names)
+    return found if fitting(found, places) else None
+
+
+def _near(name: str, known: set[str]) -> str:
+    return next(iter(difflib.get_close_matches(name, sorted(known), n=1)), name)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from typing import Any
 
 import jax
 
 from fulmen.mode import Plan
+from fulmen.warning import warn
 
 __all__: list[str] = []
 
@@ -68,8 +68,7 @@ def warn_if_longer(rate: Any, end: int | None, plan: Plan, path: str = "") -> No
         return
     with jax.numpy_dtype_promotion("standard"):  # optax counts in integers
         there, last = float(rate(total)), float(rate(end))
-    warnings.warn(
+    warn(
         f"the learning rate's schedule{f' for {path!r}' if path else ''} is made for {end} steps, and the run has {total}: it "
         f"ends at {there:.3g} and not at {last:.3g}. `lr=fm.cosine(…)` and its like take their length from the run.",
-        stacklevel=3,
     )

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from fulmen.component import is_part
 from fulmen.leaves import components, is_array, leaves, require_arrays
 from fulmen.train.state import State, weakly
 
@@ -85,11 +86,18 @@ def load(path: str | os.PathLike[str], *, like: Any) -> Any:
 
     Raises:
         FileNotFoundError: if there is no such file.
+        TypeError: if `like` is no state and no component, such as a class.
         ValueError: for a file that is damaged or not one of `save`'s, and for a state of another system: the message lists
             the first differences, each by its path.
     """
     safetensors = _safetensors()[0]
     path = Path(path)
+    if like is None or (not is_part(like) and jax.tree_util.all_leaves([like])):
+        came = f"the class {like.__name__}" if isinstance(like, type) else type(like).__name__
+        raise TypeError(
+            f"load, like: what was saved has to be made anew to take the arrays, and {came} came: a state, `fm.setup(…)` with the "
+            "same arguments, or the component, if that was saved."
+        )
     if not path.is_file():
         kind = "is a folder" if path.is_dir() else "does not exist"
         raise FileNotFoundError(f"{path} {kind}; a file that `fm.save` wrote was expected.")
@@ -163,6 +171,24 @@ def _compare(path: Path, types: Mapping[str, Any], known: Mapping[str, Any], lik
             found.append((name, has, needs))
     if not found:
         return
+    saved, given = (kinds.get("", "nothing") for kinds in (types, like))
+    if saved != given and "State" in (saved, given):
+        how = (
+            "give a state, `fm.setup(…)` with the same arguments; the component is then its `.system`"
+            if saved == "State"
+            else "give the component, as `like=state.system`"
+        )
+        raise ValueError(f"{path} holds a {saved}, and `like` is a {given}: {how}.")
+    if (
+        given != "State"
+        and types == like
+        and not wanted.keys() - known.keys()
+        and all(needs is None for _, _, needs in found)
+    ):
+        raise ValueError(
+            f"{path} has {', '.join(name for name, _, _ in found[:_SHOWN])}{', …' * (len(found) > _SHOWN)}, and in `like` they are "
+            "not there yet: draw them, fm.init(component, key), or their shapes alone, jax.eval_shape(fm.init, component, key)."
+        )
     lines = [
         f"    {name}: the file has {has or 'nothing'}, `like` has {needs or 'nothing'}"
         for name, has, needs in found[:_SHOWN]

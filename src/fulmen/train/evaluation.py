@@ -9,13 +9,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from fulmen.component import Component, fold_name, unbind
+from fulmen.component import Component, Model, fold_name, unbind
 from fulmen.data.arrays import count
 from fulmen.data.mixed import Mixed
 from fulmen.data.source import Source
 from fulmen.dispatch import dispatch
 from fulmen.leaves import require_arrays
 from fulmen.mode import Eval, Plan
+from fulmen.systems.classifier import Supervised
 from fulmen.systems.composition import per_example
 from fulmen.systems.permember import PerMember, per_member
 from fulmen.systems.population import first, over, population_in, views
@@ -203,6 +204,9 @@ def _predict(component: Any, key: Any, data: Any, batch_size: int | None) -> Any
     leaves, structure = pack(component)
     found = []
     for _, n, raw in _padded(source, _plan(source, batch_size, 256), lambda raw: _rows_stay(component, raw)):
+        model = component.model if isinstance(component, Supervised) else component
+        if isinstance(model, Model):
+            validate(model, as_batch(component, raw))  # on the host: in the compiled pass a wrong token gives NaN
         rows = slice(n if _rows_stay(component, raw) else None)
         found.append(jax.tree.map(lambda v, rows=rows: np.asarray(v)[rows], _outputs(structure, leaves, raw, key)))
     return jax.tree.map(lambda *parts: np.concatenate(parts), *found)

@@ -19,7 +19,12 @@ class History(dict[str, np.ndarray]):
     """A dict from names (`loss`, `accuracy`, `validation/accuracy`, `lr`) to arrays with one number per epoch.
 
     `fm.plot(history)` draws it.
+
+    Attributes:
+        opposed: whether a game was in the run, whose players have opposed losses, so that none of its losses has a best epoch.
     """
+
+    opposed: bool = False
 
     def append(self, figures: Mapping[str, Any]) -> None:
         """Add an epoch; a name that is not always there is NaN where it is not."""

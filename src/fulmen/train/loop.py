@@ -7,7 +7,6 @@ import signal
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -15,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.component import Component
+from fulmen.component import Component, Game
 from fulmen.data.source import Source
 from fulmen.dispatch import dispatch, generation
+from fulmen.leaves import components
 from fulmen.mode import Plan
 from fulmen.optimizers import groups
 from fulmen.train.accumulate import Ledger
@@ -43,6 +43,7 @@ from fulmen.train.state import State
 from fulmen.train.step import step_program
 from fulmen.train.turns import turns
 from fulmen.verbs import fit, on, setup, steps, train_step
+from fulmen.warning import warn
 
 _REFRESH = 0.1  # seconds between two looks at the logs
 
@@ -72,7 +73,9 @@ def fit(
     validated = None if validation is None else _validation(state, validation, epochs)
     total = plan.total_steps
     _warn_past_plan(state, total)
-    run = Run(state.plan, History(), steps=total, step=int(state.step))
+    history = History()
+    history.opposed = any(isinstance(part, Game) for _, part in components(state.system))
+    run = Run(state.plan, history, steps=total, step=int(state.step))
     listening = [*_listed(callbacks), *progress_callbacks(progress)]
     require_listeners(listening, run)
     loop = _Loop(state, run, listening)
@@ -186,10 +189,9 @@ def _warn_past_plan(state: State, total: int | None) -> None:
         return
     last = int(state.step) + total
     if any(g.end is not None and last > g.end * g.every for g in groups(state.system, state.optimizer, state.plan)):
-        warnings.warn(
+        warn(
             f"this run goes to step {last}, and the state's plan ends at {planned}: the learning rate's schedule is past its "
             "end. `fm.fit(state.system, …, optimizer=…)` starts anew with the same arrays.",
-            stacklevel=4,
         )
 
 

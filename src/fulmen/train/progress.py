@@ -41,13 +41,18 @@ def line(figures: Mapping[str, Any]) -> str:
     return "  ".join(f"{name} {shown[name]:.4g}{f' ± {spread[name]:.2g}' if spread[name] else ''}" for name in last)
 
 
+def _shown(run: Any) -> str:
+    """The newest figures and the speed, where it could be measured: not over a single step, which was compiled."""
+    return f"{line(run.logs)}{f'  {run.speed:.0f} steps/s' * (run.speed > 0)}"
+
+
 class PlainProgress:
     """A line per epoch."""
 
 
 @dispatch
 def on(event: EpochEnd, progress: PlainProgress, run):
-    print(f"epoch {run.epoch + 1}  {line(run.logs)}  {run.speed:.0f} steps/s", flush=True)
+    print(f"epoch {run.epoch + 1}  {_shown(run)}", flush=True)
 
 
 @dispatch
@@ -87,8 +92,7 @@ class ProgressBar(_Bar):
         self.task: Any = None
 
     def draw(self, run: Any) -> None:
-        figures = f"{line(run.logs)}  {run.speed:.0f} steps/s"
-        self.bar.update(self.task, completed=run.done, description=f"epoch {run.epoch + 1}", figures=figures)
+        self.bar.update(self.task, completed=run.done, description=f"epoch {run.epoch + 1}", figures=_shown(run))
         self.bar.refresh()
 
 
@@ -118,7 +122,7 @@ class NotebookProgress(_Bar):
 
     def draw(self, run: Any) -> None:
         done = run.done if run.steps is None else f"{run.done}/{run.steps}"
-        text = f"epoch {run.epoch + 1}  {done}  {line(run.logs)}  {run.speed:.0f} steps/s"
+        text = f"epoch {run.epoch + 1}  {done}  {_shown(run)}"
         filled = "" if run.steps is None else f' value="{run.done}" max="{run.steps}"'
         bar = f"<progress{filled}></progress> <code>{text}</code>"
         self.display.update({"text/plain": text, "text/html": bar}, raw=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import warnings
 from typing import Any
 
 import jax
@@ -27,6 +26,7 @@ from fulmen.train.step import start_optimizer, step_program
 from fulmen.train.turns import turns
 from fulmen.tree import get, remake
 from fulmen.verbs import configure_optimizers, init, setup, validate
+from fulmen.warning import warn
 
 __all__: list[str] = []
 
@@ -69,7 +69,7 @@ def setup(
     for group in groups(component, state.optimizer, plan):
         if plan.total_steps is not None and group.every > plan.total_steps:
             what = f"{group.path!r} moves" if group.path else "the parameters move"
-            warnings.warn(f"{what} every {group.every} steps, and the run has {plan.total_steps}: never.", stacklevel=3)
+            warn(f"{what} every {group.every} steps, and the run has {plan.total_steps}: never.")
         warn_if_longer(group.rate, group.end, fewer(plan, group.every), group.path)
     state = start_optimizer(state)
     # Tracing a step finds missing methods, shapes that do not fit and a loss that is no number; the first step reuses it.
@@ -128,7 +128,9 @@ def _warn_of_copies(component: Any, optimizer: Any, raw: Any) -> None:
 def check_component(component: Any) -> None:
     """All that can be said of a component without data."""
     if not is_part(component) and jax.tree_util.all_leaves([component]):
-        raise TypeError(f"a component was expected, and {type(component).__name__} came. {hint(type(component))}".strip())
+        made = f": make one, {component.__name__}(…)" if isinstance(component, type) else ""
+        came = f"the class {component.__name__}" if made else type(component).__name__
+        raise TypeError(f"a component was expected, and {came} came{made}. {hint(type(component))}".strip())
     for path, part in jax.tree_util.tree_flatten_with_path(component, is_leaf=lambda v: isinstance(v, State))[0]:
         if isinstance(part, State):
             where = jax.tree_util.keystr(path, simple=True, separator=".")
