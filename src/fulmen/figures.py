@@ -32,11 +32,12 @@ def grid(panels: int, columns: int = 1, size: tuple[float, float] = (5.5, 3.0)) 
     figure, axes = plt.subplots(
         rows, columns, figsize=(columns * size[0], rows * size[1]), layout="constrained", squeeze=False
     )
+    layout: Any = figure.get_layout_engine()
     if "inline" in matplotlib.get_backend():
         plt.close(figure)  # a notebook shows what the cell returns, and would show an open figure once more
     figure.patch.set_alpha(0)
     if rows > 1:
-        figure.get_layout_engine().set(hspace=0.05)  # else a title lies on the label above it
+        layout.set(hspace=0.05)  # else a title lies on the label above it
     for one in axes.flat[panels:]:
         one.remove()
     for one in axes.flat[:panels]:
