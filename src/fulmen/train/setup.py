@@ -117,11 +117,10 @@ def _warn_of_copies(component: Any, optimizer: Any, raw: Any) -> None:
     population = population_in(component)
     alike = population is not None and not isinstance(raw, PerMember) and not any(map(is_own, jax.tree.leaves(optimizer)))
     if population is not None and alike and copies(population):
-        warnings.warn(
+        warn(
             f"Population: its {population.n} members begin as copies of one another, so that only what each draws in training (dropout, "
             "augmentations) will set them apart. A description without arrays is drawn for each by its own seed; a module of "
             "another library has its arrays, so give a list: fm.Population([fm.Classifier(make(seed)) for seed in range(n)]).",
-            stacklevel=5,
         )
 
 
