@@ -224,6 +224,8 @@ class Verb:
             for kind in {kind for m in added for hint in m.members for kind in hint}:
                 stale |= notice(kind, self._known_names(), _move_methods)
             self._methods.update((method.key, method) for method in added)
+            if self._names:
+                self._names.update((full_name(kind), kind) for m in added for hint in m.members for kind in hint)
             stale |= self._refresh(lambda q: any(m.fits(q.context, q.args) for m in added))
         start_afresh(stale, f"{added[0]} ({_place(added[0])})" if stale else "")
         return self
@@ -244,14 +246,13 @@ class Verb:
         """Have these methods and no others, as `methods` gave them before; for tests that register methods."""
         with lock:
             changed = {*self._methods.values()} ^ {*methods}
-            self._methods = {m.key: m for m in methods}
+            self._methods, self._names = {m.key: m for m in methods}, {}
             stale = self._refresh(lambda q: any(m.fits(q.context, q.args) for m in changed))
         start_afresh(stale, f"restoring the methods of {self.__name__}")
 
     def _refresh(self, concerned: Callable[[Question], bool]) -> bool:
         """Ask again what a change may concern. Returns whether an answer that was given is no longer right."""
         stale = False
-        self._names = {}
         for question, answer in list(self._answers.items()):
             if concerned(question):
                 try:
@@ -380,6 +381,7 @@ def _move_methods(old: type, new: type) -> bool:
                 del each._methods[method.key]
                 fresh = moved(method, old, new)
                 each._methods.setdefault(fresh.key, fresh)
+                each._names = {}
             if old in each._around:
                 each._around.setdefault(new, each._around.pop(old))
             stale |= each._refresh(lambda q: any(issubclass(kind, old) for kind in (q.context, *q.args)))

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.extend.core import jaxprs_in_params
 
 from fulmen.attacks.inputs import inputs, with_inputs
 from fulmen.dispatch import dispatch
@@ -140,6 +139,8 @@ FLAT = {
 
 def on_the_way(program: Any, depends: list[bool]) -> tuple[set[str], list[bool]]:
     """The operations of a program that depend on some of its inputs, and which of its results do."""
+    from jax.extend.core import jaxprs_in_params  # which imports much
+
     found: set[str] = set()
     known = {var for var, is_dependent in zip(program.invars, depends, strict=True) if is_dependent}
     for equation in program.eqns:

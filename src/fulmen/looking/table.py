@@ -6,7 +6,7 @@ import dataclasses
 import html
 import math
 import shutil
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,13 @@ from jax.core import Tracer
 
 from fulmen.component import Component, named_parts
 from fulmen.leaves import BUFFER, FROZEN, OTHER, PARAMETER, components, is_array, leaves
-from fulmen.looking.cost import Cost, costs
 from fulmen.looking.described import described
 from fulmen.looking.text import Picture, align, describe_bytes, describe_flops, faint, fold, html_page, html_table
 from fulmen.train.state import State
 from fulmen.tree import STATIC
+
+if TYPE_CHECKING:
+    from fulmen.looking.cost import Cost
 
 __all__ = ["Part", "Row", "Summary", "summary"]
 
@@ -230,6 +232,8 @@ def summary(
     if given and (data is None or isinstance(component, State)):
         why = "they say what a step is made of, which needs data=" if data is None else "a state has its optimizer already"
         raise TypeError(f"summary: {', '.join(given)} came, and {why}.")
+    from fulmen.looking.cost import costs  # which imports much of jax
+
     spent, state, remark = costs(component, data, batch_size, optimizer, lr, options) if data is not None else ([], None, "")
     state = component if isinstance(component, State) else state
     held = None if state is None else sum(_bytes(leaf) for leaf in jax.tree.leaves(state.optimizer_state))
