@@ -101,7 +101,8 @@ def test_fit_from_a_source_is_fit_from_arrays(raw, lists, kind):
     expected, history = fitted(raw, epochs=2, batch_size=SIZE)
     state, ours = fitted(SOURCES[kind](lists), epochs=2)
     assert equal(state, expected) and int(state.step) == 8
-    np.testing.assert_array_equal(history["loss"], ours["loss"])
+    # Sums go to the host a few times a second, so where they are rounded depends on the clock.
+    np.testing.assert_allclose(history["loss"], ours["loss"], rtol=1e-6)
     assert no_thread_is_left()
 
 

@@ -145,6 +145,11 @@ def test_values_at_the_border_are_fine():
         (lambda: MLP([6, 3]), TypeError, r"integers by position, MLP\(64, 128, 10\)"),
         (lambda: ConvNet(image_size=1), ValueError, r"ConvNet\.image_size 1 is too small"),
         (lambda: ConvNet(widths=()), ValueError, r"ConvNet\.widths"),
+        (
+            lambda: ConvNet(1, (16, 32), 10),
+            TypeError,
+            r"ConvNet\(1, 10, \(32, 64\)\).*classes \(16, 32\) and widths 10 came",
+        ),
     ],
 )
 def test_models_that_cannot_be_made(make, error, message):

@@ -44,7 +44,8 @@ def missing(verb: Verb, args: Sequence[type], context: type, options: Sequence[s
         takes = f"It takes {' or '.join(map(str, arities))} positional arguments; {len(args)} came."
         lines.append(f"{takes} Call it as {name}{inspect.signature(verb.contract)}.")
     lines += [*filter(None, [what_to_do(args[0]) if args else ""])]
-    lines += ["Write one:", "", "    @dispatch", f"    def {name}({_parameters(verb, args, args)}): …", ""]
+    if _fits_contract(verb, args):
+        lines += ["Write one:", "", "    @dispatch", f"    def {name}({_parameters(verb, args, args)}): …", ""]
     heads = list(dict.fromkeys(_shown(kind) for m in verb.methods if m.hints for kind in m.members[0]))
     if heads:
         more = f" and {len(heads) - 12} more" if len(heads) > 12 else ""
@@ -54,6 +55,15 @@ def missing(verb: Verb, args: Sequence[type], context: type, options: Sequence[s
     if any(not issubclass(context, m.contexts) for m in verb.methods if m.contexts):
         lines.append(f"The call was made with the {verb.context_name} {context.__name__}.")
     return MissingMethodError("\n".join(lines))
+
+
+def _fits_contract(verb: Verb, args: Sequence[type]) -> bool:
+    """Whether a method of as many arguments is one that others would call."""
+    try:
+        inspect.signature(verb.contract).bind(*args)
+    except TypeError:
+        return False
+    return True
 
 
 def by_keyword(verb: Verb, args: Sequence[type], options: Sequence[str], named: Sequence[str]) -> str:

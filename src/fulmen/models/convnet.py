@@ -47,6 +47,11 @@ class ConvNet(Chain):
         batch_norm: bool = False,
         dropout: float = 0.0,
     ) -> None:
+        if isinstance(widths, int) or not isinstance(classes, int):
+            raise TypeError(
+                "ConvNet takes (in_channels, classes, widths), as ConvNet(1, 10, (32, 64)), widths being the channels of each "
+                f"convolution; classes {classes!r} and widths {widths!r} came."
+            )
         if not widths:
             raise ValueError("ConvNet.widths must have at least one number of channels, and it is empty.")
         layers: list[Any] = []
