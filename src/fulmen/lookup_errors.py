@@ -59,8 +59,10 @@ def missing(verb: Verb, args: Sequence[type], context: type, options: Sequence[s
 
 def _fits_contract(verb: Verb, args: Sequence[type]) -> bool:
     """Whether a method of as many arguments is one that others would call."""
+    contract = inspect.signature(verb.contract)
+    own = [p for p in contract.parameters.values() if p.name != verb.context_name]
     try:
-        inspect.signature(verb.contract).bind(*args)
+        contract.replace(parameters=own).bind(*args)
     except TypeError:
         return False
     return True
