@@ -264,6 +264,21 @@ def test_ctrl_c_in_the_curve_keeps_the_radii_that_are_done():
     assert "Interrupted: the curve or the warning signs are not complete." in " ".join(str(seen).split())
 
 
+class Touchy(fm.LinfBall):
+    """A ball that is asked for noise, and Ctrl-C is pressed twice."""
+
+
+@dispatch
+def scaled(region: Touchy, factor):
+    signal.raise_signal(signal.SIGINT)
+    signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_in_the_noise_keeps_what_the_attacks_have_found():
+    seen = evaluate(shaped(), attack=fm.FGSM(Touchy(EPS)), signs=SIGNS, eps=np.float32(EPS))
+    assert (len(seen), seen.partial, seen.curve, seen.findings) == (N, True, {}, [])
+
+
 def test_ctrl_c_with_nothing_done_is_an_interrupt():
     with pytest.raises(KeyboardInterrupt):
         evaluate(shaped(), attack=Stubborn(REGION))
@@ -285,7 +300,7 @@ def test_a_bar_in_a_notebook(monkeypatch):
     monkeypatch.setattr(display, "display", lambda *args, **options: handle)
     monkeypatch.setattr("fulmen.train.progress._in_notebook", lambda: True)
     seen = evaluate(shaped(), progress=True)
-    assert shown[0]["text/plain"].startswith("0/1 PGD-10 on 14 of 16".replace(" ", "  ", 1))
+    assert shown[0]["text/plain"].startswith("0/1  PGD-10 on 14 of 16")
     assert f"robust {seen.robust_accuracy:.4g}" in shown[-1]["text/plain"] and 'value="1" max="1"' in shown[-1]["text/html"]
 
 

@@ -71,7 +71,7 @@ def robustness(state, data, attack, **options):
         data: arrays, or a tuple, dict or `Batch` of arrays, with labels.
         attack: an attack; several in a tuple, the fastest ones first; or a region, for its `fm.autoattack`.
         seed: what all randomness follows from.
-        eps: the radii of the curve; None is a quarter to twice the region's, an empty tuple none.
+        eps: the radii of the curve, or a single one; None is a quarter to twice the region's, an empty tuple none.
         batch_size: how many examples are attacked at once.
         signs: the warning signs, a tuple; () for none.
         sample: on how many examples those are looked for that need attacks of their own.
@@ -267,8 +267,7 @@ class _Rows:
 
 def _radii(ball: Ball | None, eps: Iterable[float] | float | None) -> list[float]:
     if eps is not None:
-        eps = (eps,) if isinstance(eps, int | float) else eps
-        radii = sorted(float(v) for v in eps)
+        radii = sorted(float(v) for v in (eps if isinstance(eps, Iterable) else (eps,)))
         if radii and ball is None:
             raise ValueError(
                 "eps: the attacks are in different balls, or in none, so there is no curve; eps=() was expected."
@@ -286,7 +285,7 @@ def _curve(evaluation: Evaluation, report: Report, radii: list[float], stop: Any
     assert evaluation.ball is not None
     eps, n = float(evaluation.ball.eps), len(report)
     distance = report.distance.get(NORM_OF.get(type(evaluation.ball), ""), np.full(n, np.inf))
-    robust, noise = {}, {}
+    robust, noise, everyone = {}, {}, np.arange(n)
 
     def attacked(radius: float, rows: np.ndarray) -> np.ndarray:
         """Which of some examples are broken."""
@@ -310,17 +309,15 @@ def _curve(evaluation: Evaluation, report: Report, radii: list[float], stop: Any
                 if unknown.size:
                     broken[unknown] = attacked(radius, unknown)
                 robust[radius] = (report.correct & ~broken).mean()
+            ball_noise = UniformNoise(scaled(evaluation.attacks[0].region, radius / eps if eps else 1.0), steps=1)
+            x = evaluation.last_points(ball_noise, everyone, "noise")
+            noise[radius] = (evaluation.look(everyone, x).argmax(1) == report.labels).mean()
         except KeyboardInterrupt:  # pressed again
             break
         shown.step()
-    found = sorted(robust)
+    found = sorted(noise)
     if not found:
         return {}
-    for radius in found:
-        ball_noise = UniformNoise(scaled(evaluation.attacks[0].region, radius / eps if eps else 1.0), steps=1)
-        rows = np.arange(n)
-        x = evaluation.last_points(ball_noise, rows, "noise")
-        noise[radius] = (evaluation.look(rows, x).argmax(1) == report.labels).mean()
     return {
         "eps": np.array(found),
         "robust": np.array([robust[r] for r in found]),
