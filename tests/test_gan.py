@@ -184,6 +184,12 @@ def test_patches_are_averaged():
     np.testing.assert_allclose(found["critic"]["real"], softplus(-np.asarray(system.critic(X))).mean((1, 2, 3)), rtol=1e-5)
 
 
+def test_the_noise_is_of_the_settings_precision():
+    with jax.enable_x64(True):
+        drawn = jax.tree.map(lambda v: v.astype(np.float64), fm.init(gan(), jax.random.key(0)))
+        fm.setup(drawn, X.astype(np.float64), optimizer=optax.sgd(0.1))
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [

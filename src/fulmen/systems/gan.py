@@ -173,9 +173,9 @@ def validate(gan: GAN):
 def validate(gan: GAN, batch):
     if isinstance(batch, PartBatches) or losses.method(gan, batch).function is not _losses:
         return  # the noise is the data's, or made by a method of its own
-    noise = jax.ShapeDtypeStruct((2, gan.latent), jnp.float32)
+    key = jax.random.key(0)
     try:
-        jax.eval_shape(lambda z: forward(bind(gan.generator, Eval(jax.random.key(0))), z), noise)
+        jax.eval_shape(lambda: forward(bind(gan.generator, Eval(key)), jax.random.normal(key, (2, gan.latent))))
     except MissingMethodError:
         raise
     except (TypeError, ValueError) as error:
