@@ -281,6 +281,13 @@ WRONG = {
         ValueError,
         "takes tokens from 0 to 10, and 15 came",
     ),
+    "out of range, predicted by members in a wrapper": (
+        lambda: fm.predict(
+            setup(ragged(), fm.EMA(fm.Population(LanguageModel(Transformer(**SIZES)), 2), 0.9)), ragged() + 5
+        ),
+        ValueError,
+        "takes tokens from 0 to 10, and 15 came",
+    ),
     "last token out of range": (
         lambda: setup(np.array([[1, 2, 11]])),
         ValueError,

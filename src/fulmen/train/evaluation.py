@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fulmen.component import Component, Model, fold_name, unbind
+from fulmen.component import Component, Model, Wrapper, fold_name, unbind
 from fulmen.data.arrays import count
 from fulmen.data.mixed import Mixed
 from fulmen.data.source import Source
@@ -19,7 +19,7 @@ from fulmen.mode import Eval, Plan
 from fulmen.systems.classifier import Supervised
 from fulmen.systems.composition import per_example
 from fulmen.systems.permember import PerMember, per_member
-from fulmen.systems.population import first, over, population_in, views
+from fulmen.systems.population import Population, first, over, population_in, views
 from fulmen.train.accumulate import Ledger
 from fulmen.train.state import State, Structure, pack
 from fulmen.train.step import observe
@@ -202,14 +202,21 @@ def predict(component: Component, data, *, batch_size=None):
 def _predict(component: Any, key: Any, data: Any, batch_size: int | None) -> Any:
     source, key = Source.of(data), fold_name(key, "evaluate")
     leaves, structure = pack(component)
-    found = []
+    model, found = _model_of(component), []
     for _, n, raw in _padded(source, _plan(source, batch_size, 256), lambda raw: _rows_stay(component, raw)):
-        model = component.model if isinstance(component, Supervised) else component
-        if isinstance(model, Model):
+        if model is not None and not isinstance(raw, PerMember):
             validate(model, as_batch(component, raw))  # on the host: in the compiled pass a wrong token gives NaN
         rows = slice(n if _rows_stay(component, raw) else None)
         found.append(jax.tree.map(lambda v, rows=rows: np.asarray(v)[rows], _outputs(structure, leaves, raw, key)))
     return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+
+
+def _model_of(component: Any) -> Model | None:
+    """The model whose outputs a component's are, a member's in a population; None where it is not known."""
+    while isinstance(component, Population | Wrapper):
+        component = first(component)[0] if isinstance(component, Population) else component.__part__
+    model = component.model if isinstance(component, Supervised) else component
+    return model if isinstance(model, Model) else None
 
 
 def _forward(structure: Structure, leaves: list[Any], raw: Any, key: Any) -> Any:
