@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
-from pathlib import PurePath
 
 __all__ = ["warn"]
 
-_LIBRARY = str(PurePath(__file__).parent)
+_LIBRARY = os.path.dirname(__file__) + os.sep  # and not what only begins with its name
 
 
 def warn(message: str) -> None:

@@ -14,6 +14,9 @@ __all__ = ["Sources"]
 class Sources(dict[str, Any]):
     """Data by name, of which some comes in batches of its own: a batch of each is one step's, and the first to end ends an epoch.
 
+    Where some say how many batches they have, an epoch is declared to be as long as the shortest of these: what does not say it
+    may go on for longer, and is an error where it ends before.
+
     Args:
         data: from names to what `batches` takes.
 

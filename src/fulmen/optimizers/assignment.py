@@ -149,8 +149,13 @@ def _placed(part: Any, path: str, spec: Any, system: Any, plan: Plan) -> dict[st
         group = _group(optimizer, where, system, plan)
         fits = fitting(key, places_in(part))
         if not fits:
-            near = like(key, places_in(part))
-            hint = f"did you mean {near!r}?" if near else f"there are: {', '.join(places_in(part)[:_SHOWN])}, …"
+            places = places_in(part)
+            near = like(key, places)
+            hint = (
+                f"did you mean {near!r}?"
+                if near
+                else f"there are: {', '.join(places[:_SHOWN])}{', …' * (len(places) > _SHOWN)}"
+            )
             raise ValueError(f"an optimizer was given for {key!r}, which fits no parameter of {_name(part, path)}; {hint}")
         for name in fits:
             other, _ = by_pattern.setdefault(name, (key, group))

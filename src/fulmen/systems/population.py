@@ -127,9 +127,8 @@ def _differences(a: Any, b: Any, path: str, fixed: bool = False) -> Iterator[tup
     inside: Any = ({}, {}) if fixed else (dict(children(a)), dict(children(b)))
     if fixed or type(a) is not type(b) or inside[0].keys() != inside[1].keys() or not inside[0]:
         if not fixed and type(a) is type(b) and not jax.tree_util.all_leaves([a]):
-            differ = jax.tree.structure(a) != jax.tree.structure(
-                b
-            )  # of a node without anything in it, or with something else
+            # Of a node without anything in it, or with something else.
+            differ = jax.tree.structure(a) != jax.tree.structure(b)
         elif fixed or not (_is_number(a) and _is_number(b)):
             differ = a != b
         else:

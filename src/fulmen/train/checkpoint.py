@@ -179,12 +179,7 @@ def _compare(path: Path, types: Mapping[str, Any], known: Mapping[str, Any], lik
             else "give the component, as `like=state.system`"
         )
         raise ValueError(f"{path} holds a {saved}, and `like` is a {given}: {how}.")
-    if (
-        given != "State"
-        and types == like
-        and not wanted.keys() - known.keys()
-        and all(needs is None for _, _, needs in found)
-    ):
+    if given != "State" and types == like and all(needs is None for _, _, needs in found):
         raise ValueError(
             f"{path} has {', '.join(name for name, _, _ in found[:_SHOWN])}{', …' * (len(found) > _SHOWN)}, and in `like` they are "
             "not there yet: draw them, fm.init(component, key), or their shapes alone, jax.eval_shape(fm.init, component, key)."
