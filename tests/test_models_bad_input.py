@@ -127,6 +127,7 @@ def test_values_at_the_border_are_fine():
         BatchNorm(1, momentum=1.0),
         Dropout(jnp.array([0.0, 0.9])),
         Dense(1, 1),
+        ConvNet(1, np.arange(3).max() + 1),
     ):
         fm.validate(layer)
 

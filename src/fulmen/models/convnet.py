@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from fulmen.models.chain import Chain
 from fulmen.models.checks import pair
@@ -47,7 +48,7 @@ class ConvNet(Chain):
         batch_norm: bool = False,
         dropout: float = 0.0,
     ) -> None:
-        if isinstance(widths, int) or not isinstance(classes, int):
+        if not np.ndim(widths) or np.ndim(classes):
             raise TypeError(
                 "ConvNet takes (in_channels, classes, widths), as ConvNet(1, 10, (32, 64)), widths being the channels of each "
                 f"convolution; classes {classes!r} and widths {widths!r} came."
