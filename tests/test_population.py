@@ -502,6 +502,9 @@ def test_copies_are_warned_of():
         set_up(fm.Population(drawn, 3))
     (found,) = fm.check(fm.Population(drawn, 2), DATA, optimizer=optax.adam, lr=1e-3).warnings
     assert "its 2 members begin as copies" in found.what
+    broken = lambda lr: optax.GradientTransformation(lambda parameters: (), lambda *args: 1 / 0)
+    *_, warned, error = fm.check(fm.Population(drawn, 2), DATA, optimizer=broken, lr=1e-3).findings
+    assert "its 2 members begin as copies" in warned.what and "ZeroDivisionError" in error.what
     set_up(fm.Population(drawn, 2), lr=[1e-3, 1e-2])
     set_up(fm.Population(drawn, 2), fm.PerMember([DATA, DATA]))
     set_up(fm.Population(drawn, 1))

@@ -242,14 +242,17 @@ def _check_step(report: Report, component: Any, raw: Any, optimizer: Any, option
                 {k: options[k] for k in ("seed", "batch_size", "steps")},
             )
     with report._step("a step"):
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always", UserWarning)
-            state = setup(component, raw, optimizer=optimizer, **options)
-        for one in said:
-            if one.category is UserWarning:
-                report._add(WARNING, str(one.message))
-            else:
-                warnings.warn(one.message, stacklevel=3)
+        said: list[warnings.WarningMessage] = []
+        try:
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always", UserWarning)
+                state = setup(component, raw, optimizer=optimizer, **options)
+        finally:  # where it raises, too
+            for one in said:
+                if one.category is UserWarning:
+                    report._add(WARNING, str(one.message))
+                else:
+                    warnings.warn(one.message, stacklevel=3)
         report._add(OK, "a step: keeps structure, shapes and types")
         for n, names in turns(state).names.items():
             report._add(OK, f"rates: moves in the last of every {n} steps", _some(names))
