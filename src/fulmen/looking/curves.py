@@ -105,9 +105,12 @@ def _curves(
 
 
 def _best(name: str, values: np.ndarray, opposed: bool) -> int | None:
-    """The epoch with the best value, where the name says which that is; what one player of a game gains, another loses."""
-    highest = highest_is_best(name)
-    if highest is None or (opposed and "loss" in name) or not np.isfinite(values).any() or len(values) < 2:
+    """The epoch with the best value, where the name says which that is.
+
+    A part of a loss has none: others pay for what is low, as for a penalty, and in a game this holds for the sum too.
+    """
+    highest, is_part = highest_is_best(name), name == _PARTS or "loss/" in name
+    if highest is None or is_part or (opposed and "loss" in name) or not np.isfinite(values).any() or len(values) < 2:
         return None
     return int(np.nanargmax(values) if highest else np.nanargmin(values))
 
