@@ -27,7 +27,7 @@ __all__ = [
     "split",
 ]
 
-_CHUNK = 64 << 20  # bytes gathered at once: shuffled rows are then cut as views, without a copy a batch
+_CHUNK = 1 << 20  # bytes gathered at once, of which batches are views; more would have left the cache when they are used
 
 
 def check_arrays(data: Any) -> Any:
