@@ -142,6 +142,26 @@ def test_a_missing_method():
         fm.setup(Silent(Linear(4, 3)), (X, Y), **ADAM)
 
 
+def test_a_method_for_another_batch():
+    class Labelled(fm.Model):
+        layer: Linear
+
+    @dispatch
+    def loss(model: Labelled, batch: fm.Labeled):
+        return 0.0
+
+    with said(TypeError, "loss(Labelled, Unlabeled)", "For Labelled there is loss(Labelled, Labeled).", "Write one"):
+        fm.loss(Labelled(Linear(4, 3)), X)
+
+
+@pytest.mark.parametrize("name", ["train_step", "evaluate", "predict", "losses"])
+def test_the_data_before_the_component(name):
+    verb = getattr(fm, name)
+    with pytest.raises(TypeError) as caught:
+        verb((X, Y), net())
+    assert f"The order of the arguments is {name}(" in str(caught.value) and "Write one" not in str(caught.value)
+
+
 def test_an_ambiguous_method(verbs_restored):
     class Picture(fm.Labeled):
         pass

@@ -300,6 +300,15 @@ def test_methods_that_would_clash(verbs_restored):
     assert not check(sound(), (X, Y), **ADAM).warnings
 
 
+def test_a_method_for_all_that_has_none(verbs_restored):
+    @dispatch
+    def predictions(net, batch):
+        return {}
+
+    (warning,) = check(sound(), (X, Y), **ADAM).warnings
+    assert "predictions(object, object) stands for every type" in warning.what and "test_check.py:" in warning.where
+
+
 def test_it_shows_itself_in_a_notebook():
     report = check(Silent(Linear(4, 3)), (X, Y), **ADAM)
     text = report._repr_html_()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import html
+import inspect
 import traceback
 import warnings
 from collections.abc import Iterable, Iterator
@@ -222,6 +223,13 @@ def _check_ambiguities(report: Report, component: Any) -> None:
                 report._add(WARNING, what, where, f"write {verb.__name__}({signature})")
     if not clashes:
         report._add(OK, "dispatch: no two methods clash for these types")
+    for verb in verbs():
+        for method in verb.methods:
+            own = verb.__module__.startswith("fulmen.") and not method.module.startswith("fulmen.")
+            if own and method.written[:1] == (inspect.Parameter.empty,):
+                where = place(method.location, method.module)
+                what = f"dispatch: {method} stands for every type that has no method of its own"
+                report._add(WARNING, what, where, "annotate its first argument, with `object` where that is meant")
 
 
 def _check_step(report: Report, component: Any, raw: Any, optimizer: Any, options: dict[str, Any]) -> State | None:

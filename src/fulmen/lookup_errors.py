@@ -33,6 +33,9 @@ class OutdatedInstanceError(MissingMethodError):
 
 def missing(verb: Verb, args: Sequence[type], context: type, options: Sequence[str]) -> MissingMethodError:
     """The error for types that no method fits."""
+    from fulmen.component import Component
+    from fulmen.train.state import State
+
     name = verb.__name__
     named = [option for option in options if option in verb.positions]
     if named:
@@ -44,7 +47,13 @@ def missing(verb: Verb, args: Sequence[type], context: type, options: Sequence[s
         takes = f"It takes {' or '.join(map(str, arities))} positional arguments; {len(args)} came."
         lines.append(f"{takes} Call it as {name}{inspect.signature(verb.contract)}.")
     lines += [*filter(None, [what_to_do(args[0]) if args else ""])]
-    if _fits_contract(verb, args):
+    near = [m for m in verb.methods if args and m.hints and any(issubclass(args[0], k) for k in {*m.members[0]} - {object})]
+    if near:
+        lines.append(f"For {_shown(args[0])} there is {', '.join(map(str, near[:4]))}.")
+    comes_first = [issubclass(kind, Component | State) for kind in args]
+    if any(comes_first) and not comes_first[0] and verb.__module__.startswith("fulmen."):
+        lines.append(f"The order of the arguments is {name}{inspect.signature(verb.contract)}.")
+    elif _fits_contract(verb, args):
         lines += ["Write one:", "", "    @dispatch", f"    def {name}({_parameters(verb, args, args)}): …", ""]
     heads = list(dict.fromkeys(_shown(kind) for m in verb.methods if m.hints for kind in m.members[0]))
     if heads:

@@ -330,7 +330,8 @@ def fit(state, data, **options):
         batch_size: examples in a batch.
         validation: data to evaluate on after each epoch.
         callbacks: objects with methods of `on`.
-        seed: for the order of the data and, of a component, its parameters.
+        seed: for the order of the data and, of a component, its parameters. A state keeps neither this nor `drop_last`: to
+            go on as the run would have gone on, say them again.
         progress: whether to show a progress bar.
         drop_last: leave out the smaller last batch of an epoch.
 

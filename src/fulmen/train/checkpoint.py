@@ -45,6 +45,10 @@ def save(path: str | os.PathLike[str], state: Any) -> None:
         ValueError: where arrays are not there yet, or are being traced.
     """
     numpy = _safetensors()[1]
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(
+            f"save takes the path and then what is saved, save(path, state), and a {type(path).__name__} came first."
+        )
     path = Path(path)
     if not isinstance(state, State):
         require_arrays(state, "save")
