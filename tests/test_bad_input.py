@@ -54,6 +54,8 @@ DATA = [
     ("object", (X.astype(object), Y), TypeError, ["x", "numbers", "object"]),
     ("string", (X, Y.astype(str)), TypeError, ["y", "numbers", "<U"]),
     ("no array", (X.tolist(), Y), TypeError, ["x", "array", "list"]),
+    ("dict of inputs", (dict(a=X, b=X), Y), TypeError, ["x", "a dict came", "fm.Labeled(dict(a=…, b=…), y)"]),
+    ("tuple of inputs", ((X, X), Y), TypeError, ["x", "a tuple came", "fm.Labeled((…, …), y)"]),
     ("size of input", (X[:, :3], Y), ValueError, ["4", "3", "Dense"]),
     ("no labels", X, (TypeError, ValueError), ["(x, y)", "Unlabeled"]),
     ("four arrays", (X, Y, Y, Y), ValueError, ["(x, y)", "4"]),

@@ -86,6 +86,12 @@ def named_arrays(data: Any) -> Iterator[tuple[str, Any]]:
 def check_array(name: str, value: Any) -> None:
     """Raise for what is no array of numbers, with a row for each example, of a type that jax takes as it is."""
     if not hasattr(value, "shape") or not hasattr(value, "dtype"):
+        if isinstance(value, dict | tuple):
+            inside = "dict(a=…, b=…)" if isinstance(value, dict) else "(…, …)"
+            raise TypeError(
+                f"{name}: a NumPy or JAX array was expected, and a {type(value).__name__} came. Several arrays for one field go in "
+                f"as a batch: fm.Labeled({inside}, y), or fm.Unlabeled({inside}) without labels."
+            )
         raise TypeError(
             f"{name}: a NumPy or JAX array was expected, and a {type(value).__name__} came: np.asarray(…, np.float32)."
         )
