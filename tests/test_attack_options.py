@@ -192,6 +192,8 @@ def test_a_batch_says_what_of_it_is_attacked(key):
         np.testing.assert_array_equal(attacked.y, arrays[2])
     np.testing.assert_array_equal(one.sound, arrays[1])
     near(both.sound, arrays[1] + 0.3 * heard)
+    with pytest.raises(ValueError, match=r"APGD attacks one array.*has 2.*fm.PGD.*attackable: ClassVar"):
+        fm.perturb(fm.APGD(fm.LinfBall(0.3)), net, Both(*arrays), key)
 
 
 class Twins(fm.System):

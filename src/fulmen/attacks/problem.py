@@ -68,7 +68,11 @@ class Problem(Tree):
         """The clean input, for attacks that work on one array; raises where there are several."""
         leaves = jax.tree.leaves(self.origin)
         if len(leaves) != 1:
-            raise ValueError(f"{type(self.attack).__name__} attacks one array at a time, and the batch has {len(leaves)}.")
+            raise ValueError(
+                f"{type(self.attack).__name__} attacks one array at a time, and the batch has {len(leaves)}. Attacks that follow "
+                "gradients take several: fm.FGSM(region), fm.PGD(region, …). To attack one of them alone, give a batch type of your "
+                "own that names it: `attackable: ClassVar = ('image',)`."
+            )
         return leaves[0]
 
     def points(self, image: jax.Array) -> Any:
