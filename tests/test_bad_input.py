@@ -467,6 +467,21 @@ def test_a_misspelt_option_of_a_states_fit_is_not_taken_for_the_optimizers():
         fm.fit(fm.setup(net(), (X, Y), **ADAM), (X, Y), epoch=1)
 
 
+@pytest.mark.parametrize(
+    ("lr", "words"),
+    [
+        ("1e-3", ["'1e-3' came", "lr=1e-3"]),
+        (dict(layer=1e-4), ["{'layer': 0.0001} came", "optimizer={'layer': fm.Optimizer(optax.adam, 0.0001)}"]),
+        ([1e-3, 1e-4], ["[0.001, 0.0001] came", "fm.Population"]),
+    ],
+    ids=["text", "dict", "list"],
+)
+def test_what_is_no_learning_rate(lr, words):
+    for make in (lambda: fm.setup(net(), (X, Y), optimizer=optax.adam, lr=lr), lambda: fm.Optimizer(optax.adam, lr)):
+        with said(TypeError, "lr:", "number", *words):
+            make()
+
+
 def test_schedules_for_each_member():
     with said(TypeError, "lr", "a number for each member", "a schedule came"):
         fm.setup(fm.Population(net(), 2), (X, Y), optimizer=optax.adam, lr=[fm.cosine(1e-3), fm.cosine(1e-2)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +14,7 @@ from fulmen.mode import Plan
 from fulmen.optimizers.rates import rate_in
 from fulmen.schedules import Schedule
 from fulmen.schedules.span import span
-from fulmen.tree import Tree, static
+from fulmen.tree import Tree, short, static
 from fulmen.verbs import configure_optimizers
 
 __all__ = ["Built", "Enclosing", "Optimizer", "build", "frozen", "of_plan"]
@@ -44,6 +44,9 @@ class Optimizer(Tree):
         lr: a number, an optax schedule, or a function of the plan.
         **options: the constructor's keywords. Floats are data and may change without recompiling; the rest is static.
 
+    Raises:
+        TypeError: for text or several rates in the place of one.
+
     >>> fm.Optimizer(optax.adam, 1e-3, b1=0.5)
     adam(0.001, b1=0.5)
     """
@@ -56,6 +59,7 @@ class Optimizer(Tree):
     settings: tuple[tuple[str, Any], ...] = static()
 
     def __init__(self, constructor: Callable[..., Any], lr: Any, **options: Any) -> None:
+        _require_rate(lr)
         numbers = {k: v for k, v in options.items() if isinstance(v, float | jax.Array)}
         self.__dict__.update(
             constructor=constructor,
@@ -106,6 +110,19 @@ class Enclosing(Tree):
     def built(self, system: Any, plan: Plan) -> Built:
         """What it becomes for a component and the run ahead; `build(self.optimizer, system, plan)` is what is inside."""
         raise NotImplementedError
+
+
+def _require_rate(lr: Any) -> None:
+    """Raise for what can be no learning rate: text, and several of them where one was expected."""
+    if not isinstance(lr, str | bytes | Mapping | list | tuple | set):
+        return
+    instead = "lr=1e-3 or lr=fm.cosine(1e-3)"
+    if isinstance(lr, Mapping):
+        parts = ", ".join(f"{key!r}: fm.Optimizer(optax.adam, {short(rate)})" for key, rate in lr.items())
+        instead = f"for each part its own optimizer, `optimizer={{{parts}}}` without `lr`"
+    elif isinstance(lr, list | tuple):
+        instead = "for each member of a fm.Population its own, `optimizer=optax.adam, lr=[1e-3, 1e-4]` in `setup` or `fit`"
+    raise TypeError(f"lr: a number or a schedule was expected, and {short(lr)} came: {instead}.")
 
 
 def of_plan(function: Callable[..., Any]) -> bool:
