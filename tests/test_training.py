@@ -105,6 +105,12 @@ def test_fit_leaves_the_given_state_alone(raw):
     assert all(np.array_equal(a, b) for a, b in zip(before, leaves(state), strict=True))
 
 
+@pytest.mark.parametrize("name", ["step", "system", "optimizer_state", "key", "plan", "another"])
+def test_a_state_is_not_changed(raw, name):
+    with pytest.raises(AttributeError):
+        setattr(adam(), name, 7)
+
+
 def test_seeds(raw):
     run = lambda seed: fm.fit(net(), raw, optimizer=optax.adam, lr=1e-2, epochs=1, seed=seed, progress=False)[0]
     assert equal(run(0), run(0))

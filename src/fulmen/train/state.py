@@ -93,7 +93,7 @@ class State:
         plan: what is known of the run.
     """
 
-    __slots__ = ("_leaves", "_raw_key", "_structure", "_trees", "step")
+    __slots__ = ("_leaves", "_raw_key", "_step", "_structure", "_trees")
 
     def __init__(
         self,
@@ -109,12 +109,12 @@ class State:
         self._leaves, self._structure = pack((system, optimizer_state, optimizer), plan or Plan(), implementation)
         self._raw_key = raw
         self._trees: Any = None
-        self.step = np.int32(step) if isinstance(step, int) else step
+        self._step = np.int32(step) if isinstance(step, int) else step
 
     @classmethod
     def _of(cls, leaves: Any, raw_key: Any, step: Any, structure: Structure) -> State:
         state = object.__new__(cls)
-        state._leaves, state._raw_key, state.step, state._structure, state._trees = leaves, raw_key, step, structure, None
+        state._leaves, state._raw_key, state._step, state._structure, state._trees = leaves, raw_key, step, structure, None
         return state
 
     def _tree(self) -> Any:
@@ -133,6 +133,10 @@ class State:
     @property
     def optimizer(self) -> Any:
         return self._tree()[2]
+
+    @property
+    def step(self) -> Any:
+        return self._step
 
     @property
     def plan(self) -> Plan:
