@@ -326,12 +326,13 @@ def test_it_prints_in_80_columns(report):
 
 
 def test_json_comes_back(report, tmp_path):
-    report.save(tmp_path / "report.json")
-    again = Report.load(tmp_path / "report.json")
+    path = tmp_path / "new" / "report.json"
+    report.save(path)
+    again = Report.load(path)
     for a, b in zip(jax.tree.leaves(vars(report)), jax.tree.leaves(vars(again)), strict=True):
         np.testing.assert_array_equal(a, b)
     assert str(again) == str(report) and again.x.dtype == report.x.dtype
-    stored = json.loads((tmp_path / "report.json").read_text())
+    stored = json.loads(path.read_text())
     assert stored["robust_accuracy"] == report.robust_accuracy and len(stored["x"]["sha256"]) == 64
 
 

@@ -112,7 +112,8 @@ class Report(Picture):
         """Write it: `.json` to be loaded again, or `.html`, one page with its pictures in it.
 
         Args:
-            path: of the file. Inputs of more than 4 MB are left out of JSON, which then has their hash.
+            path: of the file; missing folders are made. Inputs of more than 4 MB are left out of JSON, which then has their
+                hash.
 
         Raises:
             ValueError: for a file of another kind.
@@ -126,6 +127,7 @@ class Report(Picture):
             text = report_page(self)
         else:
             raise ValueError(f"path: a file such as report.json or report.html was expected, and {str(path)!r} came.")
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
 
     @classmethod
