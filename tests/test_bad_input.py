@@ -250,6 +250,7 @@ def test_an_image_outside_the_box():
         (dict(epochs=1, batch_size=41), ValueError, ["batch_size 41", "40"]),
         (dict(epochs=1, batch_size=0), ValueError, ["batch_size", "0"]),
         (dict(epochs=0), ValueError, ["epochs", "0"]),
+        (dict(epochs=1.5), TypeError, ["epochs", "whole number", "1.5"]),
         (dict(steps=-1), ValueError, ["steps", "-1"]),
         (dict(), ValueError, ["epochs=", "steps=", "neither"]),
         (dict(epochs=1, steps=1), ValueError, ["epochs", "steps", "both"]),
@@ -451,6 +452,11 @@ FITS = [
     (dict(optimizer="adam", lr=1e-3, steps=1), ["optimizer", "'adam' came", "optimizer=optax.adam"]),
     (dict(optimizer={"layer": "adam"}, lr=1e-3, steps=1), ["optimizer", "'adam' came"]),
     (dict(optimizer=optax.adam, lr=1e-3, epoch=1), ["epoch is no option", "did you mean 'epochs'"]),
+    (dict(optimizer=optax.adam, lr=1e-3, steps=1, val=(X, Y)), ["val is no option", "did you mean 'validation'"]),
+    (
+        dict(optimizer=optax.adam, lr=1e-3, steps=1, metrics=()),
+        ["metrics is no option", "adam", "b1", "Classifier(model, metrics"],
+    ),
     (dict(optimizer=optax.adam, learning_rate=1e-3, steps=1), ["learning_rate is no option", "did you mean 'lr'"]),
     (dict(optimizer=optax.adam, lr=1e-3, steps=1, callbacks=object()), ["callbacks", "a list", "callbacks=[…]"]),
 ]

@@ -106,6 +106,8 @@ class Source:
             epochs, steps, seed, drop_last: as in `fit`.
         """
         for name, value in (("epochs", epochs), ("steps", steps)):
+            if value is not None and not hasattr(value, "__index__"):
+                raise TypeError(f"{name}: a whole number was expected, and {value!r} came.")
             if value is not None and value < 1:
                 raise ValueError(f"{name}: at least 1 was expected, and {value} came.")
         if self.is_iterator and epochs is not None and epochs > 1:

@@ -141,7 +141,23 @@ def configure_optimizers(component):
 
 @dispatch
 def configure_optimizers(component, constructor, lr, **options):
+    _require_options(constructor, options)
     return Optimizer(constructor, lr, **options)
+
+
+def _require_options(constructor: Callable[..., Any], options: dict[str, Any]) -> None:
+    """Raise for keywords that a constructor does not have; those of `setup` and `fit` have been taken out before."""
+    theirs = inspect.signature(constructor).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in theirs.values()):
+        return
+    for name in options:
+        if name not in theirs:
+            inside = ", ".join(list(theirs)[1:]) or "none"
+            instead = "; a classifier takes them itself: fm.Classifier(model, metrics=…)" if name == "metrics" else ""
+            raise TypeError(
+                f"{name} is no option of `fit` or `setup`, nor of {getattr(constructor, '__name__', constructor)}, whose options "
+                f"are: {inside}{instead}."
+            )
 
 
 def build(spec: Any, system: Any, plan: Plan, path: str = "") -> Built:

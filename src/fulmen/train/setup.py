@@ -30,6 +30,8 @@ from fulmen.warning import warn
 
 __all__: list[str] = []
 
+_SHORTENED = 3  # letters from which a keyword is taken for the beginning of another, such as val
+
 
 @dispatch
 def setup(
@@ -211,7 +213,9 @@ def _require_near(optimizer: Any, options: dict[str, Any]) -> None:
         return
     ours = ["epochs", "steps", "batch_size", "validation", "callbacks", "seed", "progress", "drop_last", "optimizer", "lr"]
     for name in options:
-        near = ["lr"] if name == "learning_rate" else difflib.get_close_matches(name, [*ours, *theirs], n=1)
+        known = [*ours, *theirs]
+        near = ["lr"] if name == "learning_rate" else difflib.get_close_matches(name, known, n=1)
+        near = near or [other for other in known if len(name) >= _SHORTENED and other.startswith(name)]
         if near and near != [name]:
             raise TypeError(f"{name} is no option of `fit` or `setup`, nor of the optimizer; did you mean {near[0]!r}?")
 
