@@ -317,14 +317,3 @@ def test_copies_are_equal(name, again):
 def test_a_lambda_does_not_pickle():
     with pytest.raises((pickle.PicklingError, AttributeError), match="lambda"):
         pickle.dumps(Chain(lambda x: x))
-
-
-def test_a_subclass_without_fields_of_its_own_is_made_like_its_base():
-    class Small(fm.models.MLP):
-        """A kind that others dispatch on."""
-
-    class Wide(Small):
-        wide: bool = True
-
-    assert [(layer.in_features, layer.out_features) for layer in Small(4, 8, 3).layers[::2]] == [(4, 8), (8, 3)]
-    assert Wide(Small(4, 3).layers).wide

@@ -61,10 +61,8 @@ class Tree:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        # Without fields of its own it has its base's `__init__`, and where it has one, the one that would be made is not used.
-        own = vars(cls)
-        init = "__init__" not in own and (bool(own.get("__annotations__")) or len(cls.__bases__) > 1)
-        dataclasses.dataclass(frozen=True, eq=False, repr=False, init=init)(cls)
+        # An `__init__` of its own would stay in any case; not to make another saves time.
+        dataclasses.dataclass(frozen=True, eq=False, repr=False, init="__init__" not in vars(cls))(cls)
         _scopes[cls] = _scope(cls)
         jax.tree_util.register_pytree_with_keys(cls, _flatten_with_keys, _unflatten(cls), _flatten)
         name = (cls.__module__, cls.__qualname__)
