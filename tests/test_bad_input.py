@@ -311,6 +311,19 @@ def test_a_loss_that_returns_nothing():
         fm.setup(Solo(Silent(Linear(4, 3))), (X, Y), **ADAM)
 
 
+@pytest.mark.parametrize(("made", "came"), [(lambda z: dict(one=z), "dict"), (lambda z: (z, z), "tuple")])
+def test_a_loss_that_returns_several(made, came):
+    class Several(Net):
+        pass
+
+    @dispatch
+    def loss(several: Several, batch: fm.Labeled):
+        return made(several(batch.x).mean(1))
+
+    with said(TypeError, f"the loss of Several is a {came}", "one per example", "`losses`"):
+        fm.setup(Several(Linear(4, 3)), (X, Y), **ADAM)
+
+
 @pytest.mark.parametrize(
     ("made", "words"),
     [

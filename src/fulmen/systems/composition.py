@@ -62,10 +62,16 @@ def example_mean(value: Any, batch: Any, what: str = "loss") -> jax.Array:
         what: what the value is, for the error.
 
     Raises:
+        TypeError: if the value is None, a dict or a tuple.
         ValueError: if the value has another shape.
     """
     if value is None:
         raise TypeError(f"{what} is None: a number or one per example was expected. Does its method end with `return …`?")
+    if isinstance(value, Mapping | tuple):
+        raise TypeError(
+            f"{what} is a {type(value).__name__}: a number or one per example was expected. Several named losses are what "
+            "`losses` returns, as a dict; what is only to be seen is for `metrics`."
+        )
     value = jnp.asarray(value)
     if value.ndim == 0:
         return value
