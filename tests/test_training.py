@@ -326,6 +326,17 @@ def test_setup_of_a_trained_system_starts_anew_with_its_arrays(raw):
     assert not equal(again.optimizer_state, state.optimizer_state)
 
 
+@pytest.mark.parametrize(("n", "who"), [(None, ""), (3, r" \(members 1\)")])
+def test_a_loss_that_is_not_finite_is_warned_of_once(n, who, raw):
+    state = adam(n and fm.Population(net(), n))
+    path = "system.layer.weight" if n is None else "system.members.layer.weight"
+    weight = fm.get(state, path)
+    broken = fm.replace(state, {path: weight.at[1].set(jnp.nan)})
+    with pytest.warns(UserWarning, match=f"the loss{who} is not finite in epoch 1.*fm.check") as caught:
+        fm.fit(broken, raw, epochs=2, batch_size=16, progress=False)
+    assert len(caught) == 1
+
+
 def test_a_run_past_its_plan_warns(raw):
     state = adam(lr=fm.cosine(1e-2), epochs=1)
     state, _ = fm.fit(state, raw, epochs=1, batch_size=16, progress=False)

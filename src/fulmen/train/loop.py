@@ -79,7 +79,7 @@ def fit(
     listening = [*_listed(callbacks), *progress_callbacks(progress)]
     require_listeners(listening, run)
     loop = _Loop(state, run, listening)
-    begun = time.perf_counter()
+    begun, diverged = time.perf_counter(), False
     epochs_ahead = source.epochs(plan, _place(state, epochs, plan), run.left, state.system)
     with _interruptible() as interrupted:
         loop.tell(FitStart())
@@ -93,6 +93,7 @@ def fit(
                     loop.run_epoch(found, interrupted, begun)
                 run.logs, run.seconds = loop.epoch_figures(), time.perf_counter() - begun
                 figures = run.logs
+                diverged = diverged or _warn_if_diverged(figures, run.epoch)
                 loop.tell(EpochEnd())
                 if validated is not None and not interrupted.is_set():
                     now = loop.state()
@@ -193,6 +194,19 @@ def _warn_past_plan(state: State, total: int | None) -> None:
             f"this run goes to step {last}, and the state's plan ends at {planned}: the learning rate's schedule is past its "
             "end. `fm.fit(state.system, …, optimizer=…)` starts anew with the same arrays.",
         )
+
+
+def _warn_if_diverged(figures: dict[str, Any], epoch: int) -> bool:
+    """Whether an epoch's loss is not finite, of which is warned; of a population, whether any member's is not."""
+    finite = np.isfinite(figures.get("loss/members", figures.get("loss", 0.0)))
+    if finite.all():
+        return False
+    who = f" (members {', '.join(map(str, np.flatnonzero(~finite)))})" if finite.ndim else ""
+    warn(
+        f"the loss{who} is not finite in epoch {epoch + 1}. A smaller learning rate may help; where the first step is not finite "
+        "already, `fm.check(component, data, optimizer=…)` says where."
+    )
+    return True
 
 
 class _Loop:
