@@ -147,9 +147,9 @@ def _placed(part: Any, path: str, spec: Any, system: Any, plan: Plan) -> dict[st
             plain[where] = _group(optimizer, where, system, plan)
             continue
         group = _group(optimizer, where, system, plan)
-        fits = fitting(key, places_in(part))
+        places = places_in(part)
+        fits = fitting(key, places)
         if not fits:
-            places = places_in(part)
             near = like(key, places)
             hint = (
                 f"did you mean {near!r}?"
