@@ -8,7 +8,7 @@ import pytest
 from tiny import data, net
 
 import fulmen as fm
-from fulmen.defences import OverfittingGuard
+from fulmen.defences import OverfittingGuard, fast_fgsm
 from fulmen.systems.adversarial import AttackSchedule
 
 REGION = fm.LinfBall(0.1) & fm.Box(0.0, 1.0)
@@ -32,6 +32,23 @@ def test_overfitting_to_steps_that_grow_too_large_is_caught():
     assert max(shares) - shares[-1] > 0.2 and all(max(shares[:i]) - v <= 0.2 for i, v in enumerate(shares[1:-1], 1))
     assert guard.robust_accuracy(guard.best) == pytest.approx(max(shares), abs=0.02)
     assert guard.robust_accuracy(state) < guard.robust_accuracy(guard.best) - 0.15
+
+
+def test_a_step_with_a_random_start_is_withstood_in_the_end_and_nothing_else():
+    """The catastrophic overfitting of Wong, Rice and Kolter, which a guard that does not stop only warns of."""
+    digits = pytest.importorskip("sklearn.datasets").load_digits(return_X_y=True)
+    x, y = (digits[0] / 16).astype(np.float32), digits[1]
+    grown = optax.linear_schedule(0.05, 0.5, 250)
+    attack = AttackSchedule(lambda step: fast_fgsm(fm.LinfBall(grown(step)) & fm.Box(0.0, 1.0)))
+    guard = OverfittingGuard(PGD, (x[:128], y[:128]), stop=False)
+    system = fm.Adversarial(fm.Classifier(fm.models.MLP(64, 128, 128, 10)), attack)
+    with pytest.warns(UserWarning, match="catastrophic overfitting: after epoch"):
+        _, history = fm.fit(
+            system, (x[:1024], y[:1024]), optimizer=optax.adam, lr=3e-3, epochs=20, progress=False, callbacks=[guard]
+        )
+    assert guard.found is not None and len(history["loss"]) == 20
+    shares, withstood = [*guard.accuracy.values()], history["robust/accuracy"]
+    assert max(shares) > 0.6 and shares[-1] < 0.25 < 0.4 < withstood[-1]
 
 
 class Said(OverfittingGuard):
