@@ -10,7 +10,7 @@ import types
 import jax
 import pytest
 
-from fulmen.dispatch import verbs
+from fulmen.dispatching.registry import verbs
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -11,9 +11,9 @@ import pytest
 
 import fulmen as fm
 from fulmen import dispatch
-from fulmen.attacks import APGD, Boundary, attempt
-from fulmen.attacks.region import L1Ball, L2Ball
 from fulmen.objectives import DLR, Margin
+from fulmen.robust.attacks import APGD, Boundary, attempt
+from fulmen.robust.attacks.region import L1Ball, L2Ball
 
 sys.path.insert(0, str(Path(__file__).parent / "parity"))
 from attacks_model import classifier, examples

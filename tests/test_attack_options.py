@@ -11,7 +11,7 @@ from tiny import Compilations
 
 import fulmen as fm
 from fulmen import attacks, dispatch
-from fulmen.attacks.walk import SMALLEST, bucket
+from fulmen.robust.attacks.attack_loop import SMALLEST, bucket
 
 BOX = fm.Box(0.0, 1.0)
 REGION = fm.LinfBall(0.1) & BOX

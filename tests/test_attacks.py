@@ -14,8 +14,8 @@ from tiny import Compilations
 
 import fulmen as fm
 from fulmen import dispatch
-from fulmen.attacks.gradient import last_point
-from fulmen.attacks.walk import UNROLL
+from fulmen.robust.attacks.attack_loop import UNROLL
+from fulmen.robust.attacks.gradient import last_point
 
 N, WIDTH, CLASSES = 6, 5, 3
 BOX = fm.Box(0.0, 1.0)

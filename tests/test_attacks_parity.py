@@ -7,7 +7,7 @@ from parity import attacks_model
 
 import fulmen as fm
 from fulmen import attacks, dispatch
-from fulmen.attacks import view
+from fulmen.robust.attacks import view
 
 PIXELS = 64
 

@@ -10,11 +10,11 @@ import pytest
 
 import fulmen as fm
 from fulmen import dispatch
-from fulmen.attacks import APGD, Square, attempt, autoattack
-from fulmen.attacks.fab import FAB
-from fulmen.attacks.region import L1Ball, L2Ball
-from fulmen.attacks.walk import SMALLEST, gathered
 from fulmen.objectives import DLR
+from fulmen.robust.attacks import APGD, Square, attempt, autoattack
+from fulmen.robust.attacks.attack_loop import SMALLEST, gathered
+from fulmen.robust.attacks.fab import FAB
+from fulmen.robust.attacks.region import L1Ball, L2Ball
 
 sys.path.insert(0, str(Path(__file__).parent / "parity"))
 from attacks_model import classifier, examples

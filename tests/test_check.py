@@ -9,8 +9,8 @@ from tiny import Linear, Net, data, net, pair
 
 import fulmen as fm
 from fulmen import dispatch
-from fulmen.check import check
-from fulmen.component import record
+from fulmen.core.component import record
+from fulmen.inspect.preflight import check
 
 X, Y = data()
 ADAM = {"optimizer": optax.adam, "lr": 1e-3}

@@ -16,7 +16,7 @@ from tiny import Linear, Net, data, net, pair
 
 import fulmen as fm
 from fulmen import dispatch
-from fulmen.component import record
+from fulmen.core.component import record
 from fulmen.train.checkpoint import load, save
 
 safetensors = pytest.importorskip("safetensors.numpy")

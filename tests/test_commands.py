@@ -14,7 +14,7 @@ import pytest
 
 import fulmen as fm
 from fulmen.__main__ import main
-from fulmen.commands.arrays import load_arrays, system_for
+from fulmen.commands.npz_data import load_arrays, system_for
 
 PARTS = """
     import fulmen as fm, signal

@@ -9,7 +9,7 @@ from tiny import Linear, Net, Pair, data, net, pair
 
 import fulmen as fm
 from fulmen import dispatch
-from fulmen.component import record
+from fulmen.core.component import record
 from fulmen.train.step import step_program
 
 

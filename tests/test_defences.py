@@ -8,11 +8,11 @@ import pytest
 
 import fulmen as fm
 from fulmen import dispatch
-from fulmen.attacks.attack import Start
-from fulmen.defences import AWP, MART, NFGSM, SAM, TRADES, VAT, FreeAdversarial, GradAlign, ascent, fast_fgsm
-from fulmen.defences.weights import trained as trained_part
 from fulmen.models import BatchNorm, Chain, Dense, Dropout
-from fulmen.systems.adversarial import AttackSchedule
+from fulmen.robust.attacks.attack import Start
+from fulmen.robust.defences import AWP, MART, NFGSM, SAM, TRADES, VAT, FreeAdversarial, GradAlign, ascent, fast_fgsm
+from fulmen.robust.defences.adversarial import AttackSchedule
+from fulmen.robust.defences.weights import trained as trained_part
 
 EPS, STEP, LR = 0.1, 0.04, 0.1
 REGION = fm.LinfBall(EPS) & fm.Box(0.0, 1.0)

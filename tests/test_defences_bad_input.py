@@ -9,7 +9,7 @@ from tiny import Net, Pair, net
 
 import fulmen as fm
 from fulmen import dispatch
-from fulmen.defences import (
+from fulmen.robust.defences import (
     AWP,
     MART,
     NFGSM,
@@ -22,7 +22,7 @@ from fulmen.defences import (
     OverfittingGuard,
     fast_fgsm,
 )
-from fulmen.systems.adversarial import AttackSchedule
+from fulmen.robust.defences.adversarial import AttackSchedule
 
 REGION = fm.LinfBall(0.1) & fm.Box(0.0, 1.0)
 PGD = fm.PGD(REGION, 0.03, 2, start=Gaussian(0.001))

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import fulmen as fm
-from fulmen.defences import AWP, MART, NFGSM, SAM, TRADES, VAT, FreeAdversarial, Gaussian, fast_fgsm
+from fulmen.robust.defences import AWP, MART, NFGSM, SAM, TRADES, VAT, FreeAdversarial, Gaussian, fast_fgsm
 from fulmen.train.step import step_program
 
 SIZE, N = 256, 64

@@ -8,8 +8,8 @@ import pytest
 from tiny import data, net
 
 import fulmen as fm
-from fulmen.defences import OverfittingGuard, fast_fgsm
-from fulmen.systems.adversarial import AttackSchedule
+from fulmen.robust.defences import OverfittingGuard, fast_fgsm
+from fulmen.robust.defences.adversarial import AttackSchedule
 
 REGION = fm.LinfBall(0.1) & fm.Box(0.0, 1.0)
 PGD = fm.PGD(REGION, 0.04, 5)

@@ -19,8 +19,8 @@ import pytest
 
 import fulmen as fm
 from fulmen import bind, configure_optimizers, dispatch, forward, loss
-from fulmen.dispatch import MissingMethodError, Verb, ambiguities, recorded
-from fulmen.methods import dispatching
+from fulmen.dispatching.methods import dispatching
+from fulmen.dispatching.registry import MissingMethodError, Verb, ambiguities, recorded
 
 
 class Animal(fm.Component):

@@ -8,7 +8,7 @@ from tiny import Linear, Net, Pair, data, net, pair
 
 import fulmen as fm
 from fulmen import dispatch
-from fulmen.looking import explain
+from fulmen.inspect import explain
 
 X, Y = data(20)
 

@@ -11,7 +11,7 @@ from tiny import Compilations, Linear, data, net
 
 import fulmen as fm
 from fulmen import forward
-from fulmen.dispatch import OutdatedInstanceError, generation
+from fulmen.dispatching.registry import OutdatedInstanceError, generation
 
 
 def models():

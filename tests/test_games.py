@@ -12,7 +12,7 @@ from tiny import Linear, Net, Pair, data, net, pair
 import fulmen as fm
 from fulmen import dispatch
 from fulmen.optimizers import groups
-from fulmen.train.turns import turns
+from fulmen.optimizers.state_schedule import turns
 
 X, Y = data(16)
 

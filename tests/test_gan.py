@@ -9,8 +9,8 @@ from tiny import Linear, data
 
 import fulmen as fm
 from fulmen import dispatch
+from fulmen.optimizers.state_schedule import turns
 from fulmen.train.step import step_program
-from fulmen.train.turns import turns
 
 X, _ = data(16)
 

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 import fulmen as fm
-from fulmen.metrics import BitsPerCharacter
+from fulmen.metric_types import BitsPerCharacter
 from fulmen.models import Transformer
 from fulmen.systems import LanguageModel
 

@@ -11,8 +11,8 @@ import plum
 import pytest
 
 import fulmen as fm
-from fulmen.dispatch import Method, Verb, ambiguities, verbs
-from fulmen.methods import dispatching
+from fulmen.dispatching.methods import dispatching
+from fulmen.dispatching.registry import Method, Verb, ambiguities, verbs
 
 for found in pkgutil.walk_packages(fm.__path__, "fulmen."):
     if not found.name.endswith("__main__"):
@@ -81,8 +81,8 @@ def test_methods_on_base_classes_annotate_their_first_argument_only():
 def test_every_verb_has_a_contract_and_says_how_to_extend_it():
     for verb in VERBS:
         assert verb.__doc__ and len(verb.__doc__) > 40, verb
-        assert verb.__module__ != "fulmen.verbs" or "**Extending.**" in verb.__doc__, verb
-    assert not [v for v in VERBS if v.__module__ == "fulmen.verbs" and v is not getattr(fm, v.__name__)]
+        assert verb.__module__ != "fulmen.core.verbs" or "**Extending.**" in verb.__doc__, verb
+    assert not [v for v in VERBS if v.__module__ == "fulmen.core.verbs" and v is not getattr(fm, v.__name__)]
 
 
 # The checks find what they look for.

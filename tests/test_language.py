@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import fulmen as fm
 from fulmen import dispatch
-from fulmen.metrics import BitsPerCharacter
+from fulmen.metric_types import BitsPerCharacter
 from fulmen.models import Embedding, Transformer
 from fulmen.systems import LanguageModel, Tokens
 

@@ -14,9 +14,9 @@ from tiny import Linear, Net, Pair, data, net, pair
 
 import fulmen as fm
 from fulmen import dispatch
-from fulmen.component import record
-from fulmen.looking import LossNode, explain, html_tree, loss_tree, methods_table, summary
-from fulmen.looking.text import describe_bytes, describe_flops, drawable, place
+from fulmen.core.component import record
+from fulmen.inspect import LossNode, explain, html_tree, loss_tree, methods_table, summary
+from fulmen.inspect.text import describe_bytes, describe_flops, drawable, place
 
 X, Y = data(20)
 
@@ -339,7 +339,7 @@ def test_bytes(n, text):
 @pytest.mark.parametrize(
     ("location", "module", "text"),
     [
-        ("/somewhere/src/fulmen/systems/composition.py:7", "fulmen.systems.composition", "fulmen/systems/composition.py:7"),
+        ("/somewhere/src/fulmen/systems/composition.py:7", "fulmen.compose.losses", "fulmen/systems/composition.py:7"),
         ("/somewhere/src/fulmen/models/__init__.py:7", "fulmen.models", "fulmen/models/__init__.py:7"),
         ("/home/me/train.py:12", "__main__", "train.py:12"),
         ("<built-in function sin>", "math", "<built-in function sin>"),
@@ -350,7 +350,7 @@ def test_places(location, module, text):
 
 
 def test_text_where_lines_cannot_be_shown(state):
-    code = "from fulmen.looking.text import drawable; print(drawable('├─ loss × 2 …'))"
+    code = "from fulmen.inspect.text import drawable; print(drawable('├─ loss × 2 …'))"
     run = subprocess.run(
         [sys.executable, "-c", code], env={"PYTHONIOENCODING": "ascii", "JAX_PLATFORMS": "cpu"}, capture_output=True
     )

@@ -13,10 +13,10 @@ from scipy import optimize
 
 import fulmen as fm
 from fulmen import attacks, dispatch
-from fulmen.attacks.carlini_wagner import CarliniWagner
-from fulmen.attacks.deepfool import DeepFool
-from fulmen.attacks.fab import FAB
-from fulmen.attacks.hyperplane import length, onto_hyperplane
+from fulmen.robust.attacks.carlini_wagner import CarliniWagner
+from fulmen.robust.attacks.deepfool import DeepFool
+from fulmen.robust.attacks.fab import FAB
+from fulmen.robust.attacks.hyperplane import length, onto_hyperplane
 
 BOX = fm.Box(0.0, 1.0)
 BALLS = {"Linf": fm.LinfBall(0.1), "L2": attacks.L2Ball(0.5), "L1": attacks.L1Ball(2.0)}
@@ -423,7 +423,7 @@ def forward(model: Perceptron, x):
 
 def test_deepfool_ends_where_all_are_led_over(key, monkeypatch):
     """In `perturb` as well, where it does not matter how near the points are."""
-    walk = importlib.import_module("fulmen.attacks.walk")
+    walk = importlib.import_module("fulmen.robust.attacks.attack_loop")
     calls, advance = [], walk._advance
     monkeypatch.setattr(walk, "_advance", lambda *a: calls.append(a[3]) or advance(*a))
     fm.perturb(DeepFool(BALLS["L2"] & BOX), *affine(dtype=np.float32), key)

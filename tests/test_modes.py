@@ -10,9 +10,9 @@ import pytest
 
 import fulmen as fm
 from fulmen import bind, dispatch, forward
-from fulmen.component import unbind
-from fulmen.leaves import components
-from fulmen.tree import remake
+from fulmen.core.component import unbind
+from fulmen.core.leaves import components
+from fulmen.core.tree import remake
 
 
 class Drop(fm.Model):

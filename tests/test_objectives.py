@@ -14,7 +14,7 @@ from tiny import Compilations, Linear
 
 import fulmen as fm
 from fulmen import dispatch
-from fulmen.naming import snake_case
+from fulmen.core.naming import snake_case
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -14,9 +14,9 @@ from test_looking import shown
 from tiny import data, net
 
 import fulmen as fm
-from fulmen.figures import COLOURS, TEXT
-from fulmen.looking import LossNode
-from fulmen.looking.curves import apart, html_history
+from fulmen.inspect import LossNode
+from fulmen.inspect.curves import apart, html_history
+from fulmen.inspect.plot_style import COLOURS, TEXT
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

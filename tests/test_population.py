@@ -9,8 +9,8 @@ from tiny import Compilations, Linear, Net, Pair
 
 import fulmen as fm
 from fulmen import dispatch
+from fulmen.compose.population import population_in
 from fulmen.models import BatchNorm, Chain, Dense, Dropout
-from fulmen.systems.population import population_in
 from fulmen.train.progress import line
 
 REGION = fm.LinfBall(0.1) & fm.Box(0.0, 1.0)

@@ -16,7 +16,7 @@ from scipy.optimize import brentq, lsq_linear, minimize
 
 import fulmen as fm
 from fulmen import dispatch
-from fulmen.attacks import L1Ball, L2Ball, bounds, fgm, slide
+from fulmen.robust.attacks import L1Ball, L2Ball, bounds, fgm, slide
 
 BOX = fm.Box(0.0, 1.0)
 DTYPES = ["float32", "float64", "bfloat16", "float16"]

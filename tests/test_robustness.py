@@ -15,11 +15,11 @@ import pytest
 
 import fulmen as fm
 from fulmen import dispatch
-from fulmen.attacks import APGD, Square
-from fulmen.evidence import SIGNS, Report, robustness, scaled
-from fulmen.evidence.model_signs import Batches, Modes
-from fulmen.evidence.noise import UniformNoise
-from fulmen.evidence.signs import Gradients
+from fulmen.robust.attacks import APGD, Square
+from fulmen.robust.report import SIGNS, Report, robustness, scaled
+from fulmen.robust.report.attack_signs import Gradients
+from fulmen.robust.report.model_signs import Batches, Modes
+from fulmen.robust.report.noise import UniformNoise
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -337,7 +337,7 @@ def test_json_comes_back(report, tmp_path):
 
 
 def test_large_inputs_are_left_out_of_json(report, tmp_path, monkeypatch):
-    monkeypatch.setattr("fulmen.evidence.report.LARGEST", 10)
+    monkeypatch.setattr("fulmen.robust.report.report.LARGEST", 10)
     report.save(tmp_path / "report.json")
     again = Report.load(tmp_path / "report.json")
     assert again.x is None and again.clean is None and str(again) == str(report)

@@ -7,7 +7,7 @@ import textwrap
 import pytest
 
 from fulmen.__main__ import main
-from fulmen.evidence import Report
+from fulmen.robust.report import Report
 
 EXAMPLES = """
     import fulmen as fm, jax, numpy as np

@@ -10,10 +10,10 @@ from test_robustness import REGION, STILL, WEIGHT, WIDTH, Curve, evaluate, shape
 
 import fulmen as fm
 from fulmen import dispatch
-from fulmen.attacks import Square
-from fulmen.evidence import Binarization, Finding, Sign, examine
-from fulmen.evidence.model_signs import Batches, Jumps, Modes, Probabilities, Randomness
-from fulmen.evidence.signs import BlackBox, Convergence, Falling, Gradients, Inside, Iterations
+from fulmen.robust.attacks import Square
+from fulmen.robust.report import Binarization, Finding, Sign, examine
+from fulmen.robust.report.attack_signs import BlackBox, Convergence, Falling, Gradients, Inside, Iterations
+from fulmen.robust.report.model_signs import Batches, Jumps, Modes, Probabilities, Randomness
 
 
 class Noisy(fm.Model):

@@ -7,10 +7,10 @@ import pytest
 
 import fulmen as fm
 from fulmen import dispatch
-from fulmen.attacks import Square, attempt
-from fulmen.attacks.region import L1Ball, L2Ball
-from fulmen.attacks.square import _peaks, _sides, changed, pattern
 from fulmen.objectives import Margin
+from fulmen.robust.attacks import Square, attempt
+from fulmen.robust.attacks.region import L1Ball, L2Ball
+from fulmen.robust.attacks.square import _peaks, _sides, changed, pattern
 
 BOX, SHAPE = fm.Box(0.0, 1.0), (9, 8, 2)
 BALLS = {"Linf": fm.LinfBall(0.05), "L2": L2Ball(0.3), "L1": L1Ball(1.0)}

@@ -12,7 +12,7 @@ from tiny import Compilations, Linear, Net, data, net, pair
 
 import fulmen as fm
 from fulmen import dispatch
-from fulmen.looking import summary
+from fulmen.inspect import summary
 from fulmen.train.step import step_program
 
 X, Y = data(20)

@@ -12,7 +12,7 @@ from tiny import Compilations, Linear, Net, Pair, data, net, pair
 
 import fulmen as fm
 from fulmen import dispatch
-from fulmen.dispatch import BindingVerb, Verb
+from fulmen.dispatching.registry import BindingVerb, Verb
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fulmen as fm
-from fulmen.component import named_parts
-from fulmen.leaves import check_fields, components, leaves, missing, require_arrays
-from fulmen.tree import children, get, kinds, remake, short
+from fulmen.core.component import named_parts
+from fulmen.core.leaves import check_fields, components, leaves, missing, require_arrays
+from fulmen.core.tree import children, get, kinds, remake, short
 
 S, H, C, U = "static", "hyperparameter", "child", "unclear"
 

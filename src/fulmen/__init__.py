@@ -2,110 +2,21 @@
 
 __version__ = "0.1.0"
 
-from fulmen import attacks, data, environments, evidence, models
-from fulmen.attacks.apgd import APGD, Boundary
-from fulmen.attacks.attack import FGSM, PGD, Attack, Clean, Start, Uniform, start_point
-from fulmen.attacks.autoattack import autoattack
-from fulmen.attacks.balls import fgm, fgsm, slide
-from fulmen.attacks.carlini_wagner import CarliniWagner
-from fulmen.attacks.deepfool import DeepFool
-from fulmen.attacks.ensemble import WorstOf
-from fulmen.attacks.fab import FAB
-from fulmen.attacks.function import adversarial
-from fulmen.attacks.iterated import BIM, DIFGSM, MIFGSM, NIFGSM, RFGSM, SLIDE, TIFGSM, RandomSign
-from fulmen.attacks.minimal import MinimalNorm
-from fulmen.attacks.region import Ball, Box, Intersection, L1Ball, L2Ball, LinfBall, Region
-from fulmen.attacks.square import Square
-from fulmen.attacks.target import LikelyTarget, PredictedLabel, Target, Targeting, TrueLabel
-from fulmen.attacks.view import Diverse, Nesterov, View
-from fulmen.augmentations import Augmentation, Augmentations, CutMix, Cutout, Flip, Mixup, Noise, ShiftCrop
-from fulmen.batch import Attacked, Batch, Labeled, PartBatches, Unlabeled
-from fulmen.check import check
-from fulmen.component import Buffer, Component, Frozen, Game, Model, Parameter, System, Wrapper, record
-from fulmen.data import split
-from fulmen.data.mixed import Mixed
-from fulmen.defences import (
-    AWP,
-    MART,
-    NFGSM,
-    SAM,
-    TRADES,
-    VAT,
-    FreeAdversarial,
-    Gaussian,
-    GradAlign,
-    OverfittingGuard,
-    WorseWeights,
-    ascent,
-    fast_fgsm,
-)
-from fulmen.dispatch import AmbiguousMethodError, Method, MissingMethodError, Verb, dispatch, verb, verbs
-from fulmen.evidence import Report, robustness
-from fulmen.interop.functional import Functional, functional
-from fulmen.interop.linen import Linen
-from fulmen.leaves import Leaf, components, count_parameters, leaves
-from fulmen.looking.explanation import explain
-from fulmen.looking.lossnodes import loss_tree
-from fulmen.looking.table import summary
-from fulmen.mergeable import Last, Mean, Mergeable, Spread
-from fulmen.metrics.accuracy import Accuracy, TopK
-from fulmen.metrics.calibration import BitsPerCharacter, CalibrationError, Perplexity
-from fulmen.metrics.counts import F1, ConfusionMatrix, Precision, Recall
-from fulmen.metrics.metric import Metric
-from fulmen.metrics.regression import R2, RMSE, MeanAbsoluteError
-from fulmen.mode import Eval, Mode, Plan, Train
-from fulmen.objectives.algebra import Objective, Scaled, Scheduled, Sum
-from fulmen.objectives.classification import KL, BinaryCrossEntropy, Brier, CrossEntropy, Hinge
-from fulmen.objectives.contrastive import CosineDistance, InfoNCE, NTXent
-from fulmen.objectives.margins import DLR, Margin
-from fulmen.objectives.penalties import L1, L2, kernels
-from fulmen.objectives.regression import MAE, MSE, Huber
-from fulmen.optimizers import Optimizer, depths, every, frozen, layerwise, unfreeze
-from fulmen.prediction import Prediction
-from fulmen.schedules.plateau import plateau
-from fulmen.schedules.schedule import Schedule
-from fulmen.schedules.shapes import cosine, linear, one_cycle, step_decay, warmup
-from fulmen.systems.actor_critic import ActorCritic, Rollout
-from fulmen.systems.adversarial import Adversarial, AttackSchedule, AttackTrained
-from fulmen.systems.alternating import Alternating
-from fulmen.systems.classifier import Classifier, Supervised
-from fulmen.systems.clip import CLIP
-from fulmen.systems.defence import Defence, defence_losses
-from fulmen.systems.distillation import Distillation
-from fulmen.systems.ema import EMA
-from fulmen.systems.gan import GAN, NonSaturating, Wasserstein, gan_losses
-from fulmen.systems.language import LanguageModel, Tokens
-from fulmen.systems.mean_teacher import MeanTeacher
-from fulmen.systems.multi_task import MultiTask
-from fulmen.systems.permember import PerMember
-from fulmen.systems.population import Population
-from fulmen.systems.regressor import Regressor
-from fulmen.systems.self_supervised import BYOL, SelfSupervised, embeddings
-from fulmen.systems.semi_supervised import SemiSupervised
-from fulmen.systems.vae import VAE, sample
-from fulmen.systems.vqvae import VQVAE, CodeUsage
-from fulmen.systems.weighted import Uncertainty, Weighted, weigh
-from fulmen.train.checkpoint import load, save
-from fulmen.train.events import (
-    EpochEnd,
-    EpochStart,
-    Event,
-    FitEnd,
-    FitStart,
-    Interrupted,
-    Logs,
-    LogsRead,
-    Run,
-    StepEnd,
-    ValidationEnd,
-)
-from fulmen.train.folds import CrossValidation, cross_validate
-from fulmen.train.history import History
-from fulmen.train.members import best, members
-from fulmen.train.state import State
-from fulmen.train.step import apply_gradients, differentiate
-from fulmen.tree import Tree, get, hyper, replace, static
-from fulmen.verbs import (
+from fulmen import data, environments, models
+from fulmen.augmentations.augmentations import Augmentation, Augmentations, CutMix, Cutout, Flip, Mixup, Noise, ShiftCrop
+from fulmen.compose.defence import Defence, defence_losses
+from fulmen.compose.per_member import PerMember
+from fulmen.compose.population import Population
+from fulmen.compose.supervised import Classifier, Supervised
+from fulmen.core.batch import Attacked, Batch, Labeled, PartBatches, Unlabeled
+from fulmen.core.component import Buffer, Component, Frozen, Game, Model, Parameter, System, Wrapper, record
+from fulmen.core.leaves import Leaf, components, count_parameters, leaves
+from fulmen.core.mergeable import Last, Mean, Mergeable, Spread
+from fulmen.core.mode import Eval, Mode, Plan, Train
+from fulmen.core.prediction import Prediction
+from fulmen.core.state import State
+from fulmen.core.tree import Tree, get, hyper, replace, static
+from fulmen.core.verbs import (
     after_update,
     as_batch,
     augment,
@@ -138,6 +49,97 @@ from fulmen.verbs import (
     update,
     validate,
 )
+from fulmen.data import split
+from fulmen.data.mixed import Mixed
+from fulmen.dispatching.registry import AmbiguousMethodError, Method, MissingMethodError, Verb, dispatch, verb, verbs
+from fulmen.inspect.explanation import explain
+from fulmen.inspect.loss_nodes import loss_tree
+from fulmen.inspect.preflight import check
+from fulmen.inspect.table import summary
+from fulmen.interop.functional import Functional, functional
+from fulmen.interop.linen import Linen
+from fulmen.metric_types.accuracy import Accuracy, TopK
+from fulmen.metric_types.calibration import BitsPerCharacter, CalibrationError, Perplexity
+from fulmen.metric_types.counts import F1, ConfusionMatrix, Precision, Recall
+from fulmen.metric_types.metric import Metric
+from fulmen.metric_types.regression_metrics import R2, RMSE, MeanAbsoluteError
+from fulmen.objectives.algebra import Objective, Scaled, Scheduled, Sum
+from fulmen.objectives.classification import KL, BinaryCrossEntropy, Brier, CrossEntropy, Hinge
+from fulmen.objectives.contrastive import CosineDistance, InfoNCE, NTXent
+from fulmen.objectives.margins import DLR, Margin
+from fulmen.objectives.penalties import L1, L2, kernels
+from fulmen.objectives.regression_losses import MAE, MSE, Huber
+from fulmen.optimizers import Optimizer, depths, every, frozen, layerwise, unfreeze
+from fulmen.optimizers.plateau import plateau
+from fulmen.robust import attacks
+from fulmen.robust import report as evidence
+from fulmen.robust.attacks.adversarial_function import adversarial
+from fulmen.robust.attacks.apgd import APGD, Boundary
+from fulmen.robust.attacks.attack import FGSM, PGD, Attack, Clean, Start, Uniform, start_point
+from fulmen.robust.attacks.autoattack import autoattack
+from fulmen.robust.attacks.balls import fgm, fgsm, slide
+from fulmen.robust.attacks.carlini_wagner import CarliniWagner
+from fulmen.robust.attacks.deepfool import DeepFool
+from fulmen.robust.attacks.ensemble import WorstOf
+from fulmen.robust.attacks.fab import FAB
+from fulmen.robust.attacks.input_transform import Diverse, Nesterov, View
+from fulmen.robust.attacks.iterated import BIM, DIFGSM, MIFGSM, NIFGSM, RFGSM, SLIDE, TIFGSM, RandomSign
+from fulmen.robust.attacks.minimal import MinimalNorm
+from fulmen.robust.attacks.region import Ball, Box, Intersection, L1Ball, L2Ball, LinfBall, Region
+from fulmen.robust.attacks.square import Square
+from fulmen.robust.attacks.targets import LikelyTarget, PredictedLabel, Target, Targeting, TrueLabel
+from fulmen.robust.defences import (
+    AWP,
+    MART,
+    NFGSM,
+    SAM,
+    TRADES,
+    VAT,
+    FreeAdversarial,
+    Gaussian,
+    GradAlign,
+    OverfittingGuard,
+    WorseWeights,
+    ascent,
+    fast_fgsm,
+)
+from fulmen.robust.defences.adversarial import Adversarial, AttackSchedule, AttackTrained
+from fulmen.robust.report import Report, robustness
+from fulmen.schedules.schedule import Schedule
+from fulmen.schedules.shapes import cosine, linear, one_cycle, step_decay, warmup
+from fulmen.systems.actor_critic import ActorCritic, Rollout
+from fulmen.systems.alternating import Alternating
+from fulmen.systems.clip import CLIP
+from fulmen.systems.distillation import Distillation
+from fulmen.systems.ema import EMA
+from fulmen.systems.gan import GAN, NonSaturating, Wasserstein, gan_losses
+from fulmen.systems.language import LanguageModel, Tokens
+from fulmen.systems.mean_teacher import MeanTeacher
+from fulmen.systems.multi_task import MultiTask
+from fulmen.systems.regressor import Regressor
+from fulmen.systems.self_supervised import BYOL, SelfSupervised, embeddings
+from fulmen.systems.semi_supervised import SemiSupervised
+from fulmen.systems.vae import VAE, sample
+from fulmen.systems.vqvae import VQVAE, CodeUsage
+from fulmen.systems.weighted import Uncertainty, Weighted, weigh
+from fulmen.train.checkpoint import load, save
+from fulmen.train.events import (
+    EpochEnd,
+    EpochStart,
+    Event,
+    FitEnd,
+    FitStart,
+    Interrupted,
+    Logs,
+    LogsRead,
+    Run,
+    StepEnd,
+    ValidationEnd,
+)
+from fulmen.train.folds import CrossValidation, cross_validate
+from fulmen.train.history import History
+from fulmen.train.members import best, members
+from fulmen.train.step import apply_gradients, differentiate
 
 __all__ = [
     "APGD",

@@ -13,7 +13,7 @@ from typing import Any
 
 def main() -> None:
     """Run a command. A mistake is one line that says what to do, and exit status 2."""
-    from fulmen.commands.errors import first_of_theirs, in_one_line
+    from fulmen.commands.one_line_errors import first_of_theirs, in_one_line
 
     try:
         _run()
@@ -33,13 +33,13 @@ def main() -> None:
 
 
 def _run() -> None:
-    from fulmen.commands.errors import CommandError, parsing_error
+    from fulmen.commands.one_line_errors import CommandError, parsing_error
 
     try:
         import tyro
 
         from fulmen.commands.digits import digits
-        from fulmen.commands.robustness import robustness
+        from fulmen.commands.robustness_command import robustness
         from fulmen.commands.train import train
     except ModuleNotFoundError as error:
         if error.name != "tyro":

@@ -25,8 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import fulmen as fm
-from fulmen.attacks import APGD, Square, attempt, autoattack
-from fulmen.attacks.fab import FAB
+from fulmen.robust.attacks import APGD, Square, attempt, autoattack
+from fulmen.robust.attacks.fab import FAB
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "parity"))
 import attacks_model

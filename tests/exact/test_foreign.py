@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 import fulmen as fm
-from fulmen.component import fold_name
+from fulmen.core.component import fold_name
 
 EPOCHS, BATCH = 2, 32
 

@@ -113,7 +113,7 @@ def by_hand(state, x, optimizers, alternating=False, every=1):
 
 
 def _salt(mode):
-    from fulmen.mode import _mix
+    from fulmen.core.mode import _mix
 
     return _mix(mode.salt, mode.verb)
 

@@ -128,7 +128,7 @@ def test_convnet_with_batch_norm_and_dropout(digits):
 
 
 def _salt(mode):
-    from fulmen.mode import _mix
+    from fulmen.core.mode import _mix
 
     return _mix(mode.salt, mode.verb)
 

@@ -16,8 +16,8 @@ import tyro
 
 import fulmen as fm
 from fulmen.commands import target as targets
-from fulmen.commands.arrays import load_arrays, system_for
-from fulmen.commands.errors import CommandError, nearest
+from fulmen.commands.npz_data import load_arrays, system_for
+from fulmen.commands.one_line_errors import CommandError, nearest
 from fulmen.train.progress import line
 
 __all__ = ["train"]

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.batch import Batch
-from fulmen.dispatch import dispatch
-from fulmen.tree import children
-from fulmen.verbs import batches, steps_per_epoch
+from fulmen.core.batch import Batch
+from fulmen.core.tree import children
+from fulmen.core.verbs import batches, steps_per_epoch
+from fulmen.dispatching.registry import dispatch
 
 __all__ = [
     "check_array",

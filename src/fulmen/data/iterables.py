@@ -8,9 +8,9 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from fulmen.core.verbs import batches, steps_per_epoch
 from fulmen.data.libraries import teach
-from fulmen.dispatch import dispatch
-from fulmen.verbs import batches, steps_per_epoch
+from fulmen.dispatching.registry import dispatch
 
 __all__ = ["Listed", "length", "own_cuts", "put_back", "told"]
 

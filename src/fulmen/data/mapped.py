@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from fulmen.core.verbs import batches, steps_per_epoch
 from fulmen.data.arrays import count, cut, cuts
-from fulmen.dispatch import dispatch
-from fulmen.verbs import batches, steps_per_epoch
+from fulmen.dispatching.registry import dispatch
 
 __all__ = ["Mapped", "open"]
 

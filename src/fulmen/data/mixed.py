@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
-from fulmen.batch import Batch
+from fulmen.core.batch import Batch
+from fulmen.core.tree import remake, short
+from fulmen.core.verbs import batches, steps_per_epoch
 from fulmen.data.arrays import count, cuts, order
-from fulmen.dispatch import dispatch
-from fulmen.tree import remake, short
-from fulmen.verbs import batches, steps_per_epoch
+from fulmen.dispatching.registry import dispatch
 
 __all__ = ["Mixed"]
 

@@ -8,17 +8,17 @@ from typing import Any, TypeAlias
 
 import jax
 
+from fulmen.core.mode import Plan
+from fulmen.core.tree import remake
+from fulmen.core.verbs import as_batch, batches, steps_per_epoch, validate
 from fulmen.data.arrays import check_batch_size, count, cut
-from fulmen.data.expected import Expected
+from fulmen.data.batch_spec import Expected
 from fulmen.data.iterables import put_back, told
 from fulmen.data.mapped import Mapped
+from fulmen.data.normalize import can_put_back, comes_from, settle
 from fulmen.data.prefetch import Prefetch, ahead
-from fulmen.data.settled import can_put_back, comes_from, settle
-from fulmen.dispatch import dispatch
-from fulmen.mode import Plan
-from fulmen.tree import remake
-from fulmen.verbs import as_batch, batches, steps_per_epoch, validate
-from fulmen.warning import warn
+from fulmen.dispatching.registry import dispatch
+from fulmen.dispatching.warning import warn
 
 __all__ = ["Source"]
 

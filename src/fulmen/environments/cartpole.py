@@ -7,7 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from fulmen.dispatch import dispatch
+from fulmen.dispatching.registry import dispatch
 from fulmen.environments.environment import Environment, Step, reset, step
 
 __all__ = ["CartPole"]

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fulmen.component import Component
-from fulmen.dispatch import dispatch, verb
+from fulmen.core.component import Component
+from fulmen.dispatching.registry import dispatch, verb
 
 __all__ = ["Environment", "Playing", "Step", "begin", "observe", "play", "reset", "step"]
 

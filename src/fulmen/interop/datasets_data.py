@@ -6,9 +6,9 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict  # pyright: ignore[reportMissingImports]
 
+from fulmen.core.verbs import batches, steps_per_epoch
 from fulmen.data.arrays import cuts, order
-from fulmen.dispatch import dispatch
-from fulmen.verbs import batches, steps_per_epoch
+from fulmen.dispatching.registry import dispatch
 
 __all__: list[str] = []
 

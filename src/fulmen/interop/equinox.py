@@ -12,18 +12,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.interop.loader import missing
+from fulmen.dispatching.lazy_libraries import missing
 
 try:
     import equinox as eqx
 except ImportError:
     raise missing("equinox", "Equinox modules", "equinox") from None
 
+from fulmen.core.leaves import BUFFER, OTHER, PARAMETER, is_array
+from fulmen.core.mode import Mode, Train
+from fulmen.core.tree import STATIC
 from fulmen.interop.foreign import Library, register
 from fulmen.interop.signatures import key_for, parameters_of
-from fulmen.leaves import BUFFER, OTHER, PARAMETER, is_array
-from fulmen.mode import Mode, Train
-from fulmen.tree import STATIC
 
 __all__ = ["with_state"]
 

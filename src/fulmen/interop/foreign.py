@@ -15,13 +15,13 @@ from typing import Any, ClassVar
 
 import jax
 
-from fulmen.component import Buffer, Component, Model, record
-from fulmen.dispatch import dispatch
-from fulmen.interop.loader import library_of, teach
-from fulmen.leaves import is_array
-from fulmen.mode import Mode
-from fulmen.prediction import Prediction
-from fulmen.tree import remake, static
+from fulmen.core.component import Buffer, Component, Model, record
+from fulmen.core.leaves import is_array
+from fulmen.core.mode import Mode
+from fulmen.core.prediction import Prediction
+from fulmen.core.tree import remake, static
+from fulmen.dispatching.lazy_libraries import library_of, teach
+from fulmen.dispatching.registry import dispatch
 
 __all__ = ["Foreign", "Library", "register"]
 

@@ -8,12 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.component import Buffer, Model, record
-from fulmen.dispatch import dispatch
+from fulmen.core.component import Buffer, Model, record
+from fulmen.core.mode import Mode, Train
+from fulmen.core.tree import remake, static
+from fulmen.core.verbs import forward, init, validate
+from fulmen.dispatching.registry import dispatch
 from fulmen.interop.signatures import FLAGS, KEYS, flags, key_for, parameters_of
-from fulmen.mode import Mode, Train
-from fulmen.tree import remake, static
-from fulmen.verbs import forward, init, validate
 
 __all__ = ["Functional", "functional", "shapes_of", "zeros"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from grain import MapDataset  # pyright: ignore[reportMissingImports]
 
+from fulmen.core.verbs import batches, steps_per_epoch
 from fulmen.data.iterables import own_cuts
-from fulmen.dispatch import dispatch
-from fulmen.verbs import batches, steps_per_epoch
+from fulmen.dispatching.registry import dispatch
 
 __all__: list[str] = []
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import jax
 
-from fulmen.component import Buffer, Model, record
-from fulmen.dispatch import dispatch
+from fulmen.core.component import Buffer, Model, record
+from fulmen.core.mode import Train
+from fulmen.core.tree import remake, static
+from fulmen.core.verbs import forward, init, validate
+from fulmen.dispatching.registry import dispatch
 from fulmen.interop.functional import shapes_of, zeros
 from fulmen.interop.signatures import flags
-from fulmen.mode import Train
-from fulmen.tree import remake, static
-from fulmen.verbs import forward, init, validate
 
 __all__ = ["Linen"]
 

@@ -11,19 +11,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.interop.loader import missing
+from fulmen.dispatching.lazy_libraries import missing
 
 try:
     from flax import nnx
 except ImportError:
     raise missing("flax", "Flax modules", "flax") from None
 
-from fulmen.component import fold_name
+from fulmen.core.component import fold_name
+from fulmen.core.leaves import BUFFER, OTHER, PARAMETER, is_array
+from fulmen.core.mode import Mode, Train
+from fulmen.core.tree import STATIC
 from fulmen.interop.foreign import Library, register
 from fulmen.interop.signatures import KEYS, flags, key_for, parameters_of
-from fulmen.leaves import BUFFER, OTHER, PARAMETER, is_array
-from fulmen.mode import Mode, Train
-from fulmen.tree import STATIC
 
 __all__: list[str] = []
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from fulmen.mode import Mode, Train
+from fulmen.core.mode import Mode, Train
 
 __all__ = ["FLAGS", "KEYS", "flags", "key_for", "parameters_of"]
 

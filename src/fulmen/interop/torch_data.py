@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import torch  # pyright: ignore[reportMissingImports]
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate  # pyright: ignore[reportMissingImports]
 
+from fulmen.core.verbs import batches, steps_per_epoch
 from fulmen.data.arrays import cuts, order
 from fulmen.data.iterables import length, own_cuts
-from fulmen.dispatch import dispatch
-from fulmen.verbs import batches, steps_per_epoch
+from fulmen.dispatching.registry import dispatch
 
 __all__: list[str] = []
 

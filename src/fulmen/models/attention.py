@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.component import Model
-from fulmen.dispatch import dispatch
-from fulmen.models.checks import require_inexact, require_size
+from fulmen.core.component import Model
+from fulmen.core.verbs import forward, layer_order, validate
+from fulmen.dispatching.registry import dispatch
+from fulmen.models.input_checks import require_inexact, require_size
 from fulmen.models.layers import Dense
-from fulmen.verbs import forward, layer_order, validate
 
 __all__ = ["Attention", "rotary"]
 

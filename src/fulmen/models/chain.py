@@ -9,9 +9,9 @@ from typing import Any
 
 import jax
 
-from fulmen.component import Component, Model
-from fulmen.dispatch import dispatch
-from fulmen.verbs import forward, layer_order
+from fulmen.core.component import Component, Model
+from fulmen.core.verbs import forward, layer_order
+from fulmen.dispatching.registry import dispatch
 
 __all__ = ["Chain", "Function"]
 

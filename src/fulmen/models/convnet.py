@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from fulmen.models.chain import Chain
-from fulmen.models.checks import pair
+from fulmen.models.input_checks import pair
 from fulmen.models.layers import Conv, Dense, Flatten
 from fulmen.models.mlp import dropouts
 from fulmen.models.normalization import BatchNorm

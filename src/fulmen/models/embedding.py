@@ -7,12 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.component import Model
-from fulmen.dispatch import dispatch
-from fulmen.models.checks import drawn, require_size
-from fulmen.naming import concrete
-from fulmen.tree import remake
-from fulmen.verbs import forward, init, validate
+from fulmen.core.component import Model
+from fulmen.core.naming import concrete
+from fulmen.core.tree import remake
+from fulmen.core.verbs import forward, init, validate
+from fulmen.dispatching.registry import dispatch
+from fulmen.models.input_checks import drawn, require_size
 
 __all__ = ["Embedding"]
 

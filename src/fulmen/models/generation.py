@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.batch import Unlabeled
-from fulmen.verbs import forward, validate
+from fulmen.core.batch import Unlabeled
+from fulmen.core.verbs import forward, validate
 
 __all__ = ["generate"]
 

@@ -8,10 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.component import Model
-from fulmen.dispatch import dispatch
-from fulmen.mode import Train
-from fulmen.models.checks import (
+from fulmen.core.component import Model
+from fulmen.core.mode import Train
+from fulmen.core.tree import remake
+from fulmen.core.verbs import forward, init, validate
+from fulmen.dispatching.registry import dispatch
+from fulmen.models.input_checks import (
     aligned,
     common_dtype,
     drawn,
@@ -23,8 +25,6 @@ from fulmen.models.checks import (
     require_range,
     require_size,
 )
-from fulmen.tree import remake
-from fulmen.verbs import forward, init, validate
 
 __all__ = ["Conv", "Dense", "Dropout", "Flatten"]
 

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.component import Model
-from fulmen.dispatch import dispatch
-from fulmen.models.checks import pair, require_images, require_inexact, require_pair
-from fulmen.verbs import forward, validate
+from fulmen.core.component import Model
+from fulmen.core.verbs import forward, validate
+from fulmen.dispatching.registry import dispatch
+from fulmen.models.input_checks import pair, require_images, require_inexact, require_pair
 
 __all__ = ["AvgPool", "GlobalAvgPool", "MaxPool"]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from fulmen.component import Buffer, Model, record
-from fulmen.dispatch import dispatch
-from fulmen.mode import Train
-from fulmen.models.checks import drawn, require_last_axis, require_range, require_size
-from fulmen.tree import remake
-from fulmen.verbs import forward, init, validate
+from fulmen.core.component import Buffer, Model, record
+from fulmen.core.mode import Train
+from fulmen.core.tree import remake
+from fulmen.core.verbs import forward, init, validate
+from fulmen.dispatching.registry import dispatch
+from fulmen.models.input_checks import drawn, require_last_axis, require_range, require_size
 
 __all__ = ["Quantizer"]
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import jax
 
-from fulmen.component import Component, Model
-from fulmen.dispatch import dispatch
+from fulmen.core.component import Component, Model
+from fulmen.core.verbs import forward, layer_order
+from fulmen.dispatching.registry import dispatch
 from fulmen.models.chain import Chain
 from fulmen.models.layers import Conv, Dense
 from fulmen.models.normalization import BatchNorm
 from fulmen.models.pooling import GlobalAvgPool, MaxPool
-from fulmen.verbs import forward, layer_order
 
 __all__ = ["BasicBlock", "Bottleneck", "ResNet", "resnet18", "resnet34", "resnet50"]
 

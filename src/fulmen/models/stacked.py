@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.component import Component, Model
-from fulmen.dispatch import dispatch
-from fulmen.leading import each, is_own, join, split, take
-from fulmen.models.checks import require_size
-from fulmen.tree import remake
-from fulmen.verbs import after_update, bind, forward, init, validate
+from fulmen.core.component import Component, Model
+from fulmen.core.stacking import each, is_own, join, split, take
+from fulmen.core.tree import remake
+from fulmen.core.verbs import after_update, bind, forward, init, validate
+from fulmen.dispatching.registry import dispatch
+from fulmen.models.input_checks import require_size
 
 __all__ = ["Stacked"]
 

@@ -7,18 +7,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.component import Component, Model
-from fulmen.dispatch import dispatch
+from fulmen.core.component import Component, Model
+from fulmen.core.tree import get, replace
+from fulmen.core.verbs import forward, init, layer_order, validate
+from fulmen.dispatching.registry import dispatch
 from fulmen.models.attention import Attention
 from fulmen.models.chain import Chain
-from fulmen.models.checks import require_size
 from fulmen.models.embedding import Embedding, require_tokens
+from fulmen.models.input_checks import require_size
 from fulmen.models.layers import Dense
 from fulmen.models.mlp import dropouts
 from fulmen.models.normalization import LayerNorm
 from fulmen.models.stacked import Stacked
-from fulmen.tree import get, replace
-from fulmen.verbs import forward, init, layer_order, validate
 
 __all__ = ["Transformer", "TransformerBlock", "gpt2"]
 

@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.component import Component
-from fulmen.dispatch import dispatch
-from fulmen.mode import Train
-from fulmen.naming import Named, concrete, number, numbered
-from fulmen.prediction import widest
+from fulmen.core.component import Component
+from fulmen.core.mode import Train
+from fulmen.core.naming import Named, concrete, number, numbered
+from fulmen.core.prediction import widest
+from fulmen.core.tree import remake
+from fulmen.core.verbs import loss, validate
+from fulmen.dispatching.registry import dispatch
 from fulmen.schedules import Schedule
-from fulmen.tree import remake
-from fulmen.verbs import loss, validate
 
 __all__ = ["Objective", "Scaled", "Scheduled", "Sum"]
 

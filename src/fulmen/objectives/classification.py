@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fulmen.dispatch import dispatch
-from fulmen.naming import concrete, number
+from fulmen.core.naming import concrete, number
+from fulmen.core.prediction import at_least_float32, check_class_values, class_targets, number_targets, targets
+from fulmen.core.verbs import loss, validate
+from fulmen.dispatching.registry import dispatch
 from fulmen.objectives.algebra import Objective
-from fulmen.prediction import at_least_float32, check_class_values, class_targets, number_targets, targets
-from fulmen.verbs import loss, validate
 
 __all__ = ["KL", "BinaryCrossEntropy", "Brier", "CrossEntropy", "Hinge"]
 

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.dispatch import dispatch
-from fulmen.naming import concrete, number
+from fulmen.core.naming import concrete, number
+from fulmen.core.prediction import at_least_float32, number_targets
+from fulmen.core.verbs import loss, validate
+from fulmen.dispatching.registry import dispatch
 from fulmen.objectives.algebra import Objective
-from fulmen.prediction import at_least_float32, number_targets
-from fulmen.verbs import loss, validate
 
 __all__ = ["CosineDistance", "InfoNCE", "NTXent"]
 

@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from fulmen.dispatch import dispatch
+from fulmen.core.prediction import at_least_float32, check_class_values, class_targets
+from fulmen.core.verbs import loss, validate
+from fulmen.dispatching.registry import dispatch
 from fulmen.objectives.algebra import Objective
-from fulmen.prediction import at_least_float32, check_class_values, class_targets
-from fulmen.verbs import loss, validate
 
 __all__ = ["DLR", "Margin"]
 

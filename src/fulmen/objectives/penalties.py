@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.dispatch import dispatch
-from fulmen.leaves import PARAMETER, components, leaves
+from fulmen.core.leaves import PARAMETER, components, leaves
+from fulmen.core.prediction import at_least_float32
+from fulmen.core.tree import items, static
+from fulmen.core.verbs import loss
+from fulmen.dispatching.registry import dispatch
 from fulmen.objectives.algebra import Objective, total
-from fulmen.prediction import at_least_float32
-from fulmen.tree import items, static
-from fulmen.verbs import loss
 
 __all__ = ["L1", "L2", "kernels"]
 

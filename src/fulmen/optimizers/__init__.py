@@ -4,5 +4,5 @@ from fulmen.optimizers.assignment import *
 from fulmen.optimizers.every import *
 from fulmen.optimizers.layerwise import *
 from fulmen.optimizers.optimizer import *
-from fulmen.optimizers.turns import *
 from fulmen.optimizers.unfreezing import *
+from fulmen.optimizers.update_schedule import *

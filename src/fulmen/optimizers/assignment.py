@@ -10,15 +10,15 @@ from typing import Any
 import jax
 import optax
 
-from fulmen.leaves import PARAMETER, components, leaves
-from fulmen.mode import Plan
+from fulmen.compose.population import first
+from fulmen.core.leaves import PARAMETER, components, leaves
+from fulmen.core.mode import Plan
+from fulmen.core.paths import fitting, join, like, nearest, places_in, within
+from fulmen.core.tree import children, get
+from fulmen.core.verbs import configure_optimizers, intervals
 from fulmen.optimizers.every import Every, whole
 from fulmen.optimizers.optimizer import build, frozen, of_plan
-from fulmen.optimizers.places import fitting, join, like, nearest, places_in, within
 from fulmen.optimizers.rates import rate_in_state, scale_in_state
-from fulmen.systems.population import first
-from fulmen.tree import children, get
-from fulmen.verbs import configure_optimizers, intervals
 
 __all__ = ["Group", "groups"]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from fulmen.dispatch import dispatch
-from fulmen.mode import Plan
+from fulmen.core.mode import Plan
+from fulmen.core.tree import remake, static
+from fulmen.core.verbs import intervals
+from fulmen.dispatching.registry import dispatch
 from fulmen.optimizers.optimizer import Built, Enclosing, build
-from fulmen.tree import remake, static
-from fulmen.verbs import intervals
 
 __all__ = ["every", "fewer"]
 

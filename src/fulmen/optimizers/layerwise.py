@@ -10,16 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fulmen.component import Buffer, Component, Parameter, System, parts
-from fulmen.dispatch import dispatch
-from fulmen.leaves import PARAMETER, leaves
-from fulmen.mode import Plan
+from fulmen.core.component import Buffer, Component, Parameter, System, parts
+from fulmen.core.leaves import PARAMETER, leaves
+from fulmen.core.mode import Plan
+from fulmen.core.paths import join, nearest, within
+from fulmen.core.tree import get, items
+from fulmen.core.verbs import layer_order
+from fulmen.dispatching.registry import dispatch
 from fulmen.models.stacked import Stacked
 from fulmen.objectives.penalties import kernels
 from fulmen.optimizers.optimizer import Built, Enclosing, build
-from fulmen.optimizers.places import join, nearest, within
-from fulmen.tree import get, items
-from fulmen.verbs import layer_order
 
 __all__ = ["depths", "layerwise"]
 

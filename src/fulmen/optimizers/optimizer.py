@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from fulmen.dispatch import dispatch
-from fulmen.mode import Plan
+from fulmen.core.mode import Plan
+from fulmen.core.tree import Tree, short, static
+from fulmen.core.verbs import configure_optimizers
+from fulmen.dispatching.registry import dispatch
 from fulmen.optimizers.rates import rate_in
 from fulmen.schedules import Schedule
 from fulmen.schedules.span import span
-from fulmen.tree import Tree, short, static
-from fulmen.verbs import configure_optimizers
 
 __all__ = ["Built", "Enclosing", "Optimizer", "build", "frozen", "of_plan"]
 

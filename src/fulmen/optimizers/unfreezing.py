@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fulmen.mode import Plan
+from fulmen.core.mode import Plan
+from fulmen.core.tree import static
 from fulmen.optimizers.optimizer import Built, Enclosing, build
 from fulmen.schedules.schedule import after
-from fulmen.tree import static
 
 __all__ = ["unfreeze"]
 

@@ -1,5 +1,4 @@
 """Learning rates over a run: functions of the plan, written over optax's schedules, which are functions of the step."""
 
-from fulmen.schedules.picture import *
 from fulmen.schedules.schedule import *
 from fulmen.schedules.shapes import *

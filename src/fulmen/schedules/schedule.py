@@ -7,9 +7,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from fulmen.mode import Plan
+from fulmen.core.mode import Plan
+from fulmen.core.tree import Tree, remake
 from fulmen.schedules.span import span
-from fulmen.tree import Tree, remake
 
 __all__ = ["Schedule"]
 

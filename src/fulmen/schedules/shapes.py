@@ -8,9 +8,9 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from fulmen.mode import Plan
+from fulmen.core.mode import Plan
+from fulmen.core.tree import static
 from fulmen.schedules.schedule import Schedule, after, as_schedule, length, steps_of
-from fulmen.tree import static
 
 __all__ = ["cosine", "linear", "one_cycle", "step_decay", "warmup"]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import jax
 
-from fulmen.mode import Plan
-from fulmen.warning import warn
+from fulmen.core.mode import Plan
+from fulmen.dispatching.warning import warn
 
 __all__: list[str] = []
 

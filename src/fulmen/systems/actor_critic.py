@@ -8,16 +8,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.batch import Batch
-from fulmen.component import Buffer, Component, Game, fold_name
-from fulmen.dispatch import dispatch
+from fulmen.core.batch import Batch
+from fulmen.core.component import Buffer, Component, Game, fold_name
+from fulmen.core.mergeable import Mean
+from fulmen.core.mode import Mode
+from fulmen.core.part_checks import require_kind, require_number
+from fulmen.core.tree import remake, short, static
+from fulmen.core.verbs import after_update, augment, forward, init, losses, metrics, validate
+from fulmen.dispatching.registry import dispatch
 from fulmen.environments.environment import Environment, Playing, begin, observe, play
-from fulmen.mergeable import Mean
-from fulmen.mode import Mode
 from fulmen.optimizers.every import whole
-from fulmen.systems.checks import require_kind, require_number
-from fulmen.tree import remake, short, static
-from fulmen.verbs import after_update, augment, forward, init, losses, metrics, validate
 
 __all__ = ["ActorCritic", "Rollout"]
 

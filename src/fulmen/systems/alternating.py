@@ -6,15 +6,15 @@ from typing import Any
 
 import jax
 
-from fulmen.component import Game, Wrapper, part_name, parts
-from fulmen.dispatch import dispatch
-from fulmen.leaves import PARAMETER, leaves
-from fulmen.optimizers.places import join, within
-from fulmen.systems.checks import require_kind
-from fulmen.systems.game import owner, players
+from fulmen.compose.game import owner, players
+from fulmen.core.component import Game, Wrapper, part_name, parts
+from fulmen.core.leaves import PARAMETER, leaves
+from fulmen.core.part_checks import require_kind
+from fulmen.core.paths import join, within
+from fulmen.core.tree import remake
+from fulmen.core.verbs import augment, bind, intervals, losses, update, validate
+from fulmen.dispatching.registry import dispatch
 from fulmen.train.step import apply_gradients, differentiate, end_step, require_usual_steps
-from fulmen.tree import remake
-from fulmen.verbs import augment, bind, intervals, losses, update, validate
 
 __all__ = ["Alternating"]
 

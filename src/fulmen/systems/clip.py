@@ -9,14 +9,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.batch import Labeled
-from fulmen.component import Component, Parameter, System
-from fulmen.dispatch import dispatch
+from fulmen.core.batch import Labeled
+from fulmen.core.component import Component, Parameter, System
+from fulmen.core.part_checks import require_kind
+from fulmen.core.prediction import Prediction
+from fulmen.core.tree import remake
+from fulmen.core.verbs import forward, init, loss, losses, validate
+from fulmen.dispatching.registry import dispatch
 from fulmen.objectives.contrastive import InfoNCE, directions
-from fulmen.prediction import Prediction
-from fulmen.systems.checks import require_kind
-from fulmen.tree import remake
-from fulmen.verbs import forward, init, loss, losses, validate
 
 __all__ = ["CLIP"]
 

@@ -7,19 +7,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.batch import Labeled, Unlabeled
-from fulmen.component import Component, Frozen, System, is_part
-from fulmen.dispatch import dispatch
-from fulmen.leaves import missing
-from fulmen.naming import concrete, number
+from fulmen.compose.defence import inner, logits, validate_logits
+from fulmen.compose.losses import per_example
+from fulmen.core.batch import Labeled, Unlabeled
+from fulmen.core.component import Component, Frozen, System, is_part
+from fulmen.core.leaves import missing
+from fulmen.core.naming import concrete, number
+from fulmen.core.part_checks import require_kind, require_number
+from fulmen.core.prediction import Prediction, at_least_float32
+from fulmen.core.tree import short
+from fulmen.core.verbs import as_batch, augment, forward, loss, losses, metrics, predictions, validate
+from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import KL
 from fulmen.objectives.algebra import total
-from fulmen.prediction import Prediction, at_least_float32
-from fulmen.systems.checks import require_kind, require_number
-from fulmen.systems.composition import per_example
-from fulmen.systems.defence import inner, logits, validate_logits
-from fulmen.tree import short
-from fulmen.verbs import as_batch, augment, forward, loss, losses, metrics, predictions, validate
 
 __all__ = ["Distillation"]
 

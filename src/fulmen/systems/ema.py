@@ -7,15 +7,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.component import Component, Frozen, Wrapper, fold_name, map_components, map_parts
-from fulmen.dispatch import dispatch
-from fulmen.leaves import BUFFER, PARAMETER, is_array, leaves
-from fulmen.mode import Train
-from fulmen.naming import briefly, concrete, number
-from fulmen.systems.checks import require_kind, require_part
-from fulmen.systems.defence import Defence
-from fulmen.tree import remake
-from fulmen.verbs import after_update, as_batch, augment, init, validate
+from fulmen.compose.defence import Defence
+from fulmen.core.component import Component, Frozen, Wrapper, fold_name, map_components, map_parts
+from fulmen.core.leaves import BUFFER, PARAMETER, is_array, leaves
+from fulmen.core.mode import Train
+from fulmen.core.naming import briefly, concrete, number
+from fulmen.core.part_checks import require_kind, require_part
+from fulmen.core.tree import remake
+from fulmen.core.verbs import after_update, as_batch, augment, init, validate
+from fulmen.dispatching.registry import dispatch
 
 __all__ = ["EMA", "trained"]
 

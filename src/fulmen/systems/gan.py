@@ -8,17 +8,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.batch import PartBatches
-from fulmen.component import Component, Game
-from fulmen.dispatch import MissingMethodError, dispatch, verb
-from fulmen.mode import Eval, Mode
+from fulmen.compose.defence import unrecorded
+from fulmen.core.batch import PartBatches
+from fulmen.core.component import Component, Game
+from fulmen.core.mode import Eval, Mode
+from fulmen.core.part_checks import require_kind, require_number, require_part
+from fulmen.core.tree import static
+from fulmen.core.verbs import bind, forward, intervals, losses, validate
+from fulmen.dispatching.registry import MissingMethodError, dispatch, verb
 from fulmen.objectives.classification import Hinge
 from fulmen.optimizers.every import whole
-from fulmen.systems.checks import require_kind, require_number, require_part
-from fulmen.systems.defence import unrecorded
 from fulmen.systems.vae import sample
-from fulmen.tree import static
-from fulmen.verbs import bind, forward, intervals, losses, validate
 
 __all__ = ["GAN", "NonSaturating", "Wasserstein", "gan_losses"]
 

@@ -9,17 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.batch import Labeled, Unlabeled
-from fulmen.component import Component
-from fulmen.dispatch import dispatch
-from fulmen.metrics import Metric, Perplexity
-from fulmen.mode import Eval
+from fulmen.compose.supervised import Supervised, outputs, several
+from fulmen.core.batch import Labeled, Unlabeled
+from fulmen.core.component import Component
+from fulmen.core.mode import Eval
+from fulmen.core.naming import concrete, numbered
+from fulmen.core.prediction import Prediction
+from fulmen.core.verbs import as_batch, forward, loss, losses, metrics, predictions, validate
+from fulmen.dispatching.registry import dispatch
+from fulmen.metric_types import Metric, Perplexity
 from fulmen.models.embedding import require_tokens
-from fulmen.naming import concrete, numbered
 from fulmen.objectives import CrossEntropy, Objective
-from fulmen.prediction import Prediction
-from fulmen.systems.classifier import Supervised, outputs, several
-from fulmen.verbs import as_batch, forward, loss, losses, metrics, predictions, validate
 
 __all__ = ["LanguageModel", "Tokens"]
 

@@ -6,17 +6,17 @@ from typing import Any
 
 import jax
 
-from fulmen.batch import Attacked, Labeled, PartBatches, Unlabeled
-from fulmen.dispatch import dispatch
-from fulmen.mode import Train
+from fulmen.compose.defence import Defence, defence_losses, logits, validate_logits
+from fulmen.core.batch import Attacked, Labeled, PartBatches, Unlabeled
+from fulmen.core.mode import Train
+from fulmen.core.part_checks import require_kind
+from fulmen.core.prediction import Prediction, at_least_float32
+from fulmen.core.tree import short
+from fulmen.core.verbs import augment, loss, metrics, validate
+from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import Brier, Objective
 from fulmen.objectives.algebra import total
-from fulmen.prediction import Prediction, at_least_float32
-from fulmen.systems.checks import require_kind
-from fulmen.systems.defence import Defence, defence_losses, logits, validate_logits
 from fulmen.systems.ema import EMA
-from fulmen.tree import short
-from fulmen.verbs import augment, loss, metrics, validate
 
 __all__ = ["MeanTeacher"]
 

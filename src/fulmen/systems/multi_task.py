@@ -8,12 +8,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from fulmen.batch import Labeled
-from fulmen.component import Component, System, unbind
-from fulmen.dispatch import dispatch
-from fulmen.systems.composition import entry, per_example
-from fulmen.tree import short
-from fulmen.verbs import as_batch, forward, losses, metrics, predictions, reduce_losses, validate
+from fulmen.compose.losses import entry, per_example
+from fulmen.core.batch import Labeled
+from fulmen.core.component import Component, System, unbind
+from fulmen.core.tree import short
+from fulmen.core.verbs import as_batch, forward, losses, metrics, predictions, reduce_losses, validate
+from fulmen.dispatching.registry import dispatch
 
 __all__ = ["MultiTask"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from fulmen.metrics import MeanAbsoluteError, Metric
+from fulmen.compose.supervised import Supervised
+from fulmen.metric_types import MeanAbsoluteError, Metric
 from fulmen.objectives import MSE, Objective
-from fulmen.systems.classifier import Supervised
 
 __all__ = ["Regressor"]
 

@@ -7,16 +7,16 @@ from typing import Any
 
 import jax
 
-from fulmen.augmentations import Augmentation
-from fulmen.batch import Labeled, PartBatches
-from fulmen.component import Component, System
-from fulmen.dispatch import dispatch, verb
+from fulmen.augmentations.augmentations import Augmentation
+from fulmen.core.batch import Labeled, PartBatches
+from fulmen.core.component import Component, System
+from fulmen.core.part_checks import require_kind
+from fulmen.core.prediction import Prediction
+from fulmen.core.tree import short
+from fulmen.core.verbs import augment, forward, loss, losses, metrics, validate
+from fulmen.dispatching.registry import dispatch, verb
 from fulmen.objectives import CosineDistance, NTXent, Objective
-from fulmen.prediction import Prediction
-from fulmen.systems.checks import require_kind
 from fulmen.systems.ema import EMA
-from fulmen.tree import short
-from fulmen.verbs import augment, forward, loss, losses, metrics, validate
 
 __all__ = ["BYOL", "SelfSupervised", "embeddings"]
 

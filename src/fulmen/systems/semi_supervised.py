@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from fulmen.batch import Attacked
-from fulmen.component import Component, Wrapper
+from fulmen.compose.losses import total_loss
+from fulmen.core.batch import Attacked
+from fulmen.core.component import Component, Wrapper
+from fulmen.core.naming import briefly
+from fulmen.core.part_checks import require_number, require_part
+from fulmen.core.verbs import as_batch, augment, loss, losses, metrics, predictions, reduce_losses, validate
 from fulmen.data.mixed import Mixed
-from fulmen.dispatch import dispatch
-from fulmen.naming import briefly
-from fulmen.systems.adversarial import AttackTrained
-from fulmen.systems.checks import require_number, require_part
-from fulmen.systems.composition import total_loss
-from fulmen.verbs import as_batch, augment, loss, losses, metrics, predictions, reduce_losses, validate
+from fulmen.dispatching.registry import dispatch
+from fulmen.robust.defences.adversarial import AttackTrained
 
 __all__ = ["SemiSupervised"]
 

@@ -7,16 +7,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.batch import Labeled
-from fulmen.component import Component, System, unbind
-from fulmen.dispatch import dispatch, verb
+from fulmen.compose.example_keys import example_keys
+from fulmen.core.batch import Labeled
+from fulmen.core.component import Component, System, unbind
+from fulmen.core.part_checks import require_kind, require_number
+from fulmen.core.prediction import Prediction, at_least_float32
+from fulmen.core.state import State
+from fulmen.core.tree import short
+from fulmen.core.verbs import forward, loss, losses, validate
+from fulmen.dispatching.registry import dispatch, verb
 from fulmen.objectives import BinaryCrossEntropy, Objective
-from fulmen.prediction import Prediction, at_least_float32
-from fulmen.systems.checks import require_kind, require_number
-from fulmen.systems.drawing import example_keys
-from fulmen.train.state import State
-from fulmen.tree import short
-from fulmen.verbs import forward, loss, losses, validate
 
 __all__ = ["VAE", "sample"]
 

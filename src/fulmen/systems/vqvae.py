@@ -7,15 +7,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.batch import Labeled
-from fulmen.component import Component, System, unbind
-from fulmen.dispatch import dispatch
-from fulmen.mergeable import Mergeable
+from fulmen.core.batch import Labeled
+from fulmen.core.component import Component, System, unbind
+from fulmen.core.mergeable import Mergeable
+from fulmen.core.part_checks import require_kind, require_number
+from fulmen.core.prediction import Prediction, at_least_float32
+from fulmen.core.verbs import forward, loss, losses, metrics, validate
+from fulmen.dispatching.registry import dispatch
 from fulmen.models.quantizer import Quantizer
 from fulmen.objectives import MSE, Objective
-from fulmen.prediction import Prediction, at_least_float32
-from fulmen.systems.checks import require_kind, require_number
-from fulmen.verbs import forward, loss, losses, metrics, validate
 
 __all__ = ["VQVAE", "CodeUsage"]
 

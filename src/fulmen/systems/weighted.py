@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from fulmen.component import Component, Model, System, Wrapper
-from fulmen.dispatch import dispatch, verb
-from fulmen.naming import briefly, concrete, number
-from fulmen.systems.checks import require_kind
-from fulmen.tree import remake, short, static
-from fulmen.verbs import init, loss, losses, reduce_losses, validate
+from fulmen.core.component import Component, Model, System, Wrapper
+from fulmen.core.naming import briefly, concrete, number
+from fulmen.core.part_checks import require_kind
+from fulmen.core.tree import remake, short, static
+from fulmen.core.verbs import init, loss, losses, reduce_losses, validate
+from fulmen.dispatching.registry import dispatch, verb
 
 __all__ = ["Uncertainty", "Weighted", "weigh"]
 

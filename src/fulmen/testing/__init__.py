@@ -10,5 +10,5 @@ A layer, an objective and an attack are checked by themselves, a system, or a mo
 Each raises an `AssertionError` that says what does not hold.
 """
 
-from fulmen.testing.checks import *
-from fulmen.testing.systems import *
+from fulmen.testing.component_checks import *
+from fulmen.testing.tiny_systems import *

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from fulmen.component import is_part
-from fulmen.leaves import components, is_array, leaves, require_arrays
-from fulmen.train.state import State, weakly
+from fulmen.core.component import is_part
+from fulmen.core.leaves import components, is_array, leaves, require_arrays
+from fulmen.core.state import State, weakly
 
 __all__ = ["load", "save"]
 

@@ -9,22 +9,22 @@ from typing import Any
 import jax
 import numpy as np
 
-from fulmen.component import Component, Model, Wrapper, fold_name, unbind
+from fulmen.compose.losses import per_example
+from fulmen.compose.per_member import PerMember, per_member
+from fulmen.compose.population import Population, first, over, population_in, views
+from fulmen.compose.supervised import Supervised
+from fulmen.core.component import Component, Model, Wrapper, fold_name, unbind
+from fulmen.core.leaves import require_arrays
+from fulmen.core.mode import Eval, Plan
+from fulmen.core.state import State, Structure, pack
+from fulmen.core.tree import remake, short
+from fulmen.core.verbs import as_batch, bind, evaluate, forward, perturb, predict, validate
 from fulmen.data.arrays import count
 from fulmen.data.mixed import Mixed
 from fulmen.data.source import Source
-from fulmen.dispatch import dispatch
-from fulmen.leaves import require_arrays
-from fulmen.mode import Eval, Plan
-from fulmen.systems.classifier import Supervised
-from fulmen.systems.composition import per_example
-from fulmen.systems.permember import PerMember, per_member
-from fulmen.systems.population import Population, first, over, population_in, views
+from fulmen.dispatching.registry import dispatch
 from fulmen.train.accumulate import Ledger
-from fulmen.train.state import State, Structure, pack
 from fulmen.train.step import observe
-from fulmen.tree import remake, short
-from fulmen.verbs import as_batch, bind, evaluate, forward, perturb, predict, validate
 
 __all__: list[str] = []
 
@@ -68,7 +68,7 @@ def _checked(component: Any, data: Any, attack: Any) -> Source:
 
 
 def _require_attack(attack: Any) -> None:
-    from fulmen.attacks import Attack, Region  # which import this
+    from fulmen.robust.attacks import Attack, Region  # which import this
 
     if isinstance(attack, Attack):
         return

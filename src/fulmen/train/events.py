@@ -8,10 +8,10 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from fulmen.mode import Plan
+from fulmen.core.mode import Plan
+from fulmen.core.state import State
+from fulmen.core.verbs import on
 from fulmen.train.history import History
-from fulmen.train.state import State
-from fulmen.verbs import on
 
 Logs: TypeAlias = dict[str, Any]
 """Figures by name: numbers, and arrays where a metric has several."""

@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fulmen.component import Component
+from fulmen.compose.per_member import PerMember
+from fulmen.compose.population import Population
+from fulmen.core.component import Component
+from fulmen.core.state import State
+from fulmen.core.verbs import evaluate, fit
 from fulmen.data.arrays import check_arrays, count
-from fulmen.systems.permember import PerMember
-from fulmen.systems.population import Population
 from fulmen.train.history import History
 from fulmen.train.members import members
-from fulmen.train.state import State
-from fulmen.verbs import evaluate, fit
 
 __all__ = ["CrossValidation", "cross_validate"]
 

@@ -45,7 +45,7 @@ class History(dict[str, np.ndarray]):
         return "\n".join([f"History of {max((len(v) for v in self.values()), default=0)} epochs", *lines])
 
     def _repr_html_(self) -> str:
-        from fulmen.looking.curves import html_history
+        from fulmen.inspect.curves import html_history
 
         return html_history(self)
 

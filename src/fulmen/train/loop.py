@@ -14,12 +14,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.component import Component, Game
+from fulmen.core.component import Component, Game
+from fulmen.core.leaves import components
+from fulmen.core.mode import Plan
+from fulmen.core.state import State
+from fulmen.core.verbs import fit, on, setup, steps, train_step
 from fulmen.data.source import Source
-from fulmen.dispatch import dispatch, generation
-from fulmen.leaves import components
-from fulmen.mode import Plan
+from fulmen.dispatching.registry import dispatch, generation
+from fulmen.dispatching.warning import warn
 from fulmen.optimizers import groups
+from fulmen.optimizers.state_schedule import turns
 from fulmen.train.accumulate import Ledger
 from fulmen.train.evaluation import evaluate_source, evaluation_size, looked_at
 from fulmen.train.events import (
@@ -39,11 +43,7 @@ from fulmen.train.events import (
 from fulmen.train.history import History
 from fulmen.train.progress import progress_callbacks
 from fulmen.train.setup import require_known
-from fulmen.train.state import State
 from fulmen.train.step import step_program
-from fulmen.train.turns import turns
-from fulmen.verbs import fit, on, setup, steps, train_step
-from fulmen.warning import warn
 
 _REFRESH = 0.1  # seconds between two looks at the logs
 

@@ -8,13 +8,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from fulmen.component import Component, fold_name
-from fulmen.leading import each, take
-from fulmen.systems.permember import cut
-from fulmen.systems.population import Population, around, inside, population_in
+from fulmen.compose.per_member import cut
+from fulmen.compose.population import Population, around, inside, population_in
+from fulmen.core.component import Component, fold_name
+from fulmen.core.stacking import each, take
+from fulmen.core.state import State
+from fulmen.core.tree import remake
 from fulmen.train.history import History, highest_is_best
-from fulmen.train.state import State
-from fulmen.tree import remake
 
 __all__ = ["best", "members", "of_each"]
 

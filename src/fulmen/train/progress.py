@@ -7,9 +7,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from fulmen.dispatch import dispatch
+from fulmen.core.verbs import on
+from fulmen.dispatching.registry import dispatch
 from fulmen.train.events import EpochEnd, FitEnd, FitStart, LogsRead, ValidationEnd
-from fulmen.verbs import on
 
 _SHOWN = 0.25  # seconds between two drawings of a bar, each of which takes about a millisecond from the steps
 

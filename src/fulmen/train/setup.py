@@ -9,24 +9,24 @@ from typing import Any
 import jax
 import numpy as np
 
-from fulmen.component import fold_name, is_part, unbind
+from fulmen.compose.per_member import PerMember
+from fulmen.compose.population import around, copies, population_in, seeded, stack
+from fulmen.core.component import fold_name, is_part, unbind
+from fulmen.core.leaves import PARAMETER, check_fields, components, leaves, require_dispatched
+from fulmen.core.stacking import is_own
+from fulmen.core.state import State
+from fulmen.core.tree import get, remake
+from fulmen.core.verbs import configure_optimizers, init, setup, validate
 from fulmen.data.arrays import count
 from fulmen.data.source import Source
-from fulmen.dispatch import dispatch
-from fulmen.interop.loader import hint
-from fulmen.leading import is_own
-from fulmen.leaves import PARAMETER, check_fields, components, leaves, require_dispatched
+from fulmen.dispatching.lazy_libraries import hint
+from fulmen.dispatching.registry import dispatch
+from fulmen.dispatching.warning import warn
 from fulmen.optimizers import Enclosing, fewer, groups, of_plan
+from fulmen.optimizers.state_schedule import turns
 from fulmen.schedules.span import warn_if_longer
-from fulmen.systems.permember import PerMember
-from fulmen.systems.population import around, copies, population_in, seeded, stack
 from fulmen.train.members import members
-from fulmen.train.state import State
 from fulmen.train.step import start_optimizer, step_program
-from fulmen.train.turns import turns
-from fulmen.tree import get, remake
-from fulmen.verbs import configure_optimizers, init, setup, validate
-from fulmen.warning import warn
 
 __all__: list[str] = []
 

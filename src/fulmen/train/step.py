@@ -10,21 +10,17 @@ import jax.numpy as jnp
 import optax
 from jax.core import Tracer
 
-from fulmen.component import Buffer, Component, Frozen, System, Wrapper, named_parts, part_name, still
-from fulmen.dispatch import dispatch
-from fulmen.leaves import BUFFER, PARAMETER, leaves
-from fulmen.mergeable import Last, Mean, Mergeable, Spread
-from fulmen.mode import Eval, Mode, Train
-from fulmen.optimizers import NOBODY, groups
-from fulmen.systems.classifier import with_outputs
-from fulmen.systems.composition import as_figure, entry_means, total_loss
-from fulmen.systems.permember import PerMember
-from fulmen.systems.population import Population, population_in, views
-from fulmen.train.members import of_each
-from fulmen.train.state import State
-from fulmen.train.turns import turns
-from fulmen.tree import remake
-from fulmen.verbs import (
+from fulmen.compose.losses import as_figure, entry_means, total_loss
+from fulmen.compose.per_member import PerMember
+from fulmen.compose.population import Population, population_in, views
+from fulmen.compose.supervised import with_outputs
+from fulmen.core.component import Buffer, Component, Frozen, System, Wrapper, named_parts, part_name, still
+from fulmen.core.leaves import BUFFER, PARAMETER, leaves
+from fulmen.core.mergeable import Last, Mean, Mergeable, Spread
+from fulmen.core.mode import Eval, Mode, Train
+from fulmen.core.state import State
+from fulmen.core.tree import remake
+from fulmen.core.verbs import (
     after_update,
     as_batch,
     augment,
@@ -38,6 +34,10 @@ from fulmen.verbs import (
     train_step,
     update,
 )
+from fulmen.dispatching.registry import dispatch
+from fulmen.optimizers import NOBODY, groups
+from fulmen.optimizers.state_schedule import turns
+from fulmen.train.members import of_each
 
 __all__ = ["apply_gradients", "differentiate", "end_step", "measure", "observe"]
 

@@ -1,0 +1,120 @@
+"""What `train` is given to train: a function of the user's own, found and called."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn
+
+import fulmen as fm
+from fulmen.commands.one_line_errors import CommandError, first_of_theirs, nearest
+from fulmen.core.tree import short
+
+__all__ = ["call", "function", "run_arguments"]
+
+
+def function(target: str) -> Callable[[], Any]:
+    """The function that a target such as `examples:run` or `examples.py:run` names."""
+    place, _, name = target.rpartition(":")
+    if not place:
+        place, name = target, ""
+    module = _module(place)
+    named = {k: v for k, v in vars(module).items() if inspect.isfunction(v) and v.__module__ == module.__name__}
+    if not name:
+        raise CommandError(f"{target}: which function? Write {target}:NAME; {nearest('', named)}")
+    found = getattr(module, name, None)
+    if found is None:
+        raise CommandError(f"{place} has no function {name!r}; {nearest(name, named)}")
+    if not callable(found):
+        raise CommandError(
+            f"{place}:{name} is no function ({type(found).__name__}); one that returns a system and data was expected."
+        )
+    try:
+        inspect.signature(found).bind()
+    except TypeError as error:
+        raise CommandError(f"{place}:{name} is called without arguments: {error}. Give it a default.") from None
+    return found
+
+
+def _module(place: str) -> ModuleType:
+    if place.endswith(".py"):
+        return _file(Path(place))
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{place}.".startswith(f"{error.name}."):
+            _show_theirs(error)  # a module that theirs imports
+        if "/" in place or os.sep in place:
+            raise CommandError(f"{place} is no module; of a file write {place}.py:NAME.") from None
+        here = [path.stem for path in Path.cwd().glob("*.py")]
+        raise CommandError(f"there is no module {error.name!r} here or installed; {nearest(place, here)}") from None
+    except Exception as error:
+        _show_theirs(error)
+
+
+def _file(path: Path) -> ModuleType:
+    if not path.is_file():
+        here = [str(path.with_name(other.name)) for other in path.parent.glob("*.py")]
+        raise CommandError(f"there is no file {path}; {nearest(str(path), here)}")
+    sys.path.insert(0, str(path.parent.resolve()))  # as `python path` has it, so that it can import its neighbours
+    name = path.stem if path.stem not in sys.modules else f"{path.stem}_file"
+    spec: Any = importlib.util.spec_from_file_location(name, path)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        _show_theirs(error)
+    return module
+
+
+def call(run: Callable[[], Any]) -> Any:
+    """What a function of the user's own returns."""
+    try:
+        return run()
+    except Exception as error:
+        _show_theirs(error)
+
+
+def _show_theirs(error: Exception) -> NoReturn:
+    """End with the traceback of an error in the user's own code.
+
+    One line would hide where it was raised, and it is theirs to debug; the frames above their code are not.
+    """
+    trace = first_of_theirs(error.__traceback__)
+    # An error of syntax has no frame in the file; its own text shows the line.
+    traceback.print_exception(error.with_traceback(trace) if trace is not None or isinstance(error, SyntaxError) else error)
+    raise SystemExit(1)
+
+
+def run_arguments(returned: Any, target: str) -> dict[str, Any]:
+    """What a function returned as `fit`'s arguments: `system`, `data`, and perhaps `validation` and others."""
+    expected = f"{target}: (system, data), (system, data, validation) or a dict of fit's arguments was expected"
+    if isinstance(returned, tuple) and len(returned) in (2, 3):
+        if isinstance(returned[1], fm.History):
+            raise CommandError(
+                f"{expected}, and what `fit` returned came, a state and its history: train here, return the data."
+            )
+        return dict(zip(("system", "data", "validation"), returned, strict=False))
+    if isinstance(returned, dict):
+        for name in ("system", "data"):
+            if name not in returned:
+                raise CommandError(
+                    f"{expected}, and the dict that came has no {name!r}; it has: {', '.join(map(str, returned))}."
+                )
+        return dict(returned)
+    if isinstance(returned, fm.State | fm.Component):
+        raise CommandError(
+            f"{expected}, and a {type(returned).__name__} without data came: return it with its data, (…, (x, y))."
+        )
+    came = textwrap.shorten(short(returned), 80, placeholder="…")
+    raise CommandError(f"{expected}, and {came} came.{' Does it end with `return …`?' if returned is None else ''}")

@@ -1,0 +1,123 @@
+"""`robustness`: how robust a classifier of the user's own is, as a table, as JSON and as a page."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+import fulmen as fm
+from fulmen.commands import target as targets
+from fulmen.commands.one_line_errors import CommandError, nearest
+from fulmen.commands.train import _require_writable
+from fulmen.core.component import is_part
+from fulmen.core.tree import short
+from fulmen.inspect.text import drawable
+from fulmen.robust.attacks import APGD, L1Ball, L2Ball, Square
+from fulmen.robust.attacks.region import ball_of
+from fulmen.robust.report import robustness as evaluate_robustness
+
+__all__ = ["robustness"]
+
+BALLS = {"linf": fm.LinfBall, "l2": L2Ball, "l1": L1Ball}
+
+
+def robustness(
+    target: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODULE:FUNCTION")],
+    *,
+    region: Annotated[str, tyro.conf.arg(metavar="NORM:RADIUS")],
+    box: Annotated[str | None, tyro.conf.arg(metavar="LO:HI")] = None,
+    attack: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None,
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("report.html"),
+    seed: int = 0,
+    batch_size: int | None = None,
+    sample: int = 128,
+    progress: bool = True,
+    traceback: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+) -> None:
+    """Attack the classifier that a function of yours returns, and write a report with the evidence.
+
+    `robustness examples.py:run --region linf:0.1 --box 0:1` calls run(), which returns (state, data), and writes report.html
+    and report.json.
+
+    Args:
+        target: a function of yours.
+        region: how far an attack may go: linf:0.1, linf:8/255, l2:0.5 or l1:12, in the inputs' units.
+        box: the inputs' limits, such as 0:1.
+        attack: autoattack unless it is fgsm, pgd (40 steps of a tenth of the radius), apgd or square.
+        out: where to write the page; the JSON goes beside it.
+        seed: what all randomness follows from.
+        batch_size: how many examples are attacked at once.
+        sample: on how many examples the warning signs are looked for.
+        progress: whether to show a progress bar.
+        traceback: whether to show where an error was raised.
+    """
+    where = _region(region, box)
+    chosen = _attack(attack, where)
+    if out.suffix not in (".html", ".json"):
+        raise CommandError(f"--out {out}: a file such as report.html was expected.")
+    files = [out.with_suffix(".json"), out.with_suffix(".html")]
+    for path in files:
+        _require_writable(path)
+    state, data = _state_and_data(targets.call(targets.function(target)), target)
+    options: dict[str, Any] = dict(seed=seed, batch_size=batch_size, sample=sample, progress=progress)
+    report = evaluate_robustness(state, data, chosen, **options)
+    print(drawable(f"\n{report}\n"))
+    for path in files:
+        report.save(path)
+    print(f"wrote {files[1]} and {files[0]}")
+    if report.partial:
+        raise SystemExit(130)
+
+
+def _region(region: str, box: str | None) -> Any:
+    norm, _, radius = region.lower().partition(":")
+    if norm not in BALLS:
+        raise CommandError(
+            f"--region {region}: there is no norm {norm!r}; {nearest(norm, BALLS)} Such as --region linf:0.1."
+        )
+    (eps,) = _numbers("--region", region, radius, 1, "linf:0.1")
+    ball = BALLS[norm](eps)
+    if box is None:
+        return ball
+    lo, hi = _numbers("--box", box, box, 2, "0:1")
+    return ball & fm.Box(lo, hi)
+
+
+def _numbers(flag: str, given: str, text: str, n: int, example: str) -> list[float]:
+    try:
+        found = [float(Fraction(part)) for part in text.split(":")]
+    except (ValueError, ArithmeticError):
+        found = []
+    if len(found) != n:
+        raise CommandError(f"{flag} {given}: numbers as in {flag} {example} were expected.")
+    return found
+
+
+def _attack(name: str | None, region: Any) -> Any:
+    known = {
+        "autoattack": lambda: region,  # of as many classes as there are
+        "fgsm": lambda: fm.FGSM(region),
+        "pgd": lambda: fm.PGD(region, step_size=ball_of(region).eps / 10, steps=40),
+        "apgd": lambda: APGD(region),
+        "square": lambda: Square(region),
+    }
+    found = known.get((name or "autoattack").lower())
+    if found is None:
+        raise CommandError(f"--attack {name}: there is no such attack; {nearest(str(name), known)}")
+    return found()
+
+
+def _state_and_data(returned: Any, target: str) -> tuple[Any, Any]:
+    if not isinstance(returned, tuple) or len(returned) != 2:
+        hint = " Does it end with `return …`?" if returned is None else ""
+        hint = " Write `return state, (x, y)`." if isinstance(returned, tuple) and len(returned) > 2 else hint
+        raise CommandError(f"{target}: (state, data) was expected, and {short(returned)[:80]} came.{hint}")
+    state, data = returned
+    if not isinstance(state, fm.State) and not is_part(state):
+        raise CommandError(
+            f"{target}: (state, data) was expected, as from `state, history = fm.fit(…)`, and {short(state)[:80]} came first."
+        )
+    return state, data

@@ -1,0 +1,167 @@
+"""`Defence`: a wrapper whose loss in training is made of entries of its own; in an evaluation it is its system."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from fulmen.compose.losses import sums_its_losses
+from fulmen.core.batch import Attacked, Batch
+from fulmen.core.component import Buffer, Component, System, Wrapper, part_name
+from fulmen.core.mode import Eval
+from fulmen.core.naming import briefly
+from fulmen.core.part_checks import require_part
+from fulmen.core.prediction import Prediction, check_class_values, class_targets
+from fulmen.core.tree import remake
+from fulmen.core.verbs import as_batch, bind, loss, losses, metrics, predictions, reduce_losses, validate
+from fulmen.dispatching.registry import dispatch, verb
+
+__all__ = ["Defence", "defence_losses", "logits", "unrecorded", "validate_logits"]
+
+
+class Defence(Wrapper):
+    """A system that is trained with a loss that makes it robust. On batches that are no such training it is the system.
+
+    Args:
+        system: anything that has a loss, and for most defences a classifier in it, at any depth.
+
+    **Extending.** Subclass it, and write `defence_losses(defence: Mine, batch)`, the entries that add up to the loss. It is
+    asked for where `defends` says so: by default for `Attacked` batches.
+    """
+
+    system: Component
+
+    def __repr__(self) -> str:
+        return briefly(self)
+
+    def defends(self, batch: Any) -> bool:
+        """Whether the loss of a batch is the defence's own, and not the system's."""
+        return isinstance(batch, Attacked)
+
+    def looks_at_clean(self, batch: Any) -> bool:
+        """Whether the clean examples go through the model in training, so that their metrics cost nothing."""
+        return self.defends(batch)
+
+
+@verb(hands_on=False)
+def defence_losses(defence, batch):
+    """The entries of a defence's loss in training, which add up to it.
+
+    Args:
+        defence: a `Defence`, with a mode bound.
+        batch: the batch as `augment` has left it: for those that attack, `Attacked`.
+
+    Returns:
+        A dict; entries are numbers, or one per example, `(n,)`, weighed already.
+
+    **Extending.** Overload it for a defence of one's own.
+    """
+
+
+def inner(batch: Any) -> Any:
+    """The batch as the system sees it: attacked, if an attack has been over it."""
+    return batch.batch if isinstance(batch, Attacked) else batch
+
+
+@dispatch
+def loss(defence: Defence, batch):
+    if not defence.defends(batch):
+        return loss(defence.system, inner(batch))
+    return _sum(defence, losses(defence, batch), batch)
+
+
+@dispatch
+def losses(defence: Defence, batch):
+    if defence.defends(batch):
+        return defence_losses(defence, batch)
+    part, batch = defence.system, inner(batch)
+    return losses(part, batch) if _has_entries(part, batch) else {"system": loss(part, batch)}
+
+
+@dispatch
+def reduce_losses(defence: Defence, losses, batch):
+    if defence.defends(batch) or not _has_entries(defence.system, inner(batch)):
+        return _sum(defence, losses, batch)
+    return reduce_losses(defence.system, losses, inner(batch))
+
+
+def _sum(defence: Any, entries: Any, batch: Any) -> jax.Array:
+    return reduce_losses.invoke(System, object, object)(defence, entries, inner(batch))
+
+
+def _has_entries(part: Any, batch: Any) -> bool:
+    """Whether `losses` says what its loss is made of; a model has a loss alone, and so may a system of the user's."""
+    while isinstance(part, Wrapper):
+        part = getattr(part, part_name(type(part)))
+    return isinstance(part, System) and sums_its_losses(part, batch)
+
+
+@dispatch
+def metrics(defence: Defence, batch):
+    if not isinstance(batch, Attacked):
+        return metrics(defence.system, batch)
+    found = dict(metrics(defence.system, batch.clean)) if defence.looks_at_clean(batch) else {}
+    return {**found, **{f"robust/{name}": figure for name, figure in metrics(defence.system, batch.batch).items()}}
+
+
+@dispatch
+def validate(defence: Defence):
+    require_part(defence, "system", "a component that has a loss, such as fm.Classifier(model),")
+
+
+@dispatch
+def validate(defence: Defence, batch):
+    validate(defence.system, as_batch(defence.system, batch))
+
+
+# What defences look at
+
+
+def logits(defence: Any, system: Any, batch: Any) -> dict[str, Prediction]:
+    """The predictions of every classifier in a system, by path.
+
+    Raises:
+        ValueError: if there is none, or one whose outputs are no logits.
+    """
+    found = predictions(system, batch)
+    who = f"{type(defence).__name__}, system: one with a classifier in it was expected, and"
+    if not found:
+        raise ValueError(
+            f"{who} {type(system).__name__} has no predictions. Write `predictions(system: {type(system).__name__}, batch)`."
+        )
+    for path, prediction in found.items():
+        shape = getattr(prediction.outputs, "shape", None)
+        if shape is None or len(shape) != 2 or shape[1] < 2:
+            what = type(prediction.outputs).__name__ if shape is None else tuple(shape)
+            raise ValueError(
+                f"{who} the outputs{f' of {path!r}' if path else ''} are {what}: logits (n, classes) were expected."
+            )
+    return found
+
+
+def unrecorded(system: Any) -> Any:
+    """The system with nothing recorded in its buffers, for a pass that stands for one that was recorded."""
+    is_buffer = lambda v: isinstance(v, Buffer)
+    return jax.tree.map(lambda v: remake(v, {"slot": None}) if is_buffer(v) else v, system, is_leaf=is_buffer)
+
+
+def validate_logits(defence: Any, batch: Any, system: Any = None) -> dict[str, int]:
+    """Raise unless there are logits in a defence's system, or another one, whose targets, if there are any, are classes.
+
+    Returns how many classes there are, by the classifiers' paths.
+    """
+    part: Any = defence.system if system is None else system
+    batch = as_batch(part, batch)
+
+    def shapes(one: Batch) -> dict[str, Any]:
+        return {path: p.outputs for path, p in logits(defence, bind(part, Eval(jax.random.key(0))), one).items()}
+
+    some = jax.tree.map(lambda v: v[:2], batch)
+    found = jax.eval_shape(shapes, some)
+    for path, outputs in found.items():
+        if path == "" and getattr(batch, "y", None) is not None:
+            like: Any = jax.ShapeDtypeStruct((len(batch), outputs.shape[1]), outputs.dtype)
+            y, labels = class_targets(Prediction(part, like, batch), defence)
+            check_class_values(y, labels, outputs.shape[1], defence)
+    return {path: outputs.shape[1] for path, outputs in found.items()}

@@ -1,0 +1,294 @@
+"""What a system's loss is made of: the defaults of `losses`, `reduce_losses`, `metrics`, `augment`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fulmen.core.batch import Attacked, Batch, Labeled, PartBatches, Unlabeled
+from fulmen.core.component import Component, Model, System, Wrapper, named_parts, part_name
+from fulmen.core.mergeable import Mean, Mergeable
+from fulmen.core.prediction import Prediction
+from fulmen.core.tree import remake, short
+from fulmen.core.verbs import as_batch, augment, forward, loss, losses, metrics, predictions, reduce_losses, validate
+from fulmen.dispatching.registry import dispatch
+
+__all__ = ["as_figure", "entry", "example_mean", "per_example", "reduced", "total_loss"]
+
+
+@dispatch
+def as_batch(component, raw):
+    if isinstance(raw, Batch):
+        return raw
+    if isinstance(raw, dict):
+        return _from_dict(component, raw)
+    if isinstance(raw, tuple | list):
+        if len(raw) == 3:
+            return Labeled(raw[0], raw[1], weight=raw[2])
+        if len(raw) == 2:
+            return Labeled(raw[0], raw[1])
+        raise ValueError(
+            f"a batch is an array, a pair (x, y) or a triple (x, y, weight); {len(raw)} arrays came. "
+            f"For others, overload `as_batch(component: {type(component).__name__}, raw: tuple)`."
+        )
+    return Unlabeled(raw)
+
+
+def _from_dict(component: Any, raw: dict[str, Any]) -> Batch:
+    inside = named_parts(component, Model, System) if isinstance(component, System) else {}
+    if raw and set(raw) <= set(inside):
+        return PartBatches(None, {name: as_batch(inside[name], own) for name, own in raw.items()})
+    kind = Labeled if "y" in raw else Unlabeled
+    allowed = {"x", "y", "weight", "index"}
+    if "x" not in raw or not set(raw) <= allowed:
+        parts = f", or an entry for each part of {type(component).__name__}: {', '.join(inside)}" if inside else ""
+        raise ValueError(
+            f"a dict of data has x, and may have y, weight and index{parts}; {', '.join(map(str, raw))} came. "
+            "For others, overload `as_batch(component, raw: dict)`, or give a `fm.Batch` of your own."
+        )
+    return kind(**raw)
+
+
+def example_mean(value: Any, batch: Any, what: str = "loss") -> jax.Array:
+    """One number from one or one per example: the weighted mean over examples.
+
+    Args:
+        value: `()` or `(n,)`.
+        batch: a batch of `n` examples, whose `weight` is used.
+        what: what the value is, for the error.
+
+    Raises:
+        TypeError: if the value is None, a dict or a tuple.
+        ValueError: if the value has another shape.
+    """
+    if value is None:
+        raise TypeError(f"{what} is None: a number or one per example was expected. Does its method end with `return …`?")
+    if isinstance(value, Mapping | tuple):
+        raise TypeError(
+            f"{what} is a {type(value).__name__}: a number or one per example was expected. Several named losses are what "
+            "`losses` returns, as a dict; what is only to be seen is for `metrics`."
+        )
+    value = jnp.asarray(value)
+    if value.ndim == 0:
+        return value
+    n = len(batch)
+    if value.shape != (n,):
+        raise ValueError(
+            f"{what} has shape {value.shape}; a number or one per example, ({n},), was expected. "
+            "Take the mean or the sum over the other axes."
+        )
+    weight = getattr(batch, "weight", None)
+    if weight is None:
+        return value.mean()
+    weight = weight.astype(value.dtype)
+    return jnp.where(weight == 0, 0, value * weight).sum() / weight.sum()
+
+
+def total_loss(component: Any, batch: Any) -> jax.Array:
+    """The loss of the root of a tree, as one number."""
+    return example_mean(loss(component, batch), batch, f"the loss of {type(component).__name__}")
+
+
+def per_example(component: Any) -> bool:
+    """Whether losses and metrics say of themselves that they are per example, so that padding does no harm.
+
+    What a class says holds for its own methods; a subclass with a method of its own has to say it again.
+    """
+    while isinstance(component, Wrapper) and not hasattr(type(component), "per_example"):
+        component = getattr(component, part_name(type(component)))
+    if not getattr(component, "per_example", False):
+        return False
+    kind = type(component)
+    says = next(k for k in kind.__mro__ if "per_example" in k.__dict__)
+    firsts = [k for v in (as_batch, loss, losses, metrics) for m in v.methods if m.hints for k in m.members[0]]
+    return not any(issubclass(kind, k) and issubclass(k, says) and k is not says for k in firsts)
+
+
+def part_batch(part: Any, name: str, batch: Any) -> Any:
+    """The batch of a part, made of its system's: its own or augmented already, or selected by its own `as_batch`."""
+    if not isinstance(batch, PartBatches):
+        return as_batch(part, batch)
+    if name not in batch.parts:
+        raise ValueError(f"the data has batches for {', '.join(batch.parts)}, and none for {name!r}: give it one.")
+    return batch.parts[name]
+
+
+def _sum_of_losses(system: System, batch):
+    return reduce_losses(system, losses(system, batch), batch)
+
+
+loss.dispatch(_sum_of_losses)
+
+
+def _losses_of_parts(system: System, batch):
+    found = named_parts(system, Model, System)
+    if not found:
+        raise TypeError(
+            f"{type(system).__name__} has no part with a loss. Write `losses(system: {type(system).__name__}, batch)`, or give "
+            "it models or systems as fields."
+        )
+    return {name: entry(part, part_batch(part, name, batch)) for name, part in found.items()}
+
+
+losses.dispatch(_losses_of_parts)
+
+
+def entry(part: Any, batch: Any) -> Any:
+    """A part's entry in the losses of its system."""
+    return losses(part, batch) if isinstance(part, System) and sums_its_losses(part, batch) else loss(part, batch)
+
+
+def sums_its_losses(system: Any, batch: Any) -> bool:
+    """Whether a system's loss is what its `losses` add up to, and no method of its own."""
+    return loss.method(system, batch).function is _sum_of_losses
+
+
+@dispatch
+def reduce_losses(system: System, losses, batch):
+    total: Any = None
+    for name, entry, part, own in _with_batches(system, losses, batch):
+        value = reduced(part, entry, own, f"the loss {name!r} of {type(system).__name__}")
+        total = value if total is None else _add(total, value)
+    if total is None:
+        raise ValueError(f"`losses` of {type(system).__name__} gave no entry; at least one was expected.")
+    return total
+
+
+def reduced(part: Any, entry: Any, batch: Any, what: str) -> jax.Array:
+    """One number from a part's entry: by its own `reduce_losses`, if it is a system."""
+    if isinstance(part, System) and isinstance(entry, Mapping):
+        return reduce_losses(part, entry, batch)
+    return _reduce(entry, batch, what)
+
+
+def _add(a: jax.Array, b: jax.Array) -> jax.Array:
+    """A sum in the wider type: parts may compute in different precisions."""
+    with jax.numpy_dtype_promotion("standard"):
+        return a + b
+
+
+def _with_batches(system: Any, entries: Mapping[str, Any], batch: Any) -> Iterator[tuple[str, Any, Any, Any]]:
+    """Each entry with the part that it belongs to, or None, and the batch that it was computed on."""
+    found = named_parts(system, Model, System)
+    for name, entry in entries.items():
+        part = found.get(name)
+        alone = part is None or (isinstance(batch, PartBatches) and name not in batch.parts)
+        yield name, entry, part, batch if alone else part_batch(part, name, batch)
+
+
+def entry_means(system: Any, entries: Mapping[str, Any], batch: Any) -> dict[str, jax.Array]:
+    """Every entry as one number, flat, under names joined with `/`."""
+    while isinstance(system, Wrapper):
+        system = getattr(system, part_name(type(system)))
+        batch = batch.batch if isinstance(batch, Attacked) else batch
+    found: dict[str, jax.Array] = {}
+    rows = (
+        _with_batches(system, entries, batch)
+        if isinstance(system, System)
+        else ((n, e, None, batch) for n, e in entries.items())
+    )
+    for name, entry, part, own in rows:
+        if isinstance(entry, Mapping):
+            found |= {f"{name}/{inner}": value for inner, value in entry_means(part, entry, own).items()}
+        else:
+            found[name] = example_mean(entry, own, f"the loss {name!r}")
+    return found
+
+
+def _reduce(entry: Any, batch: Any, what: str) -> jax.Array:
+    if isinstance(entry, Mapping):
+        values = [_reduce(inner, batch, f"{what}, entry {name!r},") for name, inner in entry.items()]
+        return functools.reduce(_add, values)
+    return example_mean(entry, batch, what)
+
+
+def as_figure(name: str, figure: Any, batch: Any) -> Mergeable:
+    """What a metric gave, a number or one per example, as a value that can be merged."""
+    if isinstance(figure, Mergeable):
+        return figure
+    weight = getattr(batch, "weight", None)
+    return Mean(example_mean(figure, batch, f"the metric {name!r}"), len(batch) if weight is None else weight.sum())
+
+
+@dispatch
+def metrics(component, batch):
+    return {}
+
+
+@dispatch
+def metrics(system: System, batch):
+    found = {}
+    for name, part in named_parts(system, Model, System).items():
+        for key, value in metrics(part, part_batch(part, name, batch)).items():
+            found[f"{name}/{key}"] = value
+    return found
+
+
+@dispatch
+def predictions(model: Model, batch):
+    return {"": Prediction(model, forward(model, batch.x), batch)}
+
+
+@dispatch
+def predictions(system: System, batch):
+    return {
+        f"{name}/{inner}" if inner else name: prediction
+        for name, part in named_parts(system, Model, System).items()
+        for inner, prediction in predictions(part, part_batch(part, name, batch)).items()
+    }
+
+
+@dispatch
+def augment(component, batch, mode):
+    return batch
+
+
+@dispatch
+def augment(system: System, batch, mode):
+    if losses.method(system, batch).function is not _losses_of_parts:
+        return batch  # its own `losses` says what each part sees
+    changed, augmented = {}, False
+    for name, part in named_parts(system, Model, System).items():
+        own = part_batch(part, name, batch)
+        changed[name] = augment(part, own, mode.at(name))
+        augmented |= changed[name] is not own
+    if isinstance(batch, PartBatches):
+        return remake(batch, {"parts": changed})
+    return PartBatches(batch, changed, weight=batch.weight, index=batch.index) if augmented else batch
+
+
+@dispatch
+def validate(system: System, batch):
+    wrapper = isinstance(system, Wrapper)
+    if wrapper or losses.method(system, batch).function is _losses_of_parts:  # else its own `losses` says what each sees
+        for name, part in named_parts(system, Model, System).items():
+            validate(part, as_batch(part, batch) if wrapper else part_batch(part, name, batch))
+
+
+# What methods of the user's own return
+
+
+@losses.around(System)
+def _named_entries(call, system, batch):
+    entries = call(system, batch)
+    if not isinstance(entries, Mapping):
+        raise TypeError(
+            f"`losses` of {type(system).__name__} returned {short(entries)}; a dict with one entry per part of the loss was "
+            "expected, such as dict(main=…). One number, or one per example, is what `loss` returns."
+        )
+    return entries
+
+
+@augment.around(Component)
+def _batch_again(call, component, batch, mode):
+    augmented = call(component, batch, mode)
+    if isinstance(batch, Batch) and not isinstance(augmented, Batch):
+        raise TypeError(
+            f"`augment` of {type(component).__name__} returned {short(augmented)}; the batch was expected, such as "
+            "`return fm.replace(batch, x=…)`."
+        )
+    return augmented

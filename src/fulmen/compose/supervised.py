@@ -1,0 +1,158 @@
+"""`Supervised`, a model with an objective, metrics and augmentations; and `Classifier`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from fulmen.core.component import Component, System
+from fulmen.core.leaves import components
+from fulmen.core.mode import Eval
+from fulmen.core.naming import numbered
+from fulmen.core.prediction import Prediction
+from fulmen.core.tree import remake, short
+from fulmen.core.verbs import augment, forward, loss, losses, metrics, predictions, validate
+from fulmen.dispatching.registry import dispatch
+from fulmen.metric_types import Accuracy, Metric
+from fulmen.objectives import CrossEntropy, Objective
+
+__all__ = ["Classifier", "Supervised"]
+
+
+class Supervised(System):
+    """A model that learns from examples: what `Classifier` and `Regressor` share.
+
+    `losses` has one entry per term of the objective, and `metrics` one figure per metric. Its outputs are its model's.
+
+    Args:
+        model: what maps `batch.x` to outputs.
+        objective: what is to be made small.
+        metrics: a metric, or a tuple of them.
+        augment: an augmentation, or a tuple of them, which are applied in turn in the training step.
+    """
+
+    model: Component
+    objective: Objective
+    metrics: Metric | tuple[Metric, ...] = dataclasses.field(default=(), kw_only=True)
+    augment: Component | tuple[Component, ...] = dataclasses.field(default=(), kw_only=True)
+
+    @property
+    def per_example(self) -> bool:
+        """Whether all its terms and metrics are per example, so that evaluation may pad its last batch."""
+        terms = [part for _, part in components(self.objective) if isinstance(part, Objective)]
+        return all(each.per_example for each in (*terms, *several(self.metrics)))
+
+
+class Classifier(Supervised):
+    """A model whose outputs are logits, `(n, classes)`.
+
+    Args:
+        model: what maps `batch.x` to logits.
+        objective: what is to be made small.
+        metrics: a metric, or a tuple of them.
+        augment: an augmentation, or a tuple of them, which are applied in turn in the training step.
+
+    >>> fm.Classifier(fm.models.Flatten(), fm.CrossEntropy(smoothing=0.1) + 1e-4 * fm.L2()).objective
+    CrossEntropy(smoothing=0.1) + 0.0001 * L2()
+    """
+
+    objective: Objective = CrossEntropy()
+    metrics: Metric | tuple[Metric, ...] = dataclasses.field(default=(Accuracy(),), kw_only=True)
+
+
+def several(value: Any) -> tuple[Any, ...]:
+    """What one or several may be given for, as a tuple."""
+    return tuple(value) if isinstance(value, tuple | list) else (value,)
+
+
+@dispatch
+def forward(system: Supervised, *inputs):
+    return forward(system.model, *inputs)
+
+
+@dispatch
+def losses(system: Supervised, batch):
+    prediction = _predicted(system, batch)
+    return {name: loss(term, prediction) for name, term in system.objective.by_name().items()}
+
+
+@dispatch
+def metrics(system: Supervised, batch):
+    prediction = _predicted(system, batch)
+    return {name: metrics(metric, prediction) for name, metric in numbered(several(system.metrics)).items()}
+
+
+@dispatch
+def predictions(system: Supervised, batch):
+    return {"": _predicted(system, batch)}
+
+
+@dispatch
+def augment(system: Supervised, batch, mode):
+    for i, each in enumerate(several(system.augment)):
+        batch = augment(each, batch, mode.at("augment").at(str(i)))
+    return batch
+
+
+@dispatch
+def validate(system: Supervised):
+    name = type(system).__name__
+    _require(system.objective, Objective, f"{name}, objective: an objective such as fm.CrossEntropy()")
+    for metric in several(system.metrics):
+        _require(metric, Metric, f"{name}, metrics: a metric such as fm.Accuracy()")
+    for each in several(system.augment):
+        _require(each, Component, f"{name}, augment: an augmentation such as fm.Noise(0.1)")
+
+
+def _require(value: Any, kind: type, what: str) -> None:
+    if isinstance(value, kind):
+        return
+    made = f" Make one: {value.__name__}(…)." if isinstance(value, type) and issubclass(value, kind) else ""
+    raise TypeError(f"{what} was expected, and {short(value)} came.{made}")
+
+
+@dispatch
+def validate(system: Supervised, batch):
+    validate(system.model, batch)
+    n, mode = len(batch), Eval(jax.random.key(0))
+    outputs = jax.eval_shape(lambda one: forward(system, _inputs(system, one), mode), batch[:1])
+    outputs = jax.tree.map(lambda v: jax.ShapeDtypeStruct((n, *v.shape[1:]), v.dtype) if v.shape[:1] == (1,) else v, outputs)
+    prediction = Prediction(system.model, outputs, batch)
+    for each in (system.objective, *several(system.metrics)):
+        validate(each, prediction)
+
+
+def with_outputs(system: Any, batch: Any) -> Any:
+    """The batch with its model's outputs at hand, so that loss and metrics do not each compute them.
+
+    XLA merges what is computed twice, but not two loops, such as those of a scanned stack. The outputs are no field of the
+    batch: they are lost where it is taken apart, and not used for another model or another x.
+    """
+    if not isinstance(system, Supervised) or getattr(batch, "x", None) is None:
+        return batch
+    if not all(verb.method(system, batch).module.startswith("fulmen.") for verb in (loss, losses)):
+        return batch  # what a method of the user's own makes of its model is not known
+    return remake(batch, {"_outputs": (system.model, batch.x, forward(system, batch.x))})
+
+
+def outputs(system: Any, batch: Any) -> Any:
+    """What a system's model gives for a batch."""
+    model, x, found = batch.__dict__.get("_outputs", (None, None, None))
+    return found if model is system.model and x is batch.x else forward(system, _inputs(system, batch))
+
+
+def _predicted(system: Any, batch: Any) -> Prediction:
+    return Prediction(system.model, outputs(system, batch), batch)
+
+
+def _inputs(system: Any, batch: Any) -> Any:
+    x = getattr(batch, "x", None)
+    if x is None:
+        name, kind = type(system).__name__, type(batch).__name__
+        raise TypeError(
+            f"{name} gives batch.x to its model, and the {kind} batch that came has no x. Write `losses(system: {name}, "
+            f"batch: {kind})` and `metrics` for it, or `as_batch(system: {name}, raw)`, which makes a batch that has one."
+        )
+    return x

@@ -1,0 +1,105 @@
+"""Names under which objectives and metrics are logged, and how they print."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable
+from typing import Any, ClassVar, Self
+
+import jax
+import numpy as np
+from jax.core import Tracer
+
+from fulmen.core.component import Component
+from fulmen.core.tree import remake, short, static
+
+__all__ = ["Named"]
+
+
+class Named(Component):
+    """A component that is logged under a name: by default that of its class, as `mean_absolute_error`."""
+
+    compound: ClassVar[bool] = False  # whether it prints as an expression that a method call needs brackets around
+
+    name: str = static(default="", kw_only=True, repr=False)
+
+    def named(self, name: str) -> Self:
+        """The same under another name.
+
+        Args:
+            name: a key of the logs.
+
+        >>> fm.MSE().named("reconstruction")
+        MSE().named('reconstruction')
+        """
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"name: a string such as 'reconstruction' was expected, and {name!r} came.")
+        return remake(self, {"name": name})
+
+    @property
+    def default_name(self) -> str:
+        """What it is called where no name was given."""
+        return snake_case(type(self).__name__)
+
+    def __repr__(self) -> str:
+        text = f"({self.expression()})" if self.name and self.compound else self.expression()
+        return f"{text}.named({self.name!r})" if self.name else text
+
+    def expression(self) -> str:
+        """How it prints without its name."""
+        return briefly(self)
+
+
+def briefly(component: Component) -> str:
+    """A component with those of its fields that are not at their defaults."""
+    given = [f for f in dataclasses.fields(component) if f.repr and not _at_default(f, getattr(component, f.name))]
+    return f"{type(component).__name__}({', '.join(f'{f.name}={number(getattr(component, f.name))}' for f in given)})"
+
+
+def snake_case(name: str) -> str:
+    """A class's name as a key.
+
+    >>> from fulmen.core.naming import snake_case
+    >>> [snake_case(name) for name in ("CrossEntropy", "L2", "MSE", "KLDivergence")]
+    ['cross_entropy', 'l2', 'mse', 'kl_divergence']
+    """
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
+
+def numbered(items: Iterable[Any]) -> dict[str, Any]:
+    """Named components by name, in order; a second one of a name is numbered: `mse`, `mse_2`."""
+    found: dict[str, Any] = {}
+    for item in items:
+        name = first = item.name or item.default_name
+        i = 1
+        while name in found:
+            i += 1
+            name = f"{first}_{i}"
+        found[name] = item
+    return found
+
+
+def concrete(value: Any) -> np.ndarray | None:
+    """A number or array to look at on the host; None for what is being traced or is neither."""
+    if isinstance(value, Tracer | jax.ShapeDtypeStruct):
+        return None
+    return np.asarray(value) if isinstance(value, int | float | np.generic | np.ndarray | jax.Array) else None
+
+
+def number(value: Any) -> str:
+    """A value as it would be written; numbers that lie on a device too."""
+    array = None if isinstance(value, bool) else concrete(value)
+    if array is None or array.shape or array.dtype.kind not in "iuf":
+        return short(value)
+    text = repr(float(str(array[()])))  # the fewest digits that its own precision needs
+    return text.removesuffix(".0")
+
+
+def _at_default(field: dataclasses.Field[Any], value: Any) -> bool:
+    default = field.default
+    if field.default_factory is not dataclasses.MISSING:
+        default = field.default_factory()
+    if default is dataclasses.MISSING:
+        return False
+    return value is default or number(value) == number(default)

@@ -1,0 +1,242 @@
+"""`State`: all that training is at one moment, as flat leaves and a structure that jit compares by identity."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from fulmen.core.component import is_foreign
+from fulmen.core.leaves import BUFFER, PARAMETER, is_array, leaves
+from fulmen.core.mode import Plan
+from fulmen.core.tree import short
+
+__all__ = ["State", "Structure", "pack"]
+
+
+class Structure:
+    """What is static of a tree: its structure, the leaves that are no arrays, and what else belongs to it.
+
+    Equal ones are the same object, so that jit compares and hashes them by identity.
+    """
+
+    __slots__ = ("__weakref__", "extra", "fixed", "programs", "treedef")
+
+    _known: ClassVar[Any] = weakref.WeakValueDictionary()  # a transformation made anew would else stay for ever
+    _lock: ClassVar[Any] = threading.Lock()
+
+    treedef: Any
+    fixed: tuple[tuple[int, Any], ...]
+    extra: tuple[Any, ...]
+    programs: dict[Any, Any]  # what was compiled for it
+
+    def __new__(cls, treedef: Any, fixed: tuple[tuple[int, Any], ...] = (), extra: tuple[Any, ...] = ()) -> Structure:
+        with cls._lock:
+            key = (treedef, fixed, extra)
+            found = cls._known.get(key)
+            if found is None:
+                found = object.__new__(cls)
+                found.treedef, found.fixed, found.extra = key
+                found.programs = {}
+                cls._known[key] = found
+            return found
+
+    def __reduce__(self) -> Any:
+        return Structure, (self.treedef, self.fixed, self.extra)
+
+    def unpack(self, leaves: Any) -> Any:
+        """The tree with these arrays."""
+        leaves = list(leaves)
+        for place, value in self.fixed:
+            leaves.insert(place, value)
+        return self.treedef.unflatten(leaves)
+
+
+def pack(tree: Any, *extra: Any) -> tuple[list[Any], Structure]:
+    """A tree as its arrays (numbers become arrays) and its structure."""
+    leaves, treedef = jax.tree.flatten(tree)
+    foreign = _in_foreign_modules(tree)
+    dynamic = [is_array(v) or (isinstance(v, int | float | complex) and not f) for v, f in zip(leaves, foreign, strict=True)]
+    fixed = tuple((i, v) for i, v in enumerate(leaves) if not dynamic[i])
+    return [_array(v) for v, is_dynamic in zip(leaves, dynamic, strict=True) if is_dynamic], Structure(treedef, fixed, extra)
+
+
+def _in_foreign_modules(tree: Any) -> list[bool]:
+    """Of every leaf, whether it is of another library's module, whose numbers are static: they may steer its code."""
+    found: list[bool] = []
+    for node in jax.tree.leaves(tree, is_leaf=is_foreign):
+        foreign = is_foreign(node)
+        found += [foreign] * (len(jax.tree.leaves(node)) if foreign else 1)
+    return found
+
+
+def _array(leaf: Any) -> Any:
+    if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
+        return leaf
+    return jnp.asarray(leaf)  # a Python number stays weakly typed
+
+
+class State:
+    """All that training is at one moment; a pytree, and only data.
+
+    Attributes:
+        system: the component, with no mode bound.
+        optimizer_state: a tuple with the state of each group of parameters.
+        optimizer: what was given by hand, or None; its numbers are data.
+        step: how many steps have been done.
+        key: the run's random key.
+        plan: what is known of the run.
+    """
+
+    __slots__ = ("_leaves", "_raw_key", "_step", "_structure", "_trees")
+
+    def __init__(
+        self,
+        system: Any,
+        optimizer_state: Any = (),
+        *,
+        optimizer: Any = None,
+        step: Any = 0,
+        key: Any,
+        plan: Plan | None = None,
+    ) -> None:
+        raw, implementation = _raw(key)
+        self._leaves, self._structure = pack((system, optimizer_state, optimizer), plan or Plan(), implementation)
+        self._raw_key = raw
+        self._trees: Any = None
+        self._step = np.int32(step) if isinstance(step, int) else step
+
+    @classmethod
+    def _of(cls, leaves: Any, raw_key: Any, step: Any, structure: Structure) -> State:
+        state = object.__new__(cls)
+        state._leaves, state._raw_key, state._step, state._structure, state._trees = leaves, raw_key, step, structure, None
+        return state
+
+    def _tree(self) -> Any:
+        if self._trees is None:
+            self._trees = self._structure.unpack(self._leaves)
+        return self._trees
+
+    @property
+    def system(self) -> Any:
+        return self._tree()[0]
+
+    @property
+    def optimizer_state(self) -> Any:
+        return self._tree()[1]
+
+    @property
+    def optimizer(self) -> Any:
+        return self._tree()[2]
+
+    @property
+    def step(self) -> Any:
+        return self._step
+
+    @property
+    def plan(self) -> Plan:
+        return self._structure.extra[0]
+
+    @property
+    def key(self) -> Any:
+        implementation = self._structure.extra[1]
+        return self._raw_key if implementation is None else jax.random.wrap_key_data(self._raw_key, impl=implementation)
+
+    def replace(self, **changes: Any) -> State:
+        """The same state with other values for some attributes."""
+        now = {name: getattr(self, name) for name in ("system", "optimizer_state", "optimizer", "step", "key", "plan")}
+        return State(**{**now, **changes})
+
+    def next(self, leaves: Any) -> State:
+        """The state one step later, with these leaves."""
+        return State._of(leaves, self._raw_key, self.step + 1, self._structure)
+
+    def __fields__(self) -> Any:
+        return ((n, getattr(self, n)) for n in ("system", "optimizer_state", "optimizer", "step", "key"))
+
+    def __replace_field__(self, name: str, value: Any) -> State:
+        old = getattr(self, name)
+        if name == "system":
+            _require_same_shapes(old, value)
+        return self.replace(**{name: _as_weak(old, value)})
+
+    def __repr__(self) -> str:
+        return f"State(step={self.step}, system={self.system!r})"
+
+    def _repr_html_(self) -> str:
+        from fulmen.inspect import html_tree
+
+        return html_tree(self)
+
+
+def _as_weak(old: Any, new: Any) -> Any:
+    """Numbers in the place of weakly typed ones as weakly typed: another type would be another program."""
+    if jax.tree.structure(old) != jax.tree.structure(new):
+        return new
+
+    def typed(a: Any, b: Any) -> Any:
+        known = isinstance(b, np.ndarray | np.generic | jax.Array) and not isinstance(b, Tracer)
+        if not known or b is a or not getattr(a, "weak_type", False) or np.shape(a) != np.shape(b):
+            return b
+        return weakly(np.asarray(b, a.dtype))
+
+    return jax.tree.map(typed, old, new)
+
+
+def weakly(value: np.ndarray) -> jax.Array:
+    """The array weakly typed, as a Python number is, where there is a Python number of its type."""
+    zero, array = jnp.asarray(value.dtype.type(0).item()), jnp.array(value)
+    return jnp.broadcast_to(zero, array.shape).at[...].set(array) if zero.dtype == array.dtype else array
+
+
+def _require_same_shapes(old: Any, new: Any) -> None:
+    """Raise for an array of another shape or type in a trained array's place: the optimizer's state would not fit it."""
+    if jax.tree.structure(old) != jax.tree.structure(new):
+        return  # another part came, of which its own types know more
+    for a, b in zip(leaves(old), leaves(new), strict=True):
+        if a.role in (PARAMETER, BUFFER) and (np.shape(a.value), a.role) != (np.shape(b.value), b.role):
+            raise ValueError(
+                f"system.{a.path} is a {a.role}, {short(a.value)}, and {short(b.value)} came in its place. For other shapes "
+                "or types make the component anew and set it up: fm.setup(component, data, optimizer=…)."
+            )
+
+
+def _raw(key: Any) -> tuple[Any, Any]:
+    if not is_array(key):
+        key = jax.random.key(key)
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return jax.random.key_data(key), str(jax.random.key_impl(key))
+    return key, None
+
+
+def _flatten(state: State) -> tuple[Any, Any]:
+    return (*state._leaves, state._raw_key, state.step), state._structure
+
+
+def _flatten_with_keys(state: State) -> tuple[Any, Any]:
+    trees = dict(zip(("system", "optimizer_state", "optimizer"), state._tree(), strict=True))
+    named = jax.tree_util.tree_flatten_with_path(trees)[0]
+    order = {"system": 0, "optimizer_state": 1, "optimizer": 2}
+    named = sorted(named, key=lambda pair: order[pair[0][0].key])  # as they were packed; sorting is stable
+    fixed = {place for place, _ in state._structure.fixed}
+    keys = [jax.tree_util.GetAttrKey(_path(path)) for i, (path, _) in enumerate(named) if i not in fixed]
+    keys += [jax.tree_util.GetAttrKey("key"), jax.tree_util.GetAttrKey("step")]
+    children, aux = _flatten(state)
+    return list(zip(keys, children, strict=True)), aux
+
+
+def _path(path: Any) -> str:
+    return ".".join(str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k)))) for k in path)
+
+
+def _unflatten(structure: Structure, children: Any) -> State:
+    *leaves, key, step = children
+    return State._of(leaves, key, step, structure)
+
+
+jax.tree_util.register_pytree_with_keys(State, _flatten_with_keys, _unflatten, _flatten)

@@ -1,0 +1,528 @@
+"""The whole vocabulary: every verb with its contract. What a verb does for a type stands in that type's file."""
+# A verb's body is never run. `pyright` sees plain functions here and `Verb`s in the rest.
+
+from __future__ import annotations
+
+from typing import Any
+
+from fulmen.core.mode import Eval, Mode, Plan
+from fulmen.core.tree import Tree
+from fulmen.dispatching.lazy_libraries import library_of
+from fulmen.dispatching.registry import verb
+
+# Structure
+
+
+@verb(hands_on=False)
+def bind(component, mode):
+    """The tree with the mode in it: every component below gets the mode, with randomness of its own.
+
+    Args:
+        component: a component, bound or not.
+        mode: a `Mode`.
+
+    Returns:
+        The component. Binding again what has the same key changes nothing.
+
+    **Extending.** Overload it for a type that has a leading axis, or another mode below it.
+    """
+
+
+def _bind(component: Any, mode: Mode) -> Any:
+    return bind(component, mode)
+
+
+@verb(hands_on=False)
+def init(component, key):
+    """The component with its arrays drawn. Each child gets a key of its own.
+
+    Args:
+        component: a description: sizes, arrays that are not there yet as None.
+        key: a JAX random key.
+
+    Returns:
+        A component of the same type with all arrays. `setup` keeps the arrays that were there already.
+
+    **Extending.** A leaf layer overloads it to draw its arrays, and returns `fm.replace(layer, weight=…)`.
+    """
+
+
+@verb(hands_on=False)
+def validate(component):
+    """Raise on values that make no sense. Called by `setup`, `check` and `perturb` for every component in the tree.
+
+    `validate(component, batch)` does so for data: it sees all of it, on the host, once.
+
+    Args:
+        component: a component; its numbers may be tracers, of which nothing can be said.
+
+    Raises:
+        ValueError: naming the field, what was expected and what came.
+
+    **Extending.** Overload it; never check in `__post_init__`, since values may be tracers there.
+    """
+
+
+@verb(hands_on=False)
+def partition(component, policy):
+    """How a component's arrays lie on the devices.
+
+    **Extending.** Overload it for a component or a policy of one's own.
+    """
+
+
+# What models and systems compute
+
+
+def _as_batch(component: Any, batch: Any) -> Any:
+    """Raw data given to a component becomes its batch; a state converts by itself, and a term gets a prediction."""
+    takes_batches = isinstance(component, Tree) or library_of(type(component)) is not None
+    return as_batch(component, batch) if takes_batches and not isinstance(batch, Tree) else batch
+
+
+@verb(context=Mode, default=Eval(), bind=_bind)
+def forward(model, *inputs, mode):
+    """The model's outputs for some inputs. `model(x)` is the same.
+
+    Args:
+        model: the model; a `Classifier` or a wrapper stands for its model.
+        *inputs: arrays, batch axis first.
+        mode: a `Mode`, or left out: what is bound to the model, or else `Eval()`.
+
+    **Extending.** The one method that a model must have. Name `mode: fm.Train` last for what differs in training.
+    """
+
+
+@verb
+def as_batch(component, raw):
+    """The batch that the component takes, from what the data gives. Ties data to systems.
+
+    An array becomes `Unlabeled`, a pair `Labeled`, a triple weighted, a dict the one whose fields it has, or by the names of
+    a system's parts a `PartBatches`, with a batch for each. It is asked once at the border and once for each part on the way
+    down; in training inside the compiled step.
+
+    **Extending.** Overload it for a part or a system that selects its own, or for raw data of one's own type.
+    """
+
+
+@verb(context=Mode, default=Eval(), bind=_bind, prepare=_as_batch)
+def loss(component, batch, mode):
+    """What is to be made small.
+
+    Args:
+        component: a model, a system, or an objective (with a `Prediction` in the batch's place).
+        batch: a `Batch`.
+        mode: a `Mode`, or left out.
+
+    Returns:
+        A number, or for a model or an objective one per example, `(n,)`. A system's is
+        `reduce_losses(system, losses(system, batch), batch)`.
+
+    **Extending.** `def loss(net: Net, batch: fm.Labeled)` gives a model its loss.
+    """
+
+
+@verb(context=Mode, default=Eval(), bind=_bind, prepare=_as_batch)
+def losses(system, batch, mode):
+    """The parts of a system's loss, one level: `{field: loss(part, batch)}`, and for a part that is a system its `losses`.
+
+    Args:
+        system: a system or a state.
+        batch: a batch or raw data.
+        mode: a `Mode`, or left out.
+
+    Returns:
+        A dict; entries may be numbers, one per example, or dicts, which are logged apart.
+
+    **Extending.** Overload it to say what a system's loss is made of. In a `Game` each entry belongs to the player of
+    that name and is differentiated for that player alone.
+    """
+
+
+@verb
+def reduce_losses(system, losses, batch):
+    """One number from the entries of `losses`: each entry's weighted mean over examples, and their sum.
+
+    Entries of parts that are systems are reduced by those systems' own method.
+
+    **Extending.** Overload it to weigh the parts of a system against each other.
+    """
+
+
+@verb(context=Mode, default=Eval(), bind=_bind, prepare=_as_batch)
+def metrics(component, batch, mode):
+    """Figures to be watched, as mergeable values: `{}` by default.
+
+    Args:
+        component: a model, a system, or a `Metric` (with a `Prediction` in the batch's place).
+        batch: a `Batch`.
+        mode: a `Mode`, or left out.
+
+    Returns:
+        From names to values that can be merged, such as `fm.Mean(values, weight)`; nested names join with `/`. A metric
+        gives its one value.
+
+    **Extending.** `def metrics(system: Mine, batch): return dict(error=fm.Mean(errors, batch.weight))`.
+    """
+
+
+@verb(context=Mode, default=Eval(), bind=_bind, prepare=_as_batch)
+def predictions(component, batch, mode):
+    """The outputs of every model in a component that learns from examples, as `Prediction`s.
+
+    What attacks, defences and reports look at where they need outputs and targets rather than a loss.
+
+    Args:
+        component: a model, a system of any depth, a wrapper around one, or a state.
+        batch: a `Batch`.
+        mode: a `Mode`, or left out.
+
+    Returns:
+        A dict from the path of each model's system to its `Prediction`; of a `Classifier` alone the path is `""`.
+
+    **Extending.** Overload it for a system whose outputs are not `forward(part, batch.x)` of its parts.
+    """
+
+
+@verb
+def augment(component, batch, mode):
+    """The batch as the step shall see it; runs first in the compiled training step. By default as it is.
+
+    Args:
+        component: a system, a model, or an augmentation such as `fm.Noise(0.1)`.
+        batch: a `Batch`.
+        mode: a `Train`, whose key is the component's own.
+
+    **Extending.** Overload it for a system, or make a type of its own and give it to `Classifier(augment=…)`.
+    """
+
+
+# Training
+
+
+@verb(context=Plan, default=Plan(), hands_on=False)
+def configure_optimizers(component, *constructor, plan):
+    """How a component's parameters are optimized: None by default, which means as what it is inside is.
+
+    With a constructor, `configure_optimizers(component, optax.adam, 1e-3)` is that optimizer as a value: equal by its
+    arguments, with numbers as data.
+
+    Args:
+        component: a model or a system.
+        *constructor: nothing, or an optax constructor and a learning rate (a number, an optax schedule, or a function of
+            the plan such as `fm.cosine(1e-3)`); keywords go to the constructor.
+        plan: a `Plan`, or left out.
+
+    Returns:
+        An optax transformation, `fm.frozen`, or a dict of them by field, path (`"blocks.0"`) or pattern (`"**.bias"`).
+
+    **Extending.** `def configure_optimizers(critic: Critic): return optax.adam(4e-4, b1=0.5)`.
+    """
+
+
+@verb(hands_on=False)
+def layer_order(component):
+    """The parts of a model in the order in which it computes, from its inputs to its outputs, for `fm.layerwise`.
+
+    Args:
+        component: a model or a system.
+
+    Returns:
+        Names or paths of parts, each of which may have several layers; a tuple of names is one layer. An empty list makes
+        one layer of the whole model. None, the default, takes the fields in their order, and makes one layer of a model
+        that stands in a list or a `Chain`. What is not named counts with the last layer.
+
+    **Extending.** `def layer_order(net: Net): return ["embedding", "blocks", "head"]`.
+    """
+
+
+@verb(hands_on=False)
+def intervals(system):
+    """Every how many steps the parts of a system move: `{}` by default, which is every step.
+
+    Args:
+        system: a component, with sizes that are static; its arrays may be tracers.
+
+    Returns:
+        From names of parts, or paths, to whole numbers: `dict(generator=5)` lets the generator move in the last of every
+        five steps. It rests in the others, as under `fm.every(5, …)`, of which this is another way to say it: both together
+        multiply, and so do those of a game in a game. A part that is named has an optimizer state of its own.
+
+    **Extending.** `def intervals(gan: GAN): return dict(generator=gan.critic_steps)`.
+    """
+
+
+@verb(hands_on=False)
+def update(system, state, batch, mode):
+    """One step of training: `augment`, the gradient of `loss`, the optimizer, the buffers, `after_update`.
+
+    Args:
+        system: `state.system`.
+        state: a `State`.
+        batch: a `Batch`.
+        mode: a `Train`, with the step's key.
+
+    Returns:
+        The new state and the logs: from names to mergeable values or numbers.
+
+    **Extending.** Overload it for a system whose step is of another kind; `fm.differentiate` and `fm.apply_gradients` are
+    the pieces.
+    """
+
+
+@verb(hands_on=False)
+def after_update(component, batch, mode):
+    """The component after a step: as it is by default, with the same for its parts.
+
+    **Extending.** Averages of weights, target networks, weight clipping, norm constraints. Return the new component.
+    """
+
+
+@verb(hands_on=False)
+def setup(component, data, **options):
+    """Ready everything: validate, draw what is not there, optimizer state, shapes against the data. Returns a `State`.
+
+    Args:
+        component: anything that has a loss.
+        data: as for `batches`, of which the first batch is looked at, and of arrays all; or one batch of the data.
+        optimizer: an optax transformation, a constructor with `lr`, a function of the plan, or a dict of them by field, path or
+            pattern. Beats every `configure_optimizers` method.
+        lr: a number, an optax schedule, or a function of the plan such as `fm.cosine(1e-3)`.
+        seed: what all randomness follows from.
+        epochs, steps: how long the run will be, for schedules.
+        batch_size: examples in a batch, for schedules.
+
+    **Extending.** Rarely: `init`, `validate` and `configure_optimizers` are what it calls.
+    """
+
+
+@verb(hands_on=False)
+def train_step(state, batch):
+    """One compiled step of training: `(state, batch)` to `(state, logs)`. Pure; nothing is donated.
+
+    Args:
+        state: a `State`.
+        batch: a batch or raw data.
+
+    Returns:
+        The next state, and a dict of numbers that are still on the device.
+
+    **Extending.** Overload `update`, which is the step.
+    """
+
+
+@verb(hands_on=False)
+def eval_step(state, batch):
+    """One compiled step of evaluation: a dict of mergeable values.
+
+    **Extending.** Overload `loss` and `metrics`, which are what it computes.
+    """
+
+
+@verb(hands_on=False)
+def fit(state, data, **options):
+    """Train. Returns `(state, history)`.
+
+    Args:
+        state: a `State`, or a component, which is set up first, with `setup`'s options.
+        data: arrays, or a tuple, dict or `Batch` of arrays that share their first axis, or any source that `batches` takes.
+        epochs, steps: how long; one of them. A run of steps goes on in the midst of the epoch in which the state stopped.
+        batch_size: examples in a batch.
+        validation: data to evaluate on after each epoch.
+        callbacks: objects with methods of `on`.
+        seed: for the order of the data and, of a component, its parameters. A state keeps neither this nor `drop_last`: to
+            go on as the run would have gone on, say them again.
+        progress: whether to show a progress bar.
+        drop_last: leave out the smaller last batch of an epoch.
+
+    What is no array in memory is read ahead on a thread, two batches by default (`fm.data.Prefetch` says another number). An
+    iterator goes on where it stands; of a run that is stopped early it has given some batches more than there were steps.
+
+    **Extending.** Overload `update` for another step, `on` for what happens between steps; or write the loop: `steps`.
+    """
+
+
+@verb(hands_on=False)
+def steps(state, data, **options):
+    """Train step by step: yields `(state, logs)` after each, for a loop of one's own.
+
+    Args:
+        state: a `State`.
+        data: as for `fit`.
+        epochs, steps, batch_size, seed, drop_last: as in `fit`.
+
+    **Extending.** As `train_step`.
+    """
+
+
+@verb(hands_on=False)
+def evaluate(state, data, **options):
+    """The loss and the metrics on all the data, each example counted once: a dict of floats.
+
+    Args:
+        state: a `State`, or a component whose arrays are there.
+        data: as for `fit`.
+        attack: an `Attack`; its figures come beside the clean ones, as `robust/…`.
+        batch_size: examples in a batch.
+
+    **Extending.** Overload `loss` and `metrics`.
+    """
+
+
+@verb(hands_on=False)
+def predict(state, data, **options):
+    """The outputs for all the data, in order, as NumPy arrays `(n, …)`.
+
+    Args:
+        state: a `State`, or a component whose arrays are there.
+        data: inputs, or data as for `evaluate`; targets in it are not looked at. The order is the data's own.
+        batch_size: examples in a batch.
+
+    **Extending.** Overload `forward`.
+    """
+
+
+@verb
+def batches(data, plan=None, epoch=None, start=0, **options):
+    """The data in batches, as raw as it came.
+
+    `batches(data, batch_size=…)` is for a loop of one's own: all epochs, checked as `fit` checks them. `batches(data, plan,
+    epoch)` is one epoch, and what a type says of itself.
+
+    Args:
+        data: arrays, or a tuple, dict or `Batch` of them, memory-mapped or not; an iterable of batches, such as a list or a
+            data loader; an iterator, which is good for one epoch; a function that makes one, of the epoch's number or of
+            nothing; what a library of data loaders makes (PyTorch, Hugging Face datasets, grain, tf.data); a dict of these by
+            name, read side by side until the first of them ends.
+        plan: a `Plan`, whose `batch_size`, `seed` and `drop_last` are for data that is cut here.
+        epoch: the epoch's number, from 0.
+        start: the batch to begin at.
+        batch_size: examples in a batch; 32 by default. Of data that comes in batches, what is expected of it.
+        seed: shuffles arrays and data sets; None keeps the order. It is a pure function of seed and epoch.
+        epochs: how often.
+        drop_last: leave out the smaller last batch.
+
+    Raises:
+        RuntimeError: where the source does, with the batch's number, from the source's own error.
+        ValueError, TypeError: for a batch of other shapes, types or structure than the first one's, NaN and infinity, and a
+            source that gives nothing or less than it declared.
+
+    **Extending.** `def batches(data: Mine, plan, epoch): yield …` is all that a type needs to be trained on. If it takes one
+    argument more, `start=0`, a run that goes on in the midst of an epoch begins there, where it would otherwise read what it
+    had. `steps_per_epoch` says how many there are.
+    """
+
+
+@verb
+def steps_per_epoch(data, plan):
+    """How many batches an epoch of the data has, or None where that is not known before its end.
+
+    Args:
+        data: as for `batches`.
+        plan: a `Plan`, whose `batch_size` and `drop_last` are for data that is cut here.
+
+    **Extending.** Overload it beside `batches`; schedules that end with the run need it where a run is given in epochs.
+    """
+
+
+@verb
+def on(event, callback, run):
+    """What a callback does at an event: nothing by default.
+
+    Args:
+        event: an `Event` (`FitStart()`, `EpochEnd()`, …); dispatch is on its type.
+        callback: an object of any type.
+        run: the `Run`: state, history, epoch, step, logs; `run.stop()` ends it.
+
+    **Extending.** `def on(event: fm.EpochEnd, callback: Mine, run): …`. Only events that somebody overloads cost anything.
+    """
+
+
+# Attacks
+
+
+@verb
+def transformation(attack):
+    """The optax chain of an attack: from the gradient of −loss at the input to the step that is added to it.
+
+    **Extending.** Overload it for a new attack type; it is built while tracing, so its numbers may be data.
+    """
+
+
+@verb
+def perturb(attack, system, batch, key, *, best=True, inside=False):
+    """The attacked batch.
+
+    Args:
+        attack: an `Attack`.
+        system: a system or a state; it is seen in `Eval` mode unless it is bound to another.
+        batch: the clean batch.
+        key: a random key; each example draws by its `index`, or else by its place in the batch.
+        best: whether to keep each example's best point, for one more forward pass, rather than the last one.
+        inside: whether of an attack that looks for the nearest point, however far, such as `FAB`, only points of its region
+            count; elsewhere the clean input stays then. `evaluate` asks for that.
+
+    Returns:
+        A batch of the same type.
+
+    **Extending.** Overload `transformation` where the attack is an optax chain, and this one where it is not.
+    """
+
+
+@verb
+def project(region, x, origin):
+    """The nearest point of the region, each example by itself.
+
+    Args:
+        region: a `Region`.
+        x: `(n, …)`, the points.
+        origin: `(n, …)`, the clean inputs that the region is around.
+
+    Returns:
+        `(n, …)`, never outside by rounding.
+
+    **Extending.** Overload it for a region of one's own.
+    """
+
+
+@verb
+def plot(x):
+    """A picture of a history, a schedule, a loss tree or a report: a matplotlib figure.
+
+    **Extending.** Overload it for a type of one's own.
+    """
+
+
+__all__ = [
+    "after_update",
+    "as_batch",
+    "augment",
+    "batches",
+    "bind",
+    "configure_optimizers",
+    "eval_step",
+    "evaluate",
+    "fit",
+    "forward",
+    "init",
+    "intervals",
+    "layer_order",
+    "loss",
+    "losses",
+    "metrics",
+    "on",
+    "partition",
+    "perturb",
+    "plot",
+    "predict",
+    "predictions",
+    "project",
+    "reduce_losses",
+    "setup",
+    "steps",
+    "steps_per_epoch",
+    "train_step",
+    "transformation",
+    "update",
+    "validate",
+]

@@ -1,0 +1,95 @@
+"""From what a user may give as data to what `batches` dispatches on."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from fulmen.core.batch import Batch
+from fulmen.core.mode import Plan
+from fulmen.core.tree import Tree
+from fulmen.core.verbs import batches
+from fulmen.data.arrays import check_arrays
+from fulmen.data.iterables import Listed, told
+from fulmen.data.libraries import teach
+from fulmen.data.mapped import Mapped
+from fulmen.data.side_by_side import Sources
+
+__all__ = ["can_put_back", "comes_from", "settle"]
+
+
+def settle(data: Any) -> Any:
+    """The data as `batches` takes it: arrays checked, and what another library made known to the verbs.
+
+    Raises:
+        TypeError, ValueError: for what cannot be data.
+    """
+    teach(type(data))
+    if isinstance(data, jax.Array):
+        data = np.asarray(data)
+    if _are_batches(data):
+        return Listed(data)
+    if isinstance(data, Iterator) and not _weakly(data):
+        return (batch for batch in data)  # what is taken out to be looked at is put back by a weak reference
+    if type(data) is dict and any(_is_source(own) for own in data.values()):
+        return Sources({str(name): settle(own) for name, own in data.items()})
+    if comes_from(data, "arrays"):
+        data = check_arrays(data)
+        return Mapped(data) if any(isinstance(v, np.memmap) for v in jax.tree.leaves(data)) else data
+    if comes_from(data, "iterables"):
+        _require_readable(data)
+    return data
+
+
+def _are_batches(data: Any) -> bool:
+    return isinstance(data, list) and bool(data) and isinstance(data[0], tuple | dict | Batch)
+
+
+def _is_source(own: Any) -> bool:
+    """Whether an entry of a dict of data makes its batches itself, or is cut by a method of its own."""
+    teach(type(own))
+    if _are_batches(own):
+        return True
+    if isinstance(own, str | bytes) or hasattr(own, "__fspath__") or hasattr(own, "shape") or comes_from(own, "arrays"):
+        return False
+    return isinstance(own, Iterable) or callable(own) or not comes_from(own, "iterables")
+
+
+def comes_from(data: Any, file: str) -> bool:
+    """Whether the method of `batches` for an epoch of this data stands in one of the files here."""
+    return batches.method(data, Plan(), 0).module == f"{__package__}.{file}"
+
+
+def can_put_back(data: Any) -> bool:
+    """Whether a batch that is taken out of an iterator can be put back."""
+    return not isinstance(data, Iterator) or _weakly(data)
+
+
+def _weakly(data: Any) -> bool:
+    try:
+        weakref.ref(data)
+    except TypeError:
+        return False
+    return True
+
+
+def _require_readable(data: Any) -> None:
+    if isinstance(data, Tree) and isinstance(data, Callable):  # a component, which can be called as a function is
+        raise TypeError(
+            f"data: arrays or a source of batches was expected, and the {type(data).__name__} came: the component comes first, and "
+            "then the data, fit(component, data)."
+        )
+    if isinstance(data, str | bytes) or hasattr(data, "__fspath__"):
+        raise TypeError(
+            f"data: arrays or a source of batches was expected, and the {type(data).__name__} {str(data)[:60]!r} came. "
+            "fm.data.open(path) opens a file that np.save or np.savez wrote."
+        )
+    if not isinstance(data, Iterable) and not callable(data):
+        raise TypeError(
+            f"data: arrays, an iterable of batches or a function that makes one was expected, and {told(data)} came. For a type "
+            f"of one's own, write `batches(data: {type(data).__name__}, plan, epoch)`, which yields an epoch's batches."
+        )

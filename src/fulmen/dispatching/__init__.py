@@ -1,0 +1,1 @@
+"""Verbs over plum: registration, resolution, errors, redefinition. Knows nothing of models."""

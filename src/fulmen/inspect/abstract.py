@@ -1,0 +1,30 @@
+"""A description with shapes in the place of the arrays that it does not have yet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from fulmen.core.leaves import is_array
+from fulmen.core.verbs import init
+
+__all__ = ["described"]
+
+
+def described(component: Any) -> tuple[Any, bool]:
+    """The component with shapes in the place of arrays that are not drawn yet, and whether all were there."""
+    if not init.has(component, None):
+        return component, True
+    known: dict[str, Any] = {}
+
+    def draw(key: Any) -> dict[int, Any]:
+        known["flat"], known["structure"] = jax.tree_util.tree_flatten_with_path(init(component, key))
+        return {i: leaf for i, (_, leaf) in enumerate(known["flat"]) if is_array(leaf)}
+
+    drawn = jax.eval_shape(draw, jax.ShapeDtypeStruct((), jax.random.key(0).dtype))
+    here = dict(jax.tree_util.tree_flatten_with_path(component)[0])
+    # What `init` gave that is no array is as it is; its arrays are tracers, of which the shapes are kept.
+    filled = [here.get(path, drawn.get(i, leaf)) for i, (path, leaf) in enumerate(known["flat"])]
+    complete = all(path in here for i, (path, _) in enumerate(known["flat"]) if i in drawn)
+    return known["structure"].unflatten(filled), complete

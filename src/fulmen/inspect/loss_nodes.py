@@ -1,0 +1,185 @@
+"""`loss_tree`: the whole tree of a system's losses, with values."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import math
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from fulmen.compose.losses import example_mean, part_batch, sums_its_losses
+from fulmen.core.batch import Attacked
+from fulmen.core.component import Model, System, Wrapper, named_parts
+from fulmen.core.leaves import require_arrays
+from fulmen.core.mode import Eval, Mode
+from fulmen.core.state import State
+from fulmen.core.verbs import as_batch, bind, loss, losses, reduce_losses
+from fulmen.inspect.text import Picture, align, faint, html_page, html_table, place, tree_prefixes
+from fulmen.objectives import Objective, Scaled, Scheduled
+
+__all__ = ["LossNode", "loss_tree"]
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class LossNode(Picture):
+    """A node of a tree of losses; prints as the tree below it.
+
+    Attributes:
+        name: the entry's name in the `losses` of the system above it; of the root `"loss"`.
+        type: the name of the type of the component it comes from; empty for an entry that is no field.
+        value: the number that goes into the sum above it.
+        examples: how many examples it is the mean over; None for a loss that is one number.
+        children: from names to the nodes that it is made of.
+        note: what else is to be said: a term's formula with its weight, or a `reduce_losses` that is no plain sum.
+    """
+
+    name: str
+    type: str
+    value: float
+    examples: int | None = None
+    children: dict[str, LossNode] = dataclasses.field(default_factory=dict)
+    note: str = ""
+
+    def _lines(self, before: str = "", above: str = "") -> Iterator[tuple[str, LossNode]]:
+        yield before + self.name, self
+        inside = list(self.children.values())
+        for child, (own, below) in zip(inside, tree_prefixes(above, len(inside)), strict=True):
+            yield from child._lines(own, below)
+
+    def _remark(self) -> str:
+        mean = "" if self.examples is None else f"mean over {self.examples} example{'s' * (self.examples != 1)}"
+        return ", ".join(part for part in (self.note, mean) if part)
+
+    def _text(self) -> str:
+        return align([(name, node.type, f"{node.value:.6g}", node._remark()) for name, node in self._lines()], right=(2,))
+
+    def _repr_html_(self) -> str:
+        lines = [*self._lines()]
+        values = [node.value for _, node in lines if math.isfinite(node.value)]
+        rows = []
+        for name, node in lines:
+            label = f'<span style="white-space:pre">{html.escape(name)}</span>'
+            bar = _bar(node.value, min(0.0, *values, 0.0), max(0.0, *values, 0.0))
+            rows.append((label, html.escape(node.type), f"{node.value:.6g}", bar, faint(node._remark())))
+        return html_page("", html_table(("entry", "type", "value>", "", ""), rows))
+
+
+def _bar(value: float, low: float, high: float, width: int = 120) -> str:
+    """A bar from zero to a value, in the colour of the text; one to the left is hollow."""
+    if not math.isfinite(value) or high == low:
+        return ""
+    zero, end = ((v - low) / (high - low) * (width - 2) + 1 for v in (0.0, value))
+    fill = "none" if value < 0 else "currentColor"
+    return (
+        f'<svg width="{width}" height="10" style="max-width:none" role="img">'
+        f'<rect x="{min(zero, end):.1f}" y="1" width="{abs(end - zero):.1f}" '
+        f'height="8" fill="{fill}" stroke="currentColor" opacity="0.6"></rect></svg>'
+    )
+
+
+def loss_tree(component: Any, batch: Any, mode: Mode | None = None) -> LossNode:
+    """The tree of all losses with their values: what `losses` gives on every level, reduced as it goes into the sum.
+
+    Args:
+        component: a `State`, a system or a model whose arrays are there.
+        batch: a batch or raw data.
+        mode: a `Mode`; None is what is bound to the component, or else `Eval()`.
+
+    Returns:
+        The root, whose `value` is the loss. It prints as a tree; `children` is a dict of nodes.
+
+    >>> system = fm.Classifier(fm.models.Flatten(), fm.CrossEntropy() + 0.1 * fm.L2())
+    >>> print(fm.loss_tree(system, (jnp.zeros((4, 2)), jnp.array([0, 1, 0, 1]))))
+    loss              Classifier    0.693147
+    ├─ cross_entropy  CrossEntropy  0.693147  mean over 4 examples
+    └─ l2             L2                   0  0.1 * L2()
+    """
+    key = None
+    if isinstance(component, State):
+        component, key = component.system, component.key
+    else:
+        require_arrays(component, "loss_tree")
+    batch = as_batch(component, batch)
+    mode = mode or getattr(component, "mode", None) or Eval(key)
+    return _node("loss", bind(component, mode), batch)
+
+
+def _node(name: str, part: Any, batch: Any, entries: Mapping[str, Any] | None = None) -> LossNode:
+    """The node of a component; `entries` are its losses where they are known already."""
+    system, kind = _unwrap(part, batch)
+    summed = isinstance(system, System) and sums_its_losses(part, batch)
+    if not summed and not _has_entries(system, batch):
+        return _leaf(name, loss(part, batch), kind, "", batch)
+    entries = dict(losses(part, batch) if entries is None else entries)  # type: ignore[arg-type]
+    total = example_mean(reduce_losses(part, entries, batch) if summed else loss(part, batch), batch)
+    inside, batch_inside = _through(system, batch, entries)
+    found, terms = named_parts(inside, Model, System), _terms(inside)
+    children = {}
+    for key, entry in entries.items():
+        inner = found.get(key)
+        own = batch_inside if inner is None else part_batch(inner, key, batch_inside)
+        if isinstance(inner, System) and isinstance(entry, Mapping):
+            children[key] = _node(key, inner, own, entry)
+        elif key in terms:
+            children[key] = _leaf(key, entry, *terms[key], own)
+        else:
+            children[key] = _entry(key, entry, "" if inner is None else _unwrap(inner, own)[1], own)
+    method = reduce_losses.method(part, entries, batch) if summed else loss.method(part, batch)
+    note = "" if method.module.startswith("fulmen.") else f"by {method} at {place(method.location, method.module)}"
+    return LossNode(name, kind, float(total), None, children, note)
+
+
+def _has_entries(system: Any, batch: Any) -> bool:
+    """Whether a system with a loss of its own says all the same what it is made of."""
+    return isinstance(system, System) and losses.has(system, batch) and losses.method(system, batch).hints[0] is not System
+
+
+def _through(system: Any, batch: Any, entries: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The system whose fields the entries are, and its batch: a wrapper may give its part's entries as its own."""
+    while isinstance(system, Wrapper) and not set(entries) & set(named_parts(system)):
+        system, batch = system.__part__, batch.batch if isinstance(batch, Attacked) else batch
+    return system, batch
+
+
+def _entry(name: str, entry: Any, kind: str, batch: Any) -> LossNode:
+    if not isinstance(entry, Mapping):
+        return _leaf(name, entry, kind, "", batch)
+    children = {key: _entry(key, inner, "", batch) for key, inner in entry.items()}
+    return LossNode(name, kind, sum(child.value for child in children.values()), None, children)
+
+
+def _leaf(name: str, value: Any, kind: str, note: str, batch: Any) -> LossNode:
+    examples = jnp.shape(value)[0] if jnp.ndim(value) == 1 else None
+    return LossNode(name, kind, float(example_mean(value, batch, f"the loss {name!r}")), examples, note=note)
+
+
+def _terms(system: Any) -> dict[str, tuple[str, str]]:
+    """Of a system that is built with an objective, each term's type and its formula, with its weight."""
+    objective = getattr(system, "objective", None)
+    if not isinstance(objective, Objective):
+        return {}
+    found = {}
+    for name, term in objective.by_name().items():
+        kind = type(term.objective if isinstance(term, Scaled | Scheduled) else term).__name__
+        found[name] = kind, "" if repr(term) == f"{kind}()" else repr(term)
+    return found
+
+
+def _unwrap(part: Any, batch: Any) -> tuple[Any, str]:
+    """What a wrapper without `losses` of its own hands the call to, and the types on the way there."""
+    kinds = [type(part).__name__]
+    while isinstance(part, Wrapper) and not _has_own_losses(part, batch):
+        part = part.__part__
+        kinds.append(type(part).__name__)
+    return part, "(".join(kinds) + ")" * (len(kinds) - 1)
+
+
+def _has_own_losses(wrapper: Wrapper, batch: Any) -> bool:
+    if not losses.has(wrapper, batch):
+        return False
+    hint = losses.method(wrapper, batch).hints[0]
+    return any(issubclass(member, Wrapper) for member in typing.get_args(hint) or (hint,))

@@ -1,0 +1,32 @@
+"""A verb's methods, as a table in a notebook."""
+
+from __future__ import annotations
+
+import html
+import inspect
+from typing import Any
+
+from fulmen.inspect.text import faint, html_page, html_table, place
+
+__all__ = ["methods_table"]
+
+
+def methods_table(verb: Any) -> str:
+    """HTML: the verb's contract, and of each method the signature, where it is defined, and the first line of its doc.
+
+    Args:
+        verb: a `Verb`.
+    """
+    rows = []
+    for method in verb.methods:
+        where = faint(place(method.location, method.module))
+        rows.append((html.escape(str(method)), where, html.escape(_first_line(method.function))))
+    title = f"{html.escape(verb.__name__)}{html.escape(str(inspect.signature(verb.contract)))}"
+    contract = f'<div style="padding-bottom:0.5em">{html.escape(_first_line(verb.contract))}</div>'
+    table = html_table(("method", "defined in", "what it says"), rows) if rows else faint("no methods yet")
+    return html_page(title, contract + table)
+
+
+def _first_line(function: Any) -> str:
+    text = (getattr(function, "__doc__", None) or "").strip()
+    return text.splitlines()[0] if text else ""

@@ -1,0 +1,155 @@
+"""A component as a tree that folds, in a notebook."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fulmen.core.batch import Batch
+from fulmen.core.component import Buffer, Component, Parameter
+from fulmen.core.leaves import FROZEN, PARAMETER, Leaf, is_array, leaves
+from fulmen.core.naming import number
+from fulmen.core.state import State
+from fulmen.core.tree import Tree, kinds, short
+from fulmen.inspect.abstract import described
+from fulmen.inspect.text import describe_bytes, faint, html_page, html_table
+from fulmen.objectives import Objective, Scaled, Scheduled
+
+__all__ = ["html_tree"]
+
+_LONGEST = 80  # characters of a value
+
+
+def html_tree(value: Any) -> str:
+    """HTML: nested `<details>` of a component's fields, with types, shapes, roles and numbers of parameters; no arrays.
+
+    Args:
+        value: a component, of which as a description the shapes are shown that `init` would draw; a `State`; a batch.
+    """
+    if isinstance(value, State):
+        return html_page("", _state(value) + _node("", value.system, "", leaves(value.system), 0))
+    if not isinstance(value, Component):
+        return html_page("", _node("", value, "", [], 0))
+    try:
+        shown, drawn = described(value)
+    except Exception:  # a picture of something half made must not fail: it is shown as it is
+        shown, drawn = value, True
+    body = _node("", shown, "", leaves(shown), 0)
+    return html_page("", body + ("" if drawn else faint("a description: its arrays are not drawn yet")))
+
+
+def _state(state: State) -> str:
+    """What there is of a state beside its system."""
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state.optimizer_state) if is_array(leaf))
+    figures = {"step": number(state.step), "optimizer state": describe_bytes(size)}
+    if state.optimizer is not None and isinstance(state.optimizer, Tree):
+        figures["optimizer"] = repr(state.optimizer)
+    figures |= {k.replace("_", " "): str(getattr(state.plan, k)) for k in kinds(type(state.plan)) if getattr(state.plan, k)}
+    return f"<div><b>State</b> {faint(' · '.join(f'{k}: {_shorten(v)}' for k, v in figures.items()))}</div>"
+
+
+def _node(name: str, value: Any, path: str, known: list[Leaf], depth: int) -> str:
+    label = f"<b>{html.escape(name)}</b>: " if name else ""
+    inside = _inside(value)
+    if inside is None:
+        return _LINE.format(f"{label}{_leaf(value, path, known)}")
+    head = f"{label}{html.escape(type(value).__name__)} {faint(_remark(value, path, known))}"
+    join = f"{path}." if path else ""
+    # Settings share a line, and what has arrays or parts of its own has one to itself.
+    settings = {key: item for key, item in inside.items() if _is_setting(item)}
+    body = _terms(value) if isinstance(value, Objective) and "objective" not in path.split(".")[:-1] else ""
+    if settings:
+        body += _LINE.format(faint(" · ".join(f"{k}: {_shorten(_plain(v))}" for k, v in settings.items())))
+    body += "".join(_node(k, item, join + k, known, depth + 1) for k, item in inside.items() if k not in settings)
+    if not body:
+        return _LINE.format(head)
+    start = f'<details{" open" if depth < 2 else ""} style="padding-left:{1.1 if depth else 0}em">'
+    return f'{start}<summary style="cursor:pointer">{head}</summary>{body}</details>'
+
+
+_LINE = '<div style="padding-left:1.1em">{}</div>'
+
+
+def _remark(value: Any, path: str, known: list[Leaf]) -> str:
+    """What is said of something beside its type."""
+    if isinstance(value, Objective):
+        return repr(value) if not path else _shorten(repr(value))
+    if isinstance(value, Batch):
+        sizes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(value)}
+        return f"{len(value):,} examples" if len(sizes) == 1 and () not in sizes else ""
+    return _counts(path, known)
+
+
+def _terms(objective: Objective) -> str:
+    """The terms of a sum: under which name each is logged, its weight, and what it says of itself."""
+    rows = []
+    for name, term in objective.by_name().items():
+        weight, bare = "1", term
+        if isinstance(term, Scaled | Scheduled):
+            weight, bare = number(term.weight if isinstance(term, Scaled) else term.schedule), term.objective
+        says = (type(bare).__doc__ or "").strip().partition("\n")[0]
+        cells = [html.escape(_shorten(text)) for text in (name, weight, repr(bare))]
+        # A class without a docstring has one made of its fields.
+        text = "" if says.startswith(f"{type(bare).__name__}(") else faint(says)
+        rows.append((*cells, f'<div style="white-space:normal;min-width:20em">{text}</div>'))
+    return _LINE.format(html_table(("term", "weight>", "", ""), rows)) if len(rows) > 1 else ""
+
+
+def _counts(path: str, known: list[Leaf]) -> str:
+    """How many numbers at and below a path are trained, and how many are frozen."""
+    inside = [leaf for leaf in known if _below(leaf.path, path)]
+    trained, frozen = (sum(np.size(leaf.value) for leaf in inside if leaf.role == role) for role in (PARAMETER, FROZEN))
+    counts = [(trained, "parameter" if trained == 1 else "parameters"), (frozen, "frozen")]
+    return ", ".join(f"{n:,} {what}" for n, what in counts if n)
+
+
+def _inside(value: Any) -> Mapping[str, Any] | None:
+    """What is shown below a value, or None for a value that is shown on one line."""
+    if isinstance(value, Parameter | Buffer):
+        return None
+    if isinstance(value, Tree):
+        fields = {f.name: f for f in dataclasses.fields(value) if f.repr and f.name != "mode"}
+        # What every component of a kind has, and this one has not, would be noise.
+        return {n: getattr(value, n) for n, f in fields.items() if not (f.kw_only and getattr(value, n) is None)}
+    if isinstance(value, dict):
+        return {str(key): value[key] for key in sorted(value)}
+    if isinstance(value, list | tuple) and any(_inside(item) is not None or is_array(item) for item in value):
+        return {str(i): item for i, item in enumerate(value)}
+    return None
+
+
+def _is_setting(value: Any) -> bool:
+    """Whether it is a number, a word or a function: a few characters."""
+    return _inside(value) is None and not isinstance(value, Tree) and (not is_array(value) or np.shape(value) == ())
+
+
+def _leaf(value: Any, path: str, known: list[Leaf]) -> str:
+    """A value on one line, with what it is for."""
+    roles = {leaf.role for leaf in known if _below(leaf.path, path)}
+    role = faint(" · ".join(sorted(roles))) if roles else ""
+    return f"{html.escape(_shorten(_plain(value)))} {role}"
+
+
+def _plain(value: Any) -> str:
+    foreign = value is not None and not isinstance(value, Tree) and not jax.tree_util.all_leaves([value])
+    if foreign and not isinstance(value, list | tuple):
+        return type(value).__name__
+    return short(value) if _is_key(value) else number(value)
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def _is_key(value: Any) -> bool:
+    return is_array(value) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+
+
+def _below(leaf: str, path: str) -> bool:
+    return not path or leaf == path or leaf.startswith((f"{path}.", f"{path}["))

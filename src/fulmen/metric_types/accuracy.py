@@ -1,0 +1,90 @@
+"""`Accuracy` and `TopK`: how often the class is right."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+
+from fulmen.core.mergeable import Mean
+from fulmen.core.tree import static
+from fulmen.core.verbs import metrics, validate
+from fulmen.dispatching.registry import dispatch
+from fulmen.metric_types.metric import Metric, check_labels, labels_of, weight_of
+
+__all__ = ["Accuracy", "TopK"]
+
+
+class Accuracy(Metric):
+    """The share of examples whose class has the largest output of all; a tie or a NaN counts as wrong.
+
+    Targets are integer labels `(n,)`, or probabilities `(n, classes)`, of which the most probable class counts.
+
+    >>> prediction = fm.Prediction(None, jnp.eye(3), fm.Labeled(None, jnp.array([0, 1, 0])))
+    >>> print(round(float(fm.metrics(fm.Accuracy(), prediction).compute()), 3))
+    0.667
+    """
+
+    per_example: ClassVar[bool] = True
+
+
+class TopK(Metric):
+    """The share of examples whose class is among the `k` with the largest outputs; a tie or a NaN counts against it.
+
+    Targets are integer labels `(n,)`, or probabilities `(n, classes)`, of which the most probable class counts. It is logged
+    as `top_5`.
+
+    Args:
+        k: how many.
+
+    >>> outputs = jnp.array([[0.1, 0.3, 0.2], [0.5, 0.2, 0.1]])
+    >>> print(fm.metrics(fm.TopK(2), fm.Prediction(None, outputs, fm.Labeled(None, jnp.array([2, 2])))).compute())
+    0.5
+    """
+
+    per_example: ClassVar[bool] = True
+
+    k: int = static(default=5)
+
+    @property
+    def default_name(self) -> str:
+        return f"top_{self.k}"
+
+
+def _in_top(metric: Metric, prediction: Any, k: int) -> Mean:
+    y, outputs = labels_of(prediction, metric), jnp.asarray(prediction.outputs)
+    own = jnp.take_along_axis(outputs, y[:, None], axis=1)
+    # Cheaper than argmax or a sort, and a NaN is never smaller.
+    right = (outputs < own).sum(1) >= outputs.shape[1] - k
+    return Mean(right, weight_of(prediction))
+
+
+@dispatch
+def metrics(metric: Accuracy, prediction):
+    return _in_top(metric, prediction, 1)
+
+
+@dispatch
+def metrics(metric: TopK, prediction):
+    return _in_top(metric, prediction, metric.k)
+
+
+@dispatch
+def validate(metric: TopK):
+    if metric.k < 1:
+        raise ValueError(f"TopK, k: at least 1 was expected, and {metric.k} came.")
+
+
+@dispatch
+def validate(metric: Accuracy, prediction):
+    check_labels(prediction, metric)
+
+
+@dispatch
+def validate(metric: TopK, prediction):
+    check_labels(prediction, metric)
+    classes = prediction.outputs.shape[1]
+    if metric.k >= classes:
+        raise ValueError(
+            f"TopK, k: fewer than the {classes} classes of the outputs were expected, and {metric.k} came: it would always be 1."
+        )

@@ -1,0 +1,172 @@
+"""Metrics of probabilities: `CalibrationError`, `Perplexity`, `BitsPerCharacter`."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from fulmen.core.batch import Labeled
+from fulmen.core.mergeable import Mean, Mergeable
+from fulmen.core.prediction import Prediction, at_least_float32, class_targets
+from fulmen.core.tree import static
+from fulmen.core.verbs import metrics, validate
+from fulmen.dispatching.registry import dispatch
+from fulmen.metric_types.metric import (
+    Metric,
+    OfMean,
+    check_labels,
+    labels_of,
+    numpy_of,
+    ratio,
+    weight_of,
+    weighted_sum,
+    weights,
+)
+
+__all__ = ["BitsPerCharacter", "CalibrationError", "Perplexity"]
+
+
+class CalibrationError(Metric):
+    """How far the predicted probabilities are from the shares of right predictions: Σ_b n_b / n · |accuracy_b − confidence_b|.
+
+    Examples are put into bins b by their confidence, the largest probability; a bin holds what is above its lower edge, and
+    its upper edge (Naeini et al. 2015; Guo et al. 2017, arXiv:1706.04599). Targets are integer labels `(n,)` or probabilities
+    `(n, classes)`, of which the most probable class counts; outputs are logits `(n, classes)`.
+
+    Args:
+        bins: how many, of equal width.
+
+    >>> outputs = jnp.log(jnp.array([[0.8, 0.2], [0.8, 0.2]]))
+    >>> prediction = fm.Prediction(None, outputs, fm.Labeled(None, jnp.array([0, 1])))
+    >>> print(round(float(fm.metrics(fm.CalibrationError(), prediction).compute()), 3))  # sure to 80 %, right in 50 %
+    0.3
+    """
+
+    per_example: ClassVar[bool] = True
+
+    bins: int = static(default=15)
+
+
+class Perplexity(Metric):
+    """The exponential of the mean cross-entropy in nats: as many equally likely classes would be as hard to guess.
+
+    Outputs are logits `(n, classes)` with integer labels `(n,)` or probabilities `(n, classes)`; or `(n, …, classes)` with
+    integer labels `(n, …)`, such as the tokens of texts, which count alike.
+
+    >>> prediction = fm.Prediction(None, jnp.zeros((2, 8)), fm.Labeled(None, jnp.array([0, 3])))
+    >>> print(round(float(fm.metrics(fm.Perplexity(), prediction).compute()), 3))
+    8.0
+    """
+
+    per_example: ClassVar[bool] = True
+
+
+class BitsPerCharacter(Metric):
+    """The mean cross-entropy in bits, −log₂ softmax(z)_y: what a text costs where each token is a character, or a byte.
+
+    Outputs and targets are as those of `Perplexity`, which is 2 to the power of this.
+
+    >>> prediction = fm.Prediction(None, jnp.zeros((2, 8)), fm.Labeled(None, jnp.array([0, 3])))
+    >>> print(round(float(fm.metrics(fm.BitsPerCharacter(), prediction).compute()), 3))
+    3.0
+    """
+
+    per_example: ClassVar[bool] = True
+
+
+class Gaps(Mergeable):
+    """What the bins' confidence exceeds the share of right ones by.
+
+    Args:
+        gaps: `(bins,)`, the sum over each bin's examples of confidence less rightness.
+        weight: how many examples there are.
+    """
+
+    gaps: jax.Array
+    weight: jax.Array
+
+    def compute(self) -> Any:
+        return ratio(abs(self.gaps).sum(), self.weight)
+
+
+class ExponentialMean(OfMean):
+    """The exponential of a mean."""
+
+    def compute(self) -> Any:
+        mean = self.mean
+        with np.errstate(over="ignore"):
+            return numpy_of(mean).exp(mean)
+
+
+@dispatch
+def metrics(metric: CalibrationError, prediction):
+    y = labels_of(prediction, metric)
+    probabilities = jax.nn.softmax(at_least_float32(prediction.outputs))
+    confidence = probabilities.max(1)
+    gap = confidence - (probabilities.argmax(1) == y.astype(int)).astype(confidence.dtype)
+    inner_edges = jnp.asarray(np.linspace(0, 1, metric.bins + 1)[1:-1], confidence.dtype)
+    bin_of = jnp.searchsorted(inner_edges, confidence, side="left")
+    inside = jax.nn.one_hot(bin_of, metric.bins, dtype=gap.dtype)
+    weight = weights(prediction, len(gap), gap.dtype)
+    return Gaps(weighted_sum(inside * gap[:, None], weight), weight.sum())
+
+
+@dispatch
+def validate(metric: CalibrationError):
+    if metric.bins < 1:
+        raise ValueError(f"CalibrationError, bins: at least 1 was expected, and {metric.bins} came.")
+
+
+@dispatch
+def metrics(metric: Perplexity, prediction):
+    value, weight = _nats(metric, prediction)
+    return ExponentialMean(weighted_sum(value, weight), weight.sum())
+
+
+@dispatch
+def metrics(metric: BitsPerCharacter, prediction):
+    value, weight = _nats(metric, prediction)
+    return Mean(value / np.log(2).astype(value.dtype), weight)
+
+
+def _nats(metric: Metric, prediction: Prediction) -> tuple[jax.Array, jax.Array]:
+    """Each example's cross-entropy, and how much it counts."""
+    flat = _flat(prediction)
+    y, labels = class_targets(flat, metric)
+    logits = at_least_float32(flat.outputs)
+    if labels:
+        value = optax.softmax_cross_entropy_with_integer_labels(logits, y)
+    else:
+        value = optax.softmax_cross_entropy(logits, y.astype(logits.dtype))
+    return value, weights(flat, len(value), value.dtype)
+
+
+def _flat(prediction: Prediction) -> Prediction:
+    """With the axes between the first and the classes counted as examples."""
+    outputs: Any = prediction.outputs
+    batch: Any = prediction.batch
+    y, weight, shape = getattr(batch, "y", None), weight_of(prediction), getattr(outputs, "shape", ())
+    if y is None or len(shape) < 3 or y.shape != shape[:-1]:
+        return prediction
+    n = int(np.prod(shape[:-1]))
+    if isinstance(outputs, jax.ShapeDtypeStruct):
+        outputs = jax.ShapeDtypeStruct((n, shape[-1]), outputs.dtype)
+    else:
+        outputs = outputs.reshape(n, shape[-1])
+    weight = None if weight is None else jnp.repeat(jnp.asarray(weight), n // shape[0])
+    y = y.reshape(n)
+    return Prediction(prediction.model, outputs, Labeled(y, y, weight=weight))
+
+
+@dispatch
+def validate(metric: CalibrationError, prediction):
+    check_labels(prediction, metric)
+
+
+@dispatch
+def validate(metric: Perplexity | BitsPerCharacter, prediction):
+    check_labels(_flat(prediction), metric)

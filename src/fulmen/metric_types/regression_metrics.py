@@ -1,0 +1,140 @@
+"""Metrics of regression: targets are numbers, of the shape of the outputs."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fulmen.core.mergeable import Mean, Mergeable
+from fulmen.core.naming import concrete, number
+from fulmen.core.prediction import at_least_float32, number_targets
+from fulmen.core.verbs import metrics, validate
+from fulmen.dispatching.registry import dispatch
+from fulmen.metric_types.metric import Metric, OfMean, numpy_of, ratio, weight_of, weighted_sum, weights
+
+__all__ = ["R2", "RMSE", "MeanAbsoluteError"]
+
+_MOST = 100.0  # standard deviations between the targets and `center` that single precision can do with
+
+
+class MeanAbsoluteError(Metric):
+    """The absolute error, averaged over examples and what each has. Outputs and targets of one shape."""
+
+    per_example: ClassVar[bool] = True
+
+
+class RMSE(Metric):
+    """The root of the squared error's mean over examples and what each has: √(mean (z − y)²).
+
+    Outputs z and targets y have one shape.
+
+    >>> prediction = fm.Prediction(None, jnp.array([0.0, 0.0]), fm.Labeled(None, jnp.array([3.0, 4.0])))
+    >>> print(round(float(fm.metrics(fm.RMSE(), prediction).compute()), 4))
+    3.5355
+    """
+
+    per_example: ClassVar[bool] = True
+
+
+class R2(Metric):
+    """The coefficient of determination, 1 − Σ (y − z)² / Σ (y − ȳ)²: the share of the targets' variance that is explained.
+
+    Outputs z and targets y have one shape; of several outputs it is the mean of each one's. It is 1 at best, 0 for the
+    targets' mean, and NaN where all targets are the same.
+
+    Args:
+        center: a number near the targets' mean, in their unit. It does not change the figure; but the sums are kept in
+            single precision, which cannot tell targets apart that are much closer to each other than to this.
+
+    >>> prediction = fm.Prediction(None, jnp.array([1.0, 2.0, 2.0]), fm.Labeled(None, jnp.array([1.0, 2.0, 3.0])))
+    >>> print(fm.metrics(fm.R2(), prediction).compute())
+    0.5
+    """
+
+    per_example: ClassVar[bool] = True
+
+    center: float = 0.0
+
+
+class RootMean(OfMean):
+    """The root of a mean."""
+
+    def compute(self) -> Any:
+        mean = self.mean
+        return numpy_of(mean).sqrt(mean)
+
+
+class Explained(Mergeable):
+    """Sums for R², one per output.
+
+    Args:
+        residual: of the squared errors.
+        total: of the targets, less `center`.
+        squares: of their squares.
+        weight: how many examples there are.
+    """
+
+    residual: jax.Array
+    total: jax.Array
+    squares: jax.Array
+    weight: jax.Array
+
+    def compute(self) -> Any:
+        xp = numpy_of(self.residual)
+        spread = self.squares - ratio(self.total, self.weight) * self.total
+        constant = spread <= self.squares / _MOST**2
+        return (1 - ratio(self.residual, xp.where(constant, 0.0, spread))).mean()
+
+
+@dispatch
+def metrics(metric: MeanAbsoluteError, prediction):
+    errors = jnp.abs(_errors(metric, prediction)[0])
+    return Mean(errors.mean(tuple(range(1, errors.ndim))), weight_of(prediction))
+
+
+@dispatch
+def metrics(metric: RMSE, prediction):
+    squares = _errors(metric, prediction)[0] ** 2
+    mean = Mean(squares.mean(tuple(range(1, squares.ndim))), weight_of(prediction))
+    return RootMean(mean.total, mean.weight)
+
+
+@dispatch
+def metrics(metric: R2, prediction):
+    errors, y = _errors(metric, prediction)
+    y = y - jnp.asarray(metric.center).astype(y.dtype)
+    weight = weights(prediction, len(y), y.dtype)
+    residual, total, squares = (weighted_sum(v, weight) for v in (errors**2, y, y**2))
+    return Explained(residual, total, squares, weight.sum())
+
+
+def _errors(metric: Metric, prediction: Any) -> tuple[jax.Array, jax.Array]:
+    """The errors, and the targets in their type."""
+    y = number_targets(prediction, metric)
+    outputs = at_least_float32(prediction.outputs)
+    y = jnp.asarray(y).astype(outputs.dtype)
+    return outputs - y, y
+
+
+@dispatch
+def validate(metric: MeanAbsoluteError | RMSE, prediction):
+    number_targets(prediction, metric)
+
+
+@dispatch
+def validate(metric: R2, prediction):
+    y, center = concrete(number_targets(prediction, metric)), concrete(metric.center)
+    if y is None or center is None or not y.size:
+        return
+    mean, spread = y.mean(0, dtype=np.float64), y.std(0, dtype=np.float64)
+    far = (spread > 0) & (np.abs(mean - center) > _MOST / 4 * spread)
+    if far.any():
+        where = np.unravel_index(np.argmax(far), far.shape)
+        mean, spread = np.asarray(mean)[where], np.asarray(spread)[where]
+        raise ValueError(
+            f"R2, center: a number near the targets' mean was expected, and {number(metric.center)} came; the mean is {mean:.6g}, "
+            f"and the standard deviation {spread:.3g}. Write fm.R2(center={mean:.3g}), or give targets less their mean."
+        )

@@ -1,0 +1,93 @@
+"""Objectives of regression: targets are numbers, of the shape of the outputs."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fulmen.core.naming import concrete, number
+from fulmen.core.prediction import at_least_float32, number_targets
+from fulmen.core.verbs import loss, validate
+from fulmen.dispatching.registry import dispatch
+from fulmen.objectives.algebra import Objective
+
+__all__ = ["MAE", "MSE", "Huber"]
+
+
+class MSE(Objective):
+    """The squared error (z − y)², averaged over all but the first axis: one number per example.
+
+    Outputs z and targets y have one shape.
+    """
+
+    per_example: ClassVar[bool] = True
+
+
+class MAE(Objective):
+    """The absolute error |z − y|, averaged over all but the first axis: one number per example.
+
+    Outputs z and targets y have one shape.
+    """
+
+    per_example: ClassVar[bool] = True
+
+
+class Huber(Objective):
+    """½ r² where |r| ≤ δ, and δ (|r| − ½ δ) beyond, for r = z − y: averaged over all but the first axis (Huber 1964).
+
+    Outputs z and targets y have one shape.
+
+    Args:
+        delta: δ, positive, where the square goes over into a line: a hyperparameter, in the targets' unit.
+
+    >>> prediction = fm.Prediction(None, jnp.array([0.5, 3.0]), fm.Labeled(None, jnp.zeros(2)))
+    >>> print(fm.loss(fm.Huber(delta=1.0), prediction))
+    [0.125 2.5  ]
+    """
+
+    per_example: ClassVar[bool] = True
+
+    delta: float = 1.0
+
+
+def _errors(prediction: Any, objective: Objective) -> jax.Array:
+    y = number_targets(prediction, objective)
+    outputs = at_least_float32(prediction.outputs)
+    return outputs - jnp.asarray(y).astype(outputs.dtype)
+
+
+def _mean(values: jax.Array) -> jax.Array:
+    return values.mean(tuple(range(1, values.ndim)))
+
+
+@dispatch
+def loss(objective: MSE, prediction):
+    return _mean(_errors(prediction, objective) ** 2)
+
+
+@dispatch
+def loss(objective: MAE, prediction):
+    return _mean(jnp.abs(_errors(prediction, objective)))
+
+
+@dispatch
+def loss(objective: Huber, prediction):
+    size = jnp.abs(_errors(prediction, objective))
+    delta = jnp.asarray(objective.delta).astype(size.dtype)
+    near = jnp.minimum(size, delta)
+    return _mean(near * (size - near / 2))  # ½ r² where near is |r|
+
+
+@dispatch
+def validate(objective: Huber):
+    delta = concrete(objective.delta)
+    if delta is not None and not (np.isfinite(delta) & (delta > 0)).all():
+        raise ValueError(f"Huber, delta: a positive number was expected, and {number(objective.delta)} came.")
+
+
+@dispatch
+def validate(objective: MSE | MAE | Huber, prediction):
+    number_targets(prediction, objective)

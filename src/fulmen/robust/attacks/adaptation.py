@@ -1,0 +1,193 @@
+"""How APGD steps, and how it adapts its steps, in balls of each norm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fulmen.core.tree import Tree
+from fulmen.core.verbs import project
+from fulmen.dispatching.registry import dispatch, verb
+from fulmen.robust.attacks.attack_loop import along
+from fulmen.robust.attacks.region import Ball, L1Ball, L2Ball, LinfBall, members
+
+__all__: list[str] = []
+
+
+@verb(hands_on=False)
+def window(ball, steps, number):
+    """After how many steps the gains are looked at for the `number`-th time, from 0."""
+
+
+@verb(hands_on=False)
+def first_size(ball):
+    """The size of the first steps of an attack in the ball, in the inputs' units."""
+
+
+@verb(hands_on=False)
+def memory(ball, x, origin, drawn):
+    """What the adaptation remembers, at the beginning of a stage at `x`; `drawn` if that is the attack's random start."""
+
+
+@verb(hands_on=False)
+def adapt(ball, memory, now, value, height, offset, size):
+    """Whether steps gain enough.
+
+    Args:
+        ball: the ball.
+        memory: what the adaptation remembers.
+        now: the `Plan` of this step.
+        value: `(n,)`, what the attack makes large, at the points that the last step led to.
+        height: `(n,)`, the same at the best points.
+        offset: `(n, …)`, where these are, from the clean input.
+        size: `(n,)`, the sizes of the steps.
+
+    Returns:
+        `(back, size, memory)`: which examples, `(n,)`, go back to their best points, and what the others become.
+    """
+
+
+@verb(hands_on=False)
+def move(ball, region, memory, now, x, previous, ascent, size, origin):
+    """The points that the next step leads to, projected onto the region: `(n, …)`."""
+
+
+def _length(v: jax.Array) -> jax.Array:
+    """The Euclidean norm of each example, in a shape that goes with it."""
+    return jnp.sqrt((v**2).sum(tuple(range(1, v.ndim)), keepdims=True))
+
+
+# Balls of which every coordinate is moved
+
+
+class Oscillation(Tree):
+    """What the adaptation of the step size remembers, `(n,)` each.
+
+    Attributes:
+        gains: how many steps have gained since the last check.
+        last: what the attack makes large, at the last point.
+        reduced: whether the last check halved the step.
+        checked: what the attack makes large, at the best point when it was.
+    """
+
+    gains: jax.Array
+    last: jax.Array
+    reduced: jax.Array
+    checked: jax.Array
+
+
+@dispatch
+def window(ball: Ball, steps, number):
+    longest, decrease, shortest = (max(int(share * steps), 1) for share in (0.22, 0.03, 0.06))
+    return max(longest - number * decrease, shortest) if number else longest
+
+
+@dispatch
+def first_size(ball: Ball):
+    return 2 * jnp.asarray(ball.eps)
+
+
+@dispatch
+def memory(ball: Ball, x, origin, drawn):
+    n, dtype = len(x), jnp.result_type(float)
+    # The authors' code compares the first step's value with 0, and does not ask at the first check whether the best has moved.
+    return Oscillation(jnp.zeros(n, jnp.int32), jnp.zeros(n, dtype), jnp.ones(n, bool), jnp.zeros(n, dtype))
+
+
+@dispatch
+def adapt(ball: Ball, memory, now, value, height, offset, size):
+    moved, check = now.place > 0, now.check > 0
+    gains = memory.gains + (moved & (value > memory.last)).astype(jnp.int32)
+    checked = jnp.where(moved, memory.checked, value)
+    back = check & ((4 * gains <= 3 * now.check) | (~memory.reduced & (checked >= height)))
+    after = Oscillation(
+        gains=jnp.where(check, 0, gains),
+        last=jnp.where(moved, value, memory.last),
+        reduced=jnp.where(check, back, memory.reduced),
+        checked=jnp.where(check, height, checked),
+    )
+    return back, jnp.where(back, size / 2, size), after
+
+
+@dispatch
+def move(ball: Ball, region, memory, now, x, previous, ascent, size, origin):
+    share = jnp.where(now.place == 0, 1.0, 0.75).astype(x.dtype)
+    there = _onto(ball, region, x + along(size, x) * _direction(ball, ascent), origin)
+    return project(region, _onto(ball, region, x + (there - x) * share + (x - previous) * (1 - share), origin), origin)
+
+
+def _direction(ball: Ball, ascent: jax.Array) -> jax.Array:
+    return ascent / (_length(ascent) + 1e-12) if isinstance(ball, L2Ball) else jnp.sign(ascent)
+
+
+def _onto(ball: Ball, region: Any, x: jax.Array, origin: jax.Array) -> jax.Array:
+    """Onto the ball, and then onto the rest: the authors' projection, which for an `L2Ball` and a box is not the nearest point."""
+    if isinstance(ball, LinfBall):
+        return project(region, x, origin)
+    offset = x - origin
+    x = origin + offset * jnp.minimum(1, jnp.asarray(ball.eps).astype(x.dtype) / (_length(offset) + 1e-12))
+    for member in members(region):
+        x = x if isinstance(member, Ball) else project(member, x, origin)
+    return x
+
+
+# The ball of which few coordinates are moved
+
+
+class Sparsity(Tree):
+    """What the adaptation of the sparsity remembers, `(n,)` each.
+
+    Attributes:
+        share: of the coordinates, which a step moves.
+        support: how many coordinates of the best point were moved at the last check.
+    """
+
+    share: jax.Array
+    support: jax.Array
+
+
+def _support(offset: jax.Array) -> jax.Array:
+    return (offset != 0).sum(tuple(range(1, offset.ndim))).astype(jnp.float32)
+
+
+@dispatch
+def window(ball: L1Ball, steps, number):
+    return max(int(0.04 * steps), 1)
+
+
+@dispatch
+def first_size(ball: L1Ball):
+    return jnp.asarray(ball.eps)
+
+
+@dispatch
+def memory(ball: L1Ball, x, origin, drawn):
+    coordinates = x[0].size
+    if drawn:
+        return Sparsity(jnp.full(len(x), 0.2, jnp.float32), jnp.full(len(x), float(coordinates), jnp.float32))
+    support = _support(x - origin)
+    return Sparsity(support / coordinates / 1.5, support)
+
+
+@dispatch
+def adapt(ball: L1Ball, memory, now, value, height, offset, size):
+    check, support, coordinates = now.check > 0, _support(offset), offset[0].size
+    longest = jnp.asarray(ball.eps).astype(size.dtype)
+    sparser = support / memory.support < 0.95
+    shorter = jnp.clip(jnp.where(sparser, longest, size / 1.5), longest / 10, longest)
+    after = Sparsity(support / coordinates / 1.5, support)
+    choose = lambda new, old: jnp.where(check, new, old)
+    return check & sparser, choose(shorter, size), jax.tree.map(choose, after, memory)
+
+
+@dispatch
+def move(ball: L1Ball, region, memory, now, x, previous, ascent, size, origin):
+    steepness = jnp.abs(ascent).reshape(len(x), -1)
+    coordinates = steepness.shape[1]
+    rank = jnp.clip((1 - memory.share) * coordinates, 0, coordinates - 1).astype(jnp.int32)
+    threshold = jnp.take_along_axis(jnp.sort(steepness, 1), rank[:, None], 1)
+    signs = jnp.sign(jnp.where(jnp.abs(ascent) >= along(threshold, ascent), ascent, 0))
+    length = jnp.abs(signs).sum(tuple(range(1, signs.ndim)), keepdims=True) + 1e-10
+    return project(region, x + along(size, x) * signs / length, origin)

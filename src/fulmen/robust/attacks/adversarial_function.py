@@ -1,0 +1,69 @@
+"""Attacks on plain functions, for those who have no system."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import jax
+
+from fulmen.core.batch import Batch
+from fulmen.core.component import Component
+from fulmen.core.leaves import is_array
+from fulmen.core.tree import hyper, static
+from fulmen.core.verbs import loss, perturb
+from fulmen.dispatching.registry import dispatch
+from fulmen.robust.attacks.attack import Attack
+from fulmen.robust.attacks.batch_inputs import inputs
+from fulmen.robust.attacks.gradient import last_point
+
+__all__ = ["adversarial"]
+
+
+class _Function(Component):
+    """A loss function with its parameters, as something to attack."""
+
+    per_example: ClassVar[bool] = True
+
+    function: Callable[..., Any]
+    params: Any = hyper()
+    fixed: tuple[Any, ...] = static()
+
+
+class _Arguments(Batch):
+    x: jax.Array
+    rest: Any = hyper()
+
+
+@dispatch
+def loss(function: _Function, batch: _Arguments):
+    structure, fixed = function.fixed
+    rest = structure.unflatten([a if f is None else f[0] for a, f in zip(batch.rest, fixed, strict=True)])
+    return function.function(function.params, batch.x, *rest)
+
+
+def adversarial(loss_fn: Callable[..., Any], attack: Attack, *, best: bool = False) -> Callable[..., Any]:
+    """A loss function of the attacked input, from one of the clean input.
+
+    Args:
+        loss_fn: `loss_fn(params, x, *rest)`, one number per example, `(n,)`, or one for all; `x` is `(n, …)`.
+        attack: an `Attack`. One number for all is made large as it is, and then `best` compares points of the whole batch.
+        best: whether to keep each example's best point, for one more forward pass, rather than the last one.
+
+    Returns:
+        `f(params, x, *rest, key=None)`: `loss_fn` where the attack has moved `x` to. No gradient flows through the attack.
+
+    >>> f = fm.adversarial(lambda w, x: x @ w, fm.FGSM(fm.LinfBall(0.5)))
+    >>> print(f(jnp.array([1.0, -2.0]), jnp.zeros((1, 2))))
+    [1.5]
+    """
+
+    def attacked(params: Any, x: Any, *rest: Any, key: Any = None) -> Any:
+        leaves, structure = jax.tree.flatten(rest)
+        fixed = tuple(None if is_array(leaf) else (leaf,) for leaf in leaves)
+        arrays = [leaf if is_array(leaf) else None for leaf in leaves]
+        function = _Function(loss_fn, params, (structure, fixed))
+        moved = (perturb if best else last_point)(attack, function, _Arguments(x, arrays), key)
+        return loss_fn(params, inputs(moved), *rest)
+
+    return attacked

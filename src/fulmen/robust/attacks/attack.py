@@ -1,0 +1,258 @@
+"""How to attack, as data: `Attack`, `FGSM`, `PGD`, where they start, and the optax chain that each stands for."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import optax
+
+from fulmen.core.component import Component
+from fulmen.core.naming import briefly
+from fulmen.core.tree import hyper, remake, static
+from fulmen.core.verbs import transformation, validate
+from fulmen.dispatching.registry import MissingMethodError, dispatch, verb
+from fulmen.objectives import Objective
+from fulmen.robust.attacks.attack_loop import advance
+from fulmen.robust.attacks.batch_inputs import inputs
+from fulmen.robust.attacks.input_transform import View, views
+from fulmen.robust.attacks.region import Intersection, Region, ball_of, require_inside, require_not_negative
+from fulmen.robust.attacks.targets import Targeting, TrueLabel
+
+__all__ = ["FGSM", "PGD", "Attack", "Clean", "Start", "Uniform", "start_point"]
+
+
+# Where an attack starts
+
+
+class Start(Component):
+    """Where an attack starts.
+
+    **Extending.** Subclass it, and write `start_point(start: Mine, region, x, key)`.
+    """
+
+
+class Clean(Start):
+    """The clean input itself."""
+
+
+class Uniform(Start):
+    """A point drawn uniformly from the ball around the clean input."""
+
+
+CLEAN, TRUE_LABEL = Clean(), TrueLabel()
+
+
+@verb(hands_on=False)
+def start_point(start, region, x, key):
+    """Where the attack on one example starts; it is projected onto the region afterwards.
+
+    Args:
+        start: a `Start`.
+        region: the attack's region, or its ball.
+        x: the clean example, without a batch axis.
+        key: a random key of the example's own, or None.
+
+    Returns:
+        A point like `x`.
+
+    **Extending.** Overload it for a start of one's own, or for `Uniform` in a ball of one's own.
+    """
+
+
+def require_key(key: Any) -> None:
+    """Raise where a start has no key to draw with."""
+    if key is None:
+        raise ValueError("key: a start drawn at random needs a random key, such as jax.random.key(0), and None came.")
+
+
+@dispatch
+def start_point(start: Clean, region, x, key):
+    return x
+
+
+@dispatch
+def start_point(start: Uniform, region: Intersection, x, key):
+    return start_point(start, ball_of(region), x, key)
+
+
+# Attacks
+
+
+class Attack(Component):
+    """Steps of an optax transformation along the gradient of −loss at the input, each followed by `project`.
+
+    Radii and step sizes are data: they may change without recompiling. A transformation is static: make it once, and use
+    it again.
+
+    Args:
+        transform: the optax transformation. It sees one example at a time, and starts at the clean input.
+        region: where the attack may go.
+        steps: how many.
+        start: where it starts.
+        objective: what it makes large, of the outputs: an objective such as `fm.DLR()`. None is the system's own loss, each
+            example's by itself.
+        target: what it is after: `TrueLabel()`, `PredictedLabel()`, `Target(label)` or `LikelyTarget(rank)`.
+        restarts: how often it is run, each time with other random draws; each example's best point counts.
+        views: what is put to the system in the place of a point, such as `(fm.Diverse(),)`; the gradient is taken through it.
+        samples: for systems that draw at random: the mean over so many draws of each example's own is attacked ("expectation
+            over transformation", Athalye et al. 2018, arXiv:1707.07397). None attacks one draw, the same in every step.
+
+    **Extending.** A subclass has these fields, and those that it adds. Write `transformation(attack: Mine)`; where it is no
+    optax chain but goes by steps, `begin` and `advance` of `fm.attacks`; and else `perturb(attack: Mine, system, batch, key)`.
+
+    >>> chain = optax.chain(optax.normalize_by_update_norm(), optax.trace(decay=1.0), fm.fgsm(0.02))
+    >>> fm.Attack(chain, fm.LinfBall(0.1), steps=10)
+    Attack(region=LinfBall(eps=0.1), steps=10)
+    """
+
+    region: Region
+    steps: int = static(default=1, kw_only=True)
+    start: Start = dataclasses.field(default=CLEAN, kw_only=True)
+    objective: Objective | None = dataclasses.field(default=None, kw_only=True)
+    target: Targeting = dataclasses.field(default=TRUE_LABEL, kw_only=True)
+    restarts: int = static(default=1, kw_only=True)
+    samples: int | None = static(default=None, kw_only=True)
+    views: tuple[View, ...] = dataclasses.field(default=(), kw_only=True)
+    transform: optax.GradientTransformation | None = static(default=None, kw_only=True, repr=False)
+
+    def __init__(
+        self,
+        transform: optax.GradientTransformation,
+        region: Region,
+        *,
+        steps: int = 1,
+        start: Start = CLEAN,
+        objective: Objective | None = None,
+        target: Targeting = TRUE_LABEL,
+        restarts: int = 1,
+        samples: int | None = None,
+        views: tuple[View, ...] = (),
+    ) -> None:
+        options = {"objective": objective, "target": target, "restarts": restarts, "samples": samples, "views": views}
+        self.__dict__.update(region=region, steps=steps, start=start, transform=transform, mode=None, **options)
+
+    def __repr__(self) -> str:
+        return briefly(self)
+
+    @property
+    def length(self) -> int:
+        """How many times it advances."""
+        return self.steps
+
+    @property
+    def stepped(self) -> Any:
+        """The attack as its steps see it. A chain that does not look at their number needs one program for any number."""
+        return self if _looks_at_steps(self) else remake(self, {"steps": 1})
+
+
+class _Stepped(Component):
+    """A field that stands before the others: they come in the order of the bases."""
+
+    region: Region
+    step_size: float | None = None
+
+
+class SteepestAscent(Attack, _Stepped):
+    """Attacks whose step is the steepest one in the norm of their region's ball."""
+
+
+class FGSM(SteepestAscent):
+    """The fast gradient sign method: one step (Goodfellow, Shlens and Szegedy 2015, arXiv:1412.6572).
+
+    Args:
+        region: where the attack may go; its one ball decides the norm.
+        step_size: the size of the step; None is the ball's radius.
+        start: where it starts.
+
+    >>> fm.FGSM(fm.LinfBall(0.1) & fm.Box(0, 1))
+    FGSM(region=LinfBall(eps=0.1) & Box(lo=0, hi=1))
+    """
+
+    step_size: float | None = hyper(default=None, kw_only=True)
+    steps: int = static(default_factory=lambda: 1, init=False, repr=False)
+
+
+class PGD(SteepestAscent):
+    """Projected gradient descent on −loss (Madry et al. 2018, arXiv:1706.06083).
+
+    Args:
+        region: where the attack may go; its one ball decides the norm.
+        step_size: the size of a step, in the input's units.
+        steps: how many.
+        start: where it starts.
+
+    >>> fm.PGD(fm.LinfBall(0.1), step_size=0.02, steps=10)
+    PGD(region=LinfBall(eps=0.1), step_size=0.02, steps=10)
+    """
+
+    step_size: float = hyper()
+    steps: int = static()
+    start: Start = dataclasses.field(default=Uniform())
+
+
+@dispatch
+def transformation(attack: Attack):
+    if attack.transform is None:
+        name = type(attack).__name__
+        raise MissingMethodError(f"{name} has no optax chain. Write `transformation(attack: {name})`, which returns it.")
+    return attack.transform
+
+
+@dispatch
+def views(attack: Attack):
+    return attack.views
+
+
+@dispatch
+def transformation(attack: SteepestAscent):
+    ball = ball_of(attack.region)
+    return transformation(ball, ball.eps if attack.step_size is None else attack.step_size)
+
+
+_KNOWN = [method.function for method in transformation.methods]
+
+
+def _looks_at_steps(attack: Attack) -> bool:
+    """Whether the steps may depend on how many there are. With the chains above they do not."""
+    own = advance.method(attack, None, None, 0).module != "fulmen.robust.attacks.gradient"
+    return own or transformation.method(attack).function not in _KNOWN
+
+
+@dispatch
+def validate(attack: Attack):
+    name = type(attack).__name__
+    if not isinstance(attack.region, Region):
+        raise TypeError(f"{name}, region: such as fm.LinfBall(0.1) & fm.Box(0, 1) was expected, and {attack.region!r} came.")
+    if not isinstance(attack.steps, int) or attack.steps < 1:
+        raise ValueError(f"{name}, steps: a whole number of at least 1 was expected, and {attack.steps!r} came.")
+    if not isinstance(attack.start, Start):
+        raise TypeError(f"{name}, start: fm.Clean() or fm.Uniform() was expected, and {attack.start!r} came.")
+    if attack.objective is not None and not isinstance(attack.objective, Objective):
+        raise TypeError(f"{name}, objective: such as fm.CrossEntropy() was expected, and {attack.objective!r} came.")
+    if not isinstance(attack.target, Targeting):
+        raise TypeError(f"{name}, target: such as fm.Target(3) was expected, and {attack.target!r} came.")
+    if not isinstance(attack.views, tuple) or not all(isinstance(view, View) for view in attack.views):
+        raise TypeError(f"{name}, views: a tuple such as (fm.Diverse(),) was expected, and {attack.views!r} came.")
+    for option in ("restarts", "samples"):
+        value = getattr(attack, option)
+        if not (value is None and option == "samples") and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name}, {option}: a whole number of at least 1 was expected, and {value!r} came.")
+    if attack.transform is not None and not isinstance(attack.transform, optax.GradientTransformation):
+        raise TypeError(
+            f"{name}, transform: an optax transformation such as fm.fgsm(0.02) was expected, and {attack.transform!r} came."
+        )
+
+
+@dispatch
+def validate(attack: SteepestAscent):
+    validate.invoke(Attack)(attack)
+    if attack.step_size is not None:
+        require_not_negative(attack, "step_size", attack.step_size)
+    ball_of(attack.region)
+
+
+@dispatch
+def validate(attack: Attack, batch):
+    require_inside(attack.region, jax.tree.leaves(inputs(batch)))

@@ -1,0 +1,60 @@
+"""`autoattack`, the standard ensemble."""
+
+from __future__ import annotations
+
+from fulmen.objectives import DLR, CrossEntropy
+from fulmen.robust.attacks.apgd import APGD
+from fulmen.robust.attacks.ensemble import WorstOf
+from fulmen.robust.attacks.fab import FAB
+from fulmen.robust.attacks.region import L1Ball, Region, ball_of
+from fulmen.robust.attacks.square import Square
+from fulmen.robust.attacks.targets import LikelyTarget
+
+__all__ = ["autoattack"]
+
+
+def autoattack(
+    region: Region, *, classes: int = 10, steps: int = 100, queries: int = 5000, targets: int | None = None
+) -> WorstOf:
+    """The standard AutoAttack: no parameter to choose, each attack on the examples that those before have left.
+
+    APGD on the cross-entropy, APGD on the targeted DLR and FAB, both towards each of the likeliest wrong classes, and Square.
+    Croce and Hein 2020, arXiv:2003.01690; for an `L1Ball` 2021, arXiv:2103.01208: five restarts of the first and five targets
+    of the second, in balls of three, two and one times the radius.
+
+    Args:
+        region: where the attacks may go, with one `LinfBall`, `L2Ball` or `L1Ball`.
+        classes: how many there are; where they are fewer than four, the targeted APGD makes the target's cross-entropy small.
+        steps: of each run of APGD and of FAB.
+        queries: of Square.
+        targets: towards how many classes; None is nine, or of an `L1Ball` five for APGD, as far as there are so many.
+
+    Returns:
+        A `WorstOf`.
+
+    Raises:
+        ValueError: if there are fewer than two classes, or no target.
+
+    >>> print(*fm.autoattack(fm.LinfBall(0.1) & fm.Box(0, 1), targets=1).attacks, sep="\\n")
+    APGD(region=LinfBall(eps=0.1) & Box(lo=0, hi=1))
+    APGD(region=LinfBall(eps=0.1) & Box(lo=0, hi=1), objective=DLR(), target=LikelyTarget(rank=1))
+    FAB(region=LinfBall(eps=0.1) & Box(lo=0, hi=1), targets=1)
+    Square(region=LinfBall(eps=0.1) & Box(lo=0, hi=1))
+    """
+    for name, value, least in (("classes", classes, 2), ("targets", targets, 1)):
+        if not (value is None and name == "targets") and (not isinstance(value, int) or value < least):
+            raise ValueError(f"autoattack, {name}: a whole number of at least {least} was expected, and {value!r} came.")
+    sparse = isinstance(ball_of(region), L1Ball)
+    stages = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4)) if sparse else None
+    first = APGD(region, steps, restarts=5 if sparse else 1, stages=stages)
+    objective = DLR() if classes > 3 else CrossEntropy()
+
+    def ranks(most: int) -> range:
+        return range(1, min(targets or most, classes - 1) + 1)
+
+    targeted = [
+        APGD(region, steps, objective=objective, target=LikelyTarget(rank), stages=stages)
+        for rank in ranks(5 if sparse else 9)
+    ]
+    boundary = FAB(region, steps, targets=len(ranks(9)))
+    return WorstOf(first, *targeted, boundary, Square(region, queries))

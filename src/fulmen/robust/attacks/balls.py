@@ -1,0 +1,146 @@
+"""The steepest steps and the random starts of the balls in each norm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fulmen.core.verbs import transformation
+from fulmen.dispatching.registry import dispatch
+from fulmen.robust.attacks.attack import Uniform, require_key, start_point
+from fulmen.robust.attacks.projections import at_least_32_bits
+from fulmen.robust.attacks.region import L1Ball, L2Ball, LinfBall
+
+__all__ = ["fgm", "fgsm", "slide"]
+
+
+def fgsm(eps: Any) -> optax.GradientTransformation:
+    """The fast gradient sign method as an optax transformation: the sign of the gradient, then scaled.
+
+    As it descends, an attack gives it the gradient of −loss; `fgsm(eps)` is `optax.sign_sgd(eps)`. Goodfellow, Shlens and
+    Szegedy 2015, arXiv:1412.6572.
+
+    Args:
+        eps: the size of a step in the input's units: a number, also one that is being traced, or an optax schedule of the
+            attack's step.
+
+    >>> step, _ = fm.fgsm(0.5).update(jnp.array([3.0, -0.1, 0.0]), fm.fgsm(0.5).init(None))
+    >>> print(step)
+    [-0.5  0.5 -0. ]
+    """
+    return _steps(jnp.sign, eps)
+
+
+def fgm(step_size: Any) -> optax.GradientTransformation:
+    """The fast gradient method as an optax transformation: the gradient by its Euclidean norm, then scaled.
+
+    The step is −step_size · g / max(‖g‖₂, 10⁻¹²), the steepest one of its length; each array has a norm of its own. Miyato,
+    Dai and Goodfellow 2017, arXiv:1605.07725.
+
+    Args:
+        step_size: the length of a step in the input's units: a number, also one that is being traced, or an optax schedule
+            of the attack's step.
+
+    >>> step, _ = fm.fgm(0.5).update(jnp.array([3.0, -4.0]), fm.fgm(0.5).init(None))
+    >>> print(step)
+    [-0.3  0.4]
+    """
+
+    def direction(g: jax.Array) -> jax.Array:
+        wide = g.astype(at_least_32_bits(g.dtype))
+        largest = jnp.maximum(jnp.abs(wide).max(initial=0), 1e-12)  # or the squares of small slopes would be 0
+        length = largest * jnp.linalg.norm((wide / largest).ravel())
+        return (wide / jnp.maximum(length, 1e-12)).astype(g.dtype)
+
+    return _steps(direction, step_size)
+
+
+def slide(step_size: Any, q: float) -> optax.GradientTransformation:
+    """Sparse descent in the sum norm as an optax transformation: the signs of the largest slopes share the step.
+
+    With q = 0 only the largest slope counts, which is the steepest step of its length. Tramèr and Boneh 2019,
+    arXiv:1904.13000.
+
+    Args:
+        step_size: the length of a step, the sum over its coordinates, in the input's units: a number, also one that is being
+            traced, or an optax schedule of the attack's step.
+        q: the share of the coordinates that move, at least one. Where more slopes are as large as the smallest that counts,
+            they move too.
+
+    Raises:
+        ValueError: unless q is from 0 to 1.
+
+    >>> step, _ = fm.slide(1.0, q=0.5).update(jnp.array([3.0, -4.0, 1.0, 0.5]), fm.slide(1.0, 0.5).init(None))
+    >>> print(step)
+    [-0.5  0.5 -0.  -0. ]
+    """
+    if not 0 <= q <= 1:
+        raise ValueError(f"slide, q: the share of the coordinates that move, from 0 to 1, was expected, and {q!r} came.")
+
+    def direction(g: jax.Array) -> jax.Array:
+        sizes = jnp.abs(g).ravel()
+        least = jax.lax.top_k(sizes, max(1, round(q * g.size)))[0][-1]
+        signs = jnp.where(jnp.abs(g) >= least, jnp.sign(g), 0)
+        count = jnp.abs(signs).astype(at_least_32_bits(g.dtype)).sum()
+        return signs / jnp.maximum(count, 1).astype(g.dtype)
+
+    return _steps(direction, step_size)
+
+
+def _steps(direction: Callable[[jax.Array], jax.Array], step_size: Any) -> optax.GradientTransformation:
+    # As a schedule a number is cast to the gradient's type, whatever type it came in.
+    schedule: Any = step_size if callable(step_size) else lambda step: step_size
+    return optax.chain(
+        optax.stateless(lambda slopes, params: jax.tree.map(direction, slopes)), optax.scale_by_learning_rate(schedule)
+    )
+
+
+@dispatch
+def transformation(ball: LinfBall, step_size):
+    return fgsm(step_size)
+
+
+@dispatch
+def transformation(ball: L2Ball, step_size):
+    return fgm(step_size)
+
+
+@dispatch
+def transformation(ball: L1Ball, step_size):
+    return slide(step_size, q=0)
+
+
+@dispatch
+def start_point(start: Uniform, ball: LinfBall, x, key):
+    require_key(key)
+    return x + jnp.asarray(ball.eps).astype(x.dtype) * jax.random.uniform(key, x.shape, x.dtype, -1, 1)
+
+
+@dispatch
+def start_point(start: Uniform, ball: L2Ball, x, key):
+    """A normal direction has no preference, and the share of the ball within a radius r of it is rᵈ."""
+    direction, share = _drawn(jax.random.normal, x, key)
+    return _at(x, ball.eps, direction / jnp.linalg.norm(direction.ravel()) * share ** (1 / x.size))
+
+
+@dispatch
+def start_point(start: Uniform, ball: L1Ball, x, key):
+    """Exponential numbers by their sum are uniform on a simplex (Devroye 1986, section V.2); with signs they are Laplace's."""
+    direction, share = _drawn(jax.random.laplace, x, key)
+    return _at(x, ball.eps, direction / jnp.abs(direction).sum() * share ** (1 / x.size))
+
+
+def _drawn(draw: Callable[..., jax.Array], x: Any, key: Any) -> tuple[jax.Array, jax.Array]:
+    """Numbers in the shape of an example, and one between 0 and 1, in a type of at least 32 bits."""
+    require_key(key)
+    wide = at_least_32_bits(x.dtype)
+    one, other = jax.random.split(key)
+    return draw(one, x.shape, wide), jax.random.uniform(other, (), wide)
+
+
+def _at(x: Any, eps: Any, offset: jax.Array) -> jax.Array:
+    return (x.astype(offset.dtype) + jnp.asarray(eps).astype(offset.dtype) * offset).astype(x.dtype)

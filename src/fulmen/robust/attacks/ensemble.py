@@ -1,0 +1,74 @@
+"""`WorstOf`: several attacks, each on the examples that those before have left."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import optax
+
+from fulmen.core.verbs import perturb, validate
+from fulmen.dispatching.registry import dispatch
+from fulmen.robust.attacks.attack import Attack
+from fulmen.robust.attacks.batch_inputs import with_inputs
+from fulmen.robust.attacks.gradient import attempt, clean_look, indexed, of_the_rest
+from fulmen.robust.attacks.problem import Problem
+
+__all__ = ["WorstOf"]
+
+
+class WorstOf(Attack):
+    """Several attacks, each on the examples that no one before has succeeded on.
+
+    Args:
+        *attacks: the attacks, the fastest ones first.
+
+    >>> region = fm.LinfBall(0.1) & fm.Box(0, 1)
+    >>> fm.WorstOf(fm.FGSM(region), fm.PGD(region, 0.02, 10, restarts=3))
+    WorstOf(FGSM(region=LinfBall(eps=0.1) & Box(lo=0, hi=1)), PGD(region=LinfBall(eps=0.1) & Box(lo=0, hi=1), step_size=0.02, \
+steps=10, restarts=3))
+    """
+
+    attacks: tuple[Attack, ...] = ()
+
+    def __init__(self, *attacks: Attack) -> None:
+        if not attacks:
+            raise ValueError("WorstOf takes at least one attack, such as fm.FGSM(region), and none came.")
+        fields: Any = Attack(optax.identity(), attacks[0].region).__dict__
+        self.__dict__.update(fields, transform=None, attacks=attacks)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(map(repr, self.attacks))})"
+
+
+@dispatch
+def perturb(attack: WorstOf, system, batch, key):
+    return with_inputs(batch, attempt(attack, system, batch, key).x)
+
+
+@attempt.dispatch
+def _attempt(attack: WorstOf, system, batch, key):
+    batch = indexed(batch)
+    found = clean_look(Problem(attack, system, batch, key=key, stop=True))
+    for number, member in enumerate(attack.attacks):
+        own = None if key is None else jax.random.fold_in(key, number)
+        problem = Problem(member, system, batch, key=own, stop=True)
+        found = of_the_rest(found, problem, _attempted)
+    return found
+
+
+def _attempted(problem: Problem) -> Any:
+    return attempt(problem.attack, problem.system, problem.batch, problem.key)
+
+
+@dispatch
+def validate(attack: WorstOf):
+    for member in attack.attacks:
+        if not isinstance(member, Attack):
+            raise TypeError(f"WorstOf takes attacks such as fm.FGSM(region), and {member!r} came.")
+
+
+@dispatch
+def validate(attack: WorstOf, batch):
+    for member in attack.attacks:
+        validate(member, batch)

@@ -1,0 +1,114 @@
+"""The nearest point at which a linear function has a given value, within bounds, in the norm of each ball."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from fulmen.dispatching.registry import dispatch, verb
+from fulmen.robust.attacks.region import L1Ball, L2Ball, LinfBall
+
+__all__ = ["length", "onto_hyperplane", "shortest"]
+
+
+@verb(hands_on=False)
+def length(ball, offset):
+    """The norm of some offsets, `(n, …)`, that a ball stands for, `(n,)`.
+
+    **Extending.** Write it for a ball of one's own, and `shortest`, and attacks that look for the nearest point know its norm.
+    """
+
+
+@verb(hands_on=False)
+def shortest(ball, steepness, gap, room):
+    """The shortest steps u, by the ball's norm, with Σ aᵢ uᵢ = gap and 0 ≤ u ≤ room; where there is none, `room`.
+
+    Args:
+        ball: the ball.
+        steepness: a ≥ 0, `(n, features)`.
+        gap: `(n, 1)`, at least 0.
+        room: `(n, features)`, at least 0 and perhaps infinite, and 0 where the steepness is.
+
+    Returns:
+        u, `(n, features)`.
+
+    **Extending.** See `length`.
+    """
+
+
+def onto_hyperplane(ball: Any, x: jax.Array, slope: jax.Array, gap: jax.Array, lo: jax.Array, hi: jax.Array) -> jax.Array:
+    """The shortest offsets that make linear functions larger by some gaps, and stay within bounds.
+
+    Args:
+        ball: the ball whose norm says what is short.
+        x: the points, `(n, features)`, within the bounds.
+        slope: the functions' slopes, `(n, features)`.
+        gap: `(n,)`, of either sign. What is not finite counts as 0.
+        lo: the least values, `(n, features)`.
+        hi: the largest values, `(n, features)`.
+
+    Returns:
+        The offsets, `(n, features)`; where no point within the bounds is far enough, to the furthest one.
+    """
+    gap = jnp.where(jnp.isfinite(gap), gap, 0)[:, None]
+    direction = jnp.sign(slope) * jnp.where(gap < 0, -1, 1).astype(slope.dtype)
+    room = jnp.where(direction > 0, hi - x, jnp.where(direction < 0, x - lo, 0))
+    return direction * shortest(ball, jnp.abs(slope), jnp.abs(gap), room)
+
+
+@dispatch
+def length(ball: LinfBall, offset):
+    return jnp.abs(offset).max(tuple(range(1, offset.ndim)), initial=0)
+
+
+@dispatch
+def length(ball: L2Ball, offset):
+    return jnp.sqrt((offset**2).sum(tuple(range(1, offset.ndim))))
+
+
+@dispatch
+def length(ball: L1Ball, offset):
+    return jnp.abs(offset).sum(tuple(range(1, offset.ndim)))
+
+
+@dispatch
+def shortest(ball: LinfBall, steepness, gap, room):
+    return _filled(jnp.ones_like(steepness), steepness, gap, room)
+
+
+@dispatch
+def shortest(ball: L2Ball, steepness, gap, room):
+    return _filled(steepness, steepness, gap, room)
+
+
+@dispatch
+def shortest(ball: L1Ball, steepness, gap, room):
+    """The steepest coordinates go as far as they can, one after the other."""
+    order = jnp.argsort(steepness, 1, descending=True)
+    a, most = jnp.take_along_axis(steepness, order, 1), jnp.take_along_axis(room, order, 1)
+    gains = jnp.cumsum(a * most, 1)
+    before = jnp.pad(gains[:, :-1], ((0, 0), (1, 0)))
+    moved = jnp.where(a > 0, jnp.clip((gap - before) / a, 0, most), 0)
+    return jnp.put_along_axis(jnp.zeros_like(room), order, moved, 1, inplace=False)
+
+
+def _filled(pace: jax.Array, steepness: jax.Array, gap: jax.Array, room: jax.Array) -> jax.Array:
+    """All coordinates go at some pace, each until its room is used up: u = min(t · pace, room).
+
+    The time t that it takes is found by fixing those that have used theirs up and going on with the others (Michelot 1986),
+    which ends, as there are more of them each time, with the exact t, that no other example has a part in.
+    """
+
+    def step(carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        _, full, _ = carry
+        left = gap - jnp.where(full, steepness * room, 0).sum(1, keepdims=True)
+        t = jnp.maximum(left, 0) / jnp.where(full, 0, steepness * pace).sum(1, keepdims=True)
+        after = full | (t * pace >= room)
+        return t, after, (after != full).any()
+
+    full = room <= 0
+    t, full, _ = lax.while_loop(lambda carry: carry[-1], step, step((jnp.zeros_like(gap), full, jnp.array(True))))
+    return jnp.where(full, room, t * pace)

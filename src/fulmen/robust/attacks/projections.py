@@ -1,0 +1,240 @@
+"""The nearest point of a region, never outside by rounding."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from fulmen.core.verbs import project
+from fulmen.dispatching.registry import dispatch, verb
+from fulmen.robust.attacks.region import Ball, Box, Intersection, Interval, L1Ball, L2Ball, LinfBall, members, norm_balls
+
+__all__ = ["bounds"]
+
+
+@verb(hands_on=False)
+def bounds(region, origin):
+    """The least and the largest value of each coordinate.
+
+    Args:
+        region: an `Interval`.
+        origin: `(n, …)`, the clean inputs.
+
+    Returns:
+        `(lo, hi)`, each of the shape of `origin`, or of one that goes with it.
+
+    **Extending.** Overload it for a region of one's own, with values that are of the type of `origin`, and not outside by
+    rounding.
+    """
+
+
+@dispatch
+def bounds(region: LinfBall, origin):
+    eps = _radius(region, origin)
+    return -_sum_rounded_down(-origin, eps, origin.dtype), _sum_rounded_down(origin, eps, origin.dtype)
+
+
+@dispatch
+def bounds(region: Box, origin):
+    return tuple(jnp.broadcast_to(jnp.asarray(v).astype(origin.dtype), origin.shape) for v in (region.lo, region.hi))
+
+
+@dispatch
+def project(region: Interval, x, origin):
+    return jnp.clip(x, *bounds(region, origin))
+
+
+@dispatch
+def project(region: L2Ball | L1Ball, x, origin):
+    return project(Intersection((region,)), x, origin)
+
+
+@dispatch
+def project(region: Intersection, x, origin):
+    found, shape = members(region), jnp.shape(x)
+    for member in found:
+        if not isinstance(member, Interval | L2Ball | L1Ball):
+            x = project(member, x, origin)
+    lo, hi = (jnp.full(jnp.shape(origin), v, origin.dtype) for v in (-jnp.inf, jnp.inf))
+    for member in found:
+        if isinstance(member, Interval):
+            low, high = bounds(member, origin)
+            lo, hi = jnp.clip(lo, low, high), jnp.clip(hi, low, high)
+    balls = norm_balls(found)
+    if not balls:
+        return jnp.clip(x, lo, hi)
+    if not x.ndim or x.shape != origin.shape:
+        raise ValueError(f"x, origin: examples of one shape, (n, …), were expected, and {x.shape} and {origin.shape} came.")
+    n, size = x.shape[0], math.prod(x.shape[1:])
+    radius = functools.reduce(jnp.minimum, [_radius(ball, origin) for ball in balls])
+    radius = jnp.broadcast_to(radius.reshape(-1, 1), (n, 1))
+    x, origin, lo, hi = (jnp.asarray(v).reshape(n, size) for v in (x, origin, lo, hi))
+    return _nearest(isinstance(balls[0], L2Ball), radius, x, origin, lo, hi).reshape(shape)
+
+
+def _radius(ball: Ball, origin: Any) -> jax.Array:
+    """The radius as a number of the input's type, in a shape that goes with it."""
+    eps = jnp.asarray(ball.eps).astype(origin.dtype)
+    if eps.shape not in ((), origin.shape[:1]):
+        raise ValueError(
+            f"{type(ball).__name__}, eps: a number, or one for each example, {origin.shape[:1]}, was expected, and an array "
+            f"{eps.shape} came."
+        )
+    return eps.reshape(eps.shape + (1,) * (origin.ndim - eps.ndim))
+
+
+# Balls of a norm within bounds
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _nearest(euclidean: bool, radius: Any, x: jax.Array, origin: jax.Array, lo: jax.Array, hi: jax.Array) -> jax.Array:
+    """The nearest point within bounds and a ball, where the origin is within the bounds.
+
+    Minimising ½‖d − v‖² + λ‖d‖ within bounds shrinks each coordinate by a rule that knows one number of its example, λ, and
+    clips it. The number is the root of a monotone function ("continuous quadratic knapsack"). Shapes are `(n, …)`.
+    """
+    dtype, wide = x.dtype, at_least_32_bits(x.dtype)
+    x, origin, lo, hi = _rounded([x, origin, lo, hi])
+    radius = radius.astype(wide)
+    unit = lax.stop_gradient(jnp.ldexp(jnp.ones_like(radius), jnp.frexp(radius)[1]))  # a power of 2 rounds nothing
+
+    difference = x.astype(wide) - origin.astype(wide)
+    side = jnp.where(difference < 0, -1, 1).astype(wide)
+    far = side * difference / unit
+    limit = jnp.maximum(side * (jnp.where(difference < 0, lo, hi).astype(wide) - origin.astype(wide)) / unit, 0)
+    slack = _slack(far)
+    # Behind the barrier, as XLA may change the order of products by a constant.
+    longest, aim = lax.optimization_barrier((radius / unit * (1 - slack), radius / unit * (1 - 1.5 * slack)))
+    norm = lambda d: lax.stop_gradient(jnp.sqrt(_sum(d * d)) if euclidean else _sum(d))
+
+    inside = (norm(jnp.minimum(far, limit)) <= longest) & (radius > 0)  # a norm may be so small that it is 0
+    shrunk, excess, first, low, high = (_l2 if euclidean else _l1)(far, limit, aim)
+    d = jnp.where(radius > 0, shrunk(_root(excess, first, low, high, inside | (radius <= 0), slack / 2 * aim)), 0)
+    length = norm(d)
+    d = d * lax.stop_gradient(jnp.where(length <= longest, 1, aim / length))
+
+    moved = side.astype(dtype) * _sum_rounded_down(side * origin.astype(wide), d * unit, dtype)
+    return jnp.clip(jnp.where(inside | (d >= limit), x, moved), lo, hi)
+
+
+def _l2(far: jax.Array, limit: jax.Array, aim: jax.Array) -> tuple[Any, ...]:
+    """How coordinates shrink, by how much the norm is then too large, and the first, lowest and highest numbers to try.
+
+    The number is −(1 + λ)⁻², in which the squared norm is of straight pieces.
+    """
+    tiny = float(jnp.finfo(far.dtype).tiny)
+    shrunk = lambda t: jnp.minimum(jnp.sqrt(jnp.maximum(-t, tiny)) * far, limit)
+
+    def excess(t: jax.Array) -> tuple[jax.Array, jax.Array]:
+        d = shrunk(t)
+        return _sum(d * d) - aim * aim, _sum(jnp.where(d < limit, d * d, 0)) / t
+
+    largest = far.max(1, keepdims=True, initial=tiny)
+    first = -((aim / largest) ** 2) / _sum((far / largest) ** 2)
+    return shrunk, excess, first, jnp.full_like(aim, -1), jnp.zeros_like(aim)
+
+
+def _l1(far: jax.Array, limit: jax.Array, aim: jax.Array) -> tuple[Any, ...]:
+    """The same; the number is λ."""
+    shrunk = lambda t: jnp.clip(far - t, 0, limit)
+
+    def excess(t: jax.Array) -> tuple[jax.Array, jax.Array]:
+        d = shrunk(t)
+        return _sum(d) - aim, -_sum(((d > 0) & (d < limit)).astype(d.dtype))
+
+    low = jnp.zeros_like(aim)
+    return shrunk, excess, low, low, far.max(1, keepdims=True, initial=0)
+
+
+def _root(function: Callable[..., Any], first: Any, low: Any, high: Any, done: jax.Array, tolerance: Any) -> jax.Array:
+    """Where decreasing functions of straight pieces are 0: Newton's method in a bracket (Cominetti, Mascarenhas, Silva 2014).
+
+    Args:
+        function: from `(n, 1)` points to the values and slopes there.
+        first, low, high: the points to begin at, and those that the roots lie between.
+        done: which of the roots nobody needs.
+        tolerance: for the values.
+
+    Returns:
+        `(n, 1)`, differentiable as the roots are.
+    """
+
+    def step(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+        count, t, low, high, done = carry
+        value, slope = function(t)
+        low, high = jnp.where(value > 0, t, low), jnp.where(value > 0, high, t)
+        newton = t - value / slope
+        # An input that is no number gives none here, and is done too.
+        done |= ~(jnp.abs(value) > tolerance) | (jnp.abs(newton - t) <= jnp.finfo(t.dtype).eps * jnp.abs(t))
+        following = jnp.where((low < newton) & (newton < high), newton, (low + high) / 2)
+        return count + 1, jnp.where(done, t, following), low, high, done
+
+    def solve(_: Any, first: jax.Array) -> jax.Array:
+        going_on = lambda carry: (carry[0] < 100) & ~carry[-1].all()
+        return lax.while_loop(going_on, step, (0, first, low, high, done))[1]
+
+    def tangent(slope_times: Callable[[jax.Array], jax.Array], change: jax.Array) -> jax.Array:
+        slope = slope_times(jnp.ones_like(change))
+        return change / jnp.where(slope < 0, slope, -1)
+
+    begin = jnp.where(done, low, jnp.clip(first, low, high))
+    return lax.custom_root(lambda t: function(t)[0], begin, solve, tangent)
+
+
+# Rounding
+
+
+def at_least_32_bits(dtype: Any) -> jnp.dtype:
+    """The type in which numbers of a floating-point type are computed with."""
+    return jnp.dtype(dtype) if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
+
+
+def _sum(v: jax.Array) -> jax.Array:
+    """`(n, size)` to `(n, 1)`, of numbers of at least 0; the same in any batch, and by few roundings on any number's way."""
+    while v.shape[1] > 1:
+        v = jnp.pad(v, ((0, 0), (0, -v.shape[1] % 8)))
+        for _ in range(3):
+            half = v.shape[1] // 2
+            v = v[:, :half] + v[:, half:]
+        v = lax.optimization_barrier(v)  # a single program for all levels is too long
+    return v.sum(1, keepdims=True)
+
+
+def _slack(v: jax.Array) -> float:
+    """By how much a norm that `_sum` gave may be wrong, relative to it, with the roundings before and after."""
+    levels = math.ceil(math.log(max(v.shape[1], 1), 8) - 1e-9)
+    return (3 * levels + 8) * float(jnp.finfo(v.dtype).eps) / 2
+
+
+def _rounded(values: list[Any]) -> list[Any]:
+    """XLA may leave out roundings to 16 bits between operations, but not before a barrier."""
+    return lax.optimization_barrier(values) if jnp.finfo(values[0].dtype).bits < 32 else values
+
+
+def _sum_rounded_down(a: jax.Array, b: jax.Array, dtype: Any) -> jax.Array:
+    """The largest number of a type that is not above a + b.
+
+    The rounding error of a sum is itself a number of the type: "TwoSum", Knuth 1969, Møller 1965.
+    """
+    wide = at_least_32_bits(dtype)
+    a, b = (v.astype(wide) for v in _rounded([a, b]))
+    total = a + b
+    rest = total - a
+    error = (a - (total - rest)) + (b - rest)
+    down = jnp.where(error < 0, _below(total), total)
+    if wide == dtype:
+        return down
+    (total,) = _rounded([down.astype(dtype)])
+    return jnp.where(total.astype(wide) > down, _below(total), total)
+
+
+def _below(x: jax.Array) -> jax.Array:
+    """The next number below (Rump, Zimmermann, Boldo and Melquiond 2009, without the subnormal range)."""
+    info = jnp.finfo(x.dtype)
+    return x - (jnp.abs(x) * float(info.eps / 2 * (1 + info.eps)) + float(info.tiny * info.eps))

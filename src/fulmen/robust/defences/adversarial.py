@@ -1,0 +1,146 @@
+"""`Adversarial`: a system trained on inputs that an attack has been over, and attacks that change with the step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fulmen.compose.defence import Defence, defence_losses
+from fulmen.core.batch import Attacked
+from fulmen.core.component import Component
+from fulmen.core.leaves import components
+from fulmen.core.naming import concrete, number
+from fulmen.core.verbs import as_batch, augment, loss, validate
+from fulmen.dispatching.registry import dispatch
+from fulmen.robust.attacks.attack import Attack
+from fulmen.robust.attacks.gradient import last_point
+
+__all__ = ["Adversarial", "AttackSchedule", "AttackTrained", "attack_at"]
+
+
+class AttackSchedule(Component):
+    """An attack that changes with the training step: a function from the number of steps done to the attack.
+
+    Args:
+        function: `step -> Attack`. Every number in the attack may depend on the step, which is traced; its type and static
+            settings may not. It is part of the type: for equal systems to share compiled code it has to be the same function.
+
+    >>> from fulmen.robust.defences.adversarial import AttackSchedule
+    >>> def warming(step):
+    ...     eps = optax.linear_schedule(0.0, 0.1, 500)(step)
+    ...     return fm.PGD(fm.LinfBall(eps) & fm.Box(0, 1), step_size=eps / 4, steps=10)
+    >>> fm.Adversarial(fm.models.Flatten(), AttackSchedule(warming)).attack
+    AttackSchedule(function=warming)
+    """
+
+    function: Callable[[Any], Attack]
+
+
+def attack_at(attack: Any, mode: Any) -> Attack:
+    """The attack at a mode's step; where there is no step, at step 0."""
+    if not isinstance(attack, AttackSchedule):
+        return attack
+    with jax.numpy_dtype_promotion("standard"):  # a schedule counts in integers
+        return attack.function(jnp.asarray(getattr(mode, "step", 0), jnp.int32))
+
+
+class AttackTrained(Defence):
+    """A defence that attacks the batch first.
+
+    In a training step `augment` runs the system's own augmentation and then the attack, once, against the system in `Eval`
+    mode, so that neither its statistics move nor gradients of weights are computed.
+
+    Args:
+        system: anything that has a loss.
+        attack: the attack, or an `AttackSchedule`. Its numbers are hyperparameters, which may change without recompiling.
+
+    **Extending.** Write `defence_losses(defence: Mine, batch)` of `batch.clean` and `batch.batch`, and where the attack is
+    of another kind, `augment(defence: Mine, batch, mode)`.
+    """
+
+    attack: Attack | AttackSchedule
+
+
+class Adversarial(AttackTrained):
+    """A system that is trained against an attack (Madry et al. 2018, arXiv:1706.06083).
+
+    Loss and metrics see the `Attacked` batch that `augment` gives, and the metrics are called `robust/…`. On any other
+    batch, as in an evaluation, it is the system.
+
+    Args:
+        system: anything that has a loss: a `Classifier`, a model with a loss of its own, a game, another wrapper.
+        attack: the attack, or an `AttackSchedule`. Its numbers are hyperparameters, which may change without recompiling.
+        clean_weight: w, in [0, 1], how much the loss of the clean examples counts: w · loss(x) + (1 − w) · loss(x′)
+            (Goodfellow et al. 2015, arXiv:1412.6572, with ½). None leaves the clean examples out of the program.
+
+    **Extending.** Overload `augment(adv: Mine, batch, mode)` for another way to attack, and `loss(adv: Mine, batch:
+    fm.Attacked)` for another loss, as of `batch.clean` and `batch.batch` together. Training is on the last point of the
+    attack: the best one, which `perturb` gives, would cost another forward pass.
+
+    >>> fm.Adversarial(fm.models.Flatten(), fm.FGSM(fm.LinfBall(0.1))).attack.region
+    LinfBall(eps=0.1)
+    """
+
+    clean_weight: float | None = None
+
+    def defends(self, batch: Any) -> bool:
+        return isinstance(batch, Attacked) and self.clean_weight is not None
+
+
+@dispatch
+def augment(defence: AttackTrained, batch, mode):
+    batch = augment(defence.system, batch, mode.at("system"))
+    attack = attack_at(defence.attack, mode)
+    return Attacked(last_point(attack, defence.system, batch, mode.at("attack").key), batch)
+
+
+@dispatch
+def defence_losses(adv: Adversarial, batch):
+    clean, robust = loss(adv.system, batch.clean), loss(adv.system, batch.batch)
+    weight = jnp.asarray(adv.clean_weight)
+    return {"clean": weight.astype(clean.dtype) * clean, "robust": (1 - weight).astype(robust.dtype) * robust}
+
+
+@dispatch
+def validate(schedule: AttackSchedule):
+    if not callable(schedule.function):
+        raise TypeError(
+            f"AttackSchedule, function: one from the step to an attack was expected, and {schedule.function!r} came."
+        )
+    attack = attack_at(schedule, None)
+    if not isinstance(attack, Attack):
+        raise TypeError(
+            f"AttackSchedule: an attack such as fm.FGSM(fm.LinfBall(0.1)) was expected at step 0, and {attack!r} came."
+        )
+    for _, part in components(attack):
+        validate(part)
+
+
+@dispatch
+def validate(defence: AttackTrained):
+    validate.invoke(Defence)(defence)
+    if not isinstance(defence.attack, Attack | AttackSchedule):
+        raise TypeError(
+            f"{type(defence).__name__}, attack: such as fm.FGSM(fm.LinfBall(0.1)) was expected, and {defence.attack!r} came."
+        )
+
+
+@dispatch
+def validate(adv: Adversarial):
+    validate.invoke(AttackTrained)(adv)
+    if adv.clean_weight is not None:
+        weight = concrete(adv.clean_weight)
+        if weight is not None and not ((weight >= 0) & (weight <= 1)).all():
+            raise ValueError(
+                f"Adversarial, clean_weight: a number from 0 to 1 was expected, and {number(adv.clean_weight)} came."
+            )
+
+
+@dispatch
+def validate(defence: AttackTrained, batch):
+    batch = as_batch(defence.system, batch)
+    validate(attack_at(defence.attack, None), batch)
+    validate(defence.system, batch)

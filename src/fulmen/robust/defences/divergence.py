@@ -1,0 +1,58 @@
+"""How far a model's probabilities move from what they were: what TRADES and VAT make large, and then small."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from fulmen.compose.defence import logits
+from fulmen.core.batch import Attacked, Batch
+from fulmen.core.component import System
+from fulmen.core.prediction import Prediction, at_least_float32
+from fulmen.core.tree import hyper
+from fulmen.core.verbs import losses
+from fulmen.dispatching.registry import dispatch
+
+__all__ = ["Divergence", "divergence", "total_divergence", "with_reference"]
+
+
+def divergence(reference: jax.Array, outputs: jax.Array) -> jax.Array:
+    """KL(p ‖ q) = Σ_c p_c (log p_c − log q_c) in nats, `(n,)`, of the probabilities of two arrays of logits."""
+    p, q = jax.nn.log_softmax(at_least_float32(reference)), jax.nn.log_softmax(at_least_float32(outputs))
+    return (jax.nn.softmax(at_least_float32(reference)) * (p - q)).sum(1)
+
+
+def total_divergence(reference: dict[str, Prediction], found: dict[str, Prediction]) -> jax.Array:
+    """The sum over a system's classifiers, `(n,)`."""
+    return jnp.stack([divergence(reference[path].outputs, prediction.outputs) for path, prediction in found.items()]).sum(0)
+
+
+class _Reference(Batch):
+    """The logits that are moved away from, by the classifier's path."""
+
+    logits: dict[str, jax.Array] = hyper()
+
+
+class Divergence(System):
+    """A system as something to attack: its loss is how far its probabilities have moved. It needs no labels.
+
+    Args:
+        system: a system with a classifier in it.
+    """
+
+    per_example: ClassVar[bool] = True
+
+    system: Any
+
+
+def with_reference(batch: Any, reference: dict[str, Prediction]) -> Attacked:
+    """The batch that `Divergence` takes: examples, and the predictions that they shall be moved away from."""
+    return Attacked(batch, _Reference({path: p.outputs for path, p in reference.items()}, weight=batch.weight))
+
+
+@dispatch
+def losses(system: Divergence, batch):
+    found, reference = logits(system, system.system, batch.batch), batch.clean.logits
+    return {path or "kl": divergence(reference[path], p.outputs) for path, p in found.items()}

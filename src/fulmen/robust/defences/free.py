@@ -1,0 +1,172 @@
+"""`FreeAdversarial`: one backward pass moves the parameters and the perturbation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fulmen.compose.defence import Defence, defence_losses
+from fulmen.core.component import Buffer, Parameter
+from fulmen.core.mergeable import Last
+from fulmen.core.mode import Train
+from fulmen.core.tree import hyper, remake, static
+from fulmen.core.verbs import (
+    as_batch,
+    augment,
+    init,
+    loss,
+    metrics,
+    project,
+    setup,
+    transformation,
+    update,
+    validate,
+)
+from fulmen.data.source import Source
+from fulmen.dispatching.registry import dispatch
+from fulmen.robust.attacks.batch_inputs import inputs, with_inputs
+from fulmen.robust.attacks.region import Region, ball_of, require_inside, require_not_negative
+from fulmen.train.setup import check_component
+from fulmen.train.step import apply_gradients, differentiate, end_step, require_usual_steps
+
+__all__ = ["FreeAdversarial"]
+
+
+class FreeAdversarial(Defence):
+    """Adversarial training at the price of clean training: each batch is replayed, and every replay's one backward pass moves
+    the parameters and, up the loss, the perturbation of the inputs, which goes on with the next batch.
+
+    A training step is `replays` updates of the parameters, so train for fewer epochs; learning rates that follow the plan are
+    stretched to it, one's own functions of the step count updates. The gradient at the inputs is that of training, with its
+    dropout and batch statistics. Shafahi et al. 2019, arXiv:1904.12843.
+
+    Args:
+        system: anything that has a loss. It has to be the whole of what is trained, not a part of it.
+        region: where the perturbed inputs may be; its one ball decides the norm.
+        replays: m, how often a batch is trained on.
+        step_size: how far a replay moves the inputs; None is the ball's radius.
+        perturbation: what is added to the inputs, a `Buffer` of a batch's shape, which `setup` makes.
+
+    >>> from fulmen.robust.defences import FreeAdversarial
+    >>> free = FreeAdversarial(fm.Classifier(fm.models.MLP(4, 8, 3)), fm.LinfBall(0.1), replays=4)
+    >>> state = fm.setup(free, (jnp.ones((6, 4)), jnp.arange(6) % 3), optimizer=optax.sgd, lr=0.1, batch_size=3)
+    >>> state.system.perturbation.value.shape
+    (3, 4)
+    """
+
+    region: Region
+    replays: int = static(default=4, kw_only=True)
+    step_size: float | None = hyper(default=None, kw_only=True)
+    perturbation: Buffer | Parameter | None = None
+
+    def defends(self, batch: Any) -> bool:
+        return isinstance(self.perturbation, Parameter)  # as it is while a replay differentiates
+
+
+@dispatch
+def setup(free: FreeAdversarial, data, *, batch_size=None, seed=0, **options):
+    check_component(free)
+    source = Source.looked_at(data)
+
+    def attacked(raw: Any, key: Any) -> Any:
+        return inputs(augment(init(free.system, key), as_batch(free.system, raw), Train(key)))
+
+    shapes = jax.eval_shape(attacked, source.first(source.plan(usual=batch_size, seed=seed)), jax.random.key(0))
+    old = None if free.perturbation is None else perturbation(free)
+    if jax.tree.map(jnp.shape, old) != jax.tree.map(jnp.shape, shapes):
+        free = remake(free, {"perturbation": Buffer(jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), shapes))})
+    return setup.invoke(object, object)(free, source, batch_size=batch_size, seed=seed, **options)
+
+
+@dispatch
+def update(free: FreeAdversarial, state, batch, mode):
+    if not isinstance(free, FreeAdversarial):
+        raise ValueError(
+            f"FreeAdversarial has a step of its own: it has to stand outermost, and in {type(free).__name__} it does not."
+        )
+    require_usual_steps(free, state, batch, mode)
+    batch = augment(free, batch, mode.at("augment"))
+    origin = jax.tree.map(jnp.asarray, inputs(batch))
+    stored = perturbation(free)
+    x = jax.tree.map(lambda r, x: project(free.region, x + _rows(r, x), x), stored, origin)
+    plan, logs = state.plan, {}
+    counts = {name: getattr(plan, name) for name in ("total_steps", "steps_per_epoch")}
+    longer = remake(plan, {name: None if n is None else n * free.replays for name, n in counts.items()})
+    state = state.replace(plan=longer)
+    for replay in range(free.replays):
+        now = mode.at(f"replay {replay}") if replay else mode
+        kept = state.system.perturbation
+        system = remake(state.system, {"perturbation": Parameter(x)})
+        value, gradients, moved, found = differentiate(system, batch, now)
+        x = jax.tree.map(lambda x, slope, origin: _ascended(free, x, slope, origin), x, gradients.perturbation.value, origin)
+        gradients = remake(gradients, {"perturbation": jax.tree.map(lambda _: None, kept)})
+        state = apply_gradients(state.replace(system=remake(moved, {"perturbation": kept})), gradients, value=value)
+        state = end_step(state, batch, now)
+        logs = {name: _merged(logs.get(name), figure) for name, figure in found.items()}
+    left = jax.tree.map(lambda r, x, origin: r.at[: len(x)].set(x - origin), stored, x, origin)
+    system = remake(state.system, {"perturbation": remake(state.system.perturbation, {"value": left})})
+    return state.replace(system=system, plan=plan), logs
+
+
+def _rows(stored: jax.Array, x: jax.Array) -> jax.Array:
+    """As much of the perturbation as a batch needs; the last one of an epoch may be smaller."""
+    if len(x) > len(stored) or x.shape[1:] != stored.shape[1:]:
+        raise ValueError(
+            f"FreeAdversarial keeps a perturbation of shape {stored.shape}, and a batch of inputs {x.shape} came. Give `setup` or "
+            "`fit` the batch_size that it is trained with."
+        )
+    return stored[: len(x)]
+
+
+def _ascended(free: FreeAdversarial, x: jax.Array, slope: jax.Array, origin: jax.Array) -> jax.Array:
+    """The points a steepest step further up the loss, within the region."""
+    ball = ball_of(free.region)
+    step = transformation(ball, ball.eps if free.step_size is None else free.step_size)
+    change = jax.vmap(lambda slope: step.update(slope, step.init(slope))[0])(-slope)
+    return project(free.region, x + change.astype(x.dtype), origin)
+
+
+def _merged(old: Any, new: Any) -> Any:
+    return new if old is None or isinstance(new, Last) else jax.tree.map(jnp.add, old, new)
+
+
+def perturbation(free: FreeAdversarial) -> Any:
+    """What is kept, and while a replay differentiates, the perturbed inputs."""
+    if free.perturbation is None:
+        raise ValueError("FreeAdversarial has no perturbation yet: `fm.setup` or `fm.fit` makes it, of a batch's shape.")
+    return free.perturbation.value
+
+
+@dispatch
+def defence_losses(free: FreeAdversarial, batch):
+    return {"robust": loss(free.system, with_inputs(batch, perturbation(free)))}
+
+
+@dispatch
+def metrics(free: FreeAdversarial, batch):
+    if not free.defends(batch):
+        return metrics(free.system, batch)
+    return {
+        f"robust/{name}": figure for name, figure in metrics(free.system, with_inputs(batch, perturbation(free))).items()
+    }
+
+
+@dispatch
+def validate(free: FreeAdversarial):
+    validate.invoke(Defence)(free)
+    if not isinstance(free.region, Region):
+        raise TypeError(f"FreeAdversarial, region: such as fm.LinfBall(0.1) was expected, and {free.region!r} came.")
+    ball_of(free.region)
+    if not isinstance(free.replays, int) or free.replays < 1:
+        raise ValueError(f"FreeAdversarial, replays: a whole number of at least 1 was expected, and {free.replays!r} came.")
+    if free.step_size is not None:
+        require_not_negative(free, "step_size", free.step_size)
+
+
+@dispatch
+def validate(free: FreeAdversarial, batch):
+    batch = as_batch(free.system, batch)
+    require_inside(free.region, jax.tree.leaves(inputs(batch)))
+    validate(free.system, batch)

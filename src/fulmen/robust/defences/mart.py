@@ -1,0 +1,76 @@
+"""`MART`: misclassified examples count for more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fulmen.compose.defence import defence_losses, logits, unrecorded, validate_logits
+from fulmen.core.part_checks import require_number
+from fulmen.core.prediction import Prediction, at_least_float32, class_targets
+from fulmen.core.verbs import loss, validate
+from fulmen.dispatching.registry import dispatch
+from fulmen.robust.defences.adversarial import AttackTrained
+from fulmen.robust.defences.divergence import divergence
+
+__all__ = ["MART"]
+
+
+class MART(AttackTrained):
+    """Misclassification-aware training: BCE(x′) + β KL(p(x) ‖ p(x′)) · (1 − p_y(x)).
+
+    BCE is the system's loss at x′, the cross-entropy in the paper, less log(1.0001 − max_{c≠y} p_c(x′)). With several
+    classifiers in the system what they add to its loss adds up. Wang et al. 2020, "Improving adversarial robustness requires
+    revisiting misclassified examples".
+
+    Args:
+        system: one with a classifier in it, at any depth; labels are integers.
+        attack: the attack, or an `AttackSchedule`; in the paper's code `fm.PGD(…, start=Gaussian(0.001))`.
+        beta: β, how much the divergence counts.
+
+    >>> from fulmen.robust.defences import MART
+    >>> attack = fm.PGD(fm.LinfBall(0.1) & fm.Box(0, 1), step_size=0.02, steps=10)
+    >>> MART(fm.Classifier(fm.models.MLP(64, 32, 10)), attack).beta
+    6.0
+    """
+
+    beta: float = 6.0
+
+
+@dispatch
+def defence_losses(mart: MART, batch):
+    system = mart.system
+    clean, robust = logits(mart, system, batch.clean), logits(mart, unrecorded(system), batch.batch)
+    margin: Any = 0.0
+    moved: Any = 0.0
+    for path, prediction in robust.items():
+        y = _labels(mart, prediction)
+        own = jax.nn.one_hot(y, prediction.outputs.shape[1], dtype=bool)
+        wrong = jnp.where(own, 0, jax.nn.softmax(at_least_float32(prediction.outputs))).max(1)
+        right = jnp.where(own, jax.nn.softmax(at_least_float32(clean[path].outputs)), 0).sum(1)
+        margin = margin - jnp.log(1.0001 - wrong)
+        moved = moved + divergence(clean[path].outputs, prediction.outputs) * (1 - right)
+    return {"robust": loss(system, batch.batch), "margin": margin, "kl": jnp.asarray(mart.beta).astype(moved.dtype) * moved}
+
+
+def _labels(mart: MART, prediction: Prediction) -> Any:
+    y, labels = class_targets(prediction, mart)
+    if not labels:
+        raise TypeError(
+            "MART, y: integer labels were expected, and probabilities came. Leave out what mixes or smooths labels."
+        )
+    return jnp.asarray(y)
+
+
+@dispatch
+def validate(mart: MART):
+    validate.invoke(AttackTrained)(mart)
+    require_number(mart, "beta")
+
+
+@dispatch
+def validate(mart: MART, batch):
+    validate.invoke(AttackTrained, object)(mart, batch)
+    validate_logits(mart, batch)

@@ -1,0 +1,105 @@
+"""Attacks of one step that training is fast with, and the random starts that defences use."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from fulmen.core.tree import hyper, remake
+from fulmen.core.verbs import perturb, validate
+from fulmen.dispatching.registry import dispatch
+from fulmen.robust.attacks.attack import FGSM, Attack, Start, Uniform, require_key, start_point
+from fulmen.robust.attacks.region import Ball, Intersection, Region, ball_of, members, require_not_negative
+
+__all__ = ["NFGSM", "Gaussian", "fast_fgsm"]
+
+
+class Gaussian(Start):
+    """The clean input with normal noise: x + σ · N(0, I). Where TRADES and MART begin.
+
+    Args:
+        scale: σ, in the input's units.
+    """
+
+    scale: float = 0.001
+
+
+@dispatch
+def start_point(start: Gaussian, region, x, key):
+    require_key(key)
+    return x + jnp.asarray(start.scale).astype(x.dtype) * jax.random.normal(key, x.shape, x.dtype)
+
+
+@dispatch
+def validate(start: Gaussian):
+    require_not_negative(start, "scale", start.scale)
+
+
+def fast_fgsm(region: Region, *, alpha: float = 1.25) -> FGSM:
+    """FGSM from a uniform start with a step of α ε (Wong, Rice and Kolter 2020, arXiv:2001.03994).
+
+    Args:
+        region: where the attack may go; its one ball gives ε.
+        alpha: the size of the step in units of ε.
+
+    >>> from fulmen.robust.defences import fast_fgsm
+    >>> fast_fgsm(fm.LinfBall(0.1) & fm.Box(0, 1))
+    FGSM(region=LinfBall(eps=0.1) & Box(lo=0, hi=1), step_size=0.125, start=Uniform())
+    """
+    return FGSM(region, step_size=alpha * ball_of(region).eps, start=Uniform())
+
+
+class NFGSM(Attack):
+    """One step of ε from a noisier start, U(−kε, kε), which is not clipped to the ball afterwards: for training.
+
+    x′ = clip(x + η + α sign ∇ℓ(x + η)), clipped to the boxes alone (de Jorge et al. 2022, arXiv:2202.01181). Its points are up
+    to (k + 1) ε away, so it is no attack to measure robustness at ε with.
+
+    Args:
+        region: the ball, whose radius is ε, and boxes.
+        noise: k, the size of the start in units of ε.
+        step_size: α; None is ε.
+
+    >>> from fulmen.robust.defences import NFGSM
+    >>> NFGSM(fm.LinfBall(0.1) & fm.Box(0, 1))
+    NFGSM(region=LinfBall(eps=0.1) & Box(lo=0, hi=1))
+    """
+
+    region: Region
+    noise: float = 2.0
+    step_size: float | None = hyper(default=None)
+
+    def __init__(self, region: Region, *, noise: float = 2.0, step_size: float | None = None) -> None:
+        self.__dict__.update(FGSM(region).__dict__, noise=noise, step_size=step_size)
+
+
+class _From(Start):
+    """A point drawn uniformly from a ball of its own."""
+
+    ball: Ball
+
+
+@dispatch
+def start_point(start: _From, region, x, key):
+    return start_point(Uniform(), start.ball, x, key)
+
+
+@dispatch
+def perturb(attack: NFGSM, system, batch, key, *, best=True):
+    ball = ball_of(attack.region)
+    size = ball.eps if attack.step_size is None else attack.step_size
+    start = remake(ball, {"eps": attack.noise * ball.eps})
+    # A ball that no such step leaves decides on the norm, and clips nothing.
+    wide = remake(ball, {"eps": 2 * (start.eps + size)})
+    boxes = (member for member in members(attack.region) if not isinstance(member, Ball))
+    step = FGSM(Intersection((wide, *boxes)), step_size=size, start=_From(start))
+    return perturb(step, system, batch, key, best=best)
+
+
+@dispatch
+def validate(attack: NFGSM):
+    validate.invoke(Attack)(attack)
+    require_not_negative(attack, "noise", attack.noise)
+    if attack.step_size is not None:
+        require_not_negative(attack, "step_size", attack.step_size)
+    ball_of(attack.region)

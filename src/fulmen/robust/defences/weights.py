@@ -1,0 +1,156 @@
+"""Training at worse weights: `SAM` and `AWP`, whose gradient is taken a little way up the loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fulmen.core.component import Component, Wrapper, part_name
+from fulmen.core.leaves import components, leaves
+from fulmen.core.naming import briefly
+from fulmen.core.part_checks import require_number, require_part
+from fulmen.core.verbs import augment, update, validate
+from fulmen.dispatching.registry import dispatch, verb
+from fulmen.train.step import apply_gradients, differentiate, end_step, require_usual_steps
+
+__all__ = ["AWP", "SAM", "WorseWeights", "ascent"]
+
+
+class WorseWeights(Wrapper):
+    """A system that is trained with the gradient at weights a little way up its loss on the same batch, w + v.
+
+    The step is one of its own, with two gradients: the first, at w, says where v leads, and with it running statistics move
+    and the loss and metrics are logged, since w is what is evaluated; the second, at w + v, goes to the optimizer.
+
+    Args:
+        system: anything that has a loss, a defence too. It has to be the whole of what is trained, not a part of it.
+
+    **Extending.** Subclass it, and write `ascent(worse: Mine, slopes, weights)`.
+    """
+
+    system: Component
+
+    def __repr__(self) -> str:
+        return briefly(self)
+
+
+@verb(hands_on=False)
+def ascent(worse, slopes, weights):
+    """How far the weights are moved up the loss, v.
+
+    Args:
+        worse: a `WorseWeights`.
+        slopes: the gradient of the loss, a tree like `weights`.
+        weights: a component, with None in the place of all that is not trained.
+
+    Returns:
+        A tree like `slopes`.
+
+    **Extending.** Overload it for another way to go.
+    """
+
+
+class SAM(WorseWeights):
+    """Sharpness-aware minimization: v = ρ g / ‖g‖, over all weights together (Foret et al. 2021, arXiv:2010.01412).
+
+    Args:
+        system: anything that has a loss.
+        rho: ρ.
+
+    >>> from fulmen.robust.defences import SAM
+    >>> SAM(fm.Classifier(fm.models.MLP(64, 32, 10))).rho
+    0.05
+    """
+
+    rho: float = 0.05
+
+
+class AWP(WorseWeights):
+    """Adversarial weight perturbation: v = γ ‖w‖ g / ‖g‖ for each kernel by itself (Wu, Xia and Wang 2020, arXiv:2004.05884).
+
+    Biases and the scales of normalizations stay. It stands around a defence: `AWP(TRADES(…))`, `AWP(fm.Adversarial(…))`.
+    It costs one more gradient of the defence's loss: three forward passes where that has one training pass, as `Adversarial`'s, and
+    six where it has a clean one too, as that of `TRADES`.
+
+    Args:
+        system: anything that has a loss, such as a defence.
+        gamma: γ.
+
+    >>> from fulmen.robust.defences import AWP
+    >>> AWP(fm.Adversarial(fm.Classifier(fm.models.MLP(64, 32, 10)), fm.FGSM(fm.LinfBall(0.1)))).gamma
+    0.01
+    """
+
+    gamma: float = 0.01
+
+
+_TINY = 1e-12  # so that no gradient means no move
+
+
+@dispatch
+def ascent(sam: SAM, slopes, weights):
+    factor = jnp.asarray(sam.rho) / (optax.tree.norm(slopes) + _TINY)
+    return jax.tree.map(lambda g: factor.astype(g.dtype) * g, slopes)
+
+
+@dispatch
+def ascent(awp: AWP, slopes, weights):
+    above = [_leading_axes(weights, leaf.path) for leaf in leaves(weights)]
+
+    def move(g: jax.Array, w: jax.Array, leading: int) -> jax.Array:
+        if w.ndim - leading < 2:
+            return jnp.zeros_like(g)
+        axes = tuple(range(leading, w.ndim))
+        size = lambda v: jnp.sqrt(jnp.sum(jnp.abs(v) ** 2, axes, keepdims=True))
+        return jnp.asarray(awp.gamma).astype(g.dtype) * (size(w) / (size(g) + _TINY)).astype(g.dtype) * g
+
+    flat, structure = jax.tree.flatten(slopes)
+    rows: Any = zip(flat, jax.tree.leaves(weights), above, strict=True)
+    return structure.unflatten([move(*row) for row in rows])
+
+
+def _leading_axes(component: Any, path: str) -> int:
+    """The axes that the types above a leaf add in front of its own."""
+    found = [(where, getattr(type(part), "leading_axes", 0)) for where, part in components(component)]
+    return sum(axes for where, axes in found if not where or path.startswith(f"{where}."))
+
+
+def trained(slopes: Any, component: Any) -> Any:
+    """The component with None in the place of all that has no gradient."""
+    return jax.tree.map(lambda g, w: None if g is None else w, slopes, component, is_leaf=lambda v: v is None)
+
+
+@dispatch
+def update(worse: WorseWeights, state, batch, mode):
+    component: Any = worse  # or a wrapper around it
+    part = component
+    while not isinstance(part, WorseWeights):
+        part = getattr(part, part_name(type(part)))
+    require_usual_steps(part, state, batch, mode)
+    batch = augment(component, batch, mode.at("augment"))
+    value, slopes, moved, logs = differentiate(component, batch, mode)
+    up = ascent(part, slopes, trained(slopes, component))
+    there = jax.tree.map(lambda v, w: w if v is None else w + v, up, component, is_leaf=lambda v: v is None)
+    _, gradients, _, _ = differentiate(there, batch, mode)
+    state = apply_gradients(state.replace(system=moved), gradients, value=value)
+    return end_step(state, batch, mode), logs
+
+
+@dispatch
+def validate(worse: WorseWeights):
+    require_part(worse, "system", "a component that has a loss, such as fm.Classifier(model),")
+
+
+@dispatch
+def validate(sam: SAM):
+    validate.invoke(WorseWeights)(sam)
+    require_number(sam, "rho")
+
+
+@dispatch
+def validate(awp: AWP):
+    validate.invoke(WorseWeights)(awp)
+    require_number(awp, "gamma")

@@ -1,0 +1,134 @@
+"""What is to be attacked with: an attack, several, or the ensemble for a region; and the same at another radius."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+import numpy as np
+
+from fulmen.core.naming import concrete
+from fulmen.core.tree import remake, short
+from fulmen.dispatching.registry import dispatch, verb
+from fulmen.robust.attacks.attack import Attack, SteepestAscent
+from fulmen.robust.attacks.autoattack import autoattack
+from fulmen.robust.attacks.ensemble import WorstOf
+from fulmen.robust.attacks.iterated import RandomSign
+from fulmen.robust.attacks.region import Ball, Intersection, Region, members
+
+__all__ = ["as_attack", "scaled"]
+
+
+@verb(hands_on=False)
+def as_attack(given, classes):
+    """The attack that somebody means who gives a region, or several attacks.
+
+    Args:
+        given: an `Attack`; a tuple or list of them, which becomes their `WorstOf`; or a region, which becomes its
+            `autoattack`.
+        classes: how many classes there are.
+
+    **Extending.** Overload it for a region of one's own whose balls `autoattack` does not know.
+    """
+
+
+@dispatch
+def as_attack(given, classes):
+    hint = f" Make one: {given.__name__}(…)." if isinstance(given, type) and issubclass(given, Attack | Region) else ""
+    raise TypeError(
+        "robustness, attack: an attack such as fm.PGD(region, step_size=0.01, steps=40), several, or a region such as "
+        f"fm.LinfBall(0.1) & fm.Box(0, 1) was expected, and {short(given)} came.{hint}"
+    )
+
+
+@dispatch
+def as_attack(given: Attack, classes):
+    return given
+
+
+@dispatch
+def as_attack(given: Region, classes):
+    return autoattack(given, classes=max(classes, 2))
+
+
+@dispatch
+def as_attack(given: tuple | list, classes):
+    return WorstOf(*(as_attack(each, classes) for each in given))
+
+
+def flattened(attack: Any) -> list[Any]:
+    """The attacks that an attack is made of."""
+    return [inner for each in attack.attacks for inner in flattened(each)] if isinstance(attack, WorstOf) else [attack]
+
+
+@verb(hands_on=False)
+def scaled(attack, factor):
+    """An attack in balls so many times as large, with steps and starts so many times as long.
+
+    Args:
+        attack: an attack, a region or a start.
+        factor: a positive number.
+
+    **Extending.** Overload it for an attack with other lengths than its region's and a `step_size`.
+    """
+
+
+@dispatch
+def scaled(attack, factor):
+    return attack
+
+
+@dispatch
+def scaled(attack: Attack, factor):
+    changes = {"region": scaled(attack.region, factor), "start": scaled(attack.start, factor)}
+    return remake(attack, {**changes, **_times(attack, "step_size", factor)})
+
+
+@dispatch
+def scaled(attack: WorstOf, factor):
+    region = scaled(attack.region, factor)
+    return remake(attack, {"region": region, "attacks": tuple(scaled(each, factor) for each in attack.attacks)})
+
+
+@dispatch
+def scaled(region: Ball, factor):
+    return remake(region, {"eps": region.eps * factor})
+
+
+@dispatch
+def scaled(region: Intersection, factor):
+    return remake(region, {"regions": tuple(scaled(each, factor) for each in region.regions)})
+
+
+@dispatch
+def scaled(start: RandomSign, factor):
+    return remake(start, _times(start, "size", factor))
+
+
+def _times(tree: Any, name: str, factor: float) -> dict[str, Any]:
+    value = getattr(tree, name, None)
+    return {} if value is None else {name: value * factor}
+
+
+def one_ball(attacks: list[Any]) -> Ball | None:
+    """The ball of some attacks, where they have the same one."""
+    found = [[member for member in members(each.region) if isinstance(member, Ball)] for each in attacks]
+    first = found[0]
+    if len(first) != 1 or concrete(first[0].eps) is None or np.ndim(first[0].eps):
+        return None
+    same = all(len(each) == 1 and type(each[0]) is type(first[0]) and each[0].eps == first[0].eps for each in found)
+    return first[0] if same else None
+
+
+def name_of(attack: Any) -> str:
+    """An attack in a word or two: what tells it from others of its type."""
+    parts = [type(attack).__name__]
+    declared = {field.name: field for field in dataclasses.fields(attack)}
+    for name in ("objective", "target"):
+        value, default = getattr(attack, name), declared[name].default
+        if value is not None and repr(value) != repr(default) and repr(value) != "Margin()":
+            parts.append(re.sub(r"\b\w+=", "", repr(value)).removesuffix("()"))
+    if isinstance(attack, SteepestAscent) and attack.steps > 1:
+        parts[0] += f"-{attack.steps}"
+    return " ".join(parts)

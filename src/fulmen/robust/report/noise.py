@@ -1,0 +1,58 @@
+"""Random noise as an attack: what a search that looks at nothing finds."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+
+from fulmen.core.tree import remake, static
+from fulmen.core.verbs import project, validate
+from fulmen.dispatching.registry import dispatch
+from fulmen.robust.attacks.attack import Attack, Uniform, start_point
+from fulmen.robust.attacks.attack_loop import Walk, advance, begin, finish, standing
+from fulmen.robust.attacks.region import ball_of
+
+__all__ = ["UniformNoise"]
+
+
+class UniformNoise(Attack):
+    """Points drawn uniformly from the ball around the clean input, and projected onto the region.
+
+    Args:
+        region: where the points may be; its one ball is drawn from.
+        steps: how many are drawn.
+
+    >>> fm.evidence.UniformNoise(fm.LinfBall(0.1) & fm.Box(0, 1), steps=100)
+    UniformNoise(region=LinfBall(eps=0.1) & Box(lo=0, hi=1), steps=100)
+    """
+
+    steps: int = static(default=1)
+
+
+@dispatch
+def begin(attack: UniformNoise, problem):
+    return Walk(**standing(problem, problem.origin))
+
+
+@dispatch
+def advance(attack: UniformNoise, problem, walk, step):
+    draw = functools.partial(start_point, Uniform(), attack.region)
+
+    def drawn(number: int, origin: jax.Array) -> jax.Array:
+        return project(attack.region, jax.vmap(draw)(origin, problem.keys(step, number)), origin)
+
+    flat, structure = jax.tree.flatten(problem.origin)
+    x = structure.unflatten([drawn(number, leaf) for number, leaf in enumerate(flat)])
+    return remake(walk.keep(x, problem.look(x, step), step + 1), {"x": x})
+
+
+@dispatch
+def finish(attack: UniformNoise, problem, walk):
+    return walk
+
+
+@dispatch
+def validate(attack: UniformNoise):
+    validate.invoke(Attack)(attack)
+    ball_of(attack.region)

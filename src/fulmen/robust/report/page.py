@@ -1,0 +1,116 @@
+"""A report as one self-contained page of HTML, for light and dark screens."""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+from typing import Any
+
+import numpy as np
+
+from fulmen.inspect.plot_style import grid
+from fulmen.inspect.text import faint, html_table
+from fulmen.robust.report.html import attacks_table, curve_table, escaped, findings_list
+from fulmen.robust.report.pictures import panels
+from fulmen.robust.report.report_text import headline, verdicts
+
+__all__ = ["report_page"]
+
+ROWS = 2000  # examples that are listed
+
+STYLE = """
+:root { color-scheme: light dark }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 62em; margin: 2em auto; padding: 0 1em }
+h1 { font-size: 1.5em } h2 { font-size: 1.1em; margin-top: 2em }
+table { font: 13px/1.5 ui-monospace, monospace; display: block; overflow-x: auto }
+svg { max-width: 100%; height: auto }
+.figures { display: flex; flex-wrap: wrap; gap: 1em 2.5em; margin: 1em 0 } .figures b { display: block; font-size: 1.9em; line-height: 1.2 }
+.pictures { display: flex; flex-wrap: wrap; gap: 1em 2em }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 13px }
+details { max-height: 40em; overflow: auto }
+"""
+
+
+def report_page(report: Any) -> str:
+    """The page. Without matplotlib it has tables in the place of pictures."""
+    title = f"Robustness: {report.robust_accuracy:.3f} of {report.accuracy:.3f}"
+    n, warnings = len(report), len(report.warnings)
+    figures = {
+        "accuracy": f"{report.accuracy:.3f}",
+        "robust accuracy": f"{report.robust_accuracy:.3f}",
+        f"of {report.total} examples" if n < report.total else "examples": str(n),
+        "warning" if warnings == 1 else "warnings": str(warnings),
+    }
+    boxes = "".join(f"<div><b>{value}</b>{name}</div>" for name, value in figures.items())
+    sections = {
+        f"Warning signs: {verdicts(report)}": findings_list(report),
+        "Attacks, each on what those before have left": attacks_table(report),
+        "Pictures": _pictures(report),
+        "Accuracy at other radii, and under noise of that size": curve_table(report) if report.curve else "",
+        "Each example": _examples(report),
+        "What it was found with": _settings(report),
+    }
+    region = faint(report.settings["region"])
+    body = "".join(f"<h2>{html.escape(name)}</h2>\n{text}\n" for name, text in sections.items() if text)
+    head = (
+        '<meta charset="utf-8"><meta name="color-scheme" content="light dark"><meta name="viewport" content="width=device-width">'
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style>"
+    )
+    above = f'<h1>Robustness</h1><div class="figures">{boxes}</div><p>{html.escape(headline(report))}<br>{region}</p>'
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>{above}\n{body}</body></html>\n'
+
+
+def _pictures(report: Any) -> str:
+    try:
+        drawn = [_svg(draw, report, name) for name, draw in panels(report).items()]
+    except ImportError:
+        return ""
+    return f'<div class="pictures">{"".join(drawn)}</div>'
+
+
+def _svg(draw: Any, report: Any, name: str) -> str:
+    """One panel as SVG, without what links elsewhere, and with names that no other picture on the page has."""
+    import matplotlib
+    import matplotlib.pyplot as plt
+
+    with matplotlib.rc_context({"svg.hashsalt": f"fulmen {name}"}):
+        figure, (axes,) = grid(1, 1, (9.2, 4.0) if name == "examples" else (4.5, 3.0))
+        draw(axes, report)
+        out = io.StringIO()
+        figure.savefig(out, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+        plt.close(figure)
+    text = out.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    names = set(re.findall(r'\bid="([^"]+)"', text))
+    return re.sub(r'(\bid="|"#|url\(#)([^")]+)', lambda m: m[1] + (f"{name}-{m[2]}" if m[2] in names else m[2]), text)
+
+
+def _examples(report: Any) -> str:
+    shown = range(min(len(report), ROWS))
+    rows = []
+    for i in shown:
+        broken = report.correct[i] and not report.robust[i]
+        by = report.attacks[report.by[i]]["name"] if report.by[i] >= 0 else "" if report.correct[i] else "wrong as it is"
+        size = report.gradient["l2"][i]
+        rows.append(
+            (
+                str(i),
+                str(report.labels[i]),
+                str(report.predicted[i]),
+                str(report.attacked[i]),
+                by,
+                str(report.first[i]) if broken else "",
+                *(f"{report.distance[name][i]:.4g}" for name in ("linf", "l2", "l1")),
+                f"{size:.3g}" if np.isfinite(size) else "not finite",
+            )
+        )
+    columns = ("example>", "label>", "clean>", "attacked>", "broken by", "step>", "L∞>", "L2>", "L1>", "gradient>")
+    more = f"<p>{faint(f'and {len(report) - ROWS} more, which the JSON has')}</p>" if len(report) > ROWS else ""
+    return f"<details><summary>{len(report)} examples</summary>{html_table(columns, escaped(rows))}{more}</details>"
+
+
+def _settings(report: Any) -> str:
+    radii = ", ".join(f"{radius:.6g}" for radius in report.settings["radii"])
+    facts = {**report.settings, "radii": radii, "seconds": f"{report.seconds:.1f}", **report.versions}
+    return f"<pre>{html.escape(chr(10).join(f'{name}: {value}' for name, value in facts.items()))}</pre>"

@@ -1,0 +1,110 @@
+"""Pictures of a report: the curve over the radius, the classes, and examples with their perturbations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fulmen.core.verbs import plot
+from fulmen.dispatching.registry import dispatch
+from fulmen.inspect.plot_style import COLOURS, TEXT, grid
+from fulmen.robust.report.report import Report
+
+__all__: list[str] = []
+
+COLUMNS = 8  # examples that are shown
+
+
+@dispatch
+def plot(report: Report):
+    drawn = panels(report)
+    figure, cells = grid(len(drawn), min(len(drawn), 2), (5.2, 3.2))
+    if len(drawn) == 3:  # the examples below, as wide as both
+        cells[2].set_subplotspec(cells[2].get_gridspec()[1, :])
+    for axes, draw in zip(cells, drawn.values(), strict=True):
+        draw(axes, report)
+    return figure
+
+
+def panels(report: Report) -> dict[str, Any]:
+    """What there is to draw, by name: functions of axes and the report."""
+    found = {"curve": draw_curve} if report.curve else {}
+    found["classes"] = draw_classes
+    return {**found, "examples": draw_examples} if as_images(report.x) is not None and len(chosen(report)) else found
+
+
+def draw_curve(axes: Any, report: Report) -> None:
+    """Accuracy over the radius, under the attacks, and under noise of the same size."""
+    eps = np.array([0.0, *report.curve["eps"]])
+    lines = {"attacked": "robust", "noise": "noise"}
+    for (label, name), colour, style in zip(lines.items(), (COLOURS[1], COLOURS[0]), ("o-", "s--"), strict=True):
+        values = np.array([report.accuracy, *report.curve[name]])
+        axes.plot(eps, values, style, color=colour, ms=4, lw=1.6, label=label)
+        axes.annotate(
+            label, (eps[-1], values[-1]), (5, 0), textcoords="offset points", color=colour, fontsize=8, va="center"
+        )
+    classes = report.settings["classes"]
+    axes.axhline(1 / classes, color=TEXT, lw=0.8, ls=":")
+    axes.annotate("chance", (0, 1 / classes), (2, 2), textcoords="offset points", color=TEXT, fontsize=8)
+    axes.axvline(report.settings["eps"], color=TEXT, lw=0.8, ls=":")
+    axes.annotate("ε", (report.settings["eps"], 0.0), (3, -3), textcoords="offset points", color=TEXT, fontsize=8)
+    axes.set(xlabel="radius of the ball", ylim=(-0.03, 1.05))
+    axes.set_title("accuracy over the radius")
+    axes.xaxis.label.set_color(TEXT)
+
+
+def draw_classes(axes: Any, report: Report) -> None:
+    """Each class's accuracy, and within it the robust one."""
+    classes = report.per_class()
+    places = np.arange(len(classes))
+    clean, robust = ([values[i] for values in classes.values()] for i in (1, 2))
+    axes.bar(places, clean, color=COLOURS[0], alpha=0.45, width=0.8)
+    axes.bar(places, robust, color=COLOURS[1], width=0.5)
+    step = -(-len(classes) // 20)
+    axes.set_xticks(places[::step], [str(c) for c in classes][::step])
+    axes.set(xlabel="class", ylim=(0, 1.05))
+    axes.set_title("accuracy by class (narrow: attacked)")
+
+
+def chosen(report: Report) -> np.ndarray:
+    """The examples that are shown: broken ones, spread over the classes."""
+    rows = np.flatnonzero(report.correct & ~report.robust)
+    order = np.argsort([np.sum(report.labels[rows[:i]] == report.labels[row]) for i, row in enumerate(rows)], kind="stable")
+    return np.sort(rows[order][:COLUMNS])
+
+
+def as_images(x: Any) -> np.ndarray | None:
+    """Inputs as images in colour, `(n, height, width, 3)`; None where they are none."""
+    if not isinstance(x, np.ndarray) or x.ndim not in (3, 4) or (x.ndim == 4 and x.shape[3] not in (1, 3)):
+        return None
+    x = x.astype(np.float64)
+    x = x[..., None] if x.ndim == 3 else x
+    return np.broadcast_to(x, (*x.shape[:3], 3)) if min(x.shape[1:3]) >= 4 else None
+
+
+def draw_examples(axes: Any, report: Report) -> None:
+    """Broken examples as they were, how they were changed, and what came out; one picture with gaps that show the page."""
+    rows = chosen(report)
+    clean, attacked = as_images(report.clean[rows]), as_images(report.x[rows])
+    assert clean is not None and attacked is not None
+    low, high = min(clean.min(), attacked.min()), max(clean.max(), attacked.max())
+    change, span = attacked - clean, (high - low) or 1.0
+    times = span / (2 * np.abs(change).max() or 1.0)
+    times = float(f"{times:.1g}") if times < 10 else float(int(times))
+    shown = [(clean - low) / span, np.clip(0.5 + change * times / span, 0, 1), (attacked - low) / span]
+    n, height, width = clean.shape[:3]
+    gap = max(1, height // 8)
+    picture = np.zeros((3 * height + 2 * gap, n * width + (n - 1) * gap, 4))
+    for line, images in enumerate(shown):
+        for column, image in enumerate(images):
+            top, left = line * (height + gap), column * (width + gap)
+            picture[top : top + height, left : left + width, :3] = image
+            picture[top : top + height, left : left + width, 3] = 1
+    axes.imshow(picture, interpolation="nearest")
+    axes.spines[:].set_visible(False)
+    middles = [column * (width + gap) + width / 2 - 0.5 for column in range(n)]
+    axes.set_xticks(middles, [f"{a}→{b}" for a, b in zip(report.labels[rows], report.attacked[rows], strict=True)])
+    axes.set_yticks([i * (height + gap) + height / 2 - 0.5 for i in range(3)], ["clean", f"change ×{times:g}", "attacked"])
+    axes.tick_params(length=0, labelsize=8)
+    axes.set_title("examples that were broken, and what they are taken for")

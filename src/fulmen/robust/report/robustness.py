@@ -1,0 +1,339 @@
+"""`robustness`: every example under every attack, the curve over the radius, and the signs that the figures are wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import platform
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from fulmen.core.component import Component, Model
+from fulmen.core.leaves import components, require_arrays
+from fulmen.core.state import State, pack
+from fulmen.core.verbs import as_batch, loss, validate
+from fulmen.data.arrays import check_arrays
+from fulmen.dispatching.registry import MissingMethodError, dispatch, verb
+from fulmen.robust.attacks.batch_inputs import inputs
+from fulmen.robust.attacks.region import Ball, Intersection, L1Ball, L2Ball, LinfBall, require_inside
+from fulmen.robust.report.attack_choice import as_attack, flattened, name_of, one_ball, scaled
+from fulmen.robust.report.attack_evaluation import Evaluation, is_right, margins, norms
+from fulmen.robust.report.attack_signs import BlackBox, Convergence, Falling, Gradients, Inside, Iterations
+from fulmen.robust.report.binarization import Binarization
+from fulmen.robust.report.model_signs import Batches, Jumps, Modes, Probabilities, Randomness
+from fulmen.robust.report.noise import UniformNoise
+from fulmen.robust.report.report import Report
+from fulmen.robust.report.report_progress import Progress
+from fulmen.robust.report.warning_sign import Finding, Sign, examine
+from fulmen.train.loop import _interruptible
+
+__all__ = ["SIGNS", "robustness"]
+
+SIGNS: tuple[Sign, ...] = (
+    Iterations(),
+    Convergence(),
+    Falling(),
+    BlackBox(),
+    Binarization(),
+    Gradients(),
+    Inside(),
+    Randomness(),
+    Probabilities(),
+    Modes(),
+    Batches(),
+    Jumps(),
+)
+"""The warning signs, of which each has a finding in a report."""
+
+RADII = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+NORM_OF = {LinfBall: "linf", L2Ball: "l2", L1Ball: "l1"}
+
+
+@verb(hands_on=False)
+def robustness(state, data, attack, **options):
+    """How robust a classifier is, with the evidence: a `Report`.
+
+    Every example is attacked by each attack in turn until one has changed its class; what comes out for one does not depend
+    on the others. Then the same at other radii: balls lie in each other, so what withstands at one radius withstands at the
+    smaller ones. Then the warning signs of Carlini et al. 2019, arXiv:1902.06705, Croce et al. 2022, arXiv:2202.13711,
+    and Zimmermann et al. 2022, arXiv:2206.13991, on some of the examples.
+
+    Ctrl-C ends it after the attack at hand, pressed again at once: the report of what is done is returned, marked as partial. It
+    has the batches of examples that all attacks have been over, and of the first batch also what only some have.
+
+    Args:
+        state: a `State`, or a component whose arrays are there, with one classifier in it.
+        data: arrays, or a tuple, dict or `Batch` of arrays, with labels.
+        attack: an attack; several in a tuple, the fastest ones first; or a region, for its `fm.autoattack`.
+        seed: what all randomness follows from.
+        eps: the radii of the curve, or a single one; None is a quarter to twice the region's, an empty tuple none.
+        batch_size: how many examples are attacked at once.
+        signs: the warning signs, a tuple; () for none.
+        sample: on how many examples those are looked for that need attacks of their own.
+        progress: whether to show a progress bar, or one of one's own.
+
+    Returns:
+        A `Report`: `report.accuracy`, `report.robust_accuracy`, and each example's result in arrays.
+
+    Raises:
+        ValueError: for a system that is no classifier, labels out of range, and inputs that the region excludes.
+
+    **Extending.** Overload `predictions` for a system whose outputs are elsewhere, `as_attack` and `scaled` of `fm.evidence` for
+    regions and attacks of one's own, and `examine` for another warning sign.
+
+    >>> x, y = jnp.array([[0.2], [0.45], [0.9]]), jnp.array([0, 0, 1])
+    >>> model = fm.models.Dense(1, 2, weight=jnp.array([[-1.0, 1.0]]), bias=jnp.array([0.5, -0.5]))
+    >>> region = fm.LinfBall(0.1) & fm.Box(0, 1)
+    >>> report = fm.robustness(fm.Classifier(model), (x, y), fm.FGSM(region), progress=False)
+    >>> print(report.accuracy, report.robust, report.x.ravel().round(3))
+    1.0 [ True False  True] [0.3  0.55 0.8 ]
+    """
+
+
+@dispatch
+def robustness(state: State, data, attack, **options):
+    return _robustness(state.system, data, attack, **options)
+
+
+@dispatch
+def robustness(component: Component, data, attack, **options):
+    require_arrays(component, "robustness")
+    return _robustness(component, data, attack, **options)
+
+
+def _robustness(
+    system: Any,
+    data: Any,
+    attack: Any,
+    *,
+    seed: int = 0,
+    eps: Iterable[float] | float | None = None,
+    batch_size: int | None = None,
+    signs: tuple[Sign, ...] = SIGNS,
+    sample: int = 128,
+    progress: Any = True,
+) -> Report:
+    if isinstance(signs, bool):
+        raise TypeError(
+            f"signs: a tuple of signs was expected, and {signs} came: `signs=()` looks for none, and leaving it out for all."
+        )
+    begun = time.perf_counter()
+    leaves, structure = pack(system)
+    system, data = structure.unpack(leaves), check_arrays(data)
+    for name, value in (("batch_size", batch_size), ("sample", sample)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name}: a whole number of at least 1 was expected, and {value!r} came.")
+    whole = as_batch(system, data)
+    require_inside(Intersection(()), jax.tree.leaves(inputs(whole)))  # integers would not go through the model
+    evaluation = Evaluation(system, data, jax.random.key(seed), batch_size)
+    validate(system, whole)
+    attack = as_attack(attack, evaluation.classes)
+    for _, part in components(attack):
+        validate(part)
+    validate(attack, whole)
+    evaluation.attacks, evaluation.sample = flattened(attack), sample
+    evaluation.ball = one_ball(evaluation.attacks)
+    if isinstance(system, Model) and (signs or any(each.objective is None for each in evaluation.attacks)):
+        _require_loss(system, whole[:1])
+    radii = _radii(evaluation.ball, eps)
+    pieces = list(evaluation.pieces(np.arange(evaluation.n)))
+    steps = len(pieces) * len(evaluation.attacks) + len(radii) + len(signs)
+    settings = {
+        "system": repr(system),
+        "attack": repr(attack),
+        "attacks": len(evaluation.attacks),
+        "region": repr(evaluation.attacks[0].region),
+        "eps": None if evaluation.ball is None else float(evaluation.ball.eps),
+        "seed": seed,
+        "batch_size": evaluation.batch_size,
+        "sample": sample,
+        "classes": evaluation.classes,
+        "radii": radii,
+    }
+    answer = "Ctrl-C: ends after the attack at hand, with a report of what is done; again: at once."
+    with _interruptible(answer) as stop, Progress(progress, steps) as shown:
+        rows = _Rows(evaluation)
+        with contextlib.suppress(KeyboardInterrupt):  # pressed again
+            for piece in pieces:
+                if not rows.attack(piece, stop, shown):
+                    break
+        if not rows.pieces:
+            raise KeyboardInterrupt
+        report = rows.report(settings, _versions())
+        evaluation.outputs = np.concatenate([piece["outputs"] for piece in rows.pieces])
+        curve = _curve(evaluation, report, radii, stop, shown)
+        report = dataclasses.replace(report, curve=curve)
+        findings: list[Finding] = []
+        for sign in signs:
+            if stop.is_set():
+                break
+            shown.say(sign.title)
+            try:
+                findings.append(dataclasses.replace(examine(sign, evaluation, report), sign=sign.title))
+            except KeyboardInterrupt:  # pressed again
+                break
+            shown.step()
+        return dataclasses.replace(report, findings=findings, partial=stop.is_set(), seconds=time.perf_counter() - begun)
+
+
+def _require_loss(model: Model, batch: Any) -> None:
+    """Raise for a model alone, which has outputs and perhaps no loss: some signs attack that, after hours."""
+    try:
+        jax.eval_shape(lambda one: loss(model, one), batch)
+    except MissingMethodError as error:
+        name = type(model).__name__
+        raise ValueError(
+            f"robustness attacks the loss too, and {name} has none: give fm.Classifier(model), or write `loss({name.lower()}: {name}, "
+            "batch)`."
+        ) from error
+
+
+class _Rows:
+    """The results of the examples, batch by batch."""
+
+    def __init__(self, evaluation: Evaluation) -> None:
+        self.evaluation, self.pieces = evaluation, []
+        self.told = [
+            {"name": name_of(attack), "attack": repr(attack), "given": 0, "broken": 0, "seconds": 0.0}
+            for attack in evaluation.attacks
+        ]
+
+    def attack(self, rows: np.ndarray, stop: Any, shown: Progress) -> bool:
+        """All attacks on some examples, each on those that are left; whether there are results of them."""
+        evaluation = self.evaluation
+        labels, clean = evaluation.labels[rows], evaluation.inputs(rows)
+        outputs = evaluation.look(rows)
+        correct = is_right(outputs, labels)
+        x = jax.tree.map(np.array, clean)
+        # Attacks make different things large: where several end is compared by the margin.
+        margin, attacked = np.full(len(rows), np.inf), outputs.argmax(1)
+        robust, by, first = correct.copy(), np.full(len(rows), -1), np.where(correct, -1, 0)
+        told = []
+        for number, attack in enumerate(evaluation.attacks):
+            if stop.is_set():
+                break
+            shown.say(f"{self.told[number]['name']} on {robust.sum()} of {len(rows)}")
+            begun, left = time.perf_counter(), np.flatnonzero(robust)
+            if left.size:
+                try:
+                    walk = evaluation.attempt(attack, rows[left], jax.random.fold_in(evaluation.key, number))
+                    found = evaluation.look(rows[left], walk.x)
+                except KeyboardInterrupt:  # pressed again
+                    break
+                now = margins(found, labels[left])
+                better = walk.succeeded | (now < margin[left])
+                some = left[better]
+                for old, new in zip(jax.tree.leaves(x), jax.tree.leaves(walk.x), strict=True):
+                    old[some] = new[better]
+                margin[some], attacked[some] = now[better], found.argmax(1)[better]
+                broken = left[walk.succeeded]
+                robust[broken], by[broken], first[broken] = False, number, walk.first[walk.succeeded]
+            told.append((left.size, left.size - robust.sum(), time.perf_counter() - begun))
+            shown.step()
+        if len(told) < len(self.told):
+            if self.pieces or not told:
+                return False
+            self.told = self.told[: len(told)]
+        for each, numbers in zip(self.told, told, strict=True):
+            for name, value in zip(("given", "broken", "seconds"), numbers, strict=True):
+                each[name] += value
+        gradient = norms(evaluation.slopes(rows))
+        gradient = {name: np.where(np.isfinite(values), values, np.nan) for name, values in gradient.items()}
+        offsets = jax.tree.map(lambda a, b: a.astype(np.float64) - b, x, clean)
+        arrays = dict(labels=labels, predicted=outputs.argmax(1), correct=correct, robust=robust, by=by, first=first)
+        arrays |= dict(attacked=attacked, x=x, clean=clean, distance=norms(offsets), gradient=gradient, outputs=outputs)
+        self.pieces.append(arrays)
+        shown.figures(accuracy=self._mean("correct"), robust=self._mean("robust"))
+        return True
+
+    def _mean(self, name: str) -> float:
+        return float(np.concatenate([piece[name] for piece in self.pieces]).mean())
+
+    def report(self, settings: dict[str, Any], versions: dict[str, str]) -> Report:
+        joined = jax.tree.map(lambda *parts: np.concatenate(parts), *self.pieces)
+        joined.pop("outputs")
+        n, left, attacks = len(joined["labels"]), int(joined["correct"].sum()), []
+        for each in self.told:
+            left -= int(each["broken"])
+            numbers = {name: int(each[name]) for name in ("given", "broken")}
+            attacks.append({**each, **numbers, "accuracy": left / n})
+        return Report(**joined, attacks=attacks, settings=settings, versions=versions, total=self.evaluation.n)
+
+
+def _radii(ball: Ball | None, eps: Iterable[float] | float | None) -> list[float]:
+    if eps is not None:
+        radii = sorted(float(v) for v in (eps if isinstance(eps, Iterable) else (eps,)))
+        if radii and ball is None:
+            raise ValueError(
+                "eps: the attacks are in different balls, or in none, so there is no curve; eps=() was expected."
+            )
+        if not all(np.isfinite(v) and v >= 0 for v in radii):
+            raise ValueError(f"eps: finite radii of at least 0 were expected, and {radii} came.")
+        return [v for v in radii if v > 0]
+    return [] if ball is None or not ball.eps else [float(ball.eps) * part for part in RADII]
+
+
+def _curve(evaluation: Evaluation, report: Report, radii: list[float], stop: Any, shown: Progress) -> dict[str, np.ndarray]:
+    """The accuracy at each radius. What is broken in a ball is broken in all larger ones."""
+    if not radii:
+        return {}
+    assert evaluation.ball is not None
+    eps, n = float(evaluation.ball.eps), len(report)
+    distance = report.distance.get(NORM_OF.get(type(evaluation.ball), ""), np.full(n, np.inf))
+    robust, noise, everyone = {}, {}, np.arange(n)
+
+    def attacked(radius: float, rows: np.ndarray) -> np.ndarray:
+        """Which of some examples are broken."""
+        shown.say(f"ε = {radius:.4g}, {len(rows)} of {n}")
+        attacks = [scaled(attack, radius / eps) for attack in evaluation.attacks] if eps else evaluation.attacks
+        return evaluation.broken(attacks, rows, f"radius {radius}")
+
+    standing, broken = report.robust.copy(), report.correct & ~report.robust
+    for radius in (*sorted(r for r in radii if r >= eps), *sorted((r for r in radii if r < eps), reverse=True)):
+        if stop.is_set():
+            break
+        try:
+            if radius >= eps:
+                rows = np.flatnonzero(standing)
+                if radius > eps and rows.size:
+                    standing[rows[attacked(radius, rows)]] = False
+                robust[radius] = standing.mean()
+            else:
+                # The points that were found may be this near already; only for the rest is there anything to look for.
+                unknown = np.flatnonzero(broken & (distance > radius))
+                if unknown.size:
+                    broken[unknown] = attacked(radius, unknown)
+                robust[radius] = (report.correct & ~broken).mean()
+            ball_noise = UniformNoise(scaled(evaluation.attacks[0].region, radius / eps if eps else 1.0), steps=1)
+            x = evaluation.last_points(ball_noise, everyone, "noise")
+            noise[radius] = (evaluation.look(everyone, x).argmax(1) == report.labels).mean()
+        except KeyboardInterrupt:  # pressed again
+            break
+        shown.step()
+    found = sorted(noise)
+    if not found:
+        return {}
+    return {
+        "eps": np.array(found),
+        "robust": np.array([robust[r] for r in found]),
+        "noise": np.array([noise[r] for r in found]),
+    }
+
+
+def _versions() -> dict[str, str]:
+    import fulmen
+
+    return {
+        "fulmen": fulmen.__version__,
+        "jax": jax.__version__,
+        "optax": optax.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "backend": jax.default_backend(),
+        "device": jax.devices()[0].device_kind,
+    }
