@@ -7,7 +7,7 @@ from parity import attacks_model
 
 import fulmen as fm
 from fulmen import attacks, dispatch
-from fulmen.robust.attacks import view
+from fulmen.robust.attacks import input_transform as view
 
 PIXELS = 64
 

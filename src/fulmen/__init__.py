@@ -1,9 +1,16 @@
 """Fulmen: composable systems of models, trained in JAX by verbs that dispatch on types."""
 
-__version__ = "0.1.0"
-
 from fulmen import data, environments, models
-from fulmen.augmentations.augmentations import Augmentation, Augmentations, CutMix, Cutout, Flip, Mixup, Noise, ShiftCrop
+from fulmen.augmentations.image_augmentations import (
+    Augmentation,
+    Augmentations,
+    CutMix,
+    Cutout,
+    Flip,
+    Mixup,
+    Noise,
+    ShiftCrop,
+)
 from fulmen.compose.defence import Defence, defence_losses
 from fulmen.compose.per_member import PerMember
 from fulmen.compose.population import Population
@@ -49,6 +56,7 @@ from fulmen.core.verbs import (
     update,
     validate,
 )
+from fulmen.core.version import __version__
 from fulmen.data import split
 from fulmen.data.mixed import Mixed
 from fulmen.dispatching.registry import AmbiguousMethodError, Method, MissingMethodError, Verb, dispatch, verb, verbs

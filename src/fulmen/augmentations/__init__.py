@@ -1,3 +1,3 @@
 """Augmentations: components whose `augment` changes a batch in the training step."""
 
-from fulmen.augmentations.augmentations import *
+from fulmen.augmentations.image_augmentations import *

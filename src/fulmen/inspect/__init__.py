@@ -4,7 +4,7 @@ from fulmen.inspect.curves import *
 from fulmen.inspect.explanation import *
 from fulmen.inspect.loss_bars import *
 from fulmen.inspect.loss_nodes import *
-from fulmen.inspect.methods_table import methods_table as methods_table
 from fulmen.inspect.outline import html_tree as html_tree
 from fulmen.inspect.schedule_plot import *
 from fulmen.inspect.table import *
+from fulmen.inspect.verb_table import methods_table as methods_table

@@ -6,7 +6,6 @@ from fulmen.robust.report.attack_signs import *
 from fulmen.robust.report.binarization import *
 from fulmen.robust.report.model_signs import *
 from fulmen.robust.report.noise import *
-from fulmen.robust.report.pictures import *
-from fulmen.robust.report.report import *
 from fulmen.robust.report.robustness import *
+from fulmen.robust.report.robustness_report import *
 from fulmen.robust.report.warning_sign import *
