@@ -9,7 +9,7 @@ from tiny import Linear
 
 import fulmen as fm
 from fulmen import dispatch
-from fulmen.environments import CartPole, Environment, Step, begin, play
+from fulmen.environments import CartPole, Environment, Transition, begin, play
 from fulmen.systems.actor_critic import advantages
 
 
@@ -27,7 +27,7 @@ def reset(environment: Signs, key):
 
 @dispatch
 def step(environment: Signs, state, action, key):
-    return Step(
+    return Transition(
         jax.random.rademacher(key, (1,), jnp.float32), jnp.where((action == 1) == (state[0] > 0), 1.0, 0.0), jnp.bool_(False)
     )
 

@@ -4,7 +4,7 @@ __version__ = "0.1.0"
 
 from fulmen import data, environments, models
 from fulmen.augmentations.augmentations import Augmentation, Augmentations, CutMix, Cutout, Flip, Mixup, Noise, ShiftCrop
-from fulmen.compose.defence import Defence, defence_losses
+from fulmen.compose.defence import Defence
 from fulmen.compose.per_member import PerMember
 from fulmen.compose.population import Population
 from fulmen.compose.supervised import Classifier, Supervised
@@ -19,14 +19,18 @@ from fulmen.core.tree import Tree, get, hyper, replace, static
 from fulmen.core.verbs import (
     after_update,
     as_batch,
+    ascent,
     augment,
     batches,
     bind,
     configure_optimizers,
+    defence_losses,
+    embeddings,
     eval_step,
     evaluate,
     fit,
     forward,
+    gan_losses,
     init,
     intervals,
     layer_order,
@@ -41,13 +45,17 @@ from fulmen.core.verbs import (
     predictions,
     project,
     reduce_losses,
+    sample,
     setup,
+    show,
+    start_point,
     steps,
     steps_per_epoch,
     train_step,
     transformation,
     update,
     validate,
+    weigh,
 )
 from fulmen.data import split
 from fulmen.data.mixed import Mixed
@@ -75,7 +83,7 @@ from fulmen.robust import attacks
 from fulmen.robust import report as evidence
 from fulmen.robust.attacks.adversarial_function import adversarial
 from fulmen.robust.attacks.apgd import APGD, Boundary
-from fulmen.robust.attacks.attack import FGSM, PGD, Attack, Clean, Start, Uniform, start_point
+from fulmen.robust.attacks.attack import FGSM, PGD, Attack, Clean, Start, Uniform
 from fulmen.robust.attacks.autoattack import autoattack
 from fulmen.robust.attacks.balls import fgm, fgsm, slide
 from fulmen.robust.attacks.carlini_wagner import CarliniWagner
@@ -100,7 +108,6 @@ from fulmen.robust.defences import (
     GradAlign,
     OverfittingGuard,
     WorseWeights,
-    ascent,
     fast_fgsm,
 )
 from fulmen.robust.defences.adversarial import Adversarial, AttackSchedule, AttackTrained
@@ -112,16 +119,16 @@ from fulmen.systems.alternating import Alternating
 from fulmen.systems.clip import CLIP
 from fulmen.systems.distillation import Distillation
 from fulmen.systems.ema import EMA
-from fulmen.systems.gan import GAN, NonSaturating, Wasserstein, gan_losses
+from fulmen.systems.gan import GAN, NonSaturating, Wasserstein
 from fulmen.systems.language import LanguageModel, Tokens
 from fulmen.systems.mean_teacher import MeanTeacher
 from fulmen.systems.multi_task import MultiTask
 from fulmen.systems.regressor import Regressor
-from fulmen.systems.self_supervised import BYOL, SelfSupervised, embeddings
+from fulmen.systems.self_supervised import BYOL, SelfSupervised
 from fulmen.systems.semi_supervised import SemiSupervised
-from fulmen.systems.vae import VAE, sample
+from fulmen.systems.vae import VAE
 from fulmen.systems.vqvae import VQVAE, CodeUsage
-from fulmen.systems.weighted import Uncertainty, Weighted, weigh
+from fulmen.systems.weighted import Uncertainty, Weighted
 from fulmen.train.checkpoint import load, save
 from fulmen.train.events import (
     EpochEnd,
@@ -377,6 +384,7 @@ __all__ = [
     "sample",
     "save",
     "setup",
+    "show",
     "slide",
     "split",
     "start_point",

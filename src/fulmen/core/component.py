@@ -13,7 +13,7 @@ import numpy as np
 
 from fulmen.core.mode import Eval, Mode
 from fulmen.core.tree import Tree, data_fields, items, remake
-from fulmen.core.verbs import after_update, bind, forward, init, validate
+from fulmen.core.verbs import after_update, bind, forward, init, show, validate
 from fulmen.dispatching.lazy_libraries import library_of
 from fulmen.dispatching.registry import dispatch
 
@@ -42,9 +42,7 @@ class Component(Tree):
         return forward(self, *inputs, **options)
 
     def _repr_html_(self) -> str:
-        from fulmen.inspect import html_tree
-
-        return html_tree(self)
+        return show(self)
 
 
 class Model(Component):

@@ -14,9 +14,9 @@ from fulmen.core.mergeable import Mean
 from fulmen.core.mode import Mode
 from fulmen.core.part_checks import require_kind, require_number
 from fulmen.core.tree import remake, short, static
-from fulmen.core.verbs import after_update, augment, forward, init, losses, metrics, validate
+from fulmen.core.verbs import after_update, augment, forward, init, losses, metrics, observe, validate
 from fulmen.dispatching.registry import dispatch
-from fulmen.environments.environment import Environment, Playing, begin, observe, play
+from fulmen.environments.environment import Environment, Playing, begin, play
 from fulmen.optimizers.every import whole
 
 __all__ = ["ActorCritic", "Rollout"]

@@ -14,13 +14,12 @@ from fulmen.core.component import Component, Game
 from fulmen.core.mode import Eval, Mode
 from fulmen.core.part_checks import require_kind, require_number, require_part
 from fulmen.core.tree import static
-from fulmen.core.verbs import bind, forward, intervals, losses, validate
-from fulmen.dispatching.registry import MissingMethodError, dispatch, verb
+from fulmen.core.verbs import bind, forward, gan_losses, intervals, losses, sample, validate
+from fulmen.dispatching.registry import MissingMethodError, dispatch
 from fulmen.objectives.classification import Hinge
 from fulmen.optimizers.every import whole
-from fulmen.systems.vae import sample
 
-__all__ = ["GAN", "NonSaturating", "Wasserstein", "gan_losses"]
+__all__ = ["GAN", "NonSaturating", "Wasserstein"]
 
 
 class NonSaturating(Component):
@@ -74,24 +73,6 @@ class GAN(Game):
     objective: Component = dataclasses.field(default_factory=NonSaturating, kw_only=True)
     latent: int = static(default=64, kw_only=True)
     critic_steps: int = static(default=1, kw_only=True)
-
-
-@verb(hands_on=False)
-def gan_losses(objective, critic, real, fake, key):
-    """What a GAN's players play for.
-
-    Args:
-        objective: such as `fm.NonSaturating()`.
-        critic: from examples to scores.
-        real: `(n, …)`, real examples.
-        fake: `(n, …)`, made ones, through which the generator is differentiated.
-        key: a random key.
-
-    Returns:
-        `dict(generator=…, critic=dict(…))`: numbers, or one per example.
-
-    **Extending.** Overload it for an objective of one's own.
-    """
 
 
 @dispatch

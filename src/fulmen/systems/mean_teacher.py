@@ -6,13 +6,13 @@ from typing import Any
 
 import jax
 
-from fulmen.compose.defence import Defence, defence_losses, logits, validate_logits
+from fulmen.compose.defence import Defence, logits, validate_logits
 from fulmen.core.batch import Attacked, Labeled, PartBatches, Unlabeled
 from fulmen.core.mode import Train
 from fulmen.core.part_checks import require_kind
 from fulmen.core.prediction import Prediction, at_least_float32
 from fulmen.core.tree import short
-from fulmen.core.verbs import augment, loss, metrics, validate
+from fulmen.core.verbs import augment, defence_losses, loss, metrics, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import Brier, Objective
 from fulmen.objectives.algebra import total

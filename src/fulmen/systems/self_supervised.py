@@ -13,12 +13,12 @@ from fulmen.core.component import Component, System
 from fulmen.core.part_checks import require_kind
 from fulmen.core.prediction import Prediction
 from fulmen.core.tree import short
-from fulmen.core.verbs import augment, forward, loss, losses, metrics, validate
-from fulmen.dispatching.registry import dispatch, verb
+from fulmen.core.verbs import augment, embeddings, forward, loss, losses, metrics, validate
+from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import CosineDistance, NTXent, Objective
 from fulmen.systems.ema import EMA
 
-__all__ = ["BYOL", "SelfSupervised", "embeddings"]
+__all__ = ["BYOL", "SelfSupervised"]
 
 
 class SelfSupervised(System):
@@ -65,21 +65,6 @@ class BYOL(SelfSupervised):
     model: EMA
     objective: Objective = CosineDistance()
     predictor: Component = dataclasses.field(kw_only=True)
-
-
-@verb(hands_on=False)
-def embeddings(system, x):
-    """What a view is compared by.
-
-    Args:
-        system: a `SelfSupervised`.
-        x: `(n, …)`, a view.
-
-    Returns:
-        `(outputs, targets)`: what this view says of the other one, and what the other one is to say of it, `(n, features)`.
-
-    **Extending.** Overload it for a method of one's own: `def embeddings(system: Mine, x): …`.
-    """
 
 
 @dispatch

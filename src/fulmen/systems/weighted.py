@@ -14,10 +14,10 @@ from fulmen.core.component import Component, Model, System, Wrapper
 from fulmen.core.naming import briefly, concrete, number
 from fulmen.core.part_checks import require_kind
 from fulmen.core.tree import remake, short, static
-from fulmen.core.verbs import init, loss, losses, reduce_losses, validate
-from fulmen.dispatching.registry import dispatch, verb
+from fulmen.core.verbs import init, loss, losses, reduce_losses, validate, weigh
+from fulmen.dispatching.registry import dispatch
 
-__all__ = ["Uncertainty", "Weighted", "weigh"]
+__all__ = ["Uncertainty", "Weighted"]
 
 
 class Weighted(Wrapper):
@@ -67,18 +67,6 @@ class Uncertainty(Model):
 
     def __init__(self, *tasks: str, log_variances: Any = None) -> None:
         self.__dict__.update(tasks=tasks, log_variances=log_variances, mode=None)
-
-
-@verb(hands_on=False)
-def weigh(weights, losses):
-    """One number from the losses of several tasks.
-
-    Args:
-        weights: what weighs them.
-        losses: from the entries' names to numbers.
-
-    **Extending.** Overload it for a model of weights of one's own.
-    """
 
 
 @dispatch

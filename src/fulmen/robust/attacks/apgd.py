@@ -12,15 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from fulmen.core.tree import remake, static
-from fulmen.core.verbs import project, validate
+from fulmen.core.verbs import advance, begin, finish, project, start_point, toward, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import DLR, CrossEntropy, Objective
 from fulmen.objectives.margins import targeted_ratio
 from fulmen.robust.attacks.adaptation import adapt, first_size, memory, move, window
-from fulmen.robust.attacks.attack import Attack, Start, start_point
-from fulmen.robust.attacks.attack_loop import Walk, advance, along, begin, finish, standing
+from fulmen.robust.attacks.attack import Attack, Start
+from fulmen.robust.attacks.attack_loop import Walk, along, standing
 from fulmen.robust.attacks.region import Ball, Intersection, L1Ball, L2Ball, LinfBall, Region, ball_of
-from fulmen.robust.attacks.targets import toward
 
 __all__ = ["APGD", "Boundary"]
 

@@ -11,16 +11,15 @@ import optax
 from fulmen.core.component import Component
 from fulmen.core.naming import briefly
 from fulmen.core.tree import hyper, remake, static
-from fulmen.core.verbs import transformation, validate
-from fulmen.dispatching.registry import MissingMethodError, dispatch, verb
+from fulmen.core.verbs import advance, start_point, transformation, validate, views
+from fulmen.dispatching.registry import MissingMethodError, dispatch
 from fulmen.objectives import Objective
-from fulmen.robust.attacks.attack_loop import advance
 from fulmen.robust.attacks.batch_inputs import inputs
-from fulmen.robust.attacks.input_transform import View, views
+from fulmen.robust.attacks.input_transform import View
 from fulmen.robust.attacks.region import Intersection, Region, ball_of, require_inside, require_not_negative
 from fulmen.robust.attacks.targets import Targeting, TrueLabel
 
-__all__ = ["FGSM", "PGD", "Attack", "Clean", "Start", "Uniform", "start_point"]
+__all__ = ["FGSM", "PGD", "Attack", "Clean", "Start", "Uniform"]
 
 
 # Where an attack starts
@@ -42,23 +41,6 @@ class Uniform(Start):
 
 
 CLEAN, TRUE_LABEL = Clean(), TrueLabel()
-
-
-@verb(hands_on=False)
-def start_point(start, region, x, key):
-    """Where the attack on one example starts; it is projected onto the region afterwards.
-
-    Args:
-        start: a `Start`.
-        region: the attack's region, or its ball.
-        x: the clean example, without a batch axis.
-        key: a random key of the example's own, or None.
-
-    Returns:
-        A point like `x`.
-
-    **Extending.** Overload it for a start of one's own, or for `Uniform` in a ball of one's own.
-    """
 
 
 def require_key(key: Any) -> None:

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fulmen.core.verbs import transformation
+from fulmen.core.verbs import start_point, transformation
 from fulmen.dispatching.registry import dispatch
-from fulmen.robust.attacks.attack import Uniform, require_key, start_point
+from fulmen.robust.attacks.attack import Uniform, require_key
 from fulmen.robust.attacks.projections import at_least_32_bits
 from fulmen.robust.attacks.region import L1Ball, L2Ball, LinfBall
 

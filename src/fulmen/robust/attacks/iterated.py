@@ -12,11 +12,11 @@ import optax
 
 from fulmen.core.naming import concrete, number
 from fulmen.core.tree import hyper, static
-from fulmen.core.verbs import transformation, validate
+from fulmen.core.verbs import start_point, transformation, validate, views
 from fulmen.dispatching.registry import dispatch
-from fulmen.robust.attacks.attack import CLEAN, FGSM, PGD, Start, SteepestAscent, require_key, start_point
+from fulmen.robust.attacks.attack import CLEAN, FGSM, PGD, Start, SteepestAscent, require_key
 from fulmen.robust.attacks.balls import slide
-from fulmen.robust.attacks.input_transform import Diverse, Nesterov, View, views
+from fulmen.robust.attacks.input_transform import Diverse, Nesterov, View
 from fulmen.robust.attacks.region import L1Ball, ball_of, require_not_negative
 
 __all__ = ["BIM", "DIFGSM", "MIFGSM", "NIFGSM", "RFGSM", "SLIDE", "TIFGSM", "RandomSign", "momentum", "smooth"]

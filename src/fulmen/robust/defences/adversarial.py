@@ -8,12 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.compose.defence import Defence, defence_losses
+from fulmen.compose.defence import Defence
 from fulmen.core.batch import Attacked
 from fulmen.core.component import Component
 from fulmen.core.leaves import components
 from fulmen.core.naming import concrete, number
-from fulmen.core.verbs import as_batch, augment, loss, validate
+from fulmen.core.verbs import as_batch, augment, defence_losses, loss, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import Attack
 from fulmen.robust.attacks.gradient import last_point

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from fulmen.compose.defence import defence_losses, logits, unrecorded, validate_logits
+from fulmen.compose.defence import logits, unrecorded, validate_logits
 from fulmen.core.batch import Attacked
 from fulmen.core.component import still
 from fulmen.core.mode import Eval
 from fulmen.core.part_checks import require_number
-from fulmen.core.verbs import augment, bind, loss, validate
+from fulmen.core.verbs import augment, bind, defence_losses, loss, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import Attack, Clean
 from fulmen.robust.attacks.gradient import last_point

@@ -9,13 +9,13 @@ import jax
 import numpy as np
 
 from fulmen.core.tree import remake
+from fulmen.core.verbs import examine, scaled
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import FGSM, PGD
 from fulmen.robust.attacks.region import Box, L1Ball, L2Ball, LinfBall, members
 from fulmen.robust.attacks.square import Square
-from fulmen.robust.report.attack_choice import scaled
 from fulmen.robust.report.noise import UniformNoise
-from fulmen.robust.report.warning_sign import OK, SUSPICIOUS, UNCHECKED, WRONG, Finding, Sign, examine
+from fulmen.robust.report.warning_sign import OK, SUSPICIOUS, UNCHECKED, WRONG, Finding, Sign
 
 __all__ = ["BlackBox", "Convergence", "Falling", "Gradients", "Inside", "Iterations"]
 

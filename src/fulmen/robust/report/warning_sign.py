@@ -6,9 +6,8 @@ import dataclasses
 from typing import Literal
 
 from fulmen.core.component import Component
-from fulmen.dispatching.registry import verb
 
-__all__ = ["Finding", "Sign", "examine"]
+__all__ = ["Finding", "Sign"]
 
 OK, SUSPICIOUS, WRONG, UNCHECKED = "ok", "suspicious", "wrong", "not checked"
 
@@ -38,19 +37,3 @@ class Sign(Component):
     @property
     def title(self) -> str:
         return (type(self).__doc__ or type(self).__name__).partition("\n")[0].rstrip(".")
-
-
-@verb(hands_on=False)
-def examine(sign, evaluation, report):
-    """What a sign finds.
-
-    Args:
-        sign: a `Sign`.
-        evaluation: an `Evaluation`, of which it may ask passes and attacks.
-        report: the `Report`, without findings.
-
-    Returns:
-        A `Finding`.
-
-    **Extending.** Overload it for a sign of one's own.
-    """
