@@ -42,7 +42,7 @@ def forward(value: Value, x):
 
 
 def system(**options):
-    return fm.ActorCritic(Linear(1, 2), Value(Linear(1, 1)), Signs(), **{"agents": 8, "horizon": 4, **options})
+    return fm.systems.ActorCritic(Linear(1, 2), Value(Linear(1, 1)), Signs(), **{"agents": 8, "horizon": 4, **options})
 
 
 def test_it_learns_what_fits():
@@ -69,7 +69,7 @@ def test_advantages_by_hand():
     reward, values, last = (rng.normal(size=shape).astype(np.float32) for shape in ((2, 5), (2, 5), (2,)))
     done = rng.random((2, 5)) < 0.3
     nothing = jnp.zeros((2, 5))
-    batch = fm.Rollout(
+    batch = fm.systems.Rollout(
         nothing, nothing, jnp.asarray(reward), jnp.asarray(done), nothing, nothing, begin(Signs(), jax.random.key(0))
     )
     found = advantages(batch, jnp.asarray(values), jnp.asarray(last), 0.9, 0.8)

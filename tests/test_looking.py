@@ -180,7 +180,7 @@ def test_loss_tree_of_an_attacked_batch():
         fm.Adversarial(fm.Classifier(Linear(4, 3), fm.CrossEntropy() + 0.1 * fm.L2()), attack), jax.random.key(0)
     )
     clean = fm.Labeled(X, Y)
-    attacked = fm.Attacked(fm.perturb(attack, system, clean, jax.random.key(1)), clean)
+    attacked = fm.data.Attacked(fm.perturb(attack, system, clean, jax.random.key(1)), clean)
     trees = [loss_tree(system, clean), loss_tree(system, attacked)]
     assert [tree.type for tree in trees] == ["Adversarial", "Adversarial"]
     for tree, batch in zip(trees, (clean, attacked), strict=True):
@@ -189,7 +189,7 @@ def test_loss_tree_of_an_attacked_batch():
         assert tree.value == pytest.approx(sum(child.value for child in tree.children.values()), rel=1e-6)
     assert trees[1].value > trees[0].value
     nested = fm.init(fm.Adversarial(Weighted(pair(), net()), attack), jax.random.key(0))
-    tree = loss_tree(nested, fm.Attacked(fm.perturb(attack, nested, clean, jax.random.key(1)), clean))
+    tree = loss_tree(nested, fm.data.Attacked(fm.perturb(attack, nested, clean, jax.random.key(1)), clean))
     assert [child.type for child in tree.children.values()] == ["Pair", "Net", ""]
     assert tree.children["pair"].children["one"].examples == 20
 
@@ -286,7 +286,7 @@ def test_html_of_a_state(state):
 def test_html_of_batches_tells_sizes_and_no_numbers():
     text = shown(fm.show(fm.Labeled(X, Y)))
     assert text.split() == ["Labeled", "20", "examplesx:", "f32[20,", "4]", "y:", "i32[20]"]
-    attacked = shown(fm.show(fm.Attacked(fm.Labeled(X, Y), fm.Labeled(X, Y, weight=np.ones(20, np.float32)))))
+    attacked = shown(fm.show(fm.data.Attacked(fm.Labeled(X, Y), fm.Labeled(X, Y, weight=np.ones(20, np.float32)))))
     assert "clean: Labeled 20 examples" in attacked and attacked.count("weight: f32[20]") == 1
 
 

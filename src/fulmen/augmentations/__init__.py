@@ -1,3 +1,14 @@
 """Augmentations: components whose `augment` changes a batch in the training step."""
 
-from fulmen.augmentations.augmentations import *
+from fulmen.augmentations.augmentations import Augmentation, Augmentations, CutMix, Cutout, Flip, Mixup, Noise, ShiftCrop
+
+__all__ = [
+    "Augmentation",
+    "Augmentations",
+    "CutMix",
+    "Cutout",
+    "Flip",
+    "Mixup",
+    "Noise",
+    "ShiftCrop",
+]

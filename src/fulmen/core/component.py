@@ -70,7 +70,7 @@ class Game(System):
     Each entry is computed with every other field's parameters under `stop_gradient`, so one ordinary gradient of the
     sum gives each player its own.
 
-    All move in every step, from the same point. `fm.intervals` and `fm.every` say who rests when, and `fm.Alternating(game)`
+    All move in every step, from the same point. `fm.intervals` and `fm.every` say who rests when, and `fm.systems.Alternating(game)`
     lets them move one after another. A field may hold several players in a list, tuple or dict: an entry `"critics.0"`, or
     `critics=[…]` with an item for each, belongs to one of them, any other entry `critics` to all of them together. A player
     may be a system, or a game.

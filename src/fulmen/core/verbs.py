@@ -189,7 +189,7 @@ def augment(component, batch, mode):
     """The batch as the step shall see it; runs first in the compiled training step. By default as it is.
 
     Args:
-        component: a system, a model, or an augmentation such as `fm.Noise(0.1)`.
+        component: a system, a model, or an augmentation such as `fm.augmentations.Noise(0.1)`.
         batch: a `Batch`.
         mode: a `Train`, whose key is the component's own.
 
@@ -345,7 +345,7 @@ def configure_optimizers(component, *constructor, plan):
 
 @verb(hands_on=False)
 def layer_order(component):
-    """The parts of a model in the order in which it computes, from its inputs to its outputs, for `fm.layerwise`.
+    """The parts of a model in the order in which it computes, from its inputs to its outputs, for `fm.optimizers.layerwise`.
 
     Args:
         component: a model or a system.

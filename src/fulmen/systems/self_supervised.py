@@ -31,10 +31,10 @@ class SelfSupervised(System):
     Args:
         model: from x to an embedding, `(n, features)`, such as `Chain(encoder, projector)`.
         objective: of two embeddings: `NTXent()`, `InfoNCE()`, or one's own, with the other view's as targets `y`.
-        augment: an augmentation, by keyword, such as `fm.Flip() >> fm.ShiftCrop(4)`.
+        augment: an augmentation, by keyword, such as `fm.augmentations.Flip() >> fm.augmentations.ShiftCrop(4)`.
 
     >>> net = fm.models.Chain(fm.models.MLP(4, 16, 8), fm.models.Dense(8, 4))
-    >>> simclr = fm.SelfSupervised(net, fm.NTXent(temperature=0.2), augment=fm.Noise(0.1))
+    >>> simclr = fm.systems.SelfSupervised(net, fm.objectives.NTXent(temperature=0.2), augment=fm.augmentations.Noise(0.1))
     >>> state = fm.setup(simclr, jnp.ones((6, 4)), optimizer=optax.adam, lr=1e-3)
     >>> state.system.model[0](jnp.ones((1, 4))).shape       # the representation
     (1, 8)
@@ -58,7 +58,7 @@ class BYOL(SelfSupervised):
         augment: an augmentation, by keyword.
 
     >>> net = fm.models.Chain(fm.models.MLP(4, 16, 8), fm.models.Dense(8, 4))
-    >>> byol = fm.BYOL(fm.EMA(net, 0.99), predictor=fm.models.MLP(4, 16, 4), augment=fm.Noise(0.1))
+    >>> byol = fm.systems.BYOL(fm.EMA(net, 0.99), predictor=fm.models.MLP(4, 16, 4), augment=fm.augmentations.Noise(0.1))
     >>> state = fm.setup(byol, jnp.ones((6, 4)), optimizer=optax.adam, lr=1e-3)
     """
 
@@ -109,10 +109,10 @@ def metrics(system: SelfSupervised, batch):
 
 @dispatch
 def validate(system: SelfSupervised):
-    require_kind(system, "objective", Objective, "such as fm.NTXent()")
+    require_kind(system, "objective", Objective, "such as fm.objectives.NTXent()")
     if not isinstance(system.augment, Augmentation):
         raise TypeError(
-            f"{type(system).__name__}, augment: an augmentation was expected, such as fm.Noise(0.1), since both views would "
+            f"{type(system).__name__}, augment: an augmentation was expected, such as fm.augmentations.Noise(0.1), since both views would "
             f"else be the same, and {short(system.augment)} came."
         )
 
@@ -123,5 +123,5 @@ def validate(byol: BYOL):
     if not isinstance(byol.model, EMA):
         raise TypeError(
             f"BYOL, model: an fm.EMA was expected, whose average gives the targets, and {short(byol.model)} came: "
-            "fm.BYOL(fm.EMA(model, 0.99), predictor=…, augment=…)."
+            "fm.systems.BYOL(fm.EMA(model, 0.99), predictor=…, augment=…)."
         )

@@ -44,7 +44,7 @@ class Nesterov(View):
     """The point that the momentum alone would lead to (Lin et al. 2020, arXiv:1908.06281).
 
     Args:
-        distance: by how much the momentum is multiplied, which the chain must have: `fm.momentum(decay)` or `optax.trace`.
+        distance: by how much the momentum is multiplied, which the chain must have: `fm.attacks.momentum(decay)` or `optax.trace`.
             In the paper it is the size of a step times `decay`.
     """
 
@@ -63,7 +63,7 @@ def _ahead(view: Nesterov, x: jax.Array, memory: Any) -> jax.Array:
     if momentum is None:
         raise ValueError(
             "Nesterov looks ahead along the momentum of the attack's chain, and the chain has none. "
-            "Put fm.attacks.momentum(1.0) in it: optax.chain(fm.attacks.momentum(1.0), fm.fgsm(0.02))."
+            "Put fm.attacks.momentum(1.0) in it: optax.chain(fm.attacks.momentum(1.0), fm.attacks.fgsm(0.02))."
         )
     return x - jnp.asarray(view.distance).astype(x.dtype) * momentum  # a chain descends
 

@@ -39,7 +39,7 @@ class Square(Attack):
         fraction: of the image, which the first squares cover.
         objective: what it makes large.
 
-    >>> fm.Square(fm.LinfBall(0.1) & fm.Box(0, 1), queries=1000)
+    >>> fm.attacks.Square(fm.LinfBall(0.1) & fm.Box(0, 1), queries=1000)
     Square(region=LinfBall(eps=0.1) & Box(lo=0, hi=1), queries=1000)
     """
 

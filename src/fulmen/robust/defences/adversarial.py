@@ -77,7 +77,7 @@ class Adversarial(AttackTrained):
             (Goodfellow et al. 2015, arXiv:1412.6572, with ½). None leaves the clean examples out of the program.
 
     **Extending.** Overload `augment(adv: Mine, batch, mode)` for another way to attack, and `loss(adv: Mine, batch:
-    fm.Attacked)` for another loss, as of `batch.clean` and `batch.batch` together. Training is on the last point of the
+    fm.data.Attacked)` for another loss, as of `batch.clean` and `batch.batch` together. Training is on the last point of the
     attack: the best one, which `perturb` gives, would cost another forward pass.
 
     >>> fm.Adversarial(fm.models.Flatten(), fm.FGSM(fm.LinfBall(0.1))).attack.region

@@ -66,7 +66,7 @@ def validate(trades: TRADES):
     if isinstance(attack, Attack) and isinstance(attack.start, Clean) and attack.objective is None:
         raise ValueError(
             "TRADES, attack: one that starts at random was expected, since the divergence has no gradient at the clean input, "
-            f"and {attack!r} came: start=Gaussian(0.001), or fm.Uniform()."
+            f"and {attack!r} came: start=Gaussian(0.001), or fm.attacks.Uniform()."
         )
 
 

@@ -13,10 +13,10 @@ from fulmen.core.tree import remake, short
 from fulmen.core.verbs import as_attack, scaled
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import Attack, SteepestAscent
-from fulmen.robust.attacks.autoattack import autoattack
 from fulmen.robust.attacks.ensemble import WorstOf
 from fulmen.robust.attacks.iterated import RandomSign
 from fulmen.robust.attacks.region import Ball, Intersection, Region, members
+from fulmen.robust.attacks.standard_ensemble import autoattack
 
 __all__ = []
 

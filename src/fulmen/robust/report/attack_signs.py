@@ -188,7 +188,7 @@ def examine(sign: Gradients, evaluation, report):
     )
     judged = verdict(zero / n, 0.0, 0.05)
     advice = "The attacks see nothing there, which is no robustness: probably saturated outputs, or "
-    return Finding(judged, text if judged == OK else f"{text} {advice}{MASKED}. fm.DLR() does not saturate.")
+    return Finding(judged, text if judged == OK else f"{text} {advice}{MASKED}. fm.objectives.DLR() does not saturate.")
 
 
 @dispatch

@@ -23,7 +23,7 @@ class UniformNoise(Attack):
         region: where the points may be; its one ball is drawn from.
         steps: how many are drawn.
 
-    >>> fm.evidence.UniformNoise(fm.LinfBall(0.1) & fm.Box(0, 1), steps=100)
+    >>> fm.robust.report.UniformNoise(fm.LinfBall(0.1) & fm.Box(0, 1), steps=100)
     UniformNoise(region=LinfBall(eps=0.1) & Box(lo=0, hi=1), steps=100)
     """
 

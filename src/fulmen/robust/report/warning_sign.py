@@ -31,7 +31,7 @@ class Sign(Component):
     """A sign that the figures of an evaluation are wrong.
 
     **Extending.** Subclass it, write `examine(sign: Mine, evaluation, report)`, and give it to
-    `fm.robustness(…, signs=(*fm.evidence.SIGNS, Mine()))`. The first line of its docstring is its title in reports.
+    `fm.robustness(…, signs=(*fm.robust.report.SIGNS, Mine()))`. The first line of its docstring is its title in reports.
     """
 
     @property
