@@ -57,10 +57,10 @@ def agrees(name, model, weights, buffers=None, extra=()):
     close(y, of("y"), rtol=1e-5, atol=5e-6)
     close(gradient, of("grad/x"), rtol=1e-4, atol=1e-5)
     for path, theirs in weights.items():
-        close(fm.tree.get(gradients, path), of(f"grad/{theirs}"), rtol=1e-4, atol=3e-5)
+        close(fm.get(gradients, path), of(f"grad/{theirs}"), rtol=1e-4, atol=3e-5)
     for path, theirs in (buffers or {}).items():
-        close(fm.tree.get(moved, f"{path}.mean.value"), of(theirs.format("mean")))
-        close(fm.tree.get(moved, f"{path}.variance.value"), of(theirs.format("var")))
+        close(fm.get(moved, f"{path}.mean.value"), of(theirs.format("mean")))
+        close(fm.get(moved, f"{path}.variance.value"), of(theirs.format("var")))
     close(evaluated, of("eval_y"), rtol=1e-5, atol=5e-6)
 
 

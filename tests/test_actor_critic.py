@@ -9,7 +9,7 @@ from tiny import Linear
 
 import fulmen as fm
 from fulmen import dispatch
-from fulmen.environments import CartPole, Environment, Step, begin, play
+from fulmen.environments import CartPole, Environment, Transition, begin, play
 from fulmen.systems.actor_critic import advantages
 
 
@@ -27,7 +27,7 @@ def reset(environment: Signs, key):
 
 @dispatch
 def step(environment: Signs, state, action, key):
-    return Step(
+    return Transition(
         jax.random.rademacher(key, (1,), jnp.float32), jnp.where((action == 1) == (state[0] > 0), 1.0, 0.0), jnp.bool_(False)
     )
 
@@ -42,7 +42,7 @@ def forward(value: Value, x):
 
 
 def system(**options):
-    return fm.ActorCritic(Linear(1, 2), Value(Linear(1, 1)), Signs(), **{"agents": 8, "horizon": 4, **options})
+    return fm.systems.ActorCritic(Linear(1, 2), Value(Linear(1, 1)), Signs(), **{"agents": 8, "horizon": 4, **options})
 
 
 def test_it_learns_what_fits():
@@ -69,7 +69,7 @@ def test_advantages_by_hand():
     reward, values, last = (rng.normal(size=shape).astype(np.float32) for shape in ((2, 5), (2, 5), (2,)))
     done = rng.random((2, 5)) < 0.3
     nothing = jnp.zeros((2, 5))
-    batch = fm.Rollout(
+    batch = fm.systems.Rollout(
         nothing, nothing, jnp.asarray(reward), jnp.asarray(done), nothing, nothing, begin(Signs(), jax.random.key(0))
     )
     found = advantages(batch, jnp.asarray(values), jnp.asarray(last), 0.9, 0.8)

@@ -82,10 +82,10 @@ def leaves_near(ours, theirs, atol=1e-6):
 
 @pytest.mark.parametrize("make", WRAPPED.values(), ids=WRAPPED)
 def test_a_step_is_the_systems_own_on_attacked_inputs(make, data):
-    adv = fm.Adversarial(make(), fm.FGSM(REGION, step_size=0.08, start=fm.Uniform()))
+    adv = fm.Adversarial(make(), fm.FGSM(REGION, step_size=0.08, start=fm.attacks.Uniform()))
     state = fm.setup(adv, data, optimizer=optax.sgd, lr=0.1)
     attacked, value, slopes = by_hand(state, data)
-    assert type(attacked) is fm.Attacked
+    assert type(attacked) is fm.data.Attacked
     assert (
         sum(np.abs(np.asarray(a - b)).max() > 0.05 for a, b in zip(inputs_of(attacked.batch), inputs_of(attacked.clean))) > 0
     )
@@ -132,7 +132,7 @@ def test_metrics_are_called_robust(data):
 
 
 def test_the_attack_comes_after_the_augmentation(data):
-    adv = ready(fm.Adversarial(classifier(augment=(fm.Mixup(1.0, 3),)), FGSM))
+    adv = ready(fm.Adversarial(classifier(augment=(fm.augmentations.Mixup(1.0, 3),)), FGSM))
     batch, mode = fm.as_batch(adv, data), fm.Train(jax.random.key(3))
     attacked = fm.augment(adv, batch, mode)
     mixed = fm.augment(adv.system, batch, mode.at("system"))
@@ -164,7 +164,9 @@ def test_the_attack_is_computed_once_and_in_its_passes(steps):
     raw = rng.random((32, 64), np.float32), rng.integers(0, 10, 32).astype(np.int32)
     # Training and evaluating compute the same in an MLP without dropout, so the last clean pass could be merged.
     system = fm.Classifier(MLP(64, 512, 10, dropout=0.1), metrics=(fm.Accuracy(),))
-    state = fm.setup(fm.Adversarial(system, fm.PGD(REGION, 0.02, steps, fm.Clean())), raw, optimizer=optax.sgd, lr=0.1)
+    state = fm.setup(
+        fm.Adversarial(system, fm.PGD(REGION, 0.02, steps, fm.attacks.Clean())), raw, optimizer=optax.sgd, lr=0.1
+    )
     batch, mode = fm.Labeled(*map(jnp.asarray, raw)), fm.Train(jax.random.key(0))
     one = flops(lambda s: fm.loss(s, batch).mean(), state.system.system)
     clean = flops(lambda s: fm.differentiate(s, batch, mode)[:2], state.system.system)
@@ -228,4 +230,4 @@ class Shift(fm.Attack):
 
 @dispatch
 def perturb(attack: Shift, system, batch, key):
-    return fm.replace(batch, x=fm.project(attack.region, batch.x + 0.01, batch.x))
+    return fm.replace(batch, x=fm.attacks.project(attack.region, batch.x + 0.01, batch.x))

@@ -27,12 +27,12 @@ SHRINKING = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))
 # What others computed
 
 
-class Wave(fm.Start):
+class Wave(fm.attacks.Start):
     """A point of the ball's boundary that the image alone decides, as in `parity/record_apgd.py`."""
 
 
 @dispatch
-def start_point(start: Wave, region: fm.Intersection, x, key):
+def start_point(start: Wave, region: fm.attacks.Intersection, x, key):
     ball, direction = region.regions[0], jnp.cos(40 * x + jnp.arange(64, dtype=x.dtype).reshape(8, 8, 1))
     if isinstance(ball, L1Ball):
         return x + direction
@@ -48,7 +48,7 @@ def recorded():
 
 def found(norm, loss, steps, dtype):
     x, y = examples(N, dtype)
-    target = fm.LikelyTarget(1) if loss == "dlr-targeted" else fm.TrueLabel()
+    target = fm.attacks.LikelyTarget(1) if loss == "dlr-targeted" else fm.attacks.TrueLabel()
     options = {"objective": OBJECTIVES.get(loss, fm.CrossEntropy()), "target": target, "start": Wave()}
     if norm == "L1":
         options["stages"] = SHRINKING
@@ -133,7 +133,7 @@ def margins(system, batch):
 def test_it_starts_on_the_boundary(key):
     x, k = jnp.full(1000, 0.5), jax.random.key(1)
     for ball, size in [(fm.LinfBall(0.25), lambda d: abs(d).max()), (L2Ball(0.25), lambda d: (d**2).sum() ** 0.5)]:
-        offset = np.asarray(fm.start_point(Boundary(), ball & BOX, x, k) - x)
+        offset = np.asarray(fm.attacks.start_point(Boundary(), ball & BOX, x, k) - x)
         assert abs(size(offset) - 0.25) < 1e-6
         assert abs(offset.mean()) < 0.02 and len(np.unique(offset)) > 900
 
@@ -141,7 +141,7 @@ def test_it_starts_on_the_boundary(key):
 # By itself, in pieces, in one program
 
 
-LINF = APGD(fm.LinfBall(0.03) & BOX, 9, objective=DLR(), target=fm.LikelyTarget(2))
+LINF = APGD(fm.LinfBall(0.03) & BOX, 9, objective=DLR(), target=fm.attacks.LikelyTarget(2))
 L1 = APGD(L1Ball(0.2) & BOX, 10, stages=SHRINKING)
 
 
@@ -203,7 +203,10 @@ def test_dlr_is_its_formula(key):
 
 def test_too_few_classes_for_dlr(key):
     region = fm.LinfBall(0.1) & BOX
-    for classes, target, message in [(2, fm.TrueLabel(), "at least 3 classes"), (3, fm.LikelyTarget(1), "at least 4")]:
+    for classes, target, message in [
+        (2, fm.attacks.TrueLabel(), "at least 3 classes"),
+        (3, fm.attacks.LikelyTarget(1), "at least 4"),
+    ]:
         system, batch = affine(classes=classes)
         with pytest.raises(ValueError, match=f"DLR.*{message}.*outputs of {classes}.*CrossEntropy"):
             fm.perturb(APGD(region, 3, objective=DLR(), target=target), system, batch, key)

@@ -43,16 +43,16 @@ def near(a, b, atol=1e-6):
 def test_towards_a_class(model, data, key):
     wide = fm.LinfBall(0.6) & BOX
     target = np.arange(N, dtype=np.int32) % 10
-    reached = fm.perturb(fm.PGD(wide, 0.05, 30, target=fm.Target(target)), model, data, key)
+    reached = fm.perturb(fm.PGD(wide, 0.05, 30, target=fm.attacks.Target(target)), model, data, key)
     assert (logits(model, reached.x).argmax(1) == target).mean() > 0.95
     np.testing.assert_array_equal(reached.y, data.y)
-    same = fm.perturb(fm.PGD(wide, 0.05, 30, target=fm.Target(np.int32(3))), model, data, key)
+    same = fm.perturb(fm.PGD(wide, 0.05, 30, target=fm.attacks.Target(np.int32(3))), model, data, key)
     assert (logits(model, same.x).argmax(1) == 3).mean() > 0.95
 
 
 def test_towards_a_class_is_success_only_there(model, data, key):
     target = np.full(N, 3, np.int32)
-    found = attacks.attempt(fm.PGD(REGION, 0.02, 10, target=fm.Target(target)), model, data, key)
+    found = attacks.attempt(fm.PGD(REGION, 0.02, 10, target=fm.attacks.Target(target)), model, data, key)
     np.testing.assert_array_equal(found.succeeded, logits(model, found.x).argmax(1) == 3)
     already = logits(model, data.x).argmax(1) == 3
     np.testing.assert_array_equal(np.asarray(found.first) == 0, already)
@@ -60,7 +60,7 @@ def test_towards_a_class_is_success_only_there(model, data, key):
 
 
 def test_the_predicted_label_is_not_the_true_one(model, data, key):
-    attack = fm.PGD(REGION, 0.02, 5, target=fm.PredictedLabel())
+    attack = fm.PGD(REGION, 0.02, 5, target=fm.attacks.PredictedLabel())
     wrong = fm.replace(data, y=(data.y + 1) % 10)
     one, other = (fm.perturb(attack, model, batch, key) for batch in (data, wrong))
     np.testing.assert_array_equal(one.x, other.x)
@@ -76,8 +76,8 @@ def test_towards_a_likely_class(rank, model, data, key):
     z = logits(model, data.x).copy()
     z[np.arange(N), data.y] = -np.inf
     target = np.argsort(-z, axis=1)[:, rank - 1].astype(np.int32)
-    likely = fm.perturb(fm.PGD(REGION, 0.02, 5, target=fm.LikelyTarget(rank)), model, data, key)
-    near(likely.x, fm.perturb(fm.PGD(REGION, 0.02, 5, target=fm.Target(target)), model, data, key).x, 0)
+    likely = fm.perturb(fm.PGD(REGION, 0.02, 5, target=fm.attacks.LikelyTarget(rank)), model, data, key)
+    near(likely.x, fm.perturb(fm.PGD(REGION, 0.02, 5, target=fm.attacks.Target(target)), model, data, key).x, 0)
 
 
 # Restarts
@@ -193,7 +193,7 @@ def test_a_batch_says_what_of_it_is_attacked(key):
     np.testing.assert_array_equal(one.sound, arrays[1])
     near(both.sound, arrays[1] + 0.3 * heard)
     with pytest.raises(ValueError, match=r"APGD attacks one array.*has 2.*fm.PGD.*attackable: ClassVar"):
-        fm.perturb(fm.APGD(fm.LinfBall(0.3)), net, Both(*arrays), key)
+        fm.perturb(fm.attacks.APGD(fm.LinfBall(0.3)), net, Both(*arrays), key)
 
 
 class Twins(fm.System):
@@ -301,7 +301,7 @@ def test_few_programs_are_compiled(model, data, key):
 
 BAD = {
     "labels out of range": (lambda y: y + 5, None, "labels from 0 to 9 were expected.* from 5 to 14 came"),
-    "a class that is not there": (lambda y: y, fm.Target(np.int32(12)), "labels from 0 to 9 were expected.* 12"),
+    "a class that is not there": (lambda y: y, fm.attacks.Target(np.int32(12)), "labels from 0 to 9 were expected.* 12"),
 }
 
 
@@ -326,6 +326,6 @@ def test_the_step_of_the_first_success_is_counted(key):
     system = fm.Classifier(Plane(weight))
     x = np.array([[0.0, 0.0], [0.35, 0.0], [0.9, 0.0]], np.float32)
     data = fm.Labeled(x, np.zeros(3, np.int32))
-    attack = fm.PGD(fm.LinfBall(1.0), step_size=0.2, steps=3, start=fm.Clean())
+    attack = fm.PGD(fm.LinfBall(1.0), step_size=0.2, steps=3, start=fm.attacks.Clean())
     found = fm.attacks.attempt(attack, system, data, key)
     assert np.asarray(found.first).tolist() == [3, 1, 0]

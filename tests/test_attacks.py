@@ -112,7 +112,7 @@ def perturb_traced(attack, system, batch, key, best=True):
 
 @pytest.mark.parametrize("rate", [0.1, optax.linear_schedule(0.3, 0.1, 3)], ids=["number", "schedule"])
 def test_fgsm_is_sign_sgd(rate):
-    ours, theirs = fm.fgsm(rate), optax.sign_sgd(rate)
+    ours, theirs = fm.attacks.fgsm(rate), optax.sign_sgd(rate)
     x = jnp.zeros(7)
     one, other = ours.init(x), theirs.init(x)
     for seed in range(4):
@@ -126,7 +126,7 @@ def test_fgsm_is_sign_sgd(rate):
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
 @pytest.mark.parametrize("eps", [1, 0.5, np.float64(0.5), jnp.float32(0.5)], ids=["int", "float", "numpy", "jax"])
 def test_fgsm_keeps_the_type_of_the_gradient(dtype, eps):
-    step, _ = fm.fgsm(eps).update(jnp.ones(2, dtype), fm.fgsm(eps).init(jnp.ones(2, dtype)))
+    step, _ = fm.attacks.fgsm(eps).update(jnp.ones(2, dtype), fm.attacks.fgsm(eps).init(jnp.ones(2, dtype)))
     assert step.dtype == dtype
     near(step.astype(jnp.float32), [-float(eps)] * 2)
 
@@ -135,10 +135,10 @@ def test_transformation_of_attacks():
     region = BOX & fm.LinfBall(0.3)
     gradient = jnp.array([2.0, -1.0])
     for attack, size in [(fm.FGSM(region), 0.3), (fm.FGSM(region, step_size=0.2), 0.2), (fm.PGD(region, 0.1, 7), 0.1)]:
-        chain = fm.transformation(attack)
+        chain = fm.attacks.transformation(attack)
         near(chain.update(gradient, chain.init(gradient))[0], [-size, size])
     mine = optax.sgd(1.0)
-    assert fm.transformation(fm.Attack(mine, BOX)) is mine
+    assert fm.attacks.transformation(fm.Attack(mine, BOX)) is mine
 
 
 # Regions
@@ -179,14 +179,14 @@ def test_projection_is_inside_idempotent_and_nearest(dtype, seed, size, eps, low
 
 @jax.jit
 def project(region, x, origin):
-    return fm.project(region, x, origin)
+    return fm.attacks.project(region, x, origin)
 
 
 def test_clipping_alone_would_leave_the_ball():
     origin = jnp.linspace(0, 1, 1000)
     naive = jnp.clip(origin + 1, origin - 0.1, origin + 0.1)
     assert (jnp.abs(naive - origin) > 0.1).any()
-    assert (jnp.abs(fm.project(fm.LinfBall(0.1), origin + 1, origin) - origin) <= 0.1).all()
+    assert (jnp.abs(fm.attacks.project(fm.LinfBall(0.1), origin + 1, origin) - origin) <= 0.1).all()
 
 
 def test_intersections_are_flat_and_project_balls_first():
@@ -196,8 +196,8 @@ def test_intersections_are_flat_and_project_balls_first():
     assert repr(b & a) == "Box(lo=0, hi=1) & LinfBall(eps=0.1)"
     # The ball around 0.15 ends at 0.25; its part in both boxes begins at 0.2. That around 0.05 has no part in them.
     origin, x = jnp.array([[0.15, 0.15, 0.15, 0.05]]), jnp.array([[-1.0, 0.22, 9.0, 0.5]])
-    for region in (both, fm.Intersection((fm.Intersection((c, b)), a))):
-        near(fm.project(region, x, origin), [[0.2, 0.22, 0.25, 0.2]])
+    for region in (both, fm.attacks.Intersection((fm.attacks.Intersection((c, b)), a))):
+        near(fm.attacks.project(region, x, origin), [[0.2, 0.22, 0.25, 0.2]])
 
 
 # Attacks
@@ -216,7 +216,7 @@ def test_fgsm_is_the_formula(perturb, key):
 @pytest.mark.parametrize("perturb", [fm.perturb, perturb_traced], ids=["from the host", "traced"])
 def test_pgd_is_the_loop(perturb, steps, key):
     data = batch()
-    attack = fm.PGD(fm.LinfBall(0.2) & BOX, step_size=0.07, steps=steps, start=fm.Clean())
+    attack = fm.PGD(fm.LinfBall(0.2) & BOX, step_size=0.07, steps=steps, start=fm.attacks.Clean())
     expected = pgd_by_hand(net(), data.x, data.y, 0.2, 0.07, steps)
     near(perturb(attack, net(), data, key, best=False).x, expected)
 
@@ -226,7 +226,7 @@ def test_pgd_is_the_loop(perturb, steps, key):
 )
 def test_each_example_is_attacked_by_its_own_loss(system, key):
     data = batch(weight=np.arange(N, dtype=np.float32))  # also an example that counts nothing
-    attack = fm.PGD(fm.LinfBall(0.2) & BOX, step_size=0.07, steps=3, start=fm.Clean())
+    attack = fm.PGD(fm.LinfBall(0.2) & BOX, step_size=0.07, steps=3, start=fm.attacks.Clean())
     expected = pgd_by_hand(net(), data.x, data.y, 0.2, 0.07, 3)
     attacked = fm.perturb(attack, system(net()), data, key, best=False)
     near(attacked.x, expected)
@@ -271,7 +271,7 @@ def test_no_radius_returns_the_input(make, key):
 
 def test_momentum_from_its_parts(key):
     data, eps, steps = batch(), 0.1, 6
-    chain = optax.chain(optax.normalize_by_update_norm(), optax.trace(decay=1.0), fm.fgsm(0.02))
+    chain = optax.chain(optax.normalize_by_update_norm(), optax.trace(decay=1.0), fm.attacks.fgsm(0.02))
     x, m = data.x, 0.0
     for _ in range(steps):
         g = -slope(net(), x, data.y)
@@ -283,14 +283,14 @@ def test_momentum_from_its_parts(key):
 
 
 CLIPPED = optax.chain(optax.clip_by_global_norm(0.05), optax.trace(decay=0.9), optax.scale(-1.0))
-MOMENTUM = optax.chain(optax.normalize_by_update_norm(), optax.trace(decay=1.0), fm.fgsm(0.02))
+MOMENTUM = optax.chain(optax.normalize_by_update_norm(), optax.trace(decay=1.0), fm.attacks.fgsm(0.02))
 
 
 COMPANY = {
     "model, PGD": (lambda n: n, lambda r: fm.PGD(r, 0.03, 5)),
-    "model, clipped": (lambda n: n, lambda r: fm.Attack(CLIPPED, r, steps=5, start=fm.Uniform())),
+    "model, clipped": (lambda n: n, lambda r: fm.Attack(CLIPPED, r, steps=5, start=fm.attacks.Uniform())),
     "per example, clipped": (Declared, lambda r: fm.Attack(CLIPPED, r, steps=5)),
-    "coupled, momentum": (Coupled, lambda r: fm.Attack(MOMENTUM, r, steps=5, start=fm.Uniform())),
+    "coupled, momentum": (Coupled, lambda r: fm.Attack(MOMENTUM, r, steps=5, start=fm.attacks.Uniform())),
 }
 
 
@@ -319,7 +319,7 @@ def test_without_an_index_an_example_draws_by_its_place(key):
 def test_the_best_point_is_kept(perturb, key):
     hill = Curve(lambda x: -((x - 0.35) ** 2))  # from 0 by steps of 0.2: 0.2, 0.4, 0.2, 0.4, …
     data = fm.Unlabeled(np.zeros((2, 1), np.float32))
-    attack = functools.partial(fm.PGD, fm.LinfBall(1.0), 0.2, start=fm.Clean())
+    attack = functools.partial(fm.PGD, fm.LinfBall(1.0), 0.2, start=fm.attacks.Clean())
     for steps, last in [(2, 0.4), (3, 0.2), (4, 0.4), (13, 0.2)]:
         near(perturb(attack(steps=steps), hill, data, key, best=False).x, [[last]] * 2)
         near(perturb(attack(steps=steps), hill, data, key).x, [[0.4]] * 2)
@@ -332,7 +332,7 @@ def test_the_best_point_is_kept(perturb, key):
 def test_the_best_point_is_each_examples_own(key):
     hill = Curve(lambda x: -((x - 0.35) ** 2))
     data = fm.Unlabeled(np.array([[0.0], [0.1], [0.35]], np.float32))
-    attack = fm.PGD(fm.LinfBall(1.0), 0.2, 3, start=fm.Clean())
+    attack = fm.PGD(fm.LinfBall(1.0), 0.2, 3, start=fm.attacks.Clean())
     near(fm.perturb(attack, hill, data, key).x, [[0.4], [0.3], [0.35]])
 
 
@@ -401,7 +401,7 @@ def test_the_gradient_of_the_parameters_is_not_computed(system, steps, key):
     big = Perceptron(draw(0, 64, 512), draw(1, 512, 10))
     data = fm.Labeled(jax.random.uniform(key, (32, 64)), jnp.zeros(32, jnp.int32))
     one = flops(lambda s, b: loss(s, b).mean(), big, data)
-    attack = fm.PGD(fm.LinfBall(0.1) & BOX, 0.02, steps, fm.Clean())
+    attack = fm.PGD(fm.LinfBall(0.1) & BOX, 0.02, steps, fm.attacks.Clean())
     last = flops(lambda s, b, k: last_point(attack, s, b, k), system(big), data, key)
     assert 1.9 * steps * one < last <= 1.05 * 2 * steps * one  # with the parameters' gradient it would be 3
     if steps == 1:
@@ -421,7 +421,7 @@ def test_a_plain_function_is_attacked(key):
     data = batch()
     mean = lambda f: lambda p, x: f(p, x, data.y).mean()
     for function in (per_example_loss, lambda *a: per_example_loss(*a).mean()):
-        attacked = fm.adversarial(function, fm.FGSM(fm.LinfBall(0.2) & BOX))
+        attacked = fm.attacks.adversarial(function, fm.FGSM(fm.LinfBall(0.2) & BOX))
         direction = jnp.sign(jax.grad(lambda x, f=function: f(params, x, data.y).sum())(jnp.asarray(data.x)))
         there = jnp.clip(data.x + 0.2 * direction, 0, 1)
         near(attacked(params, data.x, data.y), function(params, there, data.y))
@@ -429,7 +429,7 @@ def test_a_plain_function_is_attacked(key):
         near(through["w"], jax.grad(mean(function))(params, there)["w"])
         assert not direct.any()
     near(attacked(params, data.x, data.y, 2.0), function(params, there, data.y, 2.0))
-    random = fm.adversarial(per_example_loss, fm.PGD(fm.LinfBall(0.2), 0.05, 3))
+    random = fm.attacks.adversarial(per_example_loss, fm.PGD(fm.LinfBall(0.2), 0.05, 3))
     with pytest.raises(ValueError, match="key: a start drawn at random needs a random key"):
         random(params, data.x, data.y)
     one, two = (random(params, data.x, data.y, key=jax.random.key(seed)) for seed in (0, 1))
@@ -438,7 +438,7 @@ def test_a_plain_function_is_attacked(key):
 
 def test_the_slope_of_a_scalar_is_not_scaled(key):
     attack = fm.Attack(optax.scale(-0.5), fm.LinfBall(9.0))
-    f = fm.adversarial(lambda w, x: ((x @ w) ** 2).mean(), attack)
+    f = fm.attacks.adversarial(lambda w, x: ((x @ w) ** 2).mean(), attack)
     x, w = jnp.arange(6.0).reshape(3, 2), jnp.array([1.0, -2.0])
     there = x + 0.5 * 2 * (x @ w)[:, None] * w[None] / 3
     near(f(w, x), ((there @ w) ** 2).mean(), 1e-4)
@@ -447,7 +447,7 @@ def test_the_slope_of_a_scalar_is_not_scaled(key):
 # Types of one's own
 
 
-class L2Ball(fm.Ball):
+class L2Ball(fm.attacks.Ball):
     """A ball in another norm."""
 
 
@@ -465,7 +465,7 @@ def transformation(ball: L2Ball, step_size):
 def test_another_norm_is_a_few_methods(key):
     w = jax.random.normal(key, (WIDTH,))
     linear, data = Curve(lambda x: x * w[None]), fm.Unlabeled(batch().x)
-    for attack in (fm.FGSM(L2Ball(0.3)), fm.PGD(L2Ball(0.3), 0.1, 5, fm.Clean())):
+    for attack in (fm.FGSM(L2Ball(0.3)), fm.PGD(L2Ball(0.3), 0.1, 5, fm.attacks.Clean())):
         near(
             loss(linear, fm.perturb(attack, linear, data, key)) - loss(linear, data),
             np.full(N, 0.3 * np.linalg.norm(w)),
@@ -483,7 +483,7 @@ class Decaying(fm.Attack):
 
 @dispatch
 def transformation(attack: Decaying):
-    return fm.fgsm(optax.linear_schedule(attack.size, 0.0, attack.steps))
+    return fm.attacks.fgsm(optax.linear_schedule(attack.size, 0.0, attack.steps))
 
 
 class Momentum(fm.PGD):
@@ -492,7 +492,7 @@ class Momentum(fm.PGD):
 
 @dispatch
 def transformation(attack: Momentum):
-    return optax.chain(optax.normalize_by_update_norm(), optax.trace(attack.decay), fm.fgsm(attack.step_size))
+    return optax.chain(optax.normalize_by_update_norm(), optax.trace(attack.decay), fm.attacks.fgsm(attack.step_size))
 
 
 class Noise(fm.Attack):
@@ -501,7 +501,7 @@ class Noise(fm.Attack):
 
 @dispatch
 def perturb(attack: Noise, system, batch, key):
-    return fm.replace(batch, x=fm.project(attack.region, batch.x + jax.random.normal(key, batch.x.shape), batch.x))
+    return fm.replace(batch, x=fm.attacks.project(attack.region, batch.x + jax.random.normal(key, batch.x.shape), batch.x))
 
 
 def test_attacks_of_ones_own(key):
@@ -511,7 +511,7 @@ def test_attacks_of_ones_own(key):
         expected = data.x + sum(0.1 * (1 - i / steps) for i in range(steps))
         near(fm.perturb(attack, linear, data, key).x, expected)
         near(perturb_traced(attack, linear, data, key).x, expected)
-    attack = Momentum(fm.LinfBall(0.1) & BOX, 0.02, 6, fm.Clean(), 1.0)
+    attack = Momentum(fm.LinfBall(0.1) & BOX, 0.02, 6, fm.attacks.Clean(), 1.0)
     assert (attack.step_size, attack.steps, attack.decay) == (0.02, 6, 1.0)
     parts = fm.Attack(MOMENTUM, fm.LinfBall(0.1) & BOX, steps=6)
     near(fm.perturb(attack, net(), batch(), key).x, fm.perturb(parts, net(), batch(), key).x)
@@ -556,15 +556,19 @@ BALL = fm.LinfBall(0.1)
         (lambda: fm.FGSM(BALL & fm.Box(1, 0)), ValueError, "Box, lo: .* lo = 1, hi = 0 came"),
         (lambda: fm.FGSM(BALL & fm.Box(0.5, 0.5)), ValueError, "Box, lo: a number below hi was expected"),
         (lambda: fm.FGSM(BALL & fm.Box(np.nan, 0.5)), ValueError, "Box, lo: a number was expected, and nan came"),
-        (lambda: fm.FGSM(fm.Intersection((BALL, 3))), TypeError, "Intersection, regions: .* 3 came"),
+        (lambda: fm.FGSM(fm.attacks.Intersection((BALL, 3))), TypeError, "Intersection, regions: .* 3 came"),
         (lambda: fm.FGSM(BALL, step_size=-1.0), ValueError, "FGSM, step_size: .* -1 came"),
         (lambda: fm.PGD(BALL, -0.5, 3), ValueError, "PGD, step_size: .* -0.5 came"),
         (lambda: fm.PGD(BALL, 0.1, 0), ValueError, "PGD, steps: .* at least 1 was expected, and 0 came"),
         (lambda: fm.PGD(BALL, 0.1, 2.5), ValueError, "PGD, steps: .* 2.5 came"),
-        (lambda: fm.Attack(fm.fgsm(0.1), BALL, steps=-3), ValueError, "Attack, steps: .* -3 came"),
-        (lambda: fm.PGD(BALL, 0.1, 3, "random"), TypeError, r"PGD, start: fm.Clean\(\) or fm.Uniform\(\) .* 'random' came"),
+        (lambda: fm.Attack(fm.attacks.fgsm(0.1), BALL, steps=-3), ValueError, "Attack, steps: .* -3 came"),
+        (
+            lambda: fm.PGD(BALL, 0.1, 3, "random"),
+            TypeError,
+            r"PGD, start: fm.attacks.Clean\(\) or fm.attacks.Uniform\(\) .* 'random' came",
+        ),
         (lambda: fm.FGSM(0.1), TypeError, "FGSM, region: such as .* 0.1 came"),
-        (lambda: fm.Attack(BALL, fm.fgsm(0.1)), TypeError, "Attack, region: such as"),
+        (lambda: fm.Attack(BALL, fm.attacks.fgsm(0.1)), TypeError, "Attack, region: such as"),
         (lambda: fm.Attack(0.1, BALL), TypeError, "Attack, transform: an optax transformation such as .* 0.1 came"),
         (lambda: fm.FGSM(BOX), ValueError, "region: one ball, .* has none.*fm.LinfBall"),
         (lambda: fm.FGSM(BALL & fm.LinfBall(0.2)), ValueError, "region: one ball, .* has 2"),

@@ -7,7 +7,6 @@ from parity import attacks_model
 
 import fulmen as fm
 from fulmen import attacks, dispatch
-from fulmen.robust.attacks import input_transform as view
 
 PIXELS = 64
 
@@ -29,7 +28,7 @@ class BallThenBox(attacks.L2Ball):
 
 @dispatch
 def project(region: BallThenBox, x, origin):
-    return fm.project(BOX, fm.project(attacks.L2Ball(region.eps), x, origin), origin)
+    return fm.attacks.project(BOX, fm.attacks.project(attacks.L2Ball(region.eps), x, origin), origin)
 
 
 class FarNIFGSM(attacks.NIFGSM):
@@ -42,15 +41,15 @@ class FarNIFGSM(attacks.NIFGSM):
 
 @dispatch
 def views(attack: FarNIFGSM):
-    (nesterov,) = view.views.invoke(attacks.NIFGSM)(attack)
+    (nesterov,) = attacks.views.invoke(attacks.NIFGSM)(attack)
     return (attacks.Nesterov(nesterov.distance * PIXELS),)
 
 
 ATTACKS = {
     "torchattacks/fgsm": fm.FGSM(LINF),
     "torchattacks/bim": attacks.BIM(LINF, STEP, STEPS),
-    "torchattacks/pgd": fm.PGD(LINF, STEP, STEPS, start=fm.Clean()),
-    "torchattacks/pgd_l2": fm.PGD(BallThenBox(EPS_L2), STEP_L2, STEPS, start=fm.Clean()),
+    "torchattacks/pgd": fm.PGD(LINF, STEP, STEPS, start=fm.attacks.Clean()),
+    "torchattacks/pgd_l2": fm.PGD(BallThenBox(EPS_L2), STEP_L2, STEPS, start=fm.attacks.Clean()),
     "torchattacks/mifgsm": attacks.MIFGSM(LINF, STEP, STEPS, 0.9),
     "torchattacks/nifgsm": FarNIFGSM(LINF, STEP, STEPS, 0.9),
     # The peer's kernel was rounded to float32, which changes the sign of a sum of slopes where it is about 0.
@@ -58,7 +57,7 @@ ATTACKS = {
     "torchattacks/tifgsm_momentum": attacks.TIFGSM(LINF, STEP, STEPS, 1.0),
     "foolbox/fgsm": fm.FGSM(LINF),
     "foolbox/bim": attacks.BIM(LINF, STEP, STEPS),
-    "foolbox/pgd_l2": fm.PGD(BallThenBox(EPS_L2), STEP_L2, STEPS, start=fm.Clean()),
+    "foolbox/pgd_l2": fm.PGD(BallThenBox(EPS_L2), STEP_L2, STEPS, start=fm.attacks.Clean()),
     "art/fgm": fm.FGSM(LINF),
     "art/pgd": attacks.BIM(LINF, STEP, STEPS),
 }

@@ -27,7 +27,7 @@ def mode(seed=0):
 
 @pytest.mark.parametrize("x", [IMAGES, (IMAGES > 0).astype(np.uint8)])
 def test_flip_mirrors_about_half_of_the_images(x):
-    found = apply(fm.Flip(), batch(x, weight=np.ones(N, np.float32)), mode())
+    found = apply(fm.augmentations.Flip(), batch(x, weight=np.ones(N, np.float32)), mode())
     kept = (found.x == x).all((1, 2, 3))
     mirrored = (found.x == x[:, :, ::-1]).all((1, 2, 3))
     assert (kept | mirrored).all()
@@ -39,7 +39,7 @@ def test_flip_mirrors_about_half_of_the_images(x):
 
 @pytest.mark.parametrize("scale", [0.5, np.float32(0.5), jnp.asarray(0.5)])
 def test_noise_has_its_scale_and_no_mean(scale):
-    added = apply(fm.Noise(scale), batch(), mode()).x - IMAGES
+    added = apply(fm.augmentations.Noise(scale), batch(), mode()).x - IMAGES
     assert float(added.std()) == pytest.approx(0.5, rel=0.05)
     assert abs(float(added.mean())) < 0.05
     # No two examples, and no two numbers of one, get the same.
@@ -47,7 +47,7 @@ def test_noise_has_its_scale_and_no_mean(scale):
 
 
 def test_mixup_mixes_inputs_and_targets_alike():
-    found = fm.augment(fm.Mixup(1.0, CLASSES), batch(), mode())
+    found = fm.augment(fm.augmentations.Mixup(1.0, CLASSES), batch(), mode())
     one_hot = np.eye(CLASSES, dtype=np.float32)[LABELS]
     x, y = np.asarray(found.x), np.asarray(found.y)
     np.testing.assert_allclose(y.sum(1), 1, rtol=1e-5)
@@ -69,24 +69,28 @@ def test_mixup_mixes_inputs_and_targets_alike():
 
 
 def test_mixup_of_little_alpha_leaves_most_examples_nearly_as_they_are():
-    found = fm.augment(fm.Mixup(jnp.asarray(0.01), CLASSES), batch(), mode())
+    found = fm.augment(fm.augmentations.Mixup(jnp.asarray(0.01), CLASSES), batch(), mode())
     sharp = np.asarray(found.y).max(1) > 0.99
     assert sharp.mean() > 0.9
 
 
 def test_mixup_of_probabilities():
     y = RNG.dirichlet(np.ones(CLASSES), N).astype(np.float32)
-    found = fm.augment(fm.Mixup(0.4, CLASSES), batch(y=y), mode())
+    found = fm.augment(fm.augmentations.Mixup(0.4, CLASSES), batch(y=y), mode())
     np.testing.assert_allclose(found.y.sum(1), 1, rtol=1e-5)
     np.testing.assert_allclose(found.y.mean(0), y.mean(0), atol=0.05)
 
 
 def test_mixup_of_inputs_in_half_precision():
-    found = jax.eval_shape(fm.augment, fm.Mixup(0.4, CLASSES), batch(jnp.asarray(IMAGES, jnp.bfloat16)), mode())
+    found = jax.eval_shape(
+        fm.augment, fm.augmentations.Mixup(0.4, CLASSES), batch(jnp.asarray(IMAGES, jnp.bfloat16)), mode()
+    )
     assert found.x.dtype == jnp.bfloat16 and found.y.dtype == np.float32
 
 
-@pytest.mark.parametrize("augmentation", [fm.Flip(), fm.Noise(0.1), fm.Mixup(0.4, CLASSES)])
+@pytest.mark.parametrize(
+    "augmentation", [fm.augmentations.Flip(), fm.augmentations.Noise(0.1), fm.augmentations.Mixup(0.4, CLASSES)]
+)
 def test_the_key_says_what_is_drawn(augmentation):
     first, again, other = (fm.augment(augmentation, batch(), mode(seed)).x for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
@@ -95,8 +99,8 @@ def test_the_key_says_what_is_drawn(augmentation):
 
 def test_a_scale_changes_without_compiling():
     before = apply._cache_size()
-    apply(fm.Noise(jnp.asarray(0.1)), batch(), mode())
-    apply(fm.Noise(jnp.asarray(0.2)), batch(), mode())
+    apply(fm.augmentations.Noise(jnp.asarray(0.1)), batch(), mode())
+    apply(fm.augmentations.Noise(jnp.asarray(0.2)), batch(), mode())
     assert apply._cache_size() <= before + 1
 
 
@@ -104,11 +108,11 @@ def test_a_scale_changes_without_compiling():
 
 
 def test_each_augmentation_of_a_classifier_draws_by_itself():
-    system = fm.Classifier(Linear(4, CLASSES), augment=(fm.Noise(1.0), fm.Noise(1.0)))
+    system = fm.Classifier(Linear(4, CLASSES), augment=(fm.augmentations.Noise(1.0), fm.augmentations.Noise(1.0)))
     x = np.zeros((N, 4), np.float32)
     both = fm.augment(system, batch(x), mode())
-    one = fm.augment(fm.replace(system, augment=(fm.Noise(1.0),)), batch(x), mode())
-    alone = fm.augment(fm.replace(system, augment=fm.Noise(1.0)), batch(x), mode())
+    one = fm.augment(fm.replace(system, augment=(fm.augmentations.Noise(1.0),)), batch(x), mode())
+    alone = fm.augment(fm.replace(system, augment=fm.augmentations.Noise(1.0)), batch(x), mode())
     np.testing.assert_array_equal(one.x, alone.x)
     second = both.x - one.x
     assert abs(np.corrcoef(second.ravel(), np.asarray(one.x).ravel())[0, 1]) < 0.1
@@ -122,7 +126,7 @@ def test_without_augmentations_the_batch_stays_itself():
 def test_augmentations_run_in_turn_in_the_training_step_and_not_in_evaluation():
     seen = []
 
-    class Wipe(fm.Augmentation):
+    class Wipe(fm.augmentations.Augmentation):
         value: float
 
     @dispatch
@@ -131,7 +135,7 @@ def test_augmentations_run_in_turn_in_the_training_step_and_not_in_evaluation():
         return fm.replace(batch, x=jnp.full_like(batch.x, wipe.value), y=jnp.ones(len(batch), int))
 
     x, y = data()
-    system = fm.Classifier(Linear(4, 3), augment=(fm.Mixup(0.3, 3), Wipe(2.0)))
+    system = fm.Classifier(Linear(4, 3), augment=(fm.augmentations.Mixup(0.3, 3), Wipe(2.0)))
     state = fm.setup(system, (x, y), optimizer=optax.sgd(0.1), batch_size=50)
     new, logs = fm.train_step(state, (x, y))
     assert seen and set(seen) == {(50, 3)}  # what mixup left
@@ -149,10 +153,10 @@ def test_augmentations_run_in_turn_in_the_training_step_and_not_in_evaluation():
 @pytest.mark.parametrize(
     ("augmentation", "message"),
     [
-        (fm.Noise(-0.1), "Noise, scale: a number of at least 0 was expected, and -0.1 came"),
-        (fm.Noise(float("nan")), "Noise, scale: a number of at least 0 was expected, and nan came"),
-        (fm.Mixup(0.0, 3), "Mixup, alpha: a positive number was expected, and 0 came"),
-        (fm.Mixup(0.4, 1), "Mixup, classes: at least 2 were expected, and 1 came"),
+        (fm.augmentations.Noise(-0.1), "Noise, scale: a number of at least 0 was expected, and -0.1 came"),
+        (fm.augmentations.Noise(float("nan")), "Noise, scale: a number of at least 0 was expected, and nan came"),
+        (fm.augmentations.Mixup(0.0, 3), "Mixup, alpha: a positive number was expected, and 0 came"),
+        (fm.augmentations.Mixup(0.4, 1), "Mixup, classes: at least 2 were expected, and 1 came"),
     ],
 )
 def test_values_that_make_no_sense(augmentation, message):
@@ -164,31 +168,41 @@ def test_values_that_make_no_sense(augmentation, message):
     ("augmentation", "given", "error", "message"),
     [
         (
-            fm.Flip(),
+            fm.augmentations.Flip(),
             batch(IMAGES[0]),
             ValueError,
             r"x: images of shape \(n, height, width, channels\) were expected, and \(3, 5, 2\) came",
         ),
-        (fm.Noise(0.1), batch(LABELS), TypeError, r"Noise, x: floating-point numbers were expected, and int32 came"),
         (
-            fm.Mixup(0.1, 3),
+            fm.augmentations.Noise(0.1),
+            batch(LABELS),
+            TypeError,
+            r"Noise, x: floating-point numbers were expected, and int32 came",
+        ),
+        (
+            fm.augmentations.Mixup(0.1, 3),
             fm.Unlabeled(IMAGES),
             ValueError,
             "Mixup mixes targets too, and the Unlabeled batch that came has no y",
         ),
         (
-            fm.Mixup(0.1, 3),
+            fm.augmentations.Mixup(0.1, 3),
             batch(y=np.ones(N, np.float32)),
             ValueError,
             r"Mixup, y: integer labels .* float32 of shape \(200,\) came",
         ),
         (
-            fm.Mixup(0.1, 3),
+            fm.augmentations.Mixup(0.1, 3),
             batch(y=np.ones((N, 2), np.float32)),
             ValueError,
             r"\(n, 3\) were expected, and float32 of shape \(200, 2\)",
         ),
-        (fm.Flip(), batch({"a": IMAGES}), TypeError, "Flip changes batch.x, and the Labeled batch that came has no array x"),
+        (
+            fm.augmentations.Flip(),
+            batch({"a": IMAGES}),
+            TypeError,
+            "Flip changes batch.x, and the Labeled batch that came has no array x",
+        ),
     ],
 )
 def test_batches_that_do_not_fit(augmentation, given, error, message):
@@ -198,4 +212,4 @@ def test_batches_that_do_not_fit(augmentation, given, error, message):
 
 def test_a_mode_without_a_key():
     with pytest.raises(ValueError, match="Noise draws at random, and the mode that came has no key"):
-        fm.augment(fm.Noise(0.1), batch(), fm.Eval())
+        fm.augment(fm.augmentations.Noise(0.1), batch(), fm.Eval())

@@ -43,7 +43,7 @@ def shifts(found, pixels, fill):
 
 @pytest.mark.parametrize(("pixels", "fill"), [(1, 0.0), (2, -1.0)])
 def test_shift_crop_moves_each_image_by_some_pixels(pixels, fill):
-    found = apply(fm.ShiftCrop(pixels, fill), batch(weight=np.ones(N, np.float32)), mode())
+    found = apply(fm.augmentations.ShiftCrop(pixels, fill), batch(weight=np.ones(N, np.float32)), mode())
     moved = shifts(np.asarray(found.x), pixels, fill)
     assert roughly_even(np.bincount(moved, minlength=(2 * pixels + 1) ** 2))
     np.testing.assert_array_equal(found.y, LABELS)
@@ -52,8 +52,10 @@ def test_shift_crop_moves_each_image_by_some_pixels(pixels, fill):
 
 def test_shift_crop_of_bytes_and_of_a_whole_batch():
     pixels = (IMAGES * 100).astype(np.uint8)
-    assert apply(fm.ShiftCrop(2), batch(pixels), mode()).x.dtype == np.uint8
-    moved = [shifts(np.asarray(apply(fm.ShiftCrop(2, per_batch=True), batch(), mode(s)).x), 2, 0) for s in range(6)]
+    assert apply(fm.augmentations.ShiftCrop(2), batch(pixels), mode()).x.dtype == np.uint8
+    moved = [
+        shifts(np.asarray(apply(fm.augmentations.ShiftCrop(2, per_batch=True), batch(), mode(s)).x), 2, 0) for s in range(6)
+    ]
     assert all(len(set(m)) == 1 for m in moved) and len({m[0] for m in moved}) > 2
 
 
@@ -72,7 +74,7 @@ def box(covered):
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_cutout_covers_a_square_around_any_pixel(size):
-    found = np.asarray(apply(fm.Cutout(size, fill=-3.0), batch(), mode()).x)
+    found = np.asarray(apply(fm.augmentations.Cutout(size, fill=-3.0), batch(), mode()).x)
     covered = (found == -3).all(3)
     np.testing.assert_array_equal(np.where(covered[..., None], IMAGES, found), IMAGES)
     expected = np.zeros((H, W))
@@ -88,7 +90,7 @@ def test_cutout_covers_a_square_around_any_pixel(size):
 
 
 def test_cutout_of_a_whole_batch_covers_one_place():
-    found = np.asarray(apply(fm.Cutout(2, per_batch=True), batch(), mode()).x)
+    found = np.asarray(apply(fm.augmentations.Cutout(2, per_batch=True), batch(), mode()).x)
     covered = (found == 0).all(3)
     assert (covered == covered[0]).all() and covered[0].any()
 
@@ -96,7 +98,7 @@ def test_cutout_of_a_whole_batch_covers_one_place():
 def test_the_value_that_covers_is_data():
     before = apply._cache_size()
     for fill in (0.0, 1.0):
-        apply(fm.Cutout(2, jnp.asarray(fill)), batch(), mode())
+        apply(fm.augmentations.Cutout(2, jnp.asarray(fill)), batch(), mode())
     assert apply._cache_size() == before + 1
 
 
@@ -104,7 +106,7 @@ def test_the_value_that_covers_is_data():
 
 
 def test_cutmix_puts_a_rectangle_of_another_image_in_and_mixes_targets_by_area():
-    found = apply(fm.CutMix(1.0, CLASSES), batch(), mode())
+    found = apply(fm.augmentations.CutMix(1.0, CLASSES), batch(), mode())
     x, y = np.asarray(found.x), np.asarray(found.y)
     one_hot = np.eye(CLASSES, dtype=np.float32)[LABELS]
     shares = []
@@ -124,7 +126,7 @@ def test_cutmix_puts_a_rectangle_of_another_image_in_and_mixes_targets_by_area()
 
 
 def test_cutmix_of_a_whole_batch_has_one_rectangle():
-    found = apply(fm.CutMix(1.0, CLASSES, per_batch=True), batch(), mode(3))
+    found = apply(fm.augmentations.CutMix(1.0, CLASSES, per_batch=True), batch(), mode(3))
     foreign = (np.asarray(found.x) != IMAGES).any(3)
     changed = foreign[foreign.any((1, 2))]
     assert len(changed) > N / 2 and (changed == changed[0]).all()
@@ -135,17 +137,17 @@ def test_cutmix_of_a_whole_batch_has_one_rectangle():
 
 
 def test_flip_of_a_whole_batch():
-    found = [np.asarray(apply(fm.Flip(per_batch=True), batch(), mode(s)).x) for s in range(8)]
+    found = [np.asarray(apply(fm.augmentations.Flip(per_batch=True), batch(), mode(s)).x) for s in range(8)]
     flipped = [(x == IMAGES[:, :, ::-1]).all() for x in found]
     assert all(a or (x == IMAGES).all() for a, x in zip(flipped, found, strict=True))
     assert 0 < sum(flipped) < 8
 
 
 def test_noise_and_mixup_of_a_whole_batch():
-    added = np.asarray(apply(fm.Noise(0.5, per_batch=True), batch(), mode()).x) - IMAGES
+    added = np.asarray(apply(fm.augmentations.Noise(0.5, per_batch=True), batch(), mode()).x) - IMAGES
     np.testing.assert_allclose(added, np.broadcast_to(added[:1], added.shape), atol=1e-6)
     assert added[0].std() > 0.2
-    mixed = np.asarray(apply(fm.Mixup(1.0, CLASSES, per_batch=True), batch(), mode()).y).max(1)
+    mixed = np.asarray(apply(fm.augmentations.Mixup(1.0, CLASSES, per_batch=True), batch(), mode()).y).max(1)
     assert len(np.unique(np.round(mixed, 4))) <= 2
 
 
@@ -153,22 +155,29 @@ def test_noise_and_mixup_of_a_whole_batch():
 
 
 def test_in_turn_is_one_after_the_other_each_drawing_by_itself():
-    several = fm.Flip() >> (fm.Cutout(2) >> fm.Cutout(2)) >> fm.Noise(0.1)
+    several = (
+        fm.augmentations.Flip() >> (fm.augmentations.Cutout(2) >> fm.augmentations.Cutout(2)) >> fm.augmentations.Noise(0.1)
+    )
     assert [type(step).__name__ for step in several.steps] == ["Flip", "Cutout", "Cutout", "Noise"]
     assert repr(several) == "Flip() >> Cutout(size=2) >> Cutout(size=2) >> Noise(scale=0.1)"
-    assert repr(fm.Flip(per_batch=True)) == "Flip(per_batch=True)"
+    assert repr(fm.augmentations.Flip(per_batch=True)) == "Flip(per_batch=True)"
     found = apply(several, batch(), mode())
     by_hand = batch()
     for i, each in enumerate(several.steps):
         by_hand = apply(each, by_hand, mode().at(str(i)))
     np.testing.assert_allclose(found.x, by_hand.x, rtol=1e-6)
     np.testing.assert_array_equal(found.y, by_hand.y)
-    twice = np.asarray(apply(fm.Cutout(1) >> fm.Cutout(1), batch(), mode()).x)
+    twice = np.asarray(apply(fm.augmentations.Cutout(1) >> fm.augmentations.Cutout(1), batch(), mode()).x)
     assert ((twice == 0).all(3).sum((1, 2)) == 2).mean() > 0.9
 
 
 def test_it_trains():
-    several = fm.Flip() >> fm.ShiftCrop(1) >> fm.Cutout(2) >> fm.CutMix(1.0, CLASSES)
+    several = (
+        fm.augmentations.Flip()
+        >> fm.augmentations.ShiftCrop(1)
+        >> fm.augmentations.Cutout(2)
+        >> fm.augmentations.CutMix(1.0, CLASSES)
+    )
     net = fm.models.Chain(fm.models.Flatten(), fm.models.Dense(H * W * 2, CLASSES))
     state = fm.setup(fm.Classifier(net, augment=several), (IMAGES, LABELS), optimizer=optax.sgd, lr=0.1)
     state, logs = fm.train_step(state, (IMAGES[:32], LABELS[:32]))
@@ -181,10 +190,10 @@ def test_it_trains():
 @pytest.mark.parametrize(
     ("augmentation", "message"),
     [
-        (fm.ShiftCrop(0), "ShiftCrop, pixels: at least 1 was expected, and 0 came"),
-        (fm.Cutout(0), "Cutout, size: at least 1 pixel was expected, and 0 came"),
-        (fm.CutMix(-1.0, 3), "CutMix, alpha: a positive number was expected, and -1 came"),
-        (fm.CutMix(1.0, 1), "CutMix, classes: at least 2 were expected, and 1 came"),
+        (fm.augmentations.ShiftCrop(0), "ShiftCrop, pixels: at least 1 was expected, and 0 came"),
+        (fm.augmentations.Cutout(0), "Cutout, size: at least 1 pixel was expected, and 0 came"),
+        (fm.augmentations.CutMix(-1.0, 3), "CutMix, alpha: a positive number was expected, and -1 came"),
+        (fm.augmentations.CutMix(1.0, 1), "CutMix, classes: at least 2 were expected, and 1 came"),
     ],
 )
 def test_values_that_make_no_sense(augmentation, message):
@@ -192,7 +201,9 @@ def test_values_that_make_no_sense(augmentation, message):
         fm.validate(augmentation)
 
 
-@pytest.mark.parametrize("augmentation", [fm.ShiftCrop(1), fm.Cutout(1), fm.CutMix(1.0, 3)])
+@pytest.mark.parametrize(
+    "augmentation", [fm.augmentations.ShiftCrop(1), fm.augmentations.Cutout(1), fm.augmentations.CutMix(1.0, 3)]
+)
 def test_images_have_four_axes(augmentation):
     with pytest.raises(
         ValueError, match=rf"{type(augmentation).__name__}, x: images of shape \(n, height, width, channels\)"
@@ -202,8 +213,8 @@ def test_images_have_four_axes(augmentation):
 
 def test_only_augmentations_are_put_in_turn():
     with pytest.raises(TypeError):
-        fm.Flip() >> 3
+        fm.augmentations.Flip() >> 3
     with pytest.raises(TypeError, match="Augmentations, steps: augmentations were expected, and 3 came"):
-        fm.validate(fm.Augmentations((fm.Flip(), 3)))
+        fm.validate(fm.augmentations.Augmentations((fm.augmentations.Flip(), 3)))
     with pytest.raises(ValueError, match="CutMix, y: integer labels"):
-        fm.augment(fm.CutMix(1.0, 3), batch(y=np.ones(N, np.float32)), mode())
+        fm.augment(fm.augmentations.CutMix(1.0, 3), batch(y=np.ones(N, np.float32)), mode())

@@ -67,7 +67,7 @@ def test_an_evaluation_does_not_depend_on_the_batches():
 
 def test_the_codebook_is_a_running_mean():
     layer = fm.models.Quantizer(codes=5, features=2, decay=0.8, epsilon=1e-3)
-    state = fm.setup(fm.VQVAE(Linear(4, 2), layer, Linear(2, 4), commitment=0.3), X, optimizer=SGD, batch_size=10)
+    state = fm.setup(fm.systems.VQVAE(Linear(4, 2), layer, Linear(2, 4), commitment=0.3), X, optimizer=SGD, batch_size=10)
     for _ in range(3):
         vqvae = state.system
         count, total = (np.asarray(b.value) for b in (vqvae.quantizer.count, vqvae.quantizer.total))
@@ -105,7 +105,7 @@ def test_the_codebook_is_a_running_mean():
 
 
 def test_the_codebook_moves_in_training_only():
-    state = fm.setup(fm.VQVAE(Linear(4, 2), fm.models.Quantizer(5, 2), Linear(2, 4)), X, optimizer=SGD)
+    state = fm.setup(fm.systems.VQVAE(Linear(4, 2), fm.models.Quantizer(5, 2), Linear(2, 4)), X, optimizer=SGD)
     attacked = fm.perturb(fm.FGSM(fm.LinfBall(0.1)), state, X, jax.random.key(0))
     assert 0 < np.abs(attacked.x - X).max() <= 0.1001
     slopes = fm.differentiate(state.system, fm.Unlabeled(X), fm.Eval(jax.random.key(0)))
@@ -119,9 +119,12 @@ def test_the_codebook_moves_in_training_only():
         (lambda: fm.VAE(Linear(4, 4), Linear(2, 3)), "the shape of the model's outputs"),
         (lambda: fm.VAE(Linear(4, 4), Linear(2, 4), beta=-1.0), "beta"),
         (lambda: fm.VAE(Linear(4, 4), Linear(2, 4), Linear(4, 4)), "reconstruction: an objective"),
-        (lambda: fm.VQVAE(Linear(4, 2), Linear(2, 2), Linear(2, 4)), r"fm\.models\.Quantizer\(512, 64\)"),
-        (lambda: fm.VQVAE(Linear(4, 3), fm.models.Quantizer(5, 2), Linear(2, 4)), r"Quantizer\(5, 2\) takes \(…, 2\)"),
-        (lambda: fm.VQVAE(Linear(4, 2), fm.models.Quantizer(0, 2), Linear(2, 4)), r"Quantizer\.codes"),
+        (lambda: fm.systems.VQVAE(Linear(4, 2), Linear(2, 2), Linear(2, 4)), r"fm\.models\.Quantizer\(512, 64\)"),
+        (
+            lambda: fm.systems.VQVAE(Linear(4, 3), fm.models.Quantizer(5, 2), Linear(2, 4)),
+            r"Quantizer\(5, 2\) takes \(…, 2\)",
+        ),
+        (lambda: fm.systems.VQVAE(Linear(4, 2), fm.models.Quantizer(0, 2), Linear(2, 4)), r"Quantizer\.codes"),
     ],
 )
 def test_bad_input(system, words):

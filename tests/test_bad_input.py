@@ -355,7 +355,7 @@ def test_augmentations_that_give_no_batch(made, word):
     class OddSystem(Solo):
         pass
 
-    class OddAugmentation(fm.Augmentation):
+    class OddAugmentation(fm.augmentations.Augmentation):
         pass
 
     @dispatch
@@ -490,13 +490,16 @@ def test_a_misspelt_option_of_a_states_fit_is_not_taken_for_the_optimizers():
     ("lr", "words"),
     [
         ("1e-3", ["'1e-3' came", "lr=1e-3"]),
-        (dict(layer=1e-4), ["{'layer': 0.0001} came", "optimizer={'layer': fm.Optimizer(optax.adam, 0.0001)}"]),
+        (dict(layer=1e-4), ["{'layer': 0.0001} came", "optimizer={'layer': fm.optimizers.Optimizer(optax.adam, 0.0001)}"]),
         ([1e-3, 1e-4], ["[0.001, 0.0001] came", "fm.Population"]),
     ],
     ids=["text", "dict", "list"],
 )
 def test_what_is_no_learning_rate(lr, words):
-    for make in (lambda: fm.setup(net(), (X, Y), optimizer=optax.adam, lr=lr), lambda: fm.Optimizer(optax.adam, lr)):
+    for make in (
+        lambda: fm.setup(net(), (X, Y), optimizer=optax.adam, lr=lr),
+        lambda: fm.optimizers.Optimizer(optax.adam, lr),
+    ):
         with said(TypeError, "lr:", "number", *words):
             make()
 

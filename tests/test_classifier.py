@@ -219,7 +219,7 @@ def test_a_classifier_is_a_part_like_any(model, raw):
         ),
         (
             fm.Classifier(Picky(), augment=(len,)),
-            r"Classifier, augment: an augmentation such as fm.Noise\(0.1\) was expected, and len came",
+            r"Classifier, augment: an augmentation such as fm.augmentations.Noise\(0.1\) was expected, and len came",
         ),
     ],
 )

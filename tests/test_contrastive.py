@@ -46,14 +46,17 @@ def prediction(z, y):
 def test_objectives():
     z, y = X[:, :3], Y
     close = lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-4)
-    close(fm.loss(fm.InfoNCE(0.3), prediction(z, y)), info_nce(z, y, 0.3))
-    both = [fm.loss(fm.NTXent(0.3), prediction(*pair)) for pair in ((z, y), (y, z))]
+    close(fm.loss(fm.objectives.InfoNCE(0.3), prediction(z, y)), info_nce(z, y, 0.3))
+    both = [fm.loss(fm.objectives.NTXent(0.3), prediction(*pair)) for pair in ((z, y), (y, z))]
     close((both[0] + both[1]) / 2, nt_xent(z, y, 0.3))
-    close(fm.loss(fm.CosineDistance(), prediction(z, y)), ((unit(z) - unit(y)) ** 2).sum(1))
+    close(fm.loss(fm.objectives.CosineDistance(), prediction(z, y)), ((unit(z) - unit(y)) ** 2).sum(1))
 
 
 def test_simclr():
-    system = fm.init(fm.SelfSupervised(Linear(4, 3), fm.NTXent(0.2), augment=fm.Noise(0.5)), jax.random.key(0))
+    system = fm.init(
+        fm.systems.SelfSupervised(Linear(4, 3), fm.objectives.NTXent(0.2), augment=fm.augmentations.Noise(0.5)),
+        jax.random.key(0),
+    )
     mode = fm.Train(jax.random.key(1))
     views = fm.augment(system, fm.Unlabeled(X), mode)
     first, second = (np.asarray(views.parts[name].x) for name in ("first", "second"))
@@ -65,7 +68,7 @@ def test_simclr():
 
 
 def test_byol():
-    net = fm.BYOL(fm.EMA(Linear(4, 3), 0.5), predictor=Linear(3, 3), augment=fm.Noise(0.5))
+    net = fm.systems.BYOL(fm.EMA(Linear(4, 3), 0.5), predictor=Linear(3, 3), augment=fm.augmentations.Noise(0.5))
     state = fm.setup(net, X, optimizer=SGD, batch_size=10)
     state, _ = fm.train_step(state, X)  # the average is not the model any more
     mode = fm.Train(jax.random.fold_in(state.key, state.step), state.step)
@@ -101,7 +104,7 @@ def clip_loss(clip, x, y):
 
 
 def test_clip():
-    state = fm.setup(fm.CLIP(Linear(4, 2), Linear(3, 2)), (X, Y), optimizer=SGD, batch_size=10)
+    state = fm.setup(fm.systems.CLIP(Linear(4, 2), Linear(3, 2)), (X, Y), optimizer=SGD, batch_size=10)
     clip = state.system
     assert float(clip.log_temperature.value) == pytest.approx(np.log(0.07))
     after, logs = fm.train_step(state, (X, Y))
@@ -120,7 +123,7 @@ def test_clip():
 @pytest.mark.parametrize("n", [10, 8])
 def test_an_evaluation_that_ends_in_a_ragged_batch_is_exact(n):
     """Batches of 4, 4 and 2: each of its own size, weighed by it. With padding in the last one it would be another number."""
-    state = fm.setup(fm.CLIP(Linear(4, 2), Linear(3, 2)), (X, Y), optimizer=SGD, batch_size=4)
+    state = fm.setup(fm.systems.CLIP(Linear(4, 2), Linear(3, 2)), (X, Y), optimizer=SGD, batch_size=4)
     figures = fm.evaluate(state, (X[:n], Y[:n]))
     parts = [(X[i : min(i + 4, n)], Y[i : min(i + 4, n)]) for i in range(0, n, 4)]
     expected = sum(len(x) * clip_loss(state.system, x, y) for x, y in parts) / n
@@ -132,7 +135,7 @@ def test_an_evaluation_that_ends_in_a_ragged_batch_is_exact(n):
 
 
 def test_info_nce_as_an_objective_of_a_regressor_is_exact_too():
-    state = fm.setup(fm.Regressor(Linear(4, 3), fm.InfoNCE(0.5), metrics=()), (X, Y), optimizer=SGD, batch_size=4)
+    state = fm.setup(fm.Regressor(Linear(4, 3), fm.objectives.InfoNCE(0.5), metrics=()), (X, Y), optimizer=SGD, batch_size=4)
     value = fm.evaluate(state, (X, Y))["loss"]
     z = linear(state.system.model, X)
     expected = np.concatenate([info_nce(z[i : i + 4], Y[i : i + 4], 0.5) for i in (0, 4, 8)]).mean()
@@ -142,16 +145,20 @@ def test_info_nce_as_an_objective_of_a_regressor_is_exact_too():
 @pytest.mark.parametrize(
     ("system", "raw", "words"),
     [
-        (lambda: fm.SelfSupervised(Linear(4, 3), augment=()), X, "augment: an augmentation was expected"),
-        (lambda: fm.SelfSupervised(Linear(4, 3), 0.5, augment=fm.Noise(0.1)), X, "objective: such as"),
-        (lambda: fm.SelfSupervised(Linear(4, 3), fm.NTXent(0.0), augment=fm.Noise(0.1)), X, "temperature: a number above 0"),
+        (lambda: fm.systems.SelfSupervised(Linear(4, 3), augment=()), X, "augment: an augmentation was expected"),
+        (lambda: fm.systems.SelfSupervised(Linear(4, 3), 0.5, augment=fm.augmentations.Noise(0.1)), X, "objective: such as"),
         (
-            lambda: fm.BYOL(Linear(4, 3), predictor=Linear(3, 3), augment=fm.Noise(0.1)),
+            lambda: fm.systems.SelfSupervised(Linear(4, 3), fm.objectives.NTXent(0.0), augment=fm.augmentations.Noise(0.1)),
+            X,
+            "temperature: a number above 0",
+        ),
+        (
+            lambda: fm.systems.BYOL(Linear(4, 3), predictor=Linear(3, 3), augment=fm.augmentations.Noise(0.1)),
             X,
             r"fm\.BYOL\(fm\.EMA\(model, 0\.99\), predictor",
         ),
-        (lambda: fm.CLIP(Linear(4, 2), Linear(3, 2)), X, r"CLIP takes pairs, \(x, y\), and a Unlabeled"),
-        (lambda: fm.CLIP(Linear(4, 2), Linear(3, 2), log_temperature=0.1), (X, Y), r"log_temperature=fm\.Parameter"),
+        (lambda: fm.systems.CLIP(Linear(4, 2), Linear(3, 2)), X, r"CLIP takes pairs, \(x, y\), and a Unlabeled"),
+        (lambda: fm.systems.CLIP(Linear(4, 2), Linear(3, 2), log_temperature=0.1), (X, Y), r"log_temperature=fm\.Parameter"),
     ],
 )
 def test_bad_input(system, raw, words):

@@ -16,6 +16,7 @@ from tiny import Pair, data, net
 
 import fulmen as fm
 from fulmen import dispatch
+from fulmen.train import Run
 
 SIZE = 16
 ADAM = dict(optimizer=optax.adam, lr=1e-2)
@@ -479,7 +480,7 @@ def test_progress_without_a_length(lists, capsys):
         def update(self, shown, raw):
             self.text = shown["text/plain"], shown["text/html"]
 
-    bar, run = NotebookProgress(), fm.Run(fm.Plan(), fm.History(), steps=None, done=4)
+    bar, run = NotebookProgress(), Run(fm.Plan(), fm.History(), steps=None, done=4)
     bar.display = Shown()
     bar.draw(run)
     assert "epoch 1  4  " in bar.display.text[0] and "<progress></progress>" in bar.display.text[1]

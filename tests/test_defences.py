@@ -305,7 +305,7 @@ def test_free_adversarial_training(optimizer, data):
 def test_a_schedule_of_the_plan_spans_the_replays(data):
     free = FreeAdversarial(fm.Classifier(Dense(FEATURES, CLASSES)), REGION, replays=4)
     seen = []
-    state = fm.setup(free, data, optimizer=optax.sgd, lr=fm.linear(1.0), steps=5, batch_size=N)
+    state = fm.setup(free, data, optimizer=optax.sgd, lr=fm.schedules.linear(1.0), steps=5, batch_size=N)
     for _ in range(5):
         state, logs = fm.train_step(state, data)
         seen.append(float(logs["lr"]))
@@ -320,7 +320,7 @@ def test_a_schedule_of_the_plan_spans_the_replays(data):
 
 def test_the_fast_attack_is_fgsm_from_a_uniform_start():
     assert fast_fgsm(REGION).step_size == pytest.approx(0.125)
-    assert isinstance(fast_fgsm(REGION).start, fm.Uniform)
+    assert isinstance(fast_fgsm(REGION).start, fm.attacks.Uniform)
 
 
 def test_noisy_fgsm_is_not_clipped_to_the_ball(data):
@@ -342,11 +342,14 @@ def test_noisy_fgsm_is_not_clipped_to_the_ball(data):
 def test_radius_and_step_size_as_schedules_of_the_step(data):
     warm = optax.linear_schedule(0.0, EPS, 4)
     schedule = AttackSchedule(
-        lambda step: fm.PGD(fm.LinfBall(warm(step)) & fm.Box(0, 1), warm(step) / 2, 3, start=fm.Clean())
+        lambda step: fm.PGD(fm.LinfBall(warm(step)) & fm.Box(0, 1), warm(step) / 2, 3, start=fm.attacks.Clean())
     )
     scheduled = fm.setup(fm.Adversarial(classifier(), schedule), data, optimizer=optax.sgd(LR), batch_size=N)
     fixed = fm.setup(
-        fm.Adversarial(classifier(), fm.PGD(REGION, STEP, 3, start=fm.Clean())), data, optimizer=optax.sgd(LR), batch_size=N
+        fm.Adversarial(classifier(), fm.PGD(REGION, STEP, 3, start=fm.attacks.Clean())),
+        data,
+        optimizer=optax.sgd(LR),
+        batch_size=N,
     )
     for step in range(3):
         eps = float(warm(step))

@@ -72,7 +72,7 @@ BAD = {
     ),
     "MART, soft labels": (lambda: MART(classifier(), PGD), (X, SOFT), TypeError, "MART, y: integer labels"),
     "MART, mixed labels": (
-        lambda: MART(classifier(augment=fm.Mixup(1.0, 3)), PGD),
+        lambda: MART(classifier(augment=fm.augmentations.Mixup(1.0, 3)), PGD),
         (X, Y),
         TypeError,
         "MART, y: integer labels",
@@ -169,7 +169,7 @@ class TwoHeads(fm.System):
 @pytest.mark.parametrize("make", GOOD.values(), ids=GOOD)
 def test_around_a_system_of_several_classifiers(make):
     """One training step, and everything that looks at a state."""
-    system = TwoHeads(classifier(augment=fm.Noise(0.01)), Pair(net(), net()))
+    system = TwoHeads(classifier(augment=fm.augmentations.Noise(0.01)), Pair(net(), net()))
     state = fm.setup(make(system), (X, Y), optimizer=optax.sgd, lr=0.1, batch_size=16)
     after, logs = fm.train_step(state, (X, Y))
     assert np.isfinite(float(logs["loss"]))

@@ -187,14 +187,14 @@ def test_the_rates_of_a_game_in_a_game_multiply():
     "inside", [lambda o: fm.every(2, o), lambda o: fm.plateau(fm.every(2, o)), lambda o: fm.unfreeze(fm.every(2, o), at=4)]
 )
 def test_every_inside_and_around_others(inside):
-    state = fm.setup(net(), (X, Y), optimizer=fm.every(2, inside(fm.Optimizer(optax.sgd, 0.1))), steps=16)
+    state = fm.setup(net(), (X, Y), optimizer=fm.every(2, inside(fm.optimizers.Optimizer(optax.sgd, 0.1))), steps=16)
     (group,) = groups(state.system, state.optimizer, state.plan)
     assert group.every == 4
     assert turns(state).at(2) and not turns(state).at(3)
 
 
 def test_unfreezing_counts_moves():
-    optimizer = fm.unfreeze(fm.every(2, fm.Optimizer(optax.sgd, 0.1)), at=4)
+    optimizer = fm.unfreeze(fm.every(2, fm.optimizers.Optimizer(optax.sgd, 0.1)), at=4)
     state = fm.setup(net(), (X, Y), optimizer=optimizer, steps=8)
     moved = [
         differs(a.system, b.system) for (a, _), (b, _) in itertools.pairwise([(state, 0), *fm.steps(state, (X, Y), steps=8)])
@@ -278,7 +278,7 @@ def joint(first, second):
     "optimizer", [optax.sgd(0.1), {"game": optax.sgd(0.1)}, {"game.first": optax.sgd(0.1), "game.second": optax.sgd(0.1)}]
 )
 def test_each_moves_from_where_those_before_have_led(optimizer):
-    state = fm.setup(fm.Alternating(Ordered(player(), player())), X, optimizer=optimizer)
+    state = fm.setup(fm.systems.Alternating(Ordered(player(), player())), X, optimizer=optimizer)
     first, second = state.system.game.first, state.system.game.second
     down = lambda part, slope: jax.tree.map(lambda p, g: p - 0.1 * g, part.layer, slope.layer)
     moved = fm.replace(second, layer=down(second, jax.grad(lambda s: -0.5 * joint(first, s), allow_int=True)(second)))
@@ -294,7 +294,7 @@ def test_each_moves_from_where_those_before_have_led(optimizer):
 
 
 def test_one_after_another_at_different_rates():
-    state = fm.setup(fm.Alternating(Paced(player(), player())), X, optimizer=optax.adam, lr=0.1, steps=6)
+    state = fm.setup(fm.systems.Alternating(Paced(player(), player())), X, optimizer=optax.adam, lr=0.1, steps=6)
     found = {group.path: group.every for group in groups(state.system, state.optimizer, state.plan)}
     assert found == {"game.first": 3, "game.second": 1}
     after, history = fm.fit(state, X, steps=6, progress=False)
@@ -304,7 +304,7 @@ def test_one_after_another_at_different_rates():
 
 
 def test_all_at_rest():
-    state = fm.setup(fm.Alternating(Duel(player(), player())), X, optimizer=fm.every(2, optax.sgd(0.1)))
+    state = fm.setup(fm.systems.Alternating(Duel(player(), player())), X, optimizer=fm.every(2, optax.sgd(0.1)))
     after, logs = fm.train_step(state, X)
     assert not differs(state.system, after.system)
     assert np.isfinite(float(logs["loss/first"]))
@@ -322,22 +322,22 @@ def test_alternating_inside_of_what_attacks():
         return fm.train_step(state, (X, Y))[0].system.system
 
     arrays = fm.init(Players(net(), net()), jax.random.key(0))
-    after = trained(fm.Alternating(arrays)).game
+    after = trained(fm.systems.Alternating(arrays)).game
     same(after, trained(arrays), rtol=1e-4)
     assert differs(after, arrays)
 
 
 def test_what_is_no_game_cannot_alternate():
     with pytest.raises(TypeError, match=r"Alternating, game: a fm.Game was expected, and Pair"):
-        fm.setup(fm.Alternating(pair()), (X, Y), optimizer=optax.sgd(0.1))
+        fm.setup(fm.systems.Alternating(pair()), (X, Y), optimizer=optax.sgd(0.1))
 
 
 def test_alternating_has_to_stand_outermost():
     class Around(fm.System):
-        inside: fm.Alternating
+        inside: fm.systems.Alternating
 
     with pytest.raises(ValueError, match=r"Alternating has an `update` of its own.*it is inside Around"):
-        fm.setup(Around(fm.Alternating(Duel(player(), player()))), X, optimizer=optax.sgd(0.1))
+        fm.setup(Around(fm.systems.Alternating(Duel(player(), player()))), X, optimizer=optax.sgd(0.1))
 
 
 # Several players in one field
@@ -423,7 +423,7 @@ def test_several_players_in_a_run():
     optimizer = {"maker": optax.adam(0.1), "critics.0": optax.sgd(0.1), "critics.1": fm.every(2, optax.sgd(0.1))}
     state, history = fm.fit(panel(), X, optimizer=optimizer, steps=2, batch_size=16, progress=False)
     assert {"loss/critics.0", "loss/critics.1", "lr/critics.1"} <= set(history)
-    alternating = fm.Alternating(panel())
+    alternating = fm.systems.Alternating(panel())
     state = fm.setup(alternating, X, optimizer=optax.sgd(0.1))
     assert [g.path for g in groups(state.system, state.optimizer, state.plan)] == [
         "game.maker",
@@ -492,7 +492,7 @@ def test_a_player_that_is_a_system():
     slopes = jax.jit(jax.grad(lambda s: fm.loss(s, batch)))(system)
     same(slopes.pair, jax.jit(jax.grad(lambda s: fm.loss(s, batch)))(system.pair))
     same(slopes.rival, jax.jit(jax.grad(lambda s: fm.loss(s, batch).mean()))(system.rival))
-    state, logs = fm.train_step(fm.setup(fm.Alternating(system), (X, Y), optimizer=optax.sgd(0.1)), (X, Y))
+    state, logs = fm.train_step(fm.setup(fm.systems.Alternating(system), (X, Y), optimizer=optax.sgd(0.1)), (X, Y))
     assert {"loss/pair/one", "loss/pair/two", "loss/rival"} <= set(logs)
     assert differs(state.system.game.pair.two, system.pair.two)
 
@@ -524,7 +524,7 @@ def losses(fed: Fed, batch):
 
 def test_a_game_that_reads_the_batches_of_its_players():
     raw = {"first": X, "second": 2 * X}
-    state = fm.setup(fm.Alternating(Fed(player(), player())), raw, optimizer=optax.sgd(0.1))
+    state = fm.setup(fm.systems.Alternating(Fed(player(), player())), raw, optimizer=optax.sgd(0.1))
     first, second = state.system.game.first.layer, state.system.game.second.layer
     assert float(fm.losses(state, raw)["first"]) == pytest.approx(float((first(X) * second(2 * X)).mean()), rel=1e-5)
     with pytest.raises(AttributeError, match="the batch has parts of its own for first, second, and none called 'third'"):

@@ -30,7 +30,7 @@ EXPECTED = {
 }
 
 
-@pytest.mark.parametrize("objective", [fm.NonSaturating(), fm.Hinge(), fm.Wasserstein()])
+@pytest.mark.parametrize("objective", [fm.systems.NonSaturating(), fm.objectives.Hinge(), fm.systems.Wasserstein()])
 def test_what_each_objective_plays_for(objective):
     system = fm.init(gan(objective), jax.random.key(0))
     z = np.random.default_rng(0).normal(size=(16, 2)).astype(np.float32)
@@ -40,7 +40,7 @@ def test_what_each_objective_plays_for(objective):
     np.testing.assert_allclose(found["generator"], generator, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found["critic"]["real"], real, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found["critic"]["fake"], fake, rtol=1e-4, atol=1e-5)
-    if isinstance(objective, fm.Wasserstein):  # a linear critic has one slope everywhere
+    if isinstance(objective, fm.systems.Wasserstein):  # a linear critic has one slope everywhere
         slope = np.linalg.norm(system.critic.weight)
         np.testing.assert_allclose(found["critic"]["penalty"], 10 * (slope - 1) ** 2, rtol=1e-4)
 
@@ -55,11 +55,13 @@ def test_new_examples_are_the_generators():
     assert not np.allclose(each[0], each[1])
 
 
-@pytest.mark.parametrize("objective", [fm.NonSaturating(), fm.Hinge(), fm.Wasserstein(penalty=1.0)])
+@pytest.mark.parametrize(
+    "objective", [fm.systems.NonSaturating(), fm.objectives.Hinge(), fm.systems.Wasserstein(penalty=1.0)]
+)
 def test_the_generator_comes_nearer_to_the_data(objective):
     shifted = (0.1 * X + 1).astype(np.float32)
     system = fm.init(gan(objective, critic_steps=2), jax.random.key(0))
-    optimizer = fm.Optimizer(optax.rmsprop, 0.02)
+    optimizer = fm.optimizers.Optimizer(optax.rmsprop, 0.02)
     state, history = fm.fit(system, shifted, optimizer=optimizer, steps=300, batch_size=16, progress=False)
     z = np.random.default_rng(0).normal(size=(256, 2)).astype(np.float32)
     far = lambda system: np.abs(fm.predict(system, z).mean(0) - 1).max()
@@ -110,7 +112,7 @@ def watched(steps):
     game = fm.GAN(
         Watched(Linear(2, 4), "generator"),
         Watched(Linear(4, 1), "critic"),
-        objective=fm.Wasserstein(),
+        objective=fm.systems.Wasserstein(),
         latent=2,
         critic_steps=steps,
     )
@@ -132,7 +134,7 @@ def test_the_generators_gradient_is_computed_in_one_step_of_five(fitted):
 
 
 def test_a_step_without_the_generator_costs_what_the_critics_step_by_hand_costs():
-    big = fm.GAN(Linear(32, 128), Linear(128, 1), objective=fm.NonSaturating(), latent=32, critic_steps=5)
+    big = fm.GAN(Linear(32, 128), Linear(128, 1), objective=fm.systems.NonSaturating(), latent=32, critic_steps=5)
     x = np.ones((64, 128), np.float32)
     state = fm.setup(big, x, optimizer=optax.sgd(0.1), batch_size=64)
     alone, both = (step_program.lower(state, x, rest).compile().cost_analysis()["flops"] for rest in turns(state).sets())
@@ -160,12 +162,12 @@ def test_the_penalty_moves_no_running_statistics():
 
     @dispatch
     def loss(scored: Scored, batch: fm.Unlabeled):
-        found = fm.gan_losses(scored.objective, scored.critic, real, fake, jax.random.key(0))
+        found = fm.systems.gan_losses(scored.objective, scored.critic, real, fake, jax.random.key(0))
         return sum(entry.mean() for entry in found["critic"].values())
 
     moved = [
         jax.jit(fm.differentiate)(Scored(drawn, objective), fm.Unlabeled(real), fm.Train(jax.random.key(0)))[2].critic
-        for objective in (fm.Hinge(), fm.Wasserstein())
+        for objective in (fm.objectives.Hinge(), fm.systems.Wasserstein())
     ]
     np.testing.assert_array_equal(*(m.layers[0].mean.value for m in moved))
     assert np.any(moved[0].layers[0].mean.value)
@@ -199,7 +201,7 @@ def test_the_noise_is_of_the_settings_precision():
             "GAN, critic_steps: a whole number of steps, at least 1, was expected, and 0 came",
         ),
         ({"latent": 0}, ValueError, "GAN, latent: a whole number of at least 1 was expected, and 0 came"),
-        ({"objective": fm.Wasserstein(-1.0)}, ValueError, "Wasserstein, penalty: a finite number of at least 0"),
+        ({"objective": fm.systems.Wasserstein(-1.0)}, ValueError, "Wasserstein, penalty: a finite number of at least 0"),
         ({"objective": fm.MSE()}, TypeError, "gan_losses"),
         ({"objective": 3.0}, TypeError, r"GAN, objective: what they play for was expected, and 3.0 came: fm.NonSat"),
         (

@@ -120,7 +120,7 @@ ITERATED = {
     "TI-MI": (attacks.TIFGSM(LINF, STEP, STEPS, 0.7, size=5), {"smooth": smoothed_by_hand, "decay": 0.7}),
     "TI-NI of parts": (
         fm.Attack(
-            optax.chain(attacks.smooth(5), attacks.momentum(0.7), fm.fgsm(STEP)),
+            optax.chain(attacks.smooth(5), attacks.momentum(0.7), fm.attacks.fgsm(STEP)),
             LINF,
             steps=STEPS,
             views=(attacks.Nesterov(2.0),),
@@ -169,7 +169,7 @@ def test_slide_moves_the_largest_slopes(key):
     g, count = slope(x, y), 6  # a tenth of 60
     largest = np.abs(g) >= np.sort(np.abs(g).reshape(N, -1), axis=1)[:, -count].reshape(-1, 1, 1, 1)
     expected = x + np.where(largest, np.sign(g), 0) * 0.3 / count
-    near(found(attacks.SLIDE(attacks.L1Ball(0.5), 0.3, 1, start=fm.Clean(), q=0.1), key), expected)
+    near(found(attacks.SLIDE(attacks.L1Ball(0.5), 0.3, 1, start=fm.attacks.Clean(), q=0.1), key), expected)
 
 
 def test_a_gradient_of_zeros_counts_nothing(key):
@@ -234,7 +234,7 @@ def test_without_diversity_difgsm_is_bim(view, key):
 
 
 def test_combinations_are_their_parts(key):
-    chain = optax.chain(attacks.smooth(5), attacks.momentum(1.0), fm.fgsm(STEP))
+    chain = optax.chain(attacks.smooth(5), attacks.momentum(1.0), fm.attacks.fgsm(STEP))
     views = (attacks.Nesterov(STEP), attacks.Diverse())
     parts = fm.Attack(chain, LINF, steps=STEPS, views=views)
     named = attacks.TIFGSM(LINF, STEP, STEPS, 1.0, size=5, views=views)
@@ -271,7 +271,7 @@ BAD = {
     "images of no size": (of(attacks.DIFGSM, LINF, views=(attacks.Diverse(0.5, 0.0),)), ValueError, "Diverse, low"),
     "a view alone": (of(attacks.DIFGSM, LINF, views=attacks.Diverse()), TypeError, r"DIFGSM, views: a tuple such as \(fm"),
     "no momentum": (
-        of(fm.Attack, fm.fgsm(STEP), LINF, views=(attacks.Nesterov(0.1),)),
+        of(fm.Attack, fm.attacks.fgsm(STEP), LINF, views=(attacks.Nesterov(0.1),)),
         ValueError,
         r"the chain has none. Put fm.attacks.momentum\(1.0\)",
     ),
@@ -286,7 +286,7 @@ BAD = {
         "RFGSM, start: a random step of at most the radius, 0.1, was expected, and 0.2 came",
     ),
     "a start that is not random": (
-        of(attacks.RFGSM, LINF, start=fm.Clean()),
+        of(attacks.RFGSM, LINF, start=fm.attacks.Clean()),
         TypeError,
         "RFGSM, start: fm.attacks.RandomSign",
     ),

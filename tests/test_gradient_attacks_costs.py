@@ -61,7 +61,7 @@ def test_they_reach_a_linear_models_worst_case(name, key):
             attacks.RFGSM(ball, step_size=0.5),
         ]
     if name == "L1":
-        reaching.append(attacks.SLIDE(ball, 0.1, 20, start=fm.Clean(), q=1 / 60))
+        reaching.append(attacks.SLIDE(ball, 0.1, 20, start=fm.attacks.Clean(), q=1 / 60))
     for attack in reaching:
         moved = fm.perturb(attack, line, fm.Unlabeled(jnp.asarray(x)), key, best=False).x
         gained = ((np.asarray(moved) - x) * weight).sum((1, 2, 3))
@@ -78,7 +78,7 @@ def flops(function, *arguments):
 COSTS = {
     "BIM": lambda steps: attacks.BIM(LINF, STEP, steps),
     "NI": lambda steps: attacks.NIFGSM(LINF, STEP, steps),
-    "PGD L2": lambda steps: fm.PGD(attacks.L2Ball(1.0), STEP, steps, start=fm.Clean()),
+    "PGD L2": lambda steps: fm.PGD(attacks.L2Ball(1.0), STEP, steps, start=fm.attacks.Clean()),
     "Adam": lambda steps: fm.Attack(optax.adam(STEP), LINF, steps=steps),
 }
 

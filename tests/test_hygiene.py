@@ -113,6 +113,6 @@ def test_the_checks_can_fail():
     assert not plum.Signature(jax.Array).is_faithful
     assert narrow_on_a_base(last(written(one=fm.System, other=fm.Labeled)))
     assert narrow_on_a_base(last(written(one=fm.Box | fm.Component, other=fm.Labeled)))
-    assert narrow_on_a_base(last(written(other=fm.Attacked)))
+    assert narrow_on_a_base(last(written(other=fm.data.Attacked)))
     assert not narrow_on_a_base(last(written(one=fm.Box, other=fm.Labeled)))
     assert list(ambiguities(borrow))

@@ -29,7 +29,7 @@ def adversarial(steps):
 
 
 def sgd(**options):
-    return fm.Optimizer(optax.sgd, 0.1, **options)
+    return fm.optimizers.Optimizer(optax.sgd, 0.1, **options)
 
 
 @pytest.mark.parametrize(
@@ -37,9 +37,14 @@ def sgd(**options):
     [
         (net(), sgd(), "optimizer.lr", 0.01),
         (net(), sgd(momentum=0.9), "optimizer.numbers.momentum", 0.1),
-        (net(), fm.Optimizer(optax.adamw, 0.1, weight_decay=0.1, mask=fm.kernels), "optimizer.numbers.weight_decay", 0.9),
-        (net(), fm.Optimizer(optax.sgd, fm.cosine(0.1)), "optimizer.schedule.peak", 0.01),
-        (net(), fm.Optimizer(optax.sgd, fm.one_cycle(0.1)), "optimizer.schedule.start", 0.5),
+        (
+            net(),
+            fm.optimizers.Optimizer(optax.adamw, 0.1, weight_decay=0.1, mask=fm.objectives.kernels),
+            "optimizer.numbers.weight_decay",
+            0.9,
+        ),
+        (net(), fm.optimizers.Optimizer(optax.sgd, fm.cosine(0.1)), "optimizer.schedule.peak", 0.01),
+        (net(), fm.optimizers.Optimizer(optax.sgd, fm.one_cycle(0.1)), "optimizer.schedule.start", 0.5),
         (pair(), {"one.layer": sgd(), "": fm.frozen}, "optimizer.one.layer.lr", 0.01),
         (pair(), {"one.layer": sgd(), "": sgd()}, "optimizer..lr", 0.01),
         (pair(), {"one": {"layer.weight": sgd()}, "**.bias": sgd(), "": fm.frozen}, "optimizer.**.bias.lr", 0.01),

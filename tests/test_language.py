@@ -89,7 +89,7 @@ def _state(system):
     return fm.setup(system, ragged(), optimizer=optax.sgd, lr=1.0)
 
 
-METRICS = (fm.Perplexity(), fm.Accuracy(), BitsPerCharacter())
+METRICS = (fm.metric_types.Perplexity(), fm.Accuracy(), BitsPerCharacter())
 
 
 @settings(max_examples=25, deadline=None)

@@ -15,7 +15,7 @@ from tiny import Linear, Net, Pair, data, net, pair
 import fulmen as fm
 from fulmen import dispatch
 from fulmen.core.component import record
-from fulmen.inspect import LossNode, explain, html_tree, loss_tree, methods_table, summary
+from fulmen.inspect import LossNode, explain, loss_tree, methods_table, summary
 from fulmen.inspect.text import describe_bytes, describe_flops, drawable, place
 
 X, Y = data(20)
@@ -180,7 +180,7 @@ def test_loss_tree_of_an_attacked_batch():
         fm.Adversarial(fm.Classifier(Linear(4, 3), fm.CrossEntropy() + 0.1 * fm.L2()), attack), jax.random.key(0)
     )
     clean = fm.Labeled(X, Y)
-    attacked = fm.Attacked(fm.perturb(attack, system, clean, jax.random.key(1)), clean)
+    attacked = fm.data.Attacked(fm.perturb(attack, system, clean, jax.random.key(1)), clean)
     trees = [loss_tree(system, clean), loss_tree(system, attacked)]
     assert [tree.type for tree in trees] == ["Adversarial", "Adversarial"]
     for tree, batch in zip(trees, (clean, attacked), strict=True):
@@ -189,7 +189,7 @@ def test_loss_tree_of_an_attacked_batch():
         assert tree.value == pytest.approx(sum(child.value for child in tree.children.values()), rel=1e-6)
     assert trees[1].value > trees[0].value
     nested = fm.init(fm.Adversarial(Weighted(pair(), net()), attack), jax.random.key(0))
-    tree = loss_tree(nested, fm.Attacked(fm.perturb(attack, nested, clean, jax.random.key(1)), clean))
+    tree = loss_tree(nested, fm.data.Attacked(fm.perturb(attack, nested, clean, jax.random.key(1)), clean))
     assert [child.type for child in tree.children.values()] == ["Pair", "Net", ""]
     assert tree.children["pair"].children["one"].examples == 20
 
@@ -277,23 +277,23 @@ def test_html_of_an_objective_is_its_formula_and_its_terms():
 
 
 def test_html_of_a_state(state):
-    text = shown(html_tree(state))
+    text = shown(fm.show(state))
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state.optimizer_state))
     assert text.startswith(f"State step: 0 · optimizer state: {describe_bytes(size)} · optimizer: adam(")
     assert "steps per epoch: 1 · batch size: 20" in text and "inner: Weighted" in text
 
 
 def test_html_of_batches_tells_sizes_and_no_numbers():
-    text = shown(html_tree(fm.Labeled(X, Y)))
+    text = shown(fm.show(fm.Labeled(X, Y)))
     assert text.split() == ["Labeled", "20", "examplesx:", "f32[20,", "4]", "y:", "i32[20]"]
-    attacked = shown(html_tree(fm.Attacked(fm.Labeled(X, Y), fm.Labeled(X, Y, weight=np.ones(20, np.float32)))))
+    attacked = shown(fm.show(fm.data.Attacked(fm.Labeled(X, Y), fm.Labeled(X, Y, weight=np.ones(20, np.float32)))))
     assert "clean: Labeled 20 examples" in attacked and attacked.count("weight: f32[20]") == 1
 
 
 @pytest.mark.parametrize("make", [fm.models.resnet50, fm.models.gpt2])
 def test_html_of_large_models_is_small(make):
     model = make()
-    for picture in (html_tree(model), summary(model)._repr_html_(), html_tree(fm.Classifier(model))):
+    for picture in (fm.show(model), summary(model)._repr_html_(), fm.show(fm.Classifier(model))):
         assert len(picture) < 100_000
         assert f"{fm.count_parameters(jax.eval_shape(fm.init, model, jax.random.key(0))):,} parameters" in shown(picture)
 
@@ -308,12 +308,12 @@ def test_html_escapes():
         """A <b>bold</b> claim."""
 
     bad = "<script>x</script>"
-    named = html_tree(fm.MSE().named(bad) + fm.MSE()), fm.History({bad: np.ones(3)})._repr_html_()
+    named = fm.show(fm.MSE().named(bad) + fm.MSE()), fm.History({bad: np.ones(3)})._repr_html_()
     parts = Text(parts={bad: jnp.ones(2)})
     node = LossNode(bad, bad, 1.0, None, {bad: LossNode(bad, "", -1.0, note=bad)})
-    for text in (html_tree(parts), methods_table(fm.forward), *named, summary(parts)._repr_html_(), node._repr_html_()):
+    for text in (fm.show(parts), methods_table(fm.forward), *named, summary(parts)._repr_html_(), node._repr_html_()):
         assert "<script>" not in text and "<b>bold" not in text
-    assert "<script>" in shown(html_tree(Text()))
+    assert "<script>" in shown(fm.show(Text()))
 
 
 def test_html_of_what_cannot_be_drawn():

@@ -76,13 +76,13 @@ def test_accuracy_in_half_precision():
 @pytest.mark.parametrize("weight", [None, WEIGHT])
 def test_mean_absolute_error(weight):
     expected = sklearn.metrics.mean_absolute_error(NUMBERS, LOGITS, sample_weight=weight)
-    assert figure(fm.MeanAbsoluteError(), LOGITS, NUMBERS, weight) == pytest.approx(expected, rel=1e-5)
-    assert figure(fm.MeanAbsoluteError(), LOGITS[:, 0], NUMBERS[:, 0]) == pytest.approx(
+    assert figure(fm.metric_types.MeanAbsoluteError(), LOGITS, NUMBERS, weight) == pytest.approx(expected, rel=1e-5)
+    assert figure(fm.metric_types.MeanAbsoluteError(), LOGITS[:, 0], NUMBERS[:, 0]) == pytest.approx(
         np.abs(LOGITS - NUMBERS)[:, 0].mean(), rel=1e-5
     )
 
 
-@pytest.mark.parametrize(("metric", "y"), [(fm.Accuracy(), LABELS), (fm.MeanAbsoluteError(), NUMBERS)])
+@pytest.mark.parametrize(("metric", "y"), [(fm.Accuracy(), LABELS), (fm.metric_types.MeanAbsoluteError(), NUMBERS)])
 @pytest.mark.parametrize("cuts", [(20,), (1, 21), (19, 39)])
 def test_a_figure_is_exact_however_the_data_is_cut(metric, y, cuts):
     places = [0, *cuts, N]
@@ -91,7 +91,7 @@ def test_a_figure_is_exact_however_the_data_is_cut(metric, y, cuts):
     assert float(merged.compute()) == pytest.approx(figure(metric, LOGITS, y, WEIGHT), rel=1e-5)
 
 
-@pytest.mark.parametrize(("metric", "y"), [(fm.Accuracy(), LABELS), (fm.MeanAbsoluteError(), NUMBERS)])
+@pytest.mark.parametrize(("metric", "y"), [(fm.Accuracy(), LABELS), (fm.metric_types.MeanAbsoluteError(), NUMBERS)])
 def test_padding_counts_for_nothing(metric, y):
     padded = np.concatenate([LOGITS, np.full((3, CLASSES), np.nan, np.float32)])
     targets = np.concatenate([y, y[:3]])
@@ -109,7 +109,7 @@ def test_a_mean_takes_values_of_any_type(dtype):
 
 def test_metrics_have_names():
     assert repr(fm.Accuracy()) == "Accuracy()"
-    assert repr(fm.MeanAbsoluteError().named("mae")) == "MeanAbsoluteError().named('mae')"
+    assert repr(fm.metric_types.MeanAbsoluteError().named("mae")) == "MeanAbsoluteError().named('mae')"
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_metrics_have_names():
         (fm.Accuracy(), LABELS + 1, ValueError, r"Accuracy, y: labels from 0 to 3 were expected.*labels from 1 to 4 came"),
         (fm.Accuracy(), None, ValueError, "Accuracy needs targets, and the Labeled batch that came has no y"),
         (
-            fm.MeanAbsoluteError(),
+            fm.metric_types.MeanAbsoluteError(),
             LABELS,
             ValueError,
             r"MeanAbsoluteError, y: the shape .*\(40, 4\), was expected, and \(40,\) came",

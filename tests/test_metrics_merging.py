@@ -84,7 +84,7 @@ def test_precision_recall_and_f1(name, data):
 def test_the_confusion_matrix(data):
     outputs, y, weight, _ = data
     expected = sk.confusion_matrix(y, outputs.argmax(1), labels=range(CLASSES), sample_weight=weight)
-    np.testing.assert_array_equal(merged(fm.ConfusionMatrix(CLASSES), *data), expected)
+    np.testing.assert_array_equal(merged(fm.metric_types.ConfusionMatrix(CLASSES), *data), expected)
 
 
 @settings(max_examples=25, deadline=None)
@@ -92,7 +92,7 @@ def test_the_confusion_matrix(data):
 def test_top_k(data, k):
     outputs, y, weight, _ = data
     expected = sk.top_k_accuracy_score(y, outputs, k=k, labels=range(CLASSES), sample_weight=weight)
-    np.testing.assert_allclose(merged(fm.TopK(k), *data), expected, rtol=1e-6)
+    np.testing.assert_allclose(merged(fm.metric_types.TopK(k), *data), expected, rtol=1e-6)
 
 
 @settings(max_examples=25, deadline=None)
@@ -107,7 +107,7 @@ def test_calibration_error(data, bins):
     shares, means = sklearn.calibration.calibration_curve(right, confidence, n_bins=bins, pos_label=True)
     counts = np.histogram(-confidence, -np.linspace(0, 1, bins + 1)[::-1])[0][::-1]  # a bin has its upper edge
     expected = (counts[counts > 0] * np.abs(shares - means)).sum() / counts.sum()
-    np.testing.assert_allclose(merged(fm.CalibrationError(bins), *data), expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(merged(fm.metric_types.CalibrationError(bins), *data), expected, rtol=1e-5, atol=1e-7)
 
 
 @settings(max_examples=25, deadline=None)
@@ -117,7 +117,7 @@ def test_perplexity(data):
     probabilities = np.asarray(jax.nn.softmax(outputs), np.float64)
     probabilities /= probabilities.sum(1, keepdims=True)
     expected = np.exp(sk.log_loss(y, probabilities, labels=range(CLASSES), sample_weight=weight))
-    np.testing.assert_allclose(merged(fm.Perplexity(), *data), expected, rtol=1e-5)
+    np.testing.assert_allclose(merged(fm.metric_types.Perplexity(), *data), expected, rtol=1e-5)
 
 
 @settings(max_examples=25, deadline=None)
@@ -127,18 +127,20 @@ def test_rmse_mae_and_r2(data, offset):
     y = y + np.float32(offset)
     data = outputs, y, weight, places
     expected = sk.mean_squared_error(y, outputs, sample_weight=weight) ** 0.5
-    np.testing.assert_allclose(merged(fm.RMSE(), *data), expected, rtol=1e-5)
+    np.testing.assert_allclose(merged(fm.metric_types.RMSE(), *data), expected, rtol=1e-5)
     np.testing.assert_allclose(
-        merged(fm.MeanAbsoluteError(), *data), sk.mean_absolute_error(y, outputs, sample_weight=weight), rtol=1e-5
+        merged(fm.metric_types.MeanAbsoluteError(), *data),
+        sk.mean_absolute_error(y, outputs, sample_weight=weight),
+        rtol=1e-5,
     )
     each = sk.r2_score(y, outputs, sample_weight=weight, multioutput="raw_values")
     # What is small beside what it is the difference of loses digits.
     if (y.std(0) > 0.1).all():
-        np.testing.assert_allclose(merged(fm.R2(), *data), each.mean(), rtol=1e-3, atol=1e-3)
-        np.testing.assert_allclose(merged(fm.R2(center=offset), *data), each.mean(), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(merged(fm.metric_types.R2(), *data), each.mean(), rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(merged(fm.metric_types.R2(center=offset), *data), each.mean(), rtol=1e-4, atol=1e-4)
     one = outputs[:, 0], y[:, 0], weight, places
     expected = sk.root_mean_squared_error(y[:, 0], outputs[:, 0], sample_weight=weight)
-    np.testing.assert_allclose(merged(fm.RMSE(), *one), expected, rtol=1e-5)
+    np.testing.assert_allclose(merged(fm.metric_types.RMSE(), *one), expected, rtol=1e-5)
 
 
 # What has no value, and what is hard
@@ -150,30 +152,32 @@ def predict(outputs, y, weight=None):
 
 def test_r2_of_targets_that_are_all_the_same_is_no_number():
     y = np.full(8, 0.1, np.float32)
-    assert np.isnan(compiled(fm.R2(), predict(y + 1, y)).compute())
+    assert np.isnan(compiled(fm.metric_types.R2(), predict(y + 1, y)).compute())
 
 
 def test_r2_far_from_zero():
     rng = np.random.default_rng(0)
     y = (1e6 + rng.normal(size=1000)).astype(np.float32)
     z = y + rng.normal(size=1000).astype(np.float32) / 2
-    assert np.isnan(fm.metrics(fm.R2(), predict(z, y)).compute())
-    found = fm.metrics(fm.R2(center=1e6), predict(z, y)).compute()
+    assert np.isnan(fm.metrics(fm.metric_types.R2(), predict(z, y)).compute())
+    found = fm.metrics(fm.metric_types.R2(center=1e6), predict(z, y)).compute()
     assert float(found) == pytest.approx(sk.r2_score(y.astype(np.float64), z.astype(np.float64)), rel=1e-4)
-    with pytest.raises(ValueError, match=r"R2, center: .*, and 0 came; the mean is 1e\+06.* Write fm.R2\(center=1e\+06\)"):
-        fm.validate(fm.R2(), predict(z, y))
-    fm.validate(fm.R2(center=1e6), predict(z, y))
-    fm.validate(fm.R2(), predict(z, np.ones(1000, np.float32)))
+    with pytest.raises(
+        ValueError, match=r"R2, center: .*, and 0 came; the mean is 1e\+06.* Write fm.metric_types.R2\(center=1e\+06\)"
+    ):
+        fm.validate(fm.metric_types.R2(), predict(z, y))
+    fm.validate(fm.metric_types.R2(center=1e6), predict(z, y))
+    fm.validate(fm.metric_types.R2(), predict(z, np.ones(1000, np.float32)))
 
 
 METRICS = [
-    (fm.TopK(2), ()),
+    (fm.metric_types.TopK(2), ()),
     (fm.Precision(), ()),
     (fm.Recall("micro"), ()),
     (fm.F1(None), (CLASSES,)),
-    (fm.ConfusionMatrix(), (CLASSES, CLASSES)),
-    (fm.CalibrationError(), ()),
-    (fm.Perplexity(), ()),
+    (fm.metric_types.ConfusionMatrix(), (CLASSES, CLASSES)),
+    (fm.metric_types.CalibrationError(), ()),
+    (fm.metric_types.Perplexity(), ()),
 ]
 
 
@@ -187,7 +191,7 @@ def test_of_no_examples_there_is_no_figure(metric, shape):
         values = found.compute(), host.compute()
     for value in values:  # on the device and on the host
         assert value.shape == shape
-        assert (value == 0).all() if isinstance(metric, fm.ConfusionMatrix) else np.isnan(value).all()
+        assert (value == 0).all() if isinstance(metric, fm.metric_types.ConfusionMatrix) else np.isnan(value).all()
 
 
 @pytest.mark.parametrize(("metric", "shape"), METRICS)
@@ -203,24 +207,26 @@ def test_probabilities_count_by_the_most_probable_class(metric, shape):
     ("rank", "right"), [([1, 2, 3, 0], True), ([2, 2, 1, 3], False), ([3, np.nan, 0, 1], False), ([5, 4, 0, 3], True)]
 )
 def test_ties_and_nan_count_against_the_top_2(rank, right):
-    assert float(fm.metrics(fm.TopK(2), predict(np.array([rank], np.float32), np.array([1]))).compute()) == right
+    assert (
+        float(fm.metrics(fm.metric_types.TopK(2), predict(np.array([rank], np.float32), np.array([1]))).compute()) == right
+    )
 
 
 def test_perplexity_of_sequences_counts_every_token_alike():
     rng = np.random.default_rng(0)
     outputs, y = rng.normal(size=(3, 5, CLASSES)).astype(np.float32), rng.integers(0, CLASSES, (3, 5)).astype(np.int32)
     weight = np.array([1, 0, 2], np.float32)
-    found = fm.metrics(fm.Perplexity(), predict(outputs, y, weight)).compute()
+    found = fm.metrics(fm.metric_types.Perplexity(), predict(outputs, y, weight)).compute()
     flat = predict(outputs.reshape(15, CLASSES), y.reshape(15), np.repeat(weight, 5))
-    assert float(found) == pytest.approx(float(fm.metrics(fm.Perplexity(), flat).compute()), rel=1e-6)
-    fm.validate(fm.Perplexity(), predict(jax.ShapeDtypeStruct((3, 5, CLASSES), np.float32), y))
+    assert float(found) == pytest.approx(float(fm.metrics(fm.metric_types.Perplexity(), flat).compute()), rel=1e-6)
+    fm.validate(fm.metric_types.Perplexity(), predict(jax.ShapeDtypeStruct((3, 5, CLASSES), np.float32), y))
     with pytest.raises(ValueError, match="Perplexity, y: labels from 0 to 3 were expected"):
-        fm.validate(fm.Perplexity(), predict(jax.ShapeDtypeStruct((3, 5, CLASSES), np.float32), y + 1))
+        fm.validate(fm.metric_types.Perplexity(), predict(jax.ShapeDtypeStruct((3, 5, CLASSES), np.float32), y + 1))
 
 
 def test_an_overflowing_perplexity_is_infinite():
     found = jax.tree.map(
-        np.asarray, fm.metrics(fm.Perplexity(), predict(np.array([[0, 5000.0]], np.float32), np.array([0])))
+        np.asarray, fm.metrics(fm.metric_types.Perplexity(), predict(np.array([[0, 5000.0]], np.float32), np.array([0])))
     )
     assert np.isposinf(jax.tree.map(lambda v: v.astype(np.float64), found).compute())
 
@@ -264,16 +270,16 @@ def test_a_training_step_logs_them_too():
 
 def test_names_and_prints():
     assert repr(fm.Precision()) == "Precision()" and repr(fm.F1(None)) == "F1(average=None)"
-    assert repr(fm.TopK(3)) == "TopK(k=3)" and fm.TopK(3).default_name == "top_3"
-    assert fm.R2().default_name == "r2" and fm.RMSE().default_name == "rmse"
+    assert repr(fm.metric_types.TopK(3)) == "TopK(k=3)" and fm.metric_types.TopK(3).default_name == "top_3"
+    assert fm.metric_types.R2().default_name == "r2" and fm.metric_types.RMSE().default_name == "rmse"
 
 
 @pytest.mark.parametrize(
     ("metric", "message"),
     [
-        (fm.TopK(0), "TopK, k: at least 1 was expected, and 0 came"),
+        (fm.metric_types.TopK(0), "TopK, k: at least 1 was expected, and 0 came"),
         (fm.F1("weighted"), "F1, average: 'macro', 'micro' or None .* and 'weighted' came"),
-        (fm.CalibrationError(0), "CalibrationError, bins: at least 1 was expected, and 0 came"),
+        (fm.metric_types.CalibrationError(0), "CalibrationError, bins: at least 1 was expected, and 0 came"),
     ],
 )
 def test_values_that_make_no_sense(metric, message):
@@ -284,12 +290,20 @@ def test_values_that_make_no_sense(metric, message):
 @pytest.mark.parametrize(
     ("metric", "y", "message"),
     [
-        (fm.TopK(4), np.zeros(3, int), "TopK, k: fewer than the 4 classes of the outputs were expected, and 4 came"),
-        (fm.ConfusionMatrix(5), np.zeros(3, int), "ConfusionMatrix, classes: 4 were expected.* and 5 came"),
+        (
+            fm.metric_types.TopK(4),
+            np.zeros(3, int),
+            "TopK, k: fewer than the 4 classes of the outputs were expected, and 4 came",
+        ),
+        (fm.metric_types.ConfusionMatrix(5), np.zeros(3, int), "ConfusionMatrix, classes: 4 were expected.* and 5 came"),
         (fm.Precision(), np.full(3, 4), "Precision, y: labels from 0 to 3 were expected"),
-        (fm.CalibrationError(), np.zeros((3, 2), np.float32), r"CalibrationError, y: .* shape \(3, 2\) came"),
-        (fm.RMSE(), np.zeros(3), r"RMSE, y: the shape of the model's outputs, \(3, 4\), was expected, and \(3,\) came"),
-        (fm.R2(), None, "R2 needs targets"),
+        (fm.metric_types.CalibrationError(), np.zeros((3, 2), np.float32), r"CalibrationError, y: .* shape \(3, 2\) came"),
+        (
+            fm.metric_types.RMSE(),
+            np.zeros(3),
+            r"RMSE, y: the shape of the model's outputs, \(3, 4\), was expected, and \(3,\) came",
+        ),
+        (fm.metric_types.R2(), None, "R2 needs targets"),
     ],
 )
 def test_targets_that_do_not_fit(metric, y, message):
@@ -300,5 +314,8 @@ def test_targets_that_do_not_fit(metric, y, message):
 def test_half_precision():
     rng = np.random.default_rng(0)
     outputs = jnp.asarray(rng.normal(size=(SIZE, CLASSES)), jnp.bfloat16)
-    for metric, y in [(m, np.zeros(SIZE, int)) for m, _ in METRICS] + [(fm.R2(), outputs), (fm.RMSE(), outputs)]:
+    for metric, y in [(m, np.zeros(SIZE, int)) for m, _ in METRICS] + [
+        (fm.metric_types.R2(), outputs),
+        (fm.metric_types.RMSE(), outputs),
+    ]:
         assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(fm.metrics(metric, predict(outputs, y))))

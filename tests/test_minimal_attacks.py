@@ -13,10 +13,11 @@ from scipy import optimize
 
 import fulmen as fm
 from fulmen import attacks, dispatch
+from fulmen.core.verbs import length
 from fulmen.robust.attacks.carlini_wagner import CarliniWagner
 from fulmen.robust.attacks.deepfool import DeepFool
 from fulmen.robust.attacks.fab import FAB
-from fulmen.robust.attacks.hyperplane import length, onto_hyperplane
+from fulmen.robust.attacks.hyperplane import onto_hyperplane
 
 BOX = fm.Box(0.0, 1.0)
 BALLS = {"Linf": fm.LinfBall(0.1), "L2": attacks.L2Ball(0.5), "L1": attacks.L1Ball(2.0)}
@@ -184,7 +185,7 @@ def cw(step_size, confidence=0.0):
 
 
 def fab(norm, rank):
-    return FAB(BALLS[norm] & BOX, int(RECORDED["fab_steps"]), target=fm.LikelyTarget(rank))
+    return FAB(BALLS[norm] & BOX, int(RECORDED["fab_steps"]), target=fm.attacks.LikelyTarget(rank))
 
 
 PEERS = {
@@ -313,7 +314,7 @@ def curved(**options):
 def test_in_an_ensemble_each_attack_has_what_the_last_one_left(key):
     system, batch = affine(dtype=np.float32)
     region = fm.LinfBall(0.05) & BOX
-    fast, slow = FAB(region, 12, target=fm.LikelyTarget(2)), FAB(region, 12, targets=4)
+    fast, slow = FAB(region, 12, target=fm.attacks.LikelyTarget(2)), FAB(region, 12, targets=4)
     both = attacks.attempt(fm.WorstOf(fast, slow), system, batch, key)
     alone = [np.asarray(attacks.attempt(attack, system, batch, key).succeeded) for attack in (fast, slow)]
     assert alone[0].sum() < alone[1].sum()
@@ -372,7 +373,7 @@ def test_they_lead_to_a_class(make, key):
     system, batch = affine(dtype=np.float32)
     classify = lambda x: np.asarray(system.model(jnp.asarray(x))).argmax(1)
     target = (np.asarray(batch.y) + 1) % 5
-    there = fm.perturb(make(target=fm.Target(jnp.asarray(target))), system, batch, key)
+    there = fm.perturb(make(target=fm.attacks.Target(jnp.asarray(target))), system, batch, key)
     np.testing.assert_array_equal(classify(there.x), target)
 
 
@@ -383,7 +384,7 @@ def test_what_is_wrong_already_is_the_nearest_point(key):
     assert wrong.sum() > 5
     x = np.asarray(fm.perturb(DeepFool(BALLS["L2"] & BOX), system, mistaken, key).x)
     np.testing.assert_array_equal(x[wrong], batch.x[wrong])
-    away = fm.perturb(DeepFool(BALLS["L2"] & BOX, target=fm.PredictedLabel()), system, mistaken, key).x
+    away = fm.perturb(DeepFool(BALLS["L2"] & BOX, target=fm.attacks.PredictedLabel()), system, mistaken, key).x
     assert (np.asarray(system.model(jnp.asarray(away))).argmax(1) != batch.y).all()
 
 
@@ -462,7 +463,7 @@ L2 = BALLS["L2"]
         (lambda: DeepFool(BOX), ValueError, "region: one ball, .* has none"),
         (lambda: FAB(BOX), ValueError, "region: one ball, .* has none"),
         (lambda: CarliniWagner(L2), ValueError, r"CarliniWagner, region: one with a box.*L2Ball.*Write fm.Box\(0, 1\)"),
-        (lambda: FAB(L2 & fm.Region()), TypeError, "FAB, region: a ball and regions that bound each coordinate"),
+        (lambda: FAB(L2 & fm.attacks.Region()), TypeError, "FAB, region: a ball and regions that bound each coordinate"),
         (lambda: FAB(L2, targets=5), ValueError, r"FAB, targets: .* 5 came, .* outputs of 5.*FAB\(region, targets=4\)"),
         (lambda: FAB(L2, 0), ValueError, "FAB, steps: .* 0 came"),
         (lambda: FAB(L2, targets=0), ValueError, "FAB, targets: .* 0 came"),

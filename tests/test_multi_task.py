@@ -122,7 +122,7 @@ def test_weights_are_seen_through_what_is_around():
 
 def test_weights_by_uncertainty(state):
     variances = jnp.array([0.3, -0.5])
-    weighted = fm.Weighted(state.system, fm.Uncertainty(*TASKS, log_variances=variances))
+    weighted = fm.Weighted(state.system, fm.systems.Uncertainty(*TASKS, log_variances=variances))
     means = by_hand(state.system)
     expected = sum(np.exp(-s) * means[name] + s / 2 for s, name in zip(variances, TASKS))
     np.testing.assert_allclose(fm.loss(weighted, DATA), expected, rtol=1e-6)
@@ -141,7 +141,7 @@ def test_weights_by_uncertainty(state):
         (lambda: fm.MultiTask(Linear(4, 5), {}), {"x": X}, "heads: a dict"),
         (tasks, {"x": X, "label": Y, "half": X}, r"half|\(12, 2\)"),
         (lambda: fm.Weighted(tasks(), {"hulf": 1.0}), DATA, "no entry 'hulf'; did you mean 'half'"),
-        (lambda: fm.Weighted(tasks(), fm.Uncertainty("half")), DATA, "an entry 'label' too"),
+        (lambda: fm.Weighted(tasks(), fm.systems.Uncertainty("half")), DATA, "an entry 'label' too"),
         (lambda: fm.Weighted(tasks(), {"half": np.inf}), DATA, "a finite number was expected for 'half'"),
         (lambda: fm.Weighted(net(), {}), (X, Y), "Weighted, system: a system"),
     ],

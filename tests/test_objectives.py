@@ -206,7 +206,7 @@ def test_the_algebra_means_what_it_says(a, b):
 @given(OBJECTIVES, OBJECTIVES, OBJECTIVES)
 def test_sums_are_flat_and_prints_can_be_read_back(a, b, c):
     assert repr((a + b) + c) == repr(a + (b + c)) == repr(sum([a, b, c]))
-    assert not any(isinstance(term, fm.Sum) and not term.name for term in (a + b + c).terms)
+    assert not any(isinstance(term, fm.objectives.Sum) and not term.name for term in (a + b + c).terms)
     assert repr(a * 2 * 3) == repr(6 * a)
     names = {**vars(fm), "Constant": Constant}
     assert repr(eval(repr(a + b), names)) == repr(a + b)
@@ -216,7 +216,7 @@ def test_scaling_is_from_both_sides_and_multiplies():
     for weight in (0.1, np.float32(0.1), np.float64(0.1), np.array(0.1), jnp.float32(0.1)):
         assert repr(weight * fm.L2()) == repr(fm.L2() * weight) == "0.1 * L2()"
     scaled = 0.5 * (4 * fm.L2())
-    assert isinstance(scaled, fm.Scaled) and isinstance(scaled.objective, fm.L2) and scaled.weight == 2.0
+    assert isinstance(scaled, fm.objectives.Scaled) and isinstance(scaled.objective, fm.L2) and scaled.weight == 2.0
 
 
 def test_a_weight_may_be_traced():
@@ -281,7 +281,7 @@ def test_an_objective_prints_while_it_is_traced():
         ((0.1 * fm.MSE()).named("a") * 2, ["a"]),
         (0.1 * (fm.MSE() + fm.L2()), ["mse", "l2"]),
         (0.1 * (fm.MSE() + fm.L2()).named("both") + fm.L2(), ["both", "l2"]),
-        (fm.Scaled(fm.Scaled(fm.MSE() + fm.L2(), 2.0), 3.0), ["mse", "l2"]),
+        (fm.objectives.Scaled(fm.objectives.Scaled(fm.MSE() + fm.L2(), 2.0), 3.0), ["mse", "l2"]),
     ],
 )
 def test_terms_have_names(objective, names):
@@ -289,7 +289,10 @@ def test_terms_have_names(objective, names):
 
 
 def test_scaling_a_sum_scales_its_terms():
-    assert repr(fm.Scaled(fm.Scaled(fm.MSE() + fm.L2(), 2.0), 3.0).by_name()) == "{'mse': 6 * MSE(), 'l2': 6 * L2()}"
+    assert (
+        repr(fm.objectives.Scaled(fm.objectives.Scaled(fm.MSE() + fm.L2(), 2.0), 3.0).by_name())
+        == "{'mse': 6 * MSE(), 'l2': 6 * L2()}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -328,7 +331,7 @@ def test_a_weight_is_finite(weight):
 
 def test_sums_are_of_objectives():
     with pytest.raises(TypeError, match=r"terms: objectives were expected, and 3 came"):
-        fm.validate(fm.Sum((fm.MSE(), 3)))
+        fm.validate(fm.objectives.Sum((fm.MSE(), 3)))
 
 
 @pytest.mark.parametrize("objective", [fm.CrossEntropy(), fm.CrossEntropy(0.0), -0.1 * fm.MSE(), fm.MSE() + fm.L2()])

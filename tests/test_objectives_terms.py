@@ -49,8 +49,8 @@ def train(step):
         (fm.BinaryCrossEntropy(), P > 0.4, [1.471422, 0.351665, 2.757335, 0.508691]),
         (fm.BinaryCrossEntropy(positive_weight=3.0), P > 0.4, [2.889374, 0.384057, 5.436102, 0.766605]),
         (fm.MAE(), P, [1.166667, 1.0, 2.866667, 0.5]),
-        (fm.Huber(delta=0.7), P, [0.613333, 0.536667, 1.761667, 0.220417]),
-        (fm.KL(), P, [1.124944, 0.065884, 4.855354, 0.099564]),
+        (fm.objectives.Huber(delta=0.7), P, [0.613333, 0.536667, 1.761667, 0.220417]),
+        (fm.objectives.KL(), P, [1.124944, 0.065884, 4.855354, 0.099564]),
     ],
 )
 def test_the_same_as_pytorch(term, y, expected):
@@ -70,32 +70,32 @@ def test_binary_cross_entropy_of_one_question():
 
 
 def test_hinge_of_several_classes_and_of_two():
-    found = fm.loss(fm.Hinge(), predict(Z, Y.astype(np.uint8)))
+    found = fm.loss(fm.objectives.Hinge(), predict(Z, Y.astype(np.uint8)))
     np.testing.assert_allclose(found, [0.5, 5, 1, 0.5])
     assert float(found.mean()) == pytest.approx(sklearn.metrics.hinge_loss(Y, Z, labels=[0, 1, 2]))
     signs = np.array([1, -1, -1, 1])
-    found = fm.loss(fm.Hinge(), predict(Z[:, 0], signs))
+    found = fm.loss(fm.objectives.Hinge(), predict(Z[:, 0], signs))
     assert float(found.mean()) == pytest.approx(sklearn.metrics.hinge_loss(signs, Z[:, 0]))
 
 
 def test_kl_is_cross_entropy_less_entropy_with_the_same_gradient():
-    slopes = [jax.grad(lambda z, t=t: fm.loss(t, predict(z, P)).sum())(Z) for t in (fm.KL(), fm.CrossEntropy())]
+    slopes = [jax.grad(lambda z, t=t: fm.loss(t, predict(z, P)).sum())(Z) for t in (fm.objectives.KL(), fm.CrossEntropy())]
     np.testing.assert_allclose(*slopes, atol=1e-6)
-    np.testing.assert_allclose(fm.loss(fm.KL(), predict(np.log(P + 1e-30), P)), 0, atol=1e-6)
-    assert np.isfinite(jax.grad(lambda p: fm.loss(fm.KL(), predict(Z, p)).sum())(P)).all()
+    np.testing.assert_allclose(fm.loss(fm.objectives.KL(), predict(np.log(P + 1e-30), P)), 0, atol=1e-6)
+    assert np.isfinite(jax.grad(lambda p: fm.loss(fm.objectives.KL(), predict(Z, p)).sum())(P)).all()
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.floats(0.1, 5), st.floats(-8, 8))
 def test_huber_is_a_square_near_and_a_line_beyond(delta, error):
-    found = float(fm.loss(fm.Huber(delta), predict(np.float32([error]), np.zeros(1, np.float32)))[0])
+    found = float(fm.loss(fm.objectives.Huber(delta), predict(np.float32([error]), np.zeros(1, np.float32)))[0])
     size = abs(error)
     expected = size**2 / 2 if size <= delta else delta * (size - delta / 2)
     assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 1), (4, 2, 3)])
-@pytest.mark.parametrize("term", [fm.MAE(), fm.Huber(), fm.BinaryCrossEntropy()])
+@pytest.mark.parametrize("term", [fm.MAE(), fm.objectives.Huber(), fm.BinaryCrossEntropy()])
 def test_the_mean_is_over_all_but_the_first_axis(term, shape):
     z, y = RNG.normal(size=shape).astype(np.float32), RNG.uniform(size=shape).astype(np.float32)
     flat = fm.loss(term, predict(z.reshape(-1), y.reshape(-1)))
@@ -126,7 +126,7 @@ def test_axes_in_front_do_not_make_a_kernel():
     both = fm.models.Chain(model, Several(Linear(2, 2, jnp.ones((3, 2, 2)), jnp.ones((3, 2)))))
     assert float(fm.loss(fm.L1(), predict(Z, Y, both))) == 4 + 12
     assert float(fm.loss(fm.L2(), predict(Z, Y, both.layers[1]))) == 6
-    marks = jax.tree.leaves(fm.kernels(both))
+    marks = jax.tree.leaves(fm.objectives.kernels(both))
     assert {path: mark for (path, _), mark in zip(_arrays(both), marks, strict=True)} == {
         ".layers[0].one.weight": True,
         ".layers[0].one.bias": False,
@@ -134,7 +134,7 @@ def test_axes_in_front_do_not_make_a_kernel():
         ".layers[1].block.weight": True,
         ".layers[1].block.bias": False,
     }
-    assert jax.tree.structure(fm.kernels(both)) == jax.tree.structure(both)
+    assert jax.tree.structure(fm.objectives.kernels(both)) == jax.tree.structure(both)
 
 
 def _arrays(tree):
@@ -143,7 +143,7 @@ def _arrays(tree):
 
 def test_weight_decay_by_the_mask_of_kernels_leaves_biases_alone():
     system = fm.Classifier(Linear(3, 3), 0.0 * fm.CrossEntropy(), metrics=())
-    state = fm.setup(system, (Z, Y), optimizer=optax.adamw, lr=0.1, weight_decay=0.5, mask=fm.kernels)
+    state = fm.setup(system, (Z, Y), optimizer=optax.adamw, lr=0.1, weight_decay=0.5, mask=fm.objectives.kernels)
     state = fm.replace(state, {"system.model.bias": jnp.ones(3)})
     new, _ = fm.train_step(state, (Z, Y))
     np.testing.assert_allclose(new.system.model.weight, 0.95 * state.system.model.weight, rtol=1e-6)
@@ -155,11 +155,11 @@ def test_weight_decay_by_the_mask_of_kernels_leaves_biases_alone():
 
 TERMS = [
     (fm.CrossEntropy(0.1, CLASS_WEIGHTS), Y),
-    (fm.KL(), P),
-    (fm.Hinge(), Y),
+    (fm.objectives.KL(), P),
+    (fm.objectives.Hinge(), Y),
     (fm.BinaryCrossEntropy(), P),
     (fm.MAE(), P),
-    (fm.Huber(), P),
+    (fm.objectives.Huber(), P),
     (fm.MSE(), P),
 ]
 
@@ -202,7 +202,7 @@ def test_a_schedule_of_the_step_as_a_weight():
         found = fm.loss(term, predict(Z, P), train(step))
         np.testing.assert_allclose(found, weight * (mse + 0.5 * mae), rtol=1e-6)
     np.testing.assert_allclose(fm.loss(term, predict(Z, P), fm.Eval()), 2 * (mse + 0.5 * mae), rtol=1e-6)
-    assert list((fm.KL() + term).by_name()) == ["kl", "mse", "mae"]
+    assert list((fm.objectives.KL() + term).by_name()) == ["kl", "mse", "mae"]
     np.testing.assert_allclose(fm.loss(fm.MSE() * RISING, predict(Z, P), train(5)), mse, rtol=1e-6)
     np.testing.assert_allclose(fm.loss(3 * (RISING * fm.MSE()), predict(Z, P), train(5)), 3 * mse, rtol=1e-6)
 
@@ -221,10 +221,12 @@ def test_it_follows_the_step_in_training_and_is_settled_in_evaluation():
 
 
 def test_the_weight_outside_training_may_be_said():
-    term = fm.Scheduled(fm.MSE(), lambda step: 0.1 * step, evaluation=0.25)
+    term = fm.objectives.Scheduled(fm.MSE(), lambda step: 0.1 * step, evaluation=0.25)
     fm.validate(term)
     np.testing.assert_allclose(fm.loss(term, predict(Z, P)), 0.25 * fm.loss(fm.MSE(), predict(Z, P)), rtol=1e-6)
-    with pytest.raises(ValueError, match=r"does not settle .* Say it: fm.Scheduled\(objective, schedule, evaluation="):
+    with pytest.raises(
+        ValueError, match=r"does not settle .* Say it: fm.objectives.Scheduled\(objective, schedule, evaluation="
+    ):
         fm.validate((lambda step: 0.1 * step) * fm.MSE())
     fm.validate((lambda step: 0.5**step) * fm.MSE())
     fm.validate(optax.cosine_decay_schedule(1.0, 1000) * fm.MSE())
@@ -251,7 +253,9 @@ def test_scheduled_terms_print():
     assert repr(rising * fm.L2()) == "rising * L2()"
     assert repr(rising * (fm.L2() + fm.L1())) == "rising * (L2() + L1())"
     assert repr(0.5 * (rising * fm.L2())) == "0.5 * rising * L2()"
-    assert repr(fm.Scheduled(fm.L2(), rising, 0.5)) == "Scheduled(objective=L2(), schedule=rising, evaluation=0.5)"
+    assert (
+        repr(fm.objectives.Scheduled(fm.L2(), rising, 0.5)) == "Scheduled(objective=L2(), schedule=rising, evaluation=0.5)"
+    )
 
 
 # Bad input
@@ -265,8 +269,11 @@ def test_scheduled_terms_print():
             r"class_weights: finite numbers of at least 0 .* \[ 1. -1.\] came",
         ),
         (fm.BinaryCrossEntropy(positive_weight=0.0), "positive_weight: a positive number was expected, and 0 came"),
-        (fm.Huber(delta=-1.0), "delta: a positive number was expected, and -1 came"),
-        (fm.Scheduled(fm.MSE(), lambda step: jnp.log(step)), "a finite number was expected at step 0, and -inf came"),
+        (fm.objectives.Huber(delta=-1.0), "delta: a positive number was expected, and -1 came"),
+        (
+            fm.objectives.Scheduled(fm.MSE(), lambda step: jnp.log(step)),
+            "a finite number was expected at step 0, and -inf came",
+        ),
     ],
 )
 def test_values_that_make_no_sense(term, message):
@@ -299,13 +306,31 @@ def test_class_weights_in_a_list():
             r"BinaryCrossEntropy, y: .*\(4, 1\), .* outputs\[..., 0\]",
         ),
         (fm.BinaryCrossEntropy(), (4,), np.full(4, np.nan), ValueError, "numbers from 0 to 1 were expected"),
-        (fm.KL(), (4, 3), Y, TypeError, r"KL, y: probabilities of shape \(4, 3\) .* for labels it is CrossEntropy\(\)"),
-        (fm.KL(), (4, 3), 2 * P, ValueError, "KL, y: probabilities were expected.* rows add up to 2 to 2"),
-        (fm.Hinge(), (4, 3), P, TypeError, r"integer labels were expected, and probabilities came: y.argmax\(1\)"),
-        (fm.Hinge(), (4, 3), Y + 1, ValueError, "Hinge, y: labels from 0 to 2 were expected"),
-        (fm.Hinge(), (4,), np.array([0, 1, 1, 0]), ValueError, r"−1 and 1 were expected.* Labels of 0 and 1: 2 \* y - 1"),
+        (
+            fm.objectives.KL(),
+            (4, 3),
+            Y,
+            TypeError,
+            r"KL, y: probabilities of shape \(4, 3\) .* for labels it is CrossEntropy\(\)",
+        ),
+        (fm.objectives.KL(), (4, 3), 2 * P, ValueError, "KL, y: probabilities were expected.* rows add up to 2 to 2"),
+        (
+            fm.objectives.Hinge(),
+            (4, 3),
+            P,
+            TypeError,
+            r"integer labels were expected, and probabilities came: y.argmax\(1\)",
+        ),
+        (fm.objectives.Hinge(), (4, 3), Y + 1, ValueError, "Hinge, y: labels from 0 to 2 were expected"),
+        (
+            fm.objectives.Hinge(),
+            (4,),
+            np.array([0, 1, 1, 0]),
+            ValueError,
+            r"−1 and 1 were expected.* Labels of 0 and 1: 2 \* y - 1",
+        ),
         (0.1 * fm.MAE(), (4, 3), Y, ValueError, r"MAE, y: the shape .*\(4, 3\), was expected, and \(4,\) came"),
-        (RISING * fm.Huber(), (4, 3), None, ValueError, "Huber needs targets"),
+        (RISING * fm.objectives.Huber(), (4, 3), None, ValueError, "Huber needs targets"),
     ],
 )
 def test_targets_that_do_not_fit(term, outputs, y, error, message):

@@ -270,7 +270,7 @@ def decayed(state):
 
 @pytest.mark.parametrize("optimizer", [optax.adamw, optax.lion, optax.lamb], ids=lambda o: o.__name__)
 def test_weight_decay_leaves_out_biases_and_norms(optimizer):
-    options = {"lr": 0.1, "weight_decay": 0.5, "mask": fm.kernels}
+    options = {"lr": 0.1, "weight_decay": 0.5, "mask": fm.objectives.kernels}
     state = fm.setup(everything(), data(), optimizer=optimizer, **options)
     found = decayed(state)
     assert sorted(found) == sorted(DECAYED)
@@ -282,8 +282,8 @@ def test_weight_decay_leaves_out_biases_and_norms(optimizer):
 
 def test_weight_decay_in_groups():
     optimizer = {
-        "": fm.Optimizer(optax.adamw, 0.1, weight_decay=0.5, mask=fm.kernels),
-        "blocks": fm.Optimizer(optax.adamw, 0.1, weight_decay=0.1, mask=fm.kernels),
+        "": fm.optimizers.Optimizer(optax.adamw, 0.1, weight_decay=0.5, mask=fm.objectives.kernels),
+        "blocks": fm.optimizers.Optimizer(optax.adamw, 0.1, weight_decay=0.1, mask=fm.objectives.kernels),
         "embedding": optax.adamw(0.1, weight_decay=0.5),
         "nested": fm.frozen,
         "*.bias": optax.adamw(0.1, weight_decay=1.0),

@@ -167,7 +167,7 @@ def test_layerwise_in_groups_counts_the_layers_of_the_whole_model():
 
 
 def test_layerwise_decays_the_decay_of_weights_with_the_rate():
-    optimizer = layerwise(fm.Optimizer(optax.adamw, 0.1, weight_decay=0.5, mask=fm.kernels), decay=0.5)
+    optimizer = layerwise(fm.optimizers.Optimizer(optax.adamw, 0.1, weight_decay=0.5, mask=fm.objectives.kernels), decay=0.5)
     state = fm.setup(deep(), data(), optimizer=optimizer)
     after = fm.apply_gradients(state, jax.tree.map(jnp.zeros_like, state.system))
     for path, factor in (("head", 1), ("first", 0.0625)):
@@ -275,9 +275,9 @@ def test_a_beginning_that_makes_no_sense(options, at, message):
     [
         (optax.adam(0.1), {}),
         (optax.adam, {"lr": 0.1, "b1": 0.5}),
-        (fm.Optimizer(optax.adam, 0.1), {}),
+        (fm.optimizers.Optimizer(optax.adam, 0.1), {}),
         (lambda plan: optax.adam(0.1 * plan.batch_size / 16), {}),
-        (fm.plateau(fm.Optimizer(optax.adam, 0.1)), {}),
+        (fm.plateau(fm.optimizers.Optimizer(optax.adam, 0.1)), {}),
     ],
     ids=["transformation", "constructor", "value", "plan", "plateau"],
 )
@@ -300,10 +300,10 @@ def test_what_is_inside_and_is_no_optimizer():
 @pytest.mark.parametrize(
     ("inside", "rate"),
     [
-        (fm.Optimizer(optax.sgd, 0.25), 0.25),
+        (fm.optimizers.Optimizer(optax.sgd, 0.25), 0.25),
         (optax.sgd(0.25), 0.25),
         (optax.inject_hyperparams(optax.sgd)(learning_rate=0.25), 0.25),
-        (fm.Optimizer(optax.sgd, fm.linear(0.25)), 0.125),
+        (fm.optimizers.Optimizer(optax.sgd, fm.schedules.linear(0.25)), 0.125),
     ],
     ids=["value", "transformation", "injected", "schedule"],
 )

@@ -15,7 +15,7 @@ from tiny import data, net
 
 import fulmen as fm
 from fulmen.inspect import LossNode
-from fulmen.inspect.curves import apart, html_history
+from fulmen.inspect.curves import apart
 from fulmen.inspect.plot_style import COLOURS, TEXT
 
 matplotlib.use("Agg")
@@ -92,10 +92,10 @@ def test_the_parts_of_a_games_loss_are_beside_its_sum():
 def test_losses_of_a_game_have_no_best_epoch():
     """What one player gains, another loses; its other figures have one. A part of a loss never has."""
     found = history({**GAME, "loss": [2.0, 2.1], "accuracy": [0.5, 0.4]})
-    assert "loss" in html_history(found) and html_history(found).count("epoch 1") == 2
+    assert "loss" in fm.show(found) and fm.show(found).count("epoch 1") == 2
     found.opposed = True
     assert [label for axes in draw(found).axes for label in labels(axes) if "best" in label] == ["0.4 (best 0.5)"]
-    assert html_history(found).count("epoch 1") == 1
+    assert fm.show(found).count("epoch 1") == 1
     for component, opposed in ((fm.testing.systems()["game"], True), (fm.testing.systems()["classifier"], False)):
         _, run = fm.fit(component[0], component[1], optimizer=optax.adam, lr=1e-3, epochs=1, progress=False)
         assert run.opposed is opposed
@@ -260,7 +260,7 @@ sys.modules["matplotlib"] = None
 import numpy as np, fulmen as fm
 record = fm.History({"loss": np.ones(2)})
 assert "polyline" in record._repr_html_()
-for x in (record, fm.looking.LossNode("loss", "", 1.0), fm.cosine(1e-3)):
+for x in (record, fm.inspect.LossNode("loss", "", 1.0), fm.cosine(1e-3)):
     try:
         fm.plot(x)
     except ImportError as error:

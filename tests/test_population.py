@@ -141,7 +141,7 @@ def test_a_learning_rate_that_a_method_reads():
     same_as_alone(fm.Population(systems), systems)
 
 
-def adversarial(eps, start=fm.Uniform()):
+def adversarial(eps, start=fm.attacks.Uniform()):
     return fm.Adversarial(small(), fm.PGD(fm.LinfBall(eps) & fm.Box(0.0, 1.0), step_size=eps / 2, steps=2, start=start))
 
 
@@ -176,7 +176,7 @@ def test_an_attack_outside_is_on_the_mean_loss():
 
 
 def test_a_defence_outside_sees_one_batch_of_all():
-    attack = fm.FGSM(REGION, start=fm.Uniform())
+    attack = fm.FGSM(REGION, start=fm.attacks.Uniform())
     state = fm.setup(fm.TRADES(fm.Population(small(), 2), attack, 6.0), DATA, optimizer=optax.sgd, lr=0.1)
     _, logs = fm.train_step(state, DATA)
     entries = [
@@ -189,13 +189,13 @@ def test_a_defence_outside_sees_one_batch_of_all():
 
 
 def test_steps_of_their_own_stand_inside():
-    same_as_alone(fm.Population(fm.SAM(small()), 2), [fm.SAM(small())] * 2, optimizer=optax.adam, lr=0.02)
-    with pytest.raises(ValueError, match=r"fm.Population\(fm.SAM\(system\), n\)"):
-        fm.setup(fm.SAM(fm.Population(small(), 2)), DATA, optimizer=optax.sgd, lr=0.1)
+    same_as_alone(fm.Population(fm.defences.SAM(small()), 2), [fm.defences.SAM(small())] * 2, optimizer=optax.adam, lr=0.02)
+    with pytest.raises(ValueError, match=r"fm.Population\(fm.defences.SAM\(system\), n\)"):
+        fm.setup(fm.defences.SAM(fm.Population(small(), 2)), DATA, optimizer=optax.sgd, lr=0.1)
 
 
 def test_members_that_augment_cannot_be_attacked_together():
-    noisy = fm.Classifier(Dense(FEATURES, CLASSES), augment=fm.Noise(0.1))
+    noisy = fm.Classifier(Dense(FEATURES, CLASSES), augment=fm.augmentations.Noise(0.1))
     with pytest.raises(ValueError, match="augment it each in its own way"):
         fm.setup(fm.Adversarial(fm.Population(noisy, 2), fm.FGSM(REGION)), DATA, optimizer=optax.sgd, lr=0.1)
 
@@ -238,7 +238,7 @@ def trained():
 
 def test_figures_are_those_of_the_members(trained):
     state, _ = trained
-    attack = fm.PGD(REGION, step_size=0.05, steps=3, start=fm.Clean())
+    attack = fm.PGD(REGION, step_size=0.05, steps=3, start=fm.attacks.Clean())
     figures = fm.evaluate(state, DATA, attack=attack, batch_size=9)
     each = [fm.evaluate(member, DATA, attack=attack) for member in fm.members(state)]
     assert {f"{name}/members" for name in each[0]} == {name for name in figures if name.endswith("/members")}
@@ -292,7 +292,7 @@ def test_a_bar_and_a_plot(trained):
 
 
 def test_changing_a_number_compiles_nothing():
-    systems = [adversarial(eps, fm.Clean()) for eps in (0.05, 0.3)]
+    systems = [adversarial(eps, fm.attacks.Clean()) for eps in (0.05, 0.3)]
     state = fm.setup(fm.Population(systems), DATA, optimizer=optax.adam, lr=[0.01, 0.02], batch_size=8)
     place = "system.members.attack.region.regions.0.eps"
 
@@ -375,7 +375,7 @@ def test_saved_and_loaded(trained, tmp_path):
 def test_data_of_each_members_own():
     x, y = DATA
     own = [(x[:12], y[:12]), (x[8:20], y[8:20])]
-    data = fm.PerMember(own)
+    data = fm.systems.PerMember(own)
     options = dict(optimizer=optax.adam, lr=0.02, batch_size=5, epochs=2)
     state, history = fm.fit(fm.Population(classifier(), 2), data, validation=data, progress=False, **options)
     for i, each in enumerate(own):
@@ -393,7 +393,7 @@ def test_data_of_each_members_own():
 def test_one_with_fewer_examples():
     x, y = DATA
     own = [(x[:9], y[:9]), (x[9:16], y[9:16])]
-    data = fm.PerMember(own)
+    data = fm.systems.PerMember(own)
     assert data.weight.tolist() == [[1, 1]] * 7 + [[1, 0]] * 2
     state = fm.setup(fm.Population(small(), 2), data, optimizer=optax.sgd, lr=0.5, batch_size=9)
     after, logs = fm.train_step(state, data)
@@ -476,11 +476,11 @@ def set_up(population, data=DATA, **options):
             r"members.model.weight: one for each of the 3 members was expected, along the first axis, and f32\[2, 4, 3\] came",
         ),
         (
-            lambda: set_up(fm.Population(small(), 3), fm.PerMember([DATA, DATA])),
+            lambda: set_up(fm.Population(small(), 3), fm.systems.PerMember([DATA, DATA])),
             ValueError,
             "data for each of the 3 members was expected",
         ),
-        (lambda: fm.PerMember([DATA, DATA[0]]), ValueError, "data of one kind for each member was expected"),
+        (lambda: fm.systems.PerMember([DATA, DATA[0]]), ValueError, "data of one kind for each member was expected"),
         (lambda: set_up(fm.Population(small(), 2), (DATA[0], DATA[1] + 1)), ValueError, "labels from 0 to 2 were expected"),
         (lambda: fm.robustness(set_up(fm.Population(small(), 2)), DATA, REGION), ValueError, r"fm.members\(state\)\[0\]"),
     ],
@@ -506,7 +506,7 @@ def test_copies_are_warned_of():
     *_, warned, error = fm.check(fm.Population(drawn, 2), DATA, optimizer=broken, lr=1e-3).findings
     assert "its 2 members begin as copies" in warned.what and "ZeroDivisionError" in error.what
     set_up(fm.Population(drawn, 2), lr=[1e-3, 1e-2])
-    set_up(fm.Population(drawn, 2), fm.PerMember([DATA, DATA]))
+    set_up(fm.Population(drawn, 2), fm.systems.PerMember([DATA, DATA]))
     set_up(fm.Population(drawn, 1))
 
 

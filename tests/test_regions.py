@@ -96,7 +96,7 @@ def test_projections_agree_with_a_solver(kind, eps):
     with jax.enable_x64(True):
         x, origin, low, high = problem("float64", 3)
         region = kinds(eps, low, high, 0.4 * eps)[kind]
-        there = np.asarray(fm.project(region, x, origin))
+        there = np.asarray(fm.attacks.project(region, x, origin))
         x, origin = np.asarray(x), np.asarray(origin)
         lo, hi, radii = limits(region, origin)
         for i in range(len(x)):
@@ -114,7 +114,7 @@ def test_large_examples_satisfy_the_conditions_of_optimality(kind, dtype):
         x, origin, low, high = problem(dtype, 5, n=3, size=3000)
         eps = 20.0 if "L1" in kind else 2.0
         region = kinds(eps, low, high, 0.15)[kind]
-        there = np.asarray(fm.project(region, x, origin), np.float64)
+        there = np.asarray(fm.attacks.project(region, x, origin), np.float64)
         x, origin = np.asarray(x, np.float64), np.asarray(origin, np.float64)
         lo, hi, radii = limits(region, origin)
         close = 2e-6 if dtype == "float32" else 1e-13
@@ -159,10 +159,10 @@ def test_projection_is_inside_idempotent_and_nearest(dtype, kind, seed, scale, e
         x, origin, low, high = problem(dtype, seed, scale=scale)
         cast = lambda v: jnp.asarray(v).astype(x.dtype)
         region = kinds(cast(eps), low, high, cast(narrow))[kind]
-        there = fm.project(region, x, origin)
+        there = fm.attacks.project(region, x, origin)
         assert there.dtype == x.dtype
-        np.testing.assert_array_equal(fm.project(region, there, origin), there)
-        np.testing.assert_array_equal(fm.project(region, origin, origin), origin)
+        np.testing.assert_array_equal(fm.attacks.project(region, there, origin), there)
+        np.testing.assert_array_equal(fm.attacks.project(region, origin, origin), origin)
         wide = np.longdouble if dtype == "float64" else np.float64
         w_there, w_x, w_origin = (np.asarray(v).astype(wide) for v in (there, x, origin))
         lo, hi, radii = limits(region, w_origin, wide)
@@ -189,19 +189,19 @@ def test_points_inside_stay_bit_for_bit():
     x = jnp.clip(origin + 0.01 * jax.random.normal(jax.random.key(1), origin.shape), low, high)
     for ball in (L2Ball(0.2), L1Ball(0.6)):
         for region in (ball, ball & fm.Box(low, high)):
-            np.testing.assert_array_equal(fm.project(region, x, origin), x)
+            np.testing.assert_array_equal(fm.attacks.project(region, x, origin), x)
 
 
 def test_simple_projections():
     origin = jnp.zeros((1, 3))
     near = functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-5)
-    near(fm.project(L2Ball(5.0), jnp.array([[6.0, 0.0, 8.0]]), origin), [[3, 0, 4]])
-    near(fm.project(L1Ball(2.0), jnp.array([[3.0, 2.0, -0.5]]), origin), [[1.5, 0.5, 0]])
-    near(fm.project(L2Ball(5.0) & fm.Box(-1, 3), jnp.array([[4.0, -2.0, 9.0]]), origin), [[3, -1, 3]])
-    near(fm.project(L2Ball(3.0) & fm.Box(-1, 2), jnp.array([[4.0, -2.0, 2.0]]), origin), [[2, -1, 2]])
+    near(fm.attacks.project(L2Ball(5.0), jnp.array([[6.0, 0.0, 8.0]]), origin), [[3, 0, 4]])
+    near(fm.attacks.project(L1Ball(2.0), jnp.array([[3.0, 2.0, -0.5]]), origin), [[1.5, 0.5, 0]])
+    near(fm.attacks.project(L2Ball(5.0) & fm.Box(-1, 3), jnp.array([[4.0, -2.0, 9.0]]), origin), [[3, -1, 3]])
+    near(fm.attacks.project(L2Ball(3.0) & fm.Box(-1, 2), jnp.array([[4.0, -2.0, 2.0]]), origin), [[2, -1, 2]])
     # The smallest coordinate is not there, the largest at its bound; the rest of the length is the middle one's.
-    near(fm.project(L1Ball(1.0) & fm.Box(0, 0.75), jnp.array([[3.0, 0.9, 0.5]]), origin), [[0.75, 0.25, 0]])
-    assert fm.project(L2Ball(3.0) & fm.Box(-1, 2), jnp.array([[4.0, -2.0, 2.0]]), origin)[0, 1] == -1
+    near(fm.attacks.project(L1Ball(1.0) & fm.Box(0, 0.75), jnp.array([[3.0, 0.9, 0.5]]), origin), [[0.75, 0.25, 0]])
+    assert fm.attacks.project(L2Ball(3.0) & fm.Box(-1, 2), jnp.array([[4.0, -2.0, 2.0]]), origin)[0, 1] == -1
 
 
 @pytest.mark.parametrize("kind", [fm.LinfBall, L2Ball, L1Ball])
@@ -209,13 +209,13 @@ def test_a_ball_without_a_radius_is_its_origin(kind):
     origin = jnp.array([[0.0, 1.0, 0.3, 0.0], [1e-30, 1.0, 0.5, 0.0]])
     for x in (origin + 1, origin - 0.01, origin + 1e-25, origin):
         for region in (kind(0.0), kind(0.0) & fm.Box(0, 1)):
-            np.testing.assert_array_equal(fm.project(region, x, origin), origin)
+            np.testing.assert_array_equal(fm.attacks.project(region, x, origin), origin)
 
 
 def test_where_nothing_is_in_common_the_bounds_count():
     origin = jnp.full((1, 4), 3.0)
     for ball in (L2Ball(0.5), L1Ball(0.5)):
-        there = fm.project(ball & BOX, origin + 1, origin)
+        there = fm.attacks.project(ball & BOX, origin + 1, origin)
         assert ((there >= 0) & (there <= 1)).all()
 
 
@@ -227,22 +227,24 @@ def test_where_nothing_is_in_common_the_bounds_count():
 def test_any_rank_and_any_company(kind, shape):
     x, origin, low, high = problem("float32", 11, size=math.prod(shape[1:]))
     region = kinds(0.3, low, high, 0.2)[kind]
-    together = np.asarray(fm.project(region, x.reshape(shape), origin.reshape(shape)))
+    together = np.asarray(fm.attacks.project(region, x.reshape(shape), origin.reshape(shape)))
     assert together.shape == shape
-    np.testing.assert_array_equal(together.reshape(x.shape), fm.project(region, x, origin))
+    np.testing.assert_array_equal(together.reshape(x.shape), fm.attacks.project(region, x, origin))
     order = np.array([3, 0, 2, 1])
-    np.testing.assert_array_equal(fm.project(region, x[order], origin[order]).reshape(shape), together[order])
+    np.testing.assert_array_equal(fm.attacks.project(region, x[order], origin[order]).reshape(shape), together[order])
     for i in (0, 3):
-        np.testing.assert_array_equal(fm.project(region, x[i : i + 1], origin[i : i + 1])[0].reshape(shape[1:]), together[i])
+        np.testing.assert_array_equal(
+            fm.attacks.project(region, x[i : i + 1], origin[i : i + 1])[0].reshape(shape[1:]), together[i]
+        )
 
 
 @pytest.mark.parametrize("kind", ["L2, Linf, box", "L1, box, Linf"])
 def test_compiled_and_mapped(kind):
     x, origin, low, high = problem("float32", 12)
     region = kinds(0.3, low, high, 0.2)[kind]
-    there = fm.project(region, x, origin)
-    alone = jax.vmap(lambda x, origin: fm.project(region, x[None], origin[None])[0])
-    for project in (jax.jit(lambda x, origin: fm.project(region, x, origin)), jax.jit(alone)):
+    there = fm.attacks.project(region, x, origin)
+    alone = jax.vmap(lambda x, origin: fm.attacks.project(region, x[None], origin[None])[0])
+    for project in (jax.jit(lambda x, origin: fm.attacks.project(region, x, origin)), jax.jit(alone)):
         np.testing.assert_array_equal(project(x, origin), there)
     assert (np.asarray(there) != np.asarray(x)).any()
 
@@ -252,36 +254,36 @@ def test_a_radius_for_each_example(key):
     eps = np.array([0.0, 0.1, 0.7, 99.0], np.float32)
     for kind, region in kinds(eps, low, high, 0.5 * eps).items():
         for shape in ((4, 12), (4, 2, 3, 2)):
-            there = fm.project(region, x.reshape(shape), origin.reshape(shape)).reshape(x.shape)
+            there = fm.attacks.project(region, x.reshape(shape), origin.reshape(shape)).reshape(x.shape)
             for i in range(4):
                 alone = kinds(eps[i], low, high, 0.5 * eps[i])[kind]
-                np.testing.assert_array_equal(fm.project(alone, x[i : i + 1], origin[i : i + 1])[0], there[i])
+                np.testing.assert_array_equal(fm.attacks.project(alone, x[i : i + 1], origin[i : i + 1])[0], there[i])
     for ball in (fm.LinfBall, L2Ball, L1Ball):
         with pytest.raises(
             ValueError, match=r"eps: a number, or one for each example, \(4,\), was expected, and an array \(3,"
         ):
-            fm.project(ball(eps[:3]), x, origin)
+            fm.attacks.project(ball(eps[:3]), x, origin)
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (2, 0)])
 def test_empty_batches(shape):
     for ball in (L2Ball(0.1), L1Ball(0.1) & BOX):
-        assert fm.project(ball, jnp.ones(shape), jnp.zeros(shape)).shape == shape
+        assert fm.attacks.project(ball, jnp.ones(shape), jnp.zeros(shape)).shape == shape
 
 
 def test_no_number_stays_its_examples_own():
     x, origin, low, high = problem("float32", 11)
     for ball in (L2Ball(0.3), L1Ball(0.3)):
-        there = fm.project(ball & fm.Box(low, high), x.at[1, 2].set(jnp.nan).at[2, 0].set(jnp.inf), origin)
+        there = fm.attacks.project(ball & fm.Box(low, high), x.at[1, 2].set(jnp.nan).at[2, 0].set(jnp.inf), origin)
         for i in (0, 3):
-            np.testing.assert_array_equal(there[i], fm.project(ball & fm.Box(low, high), x, origin)[i])
+            np.testing.assert_array_equal(there[i], fm.attacks.project(ball & fm.Box(low, high), x, origin)[i])
 
 
 @pytest.mark.parametrize("kind", ["L2, Linf, box", "L1, box, Linf"])
 def test_derivatives_are_those_of_the_projection(kind):
     with jax.enable_x64(True):
         x, origin, low, high = problem("float64", 21)
-        f = jax.jit(lambda x, eps: fm.project(kinds(eps, low, high, 0.6)[kind], x, origin))
+        f = jax.jit(lambda x, eps: fm.attacks.project(kinds(eps, low, high, 0.6)[kind], x, origin))
         slope = jax.jit(lambda x, eps, *along: jax.jvp(f, (x, eps), along)[1])
         there = jax.jit(lambda x, eps, c: jax.grad(lambda x, eps: (c * f(x, eps)).sum(), (0, 1))(x, eps))
         step, eps, zero = 1e-6, jnp.asarray(0.8), jnp.asarray(0.0)
@@ -299,7 +301,7 @@ def test_derivatives_are_those_of_the_projection(kind):
 @pytest.mark.parametrize("kind", ["L2, Linf, box", "L1, box, Linf"])
 def test_derivatives_at_the_origin_are_numbers(kind):
     _, origin, low, high = problem("float32", 22)
-    total = lambda x, origin, eps: fm.project(kinds(eps, low, high, 0.2)[kind], x, origin).sum()
+    total = lambda x, origin, eps: fm.attacks.project(kinds(eps, low, high, 0.2)[kind], x, origin).sum()
     slopes = jax.jit(jax.grad(total, (0, 1, 2)))
     for eps in (0.0, 0.1):
         for x in (origin, origin + 1, jnp.zeros_like(origin)):
@@ -315,7 +317,7 @@ def test_regions_of_both_norms_are_refused(key):
     with pytest.raises(ValueError, match=message):
         fm.validate(region)
     with pytest.raises(ValueError, match=message):
-        fm.project(region, jnp.ones((1, 2)), jnp.zeros((1, 2)))
+        fm.attacks.project(region, jnp.ones((1, 2)), jnp.zeros((1, 2)))
 
 
 @pytest.mark.parametrize("ball", [L2Ball, L1Ball])
@@ -327,13 +329,13 @@ def test_radii_that_make_no_sense(ball, eps):
 
 def test_shapes_that_differ():
     with pytest.raises(ValueError, match=r"examples of one shape, \(n, …\), were expected, and \(2, 3\) and \(1, 3\) came"):
-        fm.project(L2Ball(1.0), jnp.ones((2, 3)), jnp.zeros((1, 3)))
+        fm.attacks.project(L2Ball(1.0), jnp.ones((2, 3)), jnp.zeros((1, 3)))
 
 
 def test_intervals_combine():
     origin, x = jnp.full((1, 4), 0.5), jnp.array([[-1.0, 0.45, 0.62, 2.0]])
     region = fm.Box(0.0, 0.7) & fm.LinfBall(0.3) & fm.Box(0.4, 1.0) & fm.LinfBall(0.25)
-    np.testing.assert_allclose(fm.project(region, x, origin), [[0.4, 0.45, 0.62, 0.7]], atol=1e-6)
+    np.testing.assert_allclose(fm.attacks.project(region, x, origin), [[0.4, 0.45, 0.62, 0.7]], atol=1e-6)
 
 
 class Patch(fm.attacks.Interval):
@@ -348,7 +350,7 @@ def bounds(region: Patch, origin):
     return jnp.where(inside, -jnp.inf, origin), jnp.where(inside, jnp.inf, origin)
 
 
-class Even(fm.Region):
+class Even(fm.attacks.Region):
     """All coordinates move alike."""
 
 
@@ -360,10 +362,10 @@ def project(region: Even, x, origin):
 def test_regions_of_ones_own():
     patch = Patch(np.array([True, True, False]))
     x, origin = jnp.array([[3.0, 4.0, 5.0]]), jnp.zeros((1, 3))
-    np.testing.assert_array_equal(fm.project(patch, x, origin), [[3, 4, 0]])
-    np.testing.assert_allclose(fm.project(L2Ball(1.0) & patch, x, origin), [[0.6, 0.8, 0]], atol=1e-5)
-    np.testing.assert_allclose(fm.project(L1Ball(2.0) & patch, x, origin), [[0.5, 1.5, 0]], atol=1e-5)
-    even = fm.project(L1Ball(3.0) & Even(), x, origin)
+    np.testing.assert_array_equal(fm.attacks.project(patch, x, origin), [[3, 4, 0]])
+    np.testing.assert_allclose(fm.attacks.project(L2Ball(1.0) & patch, x, origin), [[0.6, 0.8, 0]], atol=1e-5)
+    np.testing.assert_allclose(fm.attacks.project(L1Ball(2.0) & patch, x, origin), [[0.5, 1.5, 0]], atol=1e-5)
+    even = fm.attacks.project(L1Ball(3.0) & Even(), x, origin)
     np.testing.assert_allclose(even, [[1, 1, 1]], atol=1e-5)
 
 
@@ -378,7 +380,7 @@ def step_of(chain, gradient):
 def test_steepest_steps(dtype):
     g = jnp.asarray([[3.0, 0.0], [-4.0, 1e-4]], dtype)
     for ball, expected in [(L2Ball(1.0), [[-0.3, 0], [0.4, -1e-5]]), (L1Ball(1.0), [[0, 0], [0.5, 0]])]:
-        step = step_of(fm.transformation(ball, 0.5), g)
+        step = step_of(fm.attacks.transformation(ball, 0.5), g)
         assert step.dtype == g.dtype
         np.testing.assert_allclose(np.asarray(step, np.float32), expected, atol=2e-3, rtol=0)
     for chain in (fgm(0.5), slide(0.5, 0.1)):
@@ -388,7 +390,7 @@ def test_steepest_steps(dtype):
 def test_steps_are_the_steepest_of_their_length(key):
     g = jax.random.normal(key, (4, 5))
     for ball, norm, dual in [(L2Ball(1.0), 2, 2), (L1Ball(1.0), 1, np.inf)]:
-        step = step_of(fm.transformation(ball, 0.7), g)
+        step = step_of(fm.attacks.transformation(ball, 0.7), g)
         np.testing.assert_allclose(np.linalg.norm(np.ravel(step), norm), 0.7, rtol=1e-6)
         np.testing.assert_allclose(-(step * g).sum(), 0.7 * np.linalg.norm(np.ravel(g), dual), rtol=1e-6)
 
@@ -429,7 +431,7 @@ def test_step_sizes_may_be_traced_or_scheduled(make):
 @pytest.mark.parametrize("shape", [(1,), (2, 2)], ids=str)
 def test_starts_are_uniform_in_the_ball(ball, shape, key):
     x, eps, n, d = jnp.full(shape, 0.5), 0.4, 20_000, math.prod(shape)
-    draw = jax.vmap(lambda key: fm.start_point(fm.Uniform(), ball(eps), x, key))
+    draw = jax.vmap(lambda key: fm.attacks.start_point(fm.attacks.Uniform(), ball(eps), x, key))
     offsets = np.asarray(jax.jit(draw)(jax.random.split(key, n)), np.float64).reshape(n, d) - 0.5
     norms = np.linalg.norm(offsets, NORMS[ball], axis=1) / eps
     assert norms.max() <= 1 + 1e-5
@@ -447,10 +449,10 @@ def test_starts_are_uniform_in_the_ball(ball, shape, key):
 @pytest.mark.parametrize("ball", [L2Ball, L1Ball])
 def test_starts_keep_the_type(ball, dtype, key):
     x = jnp.full((4, 4), 0.5, dtype)
-    there = fm.start_point(fm.Uniform(), ball(0.5) & BOX, x, key)
+    there = fm.attacks.start_point(fm.attacks.Uniform(), ball(0.5) & BOX, x, key)
     assert there.dtype == x.dtype and there.shape == x.shape and (there != x).any()
     with pytest.raises(ValueError, match="key: a start drawn at random needs a random key"):
-        fm.start_point(fm.Uniform(), ball(0.5), x, None)
+        fm.attacks.start_point(fm.attacks.Uniform(), ball(0.5), x, None)
 
 
 # Attacks in these balls

@@ -15,11 +15,13 @@ import pytest
 
 import fulmen as fm
 from fulmen import dispatch
+from fulmen.core.verbs import robustness
 from fulmen.robust.attacks import APGD, Square
-from fulmen.robust.report import SIGNS, Report, robustness, scaled
+from fulmen.robust.report import SIGNS, Report, scaled
 from fulmen.robust.report.attack_signs import Gradients
 from fulmen.robust.report.model_signs import Batches, Modes
 from fulmen.robust.report.noise import UniformNoise
+from fulmen.train import LogsRead
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -28,7 +30,7 @@ N, WIDTH, EPS = 16, 4, 0.1
 REGION = fm.LinfBall(EPS) & fm.Box(0, 1)
 WEIGHT = np.array([[-1.0, 1.0], [2.0, 0.5], [0.5, -0.5], [-0.25, 1.5]], np.float32)
 PGD = fm.PGD(REGION, step_size=0.02, steps=10)
-STILL = fm.PGD(REGION, 0.02, 10, start=fm.Clean())
+STILL = fm.PGD(REGION, 0.02, 10, start=fm.attacks.Clean())
 
 
 class Shaped(fm.Model):
@@ -63,7 +65,7 @@ class Loud:
 
 
 @dispatch
-def on(event: fm.LogsRead, progress: Loud, run):
+def on(event: LogsRead, progress: Loud, run):
     self_done = run.done
     progress.seen.append(run.doing)
     if self_done == progress.steps:
@@ -171,7 +173,7 @@ def test_a_region_means_its_autoattack():
 
 
 def test_a_targeted_attack_breaks_only_what_it_makes_wrong():
-    seen = evaluate(shaped(), attack=fm.PGD(REGION, 0.02, 10, target=fm.Target(np.int32(1))))
+    seen = evaluate(shaped(), attack=fm.PGD(REGION, 0.02, 10, target=fm.attacks.Target(np.int32(1))))
     x, y = data()
     np.testing.assert_array_equal(seen.robust, np.where(y == 0, margins(x, y, EPS) > 0, margins(x, y, 0) > 0))
 
@@ -414,7 +416,7 @@ def attacked(system, pairs, attack):
 
 
 DLR = APGD(REGION, 5, objective=fm.attacks.apgd.DLR())
-TARGETED = APGD(REGION, 5, objective=fm.attacks.apgd.DLR(), target=fm.LikelyTarget(1))
+TARGETED = APGD(REGION, 5, objective=fm.attacks.apgd.DLR(), target=fm.attacks.LikelyTarget(1))
 X, Y = data()
 BYTES = (X * 255).astype(np.uint8)
 

@@ -38,7 +38,7 @@ def rounded(z):
 
 
 MIDDLE = (np.random.default_rng(0).uniform(0.495, 0.505, (16, WIDTH)).astype(np.float32), np.zeros(16, np.int32))
-SHORT = fm.PGD(REGION, step_size=0.003, steps=5, start=fm.Clean())
+SHORT = fm.PGD(REGION, step_size=0.003, steps=5, start=fm.attacks.Clean())
 
 
 @pytest.mark.parametrize(

@@ -39,9 +39,9 @@ def rates(schedule):
     [
         (fm.cosine(0.3, end=0.03), optax.cosine_decay_schedule(0.3, TOTAL, alpha=0.1)),
         (fm.cosine(0.3, warmup=10), optax.warmup_cosine_decay_schedule(0.0, 0.3, 10, TOTAL)),
-        (fm.linear(0.3, end=0.1), optax.linear_schedule(0.3, 0.1, TOTAL)),
+        (fm.schedules.linear(0.3, end=0.1), optax.linear_schedule(0.3, 0.1, TOTAL)),
         (
-            fm.linear(0.3, warmup=0.2),
+            fm.schedules.linear(0.3, warmup=0.2),
             optax.join_schedules([optax.linear_schedule(0.0, 0.3, 20), optax.linear_schedule(0.3, 0.0, 80)], [20]),
         ),
         (fm.one_cycle(0.3), optax.cosine_onecycle_schedule(TOTAL, 0.3)),
@@ -49,9 +49,9 @@ def rates(schedule):
             fm.one_cycle(0.3, rise=50, start=0.1, end=0.01),
             optax.cosine_onecycle_schedule(TOTAL, 0.3, 0.5, div_factor=10, final_div_factor=10),
         ),
-        (fm.step_decay(0.3), optax.piecewise_constant_schedule(0.3, {50: 0.1, 75: 0.1})),
+        (fm.schedules.step_decay(0.3), optax.piecewise_constant_schedule(0.3, {50: 0.1, 75: 0.1})),
         (
-            fm.step_decay(0.3, factor=0.5, at=(0.1, 40, 90)),
+            fm.schedules.step_decay(0.3, factor=0.5, at=(0.1, 40, 90)),
             optax.piecewise_constant_schedule(0.3, {10: 0.5, 40: 0.5, 90: 0.5}),
         ),
         (fm.warmup(0.3, 0.1), optax.warmup_constant_schedule(0.0, 0.3, 10)),
@@ -69,11 +69,11 @@ def test_the_same_as_optax(schedule, reference):
 
 ALL = [
     fm.cosine(0.5, warmup=0.1),
-    fm.linear(0.5, warmup=0.1),
+    fm.schedules.linear(0.5, warmup=0.1),
     fm.one_cycle(0.5),
-    fm.step_decay(0.5),
+    fm.schedules.step_decay(0.5),
     fm.warmup(0.5, 0.1),
-    fm.warmup(fm.step_decay(0.5), 0.1),
+    fm.warmup(fm.schedules.step_decay(0.5), 0.1),
 ]
 
 
@@ -100,9 +100,9 @@ def test_in_a_run_the_peak_is_data(schedule):
 @pytest.mark.parametrize(
     ("schedule", "plan", "message"),
     [
-        (fm.linear(0.1), fm.Plan(), "linear spans the run, whose length is not known: give `epochs=` or `steps=`"),
+        (fm.schedules.linear(0.1), fm.Plan(), "linear spans the run, whose length is not known: give `epochs=` or `steps=`"),
         (fm.one_cycle(0.1), fm.Plan(), "one_cycle, rise spans the run|one_cycle spans the run"),
-        (fm.step_decay(0.1), fm.Plan(), "step_decay, at spans the run"),
+        (fm.schedules.step_decay(0.1), fm.Plan(), "step_decay, at spans the run"),
         (fm.warmup(0.1, 0.5), fm.Plan(), "warmup spans the run"),
         (fm.warmup(0.1, 100), PLAN, "warmup: 100 steps do not fit into a run of 100"),
         (fm.cosine(0.1, warmup=100), PLAN, "cosine: a warm-up of 100 steps does not fit into a run of 100"),
@@ -117,7 +117,9 @@ def test_lengths_that_do_not_fit(schedule, plan, message):
 
 def test_what_needs_no_length_runs_without_one():
     np.testing.assert_allclose([fm.warmup(0.3, 10)(fm.Plan())(step) for step in (5, 50)], [0.15, 0.3], rtol=1e-6)
-    np.testing.assert_allclose([fm.step_decay(0.3, at=(10,))(fm.Plan())(step) for step in (5, 50)], [0.3, 0.03], rtol=1e-6)
+    np.testing.assert_allclose(
+        [fm.schedules.step_decay(0.3, at=(10,))(fm.Plan())(step) for step in (5, 50)], [0.3, 0.03], rtol=1e-6
+    )
 
 
 # Longer than the run
@@ -164,7 +166,7 @@ COSINE = optax.cosine_decay_schedule(0.1, 1000)
         ({"optimizer": unfreeze(optax.sgd(COSINE), at=50)}, "made for 1050 steps"),
         ({"optimizer": optax.sgd, "lr": fm.warmup(COSINE, 10)}, "made for 1010 steps"),
         (
-            {"optimizer": optax.sgd, "lr": fm.step_decay(0.1, at=(50, 150))},
+            {"optimizer": optax.sgd, "lr": fm.schedules.step_decay(0.1, at=(50, 150))},
             "made for 151 steps.*ends at 0.01 and not at 0.001",
         ),
         ({"optimizer": optax.sgd, "lr": lambda plan: COSINE}, "made for 1000 steps"),
@@ -197,8 +199,8 @@ ENDLESS = optax.exponential_decay(0.1, 10, 0.9)
         ({"optimizer": fm.plateau(optax.sgd(0.1))}, False),
         ({"optimizer": unfreeze(optax.sgd(0.1), at=0.5)}, False),
         ({"optimizer": optax.sgd, "lr": fm.cosine(0.1)}, True),
-        ({"optimizer": optax.sgd, "lr": fm.warmup(fm.linear(0.1), 2)}, True),
-        ({"optimizer": optax.sgd, "lr": fm.step_decay(0.1)}, True),
+        ({"optimizer": optax.sgd, "lr": fm.warmup(fm.schedules.linear(0.1), 2)}, True),
+        ({"optimizer": optax.sgd, "lr": fm.schedules.step_decay(0.1)}, True),
         ({"optimizer": optax.sgd, "lr": lambda plan: lambda step: 0.1 / (step + plan.total_steps)}, True),
         ({"optimizer": optax.sgd(optax.linear_schedule(0.1, 0.0, 4))}, True),
         ({"optimizer": {"layer.bias": optax.sgd, "": optax.sgd(0.1)}, "lr": fm.cosine(0.1)}, True),
@@ -239,13 +241,13 @@ def _scale(state):
 
 
 def test_a_plateau_is_counted_in_epochs():
-    optimizer = fm.plateau(fm.Optimizer(optax.sgd, 0.0), factor=0.5, patience=2, floor=0.2)
+    optimizer = fm.plateau(fm.optimizers.Optimizer(optax.sgd, 0.0), factor=0.5, patience=2, floor=0.2)
     with Compilations() as compiled:
         scales = plateaued(optimizer)
     step_was_compiled = [name for name in compiled.names if "train_step" in name]
     assert scales == pytest.approx([1, 1, 0.5, 0.5, 0.25, 0.25, 0.2, 0.2])
     assert repr(optimizer).startswith("Plateau(optimizer=sgd(0")
-    again = fm.plateau(fm.Optimizer(optax.sgd, 0.0), factor=0.5, patience=2, floor=0.2)
+    again = fm.plateau(fm.optimizers.Optimizer(optax.sgd, 0.0), factor=0.5, patience=2, floor=0.2)
     x, y = data(32)
     with Compilations() as compiled:  # an equal one is the same to jit
         other = fm.setup(net(), (0 * x, y), optimizer=again, batch_size=8, epochs=8)

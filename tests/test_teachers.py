@@ -10,7 +10,7 @@ import fulmen as fm
 from fulmen import dispatch
 from fulmen.models import BatchNorm, Chain, Dense, Dropout
 
-PGD = fm.PGD(fm.LinfBall(0.1), step_size=0.05, steps=2, start=fm.Clean())
+PGD = fm.PGD(fm.LinfBall(0.1), step_size=0.05, steps=2, start=fm.attacks.Clean())
 SGD = optax.sgd(0.1)
 
 
@@ -118,7 +118,7 @@ def brier(a, b):
 
 
 def mean_teacher(system, weight=3.0):
-    return fm.MeanTeacher(fm.EMA(system, 0.5), weight * fm.Brier())
+    return fm.systems.MeanTeacher(fm.EMA(system, 0.5), weight * fm.objectives.Brier())
 
 
 def started(system, labeled):
@@ -167,7 +167,7 @@ def test_mean_teacher(kind, plain, labeled, unlabeled):
 
 
 def test_the_teacher_has_a_view_of_its_own(labeled):
-    system = mean_teacher(classifier(augment=fm.Noise(0.3)))
+    system = mean_teacher(classifier(augment=fm.augmentations.Noise(0.3)))
     state = started(system, labeled)
     mode = fm.Train(jax.random.key(5))
     batch = fm.augment(state.system, fm.Labeled(*labeled), mode)
@@ -252,7 +252,7 @@ def augment(adv: OnlyLabeled, batch: fm.Unlabeled, mode):
 
 
 def mixed(labeled, unlabeled):
-    return fm.Mixed(fm.Labeled(labeled[0][:5], labeled[1][:5]), fm.Unlabeled(unlabeled))
+    return fm.data.Mixed(fm.Labeled(labeled[0][:5], labeled[1][:5]), fm.Unlabeled(unlabeled))
 
 
 @pytest.mark.parametrize(
@@ -260,8 +260,8 @@ def mixed(labeled, unlabeled):
 )
 def test_both_kinds_in_one_step(kind, attack, labeled, unlabeled):
     inner = OnlyLabeled(classifier(), PGD) if attack == "inside" else classifier()
-    system = fm.VAT(inner, eps=0.3) if kind == "VAT" else mean_teacher(inner)
-    semi = fm.SemiSupervised(system, weight=0.5)
+    system = fm.defences.VAT(inner, eps=0.3) if kind == "VAT" else mean_teacher(inner)
+    semi = fm.systems.SemiSupervised(system, weight=0.5)
     whole = fm.Adversarial(semi, PGD) if attack == "outside" else semi
     state = fm.setup(whole, labeled, optimizer=SGD)
     batch = mixed(labeled, unlabeled)
@@ -287,7 +287,7 @@ def test_both_kinds_in_one_step(kind, attack, labeled, unlabeled):
 
 def test_both_kinds_as_data(labeled, unlabeled):
     """An epoch goes once through the larger, and again and again through the smaller; in the midst of it as from its start."""
-    data = fm.Mixed(labeled, np.concatenate([unlabeled, unlabeled + 1, unlabeled + 2]))
+    data = fm.data.Mixed(labeled, np.concatenate([unlabeled, unlabeled + 1, unlabeled + 2]))
     seen = [*fm.batches(data, batch_size=4, seed=0, epochs=1)]
     large, small = len(data.unlabeled), len(labeled[0])
     assert len(seen) == -(-large // 4) and [len(b.unlabeled) for b in seen] == [len(b.labeled[0]) for b in seen]
@@ -295,7 +295,7 @@ def test_both_kinds_as_data(labeled, unlabeled):
     assert sorted(map(tuple, whole)) == sorted(map(tuple, data.unlabeled)) and (whole != data.unlabeled).any()
     rows = np.concatenate([b.labeled[0] for b in seen])
     assert sorted(map(tuple, rows[:small])) == sorted(map(tuple, labeled[0])) == sorted(map(tuple, rows[small : 2 * small]))
-    semi = fm.SemiSupervised(fm.VAT(fm.Classifier(Linear(4, 3)), eps=0.3))
+    semi = fm.systems.SemiSupervised(fm.defences.VAT(fm.Classifier(Linear(4, 3)), eps=0.3))
     options = dict(batch_size=4, progress=False)
     once, history = fm.fit(semi, data, optimizer=SGD, epochs=1, **options)
     assert int(once.step) == len(seen) and np.isfinite(history["loss/unlabeled"]).all()
@@ -310,7 +310,7 @@ def test_both_kinds_as_data(labeled, unlabeled):
     with pytest.raises(ValueError, match="for training"):
         fm.fit(once, data, epochs=1, validation=data, progress=False)
     with pytest.raises(RuntimeError, match="Mixed, labeled: arrays of equal length"):
-        fm.fit(semi, fm.Mixed((labeled[0], labeled[1][:2]), unlabeled), optimizer=SGD, epochs=1, **options)
+        fm.fit(semi, fm.data.Mixed((labeled[0], labeled[1][:2]), unlabeled), optimizer=SGD, epochs=1, **options)
 
 
 # What cannot be
@@ -331,12 +331,12 @@ def test_both_kinds_as_data(labeled, unlabeled):
         ),
         (lambda: fm.Distillation(fm.Frozen(Linear(4, 3)), classifier(), temperature=0.0), "temperature: .* above 0"),
         (lambda: fm.Distillation(fm.Frozen(Linear(4, 3)), classifier(), weight=1.5), "weight: a number from 0 to 1"),
-        (lambda: fm.MeanTeacher(classifier()), r"fm\.MeanTeacher\(fm\.EMA\(system, 0\.99\)\)"),
+        (lambda: fm.systems.MeanTeacher(classifier()), r"fm\.MeanTeacher\(fm\.EMA\(system, 0\.99\)\)"),
         (lambda: fm.EMA(classifier(), 1.5), "decay: a number from 0 to 1"),
         (lambda: fm.EMA(classifier(), 0.5, classifier()), r"average: it is not trained, so fm\.Frozen"),
         (lambda: fm.EMA(0.5), "component: a model or a system"),
-        (lambda: fm.SemiSupervised(classifier(), weight=-1.0), "weight: .* at least 0"),
-        (lambda: fm.SemiSupervised(3.0), "SemiSupervised, system"),
+        (lambda: fm.systems.SemiSupervised(classifier(), weight=-1.0), "weight: .* at least 0"),
+        (lambda: fm.systems.SemiSupervised(3.0), "SemiSupervised, system"),
     ],
 )
 def test_bad_input(system, words, labeled):

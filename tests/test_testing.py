@@ -70,7 +70,7 @@ def test_a_layer_of_several_inputs():
 
 def test_objectives_and_attacks():
     check_objective(fm.L2())
-    check_attack(fm.FGSM(fm.LinfBall(0.1) & fm.Box(0.0, 1.0), start=fm.Uniform()))
+    check_attack(fm.FGSM(fm.LinfBall(0.1) & fm.Box(0.0, 1.0), start=fm.attacks.Uniform()))
     with pytest.raises(TypeError, match="together"):
         check_attack(fm.FGSM(fm.LinfBall(0.1)), tiny()[0])
 
@@ -238,7 +238,7 @@ class Together(fm.FGSM):
 
 @dispatch
 def perturb(attack: Together, system, batch, key):
-    return fm.replace(batch, x=fm.project(attack.region, batch.x + batch.x.mean(0)[None] - 0.5, batch.x))
+    return fm.replace(batch, x=fm.attacks.project(attack.region, batch.x + batch.x.mean(0)[None] - 0.5, batch.x))
 
 
 class Relabelling(fm.FGSM):

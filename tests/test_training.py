@@ -13,6 +13,7 @@ from tiny import Compilations, Linear, Net, Pair, data, net, pair
 import fulmen as fm
 from fulmen import dispatch
 from fulmen.dispatching.registry import BindingVerb, Verb
+from fulmen.train import Event
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +229,7 @@ class Watch:
 
 
 @dispatch
-def on(event: fm.Event, callback: Watch, run):
+def on(event: Event, callback: Watch, run):
     self = callback
     self.seen.append(type(event).__name__)
     if isinstance(event, fm.StepEnd):

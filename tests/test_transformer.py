@@ -71,7 +71,7 @@ def test_the_embedding_is_tied():
 def test_it_is_drawn_as_gpt2_was():
     net = jax.jit(lambda key: fm.init(Transformer(400, 100, 64, 2, 8), key))(jax.random.key(0))
     for path in ("tokens.weight", "positions.weight"):
-        assert abs(float(fm.tree.get(net, path).std()) / 0.02 - 1) < 0.05
+        assert abs(float(fm.get(net, path).std()) / 0.02 - 1) < 0.05
     inner = net.blocks.blocks
     close(inner.attention.out.weight.std() * 4, 64**-0.5, rtol=0.05)
     close(inner.mlp[2].weight.std() * 4, 256**-0.5, rtol=0.05)

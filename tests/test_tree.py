@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 import fulmen as fm
 from fulmen.core.component import named_parts
 from fulmen.core.leaves import check_fields, components, leaves, missing, require_arrays
-from fulmen.core.tree import children, get, kinds, remake, short
+from fulmen.core.tree import Tree, children, get, kinds, remake, short
 
 S, H, C, U = "static", "hyperparameter", "child", "unclear"
 
@@ -335,7 +335,7 @@ class Whole(fm.System):
     hidden: Any = fm.hyper(default=None)
 
 
-class Plain(fm.Tree):
+class Plain(Tree):
     inside: list
 
 

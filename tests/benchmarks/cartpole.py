@@ -19,14 +19,14 @@ from fulmen.environments import CartPole
 
 
 def train(seed: int, epochs: int) -> None:
-    system = fm.ActorCritic(fm.models.MLP(4, 64, 2), fm.models.MLP(4, 64, 1), CartPole(), agents=16, horizon=32)
+    system = fm.systems.ActorCritic(fm.models.MLP(4, 64, 2), fm.models.MLP(4, 64, 1), CartPole(), agents=16, horizon=32)
     begun = time.perf_counter()
     state, history = fm.fit(
         system,
         np.arange(1600),
         batch_size=16,
         optimizer=optax.adam,
-        lr=fm.linear(3e-3),
+        lr=fm.schedules.linear(3e-3),
         epochs=epochs,
         seed=seed,
         progress=False,

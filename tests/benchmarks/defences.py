@@ -36,16 +36,16 @@ def network() -> Any:
 def defences(system: Any) -> dict[str, Any]:
     """The systems around the system."""
     pgd = fm.PGD(REGION, EPS / 4, 7)
-    near = fm.PGD(REGION, EPS / 4, 7, start=fm.Gaussian(0.001))
+    near = fm.PGD(REGION, EPS / 4, 7, start=fm.defences.Gaussian(0.001))
     return {
         "plain": system,
         "FGSM": fm.Adversarial(system, fm.FGSM(REGION)),
-        "fast": fm.Adversarial(system, fm.fast_fgsm(REGION)),
-        "N-FGSM": fm.Adversarial(system, fm.NFGSM(REGION)),
+        "fast": fm.Adversarial(system, fm.defences.fast_fgsm(REGION)),
+        "N-FGSM": fm.Adversarial(system, fm.defences.NFGSM(REGION)),
         "PGD-7": fm.Adversarial(system, pgd),
-        "Free": fm.FreeAdversarial(system, REGION, replays=4),
+        "Free": fm.defences.FreeAdversarial(system, REGION, replays=4),
         "TRADES": fm.TRADES(system, near, beta=6.0),
-        "MART": fm.MART(system, near, beta=6.0),
+        "MART": fm.defences.MART(system, near, beta=6.0),
     }
 
 

@@ -125,7 +125,7 @@ def test_two_updates_by_hand(images, alternating, every):
     optimizers = {"judge": optax.adam(4e-3, b1=0.5), "maker": optax.adam(1e-3, b1=0.5)}
     prefix = "game." if alternating else ""
     given = {f"{prefix}judge": optimizers["judge"], f"{prefix}maker": fm.every(every, optimizers["maker"])}
-    state = fm.setup(fm.Alternating(duel) if alternating else duel, images, optimizer=given, batch_size=BATCH)
+    state = fm.setup(fm.systems.Alternating(duel) if alternating else duel, images, optimizer=given, batch_size=BATCH)
     maker, judge = by_hand(state, images, optimizers, alternating, every)
     state, _ = fm.fit(state, images, steps=STEPS, batch_size=BATCH, seed=None, progress=False)
     game = state.system.game if alternating else state.system

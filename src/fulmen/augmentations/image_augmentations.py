@@ -21,7 +21,7 @@ __all__ = ["Augmentation", "Augmentations", "CutMix", "Cutout", "Flip", "Mixup",
 class Augmentation(Component):
     """A change to batches in training. Give it to `Classifier(augment=…)`, or apply it: `fm.augment(flip, batch, mode)`.
 
-    Several are applied in turn: `fm.Flip() >> fm.ShiftCrop(4)`, or a tuple of them.
+    Several are applied in turn: `fm.augmentations.Flip() >> fm.augmentations.ShiftCrop(4)`, or a tuple of them.
 
     Args:
         per_batch: draw once for the whole batch, by keyword; by default each example draws for itself.
@@ -47,7 +47,7 @@ class Augmentations(Augmentation):
     Args:
         steps: the augmentations, the first one first.
 
-    >>> fm.Flip() >> fm.ShiftCrop(4) >> fm.Cutout(8)
+    >>> fm.augmentations.Flip() >> fm.augmentations.ShiftCrop(4) >> fm.augmentations.Cutout(8)
     Flip() >> ShiftCrop(pixels=4) >> Cutout(size=8)
     """
 

@@ -40,7 +40,7 @@ def digits(
     plain = fm.Classifier(fm.models.ConvNet(in_channels=1, classes=10))
     systems = {
         "plain": plain,
-        "FGSM-trained": fm.Adversarial(plain, fm.FGSM(region, step_size=1.25 * eps, start=fm.Uniform())),
+        "FGSM-trained": fm.Adversarial(plain, fm.FGSM(region, step_size=1.25 * eps, start=fm.attacks.Uniform())),
     }
     radii = [round(eps * part, 4) for part in (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)]
     states, results = {}, {}

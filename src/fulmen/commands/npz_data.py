@@ -127,7 +127,11 @@ def system_for(name: str, x: np.ndarray, y: np.ndarray) -> fm.Component:
         raise CommandError(f"there is no model {name!r}; {nearest(name, _MODELS)}")
     is_class = y.dtype.kind == "i"
     model = _MODELS[name](name, x.shape[1:], int(y.max()) + 1 if is_class else y.shape[1])
-    return fm.Classifier(model) if is_class else fm.Regressor(model, metrics=(fm.MeanAbsoluteError(), fm.R2()))
+    return (
+        fm.Classifier(model)
+        if is_class
+        else fm.Regressor(model, metrics=(fm.metric_types.MeanAbsoluteError(), fm.metric_types.R2()))
+    )
 
 
 def _linear(name: str, shape: tuple[int, ...], outputs: int) -> fm.Model:

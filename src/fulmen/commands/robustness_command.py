@@ -14,10 +14,10 @@ from fulmen.commands.one_line_errors import CommandError, nearest
 from fulmen.commands.train_command import _require_writable
 from fulmen.core.component import is_part
 from fulmen.core.tree import short
+from fulmen.core.verbs import robustness as evaluate_robustness
 from fulmen.inspect.text import drawable
 from fulmen.robust.attacks import APGD, L1Ball, L2Ball, Square
 from fulmen.robust.attacks.region import ball_of
-from fulmen.robust.report import robustness as evaluate_robustness
 
 __all__ = ["robustness"]
 

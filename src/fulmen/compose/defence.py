@@ -14,10 +14,10 @@ from fulmen.core.naming import briefly
 from fulmen.core.part_checks import require_part
 from fulmen.core.prediction import Prediction, check_class_values, class_targets
 from fulmen.core.tree import remake
-from fulmen.core.verbs import as_batch, bind, loss, losses, metrics, predictions, reduce_losses, validate
-from fulmen.dispatching.registry import dispatch, verb
+from fulmen.core.verbs import as_batch, bind, defence_losses, loss, losses, metrics, predictions, reduce_losses, validate
+from fulmen.dispatching.registry import dispatch
 
-__all__ = ["Defence", "defence_losses", "logits", "unrecorded", "validate_logits"]
+__all__ = ["Defence", "logits", "unrecorded", "validate_logits"]
 
 
 class Defence(Wrapper):
@@ -42,21 +42,6 @@ class Defence(Wrapper):
     def looks_at_clean(self, batch: Any) -> bool:
         """Whether the clean examples go through the model in training, so that their metrics cost nothing."""
         return self.defends(batch)
-
-
-@verb(hands_on=False)
-def defence_losses(defence, batch):
-    """The entries of a defence's loss in training, which add up to it.
-
-    Args:
-        defence: a `Defence`, with a mode bound.
-        batch: the batch as `augment` has left it: for those that attack, `Attacked`.
-
-    Returns:
-        A dict; entries are numbers, or one per example, `(n,)`, weighed already.
-
-    **Extending.** Overload it for a defence of one's own.
-    """
 
 
 def inner(batch: Any) -> Any:

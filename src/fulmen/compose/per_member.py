@@ -26,7 +26,7 @@ class PerMember(Batch):
             couples examples, such as the statistics of a `BatchNorm`).
         weight: `(n,)` or `(n, members)`, beside the weights that the data may have itself.
 
-    >>> data = fm.PerMember([(jnp.zeros((5, 4)), jnp.zeros(5, int)), (jnp.ones((4, 4)), jnp.ones(4, int))])
+    >>> data = fm.systems.PerMember([(jnp.zeros((5, 4)), jnp.zeros(5, int)), (jnp.ones((4, 4)), jnp.ones(4, int))])
     >>> data.data[0].shape, data.weight.shape
     ((5, 2, 4), (5, 2))
     """

@@ -30,10 +30,10 @@ from fulmen.core.verbs import (
     metrics,
     predictions,
     reduce_losses,
+    sample,
     validate,
 )
 from fulmen.dispatching.registry import dispatch
-from fulmen.systems.vae import sample
 
 __all__ = ["Population"]
 

@@ -103,7 +103,7 @@ def validate(system: Supervised):
     for metric in several(system.metrics):
         _require(metric, Metric, f"{name}, metrics: a metric such as fm.Accuracy()")
     for each in several(system.augment):
-        _require(each, Component, f"{name}, augment: an augmentation such as fm.Noise(0.1)")
+        _require(each, Component, f"{name}, augment: an augmentation such as fm.augmentations.Noise(0.1)")
 
 
 def _require(value: Any, kind: type, what: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import jax
 
 from fulmen.core.tree import Tree
+from fulmen.core.verbs import show
 
 __all__ = ["Attacked", "Batch", "Labeled", "PartBatches", "Unlabeled"]
 
@@ -37,9 +38,7 @@ class Batch(Tree):
         return jax.tree.map(lambda v: v[rows], self)
 
     def _repr_html_(self) -> str:
-        from fulmen.inspect import html_tree
-
-        return html_tree(self)
+        return show(self)
 
 
 class Labeled(Batch):

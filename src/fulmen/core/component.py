@@ -13,7 +13,7 @@ import numpy as np
 
 from fulmen.core.mode import Eval, Mode
 from fulmen.core.tree import Tree, data_fields, items, remake
-from fulmen.core.verbs import after_update, bind, forward, init, validate
+from fulmen.core.verbs import after_update, bind, forward, init, show, validate
 from fulmen.dispatching.lazy_libraries import library_of
 from fulmen.dispatching.registry import dispatch
 
@@ -42,9 +42,7 @@ class Component(Tree):
         return forward(self, *inputs, **options)
 
     def _repr_html_(self) -> str:
-        from fulmen.inspect import html_tree
-
-        return html_tree(self)
+        return show(self)
 
 
 class Model(Component):
@@ -72,7 +70,7 @@ class Game(System):
     Each entry is computed with every other field's parameters under `stop_gradient`, so one ordinary gradient of the
     sum gives each player its own.
 
-    All move in every step, from the same point. `fm.intervals` and `fm.every` say who rests when, and `fm.Alternating(game)`
+    All move in every step, from the same point. `fm.intervals` and `fm.every` say who rests when, and `fm.systems.Alternating(game)`
     lets them move one after another. A field may hold several players in a list, tuple or dict: an entry `"critics.0"`, or
     `critics=[…]` with an item for each, belongs to one of them, any other entry `critics` to all of them together. A player
     may be a system, or a game.

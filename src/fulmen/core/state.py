@@ -15,6 +15,7 @@ from fulmen.core.component import is_foreign
 from fulmen.core.leaves import BUFFER, PARAMETER, is_array, leaves
 from fulmen.core.mode import Plan
 from fulmen.core.tree import short
+from fulmen.core.verbs import show
 
 __all__ = ["State", "Structure", "pack"]
 
@@ -169,9 +170,7 @@ class State:
         return f"State(step={self.step}, system={self.system!r})"
 
     def _repr_html_(self) -> str:
-        from fulmen.inspect import html_tree
-
-        return html_tree(self)
+        return show(self)
 
 
 def _as_weak(old: Any, new: Any) -> Any:

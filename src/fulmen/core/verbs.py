@@ -1,5 +1,5 @@
-"""The whole vocabulary: every verb with its contract. What a verb does for a type stands in that type's file."""
-# A verb's body is never run. `pyright` sees plain functions here and `Verb`s in the rest.
+"""The contract of every public verb. The methods for a type are in that type's file."""
+# The body of a verb is never run. `pyright` sees plain functions here and `Verb`s in the other files.
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ def validate(component):
 
 @verb(hands_on=False)
 def partition(component, policy):
-    """How a component's arrays lie on the devices.
+    """How a component's arrays are distributed over devices. No component or policy has a method yet.
 
-    **Extending.** Overload it for a component or a policy of one's own.
+    **Extending.** Overload it for a custom component or policy.
     """
 
 
@@ -189,11 +189,134 @@ def augment(component, batch, mode):
     """The batch as the step shall see it; runs first in the compiled training step. By default as it is.
 
     Args:
-        component: a system, a model, or an augmentation such as `fm.Noise(0.1)`.
+        component: a system, a model, or an augmentation such as `fm.augmentations.Noise(0.1)`.
         batch: a `Batch`.
         mode: a `Train`, whose key is the component's own.
 
     **Extending.** Overload it for a system, or make a type of its own and give it to `Classifier(augment=…)`.
+    """
+
+
+# What particular systems compute
+
+
+@verb
+def sample(model, key, shape):
+    """New examples drawn from a generative model.
+
+    Args:
+        model: such as a `VAE` or a `GAN`, a `Population` of them, or a state of one.
+        key: a random key.
+        shape: the shape of the noise that the examples are made from, `(n, latent)`.
+
+    Returns:
+        `(n, …)`, like the model's outputs; for a `Population` `(members, n, …)`, where each member draws with the same key.
+
+    **Extending.** Overload it for a model or a system that can draw examples.
+    """
+
+
+@verb(hands_on=False)
+def gan_losses(objective, critic, real, fake, key):
+    """The losses of a GAN's players.
+
+    Args:
+        objective: such as `fm.systems.NonSaturating()`.
+        critic: from examples to scores.
+        real: `(n, …)`, real examples.
+        fake: `(n, …)`, generated examples, through which the generator is differentiated.
+        key: a random key.
+
+    Returns:
+        `dict(generator=…, critic=dict(…))`: numbers, or one per example.
+
+    **Extending.** Overload it for a custom objective.
+    """
+
+
+@verb(hands_on=False)
+def embeddings(system, x):
+    """The embeddings by which two views of an example are compared.
+
+    Args:
+        system: a `SelfSupervised`.
+        x: `(n, …)`, a view.
+
+    Returns:
+        `(outputs, targets)`, each `(n, features)`: what this view predicts of the other one, and what the other one should
+        predict of it.
+
+    **Extending.** Overload it for a custom method: `def embeddings(system: Mine, x): …`.
+    """
+
+
+@verb(hands_on=False)
+def weigh(weights, losses):
+    """One number from the losses of several tasks.
+
+    Args:
+        weights: a dict of numbers by name, or a model of weights.
+        losses: from the entries' names to numbers.
+
+    **Extending.** Overload it for a custom model of weights.
+    """
+
+
+@verb(hands_on=False)
+def defence_losses(defence, batch):
+    """The entries of a defence's loss in training; their sum is the loss.
+
+    Args:
+        defence: a `Defence`, with a mode bound.
+        batch: the batch as `augment` returns it: `Attacked` for defences that attack.
+
+    Returns:
+        A dict; entries are numbers, or one per example, `(n,)`, already weighted.
+
+    **Extending.** Overload it for a custom defence.
+    """
+
+
+# Environments, as `fm.environments.reset` and so on
+
+
+@verb(hands_on=False)
+def reset(environment, key):
+    """The state at the beginning of an episode.
+
+    Args:
+        environment: an `Environment`.
+        key: a random key.
+
+    Returns:
+        A tree of arrays.
+
+    **Extending.** Overload it for a custom environment.
+    """
+
+
+@verb(hands_on=False)
+def step(environment, state, action, key):
+    """What an action leads to.
+
+    Args:
+        environment: an `Environment`.
+        state: as `reset` or `step` returned it.
+        action: `()`, an integer below `environment.actions`.
+        key: a random key, for environments that draw.
+
+    Returns:
+        A `Transition(state, reward, done)`.
+
+    **Extending.** Overload it for a custom environment. It need not check the limit of steps.
+    """
+
+
+@verb(hands_on=False)
+def observe(environment, state):
+    """What an agent observes of a state: an array. By default the state itself.
+
+    **Extending.** Overload it where the state is not an array, or is only partly observed.
     """
 
 
@@ -222,7 +345,7 @@ def configure_optimizers(component, *constructor, plan):
 
 @verb(hands_on=False)
 def layer_order(component):
-    """The parts of a model in the order in which it computes, from its inputs to its outputs, for `fm.layerwise`.
+    """The parts of a model in the order in which it computes, from its inputs to its outputs, for `fm.optimizers.layerwise`.
 
     Args:
         component: a model or a system.
@@ -485,31 +608,354 @@ def project(region, x, origin):
     """
 
 
+# Parts of attacks, as `fm.attacks.begin` and so on
+
+
+@verb(hands_on=False)
+def start_point(start, region, x, key):
+    """The point at which the attack on one example starts; it is projected onto the region afterwards.
+
+    Args:
+        start: a `Start`.
+        region: the attack's region, or its ball.
+        x: the clean example, without a batch axis.
+        key: a random key of this example, or None.
+
+    Returns:
+        A point like `x`.
+
+    **Extending.** Overload it for a custom start, or for `Uniform` in a custom ball.
+    """
+
+
+@verb(hands_on=False)
+def begin(attack, problem):
+    """The first `Walk` of an attack on a batch.
+
+    Args:
+        attack: an `Attack`.
+        problem: a `Problem`.
+
+    Returns:
+        A `Walk`.
+
+    **Extending.** An iterative attack that is not an optax chain has methods of `begin` and `advance`, which are traced, and
+    if it needs a last look, of `finish`. It then runs on the host or within a training step, and examples on which it has
+    succeeded are left alone. Draw from `problem.keys(…)`, so that the result does not depend on the batch. The attack's
+    `length` is the number of steps.
+    """
+
+
+@verb(hands_on=False)
+def advance(attack, problem, walk, step):
+    """One step of an attack.
+
+    Args:
+        attack: an `Attack`.
+        problem: a `Problem`.
+        walk: as `begin` or the last step returned it.
+        step: how many steps have been done, an integer, traced.
+
+    Returns:
+        A `Walk` of the same structure and types.
+
+    **Extending.** See `begin`.
+    """
+
+
+@verb(hands_on=False)
+def finish(attack, problem, walk):
+    """The end of an attack: by default a last look decides whether the last point is the best.
+
+    **Extending.** See `begin`.
+    """
+
+
+@verb(hands_on=False)
+def attempt(attack, system, batch, key):
+    """How far an attack gets with each example; an example on which it has succeeded is left alone from then on.
+
+    `perturb` maximises the loss; `attempt` is for evaluation: it begins with the clean input and continues with the examples
+    that are left, gathered into smaller batches. The result for an example does not depend on the others.
+
+    Args:
+        attack: an `Attack`.
+        system: a system or a state, with a classifier in it.
+        batch: the clean batch.
+        key: a random key.
+
+    Returns:
+        A `Walk`: `x`, the first point at which the attack succeeded, or else the best one; `succeeded`, `(n,)`; `first`,
+        `(n,)`, the number of steps until then, where 0 is the clean input and −1 never; `value`, `(n,)`, what the attack
+        maximises.
+
+    **Extending.** Rarely: an attack with its own method of `perturb` is judged by the point that it returns.
+    """
+
+
+@verb(hands_on=False)
+def views(attack):
+    """The views of an attack, first to last: by default its field `views`.
+
+    **Extending.** Overload it for an attack whose views follow from its other fields.
+    """
+
+
+@verb(hands_on=False)
+def shown(view, problem, walk, x, step):
+    """The points that the system sees in place of `x`.
+
+    Args:
+        view: a `View`.
+        problem: a `Problem`; a view that draws takes its keys from `problem.keys(step, …)`.
+        walk: a `ChainWalk`, the state of the attack.
+        x: the points, of the structure that `inputs` returns.
+        step: how many steps have been done, an integer, traced.
+
+    Returns:
+        Points of the same structure, a differentiable function of `x`, each example by itself.
+
+    **Extending.** Overload it for a custom view.
+    """
+
+
+@verb(hands_on=False)
+def aim(targeting, system, batch):
+    """The batch with the labels that the attack leads away from, and the classes that it leads to.
+
+    Args:
+        targeting: a `Targeting`.
+        system: the attacked system, bound to a mode.
+        batch: the clean batch.
+
+    Returns:
+        `(batch, target)`: `target` is `(n,)` integers, or None for an attack without target classes.
+
+    **Extending.** Overload it for a custom targeting.
+    """
+
+
+@verb(hands_on=False)
+def toward(objective, prediction, target):
+    """What an attack towards a class maximises, one number per example.
+
+    By default the negative of the objective with the target in place of the label. `prediction` has the true labels.
+
+    Args:
+        objective: an `Objective`.
+        prediction: a `Prediction`.
+        target: `(n,)`, a class for each example.
+
+    **Extending.** Overload it for an objective that uses both the true label and the target, such as `DLR`.
+    """
+
+
+@verb(hands_on=False)
+def succeeded(targeting, prediction, target):
+    """Whether the attack has succeeded on each example, `(n,)`: by default, whether the predicted class is wrong.
+
+    **Extending.** Overload it for a custom targeting.
+    """
+
+
+# Regions, as `fm.attacks.bounds` and so on
+
+
+@verb(hands_on=False)
+def bounds(region, origin):
+    """The smallest and the largest value of each coordinate.
+
+    Args:
+        region: an `Interval`.
+        origin: `(n, …)`, the clean inputs.
+
+    Returns:
+        `(lo, hi)`, each of the shape of `origin`, or one that broadcasts with it.
+
+    **Extending.** Overload it for a custom interval. The values have the type of `origin`, and are never outside the region
+    by rounding.
+    """
+
+
+@verb(hands_on=False)
+def length(ball, offset):
+    """The norm of offsets `(n, …)` that belongs to a ball: `(n,)`.
+
+    **Extending.** Write methods of `length` and `shortest` for a custom ball, and minimal-norm attacks know its norm.
+    """
+
+
+@verb(hands_on=False)
+def shortest(ball, steepness, gap, room):
+    """The shortest steps u, by the ball's norm, with Σ aᵢ uᵢ = gap and 0 ≤ u ≤ room; `room` if there are none.
+
+    Args:
+        ball: the ball.
+        steepness: a ≥ 0, `(n, features)`.
+        gap: `(n, 1)`, at least 0.
+        room: `(n, features)`, at least 0, possibly infinite, and 0 where the steepness is 0.
+
+    Returns:
+        u, `(n, features)`.
+
+    **Extending.** See `length`.
+    """
+
+
+# Defences and reports, as `fm.defences.ascent` and `fm.robust.examine`
+
+
+@verb(hands_on=False)
+def ascent(worse, slopes, weights):
+    """The displacement of the weights that increases the loss, v.
+
+    Args:
+        worse: a `WorseWeights`.
+        slopes: the gradient of the loss, a tree like `weights`.
+        weights: a component, with None in place of everything that is not trained.
+
+    Returns:
+        A tree like `slopes`.
+
+    **Extending.** Overload it for another displacement.
+    """
+
+
+@verb(hands_on=False)
+def robustness(state, data, attack, **options):
+    """How robust a classifier is, with the evidence: a `Report`.
+
+    Every example is attacked by each attack in turn until one has changed its class; the result for an example does not depend
+    on the others. The same is done at other radii: balls are nested, so an example that remains correct at one radius remains
+    correct at the smaller ones. Then the warning signs of Carlini et al. 2019, arXiv:1902.06705, Croce et al. 2022,
+    arXiv:2202.13711, and Zimmermann et al. 2022, arXiv:2206.13991, are checked on some of the examples.
+
+    Ctrl-C ends it after the current attack, and immediately if pressed again: the report of what is done is returned, marked as
+    partial. It has the batches of examples that all attacks have finished, and of the first batch also what only some have.
+
+    Args:
+        state: a `State`, or a component with its arrays, with one classifier in it.
+        data: arrays, or a tuple, dict or `Batch` of arrays, with labels.
+        attack: an attack; several in a tuple, the fastest ones first; or a region, for its `fm.autoattack`.
+        seed: determines all randomness.
+        eps: the radii of the curve, or a single one; None is a quarter to twice the region's, an empty tuple none.
+        batch_size: how many examples are attacked at once.
+        signs: the warning signs, a tuple; () for none.
+        sample: on how many examples the signs that need attacks of their own are checked.
+        progress: whether to show a progress bar, or a custom one.
+
+    Returns:
+        A `Report`: `report.accuracy`, `report.robust_accuracy`, and each example's result in arrays.
+
+    Raises:
+        ValueError: for a system that is not a classifier, labels out of range, and inputs outside the region.
+
+    **Extending.** Overload `predictions` for a system whose outputs are elsewhere, `as_attack` and `scaled` of `fm.robust` for
+    custom regions and attacks, and `examine` for another warning sign.
+
+    >>> x, y = jnp.array([[0.2], [0.45], [0.9]]), jnp.array([0, 0, 1])
+    >>> model = fm.models.Dense(1, 2, weight=jnp.array([[-1.0, 1.0]]), bias=jnp.array([0.5, -0.5]))
+    >>> region = fm.LinfBall(0.1) & fm.Box(0, 1)
+    >>> report = fm.robustness(fm.Classifier(model), (x, y), fm.FGSM(region), progress=False)
+    >>> print(report.accuracy, report.robust, report.x.ravel().round(3))
+    1.0 [ True False  True] [0.3  0.55 0.8 ]
+    """
+
+
+@verb(hands_on=False)
+def as_attack(given, classes):
+    """The attack that a region, or several attacks, stand for.
+
+    Args:
+        given: an `Attack`; a tuple or list of them, which becomes their `WorstOf`; or a region, which becomes its
+            `autoattack`.
+        classes: how many classes there are.
+
+    **Extending.** Overload it for a custom region whose balls `autoattack` does not know.
+    """
+
+
+@verb(hands_on=False)
+def scaled(attack, factor):
+    """The attack in balls scaled by a factor, with its steps and starts scaled alike.
+
+    Args:
+        attack: an attack, a region or a start.
+        factor: a positive number.
+
+    **Extending.** Overload it for an attack with lengths other than its region's and a `step_size`.
+    """
+
+
+@verb(hands_on=False)
+def examine(sign, evaluation, report):
+    """What a warning sign finds.
+
+    Args:
+        sign: a `Sign`.
+        evaluation: an `Evaluation`, which provides forward passes and attacks.
+        report: the `Report`, without findings.
+
+    Returns:
+        A `Finding`.
+
+    **Extending.** Overload it for a custom sign.
+    """
+
+
+# Display
+
+
 @verb
 def plot(x):
     """A picture of a history, a schedule, a loss tree or a report: a matplotlib figure.
 
-    **Extending.** Overload it for a type of one's own.
+    **Extending.** Overload it for a custom type.
+    """
+
+
+@verb(hands_on=False)
+def show(value):
+    """The HTML that a notebook displays for a value, as a string.
+
+    Args:
+        value: a component, a state, a batch or a history.
+
+    **Extending.** Overload it for a type that should be displayed in another way.
     """
 
 
 __all__ = [
+    "advance",
     "after_update",
+    "aim",
+    "as_attack",
     "as_batch",
+    "ascent",
+    "attempt",
     "augment",
     "batches",
+    "begin",
     "bind",
+    "bounds",
     "configure_optimizers",
+    "defence_losses",
+    "embeddings",
     "eval_step",
     "evaluate",
+    "examine",
+    "finish",
     "fit",
     "forward",
+    "gan_losses",
     "init",
     "intervals",
     "layer_order",
+    "length",
     "loss",
     "losses",
     "metrics",
+    "observe",
     "on",
     "partition",
     "perturb",
@@ -518,11 +964,24 @@ __all__ = [
     "predictions",
     "project",
     "reduce_losses",
+    "reset",
+    "robustness",
+    "sample",
+    "scaled",
     "setup",
+    "shortest",
+    "show",
+    "shown",
+    "start_point",
+    "step",
     "steps",
     "steps_per_epoch",
+    "succeeded",
+    "toward",
     "train_step",
     "transformation",
     "update",
     "validate",
+    "views",
+    "weigh",
 ]

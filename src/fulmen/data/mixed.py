@@ -25,7 +25,7 @@ class Mixed(Batch):
     raises for `Mixed`.
 
     >>> x, y = jnp.ones((8, 4)), jnp.arange(8) % 3
-    >>> for batch in fm.batches(fm.Mixed((x, y), jnp.zeros((12, 4))), batch_size=5):
+    >>> for batch in fm.batches(fm.data.Mixed((x, y), jnp.zeros((12, 4))), batch_size=5):
     ...     print(len(batch.labeled[0]), len(batch.unlabeled))
     5 5
     5 5

@@ -7,8 +7,9 @@ import math
 import jax
 import jax.numpy as jnp
 
+from fulmen.core.verbs import reset, step
 from fulmen.dispatching.registry import dispatch
-from fulmen.environments.environment import Environment, Step, reset, step
+from fulmen.environments.environment import Environment, Transition
 
 __all__ = ["CartPole"]
 
@@ -63,4 +64,4 @@ def step(environment: CartPole, state, action, key):
     pull = shared - e.pole * e.half * spin * cosine / mass
     new = jnp.stack([x + _TIME * velocity, velocity + _TIME * pull, angle + _TIME * turning, turning + _TIME * spin])
     fallen = (jnp.abs(new[0]) > _EDGE) | (jnp.abs(new[2]) > _ANGLE)
-    return Step(new, jnp.ones(()), fallen)
+    return Transition(new, jnp.ones(()), fallen)

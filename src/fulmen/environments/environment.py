@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from fulmen.core.component import Component
-from fulmen.dispatching.registry import dispatch, verb
+from fulmen.core.verbs import observe, reset, step
+from fulmen.dispatching.registry import dispatch
 
-__all__ = ["Environment", "Playing", "Step", "begin", "observe", "play", "reset", "step"]
+__all__ = ["Environment", "Playing", "Transition", "begin", "play"]
 
 
 class Environment(Component):
@@ -30,52 +31,12 @@ class Environment(Component):
     limit: int
 
 
-class Step(NamedTuple):
+class Transition(NamedTuple):
     """What a step leads to: the next state, the reward `()`, and whether the episode is over, `()`."""
 
     state: Any
     reward: jax.Array
     done: jax.Array
-
-
-@verb(hands_on=False)
-def reset(environment, key):
-    """A state to begin an episode in.
-
-    Args:
-        environment: an `Environment`.
-        key: a random key.
-
-    Returns:
-        A tree of arrays.
-
-    **Extending.** Overload it for an environment of one's own.
-    """
-
-
-@verb(hands_on=False)
-def step(environment, state, action, key):
-    """What an action leads to.
-
-    Args:
-        environment: an `Environment`.
-        state: as `reset` or `step` gave it.
-        action: `()`, an integer below `environment.actions`.
-        key: a random key, for environments that draw.
-
-    Returns:
-        A `Step(state, reward, done)`.
-
-    **Extending.** Overload it for an environment of one's own. The limit of steps is not its matter.
-    """
-
-
-@verb(hands_on=False)
-def observe(environment, state):
-    """What an agent sees of a state: an array. By default the state itself.
-
-    **Extending.** Overload it where the state is no array, or not all of it is seen.
-    """
 
 
 @dispatch

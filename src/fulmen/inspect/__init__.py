@@ -1,10 +1,10 @@
-"""Looking at things: summaries, loss trees, what was dispatched where, as text, in pictures and in notebooks."""
+"""Looking at things: summaries, loss trees, which methods were chosen, checks, plots, notebooks."""
 
-from fulmen.inspect.curves import *
-from fulmen.inspect.explanation import *
-from fulmen.inspect.loss_bars import *
-from fulmen.inspect.loss_nodes import *
-from fulmen.inspect.outline import html_tree as html_tree
-from fulmen.inspect.schedule_plot import *
-from fulmen.inspect.table import *
-from fulmen.inspect.verb_table import methods_table as methods_table
+from fulmen.inspect import curves, loss_bars, outline, schedule_plot  # for their methods of `plot` and `show`
+from fulmen.inspect.explanation import explain
+from fulmen.inspect.loss_nodes import LossNode, loss_tree
+from fulmen.inspect.preflight import check
+from fulmen.inspect.table import summary
+from fulmen.inspect.verb_table import methods_table
+
+__all__ = ["LossNode", "check", "explain", "loss_tree", "methods_table", "summary"]

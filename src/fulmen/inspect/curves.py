@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from fulmen.core.verbs import plot
+from fulmen.core.verbs import plot, show
 from fulmen.dispatching.registry import dispatch
 from fulmen.inspect.plot_style import COLOURS, TEXT, grid
 from fulmen.inspect.text import faint, html_page, html_table
 from fulmen.train.history import History, highest_is_best
-
-__all__ = ["html_history"]
 
 _PARTS = "parts of the loss"
 _WRITTEN = 12  # rows or columns of a matrix up to which its numbers are written into it
@@ -201,12 +199,9 @@ def _image(figure: Any, axes: Any, name: str, values: np.ndarray) -> None:
 # In a notebook
 
 
-def html_history(history: History) -> str:
-    """HTML: a row per figure, with a small curve, its first, best and last value.
-
-    Args:
-        history: as `fit` returns it.
-    """
+@dispatch
+def show(history: History):
+    """A row per figure, with a small curve, its first, best and last value."""
     rows = []
     for name, values in history.items():
         label = html.escape(name)

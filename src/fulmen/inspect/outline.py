@@ -1,4 +1,4 @@
-"""A component as a tree that folds, in a notebook."""
+"""Components, states and batches in a notebook, as trees that fold."""
 
 from __future__ import annotations
 
@@ -17,29 +17,34 @@ from fulmen.core.leaves import FROZEN, PARAMETER, Leaf, is_array, leaves
 from fulmen.core.naming import number
 from fulmen.core.state import State
 from fulmen.core.tree import Tree, kinds, short
+from fulmen.core.verbs import show
+from fulmen.dispatching.registry import dispatch
 from fulmen.inspect.abstract import described
 from fulmen.inspect.text import describe_bytes, faint, html_page, html_table
 from fulmen.objectives import Objective, Scaled, Scheduled
 
-__all__ = ["html_tree"]
-
 _LONGEST = 80  # characters of a value
 
 
-def html_tree(value: Any) -> str:
-    """HTML: nested `<details>` of a component's fields, with types, shapes, roles and numbers of parameters; no arrays.
+# Nested `<details>` of fields with types, shapes, roles and numbers of parameters; no arrays.
 
-    Args:
-        value: a component, of which as a description the shapes are shown that `init` would draw; a `State`; a batch.
-    """
-    if isinstance(value, State):
-        return html_page("", _state(value) + _node("", value.system, "", leaves(value.system), 0))
-    if not isinstance(value, Component):
-        return html_page("", _node("", value, "", [], 0))
+
+@dispatch
+def show(state: State):
+    return html_page("", _state(state) + _node("", state.system, "", leaves(state.system), 0))
+
+
+@dispatch
+def show(batch: Batch):
+    return html_page("", _node("", batch, "", [], 0))
+
+
+@dispatch
+def show(component: Component):
     try:
-        shown, drawn = described(value)
-    except Exception:  # a picture of something half made must not fail: it is shown as it is
-        shown, drawn = value, True
+        shown, drawn = described(component)
+    except Exception:  # an unfinished component is shown as it is
+        shown, drawn = component, True
     body = _node("", shown, "", leaves(shown), 0)
     return html_page("", body + ("" if drawn else faint("a description: its arrays are not drawn yet")))
 

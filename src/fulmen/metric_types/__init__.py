@@ -1,7 +1,28 @@
-"""Metrics: figures to be watched, as mergeable values, so that an epoch's is exact."""
+"""Metrics: mergeable values, so that an epoch's are exact. `fm.metrics` is the verb that computes them."""
 
-from fulmen.metric_types.accuracy import *
-from fulmen.metric_types.calibration import *
-from fulmen.metric_types.counts import *
-from fulmen.metric_types.metric import *
-from fulmen.metric_types.regression_metrics import *
+from fulmen.core.mergeable import Last, Mean, Mergeable, Spread
+from fulmen.metric_types.accuracy import Accuracy, TopK
+from fulmen.metric_types.calibration import BitsPerCharacter, CalibrationError, Perplexity
+from fulmen.metric_types.counts import F1, ConfusionMatrix, Precision, Recall
+from fulmen.metric_types.metric import Metric
+from fulmen.metric_types.regression_metrics import R2, RMSE, MeanAbsoluteError
+
+__all__ = [
+    "Accuracy",
+    "BitsPerCharacter",
+    "CalibrationError",
+    "ConfusionMatrix",
+    "F1",
+    "Last",
+    "Mean",
+    "MeanAbsoluteError",
+    "Mergeable",
+    "Metric",
+    "Perplexity",
+    "Precision",
+    "R2",
+    "RMSE",
+    "Recall",
+    "Spread",
+    "TopK",
+]

@@ -38,7 +38,7 @@ class TopK(Metric):
         k: how many.
 
     >>> outputs = jnp.array([[0.1, 0.3, 0.2], [0.5, 0.2, 0.1]])
-    >>> print(fm.metrics(fm.TopK(2), fm.Prediction(None, outputs, fm.Labeled(None, jnp.array([2, 2])))).compute())
+    >>> print(fm.metrics(fm.metric_types.TopK(2), fm.Prediction(None, outputs, fm.Labeled(None, jnp.array([2, 2])))).compute())
     0.5
     """
 

@@ -42,7 +42,7 @@ class CalibrationError(Metric):
 
     >>> outputs = jnp.log(jnp.array([[0.8, 0.2], [0.8, 0.2]]))
     >>> prediction = fm.Prediction(None, outputs, fm.Labeled(None, jnp.array([0, 1])))
-    >>> print(round(float(fm.metrics(fm.CalibrationError(), prediction).compute()), 3))  # sure to 80 %, right in 50 %
+    >>> print(round(float(fm.metrics(fm.metric_types.CalibrationError(), prediction).compute()), 3))  # sure to 80 %, right in 50 %
     0.3
     """
 
@@ -58,7 +58,7 @@ class Perplexity(Metric):
     integer labels `(n, …)`, such as the tokens of texts, which count alike.
 
     >>> prediction = fm.Prediction(None, jnp.zeros((2, 8)), fm.Labeled(None, jnp.array([0, 3])))
-    >>> print(round(float(fm.metrics(fm.Perplexity(), prediction).compute()), 3))
+    >>> print(round(float(fm.metrics(fm.metric_types.Perplexity(), prediction).compute()), 3))
     8.0
     """
 
@@ -71,7 +71,7 @@ class BitsPerCharacter(Metric):
     Outputs and targets are as those of `Perplexity`, which is 2 to the power of this.
 
     >>> prediction = fm.Prediction(None, jnp.zeros((2, 8)), fm.Labeled(None, jnp.array([0, 3])))
-    >>> print(round(float(fm.metrics(fm.BitsPerCharacter(), prediction).compute()), 3))
+    >>> print(round(float(fm.metrics(fm.metric_types.BitsPerCharacter(), prediction).compute()), 3))
     3.0
     """
 

@@ -71,7 +71,7 @@ class ConfusionMatrix(Metric):
         classes: how many classes there are; None is as many as the model has outputs.
 
     >>> prediction = fm.Prediction(None, jnp.eye(2)[jnp.array([0, 0, 1])], fm.Labeled(None, jnp.array([0, 1, 1])))
-    >>> print(fm.metrics(fm.ConfusionMatrix(2), prediction).compute())
+    >>> print(fm.metrics(fm.metric_types.ConfusionMatrix(2), prediction).compute())
     [[1. 0.]
      [1. 1.]]
     """

@@ -32,7 +32,7 @@ class RMSE(Metric):
     Outputs z and targets y have one shape.
 
     >>> prediction = fm.Prediction(None, jnp.array([0.0, 0.0]), fm.Labeled(None, jnp.array([3.0, 4.0])))
-    >>> print(round(float(fm.metrics(fm.RMSE(), prediction).compute()), 4))
+    >>> print(round(float(fm.metrics(fm.metric_types.RMSE(), prediction).compute()), 4))
     3.5355
     """
 
@@ -50,7 +50,7 @@ class R2(Metric):
             single precision, which cannot tell targets apart that are much closer to each other than to this.
 
     >>> prediction = fm.Prediction(None, jnp.array([1.0, 2.0, 2.0]), fm.Labeled(None, jnp.array([1.0, 2.0, 3.0])))
-    >>> print(fm.metrics(fm.R2(), prediction).compute())
+    >>> print(fm.metrics(fm.metric_types.R2(), prediction).compute())
     0.5
     """
 
@@ -136,5 +136,5 @@ def validate(metric: R2, prediction):
         mean, spread = np.asarray(mean)[where], np.asarray(spread)[where]
         raise ValueError(
             f"R2, center: a number near the targets' mean was expected, and {number(metric.center)} came; the mean is {mean:.6g}, "
-            f"and the standard deviation {spread:.3g}. Write fm.R2(center={mean:.3g}), or give targets less their mean."
+            f"and the standard deviation {spread:.3g}. Write fm.metric_types.R2(center={mean:.3g}), or give targets less their mean."
         )

@@ -1,15 +1,48 @@
-"""Reference layers and models on plain JAX: images are `(n, height, width, channels)`, the batch axis comes first."""
+"""Layers and reference models in plain JAX: images are `(n, height, width, channels)`, the batch axis is the first."""
 
-from fulmen.models.attention import *
-from fulmen.models.chain import *
-from fulmen.models.convnet import *
-from fulmen.models.embedding import *
-from fulmen.models.generation import *
-from fulmen.models.layers import *
-from fulmen.models.mlp import *
-from fulmen.models.normalization import *
-from fulmen.models.pooling import *
-from fulmen.models.quantizer import *
-from fulmen.models.resnet import *
-from fulmen.models.stacked import *
-from fulmen.models.transformer import *
+from fulmen.models.attention import Attention, rotary
+from fulmen.models.chain import Chain, Function
+from fulmen.models.convnet import ConvNet
+from fulmen.models.embedding import Embedding
+from fulmen.models.generation import generate
+from fulmen.models.layers import Conv, Dense, Dropout, Flatten
+from fulmen.models.mlp import MLP
+from fulmen.models.normalization import BatchNorm, GroupNorm, LayerNorm, RMSNorm
+from fulmen.models.pooling import AvgPool, GlobalAvgPool, MaxPool
+from fulmen.models.quantizer import Quantizer
+from fulmen.models.resnet import BasicBlock, Bottleneck, ResNet, resnet18, resnet34, resnet50
+from fulmen.models.stacked import Stacked
+from fulmen.models.transformer import Transformer, TransformerBlock, gpt2
+
+__all__ = [
+    "Attention",
+    "AvgPool",
+    "BasicBlock",
+    "BatchNorm",
+    "Bottleneck",
+    "Chain",
+    "Conv",
+    "ConvNet",
+    "Dense",
+    "Dropout",
+    "Embedding",
+    "Flatten",
+    "Function",
+    "GlobalAvgPool",
+    "GroupNorm",
+    "LayerNorm",
+    "MLP",
+    "MaxPool",
+    "Quantizer",
+    "RMSNorm",
+    "ResNet",
+    "Stacked",
+    "Transformer",
+    "TransformerBlock",
+    "generate",
+    "gpt2",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "rotary",
+]

@@ -1,9 +1,33 @@
-"""Objectives: loss terms that add up, `CrossEntropy(smoothing=0.1) + 1e-4 * L2()`, and print as the formula they are."""
+"""Objectives: loss terms that add up, `CrossEntropy(smoothing=0.1) + 1e-4 * L2()`, and print as their formula."""
 
-from fulmen.core.prediction import *
-from fulmen.objectives.algebra import *
-from fulmen.objectives.classification import *
-from fulmen.objectives.contrastive import *
-from fulmen.objectives.margins import *
-from fulmen.objectives.penalties import *
-from fulmen.objectives.regression_losses import *
+from fulmen.core.prediction import Prediction
+from fulmen.objectives.algebra import Objective, Scaled, Scheduled, Sum
+from fulmen.objectives.classification import KL, BinaryCrossEntropy, Brier, CrossEntropy, Hinge
+from fulmen.objectives.contrastive import CosineDistance, InfoNCE, NTXent
+from fulmen.objectives.margins import DLR, Margin
+from fulmen.objectives.penalties import L1, L2, kernels
+from fulmen.objectives.regression_losses import MAE, MSE, Huber
+
+__all__ = [
+    "BinaryCrossEntropy",
+    "Brier",
+    "CosineDistance",
+    "CrossEntropy",
+    "DLR",
+    "Hinge",
+    "Huber",
+    "InfoNCE",
+    "KL",
+    "L1",
+    "L2",
+    "MAE",
+    "MSE",
+    "Margin",
+    "NTXent",
+    "Objective",
+    "Prediction",
+    "Scaled",
+    "Scheduled",
+    "Sum",
+    "kernels",
+]

@@ -284,7 +284,7 @@ def validate(objective: Scheduled):
     if not (np.isfinite(last) and np.isclose(last, before, rtol=1e-3, atol=1e-6 * max(abs(first), 1))):
         raise ValueError(
             f"{objective!r}: the schedule does not settle ({before:.4g} at step 2³⁰, {last:.4g} at 2³¹), so the term's weight "
-            "outside training is not known. Say it: fm.Scheduled(objective, schedule, evaluation=1.0)."
+            "outside training is not known. Say it: fm.objectives.Scheduled(objective, schedule, evaluation=1.0)."
         )
 
 

@@ -68,7 +68,7 @@ class KL(Objective):
     cross-entropy less the entropy of the targets: 0 where both agree, with the same gradient.
 
     >>> probabilities = jnp.array([[0.5, 0.5]])
-    >>> print(fm.loss(fm.KL(), fm.Prediction(None, jnp.log(probabilities), fm.Labeled(None, probabilities))))
+    >>> print(fm.loss(fm.objectives.KL(), fm.Prediction(None, jnp.log(probabilities), fm.Labeled(None, probabilities))))
     [0.]
     """
 
@@ -81,7 +81,7 @@ class Brier(Objective):
     Targets are integer labels `(n,)` or probabilities `(n, classes)`; outputs are logits z, `(n, classes)`. Brier 1950.
 
     >>> prediction = fm.Prediction(None, jnp.zeros((1, 2)), fm.Labeled(None, jnp.array([1])))
-    >>> print(fm.loss(fm.Brier(), prediction))
+    >>> print(fm.loss(fm.objectives.Brier(), prediction))
     [0.5]
     """
 
@@ -94,7 +94,7 @@ class Hinge(Objective):
     Of several classes: max(0, 1 + max_{c≠y} z_c − z_y), for scores z `(n, classes)` and integer labels y `(n,)` (Crammer and
     Singer 2001). Of two: max(0, 1 − y z), for scores z `(n,)` and targets y of −1 and 1, `(n,)`.
 
-    >>> print(fm.loss(fm.Hinge(), fm.Prediction(None, jnp.array([2.0, 0.5]), fm.Labeled(None, jnp.array([1, -1])))))
+    >>> print(fm.loss(fm.objectives.Hinge(), fm.Prediction(None, jnp.array([2.0, 0.5]), fm.Labeled(None, jnp.array([1, -1])))))
     [0.  1.5]
     """
 

@@ -28,7 +28,7 @@ class InfoNCE(Objective):
         temperature: τ, above 0: a hyperparameter.
 
     >>> prediction = fm.Prediction(None, jnp.eye(2), fm.Labeled(None, jnp.eye(2)))
-    >>> print(fm.loss(fm.InfoNCE(temperature=0.5), prediction).round(4))
+    >>> print(fm.loss(fm.objectives.InfoNCE(temperature=0.5), prediction).round(4))
     [0.1269 0.1269]
     """
 
@@ -42,7 +42,7 @@ class NTXent(InfoNCE):
         temperature: τ, above 0: a hyperparameter.
 
     >>> prediction = fm.Prediction(None, jnp.eye(2), fm.Labeled(None, jnp.eye(2)))
-    >>> print(fm.loss(fm.NTXent(temperature=0.5), prediction).round(4))
+    >>> print(fm.loss(fm.objectives.NTXent(temperature=0.5), prediction).round(4))
     [0.2395 0.2395]
     """
 
@@ -53,7 +53,7 @@ class CosineDistance(Objective):
     """2 − 2 cos(z, y), the squared distance of the directions of outputs z and targets y, `(n, features)`, for each example.
 
     >>> prediction = fm.Prediction(None, jnp.eye(2), fm.Labeled(None, jnp.ones((2, 2))))
-    >>> print(fm.loss(fm.CosineDistance(), prediction).round(4))
+    >>> print(fm.loss(fm.objectives.CosineDistance(), prediction).round(4))
     [0.5858 0.5858]
     """
 

@@ -20,7 +20,7 @@ class Margin(Objective):
 
     Outputs are scores z, `(n, classes)`; targets labels `(n,)`, or probabilities, of which the likeliest class counts.
 
-    >>> print(fm.loss(fm.Margin(), fm.Prediction(None, jnp.array([[1.0, 3.0, 2.0]]), fm.Labeled(None, jnp.array([1])))))
+    >>> print(fm.loss(fm.objectives.Margin(), fm.Prediction(None, jnp.array([[1.0, 3.0, 2.0]]), fm.Labeled(None, jnp.array([1])))))
     [-1.]
     """
 
@@ -36,7 +36,7 @@ class DLR(Objective):
 
     Outputs are logits z, `(n, classes)`; targets labels `(n,)`, or probabilities, of which the likeliest class counts.
 
-    >>> print(fm.loss(fm.DLR(), fm.Prediction(None, jnp.array([[1.0, 5.0, 2.0]]), fm.Labeled(None, jnp.array([1])))))
+    >>> print(fm.loss(fm.objectives.DLR(), fm.Prediction(None, jnp.array([[1.0, 5.0, 2.0]]), fm.Labeled(None, jnp.array([1])))))
     [-0.75]
     """
 
@@ -99,10 +99,10 @@ def _margin(logits: jax.Array, own: jax.Array) -> jax.Array:
 def _require_classes(logits: jax.Array, n: int, who: str) -> None:
     classes = logits.shape[1]
     if classes < n:
+        other = "fm.objectives.DLR() away from the true class, or " if n > 3 else ""
         raise ValueError(
             f"{who}: at least {n} classes were expected, and the model gave outputs of {classes}. For fewer there is "
-            f"{'fm.DLR() away from the true class, or ' if n > 3 else ''}fm.CrossEntropy(); fm.autoattack(region, classes={classes}) "
-            "takes what goes."
+            f"{other}fm.CrossEntropy(); fm.autoattack(region, classes={classes}) takes what goes."
         )
 
 

@@ -72,7 +72,7 @@ def _weights(objective: L1 | L2, model: Any) -> list[jax.Array]:
 def kernels(tree: Any) -> Any:
     """Which arrays of a tree are kernels: those with two axes or more, so no biases, and no scales of normalizations.
 
-    As a mask, weight decay leaves out the others: `optimizer=optax.adamw, lr=1e-3, weight_decay=0.01, mask=fm.kernels`.
+    As a mask, weight decay leaves out the others: `optimizer=optax.adamw, lr=1e-3, weight_decay=0.01, mask=fm.objectives.kernels`.
     The axes that a type says it adds in front of its parts' arrays, by a class attribute `leading_axes`, do not count.
 
     Args:
@@ -81,7 +81,7 @@ def kernels(tree: Any) -> Any:
     Returns:
         The same tree with True or False in the place of each array.
 
-    >>> fm.kernels({"weight": jnp.ones((3, 2)), "bias": jnp.ones(2)})
+    >>> fm.objectives.kernels({"weight": jnp.ones((3, 2)), "bias": jnp.ones(2)})
     {'bias': False, 'weight': True}
     """
     return _kernels(tree, 0)

@@ -44,7 +44,7 @@ class Huber(Objective):
         delta: δ, positive, where the square goes over into a line: a hyperparameter, in the targets' unit.
 
     >>> prediction = fm.Prediction(None, jnp.array([0.5, 3.0]), fm.Labeled(None, jnp.zeros(2)))
-    >>> print(fm.loss(fm.Huber(delta=1.0), prediction))
+    >>> print(fm.loss(fm.objectives.Huber(delta=1.0), prediction))
     [0.125 2.5  ]
     """
 

@@ -1,8 +1,11 @@
 """Whose optimizer: optimizers as values, what goes around them, and which parameters each of them has."""
 
 from fulmen.optimizers.assignment import *
-from fulmen.optimizers.every import *
-from fulmen.optimizers.layerwise import *
+from fulmen.optimizers.layer_rates import *
 from fulmen.optimizers.optimizer import *
+from fulmen.optimizers.plateau_reduction import *
 from fulmen.optimizers.unfreezing import *
+from fulmen.optimizers.update_intervals import *
 from fulmen.optimizers.update_schedule import *
+
+__all__ = ["Optimizer", "depths", "every", "frozen", "layerwise", "plateau", "unfreeze"]

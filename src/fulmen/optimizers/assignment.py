@@ -16,9 +16,9 @@ from fulmen.core.mode import Plan
 from fulmen.core.paths import fitting, join, like, nearest, places_in, within
 from fulmen.core.tree import children, get
 from fulmen.core.verbs import configure_optimizers, intervals
-from fulmen.optimizers.every import Every, whole
 from fulmen.optimizers.optimizer import build, frozen, of_plan
 from fulmen.optimizers.rates import rate_in_state, scale_in_state
+from fulmen.optimizers.update_intervals import Every, whole
 
 __all__ = ["Group", "groups"]
 

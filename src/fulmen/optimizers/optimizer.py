@@ -47,7 +47,7 @@ class Optimizer(Tree):
     Raises:
         TypeError: for text or several rates in the place of one.
 
-    >>> fm.Optimizer(optax.adam, 1e-3, b1=0.5)
+    >>> fm.optimizers.Optimizer(optax.adam, 1e-3, b1=0.5)
     adam(0.001, b1=0.5)
     """
 
@@ -118,7 +118,7 @@ def _require_rate(lr: Any) -> None:
         return
     instead = "lr=1e-3 or lr=fm.cosine(1e-3)"
     if isinstance(lr, Mapping):
-        parts = ", ".join(f"{key!r}: fm.Optimizer(optax.adam, {short(rate)})" for key, rate in lr.items())
+        parts = ", ".join(f"{key!r}: fm.optimizers.Optimizer(optax.adam, {short(rate)})" for key, rate in lr.items())
         instead = f"for each part its own optimizer, `optimizer={{{parts}}}` without `lr`"
     elif isinstance(lr, list | tuple):
         instead = "for each member of a fm.Population its own, `optimizer=optax.adam, lr=[1e-3, 1e-4]` in `setup` or `fit`"

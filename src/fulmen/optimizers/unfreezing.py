@@ -51,7 +51,7 @@ def unfreeze(optimizer: Any, *, at: float) -> Unfreeze:
         optimizer: what may be given as an optimizer; a constructor takes the `lr=` that is given beside `optimizer=`.
         at: when to begin: in steps, or, below 1, as a fraction of the run.
 
-    >>> fm.unfreeze(fm.Optimizer(optax.adam, 1e-3), at=0.5)
+    >>> fm.unfreeze(fm.optimizers.Optimizer(optax.adam, 1e-3), at=0.5)
     Unfreeze(optimizer=adam(0.001), at=0.5)
     """
     return Unfreeze(optimizer, at=at)

@@ -1,1 +1,3 @@
-"""Adversarial robustness: attacks, defences, reports."""
+"""Adversarial robustness: `attacks`, `defences`, and the `report` of an evaluation."""
+
+__all__ = ["attacks", "defences", "report"]

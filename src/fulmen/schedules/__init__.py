@@ -1,4 +1,13 @@
-"""Learning rates over a run: functions of the plan, written over optax's schedules, which are functions of the step."""
+"""Learning rates and other numbers over a run: functions of the plan, written over optax's schedules of the step."""
 
-from fulmen.schedules.schedule import *
-from fulmen.schedules.shapes import *
+from fulmen.schedules.schedule import Schedule
+from fulmen.schedules.shapes import cosine, linear, one_cycle, step_decay, warmup
+
+__all__ = [
+    "Schedule",
+    "cosine",
+    "linear",
+    "one_cycle",
+    "step_decay",
+    "warmup",
+]

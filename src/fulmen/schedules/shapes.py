@@ -71,7 +71,7 @@ def linear(peak: float, *, warmup: float = 0.0, end: float = 0.0) -> Schedule:
         warmup: steps of linear warm-up from 0, or, below 1, their fraction of the run.
         end: the last learning rate.
 
-    >>> float(fm.linear(1.0)(fm.Plan(total_steps=100))(25))
+    >>> float(fm.schedules.linear(1.0)(fm.Plan(total_steps=100))(25))
     0.75
     """
     falling = Linear(peak=peak, end=end)
@@ -149,7 +149,7 @@ def step_decay(peak: float, *, factor: float = 0.1, at: Sequence[float] = (0.5, 
         factor: by what to multiply.
         at: the places: steps, or, below 1, fractions of the run.
 
-    >>> rate = fm.step_decay(1.0, at=(0.5, 90))(fm.Plan(total_steps=100))
+    >>> rate = fm.schedules.step_decay(1.0, at=(0.5, 90))(fm.Plan(total_steps=100))
     >>> [round(float(rate(step)), 3) for step in (49, 50, 90)]
     [1.0, 0.1, 0.01]
     """
@@ -185,7 +185,7 @@ def warmup(schedule: Any, steps: float) -> Schedule:
         schedule: a number, an optax schedule, or a schedule of the plan such as `fm.cosine(1e-3)`.
         steps: how long, in steps, or, below 1, as a fraction of the run.
 
-    >>> rate = fm.warmup(fm.linear(1.0), 0.2)(fm.Plan(total_steps=100))
+    >>> rate = fm.warmup(fm.schedules.linear(1.0), 0.2)(fm.Plan(total_steps=100))
     >>> [round(float(rate(step)), 3) for step in (0, 10, 20, 60, 100)]
     [0.0, 0.5, 1.0, 0.5, 0.0]
     """

@@ -14,10 +14,10 @@ from fulmen.core.mergeable import Mean
 from fulmen.core.mode import Mode
 from fulmen.core.part_checks import require_kind, require_number
 from fulmen.core.tree import remake, short, static
-from fulmen.core.verbs import after_update, augment, forward, init, losses, metrics, validate
+from fulmen.core.verbs import after_update, augment, forward, init, losses, metrics, observe, validate
 from fulmen.dispatching.registry import dispatch
-from fulmen.environments.environment import Environment, Playing, begin, observe, play
-from fulmen.optimizers.every import whole
+from fulmen.environments.environment import Environment, Playing, begin, play
+from fulmen.optimizers.update_intervals import whole
 
 __all__ = ["ActorCritic", "Rollout"]
 
@@ -69,7 +69,7 @@ class ActorCritic(Game):
         playing: where the agents are, which `setup` begins.
 
     >>> from fulmen.environments import CartPole
-    >>> system = fm.ActorCritic(fm.models.MLP(4, 8, 2), fm.models.MLP(4, 8, 1), CartPole(), agents=2, horizon=4)
+    >>> system = fm.systems.ActorCritic(fm.models.MLP(4, 8, 2), fm.models.MLP(4, 8, 1), CartPole(), agents=2, horizon=4)
     >>> state, history = fm.fit(system, jnp.arange(4), batch_size=2, optimizer=optax.adam, lr=1e-3, epochs=1, progress=False)
     >>> sorted(name for name in history if name.startswith("loss/"))
     ['loss/actor', 'loss/critic']

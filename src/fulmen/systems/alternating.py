@@ -31,7 +31,7 @@ class Alternating(Wrapper):
         game: the game. It has to be the whole of what is trained, not a part of it.
 
     >>> game, data = fm.testing.tiny("game")
-    >>> state = fm.setup(fm.Alternating(game), data, optimizer=optax.adam, lr=1e-3)
+    >>> state = fm.setup(fm.systems.Alternating(game), data, optimizer=optax.adam, lr=1e-3)
     >>> state, logs = fm.train_step(state, data)
     """
 

@@ -35,7 +35,7 @@ class CLIP(System):
         log_temperature: the logarithm of the temperature, a `Parameter`, which begins at log 0.07; the temperature does not go
             below 0.01.
 
-    >>> clip = fm.CLIP(fm.models.MLP(64, 8), fm.models.MLP(4, 8))
+    >>> clip = fm.systems.CLIP(fm.models.MLP(64, 8), fm.models.MLP(4, 8))
     >>> state = fm.setup(clip, (jnp.ones((6, 64)), jnp.ones((6, 4))), optimizer=optax.adam, lr=1e-3)
     >>> state.system(jnp.ones((3, 64)), jnp.ones((5, 4))).shape, state.system.temperature
     ((3, 5), Array(0.07, dtype=float32))

@@ -14,20 +14,19 @@ from fulmen.core.component import Component, Game
 from fulmen.core.mode import Eval, Mode
 from fulmen.core.part_checks import require_kind, require_number, require_part
 from fulmen.core.tree import static
-from fulmen.core.verbs import bind, forward, intervals, losses, validate
-from fulmen.dispatching.registry import MissingMethodError, dispatch, verb
+from fulmen.core.verbs import bind, forward, gan_losses, intervals, losses, sample, validate
+from fulmen.dispatching.registry import MissingMethodError, dispatch
 from fulmen.objectives.classification import Hinge
-from fulmen.optimizers.every import whole
-from fulmen.systems.vae import sample
+from fulmen.optimizers.update_intervals import whole
 
-__all__ = ["GAN", "NonSaturating", "Wasserstein", "gan_losses"]
+__all__ = ["GAN", "NonSaturating", "Wasserstein"]
 
 
 class NonSaturating(Component):
     """The critic tells real from made by logistic regression, and the generator raises the log-odds of being taken for real.
 
     softplus(−c(x)) + softplus(c(G(z))) for the critic, softplus(−c(G(z))) for the generator. Goodfellow et al. 2014,
-    arXiv:1406.2661. `fm.Hinge()` in its place has margins of 1 for the critic and −c(G(z)) for the generator (Lim and Ye 2017,
+    arXiv:1406.2661. `fm.objectives.Hinge()` in its place has margins of 1 for the critic and −c(G(z)) for the generator (Lim and Ye 2017,
     arXiv:1705.02894).
     """
 
@@ -40,7 +39,7 @@ class Wasserstein(Component):
     Args:
         penalty: λ, how much (‖∇c‖ − 1)² counts, at points drawn on the lines from real to made examples.
 
-    >>> fm.Wasserstein()
+    >>> fm.systems.Wasserstein()
     Wasserstein(penalty=10.0)
     """
 
@@ -56,14 +55,14 @@ class GAN(Game):
     Args:
         generator: from noise `(n, latent)` to examples.
         critic: from examples to a score each, `(n,)` or `(n, …)`, of which the losses are averaged.
-        objective: what they play for: `NonSaturating()`, `fm.Hinge()`, `Wasserstein()`.
+        objective: what they play for: `NonSaturating()`, `fm.objectives.Hinge()`, `Wasserstein()`.
         latent: how many numbers an example is made of, drawn from a normal distribution: the generator's inputs are `(n, latent)`.
         critic_steps: the generator moves in the last of so many steps, the critic in each.
 
     **Extending.** Write `gan_losses(objective: Mine, critic, real, fake, key)` for another objective, and `losses(gan: Mine,
     batch, mode)` for a subclass that makes or compares examples in another way.
 
-    >>> gan = fm.GAN(fm.models.MLP(2, 8, 4), fm.models.MLP(4, 8, 1), objective=fm.Wasserstein(), latent=2, critic_steps=5)
+    >>> gan = fm.GAN(fm.models.MLP(2, 8, 4), fm.models.MLP(4, 8, 1), objective=fm.systems.Wasserstein(), latent=2, critic_steps=5)
     >>> state, _ = fm.fit(gan, jnp.ones((32, 4)), optimizer=optax.adam, lr=1e-3, steps=5, progress=False)
     >>> fm.predict(state, jnp.ones((3, 2))).shape, fm.sample(state, jax.random.key(0), (5, 2)).shape
     ((3, 4), (5, 4))
@@ -74,24 +73,6 @@ class GAN(Game):
     objective: Component = dataclasses.field(default_factory=NonSaturating, kw_only=True)
     latent: int = static(default=64, kw_only=True)
     critic_steps: int = static(default=1, kw_only=True)
-
-
-@verb(hands_on=False)
-def gan_losses(objective, critic, real, fake, key):
-    """What a GAN's players play for.
-
-    Args:
-        objective: such as `fm.NonSaturating()`.
-        critic: from examples to scores.
-        real: `(n, …)`, real examples.
-        fake: `(n, …)`, made ones, through which the generator is differentiated.
-        key: a random key.
-
-    Returns:
-        `dict(generator=…, critic=dict(…))`: numbers, or one per example.
-
-    **Extending.** Overload it for an objective of one's own.
-    """
 
 
 @dispatch
@@ -161,7 +142,13 @@ def intervals(gan: GAN):
 def validate(gan: GAN):
     require_part(gan, "generator", "a model from noise to examples")
     require_part(gan, "critic", "a model from examples to scores")
-    require_kind(gan, "objective", Component, "what they play for", "fm.NonSaturating(), fm.Hinge() or fm.Wasserstein()")
+    require_kind(
+        gan,
+        "objective",
+        Component,
+        "what they play for",
+        "fm.systems.NonSaturating(), fm.objectives.Hinge() or fm.systems.Wasserstein()",
+    )
     whole(gan.critic_steps, "GAN, critic_steps")
     if not isinstance(gan.latent, int) or gan.latent < 1:
         raise ValueError(f"GAN, latent: a whole number of at least 1 was expected, and {gan.latent!r} came.")

@@ -37,7 +37,7 @@ class Tokens(Labeled):
         weight: `(n,)`, how much each sequence's tokens count; None counts all alike.
         index: as in `Batch`.
 
-    >>> batch = fm.Tokens(jnp.array([[5, 6, 7, 0]]), mask=jnp.array([[True, True, True, False]]))
+    >>> batch = fm.systems.Tokens(jnp.array([[5, 6, 7, 0]]), mask=jnp.array([[True, True, True, False]]))
     >>> batch.x.tolist(), batch.y.tolist(), batch.weight.tolist()
     ([[5, 6, 7]], [[6, 7, 0]], [2.0])
     """
@@ -59,7 +59,7 @@ class Tokens(Labeled):
 class LanguageModel(Supervised):
     """A model of sequences that learns to say the next token.
 
-    The data are tokens, `(n, length)` integers, as an array or as `fm.Tokens(tokens, mask)`; they are shifted in here. The
+    The data are tokens, `(n, length)` integers, as an array or as `fm.systems.Tokens(tokens, mask)`; they are shifted in here. The
     model sees all but the last token of each sequence and gives logits `(n, length - 1, vocabulary)`. Objective and metrics
     look at every token as an example of its own: outputs `(n · (length - 1), vocabulary)` and labels of as many.
 
@@ -105,7 +105,7 @@ def as_batch(system: LanguageModel, raw):
     if isinstance(batch, Labeled):
         raise TypeError(
             f"LanguageModel takes tokens alone, (n, length), and makes its targets of them; a {type(batch).__name__} batch "
-            "with targets came. Give the unshifted tokens; if some shall not be learned: fm.Tokens(tokens, mask)."
+            "with targets came. Give the unshifted tokens; if some shall not be learned: fm.systems.Tokens(tokens, mask)."
         )
     if not isinstance(batch, Unlabeled):
         return batch  # of the user's own
@@ -193,7 +193,7 @@ def validate(system: LanguageModel):
     if system.pad is not None and (isinstance(system.pad, bool) or system.pad < 0):
         raise ValueError(
             f"LanguageModel, pad: a token or None was expected, and {system.pad!r} came. Tokens that are not to be learned, "
-            "marked otherwise: fm.Tokens(tokens, mask)."
+            "marked otherwise: fm.systems.Tokens(tokens, mask)."
         )
 
 
@@ -227,8 +227,8 @@ def _require_batch(batch: Any) -> None:
     if not isinstance(batch, Tokens):
         kind = type(batch).__name__
         raise TypeError(
-            f"LanguageModel takes fm.Tokens, and a {kind} came. Write `as_batch(system: LanguageModel, raw: {kind})`, which "
-            "returns fm.Tokens(tokens, mask)."
+            f"LanguageModel takes fm.systems.Tokens, and a {kind} came. Write `as_batch(system: LanguageModel, raw: {kind})`, which "
+            "returns fm.systems.Tokens(tokens, mask)."
         )
 
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import jax
 
-from fulmen.compose.defence import Defence, defence_losses, logits, validate_logits
+from fulmen.compose.defence import Defence, logits, validate_logits
 from fulmen.core.batch import Attacked, Labeled, PartBatches, Unlabeled
 from fulmen.core.mode import Train
 from fulmen.core.part_checks import require_kind
 from fulmen.core.prediction import Prediction, at_least_float32
 from fulmen.core.tree import short
-from fulmen.core.verbs import augment, loss, metrics, validate
+from fulmen.core.verbs import augment, defence_losses, loss, metrics, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import Brier, Objective
 from fulmen.objectives.algebra import total
@@ -32,9 +32,9 @@ class MeanTeacher(Defence):
     Args:
         system: an `EMA` of a system with a classifier in it.
         objective: the distance, of logits to probabilities: `Brier()` as in the paper, or `KL()`. Its weight may be a schedule:
-            `optax.linear_schedule(0.0, 10.0, 1000) * fm.Brier()`.
+            `optax.linear_schedule(0.0, 10.0, 1000) * fm.objectives.Brier()`.
 
-    >>> system = fm.MeanTeacher(fm.EMA(fm.Classifier(fm.models.MLP(4, 8, 3)), 0.99), 10.0 * fm.Brier())
+    >>> system = fm.systems.MeanTeacher(fm.EMA(fm.Classifier(fm.models.MLP(4, 8, 3)), 0.99), 10.0 * fm.objectives.Brier())
     >>> state = fm.setup(system, (jnp.ones((6, 4)), jnp.arange(6) % 3), optimizer=optax.adam, lr=0.1)
     >>> state, logs = fm.train_step(state, (jnp.ones((6, 4)), jnp.arange(6) % 3))
     >>> sorted(logs)
@@ -95,9 +95,9 @@ def validate(mean: MeanTeacher):
     if not isinstance(mean.system, EMA):
         raise TypeError(
             f"MeanTeacher, system: an fm.EMA was expected, whose average is the teacher, and {short(mean.system)} came: "
-            "fm.MeanTeacher(fm.EMA(system, 0.99))."
+            "fm.systems.MeanTeacher(fm.EMA(system, 0.99))."
         )
-    require_kind(mean, "objective", Objective, "such as fm.Brier()")
+    require_kind(mean, "objective", Objective, "such as fm.objectives.Brier()")
 
 
 @dispatch

@@ -13,12 +13,12 @@ from fulmen.core.component import Component, System
 from fulmen.core.part_checks import require_kind
 from fulmen.core.prediction import Prediction
 from fulmen.core.tree import short
-from fulmen.core.verbs import augment, forward, loss, losses, metrics, validate
-from fulmen.dispatching.registry import dispatch, verb
+from fulmen.core.verbs import augment, embeddings, forward, loss, losses, metrics, validate
+from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import CosineDistance, NTXent, Objective
 from fulmen.systems.ema import EMA
 
-__all__ = ["BYOL", "SelfSupervised", "embeddings"]
+__all__ = ["BYOL", "SelfSupervised"]
 
 
 class SelfSupervised(System):
@@ -31,10 +31,10 @@ class SelfSupervised(System):
     Args:
         model: from x to an embedding, `(n, features)`, such as `Chain(encoder, projector)`.
         objective: of two embeddings: `NTXent()`, `InfoNCE()`, or one's own, with the other view's as targets `y`.
-        augment: an augmentation, by keyword, such as `fm.Flip() >> fm.ShiftCrop(4)`.
+        augment: an augmentation, by keyword, such as `fm.augmentations.Flip() >> fm.augmentations.ShiftCrop(4)`.
 
     >>> net = fm.models.Chain(fm.models.MLP(4, 16, 8), fm.models.Dense(8, 4))
-    >>> simclr = fm.SelfSupervised(net, fm.NTXent(temperature=0.2), augment=fm.Noise(0.1))
+    >>> simclr = fm.systems.SelfSupervised(net, fm.objectives.NTXent(temperature=0.2), augment=fm.augmentations.Noise(0.1))
     >>> state = fm.setup(simclr, jnp.ones((6, 4)), optimizer=optax.adam, lr=1e-3)
     >>> state.system.model[0](jnp.ones((1, 4))).shape       # the representation
     (1, 8)
@@ -58,28 +58,13 @@ class BYOL(SelfSupervised):
         augment: an augmentation, by keyword.
 
     >>> net = fm.models.Chain(fm.models.MLP(4, 16, 8), fm.models.Dense(8, 4))
-    >>> byol = fm.BYOL(fm.EMA(net, 0.99), predictor=fm.models.MLP(4, 16, 4), augment=fm.Noise(0.1))
+    >>> byol = fm.systems.BYOL(fm.EMA(net, 0.99), predictor=fm.models.MLP(4, 16, 4), augment=fm.augmentations.Noise(0.1))
     >>> state = fm.setup(byol, jnp.ones((6, 4)), optimizer=optax.adam, lr=1e-3)
     """
 
     model: EMA
     objective: Objective = CosineDistance()
     predictor: Component = dataclasses.field(kw_only=True)
-
-
-@verb(hands_on=False)
-def embeddings(system, x):
-    """What a view is compared by.
-
-    Args:
-        system: a `SelfSupervised`.
-        x: `(n, …)`, a view.
-
-    Returns:
-        `(outputs, targets)`: what this view says of the other one, and what the other one is to say of it, `(n, features)`.
-
-    **Extending.** Overload it for a method of one's own: `def embeddings(system: Mine, x): …`.
-    """
 
 
 @dispatch
@@ -124,10 +109,10 @@ def metrics(system: SelfSupervised, batch):
 
 @dispatch
 def validate(system: SelfSupervised):
-    require_kind(system, "objective", Objective, "such as fm.NTXent()")
+    require_kind(system, "objective", Objective, "such as fm.objectives.NTXent()")
     if not isinstance(system.augment, Augmentation):
         raise TypeError(
-            f"{type(system).__name__}, augment: an augmentation was expected, such as fm.Noise(0.1), since both views would "
+            f"{type(system).__name__}, augment: an augmentation was expected, such as fm.augmentations.Noise(0.1), since both views would "
             f"else be the same, and {short(system.augment)} came."
         )
 
@@ -138,5 +123,5 @@ def validate(byol: BYOL):
     if not isinstance(byol.model, EMA):
         raise TypeError(
             f"BYOL, model: an fm.EMA was expected, whose average gives the targets, and {short(byol.model)} came: "
-            "fm.BYOL(fm.EMA(model, 0.99), predictor=…, augment=…)."
+            "fm.systems.BYOL(fm.EMA(model, 0.99), predictor=…, augment=…)."
         )

@@ -27,8 +27,8 @@ class SemiSupervised(Wrapper):
         system: something that has a loss for both.
         weight: w: a hyperparameter.
 
-    >>> system = fm.SemiSupervised(fm.VAT(fm.Classifier(fm.models.MLP(4, 8, 3)), eps=0.5))
-    >>> data = fm.Mixed((jnp.ones((6, 4)), jnp.arange(6) % 3), jnp.zeros((20, 4)))
+    >>> system = fm.systems.SemiSupervised(fm.defences.VAT(fm.Classifier(fm.models.MLP(4, 8, 3)), eps=0.5))
+    >>> data = fm.data.Mixed((jnp.ones((6, 4)), jnp.arange(6) % 3), jnp.zeros((20, 4)))
     >>> state, history = fm.fit(system, data, optimizer=optax.adam, lr=0.1, epochs=1, batch_size=10, progress=False)
     >>> sorted(history)
     ['accuracy', 'loss', 'loss/labeled', 'loss/unlabeled', 'lr', 'seconds']
@@ -100,7 +100,7 @@ def _attacks_are_on_each_kind(call, defence, batch, mode):
 
 @dispatch
 def validate(semi: SemiSupervised):
-    require_part(semi, "system", "one that has a loss for both, such as fm.VAT(…),")
+    require_part(semi, "system", "one that has a loss for both, such as fm.defences.VAT(…),")
     require_number(semi, "weight")
 
 

@@ -14,27 +14,11 @@ from fulmen.core.part_checks import require_kind, require_number
 from fulmen.core.prediction import Prediction, at_least_float32
 from fulmen.core.state import State
 from fulmen.core.tree import short
-from fulmen.core.verbs import forward, loss, losses, validate
-from fulmen.dispatching.registry import dispatch, verb
+from fulmen.core.verbs import forward, loss, losses, sample, validate
+from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import BinaryCrossEntropy, Objective
 
-__all__ = ["VAE", "sample"]
-
-
-@verb
-def sample(model, key, shape):
-    """New examples that a model of the data draws.
-
-    Args:
-        model: such as a `VAE` or a `GAN`, a `Population` of them, or a state of one.
-        key: a random key.
-        shape: of the noise that they are made of, `(n, latent)`.
-
-    Returns:
-        `(n, …)`, like the model's outputs; of a `Population` `(members, n, …)`, what each draws by itself with the key.
-
-    **Extending.** Overload it for a model or a system that can draw.
-    """
+__all__ = ["VAE"]
 
 
 class VAE(System):

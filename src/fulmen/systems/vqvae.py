@@ -26,7 +26,7 @@ class CodeUsage(Mergeable):
     Args:
         counts: `(codes,)`, how often each was chosen.
 
-    >>> float(fm.CodeUsage(jnp.array([5.0, 5.0, 0.0])).compute().round(3))
+    >>> float(fm.systems.CodeUsage(jnp.array([5.0, 5.0, 0.0])).compute().round(3))
     2.0
     """
 
@@ -50,7 +50,7 @@ class VQVAE(System):
         reconstruction: an objective.
         commitment: β, how much z is held to its code.
 
-    >>> vqvae = fm.VQVAE(fm.models.MLP(64, 8), fm.models.Quantizer(32, 8), fm.models.MLP(8, 64))
+    >>> vqvae = fm.systems.VQVAE(fm.models.MLP(64, 8), fm.models.Quantizer(32, 8), fm.models.MLP(8, 64))
     >>> state = fm.setup(vqvae, jnp.ones((6, 64)), optimizer=optax.adam, lr=1e-3)
     >>> state, logs = fm.train_step(state, jnp.ones((6, 64)))
     >>> sorted(logs)

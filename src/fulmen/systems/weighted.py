@@ -14,10 +14,10 @@ from fulmen.core.component import Component, Model, System, Wrapper
 from fulmen.core.naming import briefly, concrete, number
 from fulmen.core.part_checks import require_kind
 from fulmen.core.tree import remake, short, static
-from fulmen.core.verbs import init, loss, losses, reduce_losses, validate
-from fulmen.dispatching.registry import dispatch, verb
+from fulmen.core.verbs import init, loss, losses, reduce_losses, validate, weigh
+from fulmen.dispatching.registry import dispatch
 
-__all__ = ["Uncertainty", "Weighted", "weigh"]
+__all__ = ["Uncertainty", "Weighted"]
 
 
 class Weighted(Wrapper):
@@ -35,7 +35,7 @@ class Weighted(Wrapper):
     >>> data = dict(x=jnp.ones((6, 4)), digit=jnp.arange(6) % 3, size=jnp.ones((6, 1)))
     >>> heads = dict(digit=fm.Classifier(fm.models.Dense(8, 3)), size=fm.Regressor(fm.models.Dense(8, 1)))
     >>> tasks = fm.MultiTask(fm.models.Dense(4, 8), heads)
-    >>> for weights in ({"size": 0.1}, fm.Uncertainty("digit", "size")):
+    >>> for weights in ({"size": 0.1}, fm.systems.Uncertainty("digit", "size")):
     ...     state = fm.setup(fm.Weighted(tasks, weights), data, optimizer=optax.adam, lr=1e-3)
     """
 
@@ -57,8 +57,8 @@ class Uncertainty(Model):
     Args:
         *tasks: the names of the entries of `losses`, all of them.
 
-    >>> weights = fm.init(fm.Uncertainty("digit", "size"), jax.random.key(0))
-    >>> float(fm.weigh(weights, dict(digit=jnp.float32(2.0), size=jnp.float32(3.0))))
+    >>> weights = fm.init(fm.systems.Uncertainty("digit", "size"), jax.random.key(0))
+    >>> float(fm.systems.weigh(weights, dict(digit=jnp.float32(2.0), size=jnp.float32(3.0))))
     5.0
     """
 
@@ -67,18 +67,6 @@ class Uncertainty(Model):
 
     def __init__(self, *tasks: str, log_variances: Any = None) -> None:
         self.__dict__.update(tasks=tasks, log_variances=log_variances, mode=None)
-
-
-@verb(hands_on=False)
-def weigh(weights, losses):
-    """One number from the losses of several tasks.
-
-    Args:
-        weights: what weighs them.
-        losses: from the entries' names to numbers.
-
-    **Extending.** Overload it for a model of weights of one's own.
-    """
 
 
 @dispatch

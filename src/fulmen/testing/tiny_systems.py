@@ -84,9 +84,9 @@ def systems() -> dict[str, tuple[Component, Any]]:
     text = fm.models.Transformer(CLASSES, LENGTH, features=4, heads=2, layers=1)
     halves = x[:, :2] - x[:, 2:]
     teacher = fm.init(dense(), jax.random.key(0))
-    mean_teacher = fm.MeanTeacher(fm.EMA(fm.Classifier(dense(), augment=fm.Noise(0.1)), 0.9))
+    mean_teacher = fm.systems.MeanTeacher(fm.EMA(fm.Classifier(dense(), augment=fm.augmentations.Noise(0.1)), 0.9))
     pole = fm.environments.CartPole()
-    agents = fm.ActorCritic(dense(m=2), dense(m=1), pole, agents=EXAMPLES // 2, horizon=4)
+    agents = fm.systems.ActorCritic(dense(m=2), dense(m=1), pole, agents=EXAMPLES // 2, horizon=4)
 
     def tasks() -> Component:
         return fm.MultiTask(dense(m=5), {"label": fm.Classifier(dense(5)), "halves": fm.Regressor(dense(5, 2))})
@@ -97,7 +97,7 @@ def systems() -> dict[str, tuple[Component, Any]]:
         "model": (Net(dense()), (x, y)),
         "pair": (Pair(Net(dense()), Net(dense())), (x, y)),
         "game": (Duel(dense(2, FEATURES), dense(m=1)), x),
-        "alternating": (fm.Alternating(Duel(dense(2, FEATURES), dense(m=1))), x),
+        "alternating": (fm.systems.Alternating(Duel(dense(2, FEATURES), dense(m=1))), x),
         "gan": (fm.GAN(dense(2, FEATURES), dense(m=1), latent=2), x),
         "actor_critic": (agents, np.arange(EXAMPLES // 2)),
         "batch_norm_and_dropout": (fm.Classifier(norm), (x, y)),
@@ -107,16 +107,19 @@ def systems() -> dict[str, tuple[Component, Any]]:
         "language_model": (LanguageModel(text), tokens),
         "population": (fm.Population([fm.Classifier(dense(), w * fm.CrossEntropy()) for w in (0.5, 1.0)]), (x, y)),
         "vae": (fm.VAE(dense(m=4), dense(2, FEATURES)), x),
-        "vqvae": (fm.VQVAE(dense(m=2), fm.models.Quantizer(5, 2), dense(2, FEATURES)), x),
+        "vqvae": (fm.systems.VQVAE(dense(m=2), fm.models.Quantizer(5, 2), dense(2, FEATURES)), x),
         "ema": (fm.EMA(fm.Classifier(norm), 0.9), (x, y)),
         "distillation": (fm.Distillation(fm.Frozen(teacher), fm.Classifier(dense())), (x, y)),
         "mean_teacher": (mean_teacher, (x, y)),
-        "semi_supervised": (fm.SemiSupervised(mean_teacher), fm.Mixed((x[:12], y[:12]), x)),
-        "simclr": (fm.SelfSupervised(dense(), augment=fm.Noise(0.1)), x),
-        "byol": (fm.BYOL(fm.EMA(dense(), 0.9), predictor=dense(CLASSES), augment=fm.Noise(0.1)), x),
-        "clip": (fm.CLIP(dense(m=2), dense(2, 2)), (x, halves)),
+        "semi_supervised": (fm.systems.SemiSupervised(mean_teacher), fm.data.Mixed((x[:12], y[:12]), x)),
+        "simclr": (fm.systems.SelfSupervised(dense(), augment=fm.augmentations.Noise(0.1)), x),
+        "byol": (fm.systems.BYOL(fm.EMA(dense(), 0.9), predictor=dense(CLASSES), augment=fm.augmentations.Noise(0.1)), x),
+        "clip": (fm.systems.CLIP(dense(m=2), dense(2, 2)), (x, halves)),
         "multi_task": (tasks(), {"x": x, "label": y, "halves": halves}),
-        "weighted": (fm.Weighted(tasks(), fm.Uncertainty("label", "halves")), {"x": x, "label": y, "halves": halves}),
+        "weighted": (
+            fm.Weighted(tasks(), fm.systems.Uncertainty("label", "halves")),
+            {"x": x, "label": y, "halves": halves},
+        ),
     }
 
 

@@ -1,8 +1,43 @@
-"""Training: state, step, loop, events."""
+"""Training: setup, steps, the loop, evaluation, events, checkpoints."""
 
-from fulmen.core.state import *
-from fulmen.train import loop as loop
-from fulmen.train.events import *
-from fulmen.train.history import *
-from fulmen.train.setup import *
-from fulmen.train.step import *
+from fulmen.train.checkpoint import load, save
+from fulmen.train.events import (
+    EpochEnd,
+    EpochStart,
+    Event,
+    FitEnd,
+    FitStart,
+    Interrupted,
+    Logs,
+    LogsRead,
+    Run,
+    StepEnd,
+    ValidationEnd,
+)
+from fulmen.train.folds import CrossValidation, cross_validate
+from fulmen.train.history import History
+from fulmen.train.members import best, members
+from fulmen.train.step import apply_gradients, differentiate
+
+__all__ = [
+    "CrossValidation",
+    "EpochEnd",
+    "EpochStart",
+    "Event",
+    "FitEnd",
+    "FitStart",
+    "History",
+    "Interrupted",
+    "Logs",
+    "LogsRead",
+    "Run",
+    "StepEnd",
+    "ValidationEnd",
+    "apply_gradients",
+    "best",
+    "cross_validate",
+    "differentiate",
+    "load",
+    "members",
+    "save",
+]

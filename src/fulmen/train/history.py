@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from fulmen.core.verbs import show
+
 __all__ = ["History", "highest_is_best"]
 
 
@@ -45,9 +47,7 @@ class History(dict[str, np.ndarray]):
         return "\n".join([f"History of {max((len(v) for v in self.values()), default=0)} epochs", *lines])
 
     def _repr_html_(self) -> str:
-        from fulmen.inspect.curves import html_history
-
-        return html_history(self)
+        return show(self)
 
 
 def highest_is_best(name: str) -> bool | None:

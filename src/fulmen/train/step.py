@@ -146,7 +146,7 @@ def apply_gradients(state: State, gradients: Any, *, value: Any = None) -> State
     if population_in(system) is not None:
         raise ValueError(
             f"a step of {type(system).__name__}'s own takes one system at a time; what has one stands inside a population: "
-            "fm.Population(fm.SAM(system), n)."
+            "fm.Population(fm.defences.SAM(system), n)."
         )
     for group, before in zip(groups(system, state.optimizer, state.plan), state.optimizer_state, strict=True):
         slopes, parameters = group.select(gradients, system), group.select(system, system)

@@ -1,22 +1,104 @@
-"""Attacks: regions, optax chains on the input's gradient, attacks that go by steps, and `perturb`."""
+"""Attacks: regions, optax chains on the input's gradient, iterative attacks, and their parts."""
 
-from fulmen.robust.attacks.adversarial_function import *
-from fulmen.robust.attacks.apgd import *
-from fulmen.robust.attacks.attack import *
-from fulmen.robust.attacks.attack_loop import *
-from fulmen.robust.attacks.autoattack import *
-from fulmen.robust.attacks.balls import *
-from fulmen.robust.attacks.carlini_wagner import *
-from fulmen.robust.attacks.deepfool import *
-from fulmen.robust.attacks.ensemble import *
-from fulmen.robust.attacks.fab import *
-from fulmen.robust.attacks.gradient import *
-from fulmen.robust.attacks.hyperplane import *
-from fulmen.robust.attacks.input_transform import *
-from fulmen.robust.attacks.iterated import *
-from fulmen.robust.attacks.minimal import *
-from fulmen.robust.attacks.problem import *
-from fulmen.robust.attacks.projections import *
-from fulmen.robust.attacks.region import *
-from fulmen.robust.attacks.square import *
-from fulmen.robust.attacks.targets import *
+from fulmen.core.verbs import (
+    advance,
+    aim,
+    attempt,
+    begin,
+    bounds,
+    finish,
+    length,
+    perturb,
+    project,
+    shortest,
+    shown,
+    start_point,
+    succeeded,
+    toward,
+    transformation,
+    views,
+)
+from fulmen.robust.attacks.adversarial_function import adversarial
+from fulmen.robust.attacks.apgd import APGD, Boundary
+from fulmen.robust.attacks.attack import FGSM, PGD, Attack, Clean, Start, Uniform
+from fulmen.robust.attacks.attack_loop import Walk
+from fulmen.robust.attacks.balls import fgm, fgsm, slide
+from fulmen.robust.attacks.carlini_wagner import CarliniWagner
+from fulmen.robust.attacks.deepfool import DeepFool
+from fulmen.robust.attacks.ensemble import WorstOf
+from fulmen.robust.attacks.fab import FAB
+from fulmen.robust.attacks.input_transform import Diverse, Nesterov, View
+from fulmen.robust.attacks.iterated import BIM, DIFGSM, MIFGSM, NIFGSM, RFGSM, SLIDE, TIFGSM, RandomSign, momentum, smooth
+from fulmen.robust.attacks.minimal import MinimalNorm
+from fulmen.robust.attacks.problem import Problem, Seen
+from fulmen.robust.attacks.region import Ball, Box, Intersection, Interval, L1Ball, L2Ball, LinfBall, Region
+from fulmen.robust.attacks.square import Square
+from fulmen.robust.attacks.standard_ensemble import autoattack
+from fulmen.robust.attacks.targets import LikelyTarget, PredictedLabel, Target, Targeting, TrueLabel
+
+__all__ = [
+    "APGD",
+    "Attack",
+    "BIM",
+    "Ball",
+    "Boundary",
+    "Box",
+    "CarliniWagner",
+    "Clean",
+    "DIFGSM",
+    "DeepFool",
+    "Diverse",
+    "FAB",
+    "FGSM",
+    "Intersection",
+    "Interval",
+    "L1Ball",
+    "L2Ball",
+    "LikelyTarget",
+    "LinfBall",
+    "MIFGSM",
+    "MinimalNorm",
+    "NIFGSM",
+    "Nesterov",
+    "PGD",
+    "PredictedLabel",
+    "Problem",
+    "RFGSM",
+    "RandomSign",
+    "Region",
+    "SLIDE",
+    "Seen",
+    "Square",
+    "Start",
+    "TIFGSM",
+    "Target",
+    "Targeting",
+    "TrueLabel",
+    "Uniform",
+    "View",
+    "Walk",
+    "WorstOf",
+    "advance",
+    "adversarial",
+    "aim",
+    "attempt",
+    "autoattack",
+    "begin",
+    "bounds",
+    "fgm",
+    "fgsm",
+    "finish",
+    "length",
+    "momentum",
+    "perturb",
+    "project",
+    "shortest",
+    "shown",
+    "slide",
+    "smooth",
+    "start_point",
+    "succeeded",
+    "toward",
+    "transformation",
+    "views",
+]

@@ -53,7 +53,7 @@ def adversarial(loss_fn: Callable[..., Any], attack: Attack, *, best: bool = Fal
     Returns:
         `f(params, x, *rest, key=None)`: `loss_fn` where the attack has moved `x` to. No gradient flows through the attack.
 
-    >>> f = fm.adversarial(lambda w, x: x @ w, fm.FGSM(fm.LinfBall(0.5)))
+    >>> f = fm.attacks.adversarial(lambda w, x: x @ w, fm.FGSM(fm.LinfBall(0.5)))
     >>> print(f(jnp.array([1.0, -2.0]), jnp.zeros((1, 2))))
     [1.5]
     """

@@ -12,15 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from fulmen.core.tree import remake, static
-from fulmen.core.verbs import project, validate
+from fulmen.core.verbs import advance, begin, finish, project, start_point, toward, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import DLR, CrossEntropy, Objective
 from fulmen.objectives.margins import targeted_ratio
 from fulmen.robust.attacks.adaptation import adapt, first_size, memory, move, window
-from fulmen.robust.attacks.attack import Attack, Start, start_point
-from fulmen.robust.attacks.attack_loop import Walk, advance, along, begin, finish, standing
+from fulmen.robust.attacks.attack import Attack, Start
+from fulmen.robust.attacks.attack_loop import Walk, along, standing
 from fulmen.robust.attacks.region import Ball, Intersection, L1Ball, L2Ball, LinfBall, Region, ball_of
-from fulmen.robust.attacks.targets import toward
 
 __all__ = ["APGD", "Boundary"]
 
@@ -62,12 +61,12 @@ class APGD(Attack):
         region: where the attack may go, with one `LinfBall`, `L2Ball` or `L1Ball`.
         steps: how many.
         start: where it starts.
-        objective: what it makes large: `fm.CrossEntropy()`, `fm.DLR()`, or None for the system's own loss.
+        objective: what it makes large: `fm.CrossEntropy()`, `fm.objectives.DLR()`, or None for the system's own loss.
         stages: pairs of a multiple of the radius and a share of the steps: the attack runs in each of these balls one after
             the other, from the best point of the one before; only points in the last, with multiple 1, count. It takes one
             gradient more for each further stage. For an `L1Ball` the authors use `((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))`.
 
-    >>> fm.APGD(fm.LinfBall(0.1) & fm.Box(0, 1), objective=fm.DLR(), target=fm.LikelyTarget(1))
+    >>> fm.attacks.APGD(fm.LinfBall(0.1) & fm.Box(0, 1), objective=fm.objectives.DLR(), target=fm.attacks.LikelyTarget(1))
     APGD(region=LinfBall(eps=0.1) & Box(lo=0, hi=1), objective=DLR(), target=LikelyTarget(rank=1))
     """
 

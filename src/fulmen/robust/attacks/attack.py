@@ -11,16 +11,15 @@ import optax
 from fulmen.core.component import Component
 from fulmen.core.naming import briefly
 from fulmen.core.tree import hyper, remake, static
-from fulmen.core.verbs import transformation, validate
-from fulmen.dispatching.registry import MissingMethodError, dispatch, verb
+from fulmen.core.verbs import advance, start_point, transformation, validate, views
+from fulmen.dispatching.registry import MissingMethodError, dispatch
 from fulmen.objectives import Objective
-from fulmen.robust.attacks.attack_loop import advance
 from fulmen.robust.attacks.batch_inputs import inputs
-from fulmen.robust.attacks.input_transform import View, views
+from fulmen.robust.attacks.input_transform import View
 from fulmen.robust.attacks.region import Intersection, Region, ball_of, require_inside, require_not_negative
 from fulmen.robust.attacks.targets import Targeting, TrueLabel
 
-__all__ = ["FGSM", "PGD", "Attack", "Clean", "Start", "Uniform", "start_point"]
+__all__ = ["FGSM", "PGD", "Attack", "Clean", "Start", "Uniform"]
 
 
 # Where an attack starts
@@ -42,23 +41,6 @@ class Uniform(Start):
 
 
 CLEAN, TRUE_LABEL = Clean(), TrueLabel()
-
-
-@verb(hands_on=False)
-def start_point(start, region, x, key):
-    """Where the attack on one example starts; it is projected onto the region afterwards.
-
-    Args:
-        start: a `Start`.
-        region: the attack's region, or its ball.
-        x: the clean example, without a batch axis.
-        key: a random key of the example's own, or None.
-
-    Returns:
-        A point like `x`.
-
-    **Extending.** Overload it for a start of one's own, or for `Uniform` in a ball of one's own.
-    """
 
 
 def require_key(key: Any) -> None:
@@ -91,18 +73,18 @@ class Attack(Component):
         region: where the attack may go.
         steps: how many.
         start: where it starts.
-        objective: what it makes large, of the outputs: an objective such as `fm.DLR()`. None is the system's own loss, each
+        objective: what it makes large, of the outputs: an objective such as `fm.objectives.DLR()`. None is the system's own loss, each
             example's by itself.
         target: what it is after: `TrueLabel()`, `PredictedLabel()`, `Target(label)` or `LikelyTarget(rank)`.
         restarts: how often it is run, each time with other random draws; each example's best point counts.
-        views: what is put to the system in the place of a point, such as `(fm.Diverse(),)`; the gradient is taken through it.
+        views: what is put to the system in the place of a point, such as `(fm.attacks.Diverse(),)`; the gradient is taken through it.
         samples: for systems that draw at random: the mean over so many draws of each example's own is attacked ("expectation
             over transformation", Athalye et al. 2018, arXiv:1707.07397). None attacks one draw, the same in every step.
 
     **Extending.** A subclass has these fields, and those that it adds. Write `transformation(attack: Mine)`; where it is no
     optax chain but goes by steps, `begin` and `advance` of `fm.attacks`; and else `perturb(attack: Mine, system, batch, key)`.
 
-    >>> chain = optax.chain(optax.normalize_by_update_norm(), optax.trace(decay=1.0), fm.fgsm(0.02))
+    >>> chain = optax.chain(optax.normalize_by_update_norm(), optax.trace(decay=1.0), fm.attacks.fgsm(0.02))
     >>> fm.Attack(chain, fm.LinfBall(0.1), steps=10)
     Attack(region=LinfBall(eps=0.1), steps=10)
     """
@@ -228,20 +210,22 @@ def validate(attack: Attack):
     if not isinstance(attack.steps, int) or attack.steps < 1:
         raise ValueError(f"{name}, steps: a whole number of at least 1 was expected, and {attack.steps!r} came.")
     if not isinstance(attack.start, Start):
-        raise TypeError(f"{name}, start: fm.Clean() or fm.Uniform() was expected, and {attack.start!r} came.")
+        raise TypeError(
+            f"{name}, start: fm.attacks.Clean() or fm.attacks.Uniform() was expected, and {attack.start!r} came."
+        )
     if attack.objective is not None and not isinstance(attack.objective, Objective):
         raise TypeError(f"{name}, objective: such as fm.CrossEntropy() was expected, and {attack.objective!r} came.")
     if not isinstance(attack.target, Targeting):
-        raise TypeError(f"{name}, target: such as fm.Target(3) was expected, and {attack.target!r} came.")
+        raise TypeError(f"{name}, target: such as fm.attacks.Target(3) was expected, and {attack.target!r} came.")
     if not isinstance(attack.views, tuple) or not all(isinstance(view, View) for view in attack.views):
-        raise TypeError(f"{name}, views: a tuple such as (fm.Diverse(),) was expected, and {attack.views!r} came.")
+        raise TypeError(f"{name}, views: a tuple such as (fm.attacks.Diverse(),) was expected, and {attack.views!r} came.")
     for option in ("restarts", "samples"):
         value = getattr(attack, option)
         if not (value is None and option == "samples") and (not isinstance(value, int) or value < 1):
             raise ValueError(f"{name}, {option}: a whole number of at least 1 was expected, and {value!r} came.")
     if attack.transform is not None and not isinstance(attack.transform, optax.GradientTransformation):
         raise TypeError(
-            f"{name}, transform: an optax transformation such as fm.fgsm(0.02) was expected, and {attack.transform!r} came."
+            f"{name}, transform: an optax transformation such as fm.attacks.fgsm(0.02) was expected, and {attack.transform!r} came."
         )
 
 

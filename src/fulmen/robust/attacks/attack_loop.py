@@ -12,10 +12,10 @@ from jax.core import Tracer
 
 from fulmen.core.state import Structure, pack
 from fulmen.core.tree import Tree, remake
-from fulmen.dispatching.registry import verb
+from fulmen.core.verbs import advance, begin, finish
 from fulmen.robust.attacks.problem import Problem, Seen
 
-__all__ = ["Walk", "advance", "begin", "bucket", "finish", "is_traced", "walk"]
+__all__ = ["Walk", "bucket", "is_traced", "walk"]
 
 UNROLL = 10
 """Up to so many steps a program that is being traced gets written out; convolutions are slow in loops on the CPU."""
@@ -86,49 +86,6 @@ def standing(problem: Problem, x: Any) -> dict[str, Any]:
     if problem.stop:
         fields |= {"succeeded": jnp.zeros(n, bool), "first": jnp.full(n, -1, jnp.int32)}
     return fields
-
-
-@verb(hands_on=False)
-def begin(attack, problem):
-    """Where an attack on a batch starts.
-
-    Args:
-        attack: an `Attack`.
-        problem: a `Problem`.
-
-    Returns:
-        A `Walk`.
-
-    **Extending.** An attack that goes by steps, and is no optax chain, has `begin` and `advance`, which are traced, and
-    where it needs a last look, `finish`; then it runs on the host or within a training step, and leaves examples alone on
-    which it has succeeded. Its randomness comes from `problem.keys(…)`, so that it does not depend on the batch. Its
-    `length` says how many times it advances.
-    """
-
-
-@verb(hands_on=False)
-def advance(attack, problem, walk, step):
-    """An attack one step further.
-
-    Args:
-        attack: an `Attack`.
-        problem: a `Problem`.
-        walk: what `begin` or the last step gave.
-        step: how many steps have been done, an integer, traced.
-
-    Returns:
-        A `Walk` of the same structure and types.
-
-    **Extending.** See `begin`.
-    """
-
-
-@verb(hands_on=False)
-def finish(attack, problem, walk):
-    """An attack at its end: by default a last look decides whether the last point is the best.
-
-    **Extending.** See `begin`.
-    """
 
 
 def walk(problem: Problem) -> Walk:

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fulmen.core.verbs import transformation
+from fulmen.core.verbs import start_point, transformation
 from fulmen.dispatching.registry import dispatch
-from fulmen.robust.attacks.attack import Uniform, require_key, start_point
+from fulmen.robust.attacks.attack import Uniform, require_key
 from fulmen.robust.attacks.projections import at_least_32_bits
 from fulmen.robust.attacks.region import L1Ball, L2Ball, LinfBall
 
@@ -28,7 +28,7 @@ def fgsm(eps: Any) -> optax.GradientTransformation:
         eps: the size of a step in the input's units: a number, also one that is being traced, or an optax schedule of the
             attack's step.
 
-    >>> step, _ = fm.fgsm(0.5).update(jnp.array([3.0, -0.1, 0.0]), fm.fgsm(0.5).init(None))
+    >>> step, _ = fm.attacks.fgsm(0.5).update(jnp.array([3.0, -0.1, 0.0]), fm.attacks.fgsm(0.5).init(None))
     >>> print(step)
     [-0.5  0.5 -0. ]
     """
@@ -45,7 +45,7 @@ def fgm(step_size: Any) -> optax.GradientTransformation:
         step_size: the length of a step in the input's units: a number, also one that is being traced, or an optax schedule
             of the attack's step.
 
-    >>> step, _ = fm.fgm(0.5).update(jnp.array([3.0, -4.0]), fm.fgm(0.5).init(None))
+    >>> step, _ = fm.attacks.fgm(0.5).update(jnp.array([3.0, -4.0]), fm.attacks.fgm(0.5).init(None))
     >>> print(step)
     [-0.3  0.4]
     """
@@ -74,7 +74,7 @@ def slide(step_size: Any, q: float) -> optax.GradientTransformation:
     Raises:
         ValueError: unless q is from 0 to 1.
 
-    >>> step, _ = fm.slide(1.0, q=0.5).update(jnp.array([3.0, -4.0, 1.0, 0.5]), fm.slide(1.0, 0.5).init(None))
+    >>> step, _ = fm.attacks.slide(1.0, q=0.5).update(jnp.array([3.0, -4.0, 1.0, 0.5]), fm.attacks.slide(1.0, 0.5).init(None))
     >>> print(step)
     [-0.5  0.5 -0.  -0. ]
     """

@@ -12,13 +12,12 @@ import optax
 from fulmen.core.naming import concrete, number
 from fulmen.core.prediction import Prediction
 from fulmen.core.tree import hyper, remake, static
-from fulmen.core.verbs import loss, transformation, validate
+from fulmen.core.verbs import advance, begin, finish, loss, toward, transformation, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import Margin
-from fulmen.robust.attacks.attack_loop import Walk, advance, along, begin, finish
+from fulmen.robust.attacks.attack_loop import Walk, along
 from fulmen.robust.attacks.minimal import MinimalNorm, finite, keep_nearest, limits, require_whole, standing_still
 from fulmen.robust.attacks.region import Box, members, require_not_negative
-from fulmen.robust.attacks.targets import toward
 
 __all__ = ["CarliniWagner"]
 

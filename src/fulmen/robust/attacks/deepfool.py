@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from fulmen.core.tree import remake, static
-from fulmen.core.verbs import validate
+from fulmen.core.verbs import advance, begin, finish, length, validate
 from fulmen.dispatching.registry import dispatch
-from fulmen.robust.attacks.attack_loop import Walk, advance, along, begin, finish
-from fulmen.robust.attacks.hyperplane import length, onto_hyperplane
+from fulmen.robust.attacks.attack_loop import Walk, along
+from fulmen.robust.attacks.hyperplane import onto_hyperplane
 from fulmen.robust.attacks.minimal import (
     MinimalNorm,
     class_ahead,

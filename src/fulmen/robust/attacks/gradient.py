@@ -15,50 +15,30 @@ from fulmen.core.component import still
 from fulmen.core.leaves import components, is_array
 from fulmen.core.state import State, pack
 from fulmen.core.tree import remake
-from fulmen.core.verbs import as_batch, perturb, project, transformation, validate
-from fulmen.dispatching.registry import dispatch, verb
-from fulmen.robust.attacks.attack import Attack, start_point
-from fulmen.robust.attacks.attack_loop import (
-    Walk,
+from fulmen.core.verbs import (
     advance,
-    along,
+    aim,
+    as_batch,
+    attempt,
     begin,
-    examples,
     finish,
-    gathered,
-    is_traced,
-    look_program,
-    standing,
-    walk,
+    perturb,
+    project,
+    shown,
+    start_point,
+    transformation,
+    validate,
+    views,
 )
+from fulmen.dispatching.registry import dispatch
+from fulmen.robust.attacks.attack import Attack
+from fulmen.robust.attacks.attack_loop import Walk, along, examples, gathered, is_traced, look_program, standing, walk
 from fulmen.robust.attacks.batch_inputs import index, inputs, with_inputs, with_labels
-from fulmen.robust.attacks.input_transform import shown, views
 from fulmen.robust.attacks.minimal import MinimalNorm
 from fulmen.robust.attacks.problem import Problem
-from fulmen.robust.attacks.targets import Target, aim
+from fulmen.robust.attacks.targets import Target
 
-__all__ = ["attempt", "last_point"]
-
-
-@verb(hands_on=False)
-def attempt(attack, system, batch, key):
-    """How far an attack gets with each example: an example that it has succeeded on is left alone from then on.
-
-    `perturb` makes the loss large, this is for evidence: it begins with the clean input, and goes on with those that are
-    left, gathered into smaller batches. What comes out for an example does not depend on the others.
-
-    Args:
-        attack: an `Attack`.
-        system: a system or a state, with a classifier in it.
-        batch: the clean batch.
-        key: a random key.
-
-    Returns:
-        A `Walk`: `x`, the first point at which the attack has succeeded, or else the best one; `succeeded`, `(n,)`; `first`,
-        `(n,)`, after how many steps, 0 being the clean input, or −1; `value`, `(n,)`, what the attack makes large.
-
-    **Extending.** Attacks with a `perturb` of their own are looked at where they end.
-    """
+__all__ = ["last_point"]
 
 
 def _prepared(call, attack, system, batch, key, *, inside=False, **options):

@@ -8,35 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fulmen.dispatching.registry import dispatch, verb
+from fulmen.core.verbs import length, shortest
+from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.region import L1Ball, L2Ball, LinfBall
 
-__all__ = ["length", "onto_hyperplane", "shortest"]
-
-
-@verb(hands_on=False)
-def length(ball, offset):
-    """The norm of some offsets, `(n, …)`, that a ball stands for, `(n,)`.
-
-    **Extending.** Write it for a ball of one's own, and `shortest`, and attacks that look for the nearest point know its norm.
-    """
-
-
-@verb(hands_on=False)
-def shortest(ball, steepness, gap, room):
-    """The shortest steps u, by the ball's norm, with Σ aᵢ uᵢ = gap and 0 ≤ u ≤ room; where there is none, `room`.
-
-    Args:
-        ball: the ball.
-        steepness: a ≥ 0, `(n, features)`.
-        gap: `(n, 1)`, at least 0.
-        room: `(n, features)`, at least 0 and perhaps infinite, and 0 where the steepness is.
-
-    Returns:
-        u, `(n, features)`.
-
-    **Extending.** See `length`.
-    """
+__all__ = ["onto_hyperplane"]
 
 
 def onto_hyperplane(ball: Any, x: jax.Array, slope: jax.Array, gap: jax.Array, lo: jax.Array, hi: jax.Array) -> jax.Array:

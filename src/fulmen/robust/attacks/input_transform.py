@@ -10,11 +10,11 @@ import optax
 
 from fulmen.core.component import Component
 from fulmen.core.naming import concrete, number
-from fulmen.core.verbs import validate
-from fulmen.dispatching.registry import dispatch, verb
+from fulmen.core.verbs import shown, validate
+from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.region import require_not_negative
 
-__all__ = ["Diverse", "Nesterov", "View", "shown", "views"]
+__all__ = ["Diverse", "Nesterov", "View"]
 
 
 class View(Component):
@@ -44,37 +44,11 @@ class Nesterov(View):
     """The point that the momentum alone would lead to (Lin et al. 2020, arXiv:1908.06281).
 
     Args:
-        distance: by how much the momentum is multiplied, which the chain must have: `fm.momentum(decay)` or `optax.trace`.
+        distance: by how much the momentum is multiplied, which the chain must have: `fm.attacks.momentum(decay)` or `optax.trace`.
             In the paper it is the size of a step times `decay`.
     """
 
     distance: float
-
-
-@verb(hands_on=False)
-def shown(view, problem, walk, x, step):
-    """What is put to the system in the place of some points.
-
-    Args:
-        view: a `View`.
-        problem: a `Problem`; a view that draws at random takes its keys from `problem.keys(step, …)`.
-        walk: a `ChainWalk`, where the attack stands.
-        x: the points, of the structure that `inputs` gives.
-        step: how many steps have been done, an integer, traced.
-
-    Returns:
-        Points of the same structure, a function of `x` that is differentiated; each example's of that example alone.
-
-    **Extending.** Overload it for a view of one's own.
-    """
-
-
-@verb(hands_on=False)
-def views(attack):
-    """The views of an attack, the first one first: by default its field of that name.
-
-    **Extending.** Overload it for an attack whose views follow from its other numbers.
-    """
 
 
 @dispatch
@@ -89,7 +63,7 @@ def _ahead(view: Nesterov, x: jax.Array, memory: Any) -> jax.Array:
     if momentum is None:
         raise ValueError(
             "Nesterov looks ahead along the momentum of the attack's chain, and the chain has none. "
-            "Put fm.attacks.momentum(1.0) in it: optax.chain(fm.attacks.momentum(1.0), fm.fgsm(0.02))."
+            "Put fm.attacks.momentum(1.0) in it: optax.chain(fm.attacks.momentum(1.0), fm.attacks.fgsm(0.02))."
         )
     return x - jnp.asarray(view.distance).astype(x.dtype) * momentum  # a chain descends
 

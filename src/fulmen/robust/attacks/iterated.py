@@ -12,11 +12,11 @@ import optax
 
 from fulmen.core.naming import concrete, number
 from fulmen.core.tree import hyper, static
-from fulmen.core.verbs import transformation, validate
+from fulmen.core.verbs import start_point, transformation, validate, views
 from fulmen.dispatching.registry import dispatch
-from fulmen.robust.attacks.attack import CLEAN, FGSM, PGD, Start, SteepestAscent, require_key, start_point
+from fulmen.robust.attacks.attack import CLEAN, FGSM, PGD, Start, SteepestAscent, require_key
 from fulmen.robust.attacks.balls import slide
-from fulmen.robust.attacks.input_transform import Diverse, Nesterov, View, views
+from fulmen.robust.attacks.input_transform import Diverse, Nesterov, View
 from fulmen.robust.attacks.region import L1Ball, ball_of, require_not_negative
 
 __all__ = ["BIM", "DIFGSM", "MIFGSM", "NIFGSM", "RFGSM", "SLIDE", "TIFGSM", "RandomSign", "momentum", "smooth"]
@@ -210,7 +210,7 @@ class NIFGSM(MIFGSM):
     """`MIFGSM` with the gradient at x + step_size · decay · m, where the momentum alone would lead.
 
     Lin et al. 2020, arXiv:1908.06281. As m is made of gradients that were divided by their L1 norm, that is not far in an
-    image of many pixels; `fm.MIFGSM(…, views=(fm.Nesterov(distance),))` looks as far as one likes. Where the best point is
+    image of many pixels; `fm.attacks.MIFGSM(…, views=(fm.attacks.Nesterov(distance),))` looks as far as one likes. Where the best point is
     wanted, the point itself is looked at as well, for one more forward pass a step.
 
     Args:
@@ -242,7 +242,7 @@ class DIFGSM(MIFGSM):
 class TIFGSM(MIFGSM):
     """The iterated method with smoothed gradients, which transfer better to other models.
 
-    With `decay=1.0, views=(fm.Diverse(),)` it is TI-DIM. Dong et al. 2019, arXiv:1904.02884.
+    With `decay=1.0, views=(fm.attacks.Diverse(),)` it is TI-DIM. Dong et al. 2019, arXiv:1904.02884.
 
     Args:
         region: where the attack may go; its one ball decides the norm of the step.

@@ -11,16 +11,15 @@ import numpy as np
 
 from fulmen.core.prediction import Prediction
 from fulmen.core.tree import remake, static
-from fulmen.core.verbs import project, validate
+from fulmen.core.verbs import bounds, project, succeeded, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import Margin, Objective
 from fulmen.robust.attacks.attack import CLEAN, Attack, Start
 from fulmen.robust.attacks.attack_loop import standing
 from fulmen.robust.attacks.input_transform import View
 from fulmen.robust.attacks.problem import Problem, Seen
-from fulmen.robust.attacks.projections import bounds
 from fulmen.robust.attacks.region import Ball, Interval, Region, members
-from fulmen.robust.attacks.targets import Target, succeeded
+from fulmen.robust.attacks.targets import Target
 
 __all__ = ["MinimalNorm"]
 

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from fulmen.core.component import fold_name
 from fulmen.core.mode import Eval
 from fulmen.core.tree import Tree, remake, static
-from fulmen.core.verbs import bind, loss, predictions
+from fulmen.core.verbs import aim, bind, loss, predictions, succeeded, toward
 from fulmen.robust.attacks.batch_inputs import added, example_losses, index, inputs, unweighted, with_inputs, with_labels
-from fulmen.robust.attacks.targets import aim, succeeded, the_prediction, toward
+from fulmen.robust.attacks.targets import the_prediction
 
 __all__ = ["Problem", "Seen"]
 

@@ -11,27 +11,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fulmen.core.verbs import project
-from fulmen.dispatching.registry import dispatch, verb
+from fulmen.core.verbs import bounds, project
+from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.region import Ball, Box, Intersection, Interval, L1Ball, L2Ball, LinfBall, members, norm_balls
 
-__all__ = ["bounds"]
-
-
-@verb(hands_on=False)
-def bounds(region, origin):
-    """The least and the largest value of each coordinate.
-
-    Args:
-        region: an `Interval`.
-        origin: `(n, …)`, the clean inputs.
-
-    Returns:
-        `(lo, hi)`, each of the shape of `origin`, or of one that goes with it.
-
-    **Extending.** Overload it for a region of one's own, with values that are of the type of `origin`, and not outside by
-    rounding.
-    """
+__all__ = []
 
 
 @dispatch

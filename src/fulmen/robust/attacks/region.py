@@ -37,7 +37,7 @@ class Ball(Region):
         eps: the radius, in the input's units. `project` also takes `(n,)`, one for each example.
 
     **Extending.** Besides `project`, write `transformation(ball: Mine, step_size)`, the steepest step in its norm, which
-    `FGSM` and `PGD` take, and `start_point(start: fm.Uniform, ball: Mine, x, key)`.
+    `FGSM` and `PGD` take, and `start_point(start: fm.attacks.Uniform, ball: Mine, x, key)`.
     """
 
     eps: float
@@ -57,7 +57,7 @@ class LinfBall(Ball, Interval):
     Args:
         eps: the radius, in the input's units.
 
-    >>> fm.project(fm.LinfBall(0.25), jnp.array([[0.0, 0.9, 0.6]]), jnp.array([[0.5, 0.5, 0.5]]))
+    >>> fm.attacks.project(fm.LinfBall(0.25), jnp.array([[0.0, 0.9, 0.6]]), jnp.array([[0.5, 0.5, 0.5]]))
     Array([[0.25, 0.75, 0.6 ]], dtype=float32)
     """
 
@@ -68,7 +68,7 @@ class L2Ball(Ball):
     Args:
         eps: the radius, in the input's units.
 
-    >>> fm.project(fm.L2Ball(5.0), jnp.array([[6.0, 8.0], [0.0, 1.0]]), jnp.zeros((2, 2))).round(4)
+    >>> fm.attacks.project(fm.L2Ball(5.0), jnp.array([[6.0, 8.0], [0.0, 1.0]]), jnp.zeros((2, 2))).round(4)
     Array([[3., 4.],
            [0., 1.]], dtype=float32)
     """
@@ -80,7 +80,7 @@ class L1Ball(Ball):
     Args:
         eps: the radius, in the input's units.
 
-    >>> fm.project(fm.L1Ball(2.0), jnp.array([[3.0, 2.0, 0.5]]), jnp.zeros((1, 3))).round(4)
+    >>> fm.attacks.project(fm.L1Ball(2.0), jnp.array([[3.0, 2.0, 0.5]]), jnp.zeros((1, 3))).round(4)
     Array([[1.5, 0.5, 0. ]], dtype=float32)
     """
 
@@ -108,7 +108,7 @@ class Intersection(Region):
 
     >>> fm.LinfBall(0.1) & fm.Box(0, 1)
     LinfBall(eps=0.1) & Box(lo=0, hi=1)
-    >>> fm.project(fm.L2Ball(5.0) & fm.Box(0, 3.5), jnp.array([[4.0, 8.0]]), jnp.zeros((1, 2))).round(4)
+    >>> fm.attacks.project(fm.L2Ball(5.0) & fm.Box(0, 3.5), jnp.array([[4.0, 8.0]]), jnp.zeros((1, 2))).round(4)
     Array([[3.5, 3.5]], dtype=float32)
     """
 

@@ -13,11 +13,11 @@ import numpy as np
 
 from fulmen.core.naming import concrete, number
 from fulmen.core.tree import remake, static
-from fulmen.core.verbs import project, validate
+from fulmen.core.verbs import advance, begin, finish, project, validate
 from fulmen.dispatching.registry import dispatch, verb
 from fulmen.objectives import Margin, Objective
 from fulmen.robust.attacks.attack import Attack
-from fulmen.robust.attacks.attack_loop import Walk, advance, along, begin, finish, standing
+from fulmen.robust.attacks.attack_loop import Walk, along, standing
 from fulmen.robust.attacks.region import Ball, L1Ball, L2Ball, LinfBall, ball_of, require_not_negative
 
 __all__ = ["Square"]
@@ -39,7 +39,7 @@ class Square(Attack):
         fraction: of the image, which the first squares cover.
         objective: what it makes large.
 
-    >>> fm.Square(fm.LinfBall(0.1) & fm.Box(0, 1), queries=1000)
+    >>> fm.attacks.Square(fm.LinfBall(0.1) & fm.Box(0, 1), queries=1000)
     Square(region=LinfBall(eps=0.1) & Box(lo=0, hi=1), queries=1000)
     """
 

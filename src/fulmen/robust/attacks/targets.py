@@ -12,11 +12,11 @@ from fulmen.core.component import Component
 from fulmen.core.naming import concrete
 from fulmen.core.prediction import Prediction
 from fulmen.core.tree import hyper, remake
-from fulmen.core.verbs import loss, predictions, validate
-from fulmen.dispatching.registry import dispatch, verb
+from fulmen.core.verbs import aim, loss, predictions, succeeded, toward, validate
+from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.batch_inputs import with_labels
 
-__all__ = ["LikelyTarget", "PredictedLabel", "Target", "Targeting", "TrueLabel", "aim", "succeeded", "toward"]
+__all__ = ["LikelyTarget", "PredictedLabel", "Target", "Targeting", "TrueLabel"]
 
 
 class Targeting(Component):
@@ -55,22 +55,6 @@ class LikelyTarget(Targeting):
     """
 
     rank: int = hyper(default=1)
-
-
-@verb(hands_on=False)
-def aim(targeting, system, batch):
-    """The batch with the labels that the attack leads away from, and the classes that it leads to.
-
-    Args:
-        targeting: a `Targeting`.
-        system: the attacked system, bound to a mode.
-        batch: the clean batch.
-
-    Returns:
-        `(batch, target)`: `target` is `(n,)` integers, or None where there is no class to lead to.
-
-    **Extending.** Overload it for a targeting of one's own.
-    """
 
 
 @dispatch
@@ -126,32 +110,9 @@ def labels(prediction: Prediction) -> jax.Array:
 # What is made large
 
 
-@verb(hands_on=False)
-def toward(objective, prediction, target):
-    """What an attack towards a class makes large, one number per example.
-
-    By default the negative of the objective where the target is the label. Its `prediction` has the true labels.
-
-    Args:
-        objective: an `Objective`.
-        prediction: a `Prediction`.
-        target: `(n,)`, a class for each example.
-
-    **Extending.** Overload it for an objective that looks at both the true label and the target, such as `DLR`.
-    """
-
-
 @dispatch
 def toward(objective, prediction, target):
     return -loss(objective, remake(prediction, {"batch": with_labels(prediction.batch, target)}))
-
-
-@verb(hands_on=False)
-def succeeded(targeting, prediction, target):
-    """Where an attack has reached what it is after, `(n,)`.
-
-    **Extending.** Overload it for a targeting of one's own; by default it is where the model gives a wrong class.
-    """
 
 
 @dispatch

@@ -1,10 +1,34 @@
-"""Defences: systems around a system, whose training makes it robust."""
+"""Defences: systems around a system that make it robust by training."""
 
-from fulmen.robust.defences.free import *
-from fulmen.robust.defences.gradalign import *
-from fulmen.robust.defences.guard import *
-from fulmen.robust.defences.mart import *
-from fulmen.robust.defences.starts import *
-from fulmen.robust.defences.trades import *
-from fulmen.robust.defences.vat import *
-from fulmen.robust.defences.weights import *
+from fulmen.compose.defence import Defence
+from fulmen.core.verbs import ascent, defence_losses
+from fulmen.robust.defences.adversarial import Adversarial, AttackSchedule, AttackTrained
+from fulmen.robust.defences.free import FreeAdversarial
+from fulmen.robust.defences.gradalign import GradAlign
+from fulmen.robust.defences.guard import OverfittingGuard
+from fulmen.robust.defences.mart import MART
+from fulmen.robust.defences.starts import NFGSM, Gaussian, fast_fgsm
+from fulmen.robust.defences.trades import TRADES
+from fulmen.robust.defences.vat import VAT
+from fulmen.robust.defences.weights import AWP, SAM, WorseWeights
+
+__all__ = [
+    "AWP",
+    "Adversarial",
+    "AttackSchedule",
+    "AttackTrained",
+    "Defence",
+    "FreeAdversarial",
+    "Gaussian",
+    "GradAlign",
+    "MART",
+    "NFGSM",
+    "OverfittingGuard",
+    "SAM",
+    "TRADES",
+    "VAT",
+    "WorseWeights",
+    "ascent",
+    "defence_losses",
+    "fast_fgsm",
+]

@@ -8,12 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.compose.defence import Defence, defence_losses
+from fulmen.compose.defence import Defence
 from fulmen.core.batch import Attacked
 from fulmen.core.component import Component
 from fulmen.core.leaves import components
 from fulmen.core.naming import concrete, number
-from fulmen.core.verbs import as_batch, augment, loss, validate
+from fulmen.core.verbs import as_batch, augment, defence_losses, loss, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import Attack
 from fulmen.robust.attacks.gradient import last_point
@@ -77,7 +77,7 @@ class Adversarial(AttackTrained):
             (Goodfellow et al. 2015, arXiv:1412.6572, with ½). None leaves the clean examples out of the program.
 
     **Extending.** Overload `augment(adv: Mine, batch, mode)` for another way to attack, and `loss(adv: Mine, batch:
-    fm.Attacked)` for another loss, as of `batch.clean` and `batch.batch` together. Training is on the last point of the
+    fm.data.Attacked)` for another loss, as of `batch.clean` and `batch.batch` together. Training is on the last point of the
     attack: the best one, which `perturb` gives, would cost another forward pass.
 
     >>> fm.Adversarial(fm.models.Flatten(), fm.FGSM(fm.LinfBall(0.1))).attack.region

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.compose.defence import Defence, defence_losses
+from fulmen.compose.defence import Defence
 from fulmen.core.component import Buffer, Parameter
 from fulmen.core.mergeable import Last
 from fulmen.core.mode import Train
@@ -15,6 +15,7 @@ from fulmen.core.tree import hyper, remake, static
 from fulmen.core.verbs import (
     as_batch,
     augment,
+    defence_losses,
     init,
     loss,
     metrics,

@@ -7,12 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.compose.defence import defence_losses
 from fulmen.compose.losses import total_loss
 from fulmen.core.part_checks import require_number
-from fulmen.core.verbs import loss, project, validate
+from fulmen.core.verbs import defence_losses, loss, project, start_point, validate
 from fulmen.dispatching.registry import dispatch
-from fulmen.robust.attacks.attack import Uniform, start_point
+from fulmen.robust.attacks.attack import Uniform
 from fulmen.robust.attacks.batch_inputs import index, inputs, with_inputs
 from fulmen.robust.defences.adversarial import AttackTrained, attack_at
 

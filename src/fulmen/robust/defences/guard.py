@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from fulmen.core.component import fold_name
-from fulmen.core.verbs import on
+from fulmen.core.verbs import attempt, on
 from fulmen.data.arrays import check_arrays
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import Attack
-from fulmen.robust.attacks.gradient import attempt
 from fulmen.train.events import EpochEnd, FitStart
 
 __all__ = ["OverfittingGuard"]

@@ -7,10 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.compose.defence import defence_losses, logits, unrecorded, validate_logits
+from fulmen.compose.defence import logits, unrecorded, validate_logits
 from fulmen.core.part_checks import require_number
 from fulmen.core.prediction import Prediction, at_least_float32, class_targets
-from fulmen.core.verbs import loss, validate
+from fulmen.core.verbs import defence_losses, loss, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.defences.adversarial import AttackTrained
 from fulmen.robust.defences.divergence import divergence

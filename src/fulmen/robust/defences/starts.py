@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from fulmen.core.tree import hyper, remake
-from fulmen.core.verbs import perturb, validate
+from fulmen.core.verbs import perturb, start_point, validate
 from fulmen.dispatching.registry import dispatch
-from fulmen.robust.attacks.attack import FGSM, Attack, Start, Uniform, require_key, start_point
+from fulmen.robust.attacks.attack import FGSM, Attack, Start, Uniform, require_key
 from fulmen.robust.attacks.region import Ball, Intersection, Region, ball_of, members, require_not_negative
 
 __all__ = ["NFGSM", "Gaussian", "fast_fgsm"]

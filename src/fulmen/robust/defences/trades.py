@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from fulmen.compose.defence import defence_losses, logits, unrecorded, validate_logits
+from fulmen.compose.defence import logits, unrecorded, validate_logits
 from fulmen.core.batch import Attacked
 from fulmen.core.component import still
 from fulmen.core.mode import Eval
 from fulmen.core.part_checks import require_number
-from fulmen.core.verbs import augment, bind, loss, validate
+from fulmen.core.verbs import augment, bind, defence_losses, loss, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import Attack, Clean
 from fulmen.robust.attacks.gradient import last_point
@@ -66,7 +66,7 @@ def validate(trades: TRADES):
     if isinstance(attack, Attack) and isinstance(attack.start, Clean) and attack.objective is None:
         raise ValueError(
             "TRADES, attack: one that starts at random was expected, since the divergence has no gradient at the clean input, "
-            f"and {attack!r} came: start=Gaussian(0.001), or fm.Uniform()."
+            f"and {attack!r} came: start=Gaussian(0.001), or fm.attacks.Uniform()."
         )
 
 

@@ -7,14 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.compose.defence import Defence, defence_losses, logits, validate_logits
+from fulmen.compose.defence import Defence, logits, validate_logits
 from fulmen.compose.example_keys import example_keys
 from fulmen.core.batch import Unlabeled
 from fulmen.core.component import still
 from fulmen.core.mode import Train
 from fulmen.core.part_checks import require_number
 from fulmen.core.tree import static
-from fulmen.core.verbs import loss, metrics, validate
+from fulmen.core.verbs import defence_losses, loss, metrics, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.batch_inputs import inputs, with_inputs
 from fulmen.robust.defences.divergence import total_divergence

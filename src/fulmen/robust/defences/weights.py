@@ -12,11 +12,11 @@ from fulmen.core.component import Component, Wrapper, part_name
 from fulmen.core.leaves import components, leaves
 from fulmen.core.naming import briefly
 from fulmen.core.part_checks import require_number, require_part
-from fulmen.core.verbs import augment, update, validate
-from fulmen.dispatching.registry import dispatch, verb
+from fulmen.core.verbs import ascent, augment, update, validate
+from fulmen.dispatching.registry import dispatch
 from fulmen.train.step import apply_gradients, differentiate, end_step, require_usual_steps
 
-__all__ = ["AWP", "SAM", "WorseWeights", "ascent"]
+__all__ = ["AWP", "SAM", "WorseWeights"]
 
 
 class WorseWeights(Wrapper):
@@ -35,22 +35,6 @@ class WorseWeights(Wrapper):
 
     def __repr__(self) -> str:
         return briefly(self)
-
-
-@verb(hands_on=False)
-def ascent(worse, slopes, weights):
-    """How far the weights are moved up the loss, v.
-
-    Args:
-        worse: a `WorseWeights`.
-        slopes: the gradient of the loss, a tree like `weights`.
-        weights: a component, with None in the place of all that is not trained.
-
-    Returns:
-        A tree like `slopes`.
-
-    **Extending.** Overload it for another way to go.
-    """
 
 
 class SAM(WorseWeights):

@@ -1,11 +1,35 @@
-"""Evidence: `robustness`, its report, and the signs that an evaluation is wrong."""
+"""What `fm.robustness` is made of: its report, and the signs that an evaluation is wrong."""
 
-from fulmen.robust.report.attack_choice import *
-from fulmen.robust.report.attack_evaluation import *
-from fulmen.robust.report.attack_signs import *
-from fulmen.robust.report.binarization import *
-from fulmen.robust.report.model_signs import *
-from fulmen.robust.report.noise import *
-from fulmen.robust.report.robustness import *
-from fulmen.robust.report.robustness_report import *
-from fulmen.robust.report.warning_sign import *
+from fulmen.core.verbs import as_attack, examine, scaled
+from fulmen.robust.report.attack_evaluation import Evaluation
+from fulmen.robust.report.attack_signs import BlackBox, Convergence, Falling, Gradients, Inside, Iterations
+from fulmen.robust.report.binarization import Binarization
+from fulmen.robust.report.model_signs import Batches, Jumps, Modes, Probabilities, Randomness
+from fulmen.robust.report.noise import UniformNoise
+from fulmen.robust.report.robustness import SIGNS
+from fulmen.robust.report.robustness_report import Report
+from fulmen.robust.report.warning_sign import Finding, Sign
+
+__all__ = [
+    "Batches",
+    "Binarization",
+    "BlackBox",
+    "Convergence",
+    "Evaluation",
+    "Falling",
+    "Finding",
+    "Gradients",
+    "Inside",
+    "Iterations",
+    "Jumps",
+    "Modes",
+    "Probabilities",
+    "Randomness",
+    "Report",
+    "SIGNS",
+    "Sign",
+    "UniformNoise",
+    "as_attack",
+    "examine",
+    "scaled",
+]

@@ -10,27 +10,15 @@ import numpy as np
 
 from fulmen.core.naming import concrete
 from fulmen.core.tree import remake, short
-from fulmen.dispatching.registry import dispatch, verb
+from fulmen.core.verbs import as_attack, scaled
+from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import Attack, SteepestAscent
-from fulmen.robust.attacks.autoattack import autoattack
 from fulmen.robust.attacks.ensemble import WorstOf
 from fulmen.robust.attacks.iterated import RandomSign
 from fulmen.robust.attacks.region import Ball, Intersection, Region, members
+from fulmen.robust.attacks.standard_ensemble import autoattack
 
-__all__ = ["as_attack", "scaled"]
-
-
-@verb(hands_on=False)
-def as_attack(given, classes):
-    """The attack that somebody means who gives a region, or several attacks.
-
-    Args:
-        given: an `Attack`; a tuple or list of them, which becomes their `WorstOf`; or a region, which becomes its
-            `autoattack`.
-        classes: how many classes there are.
-
-    **Extending.** Overload it for a region of one's own whose balls `autoattack` does not know.
-    """
+__all__ = []
 
 
 @dispatch
@@ -60,18 +48,6 @@ def as_attack(given: tuple | list, classes):
 def flattened(attack: Any) -> list[Any]:
     """The attacks that an attack is made of."""
     return [inner for each in attack.attacks for inner in flattened(each)] if isinstance(attack, WorstOf) else [attack]
-
-
-@verb(hands_on=False)
-def scaled(attack, factor):
-    """An attack in balls so many times as large, with steps and starts so many times as long.
-
-    Args:
-        attack: an attack, a region or a start.
-        factor: a positive number.
-
-    **Extending.** Overload it for an attack with other lengths than its region's and a `step_size`.
-    """
 
 
 @dispatch

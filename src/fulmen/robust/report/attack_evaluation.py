@@ -16,10 +16,9 @@ from fulmen.core.mode import Eval
 from fulmen.core.prediction import check_class_values
 from fulmen.core.state import Structure, pack
 from fulmen.core.tree import remake, short
-from fulmen.core.verbs import as_batch, bind, perturb, predictions
+from fulmen.core.verbs import as_batch, attempt, bind, perturb, predictions
 from fulmen.robust.attacks.attack_loop import bucket
 from fulmen.robust.attacks.batch_inputs import inputs, with_inputs
-from fulmen.robust.attacks.gradient import attempt
 from fulmen.robust.attacks.problem import Problem
 from fulmen.robust.attacks.targets import Target
 

@@ -9,13 +9,13 @@ import jax
 import numpy as np
 
 from fulmen.core.tree import remake
+from fulmen.core.verbs import examine, scaled
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import FGSM, PGD
 from fulmen.robust.attacks.region import Box, L1Ball, L2Ball, LinfBall, members
 from fulmen.robust.attacks.square import Square
-from fulmen.robust.report.attack_choice import scaled
 from fulmen.robust.report.noise import UniformNoise
-from fulmen.robust.report.warning_sign import OK, SUSPICIOUS, UNCHECKED, WRONG, Finding, Sign, examine
+from fulmen.robust.report.warning_sign import OK, SUSPICIOUS, UNCHECKED, WRONG, Finding, Sign
 
 __all__ = ["BlackBox", "Convergence", "Falling", "Gradients", "Inside", "Iterations"]
 
@@ -188,7 +188,7 @@ def examine(sign: Gradients, evaluation, report):
     )
     judged = verdict(zero / n, 0.0, 0.05)
     advice = "The attacks see nothing there, which is no robustness: probably saturated outputs, or "
-    return Finding(judged, text if judged == OK else f"{text} {advice}{MASKED}. fm.DLR() does not saturate.")
+    return Finding(judged, text if judged == OK else f"{text} {advice}{MASKED}. fm.objectives.DLR() does not saturate.")
 
 
 @dispatch

@@ -11,20 +11,18 @@ from fulmen.core.batch import Attacked, Batch
 from fulmen.core.component import System, fold_name
 from fulmen.core.prediction import Prediction
 from fulmen.core.tree import hyper, remake
-from fulmen.core.verbs import losses, predictions, validate
+from fulmen.core.verbs import attempt, examine, losses, predictions, scaled, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import CrossEntropy
 from fulmen.robust.attacks.apgd import Boundary
 from fulmen.robust.attacks.attack import PGD
 from fulmen.robust.attacks.batch_inputs import with_labels
-from fulmen.robust.attacks.gradient import attempt
 from fulmen.robust.attacks.minimal import MinimalNorm
 from fulmen.robust.attacks.targets import TrueLabel
-from fulmen.robust.report.attack_choice import scaled
 from fulmen.robust.report.attack_evaluation import Evaluation
 from fulmen.robust.report.attack_signs import MASKED, NO_BALL, _iterated, _pgd, _region, some, verdict
 from fulmen.robust.report.noise import UniformNoise
-from fulmen.robust.report.warning_sign import OK, UNCHECKED, Finding, Sign, examine
+from fulmen.robust.report.warning_sign import OK, UNCHECKED, Finding, Sign
 
 __all__ = ["Binarization"]
 

@@ -9,12 +9,12 @@ import numpy as np
 
 from fulmen.core.leaves import components
 from fulmen.core.mode import Train
-from fulmen.core.verbs import predictions
+from fulmen.core.verbs import examine, predictions
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.batch_inputs import inputs, with_inputs
 from fulmen.robust.report.attack_evaluation import seen
 from fulmen.robust.report.attack_signs import some
-from fulmen.robust.report.warning_sign import OK, SUSPICIOUS, UNCHECKED, WRONG, Finding, Sign, examine
+from fulmen.robust.report.warning_sign import OK, SUSPICIOUS, UNCHECKED, WRONG, Finding, Sign
 
 __all__ = ["Batches", "Jumps", "Modes", "Probabilities", "Randomness"]
 

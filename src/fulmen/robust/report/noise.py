@@ -7,10 +7,10 @@ import functools
 import jax
 
 from fulmen.core.tree import remake, static
-from fulmen.core.verbs import project, validate
+from fulmen.core.verbs import advance, begin, finish, project, start_point, validate
 from fulmen.dispatching.registry import dispatch
-from fulmen.robust.attacks.attack import Attack, Uniform, start_point
-from fulmen.robust.attacks.attack_loop import Walk, advance, begin, finish, standing
+from fulmen.robust.attacks.attack import Attack, Uniform
+from fulmen.robust.attacks.attack_loop import Walk, standing
 from fulmen.robust.attacks.region import ball_of
 
 __all__ = ["UniformNoise"]
@@ -23,7 +23,7 @@ class UniformNoise(Attack):
         region: where the points may be; its one ball is drawn from.
         steps: how many are drawn.
 
-    >>> fm.evidence.UniformNoise(fm.LinfBall(0.1) & fm.Box(0, 1), steps=100)
+    >>> fm.robust.report.UniformNoise(fm.LinfBall(0.1) & fm.Box(0, 1), steps=100)
     UniformNoise(region=LinfBall(eps=0.1) & Box(lo=0, hi=1), steps=100)
     """
 

@@ -16,13 +16,13 @@ import optax
 from fulmen.core.component import Component, Model
 from fulmen.core.leaves import components, require_arrays
 from fulmen.core.state import State, pack
-from fulmen.core.verbs import as_batch, loss, validate
+from fulmen.core.verbs import as_attack, as_batch, examine, loss, robustness, scaled, validate
 from fulmen.core.version import __version__
 from fulmen.data.arrays import check_arrays
-from fulmen.dispatching.registry import MissingMethodError, dispatch, verb
+from fulmen.dispatching.registry import MissingMethodError, dispatch
 from fulmen.robust.attacks.batch_inputs import inputs
 from fulmen.robust.attacks.region import Ball, Intersection, L1Ball, L2Ball, LinfBall, require_inside
-from fulmen.robust.report.attack_choice import as_attack, flattened, name_of, one_ball, scaled
+from fulmen.robust.report.attack_choice import flattened, name_of, one_ball
 from fulmen.robust.report.attack_evaluation import Evaluation, is_right, margins, norms
 from fulmen.robust.report.attack_signs import BlackBox, Convergence, Falling, Gradients, Inside, Iterations
 from fulmen.robust.report.binarization import Binarization
@@ -30,10 +30,10 @@ from fulmen.robust.report.model_signs import Batches, Jumps, Modes, Probabilitie
 from fulmen.robust.report.noise import UniformNoise
 from fulmen.robust.report.report_progress import Progress
 from fulmen.robust.report.robustness_report import Report
-from fulmen.robust.report.warning_sign import Finding, Sign, examine
+from fulmen.robust.report.warning_sign import Finding, Sign
 from fulmen.train.loop import _interruptible
 
-__all__ = ["SIGNS", "robustness"]
+__all__ = ["SIGNS"]
 
 SIGNS: tuple[Sign, ...] = (
     Iterations(),
@@ -53,47 +53,6 @@ SIGNS: tuple[Sign, ...] = (
 
 RADII = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 NORM_OF = {LinfBall: "linf", L2Ball: "l2", L1Ball: "l1"}
-
-
-@verb(hands_on=False)
-def robustness(state, data, attack, **options):
-    """How robust a classifier is, with the evidence: a `Report`.
-
-    Every example is attacked by each attack in turn until one has changed its class; what comes out for one does not depend
-    on the others. Then the same at other radii: balls lie in each other, so what withstands at one radius withstands at the
-    smaller ones. Then the warning signs of Carlini et al. 2019, arXiv:1902.06705, Croce et al. 2022, arXiv:2202.13711,
-    and Zimmermann et al. 2022, arXiv:2206.13991, on some of the examples.
-
-    Ctrl-C ends it after the attack at hand, pressed again at once: the report of what is done is returned, marked as partial. It
-    has the batches of examples that all attacks have been over, and of the first batch also what only some have.
-
-    Args:
-        state: a `State`, or a component whose arrays are there, with one classifier in it.
-        data: arrays, or a tuple, dict or `Batch` of arrays, with labels.
-        attack: an attack; several in a tuple, the fastest ones first; or a region, for its `fm.autoattack`.
-        seed: what all randomness follows from.
-        eps: the radii of the curve, or a single one; None is a quarter to twice the region's, an empty tuple none.
-        batch_size: how many examples are attacked at once.
-        signs: the warning signs, a tuple; () for none.
-        sample: on how many examples those are looked for that need attacks of their own.
-        progress: whether to show a progress bar, or one of one's own.
-
-    Returns:
-        A `Report`: `report.accuracy`, `report.robust_accuracy`, and each example's result in arrays.
-
-    Raises:
-        ValueError: for a system that is no classifier, labels out of range, and inputs that the region excludes.
-
-    **Extending.** Overload `predictions` for a system whose outputs are elsewhere, `as_attack` and `scaled` of `fm.evidence` for
-    regions and attacks of one's own, and `examine` for another warning sign.
-
-    >>> x, y = jnp.array([[0.2], [0.45], [0.9]]), jnp.array([0, 0, 1])
-    >>> model = fm.models.Dense(1, 2, weight=jnp.array([[-1.0, 1.0]]), bias=jnp.array([0.5, -0.5]))
-    >>> region = fm.LinfBall(0.1) & fm.Box(0, 1)
-    >>> report = fm.robustness(fm.Classifier(model), (x, y), fm.FGSM(region), progress=False)
-    >>> print(report.accuracy, report.robust, report.x.ravel().round(3))
-    1.0 [ True False  True] [0.3  0.55 0.8 ]
-    """
 
 
 @dispatch

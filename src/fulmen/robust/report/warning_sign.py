@@ -6,9 +6,8 @@ import dataclasses
 from typing import Literal
 
 from fulmen.core.component import Component
-from fulmen.dispatching.registry import verb
 
-__all__ = ["Finding", "Sign", "examine"]
+__all__ = ["Finding", "Sign"]
 
 OK, SUSPICIOUS, WRONG, UNCHECKED = "ok", "suspicious", "wrong", "not checked"
 
@@ -32,25 +31,9 @@ class Sign(Component):
     """A sign that the figures of an evaluation are wrong.
 
     **Extending.** Subclass it, write `examine(sign: Mine, evaluation, report)`, and give it to
-    `fm.robustness(…, signs=(*fm.evidence.SIGNS, Mine()))`. The first line of its docstring is its title in reports.
+    `fm.robustness(…, signs=(*fm.robust.report.SIGNS, Mine()))`. The first line of its docstring is its title in reports.
     """
 
     @property
     def title(self) -> str:
         return (type(self).__doc__ or type(self).__name__).partition("\n")[0].rstrip(".")
-
-
-@verb(hands_on=False)
-def examine(sign, evaluation, report):
-    """What a sign finds.
-
-    Args:
-        sign: a `Sign`.
-        evaluation: an `Evaluation`, of which it may ask passes and attacks.
-        report: the `Report`, without findings.
-
-    Returns:
-        A `Finding`.
-
-    **Extending.** Overload it for a sign of one's own.
-    """

@@ -53,13 +53,13 @@ def layerwise(optimizer: Any, *, decay: float) -> Layerwise:
     - what has no kernel, such as a normalization, is of the layer before it.
 
     A `Transformer` has its embeddings as the lowest layer, then its blocks. `layer_order` says it for a model of one's own,
-    and `fm.depths(model)` shows it. The logged `lr` is that of the last layer.
+    and `fm.optimizers.depths(model)` shows it. The logged `lr` is that of the last layer.
 
     Args:
         optimizer: what may be given as an optimizer; a constructor takes the `lr=` that is given beside `optimizer=`.
         decay: the factor from a layer to the one below, above 0 and at most 1.
 
-    >>> fm.layerwise(fm.Optimizer(optax.adamw, 1e-3, weight_decay=0.1), decay=0.8)
+    >>> fm.optimizers.layerwise(fm.optimizers.Optimizer(optax.adamw, 1e-3, weight_decay=0.1), decay=0.8)
     Layerwise(optimizer=adamw(0.001, weight_decay=0.1), decay=0.8)
     """
     if not 0 < decay <= 1:
@@ -90,7 +90,7 @@ def depths(component: Any) -> dict[str, Any]:
         component: a model or a system.
 
     >>> net = fm.init(fm.models.MLP(8, 8, 8), jax.random.key(0))
-    >>> fm.depths(net)
+    >>> fm.optimizers.depths(net)
     {'layers.0.weight': 1, 'layers.0.bias': 1, 'layers.2.weight': 0, 'layers.2.bias': 0}
     """
     found: dict[str, Any] = {}

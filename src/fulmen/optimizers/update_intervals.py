@@ -37,7 +37,7 @@ def every(n: int, optimizer: Any) -> Every:
         n: how many steps to a move, at least 1.
         optimizer: what may be given as an optimizer; a constructor takes the `lr=` that is given beside `optimizer=`.
 
-    >>> fm.every(5, fm.Optimizer(optax.adam, 1e-3))
+    >>> fm.every(5, fm.optimizers.Optimizer(optax.adam, 1e-3))
     Every(optimizer=adam(0.001), n=5)
     """
     return Every(optimizer, n=whole(n, "every"))

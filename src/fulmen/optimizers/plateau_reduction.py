@@ -50,7 +50,7 @@ def plateau(
     The loss is the mean over as many steps as an epoch has. The logged `lr` is the one after scaling.
 
     Args:
-        optimizer: what may be given as an optimizer, such as `optax.adam(1e-3)` or `fm.Optimizer(optax.adam, 1e-3)`; a
+        optimizer: what may be given as an optimizer, such as `optax.adam(1e-3)` or `fm.optimizers.Optimizer(optax.adam, 1e-3)`; a
             constructor takes the `lr=` that is given beside `optimizer=`.
         factor: by what to multiply, between 0 and 1.
         patience: epochs without a fall before the steps are made smaller.
@@ -58,7 +58,7 @@ def plateau(
         tolerance: the share of the best loss so far by which a lower one must be lower.
         floor: the smallest scale.
 
-    >>> fm.plateau(fm.Optimizer(optax.adam, 1e-3), patience=5)
+    >>> fm.plateau(fm.optimizers.Optimizer(optax.adam, 1e-3), patience=5)
     Plateau(optimizer=adam(0.001), factor=0.1, patience=5, cooldown=0, tolerance=0.0001, floor=0.0)
     """
     return Plateau(optimizer, factor=factor, patience=patience, cooldown=cooldown, tolerance=tolerance, floor=floor)

@@ -1,0 +1,74 @@
+"""What to write in place of a name that does not exist."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+import optax
+
+__all__ = ["nearest", "unknown_keyword", "unknown_name"]
+
+# Names of other libraries whose counterpart has a name that is not similar.
+_COUNTERPARTS = {
+    "AUROC": "a metric of your own: subclass fm.Metric and write `metrics(metric, prediction)`",
+    "BCEWithLogitsLoss": "fm.BinaryCrossEntropy",
+    "Conv2d": "fm.models.Conv",
+    "Conv2D": "fm.models.Conv",
+    "DataLoader": "the arrays themselves, as in fm.fit(system, (x, y)), or fm.batches",
+    "EarlyStopping": "a callback: a method of fm.on for fm.ValidationEnd that calls `run.stop()`",
+    "L1Loss": "fm.MAE",
+    "LightningModule": "fm.System",
+    "Linear": "fm.models.Dense",
+    "ModelCheckpoint": "fm.save, in a callback: a method of fm.on for fm.EpochEnd",
+    "Module": "fm.Model",
+    "Sequential": "fm.models.Chain",
+    "Trainer": "fm.fit",
+    "layers": "fm.models",
+    "nn": "fm.models",
+    "optim": "optax, as in fm.fit(…, optimizer=optax.adam, lr=1e-3)",
+}
+_SYNONYMS = {"criterion": "objective", "learning_rate": "lr", "loss": "objective", "loss_fn": "objective", "module": "model"}
+
+
+def unknown_name(name: str, package: Any) -> str:
+    """The message for a name that a package does not have.
+
+    Args:
+        name: the name.
+        package: the package, whose `__all__` has its public names, some of which are namespaces.
+    """
+    found = {public: f"fm.{public}" for public in package.__all__}
+    for space in package.__all__:
+        if inspect.ismodule(inside := getattr(package, space)):
+            found = {**{public: f"fm.{space}.{public}" for public in inside.__all__}, **found}
+    known = found.get(name) or _COUNTERPARTS.get(name)
+    if known is None and callable(getattr(optax, name.lower(), None)):
+        known = f"optax.{name.lower()}"
+    if known is None and (near := nearest(name, found)):
+        known = found[near]
+    return f"fulmen has no {name!r}" + (f"; use {known}." if known else ".")
+
+
+def unknown_keyword(cls: type, unknown: str, names: Iterable[str]) -> str:
+    """The message for a keyword that a class does not take.
+
+    Args:
+        cls: the class.
+        unknown: the keyword.
+        names: those that it takes.
+    """
+    names = list(names)
+    synonym = _SYNONYMS.get(unknown)
+    near = synonym if synonym in names else nearest(unknown, names)
+    hint = f"; use {near}=…" if near else ""
+    return f"{cls.__name__} has no field {unknown!r}{hint}. Its fields are: {', '.join(names) or 'none'}."
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The name that is most similar to another one, regardless of case, or None."""
+    lower = {each.lower(): each for each in names}
+    near = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.75)
+    return lower[near[0]] if near else None
