@@ -14,6 +14,7 @@ import numpy as np
 from fulmen.core.component import Buffer, Component, Frozen, Model, Parameter, is_foreign, is_part, named_parts
 from fulmen.core.tree import HYPER, STATIC, UNCLEAR, Tree, data_fields, items, kinds, short
 from fulmen.core.verbs import init
+from fulmen.dispatching import hooks
 from fulmen.dispatching.lazy_libraries import hint, library_of
 from fulmen.dispatching.registry import verbs
 
@@ -132,15 +133,39 @@ def drawn(component: Any) -> list[Leaf]:
     return found
 
 
+class MissingArraysError(ValueError):
+    """A component whose arrays are not drawn yet was given where they are needed."""
+
+
 def require_arrays(component: Any, verb: str) -> None:
     """Raise if the component is a description still."""
+    text = _missing_arrays(component, verb)
+    if text:
+        raise MissingArraysError(text)
+
+
+def _missing_arrays(component: Any, verb: str) -> str:
     absent = missing(component)
-    if absent:
-        raise ValueError(
-            f"{verb} needs a component whose arrays are there; this {type(component).__name__} has no {absent[0]!r}"
-            f"{f' and {len(absent) - 1} more' if len(absent) > 1 else ''} yet. "
-            "Give it the state that `fm.setup` or `fm.fit` returned, or draw them: fm.init(component, key)."
-        )
+    if not absent:
+        return ""
+    return (
+        f"{verb} needs a component whose arrays are there; this {type(component).__name__} has no {absent[0]!r}"
+        f"{f' and {len(absent) - 1} more' if len(absent) > 1 else ''} yet. "
+        "Give it the state that `fm.setup` or `fm.fit` returned, or draw them: fm.init(component, key)."
+    )
+
+
+def _advice(error: Exception, component: Any, verb: str) -> str:
+    """What to note on an error that JAX or NumPy may have raised because of arrays that are not drawn yet."""
+    if isinstance(error, MissingArraysError) or not isinstance(component, Component):
+        return ""
+    try:
+        return _missing_arrays(component, verb)
+    except Exception:  # what keeps its arrays from being drawn is another matter
+        return ""
+
+
+hooks.advice = _advice
 
 
 def require_dispatched(component: Any) -> None:
