@@ -8,6 +8,7 @@ from fulmen.compose.defence import Defence, defence_losses
 from fulmen.compose.per_member import PerMember
 from fulmen.compose.population import Population
 from fulmen.compose.supervised import Classifier, Supervised
+from fulmen.core import marks
 from fulmen.core.batch import Attacked, Batch, Labeled, PartBatches, Unlabeled
 from fulmen.core.component import Buffer, Component, Frozen, Game, Model, Parameter, System, Wrapper, record
 from fulmen.core.leaves import Leaf, components, count_parameters, leaves
@@ -358,6 +359,7 @@ __all__ = [
     "loss",
     "loss_tree",
     "losses",
+    "marks",
     "members",
     "metrics",
     "models",
