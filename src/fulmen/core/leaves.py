@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fulmen.core import verbs as contracts
 from fulmen.core.component import Buffer, Component, Frozen, Model, Parameter, is_foreign, is_part, named_parts
 from fulmen.core.tree import HYPER, STATIC, UNCLEAR, Tree, data_fields, items, kinds, short
 from fulmen.core.verbs import init
 from fulmen.dispatching import hooks
 from fulmen.dispatching.lazy_libraries import hint, library_of
-from fulmen.dispatching.registry import verbs
 
 __all__ = ["Leaf", "components", "count_parameters", "leaves"]
 
@@ -172,7 +172,7 @@ def require_dispatched(component: Any) -> None:
     """Raise for a function in the body of the component's class that is called as a verb, which would not see it."""
     if not isinstance(component, Component):
         return
-    known = {v.__name__: v for v in verbs() if v.__module__ == "fulmen.core.verbs" and v.__name__ not in _OF_RUNS}
+    known = {name: getattr(contracts, name) for name in contracts.__all__ if name not in _OF_RUNS}
     for owner in type(component).__mro__:
         for name in (name for name, value in vars(owner).items() if name in known and inspect.isfunction(value)):
             firsts = (k for m in known[name].methods if m.hints for k in m.members[0])
