@@ -15,7 +15,8 @@ import optax
 
 from fulmen.core.component import Component, Model
 from fulmen.core.leaves import components, require_arrays
-from fulmen.core.state import State, pack
+from fulmen.core.state import State
+from fulmen.core.structure import pack
 from fulmen.core.verbs import as_batch, loss, validate
 from fulmen.data.arrays import check_arrays
 from fulmen.dispatching.registry import MissingMethodError, dispatch, verb
