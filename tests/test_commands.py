@@ -164,7 +164,7 @@ def test_validation_and_a_state(run):
         ("train examples:other --epochs 1", ["without 'system'", "model, data"]),
         ("train examples:swapped --epochs 1", ["Classifier", "the component comes first"]),
         ("train examples:alone --epochs 1", ["(system, data)", "Classifier without data"]),
-        ("train examples:fitted --epochs 1", ["(system, data)", "the state and its history"]),
+        ("train examples:fitted --epochs 1", ["(system, data)", "the state and history"]),
         ("train examples:kind --epochs 1", ["Classifier(…)"]),
         ("train folder/examples:full", ["folder/examples is not a module", "folder/examples.py:NAME"]),
         ("train examples:pair", ["--epochs", "--steps"]),
