@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from fulmen.core.component import Component, System
+from fulmen.core.component import Component, Model, System
 from fulmen.core.leaves import components
 from fulmen.core.marks import sums_losses, uses_outputs
 from fulmen.core.mode import Eval
@@ -15,7 +15,7 @@ from fulmen.core.naming import numbered
 from fulmen.core.prediction import Prediction
 from fulmen.core.tree import remake, short
 from fulmen.core.verbs import augment, forward, loss, losses, metrics, predictions, validate
-from fulmen.dispatching.registry import dispatch
+from fulmen.dispatching.registry import dispatch, verb
 from fulmen.metric_types import Accuracy, Metric
 from fulmen.objectives import CrossEntropy, Objective
 
@@ -124,6 +124,29 @@ def validate(system: Supervised, batch):
     prediction = Prediction(system.model, outputs, batch)
     for each in (system.objective, *several(system.metrics)):
         validate(each, prediction)
+
+
+@verb
+def check_inputs(component, batch):
+    """Raise on inputs that the component's model cannot take, whatever the targets.
+
+    It is called on the host: in a compiled program, an invalid token gives NaN without an error.
+    """
+
+
+@dispatch
+def check_inputs(component: object, batch):
+    return None
+
+
+@dispatch
+def check_inputs(model: Model, batch):
+    validate(model, batch)
+
+
+@dispatch
+def check_inputs(system: Supervised, batch):
+    check_inputs(system.model, batch)
 
 
 def with_outputs(system: Any, batch: Any) -> Any:

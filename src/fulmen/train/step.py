@@ -10,13 +10,12 @@ import optax
 from jax.core import Tracer
 
 from fulmen.compose.losses import as_figure, entry_means, total_loss
-from fulmen.compose.per_member import PerMember
-from fulmen.compose.population import Population, population_in, views
 from fulmen.compose.supervised import with_outputs
+from fulmen.compose.vectorized import members_of, over_members, over_states
 from fulmen.core.component import Buffer, Component, Frozen, System, Wrapper, named_parts, part_name, still
 from fulmen.core.leaves import BUFFER, PARAMETER, leaves
 from fulmen.core.marks import standard_step, sums_losses
-from fulmen.core.mergeable import Last, Mean, Mergeable, Spread
+from fulmen.core.mergeable import Last, Mean, Mergeable
 from fulmen.core.mode import Eval, Mode, Train
 from fulmen.core.state import State
 from fulmen.core.structure import Structure, per_structure
@@ -38,7 +37,6 @@ from fulmen.core.verbs import (
 from fulmen.dispatching.registry import dispatch
 from fulmen.optimizers import NOBODY, groups
 from fulmen.optimizers.state_schedule import turns
-from fulmen.train.members import of_each
 
 __all__ = ["apply_gradients", "differentiate", "end_step", "measure", "observe"]
 
@@ -118,19 +116,14 @@ def measure(bound: Any, batch: Any, value: Any) -> dict[str, Any]:
 
 
 def observe(component: Any, batch: Any, mode: Mode) -> dict[str, Any]:
-    """The logs of a batch, seen in a mode; of a population, each member's."""
-    if population_in(component) is not None:
-        return _spread(views(lambda view, batch: _observe(view, batch), component, batch, mode=mode))
-    return _observe(bind(component, mode), batch)
+    """The logs of a batch in a mode."""
+    return over_members(component, component, _observe, batch, mode)
 
 
-def _observe(bound: Any, batch: Any) -> dict[str, Any]:
+def _observe(component: Any, batch: Any, mode: Mode) -> dict[str, Any]:
+    bound = bind(component, mode)
     batch = with_outputs(bound, batch)
     return measure(bound, batch, total_loss(bound, batch))
-
-
-def _spread(logs: dict[str, Any]) -> dict[str, Any]:
-    return {name: Spread(figure) for name, figure in logs.items()}
 
 
 def apply_gradients(state: State, gradients: Any, *, value: Any = None) -> State:
@@ -142,7 +135,7 @@ def apply_gradients(state: State, gradients: Any, *, value: Any = None) -> State
         value: the loss, for transformations that look at it.
     """
     system, updated = state.system, []
-    if population_in(system) is not None:
+    if members_of(system, system):
         raise ValueError(
             f"a step of {type(system).__name__}'s own takes one system at a time; what has one stands inside a population: "
             "fm.Population(fm.defences.SAM(system), n)."
@@ -162,12 +155,15 @@ def apply_gradients(state: State, gradients: Any, *, value: Any = None) -> State
 
 def start_optimizer(state: State) -> State:
     """The state with the optimizer's state as it is at first."""
-    if population_in(state.system) is not None:
-        return of_each(lambda one: (start_optimizer(one), None), state)[0]
+    return over_states(state.system, state, _start_optimizer)[0]
+
+
+def _start_optimizer(state: State) -> tuple[State, None]:
     system = state.system
     with jax.numpy_dtype_promotion("standard"):  # optax counts in integers
         found = groups(system, state.optimizer, state.plan)
-        return state.replace(optimizer_state=tuple(g.transformation.init(g.select(system, system)) for g in found))
+        started = tuple(g.transformation.init(g.select(system, system)) for g in found)
+    return state.replace(optimizer_state=started), None
 
 
 def _merge(system: Any, some: Any) -> Any:
@@ -181,9 +177,13 @@ def _merge(system: Any, some: Any) -> Any:
 def update(component: object, state, batch, mode):
     require_usual_steps(component, state, batch, mode)
     batch = augment(component, batch, mode.at("augment"))
-    value, gradients, moved, logs = differentiate(component, batch, mode)
-    state = apply_gradients(state.replace(system=moved), gradients, value=value)
+    state, logs = over_states(component, state, _descend, batch, mode)
     return end_step(state, batch, mode), logs
+
+
+def _descend(state: State, batch: Any, mode: Mode) -> tuple[State, dict[str, Any]]:
+    value, gradients, moved, logs = differentiate(state.system, batch, mode)
+    return apply_gradients(state.replace(system=moved), gradients, value=value), logs
 
 
 def end_step(state: State, batch: Any, mode: Train) -> State:
@@ -199,42 +199,6 @@ def end_step(state: State, batch: Any, mode: Train) -> State:
         found = zip(leaves(state.system), jax.tree.leaves(new), strict=True)
         new = jax.tree.structure(new).unflatten([old.value if old.path in mode.resting else v for old, v in found])
     return state.replace(system=new)
-
-
-@dispatch
-@standard_step
-def update(population: Population, state, batch, mode):
-    """Each member's own step. Of a wrapper around a population, one batch for all: its augmentation is of them together."""
-    component: Any = population
-    together = not isinstance(component, Population) and not isinstance(batch, PerMember)
-    if together:
-        _require_one_batch(component, batch, mode)
-        batch = augment(component, batch, mode.at("augment"))
-
-    def step(one: State, batch: Any) -> tuple[State, dict[str, Any]]:
-        own = remake(mode, {"root": jax.random.fold_in(one.key, one.step)})
-        if together:
-            require_usual_steps(one.system, one, batch, own)
-            value, gradients, moved, logs = differentiate(one.system, batch, own)
-            one = apply_gradients(one.replace(system=moved), gradients, value=value)
-        else:
-            one, logs = update(one.system, one, batch, own)
-        return one, {name: v if isinstance(v, Mergeable) else Mean(v) for name, v in logs.items()}
-
-    state, logs = of_each(step, state, batch)
-    if together:
-        state = state.replace(system=after_update(state.system, batch, mode.at("after_update")))
-    return state, _spread(logs)
-
-
-def _require_one_batch(component: Any, batch: Any, mode: Mode) -> None:
-    """Raise where members augment a batch each in its own way, and what is around them attacks one for all."""
-    population = population_in(component)
-    if isinstance(augment(population, batch, mode.at("augment")), PerMember):
-        raise ValueError(
-            f"{type(component).__name__} is around a population and attacks one batch for all its members, and they augment it "
-            f"each in its own way. Let it stand inside: fm.Population({type(component).__name__}(system, …), n)."
-        )
 
 
 @standard_step
@@ -269,8 +233,10 @@ def after_update(component: object, batch, mode):
 
 def learning_rates(state: State) -> dict[str, Any]:
     """The learning rate of each group at the state's step, where it is known."""
-    if population_in(state.system) is not None:
-        return _spread(of_each(lambda one: (one, learning_rates(one)), state)[1])
+    return over_states(state.system, state, _learning_rates)[1]
+
+
+def _learning_rates(state: State) -> tuple[State, dict[str, Any]]:
     found = groups(state.system, state.optimizer, state.plan)
     rates = {}
     for group, before in zip(found, state.optimizer_state, strict=True):
@@ -278,7 +244,7 @@ def learning_rates(state: State) -> dict[str, Any]:
             rate = group.rate_at(state.step, before)
         if rate is not None:
             rates["lr" if len(found) == 1 else f"lr/{group.path or 'rest'}"] = Last(jnp.asarray(rate, jnp.float32))
-    return rates
+    return state, rates
 
 
 def _step(

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.compose.population import population_in
+from fulmen.compose.vectorized import members_of
 from fulmen.core.component import fold_name
 from fulmen.core.mode import Eval
 from fulmen.core.prediction import check_class_values
@@ -170,7 +170,7 @@ def require_classes(system: Any, batch: Any, key: Any) -> int:
     if len(found) != 1:
         paths = ", ".join(map(repr, found)) or "none"
         example = f"state.system.{next(iter(found), '').replace('/', '.') or 'part'}"
-        if population_in(system) is not None:
+        if members_of(system, system):
             example = "fm.members(state)[0]"
         raise ValueError(
             f"robustness looks at one classifier, and {name} has {len(found)} predictions ({paths}). Give it one of the "
