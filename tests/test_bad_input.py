@@ -464,7 +464,7 @@ def test_a_models_error_is_kept_where_its_arrays_are_not_drawn():
     def forward(model: Refuses, x):
         raise ValueError("x must be odd") from KeyError("even")
 
-    with said(ValueError, "x must be odd", "Refuses", "'layer.weight'", "fm.init"):
+    with said(ValueError, "x must be odd", "Refuses", "'layer.layer.weight'", "fm.init"):
         Refuses(net())(X)
     with pytest.raises(ValueError, match="x must be odd") as caught:
         fm.forward(fm.models.Chain(Refuses(net()), net()), X)
