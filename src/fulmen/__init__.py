@@ -27,6 +27,7 @@ from fulmen.core.leaves import count_parameters, leaves
 from fulmen.core.mergeable import Mean
 from fulmen.core.mode import Eval, Mode, Plan, Train
 from fulmen.core.prediction import Prediction
+from fulmen.core.rebuild import rebuild
 from fulmen.core.state import State
 from fulmen.core.suggestions import unknown_name
 from fulmen.core.tree import get, hyper, replace, static
@@ -216,6 +217,7 @@ __all__ = [
     "plot",
     "predict",
     "predictions",
+    "rebuild",
     "record",
     "reduce_losses",
     "replace",

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, dataclass_transform
 import jax
 import numpy as np
 
+from fulmen.core.pickling import Fields
 from fulmen.dispatching.annotations import names_around
 from fulmen.dispatching.redefinition import define
 
@@ -62,6 +63,7 @@ class Tree:
         super().__init_subclass__(**options)
         # An `__init__` of its own would stay in any case; not to make another saves time.
         dataclasses.dataclass(frozen=True, eq=False, repr=False, init="__init__" not in vars(cls))(cls)
+        cls.__dataclass_fields__ = Fields(cls, cls.__dataclass_fields__, kinds)
         _scopes[cls] = _scope(cls)
         jax.tree_util.register_pytree_with_keys(cls, _flatten_with_keys, _unflatten(cls), _flatten)
         define(cls, _by_statement(cls))
@@ -86,6 +88,9 @@ def kinds(cls: type) -> dict[str, str]:
     """What each field of a `Tree` is: `static`, `hyperparameter`, `child`, or `unclear`."""
     if cls in _kinds:
         return _kinds[cls]
+    pickled = vars(cls)["__dataclass_fields__"].kinds
+    if pickled is not None:
+        return _kinds.setdefault(cls, pickled)
     found, complete = {}, True
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         kind = field.metadata.get("fulmen")
