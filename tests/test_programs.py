@@ -12,7 +12,7 @@ import pytest
 from tiny import Compilations, data, net
 
 import fulmen as fm
-from fulmen.core.structure import Structure
+from fulmen.core.structure import Structure, pack
 
 X, Y = data(8)
 KEY = jax.random.key(0)
