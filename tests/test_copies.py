@@ -19,6 +19,11 @@ X, Y = data(10)
 BOX = fm.LinfBall(0.1) & fm.Box(-9, 9)
 
 
+def is_method(node):
+    """Whether a node is a function that is registered where it is defined."""
+    return isinstance(node, ast.FunctionDef) and "dispatch" in [getattr(d, "id", "") for d in node.decorator_list]
+
+
 def copied(name, leave_out=()):
     """A module outside the package with the source of one of the library's, its classes renamed to `My…`.
 
@@ -28,12 +33,10 @@ def copied(name, leave_out=()):
     """
     original = importlib.import_module(name)
     source = Path(original.__file__).read_text()
-    kept = []
-    for node in ast.parse(source).body:
-        first = node.args.args[0].annotation if isinstance(node, ast.FunctionDef) and node.args.args else None
-        if {getattr(node, "name", ""), "" if first is None else ast.unparse(first)}.isdisjoint(leave_out):
-            kept.append(node)
-    classes = {node.name for node in kept if isinstance(node, ast.ClassDef)}
+    body = [node for node in ast.parse(source).body if getattr(node, "name", "") not in leave_out]
+    classes = {node.name for node in body if isinstance(node, ast.ClassDef)}
+    # Methods on other types are the library's already.
+    kept = [node for node in body if not is_method(node) or ast.unparse(node.args.args[0].annotation) in classes]
     imported = f"from {name} import {', '.join(leave_out)}\n" if leave_out else ""
     code = "\n".join(ast.unparse(node) for node in kept if getattr(node, "module", "") != "__future__")
     code = re.sub(rf"\b({'|'.join(classes)})\b", r"My\1", imported + code)
@@ -183,7 +186,7 @@ SOURCE = Path(fm.__file__).parent
 ALLOWED = {
     "dispatching/lazy_libraries.py": "loads what is known of other libraries when one is first seen",
     "dispatching/errors.py": "shows names",
-    "dispatching/registry.py": "looks verbs up by name",
+    "dispatching/verb.py": "warns of a method that replaces one of another module",
     "core/tree.py": "finds the names that an annotation sees",
     "schedules/span.py": "reads optax's schedules",
 }
