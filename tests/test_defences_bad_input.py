@@ -106,8 +106,13 @@ BAD = {
         TypeError,
         "AttackSchedule: an attack",
     ),
-    "two steps": (lambda: SAM(AWP(classifier())), (X, Y), ValueError, "AWP has an `update` of its own.* inside SAM"),
-    "somebody's own step": (lambda: SAM(Stubborn(net())), (X, Y), ValueError, "Stubborn has an `update` of its own"),
+    "two steps": (
+        lambda: SAM(AWP(classifier())),
+        (X, Y),
+        ValueError,
+        "AWP defines its own training step.*outermost.*inside SAM",
+    ),
+    "somebody's own step": (lambda: SAM(Stubborn(net())), (X, Y), ValueError, "Stubborn defines its own training step"),
     "a step that would be left out": (lambda: Pair(SAM(net()), net()), (X, Y), ValueError, "SAM has .* inside Pair"),
     "Free within": (lambda: fm.Adversarial(FreeAdversarial(net(), REGION), PGD), (X, Y), ValueError, "stand outermost"),
 }

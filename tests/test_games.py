@@ -336,7 +336,7 @@ def test_alternating_has_to_stand_outermost():
     class Around(fm.System):
         inside: fm.systems.Alternating
 
-    with pytest.raises(ValueError, match=r"Alternating has an `update` of its own.*it is inside Around"):
+    with pytest.raises(ValueError, match=r"Alternating defines its own training step.*inside Around"):
         fm.setup(Around(fm.systems.Alternating(Duel(player(), player()))), X, optimizer=optax.sgd(0.1))
 
 

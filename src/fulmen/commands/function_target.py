@@ -27,7 +27,7 @@ def function(target: str) -> Callable[[], Any]:
     if not place:
         place, name = target, ""
     module = _module(place)
-    named = {k: v for k, v in vars(module).items() if inspect.isfunction(v) and v.__module__ == module.__name__}
+    named = {k: v for k, v in vars(module).items() if inspect.isfunction(v) and v.__globals__ is vars(module)}
     if not name:
         raise CommandError(f"{target}: which function? Write {target}:NAME; {nearest('', named)}")
     found = getattr(module, name, None)
