@@ -13,6 +13,7 @@ from fulmen.compose.losses import as_figure, entry, per_example, reduced, total_
 from fulmen.compose.per_member import PerMember, cut, per_member
 from fulmen.core.batch import Batch
 from fulmen.core.component import Component, Frozen, System, Wrapper, fold_name, is_foreign, part_name
+from fulmen.core.fields import static
 from fulmen.core.leaves import is_array
 from fulmen.core.marks import keeps_rows, sums_losses
 from fulmen.core.mergeable import Spread
@@ -73,7 +74,7 @@ class Population(System):
     leading_axes: ClassVar[int] = 1
 
     members: Component
-    n: int
+    n: int = static(minimum=1)
     seeds: jax.Array | None = None
 
     def __init__(self, system: Any, n: int | None = None, *, seeds: Any = None) -> None:
@@ -270,8 +271,6 @@ def init(population: Population, key):
 
 @dispatch
 def validate(population: Population):
-    if population.n < 1:
-        raise ValueError(f"Population, n: at least one member was expected, and n={population.n} came.")
     for path, leaf in jax.tree_util.tree_flatten_with_path(population.members)[0]:
         if is_own(leaf) and leaf.shape[0] != population.n:
             name = jax.tree_util.keystr(path, simple=True, separator=".")
