@@ -20,6 +20,7 @@ from fulmen import (
     schedules,
     systems,
 )
+from fulmen.core import limits as _limits  # registers the checks of fields with `validate`
 from fulmen.core import marks
 from fulmen.core.batch import Batch, Labeled, Unlabeled
 from fulmen.core.component import Buffer, Component, Frozen, Game, Model, Parameter, System, Wrapper, record

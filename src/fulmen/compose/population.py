@@ -11,6 +11,7 @@ import numpy as np
 
 from fulmen.compose.losses import per_example
 from fulmen.core.component import Component, System, fold_name, is_foreign
+from fulmen.core.fields import static
 from fulmen.core.leaves import is_array
 from fulmen.core.stacking import each, is_own
 from fulmen.core.tree import STATIC, Tree, children, kinds, remake, short
@@ -55,7 +56,7 @@ class Population(System):
     leading_axes: ClassVar[int] = 1
 
     members: Component
-    n: int
+    n: int = static(minimum=1)
     seeds: jax.Array | None = None
 
     def __init__(self, system: Any, n: int | None = None, *, seeds: Any = None) -> None:
@@ -158,8 +159,6 @@ def init(population: Population, key):
 @dispatch
 def validate(population: Population):
     n, seeds = population.n, population.seeds
-    if n < 1:
-        raise ValueError(f"Population, n: at least one member was expected, and n={n} came.")
     if seeds is not None and (seeds.shape != (n,) or not jnp.issubdtype(seeds.dtype, jnp.integer)):
         raise ValueError(f"Population: seeds must be {n} integers, one for each member, got {short(seeds)}.")
     for path, leaf in jax.tree_util.tree_flatten_with_path(population.members)[0]:

@@ -13,7 +13,7 @@ from fulmen.core.marks import sums_losses, uses_outputs
 from fulmen.core.mode import Eval
 from fulmen.core.naming import numbered
 from fulmen.core.prediction import Prediction
-from fulmen.core.tree import remake, short
+from fulmen.core.tree import remake
 from fulmen.core.verbs import augment, forward, loss, losses, metrics, predictions, validate
 from fulmen.dispatching.registry import dispatch, verb
 from fulmen.metric_types import Accuracy, Metric
@@ -37,7 +37,9 @@ class Supervised(System):
     model: Component
     objective: Objective
     metrics: Metric | tuple[Metric, ...] = dataclasses.field(default=(), kw_only=True)
-    augment: Component | tuple[Component, ...] = dataclasses.field(default=(), kw_only=True)
+    augment: Component | tuple[Component, ...] = dataclasses.field(
+        default=(), kw_only=True, metadata={"example": "fm.augmentations.Noise(0.1)"}
+    )
 
     @property
     def per_example(self) -> bool:
@@ -96,23 +98,6 @@ def augment(system: Supervised, batch, mode):
     for i, each in enumerate(several(system.augment)):
         batch = augment(each, batch, mode.at("augment").at(str(i)))
     return batch
-
-
-@dispatch
-def validate(system: Supervised):
-    name = type(system).__name__
-    _require(system.objective, Objective, f"{name}, objective: an objective such as fm.CrossEntropy()")
-    for metric in several(system.metrics):
-        _require(metric, Metric, f"{name}, metrics: a metric such as fm.Accuracy()")
-    for each in several(system.augment):
-        _require(each, Component, f"{name}, augment: an augmentation such as fm.augmentations.Noise(0.1)")
-
-
-def _require(value: Any, kind: type, what: str) -> None:
-    if isinstance(value, kind):
-        return
-    made = f" Make one: {value.__name__}(…)." if isinstance(value, type) and issubclass(value, kind) else ""
-    raise TypeError(f"{what} was expected, and {short(value)} came.{made}")
 
 
 @dispatch
