@@ -155,7 +155,7 @@ def test_info_nce_as_an_objective_of_a_regressor_is_exact_too():
         (
             lambda: fm.systems.BYOL(Linear(4, 3), predictor=Linear(3, 3), augment=fm.augmentations.Noise(0.1)),
             X,
-            r"fm\.BYOL\(fm\.EMA\(model, 0\.99\), predictor",
+            r"fm\.systems\.BYOL\(fm\.EMA\(model, 0\.99\), predictor",
         ),
         (lambda: fm.systems.CLIP(Linear(4, 2), Linear(3, 2)), X, r"CLIP takes pairs, \(x, y\), and a Unlabeled"),
         (lambda: fm.systems.CLIP(Linear(4, 2), Linear(3, 2), log_temperature=0.1), (X, Y), r"log_temperature=fm\.Parameter"),

@@ -203,7 +203,7 @@ def test_the_noise_is_of_the_settings_precision():
         ({"latent": 0}, ValueError, "GAN, latent: a whole number of at least 1 was expected, and 0 came"),
         ({"objective": fm.systems.Wasserstein(-1.0)}, ValueError, "Wasserstein, penalty: a finite number of at least 0"),
         ({"objective": fm.MSE()}, TypeError, "gan_losses"),
-        ({"objective": 3.0}, TypeError, r"GAN, objective: what they play for was expected, and 3.0 came: fm.NonSat"),
+        ({"objective": 3.0}, TypeError, r"GAN, objective: what they play for was expected, and 3.0 came: fm.systems.NonSat"),
         (
             {"latent": 3},
             ValueError,

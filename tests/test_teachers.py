@@ -331,7 +331,7 @@ def test_both_kinds_as_data(labeled, unlabeled):
         ),
         (lambda: fm.Distillation(fm.Frozen(Linear(4, 3)), classifier(), temperature=0.0), "temperature: .* above 0"),
         (lambda: fm.Distillation(fm.Frozen(Linear(4, 3)), classifier(), weight=1.5), "weight: a number from 0 to 1"),
-        (lambda: fm.systems.MeanTeacher(classifier()), r"fm\.MeanTeacher\(fm\.EMA\(system, 0\.99\)\)"),
+        (lambda: fm.systems.MeanTeacher(classifier()), r"fm\.systems\.MeanTeacher\(fm\.EMA\(system, 0\.99\)\)"),
         (lambda: fm.EMA(classifier(), 1.5), "decay: a number from 0 to 1"),
         (lambda: fm.EMA(classifier(), 0.5, classifier()), r"average: it is not trained, so fm\.Frozen"),
         (lambda: fm.EMA(0.5), "component: a model or a system"),
