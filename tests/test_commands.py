@@ -228,7 +228,7 @@ def test_what_is_not_installed_is_one_line(run, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     said(run("train examples:full --save a"), 'pip install "fulmen[save]"')
     monkeypatch.setitem(sys.modules, "tyro", None)
-    monkeypatch.delitem(sys.modules, "fulmen.commands.train")
+    monkeypatch.delitem(sys.modules, "fulmen.commands.train_command")
     said(run("train examples:full"), "tyro", 'pip install "fulmen[examples]"')
 
 

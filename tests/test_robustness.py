@@ -339,7 +339,7 @@ def test_json_comes_back(report, tmp_path):
 
 
 def test_large_inputs_are_left_out_of_json(report, tmp_path, monkeypatch):
-    monkeypatch.setattr("fulmen.robust.report.report.LARGEST", 10)
+    monkeypatch.setattr("fulmen.robust.report.robustness_report.LARGEST", 10)
     report.save(tmp_path / "report.json")
     again = Report.load(tmp_path / "report.json")
     assert again.x is None and again.clean is None and str(again) == str(report)

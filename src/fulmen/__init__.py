@@ -5,8 +5,6 @@ Here is what most programs use; more of a kind is in `fm.attacks`, `fm.augmentat
 and `fm.testing`.
 """
 
-__version__ = "0.1.0"
-
 import importlib
 import sys
 
@@ -65,6 +63,7 @@ from fulmen.core.verbs import (
     update,
     validate,
 )
+from fulmen.core.version import __version__
 from fulmen.data import split
 from fulmen.dispatching.registry import AmbiguousMethodError, MissingMethodError, dispatch, verb, verbs
 from fulmen.inspect import check, explain, loss_tree, summary

@@ -40,7 +40,7 @@ def _run() -> None:
 
         from fulmen.commands.digits import digits
         from fulmen.commands.robustness_command import robustness
-        from fulmen.commands.train import train
+        from fulmen.commands.train_command import train
     except ModuleNotFoundError as error:
         if error.name != "tyro":
             raise

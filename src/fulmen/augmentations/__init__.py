@@ -1,6 +1,15 @@
 """Augmentations: components whose `augment` changes a batch in the training step."""
 
-from fulmen.augmentations.augmentations import Augmentation, Augmentations, CutMix, Cutout, Flip, Mixup, Noise, ShiftCrop
+from fulmen.augmentations.image_augmentations import (
+    Augmentation,
+    Augmentations,
+    CutMix,
+    Cutout,
+    Flip,
+    Mixup,
+    Noise,
+    ShiftCrop,
+)
 
 __all__ = [
     "Augmentation",

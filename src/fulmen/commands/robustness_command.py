@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import tyro
 
 import fulmen as fm
-from fulmen.commands import target as targets
+from fulmen.commands import function_target as targets
 from fulmen.commands.one_line_errors import CommandError, nearest
-from fulmen.commands.train import _require_writable
+from fulmen.commands.train_command import _require_writable
 from fulmen.core.component import is_part
 from fulmen.core.tree import short
 from fulmen.core.verbs import robustness as evaluate_robustness

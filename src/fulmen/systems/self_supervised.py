@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from fulmen.augmentations.augmentations import Augmentation
+from fulmen.augmentations.image_augmentations import Augmentation
 from fulmen.core.batch import Labeled, PartBatches
 from fulmen.core.component import Component, System
 from fulmen.core.part_checks import require_kind

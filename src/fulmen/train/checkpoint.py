@@ -17,6 +17,7 @@ from jax.core import Tracer
 from fulmen.core.component import is_part
 from fulmen.core.leaves import components, is_array, leaves, require_arrays
 from fulmen.core.state import State, weakly
+from fulmen.core.version import __version__
 
 __all__ = ["load", "save"]
 
@@ -58,8 +59,6 @@ def save(path: str | os.PathLike[str], state: Any) -> None:
             raise ValueError(f"save: arrays were expected, and {name} is a {type(leaf).__name__}: {leaf}.")
         tensors[name] = _to_numpy(leaf)
         described.append({"path": name, "shape": list(_shape(leaf)), "dtype": _dtype(leaf), "role": role, **_key_of(leaf)})
-    from fulmen import __version__
-
     step = int(state.step) if isinstance(state, State) else None
     header = {"format": _FORMAT, "version": __version__, "step": step, "types": _types(state), "leaves": described}
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,14 +1,13 @@
 """What `fm.robustness` is made of: its report, and the signs that an evaluation is wrong."""
 
 from fulmen.core.verbs import as_attack, examine, scaled
-from fulmen.robust.report import pictures as pictures  # for its method of `plot`
 from fulmen.robust.report.attack_evaluation import Evaluation
 from fulmen.robust.report.attack_signs import BlackBox, Convergence, Falling, Gradients, Inside, Iterations
 from fulmen.robust.report.binarization import Binarization
 from fulmen.robust.report.model_signs import Batches, Jumps, Modes, Probabilities, Randomness
 from fulmen.robust.report.noise import UniformNoise
-from fulmen.robust.report.report import Report
 from fulmen.robust.report.robustness import SIGNS
+from fulmen.robust.report.robustness_report import Report
 from fulmen.robust.report.warning_sign import Finding, Sign
 
 __all__ = [

@@ -6,18 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from fulmen.core.verbs import plot
-from fulmen.dispatching.registry import dispatch
 from fulmen.inspect.plot_style import COLOURS, TEXT, grid
-from fulmen.robust.report.report import Report
 
-__all__: list[str] = []
+__all__ = ["panels", "report_figure"]
 
 COLUMNS = 8  # examples that are shown
 
 
-@dispatch
-def plot(report: Report):
+def report_figure(report: Any) -> Any:
+    """All panels of a report in one matplotlib figure."""
     drawn = panels(report)
     figure, cells = grid(len(drawn), min(len(drawn), 2), (5.2, 3.2))
     if len(drawn) == 3:  # the examples below, as wide as both
@@ -27,14 +24,14 @@ def plot(report: Report):
     return figure
 
 
-def panels(report: Report) -> dict[str, Any]:
+def panels(report: Any) -> dict[str, Any]:
     """What there is to draw, by name: functions of axes and the report."""
     found = {"curve": draw_curve} if report.curve else {}
     found["classes"] = draw_classes
     return {**found, "examples": draw_examples} if as_images(report.x) is not None and len(chosen(report)) else found
 
 
-def draw_curve(axes: Any, report: Report) -> None:
+def draw_curve(axes: Any, report: Any) -> None:
     """Accuracy over the radius, under the attacks, and under noise of the same size."""
     eps = np.array([0.0, *report.curve["eps"]])
     lines = {"attacked": "robust", "noise": "noise"}
@@ -54,7 +51,7 @@ def draw_curve(axes: Any, report: Report) -> None:
     axes.xaxis.label.set_color(TEXT)
 
 
-def draw_classes(axes: Any, report: Report) -> None:
+def draw_classes(axes: Any, report: Any) -> None:
     """Each class's accuracy, and within it the robust one."""
     classes = report.per_class()
     places = np.arange(len(classes))
@@ -67,7 +64,7 @@ def draw_classes(axes: Any, report: Report) -> None:
     axes.set_title("accuracy by class (narrow: attacked)")
 
 
-def chosen(report: Report) -> np.ndarray:
+def chosen(report: Any) -> np.ndarray:
     """The examples that are shown: broken ones, spread over the classes."""
     rows = np.flatnonzero(report.correct & ~report.robust)
     order = np.argsort([np.sum(report.labels[rows[:i]] == report.labels[row]) for i, row in enumerate(rows)], kind="stable")
@@ -83,7 +80,7 @@ def as_images(x: Any) -> np.ndarray | None:
     return np.broadcast_to(x, (*x.shape[:3], 3)) if min(x.shape[1:3]) >= 4 else None
 
 
-def draw_examples(axes: Any, report: Report) -> None:
+def draw_examples(axes: Any, report: Any) -> None:
     """Broken examples as they were, how they were changed, and what came out; one picture with gaps that show the page."""
     rows = chosen(report)
     clean, attacked = as_images(report.clean[rows]), as_images(report.x[rows])

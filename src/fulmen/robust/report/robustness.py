@@ -17,6 +17,7 @@ from fulmen.core.component import Component, Model
 from fulmen.core.leaves import components, require_arrays
 from fulmen.core.state import State, pack
 from fulmen.core.verbs import as_attack, as_batch, examine, loss, robustness, scaled, validate
+from fulmen.core.version import __version__
 from fulmen.data.arrays import check_arrays
 from fulmen.dispatching.registry import MissingMethodError, dispatch
 from fulmen.robust.attacks.batch_inputs import inputs
@@ -27,8 +28,8 @@ from fulmen.robust.report.attack_signs import BlackBox, Convergence, Falling, Gr
 from fulmen.robust.report.binarization import Binarization
 from fulmen.robust.report.model_signs import Batches, Jumps, Modes, Probabilities, Randomness
 from fulmen.robust.report.noise import UniformNoise
-from fulmen.robust.report.report import Report
 from fulmen.robust.report.report_progress import Progress
+from fulmen.robust.report.robustness_report import Report
 from fulmen.robust.report.warning_sign import Finding, Sign
 from fulmen.train.loop import _interruptible
 
@@ -285,10 +286,8 @@ def _curve(evaluation: Evaluation, report: Report, radii: list[float], stop: Any
 
 
 def _versions() -> dict[str, str]:
-    import fulmen
-
     return {
-        "fulmen": fulmen.__version__,
+        "fulmen": __version__,
         "jax": jax.__version__,
         "optax": optax.__version__,
         "numpy": np.__version__,

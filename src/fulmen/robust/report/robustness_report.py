@@ -11,7 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from fulmen.core.verbs import plot
+from fulmen.dispatching.registry import dispatch
 from fulmen.inspect.text import Picture
+from fulmen.robust.report.html import report_html
+from fulmen.robust.report.page import report_page
+from fulmen.robust.report.pictures import report_figure
+from fulmen.robust.report.report_text import report_text
 from fulmen.robust.report.warning_sign import Finding
 
 __all__ = ["Report"]
@@ -99,13 +105,9 @@ class Report(Picture):
         }
 
     def _text(self) -> str:
-        from fulmen.robust.report.report_text import report_text
-
         return report_text(self)
 
     def _repr_html_(self) -> str:
-        from fulmen.robust.report.html import report_html
-
         return report_html(self)
 
     def save(self, path: Any) -> None:
@@ -122,8 +124,6 @@ class Report(Picture):
         if path.suffix == ".json":
             text = json.dumps(_encoded(self), indent=1, allow_nan=False)
         elif path.suffix == ".html":
-            from fulmen.robust.report.page import report_page
-
             text = report_page(self)
         else:
             raise ValueError(f"path: a file such as report.json or report.html was expected, and {str(path)!r} came.")
@@ -148,6 +148,11 @@ class Report(Picture):
         if version != 1:
             raise ValueError(f"{path} is a report of version {version}, and this version of fulmen reads version 1.")
         return cls(**_decoded(stored))
+
+
+@dispatch
+def plot(report: Report):
+    return report_figure(report)
 
 
 # As JSON

@@ -15,7 +15,7 @@ import optax
 import tyro
 
 import fulmen as fm
-from fulmen.commands import target as targets
+from fulmen.commands import function_target as targets
 from fulmen.commands.npz_data import load_arrays, system_for
 from fulmen.commands.one_line_errors import CommandError, nearest
 from fulmen.train.progress import line
