@@ -10,7 +10,7 @@ import types
 import jax
 import pytest
 
-from fulmen.dispatching.registry import verbs
+from fulmen.dispatching.registry import all_named_verbs
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -40,9 +40,9 @@ def optimised(monkeypatch):
 @pytest.fixture
 def verbs_restored():
     """Take back, after the test, the methods that it registered; for tests that register on types that others use."""
-    before = {verb: verb.methods for verb in verbs()}
+    before = {verb: verb.methods for verb in all_named_verbs()}
     yield
-    for verb in verbs():
+    for verb in all_named_verbs():
         verb.restore(before.get(verb, []))
 
 

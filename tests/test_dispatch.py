@@ -19,7 +19,7 @@ import pytest
 
 import fulmen as fm
 from fulmen import bind, configure_optimizers, dispatch, forward, loss
-from fulmen.dispatching.methods import dispatching
+from fulmen.dispatching.annotations import dispatching
 from fulmen.dispatching.registry import MissingMethodError, Verb, ambiguities, recorded
 
 
@@ -408,7 +408,7 @@ def test_the_context_is_last_also_after_defaults_and_varargs():
     assert forward(Flexible(), 1.0, TRAIN) == (2.0, fm.Train)
     assert forward(Flexible(), 1.0, 3.0, TRAIN) == (3.0, fm.Train)
     assert forward(bind(Flexible(), TRAIN), 1.0, 2, 3, 4) == (1, fm.Train)
-    with pytest.raises(TypeError, match=r"after `\*`: `\*inputs, mode`"):
+    with pytest.raises(TypeError, match=r"follow `\*`: `\*inputs, mode`"):
 
         @dispatch
         def forward(model: Flexible, mode, *inputs):
@@ -460,7 +460,7 @@ def test_tracers_are_called_arrays():
 
 
 def test_the_wrong_number_of_arguments():
-    with pytest.raises(MissingMethodError, match=r"takes 2 positional arguments; 3 came. Call it as greet\(") as caught:
+    with pytest.raises(MissingMethodError, match=r"takes 2 positional arguments, got 3. Call it as greet\(") as caught:
         greet(Dog(), Dog(), Dog())
     assert "Write one" not in str(caught.value)
     with pytest.raises(MissingMethodError):
@@ -480,9 +480,7 @@ def test_the_wrong_number_of_arguments():
     ids=["all", "mixed", "mode", "plan"],
 )
 def test_a_keyword_where_dispatch_needs_a_position(call):
-    with pytest.raises(
-        TypeError, match=r"dispatches on positional arguments, and `\w+=`.*came by keyword.*by position: \w+\("
-    ):
+    with pytest.raises(TypeError, match=r"dispatches on positional arguments, got `\w+=`.*by keyword.*by position: \w+\("):
         call()
 
 
@@ -502,7 +500,7 @@ def test_a_call_without_arguments():
 
 
 def test_a_keyword_that_is_called_otherwise():
-    with pytest.raises(MissingMethodError, match="It dispatches on positional arguments; `friend=` came by keyword"):
+    with pytest.raises(MissingMethodError, match="It dispatches on positional arguments, got `friend=` by keyword"):
         greet(Dog(), friend=Dog())
 
 

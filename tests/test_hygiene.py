@@ -11,8 +11,8 @@ import plum
 import pytest
 
 import fulmen as fm
-from fulmen.dispatching.methods import dispatching
-from fulmen.dispatching.registry import Method, Verb, ambiguities, verbs
+from fulmen.dispatching.annotations import dispatching
+from fulmen.dispatching.registry import Method, Verb, all_named_verbs, ambiguities
 
 for found in pkgutil.walk_packages(fm.__path__, "fulmen."):
     if not found.name.endswith("__main__"):
@@ -26,8 +26,8 @@ def is_ours(module: str) -> bool:
     return module.partition(".")[0] == "fulmen"
 
 
-VERBS = [verb for verb in verbs() if is_ours(verb.__module__)]
-METHODS = [method for verb in verbs() for method in verb.methods if is_ours(method.module)]
+VERBS = [verb for verb in all_named_verbs() if is_ours(verb.__module__)]
+METHODS = [method for verb in all_named_verbs() for method in verb.methods if is_ours(method.module)]
 
 
 def is_base(kind: type) -> bool:
@@ -66,7 +66,10 @@ def test_no_two_methods_are_ambiguous(verb):
 
 def test_no_method_belongs_to_others():
     assert not [
-        (verb, method) for verb in verbs() for method in verb.methods if is_ours(method.module) and pirated(verb, method)
+        (verb, method)
+        for verb in all_named_verbs()
+        for method in verb.methods
+        if is_ours(method.module) and pirated(verb, method)
     ]
 
 

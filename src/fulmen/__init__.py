@@ -20,6 +20,7 @@ from fulmen import (
     schedules,
     systems,
 )
+from fulmen.core import marks
 from fulmen.core.batch import Batch, Labeled, Unlabeled
 from fulmen.core.component import Buffer, Component, Frozen, Game, Model, Parameter, System, Wrapper, record
 from fulmen.core.leaves import count_parameters, leaves
@@ -199,6 +200,7 @@ __all__ = [
     "loss",
     "loss_tree",
     "losses",
+    "marks",
     "members",
     "metric_types",
     "metrics",

@@ -9,6 +9,7 @@ import jax
 from fulmen.compose.losses import sums_its_losses
 from fulmen.core.batch import Attacked, Batch
 from fulmen.core.component import Buffer, Component, System, Wrapper, part_name
+from fulmen.core.marks import sums_losses
 from fulmen.core.mode import Eval
 from fulmen.core.naming import briefly
 from fulmen.core.part_checks import require_part
@@ -50,6 +51,7 @@ def inner(batch: Any) -> Any:
 
 
 @dispatch
+@sums_losses
 def loss(defence: Defence, batch):
     if not defence.defends(batch):
         return loss(defence.system, inner(batch))

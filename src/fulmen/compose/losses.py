@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from fulmen.core.batch import Attacked, Batch, Labeled, PartBatches, Unlabeled
 from fulmen.core.component import Component, Model, System, Wrapper, named_parts, part_name
+from fulmen.core.marks import keeps_rows, sums_losses
 from fulmen.core.mergeable import Mean, Mergeable
 from fulmen.core.prediction import Prediction
 from fulmen.core.tree import remake, short
@@ -21,7 +22,8 @@ __all__ = ["as_figure", "entry", "example_mean", "per_example", "reduced", "tota
 
 
 @dispatch
-def as_batch(component, raw):
+@keeps_rows
+def as_batch(component: object, raw):
     if isinstance(raw, Batch):
         return raw
     if isinstance(raw, dict):
@@ -117,6 +119,7 @@ def part_batch(part: Any, name: str, batch: Any) -> Any:
     return batch.parts[name]
 
 
+@sums_losses
 def _sum_of_losses(system: System, batch):
     return reduce_losses(system, losses(system, batch), batch)
 
@@ -215,7 +218,7 @@ def as_figure(name: str, figure: Any, batch: Any) -> Mergeable:
 
 
 @dispatch
-def metrics(component, batch):
+def metrics(component: object, batch):
     return {}
 
 
@@ -243,7 +246,7 @@ def predictions(system: System, batch):
 
 
 @dispatch
-def augment(component, batch, mode):
+def augment(component: object, batch, mode):
     return batch
 
 

@@ -14,6 +14,7 @@ from fulmen.compose.per_member import PerMember, cut, per_member
 from fulmen.core.batch import Batch
 from fulmen.core.component import Component, Frozen, System, Wrapper, fold_name, is_foreign, part_name
 from fulmen.core.leaves import is_array
+from fulmen.core.marks import keeps_rows, sums_losses
 from fulmen.core.mergeable import Spread
 from fulmen.core.naming import concrete
 from fulmen.core.stacking import each, is_own, join, split, take
@@ -295,6 +296,7 @@ def validate(population: Population, batch):
 
 
 @dispatch
+@keeps_rows
 def as_batch(population: Population, raw):
     return raw if isinstance(raw, Batch) else as_batch(first(population)[0], raw)
 
@@ -311,6 +313,7 @@ def sample(population: Population, key, shape):
 
 
 @dispatch
+@sums_losses
 def loss(population: Population, batch):
     return views(total_loss, population, batch).mean()
 

@@ -9,6 +9,7 @@ import jax
 
 from fulmen.core.component import Component, System
 from fulmen.core.leaves import components
+from fulmen.core.marks import sums_losses, uses_outputs
 from fulmen.core.mode import Eval
 from fulmen.core.naming import numbered
 from fulmen.core.prediction import Prediction
@@ -73,6 +74,7 @@ def forward(system: Supervised, *inputs):
 
 
 @dispatch
+@uses_outputs
 def losses(system: Supervised, batch):
     prediction = _predicted(system, batch)
     return {name: loss(term, prediction) for name, term in system.objective.by_name().items()}
@@ -132,8 +134,8 @@ def with_outputs(system: Any, batch: Any) -> Any:
     """
     if not isinstance(system, Supervised) or getattr(batch, "x", None) is None:
         return batch
-    if not all(verb.method(system, batch).module.startswith("fulmen.") for verb in (loss, losses)):
-        return batch  # what a method of the user's own makes of its model is not known
+    if not (sums_losses.on(loss.method(system, batch)) and uses_outputs.on(losses.method(system, batch))):
+        return batch  # the loss may use the model in another way
     return remake(batch, {"_outputs": (system.model, batch.x, forward(system, batch.x))})
 
 

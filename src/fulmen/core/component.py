@@ -253,7 +253,7 @@ def fold_name(key: Any, name: str) -> Any:
 
 
 @dispatch
-def bind(component, mode):
+def bind(component: object, mode):
     return component
 
 
@@ -320,5 +320,5 @@ def after_update(frozen: Frozen, batch, mode):
 
 
 @dispatch
-def validate(component):
+def validate(component: object):
     return None

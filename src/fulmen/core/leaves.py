@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fulmen.core import verbs as contracts
 from fulmen.core.component import Buffer, Component, Frozen, Model, Parameter, is_foreign, is_part, named_parts
 from fulmen.core.tree import HYPER, STATIC, UNCLEAR, Tree, data_fields, items, kinds, short
 from fulmen.core.verbs import init
+from fulmen.dispatching import hooks
 from fulmen.dispatching.lazy_libraries import hint, library_of
-from fulmen.dispatching.registry import verbs
 
 __all__ = ["Leaf", "components", "count_parameters", "leaves"]
 
@@ -132,22 +133,46 @@ def drawn(component: Any) -> list[Leaf]:
     return found
 
 
+class MissingArraysError(ValueError):
+    """A component whose arrays are not drawn yet was given where they are needed."""
+
+
 def require_arrays(component: Any, verb: str) -> None:
     """Raise if the component is a description still."""
+    text = _missing_arrays(component, verb)
+    if text:
+        raise MissingArraysError(text)
+
+
+def _missing_arrays(component: Any, verb: str) -> str:
     absent = missing(component)
-    if absent:
-        raise ValueError(
-            f"{verb} needs a component whose arrays are there; this {type(component).__name__} has no {absent[0]!r}"
-            f"{f' and {len(absent) - 1} more' if len(absent) > 1 else ''} yet. "
-            "Give it the state that `fm.setup` or `fm.fit` returned, or draw them: fm.init(component, key)."
-        )
+    if not absent:
+        return ""
+    return (
+        f"{verb} needs a component whose arrays are there; this {type(component).__name__} has no {absent[0]!r}"
+        f"{f' and {len(absent) - 1} more' if len(absent) > 1 else ''} yet. "
+        "Give it the state that `fm.setup` or `fm.fit` returned, or draw them: fm.init(component, key)."
+    )
+
+
+def _advice(error: Exception, component: Any, verb: str) -> str:
+    """What to note on an error that JAX or NumPy may have raised because of arrays that are not drawn yet."""
+    if isinstance(error, MissingArraysError) or not isinstance(component, Component):
+        return ""
+    try:
+        return _missing_arrays(component, verb)
+    except Exception:  # what keeps its arrays from being drawn is another matter
+        return ""
+
+
+hooks.advice = _advice
 
 
 def require_dispatched(component: Any) -> None:
     """Raise for a function in the body of the component's class that is called as a verb, which would not see it."""
     if not isinstance(component, Component):
         return
-    known = {v.__name__: v for v in verbs() if v.__module__ == "fulmen.core.verbs" and v.__name__ not in _OF_RUNS}
+    known = {name: getattr(contracts, name) for name in contracts.__all__ if name not in _OF_RUNS}
     for owner in type(component).__mro__:
         for name in (name for name, value in vars(owner).items() if name in known and inspect.isfunction(value)):
             firsts = (k for m in known[name].methods if m.hints for k in m.members[0])

@@ -16,8 +16,8 @@ from typing import Any, ClassVar, dataclass_transform
 import jax
 import numpy as np
 
-from fulmen.dispatching.methods import names_around
-from fulmen.dispatching.registry import supersede
+from fulmen.dispatching.annotations import names_around
+from fulmen.dispatching.redefinition import define
 
 __all__ = ["Tree", "get", "hyper", "kinds", "replace", "static"]
 
@@ -26,7 +26,6 @@ _STATIC_TYPES = (int, bool, str, bytes, type(None), type, types.FunctionType, np
 _SEQUENCES = (tuple, list, collections.abc.Sequence)
 _MAPPINGS = (dict, collections.abc.Mapping)
 
-_defined: dict[tuple[str, str], type] = {}
 _scopes: dict[type, tuple[Mapping[str, Any], Mapping[str, Any]]] = {}
 _kinds: dict[type, dict[str, str]] = {}
 _layouts: dict[type, tuple[tuple[str, ...], tuple[str, ...], tuple[Any, ...]]] = {}
@@ -65,15 +64,19 @@ class Tree:
         dataclasses.dataclass(frozen=True, eq=False, repr=False, init="__init__" not in vars(cls))(cls)
         _scopes[cls] = _scope(cls)
         jax.tree_util.register_pytree_with_keys(cls, _flatten_with_keys, _unflatten(cls), _flatten)
-        name = (cls.__module__, cls.__qualname__)
-        if "<locals>" not in cls.__qualname__:  # two functions may each have a class of one name
-            old, _defined[name] = _defined.get(name), cls
-            if old is not None:
-                supersede(old, cls)
+        define(cls, _by_statement(cls))
 
     def __repr__(self) -> str:
         fields = [f for f in dataclasses.fields(self) if f.repr]
         return f"{type(self).__name__}({', '.join(f'{f.name}={short(getattr(self, f.name, None))}' for f in fields)})"
+
+
+def _by_statement(cls: type) -> bool:
+    """Whether a class statement makes the class, rather than a call of `type`: the body is in the code that runs it."""
+    frame: Any = sys._getframe(2)
+    while frame.f_code.co_name in ("__init_subclass__", "__new__"):
+        frame = frame.f_back
+    return any(isinstance(code, types.CodeType) and code.co_name == cls.__name__ for code in frame.f_code.co_consts)
 
 
 # What the fields are

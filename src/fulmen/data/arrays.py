@@ -168,11 +168,6 @@ def order(n: int, plan: Any, epoch: int) -> np.ndarray:
 
 
 @dispatch
-def batches(data: np.ndarray | tuple | list | dict | Batch, plan, epoch, start=0):
-    return cut(data, plan, epoch, start)
-
-
-@dispatch
 def steps_per_epoch(data: np.ndarray | tuple | list | dict | Batch, plan):
     return cuts(count(data), plan)
 
@@ -182,7 +177,7 @@ def cuts(n: int, plan: Any) -> int:
     return n // plan.batch_size if plan.drop_last else -(-n // plan.batch_size)
 
 
-def cut(data: Any, plan: Any, epoch: int, start: int) -> Generator[Any, None, None]:
+def cut(data: np.ndarray | tuple | list | dict | Batch, plan, epoch, start=0) -> Generator[Any, None, None]:
     """The batches of one epoch of arrays."""
     n, size = count(data), plan.batch_size
     last = n - n % size if plan.drop_last else n
@@ -199,6 +194,9 @@ def cut(data: Any, plan: Any, epoch: int, start: int) -> Generator[Any, None, No
         arrays = [v[some] for v in jax.tree.leaves(data)]
         for first in range(0, len(some), size):
             yield structure.unflatten([v[first : first + size] for v in arrays])
+
+
+batches.dispatch(cut)
 
 
 def check_batch_size(n: int, batch_size: int) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import inspect
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from fulmen.core.verbs import batches, steps_per_epoch
 from fulmen.data.libraries import teach
 from fulmen.dispatching.registry import dispatch
 
-__all__ = ["Listed", "length", "own_cuts", "put_back", "told"]
+__all__ = ["Listed", "iterate", "length", "own_cuts", "put_back", "told"]
 
 _looked_at: weakref.WeakKeyDictionary[Any, list[Any]] = weakref.WeakKeyDictionary()
 """What was taken out of an iterator only to be looked at."""
@@ -40,8 +40,7 @@ def steps_per_epoch(data: Listed, plan):
     return len(data.batches)
 
 
-@dispatch
-def batches(data, plan, epoch):
+def iterate(data: object, plan, epoch):
     if teach(type(data)):
         return batches(data, plan, epoch)
     if isinstance(data, Iterator):
@@ -49,12 +48,15 @@ def batches(data, plan, epoch):
     return iter(data if isinstance(data, Iterable) else _made(data, epoch))
 
 
+batches.dispatch(iterate)
+
+
 @dispatch
-def steps_per_epoch(data, plan):
+def steps_per_epoch(data: object, plan):
     if teach(type(data)):
         return steps_per_epoch(data, plan)
-    if batches.method(data, plan, 0).module != __name__:
-        return None  # a type with `batches` of its own may mean its examples by its length
+    if batches.method(data, plan, 0).function is not iterate:
+        return None  # the length of a type with another method for `batches` may be its number of examples
     own_cuts(data, plan)
     return length(data) if isinstance(data, Iterable) else None
 
@@ -88,7 +90,7 @@ def _rest(iterator: Iterator[Any]) -> Iterator[Any]:
         yield batch
 
 
-def _made(function: Callable[..., Any], epoch: int) -> Any:
+def _made(function: Any, epoch: int) -> Any:
     """What a function of the epoch's number, or of nothing, makes for one epoch."""
     try:
         parameters = inspect.signature(function).parameters.values()

@@ -13,13 +13,13 @@ from fulmen.core.batch import Batch
 from fulmen.core.mode import Plan
 from fulmen.core.tree import Tree
 from fulmen.core.verbs import batches
-from fulmen.data.arrays import check_arrays
-from fulmen.data.iterables import Listed, told
+from fulmen.data.arrays import check_arrays, cut
+from fulmen.data.iterables import Listed, iterate, told
 from fulmen.data.libraries import teach
 from fulmen.data.mapped import Mapped
 from fulmen.data.side_by_side import Sources
 
-__all__ = ["can_put_back", "comes_from", "settle"]
+__all__ = ["can_put_back", "in_memory", "settle"]
 
 
 def settle(data: Any) -> Any:
@@ -37,10 +37,10 @@ def settle(data: Any) -> Any:
         return (batch for batch in data)  # what is taken out to be looked at is put back by a weak reference
     if type(data) is dict and any(_is_source(own) for own in data.values()):
         return Sources({str(name): settle(own) for name, own in data.items()})
-    if comes_from(data, "arrays"):
+    if in_memory(data):
         data = check_arrays(data)
         return Mapped(data) if any(isinstance(v, np.memmap) for v in jax.tree.leaves(data)) else data
-    if comes_from(data, "iterables"):
+    if _reader(data) is iterate:
         _require_readable(data)
     return data
 
@@ -54,14 +54,19 @@ def _is_source(own: Any) -> bool:
     teach(type(own))
     if _are_batches(own):
         return True
-    if isinstance(own, str | bytes) or hasattr(own, "__fspath__") or hasattr(own, "shape") or comes_from(own, "arrays"):
+    if isinstance(own, str | bytes) or hasattr(own, "__fspath__") or hasattr(own, "shape") or in_memory(own):
         return False
-    return isinstance(own, Iterable) or callable(own) or not comes_from(own, "iterables")
+    return isinstance(own, Iterable) or callable(own) or _reader(own) is not iterate
 
 
-def comes_from(data: Any, file: str) -> bool:
-    """Whether the method of `batches` for an epoch of this data stands in one of the files here."""
-    return batches.method(data, Plan(), 0).module == f"{__package__}.{file}"
+def in_memory(data: Any) -> bool:
+    """Whether the data is arrays, which `batches` cuts."""
+    return _reader(data) is cut
+
+
+def _reader(data: Any) -> Callable[..., Any]:
+    """The function that `batches` calls for an epoch of this data."""
+    return batches.method(data, Plan(), 0).function
 
 
 def can_put_back(data: Any) -> bool:

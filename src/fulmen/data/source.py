@@ -15,7 +15,7 @@ from fulmen.data.arrays import check_batch_size, count, cut
 from fulmen.data.batch_spec import Expected
 from fulmen.data.iterables import put_back, told
 from fulmen.data.mapped import Mapped
-from fulmen.data.normalize import can_put_back, comes_from, settle
+from fulmen.data.normalize import can_put_back, in_memory, settle
 from fulmen.data.prefetch import Prefetch, ahead
 from fulmen.dispatching.registry import dispatch
 from fulmen.dispatching.warning import warn
@@ -47,7 +47,7 @@ class Source:
             data, depth = data.data, data.depth
         self.lasts = can_put_back(data)
         self.data = settle(data)
-        self.in_memory = comes_from(self.data, "arrays")
+        self.in_memory = in_memory(self.data)
         # A thread takes more from a quick step than batches of arrays cost.
         self.depth = depth if depth is not None else 0 if self.in_memory else _DEPTH
         self.said_depth = depth or 0
@@ -298,7 +298,7 @@ def _some(found: Batches, limit: int) -> Batches:
 
 
 @dispatch
-def batches(data, *, batch_size=None, seed=0, epochs=1, drop_last=False):
+def batches(data: object, *, batch_size=None, seed=0, epochs=1, drop_last=False):
     source = Source.of(data)
     plan = source.plan(batch_size, epochs=epochs, seed=seed, drop_last=drop_last)
     reading = (source.read(plan, number, depth=source.said_depth) for number in range(epochs))

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
-from fulmen.dispatching.errors import AmbiguousMethodError, MissingMethodError
-from fulmen.dispatching.methods import Method, best, members
-from fulmen.dispatching.resolution import Question
-
-if TYPE_CHECKING:
-    from fulmen.dispatching.registry import Verb
+from fulmen.dispatching.annotations import members
+from fulmen.dispatching.methods import Method
+from fulmen.dispatching.resolution import settle
+from fulmen.dispatching.verb import Verb
 
 __all__ = ["ambiguities"]
 
@@ -33,20 +30,15 @@ def _clash(verb: Verb, a: Method, b: Method) -> tuple[type, ...] | None:
     sizes = {len(m.hints) for m in (a, b)}
     if a.rest is not None and b.rest is not None:
         sizes.add(max(sizes) + 1)
-    contexts = _meets(a.contexts, b.contexts) if verb.context else [type(None)]
+    contexts = _meets(a.contexts, b.contexts) if a.contexts else [type(None)]
     for n in sizes:
         hints = [[*m.members, *[members(m.rest)] * (n - len(m.hints))] for m in (a, b)]
         if any(len(h) != n or (None,) in h for h in hints):
             continue
         for args in itertools.product(*(_meets(x, y) for x, y in zip(*hints))):
             for context in contexts:
-                try:
-                    verb.resolve(Question(context, args))
-                except AmbiguousMethodError:
-                    if {a, b} <= {*best(verb.methods, context, args)}:
-                        return args
-                except MissingMethodError:
-                    pass
+                if {a, b} <= {*settle([m for m in verb.candidates if m.fits(context, args)], args)}:
+                    return args
     return None
 
 

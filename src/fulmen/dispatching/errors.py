@@ -1,20 +1,19 @@
-"""What is said when a verb finds no method, or two."""
+"""The errors of a call that finds no method, or several."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.core
 import numpy as np
 
+from fulmen.dispatching import hooks
+from fulmen.dispatching.annotations import members, name_of
+from fulmen.dispatching.contract import Contract
 from fulmen.dispatching.lazy_libraries import hint as what_to_do
-from fulmen.dispatching.methods import Method, members, name_of
-
-if TYPE_CHECKING:
-    from fulmen.dispatching.registry import Verb
+from fulmen.dispatching.methods import Method
 
 __all__ = ["AmbiguousMethodError", "MissingMethodError", "OutdatedInstanceError"]
 
@@ -31,89 +30,96 @@ class OutdatedInstanceError(MissingMethodError):
     """The methods belong to a newer definition of a class than the argument's."""
 
 
-def missing(verb: Verb, args: Sequence[type], context: type, options: Sequence[str]) -> MissingMethodError:
+def missing(
+    contract: Contract, methods: Sequence[Method], args: Sequence[type], context: type, options: Sequence[str]
+) -> MissingMethodError:
     """The error for types that no method fits."""
-    from fulmen.core.component import Component
-    from fulmen.core.state import State
-
-    name = verb.__name__
-    named = [option for option in options if option in verb.positions]
+    name = contract.name
+    named = [option for option in options if option in contract.positions]
     if named:
-        return MissingMethodError(by_keyword(verb, args, options, named))
+        return MissingMethodError(by_keyword(contract, args, options, named))
     call = ", ".join([*map(_shown, args), *(f"{option}=…" for option in options)])
     lines = [f"`{name}({call})`: no method fits these types."]
-    arities = sorted({len(m.hints) for m in verb.methods})
-    if arities and all(m.rest is None for m in verb.methods) and len(args) not in arities:
-        takes = f"It takes {' or '.join(map(str, arities))} positional arguments; {len(args)} came."
-        lines.append(f"{takes} Call it as {name}{inspect.signature(verb.contract)}.")
+    arities = sorted({len(m.hints) for m in methods})
+    if arities and all(m.rest is None for m in methods) and len(args) not in arities:
+        takes = f"It takes {' or '.join(map(str, arities))} positional arguments, got {len(args)}."
+        lines.append(f"{takes} Call it as {name}{contract.signature}.")
     lines += [*filter(None, [what_to_do(args[0]) if args else ""])]
-    near = [m for m in verb.methods if args and m.hints and any(issubclass(args[0], k) for k in {*m.members[0]} - {object})]
+    near = _on(args[0], methods) if args else []
     if near:
         lines.append(f"For {_shown(args[0])} there is {', '.join(map(str, near[:4]))}.")
-    comes_first = [issubclass(kind, Component | State) for kind in args]
-    if any(comes_first) and not comes_first[0] and verb.__module__.startswith("fulmen."):
-        lines.append(f"The order of the arguments is {name}{inspect.signature(verb.contract)}.")
-    elif _fits_contract(verb, args):
-        lines += ["Write one:", "", "    @dispatch", f"    def {name}({_parameters(verb, args, args)}): …", ""]
-    heads = list(dict.fromkeys(_shown(kind) for m in verb.methods if m.hints for kind in m.members[0]))
+    if args and not near and any(_on(kind, methods) for kind in args[1:]):
+        lines.append(f"The order of the arguments is {name}{contract.signature}.")
+    elif _fits_contract(contract, args):
+        lines += ["Write one:", "", "    @dispatch", f"    def {name}({_parameters(contract, args, args)}): …", ""]
+    heads = list(dict.fromkeys(_shown(kind) for m in methods if m.hints for kind in m.members[0]))
     if heads:
         more = f" and {len(heads) - 12} more" if len(heads) > 12 else ""
         lines.append(f"Types that have one: {', '.join(heads[:12])}{more}.")
     if options:
-        lines.append(f"It dispatches on positional arguments; {', '.join(f'`{o}=`' for o in options)} came by keyword.")
-    if any(not issubclass(context, m.contexts) for m in verb.methods if m.contexts):
-        lines.append(f"The call was made with the {verb.context_name} {context.__name__}.")
+        lines.append(f"It dispatches on positional arguments, got {', '.join(f'`{o}=`' for o in options)} by keyword.")
+    if any(not issubclass(context, m.contexts) for m in methods if m.contexts):
+        lines.append(f"The call was made with the {contract.context_name} {context.__name__}.")
     return MissingMethodError("\n".join(lines))
 
 
-def _fits_contract(verb: Verb, args: Sequence[type]) -> bool:
-    """Whether a method of as many arguments is one that others would call."""
-    contract = inspect.signature(verb.contract)
-    own = [p for p in contract.parameters.values() if p.name != verb.context_name]
+def _on(kind: type, methods: Sequence[Method]) -> list[Method]:
+    """The methods whose first argument is annotated by a class that this one is of."""
+    return [m for m in methods if m.hints and any(issubclass(kind, k) for k in {*m.members[0]} - {object})]
+
+
+def _fits_contract(contract: Contract, args: Sequence[type]) -> bool:
+    """Whether the contract allows that many arguments."""
+    own = [p for p in contract.signature.parameters.values() if p.name != contract.context_name]
     try:
-        contract.replace(parameters=own).bind(*args)
+        contract.signature.replace(parameters=own).bind(*args)
     except TypeError:
         return False
     return True
 
 
-def by_keyword(verb: Verb, args: Sequence[type], options: Sequence[str], named: Sequence[str]) -> str:
-    """What to say of arguments that came by keyword and are dispatched on."""
+def by_keyword(contract: Contract, args: Sequence[type], options: Sequence[str], named: Sequence[str]) -> str:
+    """The message for arguments that were given by keyword and are dispatched on."""
     given = ", ".join([*map(_shown, args), *(f"{option}=…" for option in options)])
     keywords = ", ".join(f"`{name}=`" for name in named)
     return (
-        f"`{verb.__name__}` dispatches on positional arguments, and {keywords} came by keyword in "
-        f"{verb.__name__}({given}). Write them by position: {verb.__name__}{inspect.signature(verb.contract)}."
+        f"`{contract.name}` dispatches on positional arguments, got {keywords} by keyword in {contract.name}({given}). "
+        f"Write them by position: {contract.name}{contract.signature}."
     )
 
 
-def ambiguous(verb: Verb, args: Sequence[type], context: type, found: Sequence[Method]) -> AmbiguousMethodError:
+def ambiguous(contract: Contract, args: Sequence[type], context: type, found: Sequence[Method]) -> AmbiguousMethodError:
     """The error for several methods of which none is more specific."""
-    lines = [f"`{verb.__name__}({', '.join(map(_shown, args))})` is ambiguous: neither method is more specific."]
+    lines = [f"`{contract.name}({', '.join(map(_shown, args))})` is ambiguous: neither method is more specific."]
     lines += [f"    {method}    {method.location}" for method in found]
     hints = [
         _narrowest([m.members[i] if i < len(m.hints) else members(m.rest) for m in found], a) for i, a in enumerate(args)
     ]
-    settled = _parameters(verb, args, hints)
+    settled = _parameters(contract, args, hints)
     if len({(m.hints, m.rest) for m in found}) == 1:  # the arguments are alike, and the contexts overlap
-        settled += f", {verb.context_name}: {context.__name__}"
-    lines += [
-        "A method for the types that both accept settles it:",
-        "",
-        "    @dispatch",
-        f"    def {verb.__name__}({settled}): …",
-    ]
-    return AmbiguousMethodError("\n".join(lines))
+        settled += f", {contract.context_name}: {context.__name__}"
+    lines += ["A method for the types that both accept settles it:", "", "    @dispatch"]
+    return AmbiguousMethodError("\n".join([*lines, f"    def {contract.name}({settled}): …"]))
+
+
+def add_advice(error: Exception, args: Sequence[Any], verb: str) -> None:
+    """Note on an error out of a method what the user can do about it, at the innermost call that raised it."""
+    if args and not hasattr(error, "_fulmen_advised"):
+        error._fulmen_advised = True  # type: ignore[attr-defined]
+        note = "" if isinstance(error, MissingMethodError | AmbiguousMethodError) else hooks.advice(error, args[0], verb)
+        if note:
+            error.add_note(note)
 
 
 def outdated(kinds: Sequence[type], old: type) -> OutdatedInstanceError:
     """The error for an instance of a class that has been defined again."""
     what = f"This instance is of an earlier definition of `{old.__name__}`, which has been defined again"
     if old in kinds:
-        return OutdatedInstanceError(f"{what}: rebuild the instance.")
+        return OutdatedInstanceError(f"{what}: rebuild the instance, or the state that it is in: fm.rebuild(state).")
     below = next(kind for kind in kinds if old in kind.__mro__)
     return OutdatedInstanceError(
-        f"{what}: run the definition of its subclass `{below.__name__}` again, then rebuild the instance."
+        f"{what}: run the definition of its subclass `{below.__name__}` again, then rebuild the instance, or the state that it "
+        "is in: fm.rebuild(state)."
     )
 
 
@@ -125,9 +131,9 @@ def _is_array(kind: Any) -> bool:
     return isinstance(kind, type) and (issubclass(kind, jax.core.Tracer) or kind.__module__.startswith("jaxlib"))
 
 
-def _parameters(verb: Verb, args: Sequence[type], hints: Sequence[Any]) -> str:
+def _parameters(contract: Contract, args: Sequence[type], hints: Sequence[Any]) -> str:
     """A method's parameters, named by what they are or as in the verb's contract."""
-    parameters = list(inspect.signature(verb.contract).parameters.values())
+    parameters = list(contract.signature.parameters.values())
     names = [p.name for p in parameters if p.kind is not p.VAR_POSITIONAL and p.kind is not p.KEYWORD_ONLY]
     spelled: list[str] = []
     for i, (arg, hint) in enumerate(zip(args, hints)):

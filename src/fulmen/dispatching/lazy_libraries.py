@@ -1,4 +1,4 @@
-"""Which libraries' modules the verbs know, and what loads what they are taught. Nothing of those libraries is imported here."""
+"""Which libraries' modules the verbs know, and which file teaches them. Nothing of those libraries is imported here."""
 
 from __future__ import annotations
 
@@ -6,19 +6,23 @@ import importlib
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["hint", "library_of", "meet", "missing", "teach"]
+__all__ = ["explain_unknown", "hint", "library_of", "load_when_met", "meet", "missing", "teach"]
 
-# From where a base class called `Module` is defined to the file that teaches it.
-_TEACHERS = {"equinox.": "fulmen.interop.equinox", "flax.nnx.": "fulmen.interop.nnx"}
-_HINTS = {
-    "flax": "A Linen module holds no arrays: give it with an example of its inputs, fm.Linen(module, x[:1]).",
-    "haiku": "A Haiku module is used inside a function: fm.functional(*hk.transform(function), x[:1]).",
-    "keras": "A Keras model is functions of its variables: fm.functional(init, apply), with model.stateless_call in apply.",
-    "torch": "A PyTorch module holds no JAX arrays: write it in JAX, Equinox or Flax, and copy its arrays.",
-}
-
+_teachers: dict[str, str] = {}  # from where a base class called `Module` is defined to the module that teaches it
+_hints: dict[str, str] = {}
 _libraries: dict[type, Any] = {}  # by the base class of its modules
 _found: dict[type, Any] = {}
+_met: set[type] = set()
+
+
+def load_when_met(prefix: str, teacher: str) -> None:
+    """Have a module imported when a class called `Module` that is defined under a prefix is met for the first time."""
+    _teachers[prefix] = teacher
+
+
+def explain_unknown(hints: dict[str, str]) -> None:
+    """Set what to do with modules of libraries that the verbs are not taught, by the libraries' names."""
+    _hints.update(hints)
 
 
 def teach(base: type, library: Any) -> None:
@@ -39,11 +43,15 @@ def library_of(kind: type) -> Any:
 
 
 def meet(kinds: Iterable[type]) -> None:
-    """Load what the verbs are taught of the libraries that some classes are modules of."""
-    for base in (base for kind in kinds if kind not in _found for base in kind.__mro__ if base.__name__ == "Module"):
-        for place, teacher in _TEACHERS.items():
-            if base.__module__.startswith(place) and base not in _libraries:
-                importlib.import_module(teacher)
+    """Load what the verbs are taught of the libraries that some classes are modules of.
+
+    Never under the verbs' lock: another thread may be importing the same module, which registers methods.
+    """
+    for base in (base for kind in kinds for base in kind.__mro__ if base.__name__ == "Module"):
+        for prefix, teacher in _teachers.items():
+            if base.__module__.startswith(prefix) and base not in _met:
+                importlib.import_module(teacher)  # waits for a thread that is importing it
+                _met.add(base)
 
 
 def hint(kind: type) -> str:
@@ -51,7 +59,7 @@ def hint(kind: type) -> str:
     roots = [
         base.__module__.partition(".")[0] for base in kind.__mro__ if base.__name__ == "Module" or "keras" in base.__module__
     ]
-    return next((_HINTS[root] for root in roots if root in _HINTS), "") if library_of(kind) is None else ""
+    return next((_hints[root] for root in roots if root in _hints), "") if library_of(kind) is None else ""
 
 
 def missing(package: str, what: str, extra: str) -> ImportError:

@@ -4,20 +4,78 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping
+import weakref
+from collections.abc import Iterable
 from typing import Any
 
-from fulmen.dispatching import errors as lookup_errors
-from fulmen.dispatching.methods import Method, members, union
-from fulmen.dispatching.resolution import Question
+from fulmen.dispatching.annotations import members, union
+from fulmen.dispatching.errors import outdated
+from fulmen.dispatching.fresh_code import all_verbs, lock, start_afresh
+from fulmen.dispatching.methods import Method
 
-__all__ = ["check_definitions", "full_name", "mentions", "moved", "notice", "superseded"]
+__all__ = ["check_definitions", "define", "learn", "mentions", "moved", "newest"]
 
-superseded: dict[type, type] = {}
-"""From an earlier definition of a class to the one that replaced it."""
+_definitions: dict[tuple[str, str], type] = {}  # the newest definition of each class, by module and qualified name
+_superseded: dict[type, type] = {}  # from an earlier definition of a class to the one that replaced it
+_made_by_call: weakref.WeakSet[type] = weakref.WeakSet()
 
-Move = Callable[[type, type], bool]
-"""Gives the methods of one class to another, and says whether that changed an answer."""
+
+def define(kind: type, by_statement: bool) -> None:
+    """Note that a class was defined. One that a class statement defines replaces an earlier one of the same name.
+
+    Args:
+        kind: the class.
+        by_statement: False if it was made by calling `type`: several such classes may have one name.
+    """
+    if not by_statement:
+        _made_by_call.add(kind)
+    elif "<locals>" not in kind.__qualname__:  # two functions may each have a class of one name
+        old = _definitions.get(_full_name(kind))
+        _definitions[_full_name(kind)] = kind
+        if old is not None:
+            start_afresh(_supersede(old, kind), f"{kind.__module__}.{kind.__name__} was defined again")
+
+
+def newest(kind: type) -> type:
+    """The newest definition of a class: itself, unless it was defined again."""
+    while kind in _superseded:
+        kind = _superseded[kind]
+    return kind
+
+
+def check_definitions(kinds: Iterable[type]) -> None:
+    """Raise for types of instances whose class, or a base of it, has been defined again."""
+    kinds = tuple(kinds)
+    above = [base for kind in kinds for base in kind.__mro__[:-1]]
+    learn(base for base in above if _full_name(base) in _definitions)
+    old = next((base for base in above if base in _superseded), None)
+    if old is not None:
+        raise outdated(kinds, old)
+
+
+def learn(kinds: Iterable[type]) -> bool:
+    """Note classes that methods are for, and whose definition is not noted as a `Tree`'s is. Returns whether one of them
+    is a new definition that changed an answer."""
+    stale = False
+    for kind in kinds:
+        if kind in _made_by_call or kind in _superseded or "<locals>" in kind.__qualname__:
+            continue
+        known = _definitions.setdefault(_full_name(kind), kind)
+        current = _current(kind) if known is not kind else known
+        if current is kind and known is not kind:
+            _definitions[_full_name(kind)] = kind
+            stale |= _supersede(known, kind)
+        elif current is known and known is not kind:
+            _superseded[kind] = known
+    return stale
+
+
+def _supersede(old: type, new: type) -> bool:
+    """Let the methods on a class be methods on its new definition. Returns whether that changed an answer."""
+    with lock:
+        _superseded[old] = new
+        changed = [verb.move(old, new) for verb in list(all_verbs)]
+    return any(changed)
 
 
 def mentions(method: Method, kind: type) -> bool:
@@ -35,36 +93,13 @@ def moved(method: Method, old: type, new: type) -> Method:
     return dataclasses.replace(method, hints=tuple(map(move, method.hints)), rest=move(method.rest), contexts=contexts)
 
 
-def check_definitions(question: Question, known: Mapping[tuple[str, str], type], move: Move) -> None:
-    """Raise for an instance of a class that has been defined again; learn of classes that are no `Tree`s here."""
-    kinds = [k for kind in (question.context, *question.args) for k in kind.__mro__[:-1]]
-    for kind in kinds:
-        notice(kind, known, move)
-    old = next((kind for kind in kinds if kind in superseded), None)
-    if old is not None:
-        raise lookup_errors.outdated((question.context, *question.args), old)
-
-
-def notice(kind: type, known: Mapping[tuple[str, str], type], move: Move) -> bool:
-    """Learn whether a class is a new or an old definition of one that is known. Returns whether answers changed."""
-    other = known.get(full_name(kind))
-    if other is None or other is kind or kind in superseded or other in superseded:
-        return False
-    current = _current(kind)
-    if current is kind:
-        return move(other, kind)
-    if current is other:
-        superseded[kind] = other
-    return False
-
-
-def full_name(kind: type) -> tuple[str, str]:
-    """What tells a class from others, and its definitions not from each other."""
+def _full_name(kind: type) -> tuple[str, str]:
+    """What tells a class from others, and not from its other definitions."""
     return kind.__module__, kind.__qualname__
 
 
 def _current(kind: type) -> Any:
-    """What is to be found now under a class's name."""
+    """The value that a class's name has now."""
     found: Any = sys.modules.get(kind.__module__)
     for name in kind.__qualname__.split("."):
         found = getattr(found, name, None)

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import difflib
 import functools
-import inspect
 from collections.abc import Callable
 from typing import Any
 
 from fulmen.dispatching.ambiguity import ambiguities
+from fulmen.dispatching.annotations import names_around
+from fulmen.dispatching.contract import Contract
 from fulmen.dispatching.errors import AmbiguousMethodError, MissingMethodError, OutdatedInstanceError
-from fulmen.dispatching.methods import Method, names_around
-from fulmen.dispatching.verb import BindingVerb, Verb, generation, lock, recorded, start_afresh, supersede
+from fulmen.dispatching.fresh_code import generation, lock, recorded, start_afresh
+from fulmen.dispatching.methods import Method, plain_function
+from fulmen.dispatching.verb import Verb
 
 __all__ = [
     "AmbiguousMethodError",
-    "BindingVerb",
     "Method",
     "MissingMethodError",
     "OutdatedInstanceError",
     "Verb",
+    "all_named_verbs",
     "ambiguities",
     "dispatch",
     "generation",
     "recorded",
-    "supersede",
     "verb",
     "verbs",
 ]
@@ -56,35 +57,39 @@ def verb(contract: Callable[..., Any] | None = None, **options: Any) -> Any:
     """
     if contract is None:
         return functools.partial(verb, **options)
-    name = (contract.__module__, contract.__qualname__)
-    kind = Verb if options.get("bind") is None else BindingVerb
+    declared, name = Contract(contract, **options), (contract.__module__, contract.__qualname__)
     with lock:
         made = _verbs.get(name)
-        if type(made) is kind:
-            stale = made.declare_again(contract, **options)
-        else:
-            made, stale = kind(contract, **options), False
+        stale = made is not None and made.declare_again(declared)
+        if made is None:
+            made = Verb(declared)
         if "<locals>" not in contract.__qualname__:
             _verbs[name] = made
-    start_afresh(stale, f"the new contract of {made.__name__}")
+    start_afresh(stale, f"the contract of {made.__name__} was defined again")
     return made
 
 
-def verbs() -> list[Verb]:
-    """All verbs that can be found by name, in the order in which they were made."""
+def all_named_verbs() -> list[Verb]:
+    """All verbs that are not local to a function, in the order in which they were made."""
     return list(_verbs.values())
+
+
+def verbs() -> list[Verb]:
+    """All public verbs, in the order in which they were made: those that their module's `__all__` does not leave out."""
+    return [v for v in all_named_verbs() if v.__name__ in v.contract.__globals__.get("__all__", [v.__name__])]
 
 
 def dispatch(function: Callable[..., Any]) -> Verb:
     """Register a function as a method of the verb of the same name, and return the verb.
 
-    The verb is looked for among the names that the function sees, then among all verbs.
+    The verb is looked for among the names that the function sees, then among the public verbs.
 
     Raises:
         NameError: if there is no verb of that name.
-        TypeError: if its signature differs from an existing method's only in annotations that do not dispatch.
+        TypeError: if it is not a function outside a class, or its signature differs from an existing method's only in
+            annotations that do not dispatch.
     """
-    return _find(inspect.unwrap(function)).dispatch(function)
+    return _find(plain_function(function)).dispatch(function)
 
 
 def _find(function: Any) -> Verb:
@@ -97,11 +102,10 @@ def _find(function: Any) -> Verb:
     if isinstance(found, Verb):
         return found
     named = [v for v in verbs() if v.__name__ == name]
-    own = [v for v in named if v.__module__.partition(".")[0] == __name__.partition(".")[0]] or named
-    if len(own) == 1:
-        return own[0]
-    if own:
-        where = ", ".join(v.__module__ for v in own)
+    if len(named) == 1:
+        return named[0]
+    if named:
+        where = ", ".join(v.__module__ for v in named)
         raise NameError(f"there is more than one verb `{name}`, in {where}: import the one that is meant.")
     names = [v.__name__ for v in verbs()]
     near = difflib.get_close_matches(name, names, n=1)

@@ -1,108 +1,132 @@
-"""What a verb remembers: the questions it was asked, and what it answered."""
+"""Which method fits best: plum's order of signatures, and what decides where that order does not."""
 
 from __future__ import annotations
 
-import dataclasses
-import threading
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+import abc
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
-from fulmen.dispatching.methods import Method, context_for
+import plum
 
-if TYPE_CHECKING:
-    from fulmen.dispatching.registry import Verb
+from fulmen.dispatching.annotations import comparable
+from fulmen.dispatching.contract import Contract
+from fulmen.dispatching.methods import Method
 
-__all__ = ["NOTHING", "Around", "HandOn", "Question", "Recorder", "innermost", "kind_of", "quick_call", "same"]
+__all__ = ["Held", "Question", "Wrapper", "hand_on_to", "hold", "kind_of", "most_specific", "settle"]
+
+
+class Wrapper(abc.ABC):  # noqa: B024 - recognised by what it has
+    """Anything with a part: what a verb has no method for goes to `__part__`."""
+
+    @classmethod
+    def __subclasshook__(cls, kind: type) -> bool:
+        return hasattr(kind, "__part__")
 
 
 def kind_of(value: Any) -> type:
-    """The class by which methods are chosen: a value's own, or that of the module which it stands for."""
+    """The class by which methods are chosen: a value's class, or that of the module which it stands for."""
     kind = type(value)
     return getattr(kind, "__stands_for__", kind)
 
 
 class Question(NamedTuple):
-    """What was asked: the types of the context and the arguments, and whether it was `invoke`."""
+    """What is asked of a verb: the types of the context and the arguments, and whether by `invoke`."""
 
     context: type
     args: tuple[type, ...]
-    next_method: bool = False
+    invoked: bool = False
 
 
-NOTHING: Any = object()  # the answer that there is no method, or no single one
+class Held:
+    """A method as plum holds it: a function of the context, if the verb takes one, and the arguments."""
+
+    def __init__(self, method: Method) -> None:
+        self.method = method
+        self.__name__, self.__module__, self.__wrapped__ = method.verb, method.module, inspect.unwrap(method.function)
+
+    def __call__(self, *args, **options):  # plum would convert to an annotated result
+        if self.method.contexts:
+            return self.method.call(args[1:], args[0], options)
+        return self.method.call(args, None, options)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        method, by_position = self.method, inspect.Parameter.POSITIONAL_ONLY
+        names = ["context"] * bool(method.contexts) + [f"argument_{i}" for i, _ in enumerate(method.hints)]
+        rest = [] if method.rest is None else [inspect.Parameter("rest", inspect.Parameter.VAR_POSITIONAL)]
+        return inspect.Signature([*(inspect.Parameter(name, by_position) for name in names), *rest])
 
 
-@dataclasses.dataclass(frozen=True)
-class HandOn:
-    """The answer of a wrapper that has no method of its own: the same verb on its part."""
-
-    verb: Verb
-
-    def onward(self, args: Sequence[Any], context: Any) -> tuple[Any, ...]:
-        """The arguments of the call on the part, which has its mode bound if the wrapper has."""
-        passed = () if self.verb.context is None or self.verb.bind is not None else (context,)
-        return (args[0].__part__, *args[1:], *passed)
-
-    def __call__(self, args: Sequence[Any], context: Any, options: dict[str, Any]) -> Any:
-        return self.verb(*self.onward(args, context), **options)
+def hold(function: plum.Function, method: Method) -> None:
+    """Give plum a method."""
+    function.register(Held(method), signature=method.registered)
 
 
-@dataclasses.dataclass(frozen=True)
-class Around:
-    """An answer with a function that runs round it."""
+def hand_on_to(verb: Callable[..., Any], contract: Contract) -> Method:
+    """The method by which a verb hands a wrapper's call to the wrapper's part, which is bound to the wrapper's mode."""
 
-    function: Callable[..., Any]
-    inner: Any
+    def hand_on(wrapper, *args, **options):
+        return verb(wrapper.__part__, *args, **options)
 
-    def __call__(self, args: Sequence[Any], context: Any, options: dict[str, Any]) -> Any:
-        def call(*args: Any, **options: Any) -> Any:
-            return self.inner(args, getattr(args[0], "mode", None) or context, options)
-
-        return self.function(call, *args, **options)
+    contexts = (contract.context,) if contract.context else ()
+    takes = "last" if contexts and contract.bind is None else None
+    return Method(contract.name, hand_on, (Wrapper,), object, contexts, takes, hands_on=True)
 
 
-def innermost(answer: Any) -> Any:
-    """The method, or the handing on, that others run round."""
-    while isinstance(answer, Around):
-        answer = answer.inner
-    return answer
+def most_specific(function: plum.Function, methods: Iterable[Method], question: Question) -> list[Method]:
+    """The method that fits best, as a list: of none, of one, or of several that are ambiguous.
 
-
-def quick_call(method: Method, bound: bool, default: Any) -> Callable[..., Any]:
-    """A method as a function of the arguments alone."""
-    function, name, keyword = method.function, method.verb, method.takes
-    if keyword is None:
-        return function
-    if keyword != "last":
-        return lambda *args: method(args, args[0].mode if bound else default, {})
-    if bound:
-        return lambda *args: function(*args, args[0].mode.within(name))
-    context = context_for(name, default)
-    return lambda *args: function(*args, context)
-
-
-def same(a: Any, b: Any) -> bool:
-    """Whether two answers do the same."""
-    if isinstance(a, Method) and isinstance(b, Method):
-        return a.function is b.function and a.takes == b.takes
-    if isinstance(a, Around) and isinstance(b, Around):
-        return a.function is b.function and same(a.inner, b.inner)
-    return a is b or (isinstance(a, HandOn) and isinstance(b, HandOn))
-
-
-class Recorder:
-    """Notes which method each call chose, and at which depth, in the thread that asked."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[int, Verb, tuple[type, ...], Any]] = []
-        self.depth, self.thread = 0, threading.get_ident()
-
-    def call(self, verb: Verb, question: Question, answer: Any, args: Any, context: Any, options: Any) -> Any:
-        if threading.get_ident() != self.thread:
-            return answer(args, context, options)
-        self.calls.append((self.depth, verb, (question.context, *question.args), innermost(answer)))
-        self.depth += 1
+    plum decides, but for what it does not know: the arguments decide first, the context only between methods that are
+    equal in them; a method without `*args` comes before one that has them.
+    """
+    context, args = question.context, question.args
+    types = args if context is type(None) else (context, *args)
+    if all(map(comparable, types)):
         try:
-            return answer(args, context, options)
-        finally:
-            self.depth -= 1
+            method = function.resolve_method(plum.Signature(*types))[0].method  # type: ignore[attr-defined]
+        except (plum.AmbiguousLookupError, plum.NotFoundLookupError):
+            pass
+        else:
+            if method.rest is None:
+                return [method]
+    return settle([m for m in methods if m.fits(context, args)], args)
+
+
+def settle(fitting: Sequence[Method], args: tuple[type, ...]) -> list[Method]:
+    """The most specific of the methods that fit: by their arguments, a union counted as the classes in it that fit."""
+    if any(m.hands_on for m in fitting):
+        # A wrapper's own methods are those on wrapper types.
+        own = [m for m in fitting if not m.hands_on and m.hints and any(_wraps(kind, args[0]) for kind in m.members[0])]
+        fitting = own or [m for m in fitting if m.hands_on]
+    if len(fitting) < 2:
+        return list(fitting)
+    narrow = {m: m.narrowed(args) for m in fitting}
+
+    def before(a: Method, b: Method) -> bool:
+        return _less(narrow[a], narrow[b]) or (narrow[a] == narrow[b] and _less(a.signature, b.signature))
+
+    found = [m for m in fitting if not any(before(other, m) for other in fitting if other is not m)]
+    return [m for m in found if not any(_closer(other, m) for other in found)]
+
+
+def _wraps(kind: type, arg: type) -> bool:
+    return issubclass(kind, Wrapper) and issubclass(arg, kind)
+
+
+def _less(a: plum.Signature, b: plum.Signature) -> bool:
+    """Whether a signature is narrower; of two that differ only in how many arguments `*args` takes, the longer one is."""
+    if a < b:
+        return len(a.types) > len(b.types) if b < a else True
+    return False
+
+
+def _closer(a: Method, b: Method) -> bool:
+    """Whether the same arguments select both, and the context of `a` is the narrower one."""
+    if a is b or (a.hints, a.rest) != (b.hints, b.rest):
+        return False
+    return _within(a.contexts, b.contexts) and not _within(b.contexts, a.contexts)
+
+
+def _within(narrow: tuple[type, ...], wide: tuple[type, ...]) -> bool:
+    return all(issubclass(kind, wide) for kind in narrow)

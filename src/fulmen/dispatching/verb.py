@@ -1,36 +1,35 @@
 """`Verb`: a generic function that chooses a method by the types of its positional arguments.
 
-It is a thin object: plum says which of two signatures is the more specific, the verb remembers the answers, so that
-a call of types that were seen before is one dictionary look-up; and it knows which answers a new method changes.
+Its methods are in a plum function, which orders and resolves them. The verb remembers the answers, so that a call of types
+that were seen before is one dictionary look-up, and knows which answers a new method changes.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import inspect
 import operator
-import sys
-import threading
-import traceback
 import types
-import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import jax
+import plum
 
-from fulmen.dispatching import errors as lookup_errors
+from fulmen.dispatching import errors, hooks
+from fulmen.dispatching.annotations import names_around
+from fulmen.dispatching.contract import Contract
 from fulmen.dispatching.errors import MissingMethodError, OutdatedInstanceError
+from fulmen.dispatching.fresh_code import all_verbs, lock, recorder, start_afresh
 from fulmen.dispatching.lazy_libraries import meet
-from fulmen.dispatching.methods import Method, best, names_around, read_methods, refuse_twin
-from fulmen.dispatching.redefinition import check_definitions, full_name, mentions, moved, notice, superseded
-from fulmen.dispatching.resolution import NOTHING, Around, HandOn, Question, Recorder, innermost, kind_of, quick_call, same
+from fulmen.dispatching.location import place
+from fulmen.dispatching.methods import Method, context_for, plain_function, read_methods, refuse_twin
+from fulmen.dispatching.redefinition import check_definitions, learn, mentions, moved
+from fulmen.dispatching.resolution import Question, hand_on_to, hold, kind_of, most_specific
+from fulmen.dispatching.warning import warn
 
-__all__ = ["BindingVerb", "Verb", "generation", "lock", "recorded", "start_afresh", "supersede"]
+__all__ = ["Verb"]
 
-lock = threading.RLock()
-_all: weakref.WeakSet[Verb] = weakref.WeakSet()
-_recording: list[Recorder] = []  # what `explain` listens to
+_NOTHING: Any = object()  # the answer that there is no method, or no single one
 
 
 class Verb:
@@ -41,94 +40,97 @@ class Verb:
     and the context only between methods that are equal in them.
 
     **Extending.** `@dispatch def name(…)` with annotated arguments, or `@name.dispatch` on a function of any name.
+
+    Attributes:
+        contract: the function whose signature and docstring are the contract.
+        context: the class of contexts, or None.
+        plum: the plum function that holds the methods, with the context's type first in each signature.
     """
 
     __name__: str
     __qualname__: str
 
-    def __init__(self, contract: Callable[..., Any], **options: Any) -> None:
-        self._methods: dict[tuple[Any, ...], Method] = {}
+    def __init__(self, contract: Contract) -> None:
+        self._methods: dict[tuple[Any, ...], Method] = {}  # by signature: plum registers when it is first asked
         self._around: dict[type, Callable[..., Any]] = {}
         self._answers: dict[Question, Any] = {}
-        # What to call with the arguments alone, by their types and that of the bound context: the quick way.
+        # What to call with the arguments alone, by the types of the arguments and of what is bound: the quick way.
         self._calls: dict[tuple[type, ...], Callable[..., Any]] = {}
-        self._names: dict[tuple[str, str], type] = {}  # the classes in signatures, by name
-        self._declare(contract, **options)
-        _all.add(self)
+        self._hand_on: Method | None = None
+        self._declare(contract)
+        all_verbs.add(self)
 
-    def declare_again(self, contract: Callable[..., Any], **options: Any) -> bool:
+    def declare_again(self, contract: Contract) -> bool:
         """Take another contract and keep the methods. Returns whether an answer that was given is no longer right."""
-        self._declare(contract, **options)
-        return self._refresh(lambda question: True)
+        with lock:
+            self._declare(contract)
+            return self._refresh(lambda question: True)
 
-    def _declare(
-        self,
-        contract: Callable[..., Any],
-        *,
-        context: type | None = None,
-        default: Any = None,
-        bind: Callable[[Any, Any], Any] | None = None,
-        hands_on: bool = True,
-        prepare: Callable[[Any, Any], Any] | None = None,
-    ) -> None:
-        functools.update_wrapper(self, contract)
-        self.prepare = prepare
-        self.contract = contract
-        self.context, self.default, self.bind, self.hands_on = context, default, bind, hands_on
-        self.context_name = context.__name__.lower() if context else ""
-        parameters = inspect.signature(contract).parameters.values()
-        by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        self.positions = {p.name for p in parameters if p.kind in by_position} | {self.context_name}
+    def _declare(self, contract: Contract) -> None:
+        functools.update_wrapper(self, contract.function)
+        self._contract, self.contract, self.context = contract, contract.function, contract.context
+        self._binds = contract.bind is not None
+        hand_on = hand_on_to(self, contract) if contract.hands_on else None
+        if hand_on is not None and self._hand_on is not None:
+            hand_on = dataclasses.replace(hand_on, function=self._hand_on.function)
+        self._hand_on = hand_on
+        self._hold(self._methods.values())
+
+    def _hold(self, methods: Iterable[Method]) -> None:
+        """Have these methods and no others; plum cannot take one back."""
+        self._methods = {method.key: method for method in methods}
+        self.plum = plum.Function(self.contract)
+        for method in self.candidates:
+            hold(self.plum, method)
 
     # Calling
 
     def __call__(self, *args: Any, **options: Any) -> Any:
-        if not options:
-            # Most calls have two arguments, and `map` takes a third of the time.
-            kinds = (type(args[0]), type(args[1])) if len(args) == 2 else (*map(type, args),)
-            call = self._calls.get(kinds)
-            if call is not None:
-                return call(*args)
-        return self._general_call(args, options)
+        try:
+            if args and not options:
+                bound = type(getattr(args[0], "mode", None)) if self._binds else None
+                # Most calls have two arguments, and `map` takes a third of the time.
+                kinds = (bound, type(args[0]), type(args[1])) if len(args) == 2 else (bound, *map(type, args))
+                call = self._calls.get(kinds)  # type: ignore[arg-type]
+                if call is not None:
+                    return call(*args)
+            return self._general_call(args, options)
+        except (AttributeError, TypeError, ValueError) as error:
+            if self._binds:
+                errors.add_advice(error, args, self.__name__)
+            raise
 
     def _general_call(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        given = args
-        args, context = self._split(args)
-        if self.prepare is not None and len(args) > 1:
-            args = (args[0], self.prepare(args[0], args[1]), *args[2:])
+        given, contract = args, self._contract
+        args, context = contract.split(args)
+        if contract.prepare is not None and len(args) > 1:
+            args = (args[0], contract.prepare(args[0], args[1]), *args[2:])
         question = Question(type(context), (*map(kind_of, args),))
-        if self.context is not None and self.context_name in options:
-            raise TypeError(lookup_errors.by_keyword(self, question.args, [*options], [self.context_name]))
+        if contract.context_name in options:
+            raise TypeError(errors.by_keyword(contract, question.args, [*options], [contract.context_name]))
         answer = self._answer(question, options)
-        if _recording:
-            return _recording[-1].call(self, question, answer, args, context, options)
+        listening = recorder()
+        if listening is not None:
+            method = _innermost(answer)
+            chosen = None if method is self._hand_on else method
+            kinds = (question.context, *question.args)
+            return listening.call(self, kinds, chosen, lambda: answer.call(args, context, options))
         if isinstance(answer, Method) and args and len(args) == len(given) and all(map(operator.is_, args, given)):
             self._quicken(question, answer, args)
-        return answer(args, context, options)
-
-    def _split(self, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], Any]:
-        """The arguments without the context, and the context: given (and now bound), bound before, or the default."""
-        if self.context is None:
-            return args, None
-        given = None
-        if args and isinstance(args[-1], self.context):
-            args, given = args[:-1], args[-1]
-        if self.bind is None or not args:
-            return args, given or self.default
-        if given is not None:
-            args = (self.bind(args[0], given), *args[1:])
-        bound = getattr(args[0], "mode", None)
-        return args, bound if isinstance(bound, self.context) else given or self.default
+        return answer.call(args, context, options)
 
     def _quicken(self, question: Question, method: Method, args: tuple[Any, ...]) -> None:
         """Let calls like this one take the quick way from now on."""
-        bound = self.bind is not None and isinstance(getattr(args[0], "mode", None), self.context or ())
+        bound = getattr(args[0], "mode", None) if self._binds else None
         with lock:
-            if not _recording and self._answers.get(question) is method:
-                self._calls[self._kinds(args)] = quick_call(method, bound, self.default)
+            if recorder() is None and self._answers.get(question) is method:
+                kinds = (type(bound) if self._binds else None, *map(type, args))
+                reads = self._binds and isinstance(bound, self.context or ())
+                self._calls[kinds] = _quick_call(method, reads, self._contract.default)  # type: ignore[index]
 
-    def _kinds(self, args: tuple[Any, ...]) -> tuple[type, ...]:
-        return (*map(type, args),)
+    def forget_calls(self) -> None:
+        """Empty the quick table."""
+        self._calls.clear()
 
     def invoke(self, *signature: Any) -> Callable[..., Any]:
         """The method for other types than the arguments' own, as in calling the next more general method.
@@ -149,14 +151,17 @@ class Verb:
         return functools.partial(self._invoke, signature, kind)
 
     def _invoke(self, signature: tuple[type, ...], kind: type | None, /, *args: Any, **options: Any) -> Any:
-        args, context = self._split(args)
-        return self._answer(Question(kind or type(context), signature, True), options)(args, context, options)
+        args, context = self._contract.split(args)
+        return self._answer(Question(kind or type(context), signature, True), options).call(args, context, options)
 
     def method(self, *args: Any) -> Method:
         """The method that a call with these arguments ends in, following wrappers to their parts. Raises as the call."""
-        args, context = self._split(args)
-        answer = innermost(self._answer(Question(type(context), (*map(kind_of, args),)), (), asked=True))
-        return self.method(*answer.onward(args, context)) if isinstance(answer, HandOn) else answer
+        split, context = self._contract.split(args)
+        found = _innermost(self._answer(Question(type(context), (*map(kind_of, split),)), (), asked=True))
+        if found is self._hand_on:
+            passed = () if self.context is None or self._binds else (context,)
+            return self.method(split[0].__part__, *split[1:], *passed)
+        return found
 
     def has(self, *args: Any) -> bool:
         """Whether a call with these arguments would find a method."""
@@ -172,72 +177,70 @@ class Verb:
 
     def _answer(self, question: Question, options: Iterable[str], asked: bool = False) -> Any:
         answer = self._answers.get(question)
-        if answer is None or answer is NOTHING:
+        if answer is None or answer is _NOTHING:
+            meet(question.args)  # which may register methods
             with lock:
                 try:
                     answer = self.resolve(question, options)
                 except TypeError:
                     if asked:  # what is compiled may rest on there being no method
-                        self._answers[question] = NOTHING
+                        self._answers[question] = _NOTHING
                     raise
                 self._answers[question] = answer
         return answer
 
     def resolve(self, question: Question, options: Iterable[str] = ()) -> Any:
         """Find an answer that is not remembered. Raises where there is none, or more than one."""
-        meet(question.args)  # which may register methods
-        args, methods = question.args, self._methods.values()
-        check_definitions(question, self._known_names(), _move_methods)
-        wrapper = not question.next_method and self.hands_on and bool(args) and hasattr(args[0], "__part__")
-        if wrapper:
-            # A wrapper's own methods are those on wrapper types; what it has none for goes to its part.
-            own = (m for m in methods if m.hints)
-            methods = [m for m in own if any(hasattr(k, "__part__") and issubclass(args[0], k) for k in m.members[0])]
-        found = best(methods, question.context, args)
+        context, args = question.context, question.args
+        check_definitions((context, *args))
+        found = most_specific(self.plum, self.candidates, question)
         if len(found) > 1:
-            raise lookup_errors.ambiguous(self, args, question.context, found)
-        if not found and not wrapper:
-            raise lookup_errors.missing(self, args, question.context, [*options])
-        answer: Any = found[0] if found else HandOn(self)
-        if not question.next_method:
-            for kind, around in self._around.items():
-                if args and issubclass(args[0], kind):
-                    answer = Around(around, answer)
+            raise errors.ambiguous(self._contract, args, context, found)
+        if not found:
+            raise errors.missing(self._contract, self.methods, args, context, [*options])
+        answer: Any = found[0]
+        for kind in reversed(args[0].__mro__ if args and not question.invoked else ()):
+            if kind in self._around:
+                answer = _Around(self._around[kind], answer)
         return answer
-
-    def _known_names(self) -> Mapping[tuple[str, str], type]:
-        if not self._names:
-            self._names = {full_name(kind): kind for m in self._methods.values() for hint in m.members for kind in hint}
-        return self._names
 
     # Registering
 
     def dispatch(self, function: Callable[..., Any]) -> Verb:
-        """Register a method, whatever the function's own name is; returns the verb."""
-        namespace = inspect.unwrap(function).__globals__
-        added = list(read_methods(self, function, functools.cache(lambda: names_around(namespace))))
-        with lock:
-            for method in added:
-                if method.key in self._methods:
-                    refuse_twin(self._methods[method.key], method)
-            stale = False
-            for kind in {kind for m in added for hint in m.members for kind in hint}:
-                stale |= notice(kind, self._known_names(), _move_methods)
-            self._methods.update((method.key, method) for method in added)
-            if self._names:
-                self._names.update((full_name(kind), kind) for m in added for hint in m.members for kind in hint)
-            stale |= self._refresh(lambda q: any(m.fits(q.context, q.args) for m in added))
-        start_afresh(stale, f"{added[0]} ({_place(added[0])})" if stale else "")
+        """Register a method; the function may have any name. Returns the verb."""
+        namespace = plain_function(function).__globals__
+        added = list(read_methods(self._contract, function, functools.cache(lambda: names_around(namespace))))
+        self.register(added)
         return self
 
+    def register(self, added: Sequence[Method]) -> None:
+        """Register methods, each in place of one with the same signature."""
+        with lock:
+            replaced = [self._methods[m.key] for m in added if m.key in self._methods]
+            for old, new in zip(replaced, (m for m in added if m.key in self._methods)):
+                refuse_twin(old, new)
+            stale = learn({kind for m in added for hint in m.members for kind in hint})
+            for method in added:
+                self._methods[method.key] = method
+                hold(self.plum, method)
+            stale |= self._refresh(lambda q: any(m.fits(q.context, q.args) for m in added))
+        where = place(added[0].location, added[0].module)
+        start_afresh(stale, f"{added[0]} was {'redefined' if replaced else 'added'} at {where}")
+        for old in replaced[:1]:
+            if old.module != added[0].module:
+                warn(f"{old}, defined at {place(old.location, old.module)}, is replaced by the one at {where}.")
+
     def around(self, kind: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """Register what runs round every method whose first argument is of this kind: `f(call, *args, **options)`."""
+        """Register what runs around every method whose first argument is of this class: `f(call, *args, **options)`.
+
+        Where several do, that of the most derived class is outermost. `invoke` leaves them out.
+        """
 
         def register(function: Callable[..., Any]) -> Callable[..., Any]:
             with lock:
                 self._around[kind] = function
                 stale = self._refresh(lambda q: bool(q.args) and issubclass(q.args[0], kind))
-            start_afresh(stale, f"{function.__name__} around {self.__name__}({kind.__name__})")
+            start_afresh(stale, f"{function.__name__} was defined around {self.__name__}({kind.__name__})")
             return function
 
         return register
@@ -246,9 +249,21 @@ class Verb:
         """Have these methods and no others, as `methods` gave them before; for tests that register methods."""
         with lock:
             changed = {*self._methods.values()} ^ {*methods}
-            self._methods, self._names = {m.key: m for m in methods}, {}
+            if changed:
+                self._hold(methods)
             stale = self._refresh(lambda q: any(m.fits(q.context, q.args) for m in changed))
-        start_afresh(stale, f"restoring the methods of {self.__name__}")
+        start_afresh(stale, f"the methods of {self.__name__} were restored")
+
+    def move(self, old: type, new: type) -> bool:
+        """Let the methods on a class be methods on its new definition. Returns whether that changed an answer."""
+        renewed = [moved(m, old, new) for m in self._methods.values() if mentions(m, old)]
+        if renewed:
+            kept = [m for m in self._methods.values() if not mentions(m, old)]
+            known = {m.key for m in kept}
+            self._hold([*kept, *(m for m in renewed if m.key not in known)])
+        if old in self._around:
+            self._around.setdefault(new, self._around.pop(old))
+        return self._refresh(lambda q: any(issubclass(kind, old) for kind in (q.context, *q.args)))
 
     def _refresh(self, concerned: Callable[[Question], bool]) -> bool:
         """Ask again what a change may concern. Returns whether an answer that was given is no longer right."""
@@ -258,8 +273,8 @@ class Verb:
                 try:
                     now = self.resolve(question)
                 except TypeError:
-                    now = NOTHING
-                if same(now, answer):
+                    now = _NOTHING
+                if _same(now, answer):
                     self._answers[question] = now
                 else:
                     self._answers.pop(question, None)
@@ -275,13 +290,16 @@ class Verb:
         with lock:
             return list(self._methods.values())
 
+    @property
+    def candidates(self) -> list[Method]:
+        """The methods that plum holds: all, and the one that hands wrappers' calls to their parts."""
+        return [*([] if self._hand_on is None else [self._hand_on]), *self.methods]
+
     def __repr__(self) -> str:
         return f"<verb {self.__name__}: {len(self._methods)} methods>"
 
     def _repr_html_(self) -> str:
-        from fulmen.inspect import methods_table
-
-        return methods_table(self)
+        return hooks.verb_html(self)
 
     def __reduce__(self) -> str:
         return self.__qualname__
@@ -290,99 +308,44 @@ class Verb:
         return self if instance is None else types.MethodType(self, instance)
 
 
-class BindingVerb(Verb):
-    """A verb whose context is bound to the first argument, and read from there."""
+@dataclasses.dataclass(frozen=True)
+class _Around:
+    """An answer with a function that runs around it."""
 
-    def __call__(self, *args: Any, **options: Any) -> Any:
-        try:
-            if args and not options:
-                bound = type(getattr(args[0], "mode", None))
-                kinds = (bound, type(args[0]), type(args[1])) if len(args) == 2 else (bound, *map(type, args))
-                call = self._calls.get(kinds)
-                if call is not None:
-                    return call(*args)
-            return self._general_call(args, options)
-        except (AttributeError, TypeError, ValueError) as error:
-            self._explain(error, args)
-            raise
+    function: Callable[..., Any]
+    inner: Any
 
-    def _explain(self, error: Exception, args: tuple[Any, ...]) -> None:
-        """Raise something better where what NumPy or JAX says is due to arrays that are not there yet."""
-        codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
-        if BindingVerb.__call__.__code__ in codes[1:] or codes[-1].co_filename == __file__ or "fm.init" in str(error):
-            return  # an inner call has looked already, or it says itself what is wrong
-        from fulmen.core.leaves import Component, missing, require_arrays
+    def call(self, args: Sequence[Any], context: Any, options: dict[str, Any]) -> Any:
+        def call(*args: Any, **options: Any) -> Any:
+            return self.inner.call(args, getattr(args[0], "mode", None) or context, options)
 
-        if args and isinstance(args[0], Component):
-            try:
-                absent = missing(args[0])
-            except Exception:  # what keeps its arrays from being drawn is another matter
-                return
-            if absent:
-                require_arrays(args[0], self.__name__)
-
-    def _kinds(self, args: tuple[Any, ...]) -> tuple[type, ...]:
-        return (type(getattr(args[0], "mode", None)), *map(type, args))
+        return self.function(call, *args, **options)
 
 
-def recorded(function: Callable[[], Any]) -> list[tuple[int, Verb, tuple[type, ...], Any]]:
-    """The verbs that were called while `function` ran: depth, verb, types and answer of each."""
-    recorder = Recorder()
-    with lock:
-        _recording.append(recorder)
-        for each in list(_all):
-            each._calls.clear()
-    try:
-        function()
-    finally:
-        _recording.remove(recorder)
-    return recorder.calls
+def _innermost(answer: Any) -> Method:
+    """The method that others run around."""
+    while isinstance(answer, _Around):
+        answer = answer.inner
+    return answer
 
 
-# Fresh code
+def _same(a: Any, b: Any) -> bool:
+    """Whether two answers do the same."""
+    if isinstance(a, _Around) and isinstance(b, _Around):
+        return a.function is b.function and _same(a.inner, b.inner)
+    if isinstance(a, Method) and isinstance(b, Method):
+        return a.function is b.function and a.takes == b.takes
+    return a is b
 
 
-def generation() -> int:
-    """A number that rises when compiled code is dropped; for what is remembered on the host of what tracing found."""
-    return _generation
-
-
-_generation = 0
-
-
-def _place(method: Method) -> str:
-    from fulmen.inspect.text import place
-
-    return place(method.location, method.module)
-
-
-def start_afresh(stale: bool, what: str) -> None:
-    """Make compiled callers ask again. Not under the lock: JAX has locks of its own, and may be tracing elsewhere."""
-    global _generation
-    if stale:
-        _generation += 1
-        for each in list(_all):
-            each._calls.clear()  # what is prepared for one verb may rest on another's answers
-        jax.clear_caches()
-        print(f"fulmen: {what} replaces what was compiled; caches cleared", file=sys.stderr)
-
-
-def supersede(old: type, new: type) -> None:
-    """A class was defined again: its methods belong to the new definition, and old instances are told to be rebuilt."""
-    start_afresh(_move_methods(old, new), f"the new definition of {new.__name__} ({new.__module__})")
-
-
-def _move_methods(old: type, new: type) -> bool:
-    stale = False
-    with lock:
-        superseded[old] = new
-        for each in list(_all):
-            for method in [m for m in each._methods.values() if mentions(m, old)]:
-                del each._methods[method.key]
-                fresh = moved(method, old, new)
-                each._methods.setdefault(fresh.key, fresh)
-                each._names = {}
-            if old in each._around:
-                each._around.setdefault(new, each._around.pop(old))
-            stale |= each._refresh(lambda q: any(issubclass(kind, old) for kind in (q.context, *q.args)))
-    return stale
+def _quick_call(method: Method, bound: bool, default: Any) -> Callable[..., Any]:
+    """A method as a function of the arguments alone."""
+    function, name, keyword = method.function, method.verb, method.takes
+    if keyword is None:
+        return function
+    if keyword != "last":
+        return lambda *args: method.call(args, args[0].mode if bound else default, {})
+    if bound:
+        return lambda *args: function(*args, args[0].mode.within(name))
+    context = context_for(name, default)
+    return lambda *args: function(*args, context)

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from fulmen.core.component import Component
+from fulmen.core.component import Component, Frozen, Model, System, Wrapper
 from fulmen.core.leaves import is_array
 from fulmen.core.verbs import init
 from fulmen.dispatching.registry import Method, Verb, recorded
@@ -22,6 +22,8 @@ from fulmen.inspect.abstract import described
 from fulmen.inspect.text import Picture, align, faint, html_page, html_table, place, tree_prefixes
 
 __all__ = ["Call", "Explanation", "explain"]
+
+_BASES = (object, Component, Frozen, Model, System, Wrapper)  # a method for one of these says nothing of a type
 
 
 @dataclasses.dataclass
@@ -59,11 +61,8 @@ class Call:
 
     def _is_plumbing(self) -> bool:
         """Whether it is there on every level, and says nothing: nobody overloaded it."""
-        if self.verb == "after_update":
-            quiet = self.method is None or self.method.hints[0] in (object, Component)
-        else:
-            quiet = self.verb in ("as_batch", "bind", "validate")
-            quiet &= self.method is None or self.method.module.startswith("fulmen.")
+        quiet = self.verb in ("after_update", "as_batch", "bind", "validate")
+        quiet &= self.method is None or self.method.hints[0] in _BASES
         return quiet and all(call._is_plumbing() for call in self.calls)
 
 
@@ -104,7 +103,7 @@ class Explanation(Picture):
     def _left_out(self) -> str:
         names = {call.verb for call in _all(self.calls) if call._is_plumbing()} - {self.name}
         shown = ", ".join(sorted(names))
-        return f"Not shown, where the library's own methods were chosen: {shown}. `.calls` has them." if shown else ""
+        return f"Not shown, where the default methods were chosen: {shown}. `.calls` has them." if shown else ""
 
     def _chosen(self, call: Call) -> str:
         return "handed to its part" if call.method is None else str(call.method)

@@ -19,6 +19,7 @@ import optax
 
 from fulmen.compose.game import players
 from fulmen.compose.losses import total_loss
+from fulmen.core import verbs as contracts
 from fulmen.core.component import Game, fold_name, unbind
 from fulmen.core.leaves import BUFFER, PARAMETER, check_fields, components, leaves
 from fulmen.core.mode import Eval, Plan, Train
@@ -223,10 +224,9 @@ def _check_ambiguities(report: Report, component: Any) -> None:
                 report._add(WARNING, what, where, f"write {verb.__name__}({signature})")
     if not clashes:
         report._add(OK, "dispatch: no two methods clash for these types")
-    for verb in verbs():
+    for verb in (getattr(contracts, name) for name in contracts.__all__):
         for method in verb.methods:
-            own = verb.__module__.startswith("fulmen.") and not method.module.startswith("fulmen.")
-            if own and method.written[:1] == (inspect.Parameter.empty,):
+            if method.written[:1] == (inspect.Parameter.empty,):
                 where = place(method.location, method.module)
                 what = f"dispatch: {method} stands for every type that has no method of its own"
                 report._add(WARNING, what, where, "annotate its first argument, with `object` where that is meant")

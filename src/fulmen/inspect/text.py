@@ -5,8 +5,9 @@ from __future__ import annotations
 import html
 import sys
 from collections.abc import Sequence
-from pathlib import PurePath
 from typing import Any
+
+from fulmen.dispatching.location import place
 
 __all__ = ["Picture", "describe_bytes", "describe_flops", "drawable", "html_page", "html_table", "place", "render_table"]
 
@@ -125,31 +126,6 @@ def _in_units(n: int, unit: str) -> str:
             break
         size, prefix = size / 1000, larger
     return f"{size:.1f} {prefix}{unit}" if prefix else f"{n} {unit}"
-
-
-def place(location: str, module: str) -> str:
-    """A file and line, the file as its module is imported: `fulmen/systems/composition.py:96`.
-
-    Args:
-        location: `"/…/file.py:12"`.
-        module: the module's dotted name.
-    """
-    file, _, line = location.rpartition(":")
-    if not file or not line.isdigit():
-        return location
-    cell = _cell(file)
-    if cell is not None:
-        return f"In [{cell}]:{line}"
-    parts = PurePath(file).parts
-    deep = 1 if module == "__main__" else len(module.split(".")) + (parts[-1] == "__init__.py")
-    return f"{'/'.join(parts[-deep:])}:{line}"
-
-
-def _cell(file: str) -> int | None:
-    """The number of the notebook cell that a file stands for."""
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    numbers: dict[str, int] = getattr(getattr(shell, "compile", None), "_filename_map", {})
-    return numbers.get(file)
 
 
 def html_table(columns: Sequence[str], rows: Sequence[Sequence[str]], totals: Sequence[Sequence[str]] = ()) -> str:

@@ -6,6 +6,7 @@ import html
 import inspect
 from typing import Any
 
+from fulmen.dispatching import hooks
 from fulmen.inspect.text import faint, html_page, html_table, place
 
 __all__ = ["methods_table"]
@@ -30,3 +31,6 @@ def methods_table(verb: Any) -> str:
 def _first_line(function: Any) -> str:
     text = (getattr(function, "__doc__", None) or "").strip()
     return text.splitlines()[0] if text else ""
+
+
+hooks.verb_html = methods_table

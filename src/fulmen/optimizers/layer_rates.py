@@ -25,7 +25,7 @@ __all__ = ["depths", "layerwise"]
 
 
 @dispatch
-def layer_order(component):
+def layer_order(component: object):
     return None
 
 

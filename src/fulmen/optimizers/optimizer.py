@@ -135,12 +135,12 @@ def of_plan(function: Callable[..., Any]) -> bool:
 
 
 @dispatch
-def configure_optimizers(component):
+def configure_optimizers(component: object):
     return None
 
 
 @dispatch
-def configure_optimizers(component, constructor, lr, **options):
+def configure_optimizers(component: object, constructor, lr, **options):
     _require_options(constructor, options)
     return Optimizer(constructor, lr, **options)
 

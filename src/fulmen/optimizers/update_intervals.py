@@ -44,7 +44,7 @@ def every(n: int, optimizer: Any) -> Every:
 
 
 @dispatch
-def intervals(component):
+def intervals(component: object):
     return {}
 
 

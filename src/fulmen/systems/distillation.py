@@ -12,6 +12,7 @@ from fulmen.compose.losses import per_example
 from fulmen.core.batch import Labeled, Unlabeled
 from fulmen.core.component import Component, Frozen, System, is_part
 from fulmen.core.leaves import missing
+from fulmen.core.marks import keeps_rows
 from fulmen.core.naming import concrete, number
 from fulmen.core.part_checks import require_kind, require_number
 from fulmen.core.prediction import Prediction, at_least_float32
@@ -61,6 +62,7 @@ def forward(distillation: Distillation, *inputs):
 
 
 @dispatch
+@keeps_rows
 def as_batch(distillation: Distillation, raw):
     return as_batch(distillation.student, raw)
 

@@ -75,12 +75,14 @@ class GAN(Game):
     critic_steps: int = static(default=1, kw_only=True)
 
 
-@dispatch
-def losses(gan: GAN, batch, mode: Mode):
+def _losses(gan: GAN, batch, mode: Mode):
     own = isinstance(batch, PartBatches)
     real = batch.critic.x if own else batch.x
     z = batch.generator.x if own else jax.random.normal(mode.at("noise").key, (len(batch), gan.latent))
     return gan_losses(gan.objective, gan.critic, real, forward(gan.generator, z), mode.at("objective").key)
+
+
+losses.dispatch(_losses)
 
 
 @dispatch
@@ -156,8 +158,8 @@ def validate(gan: GAN):
 
 @dispatch
 def validate(gan: GAN, batch):
-    if isinstance(batch, PartBatches) or losses.method(gan, batch).module != __name__:
-        return  # the noise is the data's, or made by a method of its own
+    if isinstance(batch, PartBatches) or losses.method(gan, batch).function is not _losses:
+        return  # the noise is the data's, or made by another method
     key = jax.random.key(0)
     try:
         jax.eval_shape(lambda: forward(bind(gan.generator, Eval(key)), jax.random.normal(key, (2, gan.latent))))

@@ -12,6 +12,7 @@ import numpy as np
 from fulmen.compose.supervised import Supervised, outputs, several
 from fulmen.core.batch import Labeled, Unlabeled
 from fulmen.core.component import Component
+from fulmen.core.marks import keeps_rows, uses_outputs
 from fulmen.core.mode import Eval
 from fulmen.core.naming import concrete, numbered
 from fulmen.core.prediction import Prediction
@@ -98,6 +99,7 @@ class LanguageModel(Supervised):
 
 
 @dispatch
+@keeps_rows
 def as_batch(system: LanguageModel, raw):
     if isinstance(raw, Tokens):
         return raw
@@ -116,6 +118,7 @@ def as_batch(system: LanguageModel, raw):
 
 
 @dispatch
+@uses_outputs
 def losses(system: LanguageModel, batch):
     prediction = _by_token(system, batch)
     terms = system.objective.by_name().items()

@@ -11,6 +11,7 @@ import numpy as np
 from fulmen.compose.losses import entry, per_example
 from fulmen.core.batch import Labeled
 from fulmen.core.component import Component, System, unbind
+from fulmen.core.marks import keeps_rows
 from fulmen.core.tree import short
 from fulmen.core.verbs import as_batch, forward, losses, metrics, predictions, reduce_losses, validate
 from fulmen.dispatching.registry import dispatch
@@ -45,6 +46,7 @@ class MultiTask(System):
 
 
 @dispatch
+@keeps_rows
 def as_batch(tasks: MultiTask, raw):
     if not isinstance(raw, dict):
         return as_batch.invoke(Component, object)(tasks, raw)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from fulmen.compose.losses import total_loss
 from fulmen.core.batch import Attacked
 from fulmen.core.component import Component, Wrapper
+from fulmen.core.marks import keeps_rows, sums_losses
 from fulmen.core.naming import briefly
 from fulmen.core.part_checks import require_number, require_part
 from fulmen.core.verbs import as_batch, augment, loss, losses, metrics, predictions, reduce_losses, validate
@@ -42,6 +43,7 @@ class SemiSupervised(Wrapper):
 
 
 @dispatch
+@keeps_rows
 def as_batch(semi: SemiSupervised, raw):
     if isinstance(raw, Mixed):
         return raw.each(lambda part, _: as_batch(semi.system, part))
@@ -56,6 +58,7 @@ def augment(semi: SemiSupervised, batch, mode):
 
 
 @dispatch
+@sums_losses
 def loss(semi: SemiSupervised, batch):
     if not isinstance(batch, Mixed):
         return loss(semi.system, batch)

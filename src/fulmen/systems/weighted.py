@@ -11,6 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from fulmen.core.component import Component, Model, System, Wrapper
+from fulmen.core.marks import sums_losses
 from fulmen.core.naming import briefly, concrete, number
 from fulmen.core.part_checks import require_kind
 from fulmen.core.tree import remake, short, static
@@ -109,6 +110,7 @@ def init(weights: Uncertainty, key):
 
 
 @dispatch
+@sums_losses
 def loss(weighted: Weighted, batch):
     return reduce_losses(weighted, losses(weighted, batch), batch)
 

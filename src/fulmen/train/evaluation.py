@@ -15,6 +15,7 @@ from fulmen.compose.population import Population, first, over, population_in, vi
 from fulmen.compose.supervised import Supervised
 from fulmen.core.component import Component, Model, Wrapper, fold_name, unbind
 from fulmen.core.leaves import require_arrays
+from fulmen.core.marks import keeps_rows
 from fulmen.core.mode import Eval, Plan
 from fulmen.core.state import State, Structure, pack
 from fulmen.core.tree import remake, short
@@ -128,9 +129,9 @@ _attack_each = jax.jit(_perturb_each, static_argnums=0)
 
 
 def _rows_stay(component: Any, data: Any) -> bool:
-    """Whether a row of the data is an example of the batch, as it is where the library makes the batch."""
+    """Whether a row of the data is an example of the batch."""
     component = first(component)[0]
-    return isinstance(data, PerMember) or as_batch.method(component, data).module.partition(".")[0] == "fulmen"
+    return isinstance(data, PerMember) or keeps_rows.on(as_batch.method(component, data))
 
 
 def _padded(source: Source, plan: Plan, pad: Callable[[Any], bool]) -> Iterator[tuple[int, int, Any]]:

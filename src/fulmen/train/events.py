@@ -112,7 +112,7 @@ class Run:
         self.stopping = True
 
 
-def _nothing(event, callback, run):
+def _nothing(event: object, callback, run):
     return None
 
 

@@ -117,7 +117,7 @@ def fit(
 
 @dispatch
 def fit(
-    component,
+    component: object,
     data,
     *,
     epochs=None,

@@ -35,7 +35,7 @@ _SHORTENED = 3  # letters from which a keyword is taken for the beginning of ano
 
 @dispatch
 def setup(
-    component,
+    component: object,
     data,
     *,
     optimizer=None,
@@ -225,5 +225,5 @@ def _is_constructor(value: Any) -> bool:
 
 
 @dispatch
-def validate(component, batch):
+def validate(component: object, batch):
     return None

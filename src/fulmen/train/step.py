@@ -16,6 +16,7 @@ from fulmen.compose.population import Population, population_in, views
 from fulmen.compose.supervised import with_outputs
 from fulmen.core.component import Buffer, Component, Frozen, System, Wrapper, named_parts, part_name, still
 from fulmen.core.leaves import BUFFER, PARAMETER, leaves
+from fulmen.core.marks import standard_step, sums_losses
 from fulmen.core.mergeable import Last, Mean, Mergeable, Spread
 from fulmen.core.mode import Eval, Mode, Train
 from fulmen.core.state import State
@@ -103,9 +104,7 @@ def measure(bound: Any, batch: Any, value: Any) -> dict[str, Any]:
     weight = getattr(batch, "weight", None)
     count = len(batch) if weight is None else weight.sum()
     logs: dict[str, Any] = {"loss": Mean(value, count)}
-    # A loss of the user's own need not be made of what `losses` says.
-    summed = isinstance(bound, System) and loss.method(bound, batch).module.startswith("fulmen.")
-    if summed and losses.has(bound, batch):
+    if isinstance(bound, System) and sums_losses.on(loss.method(bound, batch)) and losses.has(bound, batch):
         entries = entry_means(bound, losses(bound, batch), batch)
         if len(entries) > 1:
             logs |= {f"loss/{name}": Mean(entry, count) for name, entry in entries.items()}
@@ -178,7 +177,8 @@ def _merge(system: Any, some: Any) -> Any:
 
 
 @dispatch
-def update(component, state, batch, mode):
+@standard_step
+def update(component: object, state, batch, mode):
     require_usual_steps(component, state, batch, mode)
     batch = augment(component, batch, mode.at("augment"))
     value, gradients, moved, logs = differentiate(component, batch, mode)
@@ -202,6 +202,7 @@ def end_step(state: State, batch: Any, mode: Train) -> State:
 
 
 @dispatch
+@standard_step
 def update(population: Population, state, batch, mode):
     """Each member's own step. Of a wrapper around a population, one batch for all: its augmentation is of them together."""
     component: Any = population
@@ -236,6 +237,7 @@ def _require_one_batch(component: Any, batch: Any, mode: Mode) -> None:
         )
 
 
+@standard_step
 def _update_as_part(wrapper: Wrapper, state, batch, mode):
     """The step of its part, which then works on the wrapper: what it differentiates is what the wrapper makes of it."""
     part: Any = wrapper
@@ -252,16 +254,16 @@ def require_usual_steps(component: Any, state: State, batch: Any, mode: Mode) ->
     for part in named_parts(component).values() if isinstance(component, Component) else ():
         if isinstance(part, Frozen):
             continue
-        if update.method(part, state, batch, mode).module != __name__:
+        if not standard_step.on(update.method(part, state, batch, mode)):
             raise ValueError(
-                f"{type(part).__name__} has an `update` of its own, which says what a training step is, so it has to stand "
-                f"outermost; it is inside {type(component).__name__}, whose step would leave it out."
+                f"{type(part).__name__} defines its own training step (`update`) and must be the outermost component; inside "
+                f"{type(component).__name__} its step would be ignored."
             )
         require_usual_steps(part, state, batch, mode)
 
 
 @dispatch
-def after_update(component, batch, mode):
+def after_update(component: object, batch, mode):
     return component
 
 

@@ -9,6 +9,7 @@ import jax
 import optax
 
 from fulmen.core.component import Component
+from fulmen.core.marks import ignores_steps
 from fulmen.core.naming import briefly
 from fulmen.core.tree import hyper, remake, static
 from fulmen.core.verbs import advance, start_point, transformation, validate, views
@@ -126,7 +127,8 @@ class Attack(Component):
     @property
     def stepped(self) -> Any:
         """The attack as its steps see it. A chain that does not look at their number needs one program for any number."""
-        return self if _looks_at_steps(self) else remake(self, {"steps": 1})
+        methods = advance.method(self, None, None, 0), transformation.method(self), views.method(self)
+        return remake(self, {"steps": 1}) if all(map(ignores_steps.on, methods)) else self
 
 
 class _Stepped(Component):
@@ -175,6 +177,7 @@ class PGD(SteepestAscent):
 
 
 @dispatch
+@ignores_steps
 def transformation(attack: Attack):
     if attack.transform is None:
         name = type(attack).__name__
@@ -183,23 +186,16 @@ def transformation(attack: Attack):
 
 
 @dispatch
+@ignores_steps
 def views(attack: Attack):
     return attack.views
 
 
 @dispatch
+@ignores_steps
 def transformation(attack: SteepestAscent):
     ball = ball_of(attack.region)
     return transformation(ball, ball.eps if attack.step_size is None else attack.step_size)
-
-
-_KNOWN = [method.function for method in transformation.methods]
-
-
-def _looks_at_steps(attack: Attack) -> bool:
-    """Whether the steps may depend on how many there are. With the chains above they do not."""
-    own = advance.method(attack, None, None, 0).module != "fulmen.robust.attacks.gradient"
-    return own or transformation.method(attack).function not in _KNOWN
 
 
 @dispatch

@@ -13,6 +13,7 @@ import optax
 
 from fulmen.core.component import still
 from fulmen.core.leaves import components, is_array
+from fulmen.core.marks import ignores_steps
 from fulmen.core.state import State, pack
 from fulmen.core.tree import remake
 from fulmen.core.verbs import (
@@ -64,7 +65,6 @@ perturb.around(Attack)(_prepared)
 attempt.around(Attack)(_prepared)
 
 
-@perturb.dispatch
 def _perturb(attack: Attack, system, batch, key, *, best=True):
     """`best` keeps each example's best point, for one more forward pass; without it the last point is returned."""
     problem = Problem(attack, system, batch, key=key, best=best or attack.restarts > 1)
@@ -72,6 +72,9 @@ def _perturb(attack: Attack, system, batch, key, *, best=True):
     for restart in range(1, attack.restarts):
         found = _better(found, walk(remake(problem, {"key": _again(key, restart), "restart": restart})))
     return with_inputs(batch, found.x if found.best is None else found.best)
+
+
+perturb.dispatch(_perturb)
 
 
 def last_point(attack: Attack, system: Any, batch: Any, key: Any) -> Any:
@@ -84,7 +87,7 @@ def last_point(attack: Attack, system: Any, batch: Any, key: Any) -> Any:
 @attempt.dispatch
 def _attempt(attack: Attack, system, batch, key):
     problem = Problem(attack, system, indexed(batch), key=key, stop=True)
-    steps = perturb.method(attack, system, batch, key).module == __name__
+    steps = perturb.method(attack, system, batch, key).function is _perturb
     found = clean_look(problem)
     for restart in range(attack.restarts if steps else 1):
         again = remake(problem, {"key": _again(key, restart), "restart": restart})
@@ -181,6 +184,7 @@ def begin(attack: Attack, problem):
 
 
 @dispatch
+@ignores_steps
 def advance(attack: Attack, problem, walk, step):
     through = views(attack)
     see = lambda x: functools.reduce(lambda x, view: shown(view, problem, walk, x, step), through, x)

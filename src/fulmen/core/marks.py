@@ -1,0 +1,55 @@
+"""Marks: what a method declares about itself, where the library could otherwise only guess it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+__all__ = ["Mark", "ignores_steps", "keeps_rows", "standard_step", "sums_losses", "uses_outputs"]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+@dataclasses.dataclass(frozen=True)
+class Mark:
+    """A property of methods. Written below `@dispatch`, it declares the property for one method.
+
+    A method without the mark, on a user's type as on one of the library's, is treated as if it lacked the property.
+
+    Args:
+        name: the mark's name.
+
+    >>> class Total(fm.System):
+    ...     net: fm.Model
+    >>> @fm.dispatch
+    ... @fm.marks.sums_losses
+    ... def loss(total: Total, batch):
+    ...     return fm.reduce_losses(total, fm.losses(total, batch), batch)
+    """
+
+    name: str
+
+    def __call__(self, function: _Function) -> _Function:
+        function.__dict__["__marks__"] = {*getattr(function, "__marks__", ()), self.name}
+        return function
+
+    def on(self, method: Any) -> bool:
+        """Whether a `Method`, as `verb.method(…)` returns it, has the mark."""
+        return self.name in getattr(method.function, "__marks__", ())
+
+
+sums_losses = Mark("sums_losses")
+"""On `loss`: it reduces the entries of `losses`, so these are logged beside it."""
+
+uses_outputs = Mark("uses_outputs")
+"""On `losses` of a `Supervised`: it reads the model's outputs from `outputs(system, batch)`, so they are computed once."""
+
+keeps_rows = Mark("keeps_rows")
+"""On `as_batch`: row i of the raw data becomes example i of the batch, so `predict` may pad its last batch."""
+
+standard_step = Mark("standard_step")
+"""On `update`: nothing is lost if a component around this one makes the step, so it need not be outermost."""
+
+ignores_steps = Mark("ignores_steps")
+"""On `transformation`, `views` and `advance` of an attack: they do not read its number of steps, so one program serves any."""

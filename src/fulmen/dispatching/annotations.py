@@ -1,0 +1,114 @@
+"""What annotations mean to a verb: only classes and unions of classes dispatch, the rest is documentation."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import plum
+
+__all__ = ["comparable", "dispatching", "evaluate", "members", "name_of", "names_around", "union"]
+
+
+def members(hint: Any) -> tuple[Any, ...]:
+    """The classes in a union, or the one class."""
+    return typing.get_args(hint) if _is_union(hint) else (hint,)
+
+
+def union(kinds: Iterable[type]) -> Any:
+    """The union of some classes, without those that others in it contain."""
+    kinds = tuple(dict.fromkeys(kinds))
+    kept = tuple(k for k in kinds if not any(k is not other and _contains(other, k) for other in kinds))
+    return typing.Union[kept]  # noqa: UP007 - built at run time
+
+
+def _contains(wide: type, narrow: type) -> bool:
+    """Whether every instance of one class is an instance of the other; a class may have virtual subclasses besides."""
+    return issubclass(narrow, wide) and type(narrow).__subclasscheck__ is type.__subclasscheck__
+
+
+def _is_union(hint: Any) -> bool:
+    return isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
+
+
+@functools.cache
+def comparable(kind: type) -> bool:
+    """Whether plum can order the class; beartype refuses a few, such as `types.GenericAlias`."""
+    try:
+        return plum.Signature(kind) <= plum.Signature(object)
+    except Exception:
+        return False
+
+
+@functools.cache
+def _told_by_class(kind: type) -> bool:
+    return comparable(kind) and plum.is_faithful(kind)
+
+
+def dispatching(annotation: Any) -> Any:
+    """The part of an annotation that an argument's class alone decides, so that answers can be remembered.
+
+    A class or a union of classes stays; `list[int]` is `list`; the rest (`jax.Array`, protocols, literals) is `object`.
+    """
+    origin = typing.get_origin(annotation)
+    if _is_union(annotation):
+        return union(m for hint in typing.get_args(annotation) for m in members(dispatching(hint)))
+    if origin is typing.Annotated:
+        return dispatching(typing.get_args(annotation)[0])
+    if isinstance(annotation, typing.TypeVar):
+        return object if annotation.__bound__ is None else dispatching(annotation.__bound__)
+    kind = origin if isinstance(origin, type) else type(None) if annotation is None else annotation
+    # `Any` is a class without instances.
+    return kind if isinstance(kind, type) and kind not in (inspect.Parameter.empty, Any) and _told_by_class(kind) else object
+
+
+def names_around(namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """The local names of the functions that are running in a namespace, for annotations that are strings."""
+    found: list[Mapping[str, Any]] = []
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_globals is namespace and frame.f_locals is not namespace:
+            found.append(frame.f_locals)
+        frame = frame.f_back
+    return {name: value for names in reversed(found) for name, value in names.items()}
+
+
+def evaluate(annotation: Any, function: Callable[..., Any], names: Callable[[], Mapping[str, Any]]) -> Any:
+    """An annotation that is a string as what it stands for.
+
+    Args:
+        annotation: the annotation.
+        function: where it is written.
+        names: gives the local names around the function.
+    """
+    if not isinstance(annotation, str):
+        return annotation
+    namespace = function.__globals__
+    try:
+        if "<locals>" in function.__qualname__:
+            return eval(annotation, namespace, names())
+        try:
+            return eval(annotation, namespace)
+        except NameError:  # `exec` with separate local names
+            return eval(annotation, namespace, names())
+    except Exception as error:
+        message = f"the annotation {annotation!r} of {function.__name__} in {function.__module__} has no meaning: {error}"
+        raise NameError(message) from None
+
+
+def name_of(hint: Any) -> str:
+    """A hint as it is written in code."""
+    if hint in (object, Any, inspect.Parameter.empty):
+        return "object"
+    return " | ".join(map(_member_name, members(hint)))
+
+
+def _member_name(hint: Any) -> str:
+    if hint is type(None):
+        return "None"
+    return str(hint) if typing.get_origin(hint) is not None else getattr(hint, "__name__", str(hint))
