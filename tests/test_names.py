@@ -3,6 +3,9 @@
 import importlib
 import inspect
 import itertools
+import json
+import re
+from pathlib import Path
 
 import jax.numpy as jnp
 import optax
@@ -65,6 +68,31 @@ def test_of_two_names_that_differ_only_by_case_one_makes_the_other_or_its_step()
         for upper, lower in itertools.pairwise(sorted(module.__all__, key=lambda name: (name.lower(), name))):
             if upper.lower() == lower.lower() and (upper, lower) != ("Frozen", "frozen"):  # which an error tells apart
                 assert f"`{upper}`" in getattr(module, lower).__doc__.splitlines()[0], f"{upper}, {lower}"
+
+
+def resolves(path):
+    value = fm
+    for name in path.split("."):
+        if inspect.ismodule(value):  # attributes of instances are not known here
+            if name not in [*getattr(value, "__all__", [name]), "testing", "__version__"] or not hasattr(value, name):
+                return False
+            value = getattr(value, name)
+    return True
+
+
+@pytest.mark.parametrize("folder", ["src", "notebooks", "README.md"])
+def test_names_in_documentation_and_messages_exist(folder):
+    root = Path(__file__).parents[1]
+    files = [path for end in ("*.py", "*.ipynb") for path in (root / folder).rglob(end)] or [root / folder]
+    found = {(path.name, name) for path in files for name in re.findall(r"\bfm\.([A-Za-z_][\w.]*)", source(path))}
+    assert found and not {(file, name) for file, name in found if not resolves(name.rstrip("."))}
+
+
+def source(path):
+    text = path.read_text()
+    return (
+        text if path.suffix != ".ipynb" else "".join(line for cell in json.loads(text)["cells"] for line in cell["source"])
+    )
 
 
 # Names that do not exist
