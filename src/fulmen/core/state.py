@@ -2,84 +2,20 @@
 
 from __future__ import annotations
 
-import threading
-import weakref
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from fulmen.core.component import is_foreign
 from fulmen.core.leaves import BUFFER, PARAMETER, is_array, leaves
 from fulmen.core.mode import Plan
+from fulmen.core.structure import Structure, pack
 from fulmen.core.tree import short
 from fulmen.core.verbs import show
 
-__all__ = ["State", "Structure", "pack"]
-
-
-class Structure:
-    """What is static of a tree: its structure, the leaves that are no arrays, and what else belongs to it.
-
-    Equal ones are the same object, so that jit compares and hashes them by identity.
-    """
-
-    __slots__ = ("__weakref__", "extra", "fixed", "programs", "treedef")
-
-    _known: ClassVar[Any] = weakref.WeakValueDictionary()  # a transformation made anew would else stay for ever
-    _lock: ClassVar[Any] = threading.Lock()
-
-    treedef: Any
-    fixed: tuple[tuple[int, Any], ...]
-    extra: tuple[Any, ...]
-    programs: dict[Any, Any]  # what was compiled for it
-
-    def __new__(cls, treedef: Any, fixed: tuple[tuple[int, Any], ...] = (), extra: tuple[Any, ...] = ()) -> Structure:
-        with cls._lock:
-            key = (treedef, fixed, extra)
-            found = cls._known.get(key)
-            if found is None:
-                found = object.__new__(cls)
-                found.treedef, found.fixed, found.extra = key
-                found.programs = {}
-                cls._known[key] = found
-            return found
-
-    def __reduce__(self) -> Any:
-        return Structure, (self.treedef, self.fixed, self.extra)
-
-    def unpack(self, leaves: Any) -> Any:
-        """The tree with these arrays."""
-        leaves = list(leaves)
-        for place, value in self.fixed:
-            leaves.insert(place, value)
-        return self.treedef.unflatten(leaves)
-
-
-def pack(tree: Any, *extra: Any) -> tuple[list[Any], Structure]:
-    """A tree as its arrays (numbers become arrays) and its structure."""
-    leaves, treedef = jax.tree.flatten(tree)
-    foreign = _in_foreign_modules(tree)
-    dynamic = [is_array(v) or (isinstance(v, int | float | complex) and not f) for v, f in zip(leaves, foreign, strict=True)]
-    fixed = tuple((i, v) for i, v in enumerate(leaves) if not dynamic[i])
-    return [_array(v) for v, is_dynamic in zip(leaves, dynamic, strict=True) if is_dynamic], Structure(treedef, fixed, extra)
-
-
-def _in_foreign_modules(tree: Any) -> list[bool]:
-    """Of every leaf, whether it is of another library's module, whose numbers are static: they may steer its code."""
-    found: list[bool] = []
-    for node in jax.tree.leaves(tree, is_leaf=is_foreign):
-        foreign = is_foreign(node)
-        found += [foreign] * (len(jax.tree.leaves(node)) if foreign else 1)
-    return found
-
-
-def _array(leaf: Any) -> Any:
-    if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
-        return leaf
-    return jnp.asarray(leaf)  # a Python number stays weakly typed
+__all__ = ["State"]
 
 
 class State:

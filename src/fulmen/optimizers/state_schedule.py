@@ -16,6 +16,8 @@ def turns(state: State) -> Turns:
     programs, key = state._structure.programs, ("turns", generation())
     if key not in programs:
         found: list[Turns] = []
-        jax.eval_shape(lambda state: found.append(Turns(groups(state.system, state.optimizer, state.plan))), state)
+        # Not of the state itself: JAX's caches would keep its structure.
+        find = lambda state: found.append(Turns(groups(state.system, state.optimizer, state.plan)))
+        jax.eval_shape(lambda *arrays: find(State._of(*arrays, state._structure)), state._leaves, state._raw_key, state.step)
         programs[key] = found[0]
     return programs[key]

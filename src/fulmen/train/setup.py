@@ -15,6 +15,7 @@ from fulmen.core.component import fold_name, is_part, unbind
 from fulmen.core.leaves import PARAMETER, check_fields, components, leaves, require_dispatched
 from fulmen.core.stacking import is_own
 from fulmen.core.state import State
+from fulmen.core.structure import RECENT
 from fulmen.core.tree import get, remake
 from fulmen.core.verbs import configure_optimizers, init, setup, validate
 from fulmen.data.arrays import count
@@ -26,7 +27,7 @@ from fulmen.optimizers import Enclosing, fewer, groups, of_plan
 from fulmen.optimizers.state_schedule import turns
 from fulmen.schedules.span import warn_if_longer
 from fulmen.train.members import members
-from fulmen.train.step import start_optimizer, step_program
+from fulmen.train.step import start_optimizer, traced_step
 
 __all__: list[str] = []
 
@@ -76,7 +77,8 @@ def setup(
     state = start_optimizer(state)
     # Tracing a step finds missing methods, shapes that do not fit and a loss that is no number; the first step reuses it.
     for resting in turns(state).sets():
-        step_program.trace(state, raw, resting)
+        traced_step(state, raw, resting)
+    RECENT.keep(state._structure)
     return state
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -20,6 +19,7 @@ from fulmen.core.marks import standard_step, sums_losses
 from fulmen.core.mergeable import Last, Mean, Mergeable, Spread
 from fulmen.core.mode import Eval, Mode, Train
 from fulmen.core.state import State
+from fulmen.core.structure import Structure, per_structure
 from fulmen.core.tree import remake
 from fulmen.core.verbs import (
     after_update,
@@ -281,8 +281,11 @@ def learning_rates(state: State) -> dict[str, Any]:
     return rates
 
 
-def _step(state: State, raw: Any, resting: frozenset[str] = NOBODY) -> tuple[list[Any], dict[str, Any]]:
+def _step(
+    structure: Structure, leaves: list[Any], raw_key: Any, step: Any, raw: Any, resting: frozenset[str]
+) -> tuple[list[Any], dict[str, Any]]:
     """The leaves after a step, and its logs as mergeable values."""
+    state = State._of(leaves, raw_key, step, structure)
     component = state.system
     mode = Train(jax.random.fold_in(state.key, state.step), state.step, resting)
     new, logs = update(component, state, as_batch(component, raw), mode)
@@ -303,24 +306,33 @@ def _require_same(old: State, new: State) -> None:
             raise TypeError(f"the step changed {name} from {a.dtype}{list(a.shape)} to {b.dtype}{list(b.shape)}.")
 
 
-step_program = jax.jit(_step, inline=True, static_argnums=2)
+step_program = per_structure(inline=True, static_argnums=4)(_step)
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def _train_step(state: State, raw: Any, resting: frozenset[str]) -> tuple[list[Any], dict[str, Any]]:
-    leaves, logs = step_program(state, raw, resting)
+def traced_step(state: State, raw: Any, resting: frozenset[str] = NOBODY) -> Any:
+    """The step as jit traces it, with its program and what it returns."""
+    return step_program.of(state._structure).trace(state._leaves, state._raw_key, state.step, raw, resting)
+
+
+@per_structure(static_argnums=4)
+def _train_step(
+    structure: Structure, leaves: list[Any], raw_key: Any, step: Any, raw: Any, resting: frozenset[str]
+) -> tuple[list[Any], dict[str, Any]]:
+    leaves, logs = step_program(structure, leaves, raw_key, step, raw, resting)
     return leaves, {key: value for name, figure in logs.items() for key, value in figure.figures(name).items()}
 
 
 @dispatch
 def train_step(state: State, batch):
-    who = turns(state)
+    who, arrays = turns(state), (state._leaves, state._raw_key, state.step, batch)
     if who.every and isinstance(state.step, Tracer):
         # In a loop or a jit of somebody else's, who moves is part of what is computed.
-        programs = [lambda state, raw, resting=resting: _train_step(state, raw, resting) for resting in who.sets()]
-        leaves, logs = jax.lax.switch(who.index(state.step), programs, state, batch)
+        programs = [
+            lambda *arrays, resting=resting: _train_step(state._structure, *arrays, resting) for resting in who.sets()
+        ]
+        leaves, logs = jax.lax.switch(who.index(state.step), programs, *arrays)
     else:
-        leaves, logs = _train_step(state, batch, who.at(int(state.step)) if who.every else NOBODY)
+        leaves, logs = _train_step(state._structure, *arrays, who.at(int(state.step)) if who.every else NOBODY)
     return state.next(leaves), logs
 
 
@@ -336,12 +348,15 @@ def _measure_step(component: Any, raw: Any, key: Any) -> dict[str, Any]:
     return observe(component, as_batch(component, raw), Eval(key))
 
 
-_eval_step = jax.jit(lambda state, raw: _measure_step(state.system, raw, state.key))
+@per_structure()
+def _eval_step(structure: Structure, leaves: list[Any], raw_key: Any, step: Any, raw: Any) -> dict[str, Any]:
+    state = State._of(leaves, raw_key, step, structure)
+    return _measure_step(state.system, raw, state.key)
 
 
 @dispatch
 def eval_step(state: State, batch):
-    return _eval_step(state, batch)
+    return _eval_step(state._structure, state._leaves, state._raw_key, state.step, batch)
 
 
 # A state stands for its system where something is to be looked at; raw data becomes the system's batch.
