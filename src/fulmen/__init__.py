@@ -91,13 +91,12 @@ from fulmen.train import (
     StepEnd,
     ValidationEnd,
     apply_gradients,
-    best,
     cross_validate,
     differentiate,
     load,
-    members,
     save,
 )
+from fulmen.train.members import best, members
 
 # Import paths that are shorter than the folders': `from fulmen.attacks import PGD`.
 sys.modules["fulmen.attacks"], sys.modules["fulmen.defences"] = attacks, defences

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections.abc
 import dataclasses
 import enum
+import functools
 import inspect
 import re
 import sys
@@ -18,6 +19,7 @@ import numpy as np
 
 from fulmen.core.fields import CHILD, HYPER, STATIC, UNCLEAR, hyper, static
 from fulmen.core.pickling import Fields
+from fulmen.core.suggestions import unknown_keyword
 from fulmen.dispatching.annotations import names_around
 from fulmen.dispatching.redefinition import define
 
@@ -43,9 +45,11 @@ class Tree:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        # An `__init__` of its own would stay in any case; not to make another saves time.
-        dataclasses.dataclass(frozen=True, eq=False, repr=False, init="__init__" not in vars(cls))(cls)
+        generated = "__init__" not in vars(cls)  # a custom `__init__` would stay in any case; not to make another saves time
+        dataclasses.dataclass(frozen=True, eq=False, repr=False, init=generated)(cls)
         cls.__dataclass_fields__ = Fields(cls, cls.__dataclass_fields__, kinds)
+        if generated:
+            cls.__init__ = _names_fields(cls.__init__, cls)
         _scopes[cls] = _scope(cls)
         jax.tree_util.register_pytree_with_keys(cls, _flatten_with_keys, _unflatten(cls), _flatten)
         define(cls, _by_statement(cls))
@@ -61,6 +65,23 @@ def _by_statement(cls: type) -> bool:
     while frame.f_code.co_name in ("__init_subclass__", "__new__"):
         frame = frame.f_back
     return any(isinstance(code, types.CodeType) and code.co_name == cls.__name__ for code in frame.f_code.co_consts)
+
+
+def _names_fields(init: Callable[..., None], cls: type) -> Any:
+    """The `__init__` of a dataclass with an error for unknown keywords that names the right one."""
+
+    @functools.wraps(init)
+    def __init__(self: Any, *args: Any, **fields: Any) -> None:
+        try:
+            init(self, *args, **fields)
+        except TypeError:
+            names = [f.name for f in dataclasses.fields(cls) if f.init and f.name != "mode"]
+            unknown = next((name for name in fields if name not in (*names, "mode")), None)
+            if unknown is None:
+                raise
+            raise TypeError(unknown_keyword(cls, unknown, names)) from None
+
+    return __init__
 
 
 # What the fields are
