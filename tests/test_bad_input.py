@@ -55,8 +55,8 @@ DATA = [
     ("object", (X.astype(object), Y), TypeError, ["x", "numbers", "object"]),
     ("string", (X, Y.astype(str)), TypeError, ["y", "numbers", "<U"]),
     ("no array", (X.tolist(), Y), TypeError, ["x", "array", "list"]),
-    ("dict of inputs", (dict(a=X, b=X), Y), TypeError, ["x", "a dict came", "fm.Labeled(dict(a=…, b=…), y)"]),
-    ("tuple of inputs", ((X, X), Y), TypeError, ["x", "a tuple came", "fm.Labeled((…, …), y)"]),
+    ("dict of inputs", (dict(a=X, b=X), Y), TypeError, ["x", "got dict", "fm.Labeled(dict(a=…, b=…), y)"]),
+    ("tuple of inputs", ((X, X), Y), TypeError, ["x", "got tuple", "fm.Labeled((…, …), y)"]),
     ("size of input", (X[:, :3], Y), ValueError, ["4", "3", "Dense"]),
     ("no labels", X, (TypeError, ValueError), ["(x, y)", "Unlabeled"]),
     ("four arrays", (X, Y, Y, Y), ValueError, ["(x, y)", "4"]),
@@ -232,7 +232,7 @@ def test_what_is_no_attack(attack, words):
 
 def test_tensors_of_another_library():
     torch = pytest.importorskip("torch")
-    with said(TypeError, "x: a NumPy or JAX array was expected", "torch.Tensor came", "np.asarray(x)"):
+    with said(TypeError, "x must be a NumPy or JAX array", "torch.Tensor", "np.asarray(x)"):
         fm.setup(classifier(), (torch.tensor(X), torch.tensor(Y)), **ADAM)
 
 

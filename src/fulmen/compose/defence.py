@@ -12,7 +12,7 @@ from fulmen.core.component import Buffer, Component, System, Wrapper, part_name
 from fulmen.core.marks import sums_losses
 from fulmen.core.mode import Eval
 from fulmen.core.naming import briefly
-from fulmen.core.prediction import Prediction, check_class_values, class_targets
+from fulmen.core.prediction import Prediction, check_classes
 from fulmen.core.tree import remake
 from fulmen.core.verbs import as_batch, bind, defence_losses, loss, losses, metrics, predictions, reduce_losses, validate
 from fulmen.dispatching.registry import dispatch
@@ -143,6 +143,5 @@ def validate_logits(defence: Any, batch: Any, system: Any = None) -> dict[str, i
     for path, outputs in found.items():
         if path == "" and getattr(batch, "y", None) is not None:
             like: Any = jax.ShapeDtypeStruct((len(batch), outputs.shape[1]), outputs.dtype)
-            y, labels = class_targets(Prediction(part, like, batch), defence)
-            check_class_values(y, labels, outputs.shape[1], defence)
+            check_classes(Prediction(part, like, batch), defence)
     return {path: outputs.shape[1] for path, outputs in found.items()}

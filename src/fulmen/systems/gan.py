@@ -12,7 +12,7 @@ from fulmen.compose.defence import unrecorded
 from fulmen.core.batch import PartBatches
 from fulmen.core.component import Component, Game
 from fulmen.core.fields import hyper, static
-from fulmen.core.mode import Eval, Mode
+from fulmen.core.mode import Eval, Mode, require_key
 from fulmen.core.tree import static
 from fulmen.core.verbs import bind, forward, gan_losses, intervals, losses, sample, validate
 from fulmen.dispatching.registry import MissingMethodError, dispatch
@@ -81,7 +81,8 @@ class GAN(Game):
 def _losses(gan: GAN, batch, mode: Mode):
     own = isinstance(batch, PartBatches)
     real = batch.critic.x if own else batch.x
-    z = batch.generator.x if own else jax.random.normal(mode.at("noise").key, (len(batch), gan.latent))
+    key = mode.at("noise").key
+    z = batch.generator.x if own else jax.random.normal(require_key(key, gan), (len(batch), gan.latent))
     return gan_losses(gan.objective, gan.critic, real, forward(gan.generator, z), mode.at("objective").key)
 
 
@@ -109,7 +110,7 @@ def gan_losses(objective: Hinge, critic, real, fake, key):
 @dispatch
 def gan_losses(objective: Wasserstein, critic, real, fake, key):
     on_fake = forward(critic, fake)
-    share = jax.random.uniform(key, (len(real), *[1] * (real.ndim - 1)), real.dtype)
+    share = jax.random.uniform(require_key(key, objective), (len(real), *[1] * (real.ndim - 1)), real.dtype)
     between = share * real + (1 - share) * fake.astype(real.dtype)
     # The scores' sum has each example's own slope; a pass that is no example of the data moves no running statistics.
     slopes = jax.grad(lambda x: forward(unrecorded(critic), x).sum())(between)

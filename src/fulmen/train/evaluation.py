@@ -16,10 +16,11 @@ from fulmen.core.component import Component, fold_name, unbind
 from fulmen.core.leaves import require_arrays
 from fulmen.core.marks import keeps_rows
 from fulmen.core.mode import Eval, Plan
+from fulmen.core.prediction import outputs_for
 from fulmen.core.state import State
 from fulmen.core.structure import Structure, keep, pack, per_structure
 from fulmen.core.tree import remake, short
-from fulmen.core.verbs import as_batch, bind, evaluate, forward, predict, validate
+from fulmen.core.verbs import as_batch, bind, evaluate, predict, validate
 from fulmen.data.arrays import count
 from fulmen.data.mixed import Mixed
 from fulmen.data.source import Source

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.core import Tracer
 
 from fulmen.compose.losses import as_figure, entry_means, total_loss
 from fulmen.compose.supervised import with_outputs
 from fulmen.compose.vectorized import members_of, over_members, over_states
+from fulmen.core.border import checked
 from fulmen.core.component import Buffer, Component, Frozen, System, Wrapper, named_parts, part_name, still
 from fulmen.core.leaves import BUFFER, PARAMETER, leaves
 from fulmen.core.marks import standard_step, sums_losses
@@ -33,6 +36,7 @@ from fulmen.core.verbs import (
     predictions,
     train_step,
     update,
+    validate,
 )
 from fulmen.dispatching.registry import dispatch
 from fulmen.optimizers import NOBODY, groups
@@ -290,6 +294,7 @@ def _train_step(
 
 @dispatch
 def train_step(state: State, batch):
+    batch = _at_border(state, batch)
     who, arrays = turns(state), (state._leaves, state._raw_key, state.step, batch)
     if who.every and isinstance(state.step, Tracer):
         # In a loop or a jit of somebody else's, who moves is part of what is computed.
@@ -322,7 +327,28 @@ def _eval_step(structure: Structure, leaves: list[Any], raw_key: Any, step: Any,
 
 @dispatch
 def eval_step(state: State, batch):
-    return _eval_step(state._structure, state._leaves, state._raw_key, state.step, batch)
+    return _eval_step(state._structure, state._leaves, state._raw_key, state.step, _at_border(state, batch))
+
+
+_signed: weakref.WeakKeyDictionary[Structure, set[int]] = weakref.WeakKeyDictionary()
+"""By the structure of a state, which arrays of its batches `validate` has accepted with negative numbers."""
+
+
+def _at_border(state: State, raw: Any) -> Any:
+    """The data of a step, checked. What may be labels or weights is validated if it is negative: compiled code cannot raise."""
+    raw = checked(raw)
+    for i, leaf in enumerate(jax.tree.leaves(raw)):
+        if type(leaf) is np.ndarray and _may_be_labels_or_weights(leaf) and not np.minimum.reduce(leaf, axis=None) >= 0:
+            known = _signed.setdefault(state._structure, set())
+            if i not in known:
+                validate(state.system, checked(as_batch(state.system, raw)))
+                known.add(i)
+    return raw
+
+
+def _may_be_labels_or_weights(array: np.ndarray) -> bool:
+    kind, axes = array.dtype.kind, array.ndim
+    return array.size > 0 and ((kind == "i" and 1 <= axes <= 2) or (kind == "f" and axes == 1))
 
 
 # A state stands for its system where something is to be looked at; raw data becomes the system's batch.
@@ -335,22 +361,22 @@ def _look(state: State, mode: Mode) -> Any:
 
 @dispatch
 def losses(state: State, batch, mode: Mode):
-    return losses(_look(state, mode), as_batch(state.system, batch))
+    return losses(_look(state, mode), checked(as_batch(state.system, batch)))
 
 
 @dispatch
 def loss(state: State, batch, mode: Mode):
-    return loss(_look(state, mode), as_batch(state.system, batch))
+    return loss(_look(state, mode), checked(as_batch(state.system, batch)))
 
 
 @dispatch
 def metrics(state: State, batch, mode: Mode):
-    return metrics(_look(state, mode), as_batch(state.system, batch))
+    return metrics(_look(state, mode), checked(as_batch(state.system, batch)))
 
 
 @dispatch
 def predictions(state: State, batch, mode: Mode):
-    return predictions(_look(state, mode), as_batch(state.system, batch))
+    return predictions(_look(state, mode), checked(as_batch(state.system, batch)))
 
 
 @dispatch
