@@ -16,7 +16,8 @@ from fulmen.core.tree import Tree, data_fields
 __all__ = ["check_array", "check_weight", "checked", "is_float", "leaf_name", "named_arrays", "native"]
 
 # Most batches have only these, and need no closer look.
-_PLAIN = frozenset(map(np.dtype, ("float16", "float32", "bool", "uint8", "uint16", "uint32", "int8", "int16", "int32")))
+_PLAIN = frozenset({np.dtype(f"{kind}{bits}") for kind in ("int", "uint") for bits in (8, 16, 32, 64)})
+_PLAIN |= frozenset(map(np.dtype, ("bool", "float16", "float32")))
 _NUMBERS = (np.ndarray, np.generic, jax.Array, jax.ShapeDtypeStruct, int, float, complex)
 
 

@@ -333,22 +333,39 @@ def eval_step(state: State, batch):
 _signed: weakref.WeakKeyDictionary[Structure, set[int]] = weakref.WeakKeyDictionary()
 """By the structure of a state, which arrays of its batches `validate` has accepted with negative numbers."""
 
+# Up to how many axes host arrays may be labels or weights, by their type; other types need a closer look.
+_AXES = {np.dtype(name): 2 for name in ("int8", "int16", "int32", "int64")}
+_AXES |= {np.dtype(name): 1 for name in ("float16", "float32")}
+_AXES |= {np.dtype(name): -1 for name in ("bool", "uint8", "uint16", "uint32", "uint64")}
+_least = np.minimum.reduce
+
 
 def _at_border(state: State, raw: Any) -> Any:
-    """The data of a step, checked. What may be labels or weights is validated if it is negative: compiled code cannot raise."""
-    raw = checked(raw)
-    for i, leaf in enumerate(jax.tree.leaves(raw)):
-        if type(leaf) is np.ndarray and _may_be_labels_or_weights(leaf) and not np.minimum.reduce(leaf, axis=None) >= 0:
-            known = _signed.setdefault(state._structure, set())
-            if i not in known:
-                validate(state.system, checked(as_batch(state.system, raw)))
-                known.add(i)
+    """The data of a step, checked. Compiled code cannot refuse a label or a weight below 0, so the host looks at them."""
+    for leaf in raw if type(raw) is tuple else jax.tree.leaves(raw):
+        if type(leaf) is np.ndarray:
+            axes = _AXES.get(leaf.dtype)
+            if axes is None or (leaf.ndim <= axes and leaf.size and not _least(leaf, axis=None) >= 0):
+                return _validated(state, raw)
+        elif not isinstance(leaf, jax.Array):
+            return _validated(state, raw)
     return raw
 
 
-def _may_be_labels_or_weights(array: np.ndarray) -> bool:
-    kind, axes = array.dtype.kind, array.ndim
-    return array.size > 0 and ((kind == "i" and 1 <= axes <= 2) or (kind == "f" and axes == 1))
+def _validated(state: State, raw: Any) -> Any:
+    raw, known = checked(raw), _signed.setdefault(state._structure, set())
+    signed = {i for i, leaf in enumerate(jax.tree.leaves(raw)) if _may_be_wrong(leaf)}
+    if not signed <= known:
+        validate(state.system, checked(as_batch(state.system, raw)))
+        known |= signed
+    return raw
+
+
+def _may_be_wrong(leaf: Any) -> bool:
+    """Whether a host array has negative numbers or NaN, and the size of labels or weights."""
+    if not isinstance(leaf, np.ndarray) or not leaf.size or leaf.ndim > _AXES.get(leaf.dtype, 1):
+        return False
+    return not _least(leaf, axis=None) >= 0
 
 
 # A state stands for its system where something is to be looked at; raw data becomes the system's batch.
