@@ -256,10 +256,10 @@ def test_a_mean_weighs_the_leading_axis():
 # What gave internal errors
 
 
-@pytest.mark.parametrize("objective", [fm.systems.gan.NonSaturating(), fm.Wasserstein()], ids=["noise", "penalty"])
+@pytest.mark.parametrize("objective", [fm.systems.NonSaturating(), fm.systems.Wasserstein()], ids=["noise", "penalty"])
 def test_losses_of_a_gan_without_a_key(objective):
     gan = fm.init(fm.GAN(Linear(2, 4), Linear(4, 1), objective=objective, latent=2), jax.random.key(0))
-    raw = X if isinstance(objective, fm.systems.gan.NonSaturating) else dict(generator=X[:, :2], critic=X)
+    raw = X if isinstance(objective, fm.systems.NonSaturating) else dict(generator=X[:, :2], critic=X)
     with pytest.raises(ValueError, match=r"draws at random.*fm.Eval\(key\)"):
         fm.losses(gan, raw)
     assert set(fm.losses(gan, raw, fm.Eval(jax.random.key(0)))) == {"generator", "critic"}

@@ -11,7 +11,10 @@ import numpy as np
 from jax.core import Tracer
 
 from fulmen.core.batch import Batch, PartBatches
+from fulmen.core.component import Component
 from fulmen.core.tree import Tree, data_fields
+from fulmen.core.verbs import as_batch, prepared
+from fulmen.dispatching.registry import dispatch
 
 __all__ = ["check_array", "check_weight", "checked", "is_float", "leaf_name", "named_arrays", "native"]
 
@@ -44,6 +47,26 @@ def checked(data: Any) -> Any:
             if isinstance(part.weight, np.ndarray):  # reading others waits for the device
                 check_weight(part.weight)
     return data
+
+
+@dispatch
+def prepared(component, batch: object):
+    return checked(as_batch(component, batch))
+
+
+@dispatch
+def prepared(component, batch: Component):  # which `as_batch` refuses
+    return as_batch(component, batch)
+
+
+@dispatch
+def prepared(component, batch: Tree):
+    return batch
+
+
+@dispatch
+def prepared(component, batch: Batch):
+    return checked(batch)
 
 
 def _converted(data: Any, leaves: list[Any], structure: Any) -> Any:

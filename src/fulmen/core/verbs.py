@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from fulmen.core.batch import Batch
-from fulmen.core.border import checked
 from fulmen.core.mode import Eval, Mode, Plan
 from fulmen.core.tree import Tree
 from fulmen.dispatching.lazy_libraries import library_of
@@ -76,14 +74,14 @@ def partition(component, policy):
 # What models and systems compute
 
 
+@verb(hands_on=False)
+def prepared(component, batch):
+    """What a method gets as its batch: raw data as the component's batch, checked; a batch checked; a `Prediction` as it is."""
+
+
 def _as_batch(component: Any, batch: Any) -> Any:
-    """Raw data given to a component becomes its batch, checked; a state converts by itself, and a term gets a prediction."""
-    if isinstance(batch, Batch):
-        return checked(batch)
-    if isinstance(batch, Tree) and not callable(batch):
-        return batch
     takes_batches = isinstance(component, Tree) or library_of(type(component)) is not None
-    return checked(as_batch(component, batch)) if takes_batches else batch
+    return prepared(component, batch) if takes_batches else batch  # a state makes its system's batch by itself
 
 
 @verb(context=Mode, default=Eval(), bind=_bind)

@@ -34,10 +34,12 @@ class Around:
 
     function: Callable[..., Any]
     inner: Any
+    context: type | None
 
     def call(self, args: Sequence[Any], context: Any, options: dict[str, Any]) -> Any:
         def call(*args: Any, **options: Any) -> Any:
-            return self.inner.call(args, getattr(args[0], "mode", None) or context, options)
+            bound = getattr(args[0], "mode", None)  # a module of another library may have a field of that name
+            return self.inner.call(args, bound if isinstance(bound, self.context or ()) else context, options)
 
         return self.function(call, *args, **options)
 

@@ -185,7 +185,7 @@ class Verb:
         answer: Any = found[0]
         for kind in reversed(args[0].__mro__ if args and not question.invoked else ()):
             if kind in self._around:
-                answer = Around(self._around[kind], answer)
+                answer = Around(self._around[kind], answer, self.context)
         return answer
 
     # Registering

@@ -203,4 +203,4 @@ def _outputs(structure: Structure, leaves: list[Any], raw: Any, key: Any) -> Any
 
 
 def _forward(component: Any, batch: Any, mode: Eval) -> Any:
-    return forward(bind(component, mode), as_batch(component, batch).x)
+    return outputs_for(bind(component, mode), as_batch(component, batch))

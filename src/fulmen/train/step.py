@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import Any
 
 import jax
@@ -330,9 +329,6 @@ def eval_step(state: State, batch):
     return _eval_step(state._structure, state._leaves, state._raw_key, state.step, _at_border(state, batch))
 
 
-_signed: weakref.WeakKeyDictionary[Structure, set[int]] = weakref.WeakKeyDictionary()
-"""By the structure of a state, which arrays of its batches `validate` has accepted with negative numbers."""
-
 # Up to how many axes host arrays may be labels or weights, by their type; other types need a closer look.
 _AXES = {np.dtype(name): 2 for name in ("int8", "int16", "int32", "int64")}
 _AXES |= {np.dtype(name): 1 for name in ("float16", "float32")}
@@ -353,7 +349,8 @@ def _at_border(state: State, raw: Any) -> Any:
 
 
 def _validated(state: State, raw: Any) -> Any:
-    raw, known = checked(raw), _signed.setdefault(state._structure, set())
+    # Which arrays of a batch `validate` has accepted with negative numbers: it traces the model, so it is asked once.
+    raw, known = checked(raw), state._structure.programs.setdefault("signed", set())
     signed = {i for i, leaf in enumerate(jax.tree.leaves(raw)) if _may_be_wrong(leaf)}
     if not signed <= known:
         validate(state.system, checked(as_batch(state.system, raw)))
