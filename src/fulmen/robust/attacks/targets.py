@@ -111,7 +111,7 @@ def labels(prediction: Prediction) -> jax.Array:
 
 
 @dispatch
-def toward(objective, prediction, target):
+def toward(objective: object, prediction, target):
     return -loss(objective, remake(prediction, {"batch": with_labels(prediction.batch, target)}))
 
 
