@@ -23,9 +23,10 @@ def said(error, *words):
 
         def __exit__(self, kind, value, trace):
             assert kind is not None and issubclass(kind, error), f"{error} was expected, {kind} came: {value}"
+            text = "\n".join([str(value), *getattr(value, "__notes__", ())])
             for word in words:
-                assert word in str(value), f"{word!r} is missing in: {value}"
-            assert len(str(value).splitlines()) < 25
+                assert word in text, f"{word!r} is missing in: {text}"
+            assert len(text.splitlines()) < 25
             return True
 
     return Expect()
@@ -54,8 +55,8 @@ DATA = [
     ("object", (X.astype(object), Y), TypeError, ["x", "numbers", "object"]),
     ("string", (X, Y.astype(str)), TypeError, ["y", "numbers", "<U"]),
     ("no array", (X.tolist(), Y), TypeError, ["x", "array", "list"]),
-    ("dict of inputs", (dict(a=X, b=X), Y), TypeError, ["x", "a dict came", "fm.Labeled(dict(a=…, b=…), y)"]),
-    ("tuple of inputs", ((X, X), Y), TypeError, ["x", "a tuple came", "fm.Labeled((…, …), y)"]),
+    ("dict of inputs", (dict(a=X, b=X), Y), TypeError, ["x", "got dict", "fm.Labeled(dict(a=…, b=…), y)"]),
+    ("tuple of inputs", ((X, X), Y), TypeError, ["x", "got tuple", "fm.Labeled((…, …), y)"]),
     ("size of input", (X[:, :3], Y), ValueError, ["4", "3", "Dense"]),
     ("no labels", X, (TypeError, ValueError), ["(x, y)", "Unlabeled"]),
     ("four arrays", (X, Y, Y, Y), ValueError, ["(x, y)", "4"]),
@@ -231,7 +232,7 @@ def test_what_is_no_attack(attack, words):
 
 def test_tensors_of_another_library():
     torch = pytest.importorskip("torch")
-    with said(TypeError, "x: a NumPy or JAX array was expected", "torch.Tensor came", "np.asarray(x)"):
+    with said(TypeError, "x must be a NumPy or JAX array", "torch.Tensor", "np.asarray(x)"):
         fm.setup(classifier(), (torch.tensor(X), torch.tensor(Y)), **ADAM)
 
 
@@ -450,8 +451,26 @@ def test_an_array_of_another_shape_in_a_state(value, came):
     ids=["forward", "loss", "losses", "mode", "jit"],
 )
 def test_a_description_in_the_place_of_a_component(call):
-    with said(ValueError, "Linear", "'weight'", "fm.setup", "fm.init"):
+    """The error is NumPy's or JAX's, with a note on the arrays that are not there."""
+    with said((TypeError, ValueError), "Linear", "'weight'", "fm.setup", "fm.init"):
         call()
+
+
+def test_a_models_error_is_kept_where_its_arrays_are_not_drawn():
+    class Refuses(fm.Model):
+        layer: Linear
+
+    @dispatch
+    def forward(model: Refuses, x):
+        raise ValueError("x must be odd") from KeyError("even")
+
+    with said(ValueError, "x must be odd", "Refuses", "'layer.layer.weight'", "fm.init"):
+        Refuses(net())(X)
+    with pytest.raises(ValueError, match="x must be odd") as caught:
+        fm.forward(fm.models.Chain(Refuses(net()), net()), X)
+    assert str(caught.value) == "x must be odd"
+    assert isinstance(caught.value.__cause__, KeyError)
+    assert len(caught.value.__notes__) == 1
 
 
 def test_an_error_that_is_not_for_want_of_arrays_stays_as_it_is():

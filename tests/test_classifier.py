@@ -207,19 +207,19 @@ def test_a_classifier_is_a_part_like_any(model, raw):
     [
         (
             fm.Classifier(Picky(), fm.CrossEntropy),
-            r"Classifier, objective: .*fm.CrossEntropy\(\) was expected, and CrossEntropy came. .*CrossEntropy\(",
+            r"Classifier.objective must be an Objective, got the class CrossEntropy; write CrossEntropy\(",
         ),
         (
             fm.Classifier(Picky(), optax.softmax_cross_entropy),
-            "Classifier, objective: .* was expected, and softmax_cross_entropy came",
+            r"Classifier.objective .* got softmax_cross_entropy; write fm.CrossEntropy\(\)",
         ),
         (
             fm.Regressor(Picky(), metrics=("mae",)),
-            r"Regressor, metrics: a metric such as fm.Accuracy\(\) was expected, and 'mae' came",
+            r"Regressor.metrics must be a Metric or .* got \('mae',\); write fm.Accuracy\(\)",
         ),
         (
             fm.Classifier(Picky(), augment=(len,)),
-            r"Classifier, augment: an augmentation such as fm.augmentations.Noise\(0.1\) was expected, and len came",
+            r"Classifier.augment must be .* got \(len,\); write fm.augmentations.Noise\(0.1\)",
         ),
     ],
 )
@@ -231,7 +231,7 @@ def test_fields_of_the_wrong_kind(system, message):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (lambda x, y: (x, y + 1), ValueError, "CrossEntropy, y: labels from 0 to 2 were expected.*labels from 1 to 3 came"),
+        (lambda x, y: (x, y + 1), ValueError, "CrossEntropy, y must be labels from 0 to 2.*labels from 1 to 3"),
         (
             lambda x, y: (x, y.astype(np.float32)),
             TypeError,
@@ -246,7 +246,7 @@ def test_fields_of_the_wrong_kind(system, message):
         (
             lambda x, y: TwoInputs(x, y),
             TypeError,
-            r"Classifier gives batch.x to its model, and the TwoInputs batch that came has no x",
+            r"is called with batch.x, and TwoInputs has no x. Write `model_inputs",
         ),
     ],
 )

@@ -198,18 +198,18 @@ def test_the_noise_is_of_the_settings_precision():
         (
             {"critic_steps": 0},
             ValueError,
-            "GAN, critic_steps: a whole number of steps, at least 1, was expected, and 0 came",
+            "GAN.critic_steps must be at least 1, got 0",
         ),
-        ({"latent": 0}, ValueError, "GAN, latent: a whole number of at least 1 was expected, and 0 came"),
-        ({"objective": fm.systems.Wasserstein(-1.0)}, ValueError, "Wasserstein, penalty: a finite number of at least 0"),
+        ({"latent": 0}, ValueError, "GAN.latent must be at least 1, got 0"),
+        ({"objective": fm.systems.Wasserstein(-1.0)}, ValueError, "Wasserstein.penalty must be at least 0"),
         ({"objective": fm.MSE()}, TypeError, "gan_losses"),
-        ({"objective": 3.0}, TypeError, r"GAN, objective: what they play for was expected, and 3.0 came: fm.systems.NonSat"),
+        ({"objective": 3.0}, TypeError, r"GAN.objective must be a Component, got 3.0; write fm.systems.NonSat"),
         (
             {"latent": 3},
             ValueError,
             r"GAN, latent: the generator takes no noise of shape \(n, 3\), which latent=3 asks for: .*3",
         ),
-        ({"generator": 3.0}, TypeError, "GAN, generator: a model from noise to examples was expected, and 3.0 came"),
+        ({"generator": 3.0}, TypeError, "GAN.generator must be a Component, got 3.0"),
     ],
 )
 def test_options_that_make_no_sense(options, error, message):

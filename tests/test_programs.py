@@ -1,6 +1,7 @@
 """What is compiled for a structure lives as long as the structure, and equal structures share it."""
 
 import gc
+import pickle
 import weakref
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from tiny import Compilations, data, net
 
 import fulmen as fm
-from fulmen.core.structure import Structure
+from fulmen.core.structure import Structure, pack
 
 X, Y = data(8)
 KEY = jax.random.key(0)
@@ -108,3 +109,33 @@ def test_a_state_goes_through_transformations():
     for run in (scanned, jax.jit(scanned)):
         for a, b in zip(jax.tree.leaves(run(state)), jax.tree.leaves(by_hand), strict=True):
             assert np.allclose(jax.random.key_data(a) if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key) else a, b)
+
+
+# What is equal
+
+
+class Scaled(fm.Model):
+    """A static number."""
+
+    k: int = fm.static()
+
+
+NAN = float("nan")
+SAME_BUT_FOR_EQ = [(2, 2.0), (1, True), (0, False), (0.0, -0.0), (2.0, 2 + 0j), ((1,), (1.0,)), ({"a": 1}, {"a": 1.0})]
+
+
+@pytest.mark.parametrize("static", [True, False], ids=["in the structure", "a leaf"])
+@pytest.mark.parametrize(("first", "second"), SAME_BUT_FOR_EQ, ids=str)
+def test_numbers_that_compare_equal_are_told_apart(static, first, second):
+    eqx = pytest.importorskip("equinox")
+    Module = type(
+        "Module", (eqx.Module,), {"__annotations__": {"k": object}} | ({"k": eqx.field(static=True)} if static else {})
+    )
+    for value in (first, second):
+        leaves, structure = pack(Module(value))
+        assert repr(structure.unpack(leaves).k) == repr(value)
+
+
+@pytest.mark.parametrize("value", [2, 2.0, True, -0.0, NAN, "a", None, (1, NAN), np.float32(2)], ids=str)
+def test_equal_static_values_share_a_structure(value):
+    assert pack(Scaled(value))[1] is pack(Scaled(pickle.loads(pickle.dumps(value))))[1]

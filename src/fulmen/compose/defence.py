@@ -12,8 +12,7 @@ from fulmen.core.component import Buffer, Component, System, Wrapper, part_name
 from fulmen.core.marks import sums_losses
 from fulmen.core.mode import Eval
 from fulmen.core.naming import briefly
-from fulmen.core.part_checks import require_part
-from fulmen.core.prediction import Prediction, check_class_values, class_targets
+from fulmen.core.prediction import Prediction, check_classes
 from fulmen.core.tree import remake
 from fulmen.core.verbs import as_batch, bind, defence_losses, loss, losses, metrics, predictions, reduce_losses, validate
 from fulmen.dispatching.registry import dispatch
@@ -93,11 +92,6 @@ def metrics(defence: Defence, batch):
 
 
 @dispatch
-def validate(defence: Defence):
-    require_part(defence, "system", "a component that has a loss, such as fm.Classifier(model),")
-
-
-@dispatch
 def validate(defence: Defence, batch):
     validate(defence.system, as_batch(defence.system, batch))
 
@@ -149,6 +143,5 @@ def validate_logits(defence: Any, batch: Any, system: Any = None) -> dict[str, i
     for path, outputs in found.items():
         if path == "" and getattr(batch, "y", None) is not None:
             like: Any = jax.ShapeDtypeStruct((len(batch), outputs.shape[1]), outputs.dtype)
-            y, labels = class_targets(Prediction(part, like, batch), defence)
-            check_class_values(y, labels, outputs.shape[1], defence)
+            check_classes(Prediction(part, like, batch), defence)
     return {path: outputs.shape[1] for path, outputs in found.items()}

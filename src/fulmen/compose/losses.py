@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 
 from fulmen.core.batch import Attacked, Batch, Labeled, PartBatches, Unlabeled
+from fulmen.core.border import check_array, check_weight, named_arrays
 from fulmen.core.component import Component, Model, System, Wrapper, named_parts, part_name
 from fulmen.core.marks import keeps_rows, sums_losses
 from fulmen.core.mergeable import Mean, Mergeable
-from fulmen.core.prediction import Prediction
+from fulmen.core.prediction import Prediction, outputs_for
 from fulmen.core.tree import remake, short
-from fulmen.core.verbs import as_batch, augment, forward, loss, losses, metrics, predictions, reduce_losses, validate
+from fulmen.core.verbs import as_batch, augment, loss, losses, metrics, predictions, reduce_losses, validate
 from fulmen.dispatching.registry import dispatch
 
 __all__ = ["as_figure", "entry", "example_mean", "per_example", "reduced", "total_loss"]
@@ -28,16 +29,27 @@ def as_batch(component: object, raw):
         return raw
     if isinstance(raw, dict):
         return _from_dict(component, raw)
-    if isinstance(raw, tuple | list):
-        if len(raw) == 3:
-            return Labeled(raw[0], raw[1], weight=raw[2])
-        if len(raw) == 2:
-            return Labeled(raw[0], raw[1])
+    several = isinstance(raw, tuple | list)
+    if several and len(raw) not in (2, 3):
         raise ValueError(
-            f"a batch is an array, a pair (x, y) or a triple (x, y, weight); {len(raw)} arrays came. "
-            f"For others, overload `as_batch(component: {type(component).__name__}, raw: tuple)`."
+            f"a batch must be an array, a pair (x, y) or a triple (x, y, weight), got {len(raw)} arrays. For others, overload "
+            f"`as_batch(component: {type(component).__name__}, raw: tuple)`."
         )
-    return Unlabeled(raw)
+    if isinstance(raw, int | float):
+        return Unlabeled(raw)  # a stand-in for a batch that no method reads
+    for name, value in named_arrays(raw):
+        check_array(name, value)
+    if not several:
+        return Unlabeled(raw)
+    if len(raw) == 2:
+        return Labeled(*raw)
+    x, y, weight = raw
+    if jnp.issubdtype(weight.dtype, jnp.integer):
+        raise TypeError(
+            f"weight, the third array, must be floating-point, got {weight.dtype}. Integer weights: weight.astype(np.float32), or by "
+            "name dict(x=…, y=…, weight=…). Two inputs and labels need a batch type: class Pair(fm.Batch) with a field for each."
+        )
+    return Labeled(x, y, weight=weight)
 
 
 def _from_dict(component: Any, raw: dict[str, Any]) -> Batch:
@@ -52,6 +64,8 @@ def _from_dict(component: Any, raw: dict[str, Any]) -> Batch:
             f"a dict of data has x, and may have y, weight and index{parts}; {', '.join(map(str, raw))} came. "
             "For others, overload `as_batch(component, raw: dict)`, or give a `fm.Batch` of your own."
         )
+    for name, value in named_arrays(raw):
+        check_array(name, value)
     return kind(**raw)
 
 
@@ -86,6 +100,7 @@ def example_mean(value: Any, batch: Any, what: str = "loss") -> jax.Array:
     weight = getattr(batch, "weight", None)
     if weight is None:
         return value.mean()
+    check_weight(weight)
     weight = weight.astype(value.dtype)
     return jnp.where(weight == 0, 0, value * weight).sum() / weight.sum()
 
@@ -204,6 +219,8 @@ def entry_means(system: Any, entries: Mapping[str, Any], batch: Any) -> dict[str
 
 def _reduce(entry: Any, batch: Any, what: str) -> jax.Array:
     if isinstance(entry, Mapping):
+        if not entry:
+            raise ValueError(f"{what} is an empty dict; give it at least one entry, or leave it out.")
         values = [_reduce(inner, batch, f"{what}, entry {name!r},") for name, inner in entry.items()]
         return functools.reduce(_add, values)
     return example_mean(entry, batch, what)
@@ -233,7 +250,7 @@ def metrics(system: System, batch):
 
 @dispatch
 def predictions(model: Model, batch):
-    return {"": Prediction(model, forward(model, batch.x), batch)}
+    return {"": Prediction(model, outputs_for(model, batch), batch)}
 
 
 @dispatch

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from typing import Any
 
 import jax
 
-from fulmen.core.component import Component, System
+from fulmen.core.component import Component, Model, System
 from fulmen.core.leaves import components
 from fulmen.core.marks import sums_losses, uses_outputs
 from fulmen.core.mode import Eval
 from fulmen.core.naming import numbered
-from fulmen.core.prediction import Prediction
-from fulmen.core.tree import remake, short
-from fulmen.core.verbs import augment, forward, loss, losses, metrics, predictions, validate
-from fulmen.dispatching.registry import dispatch
+from fulmen.core.prediction import Prediction, inputs_for
+from fulmen.core.tree import remake
+from fulmen.core.verbs import augment, forward, loss, losses, metrics, model_inputs, predictions, validate
+from fulmen.dispatching.registry import dispatch, verb
 from fulmen.metric_types import Accuracy, Metric
 from fulmen.objectives import CrossEntropy, Objective
 
@@ -37,7 +38,9 @@ class Supervised(System):
     model: Component
     objective: Objective
     metrics: Metric | tuple[Metric, ...] = dataclasses.field(default=(), kw_only=True)
-    augment: Component | tuple[Component, ...] = dataclasses.field(default=(), kw_only=True)
+    augment: Component | tuple[Component, ...] = dataclasses.field(
+        default=(), kw_only=True, metadata={"example": "fm.augmentations.Noise(0.1)"}
+    )
 
     @property
     def per_example(self) -> bool:
@@ -74,6 +77,11 @@ def forward(system: Supervised, *inputs):
 
 
 @dispatch
+def model_inputs(system: Supervised, batch):
+    return model_inputs(system.model, batch)
+
+
+@dispatch
 @uses_outputs
 def losses(system: Supervised, batch):
     prediction = _predicted(system, batch)
@@ -99,62 +107,60 @@ def augment(system: Supervised, batch, mode):
 
 
 @dispatch
-def validate(system: Supervised):
-    name = type(system).__name__
-    _require(system.objective, Objective, f"{name}, objective: an objective such as fm.CrossEntropy()")
-    for metric in several(system.metrics):
-        _require(metric, Metric, f"{name}, metrics: a metric such as fm.Accuracy()")
-    for each in several(system.augment):
-        _require(each, Component, f"{name}, augment: an augmentation such as fm.augmentations.Noise(0.1)")
-
-
-def _require(value: Any, kind: type, what: str) -> None:
-    if isinstance(value, kind):
-        return
-    made = f" Make one: {value.__name__}(…)." if isinstance(value, type) and issubclass(value, kind) else ""
-    raise TypeError(f"{what} was expected, and {short(value)} came.{made}")
-
-
-@dispatch
 def validate(system: Supervised, batch):
     validate(system.model, batch)
     n, mode = len(batch), Eval(jax.random.key(0))
-    outputs = jax.eval_shape(lambda one: forward(system, _inputs(system, one), mode), batch[:1])
+    outputs = jax.eval_shape(lambda one: forward(system, *inputs_for(system, one), mode), batch[:1])
     outputs = jax.tree.map(lambda v: jax.ShapeDtypeStruct((n, *v.shape[1:]), v.dtype) if v.shape[:1] == (1,) else v, outputs)
     prediction = Prediction(system.model, outputs, batch)
     for each in (system.objective, *several(system.metrics)):
         validate(each, prediction)
 
 
+@verb
+def check_inputs(component, batch):
+    """Raise on inputs that the component's model cannot take, whatever the targets.
+
+    It is called on the host: in a compiled program, an invalid token gives NaN without an error.
+    """
+
+
+@dispatch
+def check_inputs(component: object, batch):
+    return None
+
+
+@dispatch
+def check_inputs(model: Model, batch):
+    validate(model, batch)
+
+
+@dispatch
+def check_inputs(system: Supervised, batch):
+    check_inputs(system.model, batch)
+
+
 def with_outputs(system: Any, batch: Any) -> Any:
     """The batch with its model's outputs at hand, so that loss and metrics do not each compute them.
 
     XLA merges what is computed twice, but not two loops, such as those of a scanned stack. The outputs are no field of the
-    batch: they are lost where it is taken apart, and not used for another model or another x.
+    batch: they are lost where it is taken apart, and not used for another model or other inputs.
     """
-    if not isinstance(system, Supervised) or getattr(batch, "x", None) is None:
+    if not isinstance(system, Supervised):
         return batch
     if not (sums_losses.on(loss.method(system, batch)) and uses_outputs.on(losses.method(system, batch))):
         return batch  # the loss may use the model in another way
-    return remake(batch, {"_outputs": (system.model, batch.x, forward(system, batch.x))})
+    given = inputs_for(system, batch)
+    return remake(batch, {"_outputs": (system.model, given, forward(system, *given))})
 
 
 def outputs(system: Any, batch: Any) -> Any:
     """What a system's model gives for a batch."""
-    model, x, found = batch.__dict__.get("_outputs", (None, None, None))
-    return found if model is system.model and x is batch.x else forward(system, _inputs(system, batch))
+    model, before, found = batch.__dict__.get("_outputs", (None, (), None))
+    given = inputs_for(system, batch)
+    same = model is system.model and len(before) == len(given) and all(map(operator.is_, before, given))
+    return found if same else forward(system, *given)
 
 
 def _predicted(system: Any, batch: Any) -> Prediction:
     return Prediction(system.model, outputs(system, batch), batch)
-
-
-def _inputs(system: Any, batch: Any) -> Any:
-    x = getattr(batch, "x", None)
-    if x is None:
-        name, kind = type(system).__name__, type(batch).__name__
-        raise TypeError(
-            f"{name} gives batch.x to its model, and the {kind} batch that came has no x. Write `losses(system: {name}, "
-            f"batch: {kind})` and `metrics` for it, or `as_batch(system: {name}, raw)`, which makes a batch that has one."
-        )
-    return x

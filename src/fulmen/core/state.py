@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from fulmen.core.component import Component
 from fulmen.core.leaves import BUFFER, PARAMETER, is_array, leaves
 from fulmen.core.mode import Plan
 from fulmen.core.structure import Structure, pack
 from fulmen.core.tree import short
 from fulmen.core.verbs import show
+from fulmen.dispatching import hooks
 
 __all__ = ["State"]
 
@@ -175,3 +177,10 @@ def _unflatten(structure: Structure, children: Any) -> State:
 
 
 jax.tree_util.register_pytree_with_keys(State, _flatten_with_keys, _unflatten, _flatten)
+
+
+def _comes_first(kind: type) -> bool:
+    return issubclass(kind, Component | State)
+
+
+hooks.comes_first = _comes_first

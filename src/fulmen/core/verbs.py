@@ -74,10 +74,14 @@ def partition(component, policy):
 # What models and systems compute
 
 
+@verb(hands_on=False)
+def prepared(component, batch):
+    """What a method gets as its batch: raw data as the component's batch, checked; a batch checked; a `Prediction` as it is."""
+
+
 def _as_batch(component: Any, batch: Any) -> Any:
-    """Raw data given to a component becomes its batch; a state converts by itself, and a term gets a prediction."""
     takes_batches = isinstance(component, Tree) or library_of(type(component)) is not None
-    return as_batch(component, batch) if takes_batches and not isinstance(batch, Tree) else batch
+    return prepared(component, batch) if takes_batches else batch  # a state makes its system's batch by itself
 
 
 @verb(context=Mode, default=Eval(), bind=_bind)
@@ -90,6 +94,25 @@ def forward(model, *inputs, mode):
         mode: a `Mode`, or left out: what is bound to the model, or else `Eval()`.
 
     **Extending.** The one method that a model must have. Name `mode: fm.Train` last for what differs in training.
+    """
+
+
+@verb
+def model_inputs(component, batch):
+    """What `forward` is called with for a batch: `batch.x` by default.
+
+    Args:
+        component: a model, or a system, whose inputs are by default those of its model.
+        batch: a `Batch`.
+
+    Returns:
+        An array or a tree of arrays, or a tuple of several: the positional inputs of `forward`.
+
+    Raises:
+        TypeError: by default, for a batch without a field `x`.
+
+    **Extending.** Overload it for a model and a batch type whose inputs have other names:
+    `def model_inputs(net: Net, batch: Pair): return batch.left, batch.right`.
     """
 
 
@@ -180,7 +203,8 @@ def predictions(component, batch, mode):
     Returns:
         A dict from the path of each model's system to its `Prediction`; of a `Classifier` alone the path is `""`.
 
-    **Extending.** Overload it for a system whose outputs are not `forward(part, batch.x)` of its parts.
+    **Extending.** Overload it for a system whose outputs are not those of its parts for their batches; `model_inputs` says what a
+    model takes from a batch.
     """
 
 
@@ -955,6 +979,7 @@ __all__ = [
     "loss",
     "losses",
     "metrics",
+    "model_inputs",
     "observe",
     "on",
     "partition",

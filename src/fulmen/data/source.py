@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import jax
 
+from fulmen.core.border import checked
 from fulmen.core.mode import Plan
 from fulmen.core.tree import remake
 from fulmen.core.verbs import as_batch, batches, steps_per_epoch, validate
@@ -278,7 +279,7 @@ class Source:
         """Ask the component about the first batch that is seen; of arrays it was asked about all."""
         if not self._validated:
             self._validated = True
-            validate(component, as_batch(component, batch))
+            validate(component, checked(as_batch(component, batch)))
 
 
 def _with(batch: Any, found: Batches) -> Batches:

@@ -11,11 +11,13 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from fulmen.compose.defence import Defence
 from fulmen.compose.losses import example_mean, part_batch, sums_its_losses
 from fulmen.core.batch import Attacked
+from fulmen.core.border import checked
 from fulmen.core.component import Model, System, Wrapper, named_parts
 from fulmen.core.leaves import require_arrays
-from fulmen.core.mode import Eval, Mode
+from fulmen.core.mode import Eval, Mode, bound_mode
 from fulmen.core.state import State
 from fulmen.core.verbs import as_batch, bind, loss, losses, reduce_losses
 from fulmen.inspect.text import Picture, align, faint, html_page, html_table, place, tree_prefixes
@@ -103,8 +105,8 @@ def loss_tree(component: Any, batch: Any, mode: Mode | None = None) -> LossNode:
         component, key = component.system, component.key
     else:
         require_arrays(component, "loss_tree")
-    batch = as_batch(component, batch)
-    mode = mode or getattr(component, "mode", None) or Eval(key)
+    batch = checked(as_batch(component, batch))
+    mode = mode or bound_mode(component) or Eval(key)
     return _node("loss", bind(component, mode), batch)
 
 
@@ -129,7 +131,7 @@ def _node(name: str, part: Any, batch: Any, entries: Mapping[str, Any] | None = 
         else:
             children[key] = _entry(key, entry, "" if inner is None else _unwrap(inner, own)[1], own)
     method = reduce_losses.method(part, entries, batch) if summed else loss.method(part, batch)
-    note = "" if method.module.startswith("fulmen.") else f"by {method} at {place(method.location, method.module)}"
+    note = "" if method.hints[0] in (System, Defence) else f"by {method} at {place(method.location, method.module)}"
     return LossNode(name, kind, float(total), None, children, note)
 
 

@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 
 from fulmen.core.mergeable import Mean
+from fulmen.core.prediction import check_classes
 from fulmen.core.tree import static
 from fulmen.core.verbs import metrics, validate
 from fulmen.dispatching.registry import dispatch
-from fulmen.metric_types.metric import Metric, check_labels, labels_of, weight_of
+from fulmen.metric_types.metric import Metric, labels_of, weight_of
 
 __all__ = ["Accuracy", "TopK"]
 
@@ -44,7 +45,7 @@ class TopK(Metric):
 
     per_example: ClassVar[bool] = True
 
-    k: int = static(default=5)
+    k: int = static(minimum=1, default=5)
 
     @property
     def default_name(self) -> str:
@@ -70,19 +71,13 @@ def metrics(metric: TopK, prediction):
 
 
 @dispatch
-def validate(metric: TopK):
-    if metric.k < 1:
-        raise ValueError(f"TopK, k: at least 1 was expected, and {metric.k} came.")
-
-
-@dispatch
 def validate(metric: Accuracy, prediction):
-    check_labels(prediction, metric)
+    check_classes(prediction, metric)
 
 
 @dispatch
 def validate(metric: TopK, prediction):
-    check_labels(prediction, metric)
+    check_classes(prediction, metric)
     classes = prediction.outputs.shape[1]
     if metric.k >= classes:
         raise ValueError(

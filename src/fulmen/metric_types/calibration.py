@@ -11,14 +11,13 @@ import optax
 
 from fulmen.core.batch import Labeled
 from fulmen.core.mergeable import Mean, Mergeable
-from fulmen.core.prediction import Prediction, at_least_float32, class_targets
+from fulmen.core.prediction import Prediction, at_least_float32, check_classes, class_targets
 from fulmen.core.tree import static
 from fulmen.core.verbs import metrics, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.metric_types.metric import (
     Metric,
     OfMean,
-    check_labels,
     labels_of,
     numpy_of,
     ratio,
@@ -48,7 +47,7 @@ class CalibrationError(Metric):
 
     per_example: ClassVar[bool] = True
 
-    bins: int = static(default=15)
+    bins: int = static(minimum=1, default=15)
 
 
 class Perplexity(Metric):
@@ -116,12 +115,6 @@ def metrics(metric: CalibrationError, prediction):
 
 
 @dispatch
-def validate(metric: CalibrationError):
-    if metric.bins < 1:
-        raise ValueError(f"CalibrationError, bins: at least 1 was expected, and {metric.bins} came.")
-
-
-@dispatch
 def metrics(metric: Perplexity, prediction):
     value, weight = _nats(metric, prediction)
     return ExponentialMean(weighted_sum(value, weight), weight.sum())
@@ -164,9 +157,9 @@ def _flat(prediction: Prediction) -> Prediction:
 
 @dispatch
 def validate(metric: CalibrationError, prediction):
-    check_labels(prediction, metric)
+    check_classes(prediction, metric)
 
 
 @dispatch
 def validate(metric: Perplexity | BitsPerCharacter, prediction):
-    check_labels(_flat(prediction), metric)
+    check_classes(_flat(prediction), metric)

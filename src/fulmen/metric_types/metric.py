@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fulmen.core.border import check_weight
 from fulmen.core.mergeable import Mergeable
 from fulmen.core.naming import Named
-from fulmen.core.prediction import Prediction, check_class_values, class_targets
+from fulmen.core.prediction import Prediction, class_targets
 from fulmen.core.verbs import metrics
 from fulmen.dispatching.registry import dispatch
 
@@ -25,6 +26,8 @@ class Metric(Named):
     `fm.Mean(values, prediction.batch.weight)`. If it weighs its examples so, it may say `per_example = True` in its class:
     evaluation then pads the last batch, with examples of weight 0.
     """
+
+    __example__ = "fm.Accuracy()"
 
     per_example: ClassVar[bool] = False
 
@@ -46,6 +49,7 @@ def weight_of(prediction: Prediction) -> Any:
 def weights(prediction: Prediction, n: int, dtype: Any = jnp.float32) -> jax.Array:
     """How much each of `n` examples counts."""
     weight = weight_of(prediction)
+    check_weight(weight)
     return jnp.ones(n, dtype) if weight is None else jnp.broadcast_to(jnp.asarray(weight).astype(dtype), (n,))
 
 
@@ -59,12 +63,6 @@ def labels_of(prediction: Prediction, who: Any) -> jax.Array:
     """The targets as integer labels; of probabilities the most probable class."""
     y, labels = class_targets(prediction, who)
     return jnp.asarray(y) if labels else jnp.asarray(y).argmax(1)
-
-
-def check_labels(prediction: Prediction, who: Any) -> None:
-    """Raise on targets that are no classes of the outputs; looks at all of them, on the host."""
-    y, labels = class_targets(prediction, who)
-    check_class_values(y, labels, prediction.outputs.shape[1], who)
 
 
 def numpy_of(value: Any) -> ModuleType:

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fulmen.core.naming import concrete, number
-from fulmen.core.prediction import at_least_float32, check_class_values, class_targets, number_targets, targets
+from fulmen.core.fields import hyper
+from fulmen.core.naming import concrete
+from fulmen.core.prediction import at_least_float32, check_classes, class_targets, number_targets, targets
 from fulmen.core.verbs import loss, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives.algebra import Objective
@@ -38,8 +39,8 @@ class CrossEntropy(Objective):
 
     per_example: ClassVar[bool] = True
 
-    smoothing: float | None = None
-    class_weights: jax.Array | None = None
+    smoothing: float | None = hyper(minimum=0, below=1, default=None)
+    class_weights: jax.Array | None = hyper(minimum=0, default=None)
 
 
 class BinaryCrossEntropy(Objective):
@@ -58,7 +59,7 @@ class BinaryCrossEntropy(Objective):
 
     per_example: ClassVar[bool] = True
 
-    positive_weight: float | None = None
+    positive_weight: float | None = hyper(above=0, default=None)
 
 
 class KL(Objective):
@@ -120,10 +121,15 @@ def loss(objective: CrossEntropy, prediction):
         return value
     if weights is not None:
         even = optax.softmax_cross_entropy(logits, jnp.broadcast_to(weights[None] / weights.size, logits.shape))
-        return (1 - smoothing) * value + smoothing * even
+        return (1 - smoothing) * value + _scaled(smoothing, even)
     # The even part has cross-entropy log Σ exp z − mean z, so the two differ by z_y − mean z.
     own = jnp.take_along_axis(logits, y[:, None], axis=1)[:, 0]
-    return value + smoothing * (own - logits.mean(1))
+    return value + _scaled(smoothing, own - logits.mean(1))
+
+
+def _scaled(number: jax.Array, values: jax.Array) -> jax.Array:
+    """The product, and 0 for the number 0: a class excluded by a logit of −inf has an infinite even part."""
+    return number * jnp.where(number == 0, 0, values)
 
 
 def _class_weights(objective: CrossEntropy, logits: jax.Array) -> jax.Array:
@@ -140,24 +146,8 @@ def _check_class_weights_shape(shape: tuple[int, ...], classes: int) -> None:
 
 
 @dispatch
-def validate(objective: CrossEntropy):
-    smoothing = concrete(objective.smoothing)
-    if smoothing is not None and not ((smoothing >= 0) & (smoothing < 1)).all():
-        raise ValueError(
-            f"CrossEntropy, smoothing: a number in [0, 1) was expected, and {number(objective.smoothing)} came."
-        )
-    weights = concrete(objective.class_weights)
-    if weights is not None and not ((weights >= 0) & np.isfinite(weights)).all():
-        raise ValueError(f"CrossEntropy, class_weights: finite numbers of at least 0 were expected, and {weights} came.")
-    if isinstance(objective.class_weights, list | tuple | dict):
-        kind = type(objective.class_weights).__name__
-        raise TypeError(f"CrossEntropy, class_weights: an array was expected, and a {kind} came: jnp.array([…]).")
-
-
-@dispatch
 def validate(objective: CrossEntropy, prediction):
-    y, labels = class_targets(prediction, objective)
-    check_class_values(y, labels, prediction.outputs.shape[1], objective)
+    check_classes(prediction, objective)
     if objective.class_weights is not None:
         _check_class_weights_shape(np.shape(objective.class_weights), prediction.outputs.shape[1])
 
@@ -173,15 +163,6 @@ def loss(objective: BinaryCrossEntropy, prediction):
         yes = jnp.asarray(objective.positive_weight).astype(logits.dtype) * yes
     value = y * yes + (1 - y) * jax.nn.softplus(logits)
     return value.mean(tuple(range(1, value.ndim)))
-
-
-@dispatch
-def validate(objective: BinaryCrossEntropy):
-    weight = concrete(objective.positive_weight)
-    if weight is not None and not (np.isfinite(weight) & (weight > 0)).all():
-        raise ValueError(
-            f"BinaryCrossEntropy, positive_weight: a positive number was expected, and {number(objective.positive_weight)} came."
-        )
 
 
 @dispatch
@@ -218,7 +199,8 @@ def _probabilities(objective: KL, prediction):
 
 @dispatch
 def validate(objective: KL, prediction):
-    check_class_values(_probabilities(objective, prediction), False, prediction.outputs.shape[1], objective)
+    _probabilities(objective, prediction)
+    check_classes(prediction, objective)
 
 
 @dispatch
@@ -231,8 +213,7 @@ def loss(objective: Brier, prediction):
 
 @dispatch
 def validate(objective: Brier, prediction):
-    y, labels = class_targets(prediction, objective)
-    check_class_values(y, labels, prediction.outputs.shape[1], objective)
+    check_classes(prediction, objective)
 
 
 @dispatch
@@ -262,7 +243,7 @@ def _labels(objective: Hinge, prediction):
 @dispatch
 def validate(objective: Hinge, prediction):
     if not _of_two(prediction):
-        check_class_values(_labels(objective, prediction), True, prediction.outputs.shape[1], objective)
+        _labels(objective, prediction)
         return
     number_targets(prediction, objective)
     y = concrete(targets(prediction, objective))

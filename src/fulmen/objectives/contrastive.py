@@ -6,11 +6,10 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from fulmen.core.naming import concrete, number
+from fulmen.core.fields import hyper
 from fulmen.core.prediction import at_least_float32, number_targets
-from fulmen.core.verbs import loss, validate
+from fulmen.core.verbs import loss
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives.algebra import Objective
 
@@ -32,7 +31,7 @@ class InfoNCE(Objective):
     [0.1269 0.1269]
     """
 
-    temperature: float = 0.1
+    temperature: float = hyper(above=0, default=0.1)
 
 
 class NTXent(InfoNCE):
@@ -61,9 +60,14 @@ class CosineDistance(Objective):
 
 
 def directions(v: Any) -> jax.Array:
-    """Each vector along the last axis with length 1."""
+    """Each vector along the last axis with length 1; of a zero vector, zero."""
     v = at_least_float32(v)
-    return v * jax.lax.rsqrt(jnp.maximum((v**2).sum(-1, keepdims=True), 1e-12))
+    # Without a largest entry of 1, the squares of long vectors overflow and those of short ones vanish. The direction does not
+    # depend on the scale, so no gradient passes through it.
+    largest = jax.lax.stop_gradient(jnp.abs(v).max(-1, keepdims=True))
+    v = v / jnp.where(largest > 0, largest, 1)
+    squares = (v**2).sum(-1, keepdims=True)
+    return v * jax.lax.rsqrt(jnp.where(largest > 0, squares, 1))
 
 
 def _views(objective: Objective, prediction: Any) -> tuple[jax.Array, jax.Array]:
@@ -98,11 +102,3 @@ def _own(objective: InfoNCE, similarity: jax.Array) -> jax.Array:
 def loss(objective: CosineDistance, prediction):
     z, y = _views(objective, prediction)
     return 2 - 2 * (z * y).sum(1)
-
-
-@dispatch
-def validate(objective: InfoNCE):
-    temperature = concrete(objective.temperature)
-    if temperature is not None and not (np.isfinite(temperature) & (temperature > 0)).all():
-        name = type(objective).__name__
-        raise ValueError(f"{name}, temperature: a number above 0 was expected, and {number(objective.temperature)} came.")

@@ -6,17 +6,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.core import Tracer
 
 from fulmen.compose.losses import as_figure, entry_means, total_loss
-from fulmen.compose.per_member import PerMember
-from fulmen.compose.population import Population, population_in, views
 from fulmen.compose.supervised import with_outputs
+from fulmen.compose.vectorized import members_of, over_members, over_states
+from fulmen.core.border import checked
 from fulmen.core.component import Buffer, Component, Frozen, System, Wrapper, named_parts, part_name, still
 from fulmen.core.leaves import BUFFER, PARAMETER, leaves
 from fulmen.core.marks import standard_step, sums_losses
-from fulmen.core.mergeable import Last, Mean, Mergeable, Spread
+from fulmen.core.mergeable import Last, Mean, Mergeable
 from fulmen.core.mode import Eval, Mode, Train
 from fulmen.core.state import State
 from fulmen.core.structure import Structure, per_structure
@@ -34,11 +35,11 @@ from fulmen.core.verbs import (
     predictions,
     train_step,
     update,
+    validate,
 )
 from fulmen.dispatching.registry import dispatch
 from fulmen.optimizers import NOBODY, groups
 from fulmen.optimizers.state_schedule import turns
-from fulmen.train.members import of_each
 
 __all__ = ["apply_gradients", "differentiate", "end_step", "measure", "observe"]
 
@@ -118,19 +119,14 @@ def measure(bound: Any, batch: Any, value: Any) -> dict[str, Any]:
 
 
 def observe(component: Any, batch: Any, mode: Mode) -> dict[str, Any]:
-    """The logs of a batch, seen in a mode; of a population, each member's."""
-    if population_in(component) is not None:
-        return _spread(views(lambda view, batch: _observe(view, batch), component, batch, mode=mode))
-    return _observe(bind(component, mode), batch)
+    """The logs of a batch in a mode."""
+    return over_members(component, component, _observe, batch, mode)
 
 
-def _observe(bound: Any, batch: Any) -> dict[str, Any]:
+def _observe(component: Any, batch: Any, mode: Mode) -> dict[str, Any]:
+    bound = bind(component, mode)
     batch = with_outputs(bound, batch)
     return measure(bound, batch, total_loss(bound, batch))
-
-
-def _spread(logs: dict[str, Any]) -> dict[str, Any]:
-    return {name: Spread(figure) for name, figure in logs.items()}
 
 
 def apply_gradients(state: State, gradients: Any, *, value: Any = None) -> State:
@@ -142,7 +138,7 @@ def apply_gradients(state: State, gradients: Any, *, value: Any = None) -> State
         value: the loss, for transformations that look at it.
     """
     system, updated = state.system, []
-    if population_in(system) is not None:
+    if members_of(system, system):
         raise ValueError(
             f"a step of {type(system).__name__}'s own takes one system at a time; what has one stands inside a population: "
             "fm.Population(fm.defences.SAM(system), n)."
@@ -162,12 +158,15 @@ def apply_gradients(state: State, gradients: Any, *, value: Any = None) -> State
 
 def start_optimizer(state: State) -> State:
     """The state with the optimizer's state as it is at first."""
-    if population_in(state.system) is not None:
-        return of_each(lambda one: (start_optimizer(one), None), state)[0]
+    return over_states(state.system, state, _start_optimizer)[0]
+
+
+def _start_optimizer(state: State) -> tuple[State, None]:
     system = state.system
     with jax.numpy_dtype_promotion("standard"):  # optax counts in integers
         found = groups(system, state.optimizer, state.plan)
-        return state.replace(optimizer_state=tuple(g.transformation.init(g.select(system, system)) for g in found))
+        started = tuple(g.transformation.init(g.select(system, system)) for g in found)
+    return state.replace(optimizer_state=started), None
 
 
 def _merge(system: Any, some: Any) -> Any:
@@ -181,9 +180,13 @@ def _merge(system: Any, some: Any) -> Any:
 def update(component: object, state, batch, mode):
     require_usual_steps(component, state, batch, mode)
     batch = augment(component, batch, mode.at("augment"))
-    value, gradients, moved, logs = differentiate(component, batch, mode)
-    state = apply_gradients(state.replace(system=moved), gradients, value=value)
+    state, logs = over_states(component, state, _descend, batch, mode)
     return end_step(state, batch, mode), logs
+
+
+def _descend(state: State, batch: Any, mode: Mode) -> tuple[State, dict[str, Any]]:
+    value, gradients, moved, logs = differentiate(state.system, batch, mode)
+    return apply_gradients(state.replace(system=moved), gradients, value=value), logs
 
 
 def end_step(state: State, batch: Any, mode: Train) -> State:
@@ -199,42 +202,6 @@ def end_step(state: State, batch: Any, mode: Train) -> State:
         found = zip(leaves(state.system), jax.tree.leaves(new), strict=True)
         new = jax.tree.structure(new).unflatten([old.value if old.path in mode.resting else v for old, v in found])
     return state.replace(system=new)
-
-
-@dispatch
-@standard_step
-def update(population: Population, state, batch, mode):
-    """Each member's own step. Of a wrapper around a population, one batch for all: its augmentation is of them together."""
-    component: Any = population
-    together = not isinstance(component, Population) and not isinstance(batch, PerMember)
-    if together:
-        _require_one_batch(component, batch, mode)
-        batch = augment(component, batch, mode.at("augment"))
-
-    def step(one: State, batch: Any) -> tuple[State, dict[str, Any]]:
-        own = remake(mode, {"root": jax.random.fold_in(one.key, one.step)})
-        if together:
-            require_usual_steps(one.system, one, batch, own)
-            value, gradients, moved, logs = differentiate(one.system, batch, own)
-            one = apply_gradients(one.replace(system=moved), gradients, value=value)
-        else:
-            one, logs = update(one.system, one, batch, own)
-        return one, {name: v if isinstance(v, Mergeable) else Mean(v) for name, v in logs.items()}
-
-    state, logs = of_each(step, state, batch)
-    if together:
-        state = state.replace(system=after_update(state.system, batch, mode.at("after_update")))
-    return state, _spread(logs)
-
-
-def _require_one_batch(component: Any, batch: Any, mode: Mode) -> None:
-    """Raise where members augment a batch each in its own way, and what is around them attacks one for all."""
-    population = population_in(component)
-    if isinstance(augment(population, batch, mode.at("augment")), PerMember):
-        raise ValueError(
-            f"{type(component).__name__} is around a population and attacks one batch for all its members, and they augment it "
-            f"each in its own way. Let it stand inside: fm.Population({type(component).__name__}(system, …), n)."
-        )
 
 
 @standard_step
@@ -269,8 +236,10 @@ def after_update(component: object, batch, mode):
 
 def learning_rates(state: State) -> dict[str, Any]:
     """The learning rate of each group at the state's step, where it is known."""
-    if population_in(state.system) is not None:
-        return _spread(of_each(lambda one: (one, learning_rates(one)), state)[1])
+    return over_states(state.system, state, _learning_rates)[1]
+
+
+def _learning_rates(state: State) -> tuple[State, dict[str, Any]]:
     found = groups(state.system, state.optimizer, state.plan)
     rates = {}
     for group, before in zip(found, state.optimizer_state, strict=True):
@@ -278,7 +247,7 @@ def learning_rates(state: State) -> dict[str, Any]:
             rate = group.rate_at(state.step, before)
         if rate is not None:
             rates["lr" if len(found) == 1 else f"lr/{group.path or 'rest'}"] = Last(jnp.asarray(rate, jnp.float32))
-    return rates
+    return state, rates
 
 
 def _step(
@@ -324,6 +293,7 @@ def _train_step(
 
 @dispatch
 def train_step(state: State, batch):
+    batch = _at_border(state, batch)
     who, arrays = turns(state), (state._leaves, state._raw_key, state.step, batch)
     if who.every and isinstance(state.step, Tracer):
         # In a loop or a jit of somebody else's, who moves is part of what is computed.
@@ -356,7 +326,43 @@ def _eval_step(structure: Structure, leaves: list[Any], raw_key: Any, step: Any,
 
 @dispatch
 def eval_step(state: State, batch):
-    return _eval_step(state._structure, state._leaves, state._raw_key, state.step, batch)
+    return _eval_step(state._structure, state._leaves, state._raw_key, state.step, _at_border(state, batch))
+
+
+# Up to how many axes host arrays may be labels or weights, by their type; other types need a closer look.
+_AXES = {np.dtype(name): 2 for name in ("int8", "int16", "int32", "int64")}
+_AXES |= {np.dtype(name): 1 for name in ("float16", "float32")}
+_AXES |= {np.dtype(name): -1 for name in ("bool", "uint8", "uint16", "uint32", "uint64")}
+_least = np.minimum.reduce
+
+
+def _at_border(state: State, raw: Any) -> Any:
+    """The data of a step, checked. Compiled code cannot refuse a label or a weight below 0, so the host looks at them."""
+    for leaf in raw if type(raw) is tuple else jax.tree.leaves(raw):
+        if type(leaf) is np.ndarray:
+            axes = _AXES.get(leaf.dtype)
+            if axes is None or (leaf.ndim <= axes and leaf.size and not _least(leaf, axis=None) >= 0):
+                return _validated(state, raw)
+        elif not isinstance(leaf, jax.Array):
+            return _validated(state, raw)
+    return raw
+
+
+def _validated(state: State, raw: Any) -> Any:
+    # Which arrays of a batch `validate` has accepted with negative numbers: it traces the model, so it is asked once.
+    raw, known = checked(raw), state._structure.programs.setdefault("signed", set())
+    signed = {i for i, leaf in enumerate(jax.tree.leaves(raw)) if _may_be_wrong(leaf)}
+    if not signed <= known:
+        validate(state.system, checked(as_batch(state.system, raw)))
+        known |= signed
+    return raw
+
+
+def _may_be_wrong(leaf: Any) -> bool:
+    """Whether a host array has negative numbers or NaN, and the size of labels or weights."""
+    if not isinstance(leaf, np.ndarray) or not leaf.size or leaf.ndim > _AXES.get(leaf.dtype, 1):
+        return False
+    return not _least(leaf, axis=None) >= 0
 
 
 # A state stands for its system where something is to be looked at; raw data becomes the system's batch.
@@ -369,22 +375,22 @@ def _look(state: State, mode: Mode) -> Any:
 
 @dispatch
 def losses(state: State, batch, mode: Mode):
-    return losses(_look(state, mode), as_batch(state.system, batch))
+    return losses(_look(state, mode), checked(as_batch(state.system, batch)))
 
 
 @dispatch
 def loss(state: State, batch, mode: Mode):
-    return loss(_look(state, mode), as_batch(state.system, batch))
+    return loss(_look(state, mode), checked(as_batch(state.system, batch)))
 
 
 @dispatch
 def metrics(state: State, batch, mode: Mode):
-    return metrics(_look(state, mode), as_batch(state.system, batch))
+    return metrics(_look(state, mode), checked(as_batch(state.system, batch)))
 
 
 @dispatch
 def predictions(state: State, batch, mode: Mode):
-    return predictions(_look(state, mode), as_batch(state.system, batch))
+    return predictions(_look(state, mode), checked(as_batch(state.system, batch)))
 
 
 @dispatch

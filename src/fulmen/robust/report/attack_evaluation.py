@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.compose.population import population_in
+from fulmen.compose.vectorized import members_of
 from fulmen.core.component import fold_name
-from fulmen.core.mode import Eval
-from fulmen.core.prediction import check_class_values
+from fulmen.core.mode import Eval, bound_mode
+from fulmen.core.prediction import Prediction, check_classes
 from fulmen.core.structure import Structure, pack, per_structure
 from fulmen.core.tree import remake, short
 from fulmen.core.verbs import as_batch, attempt, bind, perturb, predictions
@@ -128,7 +128,7 @@ class Evaluation:
 
 def seen(system: Any, key: Any) -> Any:
     """The system as an evaluation sees it."""
-    return bind(system, Eval(key)) if getattr(system, "mode", None) is None else system
+    return bind(system, Eval(key)) if bound_mode(system) is None else system
 
 
 @per_structure()
@@ -170,7 +170,7 @@ def require_classes(system: Any, batch: Any, key: Any) -> int:
     if len(found) != 1:
         paths = ", ".join(map(repr, found)) or "none"
         example = f"state.system.{next(iter(found), '').replace('/', '.') or 'part'}"
-        if population_in(system) is not None:
+        if members_of(system, system):
             example = "fm.members(state)[0]"
         raise ValueError(
             f"robustness looks at one classifier, and {name} has {len(found)} predictions ({paths}). Give it one of the "
@@ -189,7 +189,7 @@ def require_classes(system: Any, batch: Any, key: Any) -> int:
             f"{short(outputs)} for one example, and y is {short(y)}. What an attack does to the loss of a regressor is in "
             "fm.evaluate(state, data, attack=…)."
         )
-    check_class_values(y, labels, shape[1], system)
+    check_classes(Prediction(system, jax.ShapeDtypeStruct((len(batch), shape[1]), outputs.dtype), batch), system)
     return shape[1]
 
 
