@@ -87,7 +87,8 @@ def test_every_verb_has_a_contract_and_says_how_to_extend_it():
         assert verb.__doc__ and len(verb.__doc__) > 40, verb
         assert verb.__module__ != "fulmen.core.verbs" or "**Extending.**" in verb.__doc__, verb
     contracts = [v for v in VERBS if v.__module__ == "fulmen.core.verbs"]
-    namespaces = [fm, *(value for value in vars(fm).values() if isinstance(value, types.ModuleType))]
+    above = [fm, fm.robust]
+    namespaces = [*above, *(m for names in above for m in vars(names).values() if isinstance(m, types.ModuleType))]
     assert not [v for v in contracts if not any(vars(names).get(v.__name__) is v for names in namespaces)]
     assert not [v for v in contracts if v not in verbs()]
 
