@@ -12,7 +12,7 @@ from tiny import Linear, Net, Pair, data, net, pair
 import fulmen as fm
 from fulmen import dispatch
 from fulmen.optimizers import groups
-from fulmen.optimizers.state_schedule import turns
+from fulmen.optimizers.update_schedule import update_schedule
 
 X, Y = data(16)
 
@@ -146,16 +146,16 @@ def test_gradients_through_steps_of_which_one_moves():
 
 def test_where_nothing_is_declared_there_is_one_program():
     state = fm.setup(Duel(player(), player()), X, optimizer=optax.adam, lr=0.1)
-    assert (turns(state).every, turns(state).sets()) == ([], [frozenset()])
+    assert (update_schedule(state).every, update_schedule(state).sets()) == ([], [frozenset()])
 
 
 def test_one_program_for_each_set_of_movers():
     state = fm.setup(
         Duel(player(), player()), X, optimizer={"first": fm.every(3, optax.sgd(0.1)), "second": fm.every(2, optax.sgd(0.1))}
     )
-    who = turns(state)
-    seen = [who.at(step) for step in range(12)]
-    assert {*seen} == {*who.sets()} and len(who.sets()) == 4
+    schedule = update_schedule(state)
+    seen = [schedule.at(step) for step in range(12)]
+    assert {*seen} == {*schedule.sets()} and len(schedule.sets()) == 4
     assert seen[:6] == seen[6:]
     assert ["first.layer.bias" in rest for rest in seen[:6]] == [True, True, False] * 2
     assert ["second.seen" in rest for rest in seen[:6]] == [True, False] * 3
@@ -190,7 +190,7 @@ def test_every_inside_and_around_others(inside):
     state = fm.setup(net(), (X, Y), optimizer=fm.every(2, inside(fm.optimizers.Optimizer(optax.sgd, 0.1))), steps=16)
     (group,) = groups(state.system, state.optimizer, state.plan)
     assert group.every == 4
-    assert turns(state).at(2) and not turns(state).at(3)
+    assert update_schedule(state).at(2) and not update_schedule(state).at(3)
 
 
 def test_unfreezing_counts_moves():

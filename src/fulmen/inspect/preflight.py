@@ -31,7 +31,7 @@ from fulmen.data.source import Source
 from fulmen.dispatching.registry import AmbiguousMethodError, MissingMethodError, ambiguities, verbs
 from fulmen.inspect.text import Picture, html_page, html_table, place, render_table
 from fulmen.optimizers import groups
-from fulmen.optimizers.state_schedule import turns
+from fulmen.optimizers.update_schedule import update_schedule
 from fulmen.train.setup import check_component
 from fulmen.train.step import differentiate, observe
 
@@ -262,7 +262,7 @@ def _check_step(report: Report, component: Any, raw: Any, optimizer: Any, option
                 else:
                     warnings.warn(one.message, stacklevel=3)
         report._add(OK, "a step: keeps structure, shapes and types")
-        for n, names in turns(state).names.items():
+        for n, names in update_schedule(state).names.items():
             report._add(OK, f"rates: moves in the last of every {n} steps", _some(names))
         return state
     return None

@@ -23,7 +23,7 @@ from fulmen.data.source import Source
 from fulmen.dispatching.registry import dispatch, generation
 from fulmen.dispatching.warning import warn
 from fulmen.optimizers import groups
-from fulmen.optimizers.state_schedule import turns
+from fulmen.optimizers.update_schedule import update_schedule
 from fulmen.train.accumulate import Ledger
 from fulmen.train.evaluation import evaluate_source, evaluation_size, looked_at
 from fulmen.train.events import (
@@ -236,8 +236,8 @@ class _Loop:
         """Learn from the traced step which leaves it moves and what it logs."""
         self.generation = generation()
         state, n = self.state(), len(self.leaves)
-        self.turns = turns(state)
-        traced = {resting: step_program.trace(state, raw, resting) for resting in self.turns.sets()}
+        self.update_schedule = update_schedule(state)
+        traced = {resting: step_program.trace(state, raw, resting) for resting in self.update_schedule.sets()}
         every = [one.jaxpr.jaxpr for one in traced.values()]
         self.moving = [i for i in range(n) if any(each.outvars[i] is not each.invars[i] for each in every)]
         self.ledger = Ledger(next(iter(traced.values())).out_info[1])
@@ -254,8 +254,8 @@ class _Loop:
             self._begin(raw)
         ledger, key, each_step = self.ledger, self.raw_key, self.each_step
         assert ledger is not None
-        timed, rates = self.timed, bool(self.turns.every)
-        program = self.programs[self.turns.at(run.step)]
+        timed, rates = self.timed, bool(self.update_schedule.every)
+        program = self.programs[self.update_schedule.at(run.step)]
         ledger.clear()
         chosen = set(self.moving)
         fixed = [v for i, v in enumerate(self.leaves) if i not in chosen]
@@ -264,7 +264,7 @@ class _Loop:
         due, unread, watched, done_before = now() + _REFRESH, 0, None, run.done
         while raw is not None:
             if rates:
-                program = self.programs[self.turns.at(int(step))]
+                program = self.programs[self.update_schedule.at(int(step))]
             moving, sums = program(moving, fixed, sums, (key, step) if timed else None, raw)
             step += one
             unread += 1

@@ -23,7 +23,7 @@ from fulmen.dispatching.lazy_libraries import hint
 from fulmen.dispatching.registry import dispatch
 from fulmen.dispatching.warning import warn
 from fulmen.optimizers import Enclosing, fewer, groups, of_plan
-from fulmen.optimizers.state_schedule import turns
+from fulmen.optimizers.update_schedule import update_schedule
 from fulmen.schedules.span import warn_if_longer
 from fulmen.train.members import members
 from fulmen.train.step import start_optimizer, step_program
@@ -75,7 +75,7 @@ def setup(
         warn_if_longer(group.rate, group.end, fewer(plan, group.every), group.path)
     state = start_optimizer(state)
     # Tracing a step finds missing methods, shapes that do not fit and a loss that is no number; the first step reuses it.
-    for resting in turns(state).sets():
+    for resting in update_schedule(state).sets():
         step_program.trace(state, raw, resting)
     return state
 

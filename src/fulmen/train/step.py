@@ -37,7 +37,7 @@ from fulmen.core.verbs import (
 )
 from fulmen.dispatching.registry import dispatch
 from fulmen.optimizers import NOBODY, groups
-from fulmen.optimizers.state_schedule import turns
+from fulmen.optimizers.update_schedule import update_schedule
 from fulmen.train.members import of_each
 
 __all__ = ["apply_gradients", "differentiate", "end_step", "measure", "observe"]
@@ -314,13 +314,13 @@ def _train_step(state: State, raw: Any, resting: frozenset[str]) -> tuple[list[A
 
 @dispatch
 def train_step(state: State, batch):
-    who = turns(state)
-    if who.every and isinstance(state.step, Tracer):
+    schedule = update_schedule(state)
+    if schedule.every and isinstance(state.step, Tracer):
         # In a loop or a jit of somebody else's, who moves is part of what is computed.
-        programs = [lambda state, raw, resting=resting: _train_step(state, raw, resting) for resting in who.sets()]
-        leaves, logs = jax.lax.switch(who.index(state.step), programs, state, batch)
+        programs = [lambda state, raw, resting=resting: _train_step(state, raw, resting) for resting in schedule.sets()]
+        leaves, logs = jax.lax.switch(schedule.index(state.step), programs, state, batch)
     else:
-        leaves, logs = _train_step(state, batch, who.at(int(state.step)) if who.every else NOBODY)
+        leaves, logs = _train_step(state, batch, schedule.at(int(state.step)) if schedule.every else NOBODY)
     return state.next(leaves), logs
 
 
