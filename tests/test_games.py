@@ -100,7 +100,7 @@ def test_a_player_moves_in_the_last_of_its_steps_and_rests_altogether_in_the_oth
     first, second = run[-1][0].system.first, run[-1][0].system.second
     assert (int(first.seen.value), float(first.steps)) == (2, 2.0)
     assert (int(second.seen.value), float(second.steps)) == (6, 6.0)
-    counts = [[int(s.count) for s in state if hasattr(s, "count")] for state in run[-1][0].optimizer_state]
+    counts = [[int(n) for _, n in optax.tree.get_all_with_path(s, "count")] for s in run[-1][0].optimizer_state]
     assert counts == [[2, 2], [6, 6]]
 
 
@@ -253,7 +253,7 @@ def test_intervals_that_make_no_sense(wrong, message):
 
 
 def test_a_run_in_which_something_never_moves():
-    with pytest.warns(UserWarning, match="'first' moves every 3 steps, and the run has 2: never"):
+    with pytest.warns(UserWarning, match="'first' is updated every 3 steps, and the run has 2: never"):
         started("by the game", steps=2)
 
 
@@ -420,7 +420,11 @@ def test_an_entry_of_all_of_them_together():
 
 
 def test_several_players_in_a_run():
-    optimizer = {"maker": optax.adam(0.1), "critics.0": optax.sgd(0.1), "critics.1": fm.every(2, optax.sgd(0.1))}
+    optimizer = {
+        "maker": optax.adam(0.1),
+        "critics.0": optax.sgd(0.1),
+        "critics.1": fm.every(2, fm.optimizers.Optimizer(optax.sgd, 0.1)),
+    }
     state, history = fm.fit(panel(), X, optimizer=optimizer, steps=2, batch_size=16, progress=False)
     assert {"loss/critics.0", "loss/critics.1", "lr/critics.1"} <= set(history)
     alternating = fm.systems.Alternating(panel())

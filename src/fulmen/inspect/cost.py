@@ -19,6 +19,7 @@ from fulmen.core.verbs import as_batch, eval_step, forward, loss, setup
 from fulmen.data.arrays import count
 from fulmen.data.source import Source
 from fulmen.inspect.abstract import described
+from fulmen.optimizers import MissingOptimizerError
 from fulmen.optimizers.update_schedule import update_schedule
 from fulmen.train.step import step_program
 
@@ -77,8 +78,8 @@ def costs(
         options = {**options, "optimizer": optimizer, "lr": lr, "batch_size": n, "steps": _LONG_RUN}
         try:
             state = _dry(component, data, options)
-        except ValueError as error:
-            if optimizer is not None or not str(error).startswith("no optimizer for"):
+        except MissingOptimizerError:
+            if optimizer is not None:
                 raise
             state = _dry(component, data, {**options, "optimizer": optax.sgd(1e-3), "lr": None})
             remark = "The step is one of plain gradient descent, since no optimizer was given."

@@ -189,7 +189,9 @@ def _warn_past_plan(state: State, total: int | None) -> None:
     if planned is None or total is None or int(state.step) + total <= planned:
         return
     last = int(state.step) + total
-    if any(g.end is not None and last > g.end * g.every for g in groups(state.system, state.optimizer, state.plan)):
+    if any(
+        g.built.end is not None and last > g.built.end * g.every for g in groups(state.system, state.optimizer, state.plan)
+    ):
         warn(
             f"this run goes to step {last}, and the state's plan ends at {planned}: the learning rate's schedule is past its "
             "end. `fm.fit(state.system, …, optimizer=…)` starts anew with the same arrays.",

@@ -148,12 +148,16 @@ def apply_gradients(state: State, gradients: Any, *, value: Any = None) -> State
             "fm.Population(fm.defences.SAM(system), n)."
         )
     for group, before in zip(groups(system, state.optimizer, state.plan), state.optimizer_state, strict=True):
-        slopes, parameters = group.select(gradients, system), group.select(system, system)
+        slopes, parameters, transformation = (
+            group.select(gradients, system),
+            group.select(system, system),
+            group.built.transformation,
+        )
         if not jax.tree.leaves(slopes):
             updated.append(before)
             continue
         with jax.numpy_dtype_promotion("standard"):  # optax counts in integers and raises numbers to that power
-            changes, after = group.transformation.update(slopes, before, parameters, value=value)
+            changes, after = transformation.update(slopes, before, parameters, value=value)
             moved = optax.apply_updates(parameters, changes)
         system = _merge(system, moved)
         updated.append(after)
@@ -167,7 +171,7 @@ def start_optimizer(state: State) -> State:
     system = state.system
     with jax.numpy_dtype_promotion("standard"):  # optax counts in integers
         found = groups(system, state.optimizer, state.plan)
-        return state.replace(optimizer_state=tuple(g.transformation.init(g.select(system, system)) for g in found))
+        return state.replace(optimizer_state=tuple(g.built.transformation.init(g.select(system, system)) for g in found))
 
 
 def _merge(system: Any, some: Any) -> Any:
@@ -267,15 +271,20 @@ def after_update(component: object, batch, mode):
     return component
 
 
-def learning_rates(state: State) -> dict[str, Any]:
-    """The learning rate of each group at the state's step, where it is known."""
-    if population_in(state.system) is not None:
-        return _spread(of_each(lambda one: (one, learning_rates(one)), state)[1])
+def learning_rates(before: State, after: State) -> dict[str, Any]:
+    """The learning rate of each group in the step between two states, where it is known."""
+    both = before.replace(optimizer_state=(before.optimizer_state, after.optimizer_state))
+    if population_in(before.system) is not None:
+        return _spread(of_each(lambda one: (one, _learning_rates(one)), both)[1])
+    return _learning_rates(both)
+
+
+def _learning_rates(state: State) -> dict[str, Any]:
     found = groups(state.system, state.optimizer, state.plan)
     rates = {}
-    for group, before in zip(found, state.optimizer_state, strict=True):
+    for group, before, after in zip(found, *state.optimizer_state, strict=True):
         with jax.numpy_dtype_promotion("standard"):
-            rate = group.rate_at(state.step, before)
+            rate = group.built.rate(before, after)
         if rate is not None:
             rates["lr" if len(found) == 1 else f"lr/{group.path or 'rest'}"] = Last(jnp.asarray(rate, jnp.float32))
     return rates
@@ -288,7 +297,7 @@ def _step(state: State, raw: Any, resting: frozenset[str] = NOBODY) -> tuple[lis
     new, logs = update(component, state, as_batch(component, raw), mode)
     _require_same(state, new)
     logs = {name: v if isinstance(v, Mergeable) else Mean(v) for name, v in logs.items()}
-    return new._leaves, {**logs, **learning_rates(state)}
+    return new._leaves, {**logs, **learning_rates(state, new)}
 
 
 def _require_same(old: State, new: State) -> None:
