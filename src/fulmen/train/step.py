@@ -40,7 +40,7 @@ from fulmen.optimizers import NOBODY, groups
 from fulmen.optimizers.update_schedule import update_schedule
 from fulmen.train.members import of_each
 
-__all__ = ["apply_gradients", "differentiate", "end_step", "measure", "observe"]
+__all__ = ["apply_gradients", "differentiate", "end_step", "learning_rates", "measure", "observe"]
 
 
 def differentiate(component: Any, batch: Any, mode: Mode) -> tuple[jax.Array, Any, Any, dict[str, Any]]:
@@ -272,7 +272,7 @@ def after_update(component: object, batch, mode):
 
 
 def learning_rates(before: State, after: State) -> dict[str, Any]:
-    """The learning rate of each group in the step between two states, where it is known."""
+    """The learning rate of each group in the first update between two states, where it is known."""
     both = before.replace(optimizer_state=(before.optimizer_state, after.optimizer_state))
     if population_in(before.system) is not None:
         return _spread(of_each(lambda one: (one, _learning_rates(one)), both)[1])
@@ -297,7 +297,7 @@ def _step(state: State, raw: Any, resting: frozenset[str] = NOBODY) -> tuple[lis
     new, logs = update(component, state, as_batch(component, raw), mode)
     _require_same(state, new)
     logs = {name: v if isinstance(v, Mergeable) else Mean(v) for name, v in logs.items()}
-    return new._leaves, {**logs, **learning_rates(state, new)}
+    return new._leaves, {**learning_rates(state, new), **logs}
 
 
 def _require_same(old: State, new: State) -> None:
