@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny import Linear, Net, Pair, data, net, pair
+from tiny import Compilations, Linear, Net, Pair, data, net, pair
 
 import fulmen as fm
-from fulmen import configure_optimizers, dispatch
-from fulmen.optimizers import groups
+from fulmen import configure_optimizers, dispatch, update
+from fulmen.optimizers import groups, unfreeze
 from fulmen.train.step import learning_rates
 
 PLAN = fm.Plan(steps_per_epoch=4, epochs=2, total_steps=8, batch_size=16)
@@ -292,3 +292,67 @@ def test_a_parameter_of_a_system_is_trained():
 def test_pair_with_each_its_own():
     state = fm.setup(Pair(own(), own()), data())
     assert [g.path for g in groups(state.system, None, state.plan)] == ["one", "two"]
+
+
+# Of the plan, only what depends on it is compiled again
+
+
+class Fresh(Net):
+    """Compiled by no other test."""
+
+
+class Paced(Net):
+    """Reads the plan in its optimizer, by the epochs."""
+
+
+@dispatch
+def configure_optimizers(net: Paced, plan):
+    return fm.optimizers.Optimizer(optax.sgd, 1.0 / plan.epochs)
+
+
+class Counting(Net):
+    """Reads the plan in its step."""
+
+
+@dispatch
+def update(net: Counting, state, batch, mode):
+    state, logs = update.invoke(fm.Component, object, object, object)(net, state, batch, mode)
+    return state, {**logs, "total": jnp.asarray(state.plan.total_steps, jnp.float32)}
+
+
+GROUPS = {"layer.bias": fm.every(2, optax.sgd), "": optax.sgd}
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "again"),
+    [
+        (Fresh, {"optimizer": optax.sgd, "lr": 0.1}, False),
+        (Fresh, {"optimizer": optax.sgd, "lr": optax.exponential_decay(0.1, 10, 0.9)}, False),
+        (Fresh, {"optimizer": optax.adam(0.1)}, False),
+        (Fresh, {"optimizer": GROUPS, "lr": 0.1}, False),
+        (Fresh, {"optimizer": optax.sgd, "lr": fm.cosine(0.1)}, True),
+        (Fresh, {"optimizer": GROUPS, "lr": fm.cosine(0.1)}, True),
+        (Fresh, {"optimizer": unfreeze(optax.sgd, at=0.5), "lr": 0.1}, True),
+        (Paced, {}, True),
+        (Counting, {"optimizer": optax.sgd, "lr": 0.1}, True),
+    ],
+)
+def test_another_length_of_the_run_compiles_only_what_depends_on_it(make, options, again):
+    alive = []
+
+    def run(epochs):
+        with Compilations() as compiled:
+            state = fm.setup(make(Linear(4, 3)), data(64), epochs=epochs, batch_size=16, **options)
+            _, logs = fm.train_step(state, data(64))
+            fm.eval_step(state, data(64))
+            _, history = fm.fit(state, data(64), epochs=epochs, batch_size=16, progress=False)
+        alive.append(state)  # its programs with it
+        if make is Paced:
+            assert float(logs["lr"]) == history["lr"][0] == pytest.approx(1 / epochs)
+        if make is Counting:
+            assert float(logs["total"]) == history["total"][0] == 4 * epochs
+        return {name for name in compiled.names if "program" in name or "_step" in name}
+
+    first = run(2)
+    assert any("program" in name for name in first) and any("train_step" in name for name in first)
+    assert bool(run(4)) == again

@@ -13,7 +13,7 @@ from jax.core import Tracer
 
 from fulmen.core.component import is_foreign
 from fulmen.core.leaves import BUFFER, PARAMETER, is_array, leaves
-from fulmen.core.mode import Plan
+from fulmen.core.mode import Plan, UnreadPlan
 from fulmen.core.tree import short
 from fulmen.core.verbs import show
 
@@ -152,6 +152,14 @@ class State:
         """The same state with other values for some attributes."""
         now = {name: getattr(self, name) for name in ("system", "optimizer_state", "optimizer", "step", "key", "plan")}
         return State(**{**now, **changes})
+
+    def without_plan(self) -> State:
+        """The same state for a step that is compiled for every plan."""
+        programs, (_, implementation) = self._structure.programs, self._structure.extra
+        if "without plan" not in programs:
+            structure = self._structure
+            programs["without plan"] = Structure(structure.treedef, structure.fixed, (UnreadPlan(), implementation))
+        return State._of(self._leaves, self._raw_key, self.step, programs["without plan"])
 
     def next(self, leaves: Any) -> State:
         """The state one step later, with these leaves."""

@@ -17,8 +17,8 @@ from fulmen.core.paths import fitting, join, like, nearest, places_in, within
 from fulmen.core.tree import children, get
 from fulmen.core.verbs import configure_optimizers, intervals
 from fulmen.dispatching.warning import warn
-from fulmen.optimizers.update_intervals import Every, fewer, whole
 from fulmen.optimizers.optimizer import Built, FrozenMarker, build, frozen
+from fulmen.optimizers.update_intervals import Every, fewer, whole
 from fulmen.schedules.schedule import of_plan
 
 __all__ = ["Group", "MissingOptimizerError", "groups", "warn_of_unreached_ends"]

@@ -43,7 +43,7 @@ from fulmen.train.events import (
 from fulmen.train.history import History
 from fulmen.train.progress import progress_callbacks
 from fulmen.train.setup import require_known
-from fulmen.train.step import step_program
+from fulmen.train.step import compiled_state, for_every_plan, step_program
 
 _REFRESH = 0.1  # seconds between two looks at the logs
 
@@ -239,13 +239,15 @@ class _Loop:
         self.generation = generation()
         state, n = self.state(), len(self.leaves)
         self.update_schedule = update_schedule(state)
-        traced = {resting: step_program.trace(state, raw, resting) for resting in self.update_schedule.sets()}
+        traced = {
+            resting: for_every_plan(step_program.trace, state, raw, resting) for resting in self.update_schedule.sets()
+        }
         every = [one.jaxpr.jaxpr for one in traced.values()]
         self.moving = [i for i in range(n) if any(each.outvars[i] is not each.invars[i] for each in every)]
         self.ledger = Ledger(next(iter(traced.values())).out_info[1])
         # An argument from the host costs microseconds: key and step are passed only where something is drawn or timed.
         self.timed = not all(_used(each).isdisjoint(each.invars[n : n + 2]) for each in every)
-        of = self.structure, tuple(self.moving), self.ledger, self.raw_key.shape
+        of = compiled_state(state)._structure, tuple(self.moving), self.ledger, self.raw_key.shape
         self.programs = {resting: _fast_program(*of, resting) for resting in traced}
 
     def run_epoch(self, source: Iterator[Any], interrupted: threading.Event, begun: float) -> None:

@@ -25,7 +25,7 @@ from fulmen.dispatching.warning import warn
 from fulmen.optimizers import Enclosing, groups, is_constructor, warn_of_unreached_ends
 from fulmen.optimizers.update_schedule import update_schedule
 from fulmen.train.members import members
-from fulmen.train.step import start_optimizer, step_program
+from fulmen.train.step import for_every_plan, start_optimizer, step_program
 
 __all__: list[str] = []
 
@@ -71,7 +71,7 @@ def setup(
     state = start_optimizer(state)
     # Tracing a step finds missing methods, shapes that do not fit and a loss that is no number; the first step reuses it.
     for resting in update_schedule(state).sets():
-        step_program.trace(state, raw, resting)
+        for_every_plan(step_program.trace, state, raw, resting)
     return state
 
 

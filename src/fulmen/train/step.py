@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from fulmen.core.component import Buffer, Component, Frozen, System, Wrapper, na
 from fulmen.core.leaves import BUFFER, PARAMETER, leaves
 from fulmen.core.marks import standard_step, sums_losses
 from fulmen.core.mergeable import Last, Mean, Mergeable, Spread
-from fulmen.core.mode import Eval, Mode, Train
+from fulmen.core.mode import Eval, Mode, PlanRead, Train
 from fulmen.core.state import State
 from fulmen.core.tree import remake
 from fulmen.core.verbs import (
@@ -41,6 +42,8 @@ from fulmen.optimizers.update_schedule import update_schedule
 from fulmen.train.members import of_each
 
 __all__ = ["apply_gradients", "differentiate", "end_step", "learning_rates", "measure", "observe"]
+
+T = TypeVar("T")
 
 
 def differentiate(component: Any, batch: Any, mode: Mode) -> tuple[jax.Array, Any, Any, dict[str, Any]]:
@@ -315,6 +318,20 @@ def _require_same(old: State, new: State) -> None:
 step_program = jax.jit(_step, inline=True, static_argnums=2)
 
 
+def compiled_state(state: State) -> State:
+    """The state as its step is compiled for it: without the plan, unless the step is known to read that."""
+    return state if "reads the plan" in state._structure.programs else state.without_plan()
+
+
+def for_every_plan(program: Callable[..., T], state: State, *args: Any) -> T:
+    """`program(state, *args)`, which is one program for all plans if it does not read the state's plan."""
+    try:
+        return program(compiled_state(state), *args)
+    except PlanRead:
+        state._structure.programs["reads the plan"] = True
+    return program(state, *args)
+
+
 @functools.partial(jax.jit, static_argnums=2)
 def _train_step(state: State, raw: Any, resting: frozenset[str]) -> tuple[list[Any], dict[str, Any]]:
     leaves, logs = step_program(state, raw, resting)
@@ -326,10 +343,13 @@ def train_step(state: State, batch):
     schedule = update_schedule(state)
     if schedule.every and isinstance(state.step, Tracer):
         # In a loop or a jit of somebody else's, who moves is part of what is computed.
-        programs = [lambda state, raw, resting=resting: _train_step(state, raw, resting) for resting in schedule.sets()]
+        programs = [
+            lambda *args, resting=resting: for_every_plan(_train_step, *args, resting) for resting in schedule.sets()
+        ]
         leaves, logs = jax.lax.switch(schedule.index(state.step), programs, state, batch)
     else:
-        leaves, logs = _train_step(state, batch, schedule.at(int(state.step)) if schedule.every else NOBODY)
+        resting = schedule.at(int(state.step)) if schedule.every else NOBODY
+        leaves, logs = for_every_plan(_train_step, state, batch, resting)
     return state.next(leaves), logs
 
 
@@ -350,7 +370,7 @@ _eval_step = jax.jit(lambda state, raw: _measure_step(state.system, raw, state.k
 
 @dispatch
 def eval_step(state: State, batch):
-    return _eval_step(state, batch)
+    return _eval_step(state.without_plan(), batch)
 
 
 # A state stands for its system where something is to be looked at; raw data becomes the system's batch.
