@@ -2,7 +2,6 @@
 
 import os
 from importlib.metadata import version
-from pathlib import Path
 
 # Before jax is imported. One thread: XLA on the CPU is bit-stable only so, and some tests compare bits. Most of the tests'
 # time goes into compiling: unless XLA_FLAGS says how much to optimise, it is done without LLVM's optimisations, and without
@@ -28,15 +27,6 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 import fulmen as fm
 
 pytest_collect_file = Sybil(parsers=[PythonCodeBlockParser()], patterns=["README.md"]).pytest()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _room_for_programs():
-    """A compiled program maps memory, and a process that has more than Linux's 65,530 maps crashes."""
-    yield
-    maps = Path("/proc/self/maps")
-    if maps.exists() and maps.read_text().count("\n") > 40_000:
-        jax.clear_caches()
 
 
 @pytest.fixture(autouse=True)

@@ -123,13 +123,13 @@ def test_an_episode_ends_at_its_limit_and_another_begins():
 @pytest.mark.parametrize(
     ("options", "data", "error", "message"),
     [
-        ({"agents": 0}, np.arange(8), ValueError, "ActorCritic, agents: a whole number"),
-        ({"discount": -1.0}, np.arange(8), ValueError, "ActorCritic, discount: a finite number of at least 0"),
+        ({"agents": 0}, np.arange(8), ValueError, "ActorCritic.agents must be at least 1"),
+        ({"discount": -1.0}, np.arange(8), ValueError, "ActorCritic.discount must be at least 0"),
         (
             {"environment": Linear(1, 1)},
             np.arange(8),
             TypeError,
-            r"ActorCritic, environment: a fulmen.environments.Environment",
+            r"ActorCritic.environment must be an Environment.* write fm.environments.CartPole",
         ),
         (
             {},

@@ -207,9 +207,14 @@ def test_radii_are_hyperparameters(data):
     [
         (PGD, lambda x: 2 * x, ValueError, r"x: values in Box\(lo=0.0, hi=1.0\)"),
         (FGSM, lambda x: (255 * x).astype(np.uint8), ValueError, "x: floating-point numbers .* uint8 .*x / 255"),
-        (fm.FGSM(fm.LinfBall(-1.0)), lambda x: x, ValueError, "LinfBall, eps"),
-        (fm.PGD(REGION, 0.1, 0), lambda x: x, ValueError, "PGD, steps"),
-        (fm.LinfBall(0.1), lambda x: x, TypeError, r"Adversarial, attack: such as .* LinfBall\(eps=0.1\) came"),
+        (fm.FGSM(fm.LinfBall(-1.0)), lambda x: x, ValueError, "LinfBall.eps"),
+        (fm.PGD(REGION, 0.1, 0), lambda x: x, ValueError, "PGD.steps"),
+        (
+            fm.LinfBall(0.1),
+            lambda x: x,
+            TypeError,
+            r"Adversarial.attack must be an Attack .* got LinfBall\(eps=0.1\); write fm.PGD",
+        ),
     ],
 )
 def test_bad_input_is_found_at_setup(attack, inputs, error, message, data):

@@ -216,10 +216,10 @@ def test_too_few_classes_for_dlr(key):
     ("attack", "error", "message"),
     [
         (lambda: APGD(BOX), ValueError, "region: one ball"),
-        (lambda: APGD(fm.LinfBall(0.1), 0), ValueError, "APGD, steps: .* 0 came"),
+        (lambda: APGD(fm.LinfBall(0.1), 0), ValueError, "APGD.steps .* got 0"),
         (lambda: APGD(fm.LinfBall(0.1), stages=((1.0, 0.3), (2.0, 0.7))), ValueError, "APGD, stages: .* the last is 1"),
         (lambda: APGD(fm.LinfBall(0.1), stages=((2.0, 0.3), (1.0, 0.3))), ValueError, "APGD, stages: .* add up to 1"),
-        (lambda: APGD(fm.LinfBall(0.1), stages=(1.0,)), TypeError, "APGD, stages: pairs"),
+        (lambda: APGD(fm.LinfBall(0.1), stages=(1.0,)), TypeError, "APGD.stages must be a tuple of tuple"),
         (lambda: APGD(L1Ball(0.1), 2, stages=SHRINKING), ValueError, "APGD, steps: at least one for each stage"),
     ],
 )

@@ -119,9 +119,9 @@ def test_tokens_out_of_range(token, key):
         (Attention(8, 3), r"Attention\.heads must divide its features, and 3 heads for 8 features came"),
         (Attention(6, 2, rotary=True), "heads must have an even size, and 6 features for 2 heads came: 3 each"),
         (GroupNorm(3, 4), r"GroupNorm\.groups must divide its features, and 3 groups of 4 features came"),
-        (GroupNorm(0, 4), r"GroupNorm\.groups must be an integer of at least 1"),
+        (GroupNorm(0, 4), r"GroupNorm\.groups must be at least 1, got 0"),
         (RMSNorm(4, epsilon=0.0), r"RMSNorm\.epsilon must be above 0"),
-        (Embedding(0, 4), r"Embedding\.count must be an integer of at least 1"),
+        (Embedding(0, 4), r"Embedding\.count must be at least 1, got 0"),
     ],
     ids=lambda v: type(v).__name__,
 )

@@ -153,10 +153,10 @@ def test_augmentations_run_in_turn_in_the_training_step_and_not_in_evaluation():
 @pytest.mark.parametrize(
     ("augmentation", "message"),
     [
-        (fm.augmentations.Noise(-0.1), "Noise, scale: a number of at least 0 was expected, and -0.1 came"),
-        (fm.augmentations.Noise(float("nan")), "Noise, scale: a number of at least 0 was expected, and nan came"),
-        (fm.augmentations.Mixup(0.0, 3), "Mixup, alpha: a positive number was expected, and 0 came"),
-        (fm.augmentations.Mixup(0.4, 1), "Mixup, classes: at least 2 were expected, and 1 came"),
+        (fm.augmentations.Noise(-0.1), "Noise.scale must be at least 0, got -0.1"),
+        (fm.augmentations.Noise(float("nan")), "Noise.scale must be at least 0, got nan"),
+        (fm.augmentations.Mixup(0.0, 3), "Mixup.alpha must be above 0, got 0"),
+        (fm.augmentations.Mixup(0.4, 1), "Mixup.classes must be at least 2, got 1"),
     ],
 )
 def test_values_that_make_no_sense(augmentation, message):

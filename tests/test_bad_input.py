@@ -23,9 +23,10 @@ def said(error, *words):
 
         def __exit__(self, kind, value, trace):
             assert kind is not None and issubclass(kind, error), f"{error} was expected, {kind} came: {value}"
+            text = "\n".join([str(value), *getattr(value, "__notes__", ())])
             for word in words:
-                assert word in str(value), f"{word!r} is missing in: {value}"
-            assert len(str(value).splitlines()) < 25
+                assert word in text, f"{word!r} is missing in: {text}"
+            assert len(text.splitlines()) < 25
             return True
 
     return Expect()
@@ -450,8 +451,26 @@ def test_an_array_of_another_shape_in_a_state(value, came):
     ids=["forward", "loss", "losses", "mode", "jit"],
 )
 def test_a_description_in_the_place_of_a_component(call):
-    with said(ValueError, "Linear", "'weight'", "fm.setup", "fm.init"):
+    """The error is NumPy's or JAX's, with a note on the arrays that are not there."""
+    with said((TypeError, ValueError), "Linear", "'weight'", "fm.setup", "fm.init"):
         call()
+
+
+def test_a_models_error_is_kept_where_its_arrays_are_not_drawn():
+    class Refuses(fm.Model):
+        layer: Linear
+
+    @dispatch
+    def forward(model: Refuses, x):
+        raise ValueError("x must be odd") from KeyError("even")
+
+    with said(ValueError, "x must be odd", "Refuses", "'layer.layer.weight'", "fm.init"):
+        Refuses(net())(X)
+    with pytest.raises(ValueError, match="x must be odd") as caught:
+        fm.forward(fm.models.Chain(Refuses(net()), net()), X)
+    assert str(caught.value) == "x must be odd"
+    assert isinstance(caught.value.__cause__, KeyError)
+    assert len(caught.value.__notes__) == 1
 
 
 def test_an_error_that_is_not_for_want_of_arrays_stays_as_it_is():

@@ -207,19 +207,19 @@ def test_a_classifier_is_a_part_like_any(model, raw):
     [
         (
             fm.Classifier(Picky(), fm.CrossEntropy),
-            r"Classifier, objective: .*fm.CrossEntropy\(\) was expected, and CrossEntropy came. .*CrossEntropy\(",
+            r"Classifier.objective must be an Objective, got the class CrossEntropy; write CrossEntropy\(",
         ),
         (
             fm.Classifier(Picky(), optax.softmax_cross_entropy),
-            "Classifier, objective: .* was expected, and softmax_cross_entropy came",
+            r"Classifier.objective .* got softmax_cross_entropy; write fm.CrossEntropy\(\)",
         ),
         (
             fm.Regressor(Picky(), metrics=("mae",)),
-            r"Regressor, metrics: a metric such as fm.Accuracy\(\) was expected, and 'mae' came",
+            r"Regressor.metrics must be a Metric or .* got \('mae',\); write fm.Accuracy\(\)",
         ),
         (
             fm.Classifier(Picky(), augment=(len,)),
-            r"Classifier, augment: an augmentation such as fm.augmentations.Noise\(0.1\) was expected, and len came",
+            r"Classifier.augment must be .* got \(len,\); write fm.augmentations.Noise\(0.1\)",
         ),
     ],
 )

@@ -10,7 +10,7 @@ from tiny import Linear, Net, Pair, data, net, pair
 import fulmen as fm
 from fulmen import dispatch
 from fulmen.core.component import record
-from fulmen.train.step import step_program
+from fulmen.train.step import traced_step
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +221,7 @@ def test_a_game_costs_what_the_joint_program_costs():
         return {"first": soft(-game.second(made)), "second": soft(game.second(made)) + soft(-game.second(batch.x))}
 
     state = fm.setup(Big(player(), player()), x, optimizer=optax.sgd(0.1), batch_size=64)
-    ours = step_program.lower(state, x).compile().cost_analysis()["flops"]
+    ours = traced_step(state, x).lower().compile().cost_analysis()["flops"]
 
     def by_hand(first, second, x):
         lin = lambda p, x: x @ p[0] + p[1][None]

@@ -6,7 +6,7 @@ import pytest
 from tiny import Compilations
 
 import fulmen as fm
-from fulmen.train.step import step_program
+from fulmen.train.step import traced_step
 
 X = np.random.default_rng(0).random((64, 64), np.float32)
 Y = np.random.default_rng(1).integers(0, 10, 64)
@@ -23,7 +23,7 @@ def adversarial(attack, metrics=(fm.Accuracy(),)):
 
 def flops(component):
     state = fm.setup(component, (X, Y), optimizer=optax.sgd, lr=0.1, batch_size=64)
-    return step_program.lower(state, (X, Y.astype(np.int32))).compile().cost_analysis()["flops"]
+    return traced_step(state, (X, Y.astype(np.int32))).lower().compile().cost_analysis()["flops"]
 
 
 def test_metrics_cost_no_second_forward_pass():

@@ -9,7 +9,7 @@ import pytest
 
 import fulmen as fm
 from fulmen.robust.defences import AWP, MART, NFGSM, SAM, TRADES, VAT, FreeAdversarial, Gaussian, fast_fgsm
-from fulmen.train.step import step_program
+from fulmen.train.step import traced_step
 
 SIZE, N = 256, 64
 X = np.random.default_rng(0).random((N, SIZE), np.float32)
@@ -24,7 +24,7 @@ def classifier():
 
 def flops(component):
     state = fm.setup(component, (X, Y), optimizer=optax.sgd, lr=0.1, batch_size=N)
-    return step_program.lower(state, (X, Y)).compile().cost_analysis()["flops"]
+    return traced_step(state, (X, Y)).lower().compile().cost_analysis()["flops"]
 
 
 @functools.cache

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import abc
 import copy
+import functools
 import inspect
 import pickle
 import sys
@@ -19,6 +21,7 @@ import pytest
 
 import fulmen as fm
 from fulmen import bind, configure_optimizers, dispatch, forward, loss
+from fulmen.dispatching import lazy_libraries
 from fulmen.dispatching.annotations import dispatching
 from fulmen.dispatching.registry import MissingMethodError, Verb, ambiguities, recorded
 
@@ -86,6 +89,19 @@ def test_the_most_specific_method_is_chosen(args, answer):
     assert greet(*args) == answer  # and when it is remembered
 
 
+def test_plum_holds_the_methods():
+    """plum's view of a verb: its methods, and the one that hands wrappers' calls to their parts."""
+    held = [m.implementation.method for m in greet.plum.methods]
+    assert held == greet.candidates
+    assert [m for m in held if not m.hands_on] == greet.methods
+    assert greet.plum(Puppy(), Bowl(), loudly=True) == "YIP"
+    assert greet.plum(fm.Frozen(Dog()), Dog()) == "woof"
+    assert greet.plum.invoke(Dog, Animal)(Puppy(), Puppy()) == "woof"
+    assert forward.plum(TRAIN, Drop(), 1.0) == "train"
+    assert "Puppy" in str(greet.plum.methods) and "test_dispatch.py" in str(greet.plum.methods)
+    assert not [m for m in fm.init.plum.methods if m.implementation.method.hands_on]
+
+
 def test_options_follow_the_arguments():
     assert greet(Puppy(), Bowl(), loudly=True) == "YIP"
 
@@ -124,6 +140,68 @@ def speak(one: Dog, what: str = "woof", times: int = 1):
 )
 def test_varargs_and_defaults(args, answer):
     assert speak(*args) == answer
+
+
+class Sum(fm.Model):
+    pass
+
+
+@dispatch
+def forward(model: Sum, *inputs):
+    return f"{len(inputs)}"
+
+
+@dispatch
+def forward(model: Sum, *inputs, mode: fm.Train):
+    return f"{len(inputs)} in training"
+
+
+@dispatch
+def forward(model: Sum, x):
+    return "one"
+
+
+@dispatch
+def forward(model: Sum, x, y, *more):
+    return f"two and {len(more)}"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "evaluated", "trained"),
+    [
+        ((), "0", "0 in training"),
+        ((1,), "one", "one"),  # the arguments decide first: a method without `*args` beats one for a mode with them
+        ((1, 2), "two and 0", "two and 0"),
+        ((1, 2, 3), "two and 1", "two and 1"),
+    ],
+)
+def test_a_method_that_names_more_arguments_beats_varargs(inputs, evaluated, trained):
+    for _ in range(2):
+        assert forward(Sum(), *inputs) == evaluated
+        assert forward(Sum(), *inputs, TRAIN) == trained
+
+
+class Legged(Animal, abc.ABC):
+    pass
+
+
+class Stool(fm.Component):
+    pass
+
+
+Legged.register(Stool)
+
+
+def test_a_union_with_a_class_that_has_virtual_subclasses_keeps_it():
+    @fm.verb
+    def count_legs(one):
+        """How many there are."""
+
+    @dispatch
+    def count_legs(one: Legged | Animal):
+        return 4
+
+    assert count_legs(Dog()) == count_legs(Stool()) == 4
 
 
 # What is registered
@@ -212,6 +290,31 @@ def test_methods_that_differ_in_nothing_that_dispatches_are_refused(first, secon
         consider.dispatch(method(second))
     consider.dispatch(method(first))  # the same again is a redefinition
     assert len(consider.methods) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [(Dog, "the class Dog"), (len, "len"), (functools.partial(max, 1), "partial")],
+    ids=["class", "builtin", "partial"],
+)
+@pytest.mark.parametrize("register", [dispatch, forward.dispatch], ids=["dispatch", "verb.dispatch"])
+def test_only_functions_are_methods(given, named, register):
+    with pytest.raises(TypeError, match=rf"must be a function.*{named}.*@dispatch def"):
+        register(given)
+
+
+def test_a_method_in_the_body_of_a_class_is_refused():
+    before = forward.methods
+    with pytest.raises(
+        TypeError, match=r"(?s)Inside.forward is in the body of a class.*@dispatch\n    def forward\(inside: Inside"
+    ):
+
+        class Inside(fm.Model):
+            @dispatch
+            def forward(self, x):
+                return x
+
+    assert forward.methods == before
 
 
 def test_annotations_that_are_strings_see_local_classes():
@@ -518,6 +621,26 @@ def test_a_misspelt_verb():
             return 1
 
 
+def test_private_verbs_are_found_by_importing_them_only(notebook):
+    from fulmen.robust.attacks.adaptation import memory  # one that the library keeps to itself
+
+    before = memory.methods
+    assert memory not in fm.verbs()
+    cell = "import fulmen as fm\nclass Agent(fm.Component):\n    pass\n@fm.dispatch\ndef memory(agent: Agent): return 1"
+    with pytest.raises(NameError, match="`memory` is not a verb"):
+        notebook(cell)
+    assert memory.methods == before
+
+
+def test_a_method_that_replaces_anothers_is_warned_of_once(notebook, verbs_restored):
+    """As a user's for types of the library's alone."""
+    cell = "import fulmen as fm\n@fm.dispatch\ndef validate(layer: fm.models.Dense): return 'mine'"
+    with pytest.warns(UserWarning, match=r"validate\(Dense\), defined at fulmen/models/layers.py:\d+, is replaced"):
+        notebook(cell)
+    notebook(cell)  # warnings are errors
+    assert fm.validate(fm.models.Dense(1, 1)) == "mine"
+
+
 def test_a_method_with_nothing_to_dispatch_on():
     with pytest.raises(TypeError, match="`loss` needs at least one positional argument"):
 
@@ -810,6 +933,30 @@ def test_what_runs_around_a_kind():
     assert inspect_(SmallKennel(), 1) == ["Eval"] * 3
 
 
+def test_the_most_derived_class_is_outermost():
+    class Wide(fm.System):
+        pass
+
+    class Narrow(Wide):
+        pass
+
+    @fm.verb
+    def trail(one):
+        """What a call went through."""
+
+    @dispatch
+    def trail(one: Wide):
+        return []
+
+    def around(kind):
+        trail.around(kind)(lambda call, one: [kind.__name__, *call(one)])
+
+    for kind in (Narrow, fm.System, Wide):  # in any order
+        around(kind)
+    assert trail(Narrow()) == ["Narrow", "Wide", "System"]
+    assert trail(Wide()) == ["Wide", "System"]
+
+
 # Looking
 
 
@@ -845,6 +992,36 @@ def test_recording_leaves_other_threads_alone():
 
 
 # Threads
+
+
+def test_a_library_is_loaded_while_others_may_register(monkeypatch):
+    """The import of what teaches a library registers methods, and another thread may be in the middle of it."""
+    loaded = []
+
+    class Module:  # as of a library
+        pass
+
+    @fm.verb
+    def weigh_up(one):
+        """Something."""
+
+    def load(name):
+        def register():
+            def method(one):
+                return name
+
+            method.__annotations__ = {"one": Module}
+            weigh_up.dispatch(method)
+
+        thread = threading.Thread(target=register, daemon=True)
+        thread.start()
+        thread.join(20)
+        loaded.append(not thread.is_alive())
+
+    monkeypatch.setitem(lazy_libraries._teachers, __name__, "its teacher")
+    monkeypatch.setattr(lazy_libraries.importlib, "import_module", load)
+    assert weigh_up(Module()) == "its teacher"
+    assert loaded == [True]
 
 
 def test_threads_register_and_call():

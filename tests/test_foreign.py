@@ -422,7 +422,7 @@ def test_functional_pairs():
     assert kept.parameters.shape == (4, 3)
     with pytest.raises(TypeError, match=r"\(parameters, state\) was expected"):
         fm.init(fm.functional(lambda key, x: jnp.ones(3), applied, X[:1]), jax.random.key(0))
-    with pytest.raises(TypeError, match=r"a function was expected, and 3 came"):
+    with pytest.raises(TypeError, match=r"Functional.apply must be a function, got 3"):
         fm.validate(fm.functional(lambda key: key, 3))
 
 

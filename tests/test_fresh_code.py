@@ -369,6 +369,105 @@ def test_classes_in_functions_are_left_alone():
     assert (first(1), second(1)) == (2, 3)
 
 
+@pytest.mark.parametrize("make", ["type('Layer', (fm.Model,), {})", "types.new_class('Layer', (fm.Model,))"])
+def test_classes_made_by_calling_type_are_left_alone(notebook, make):
+    cell = f"""
+        import types
+        import fulmen as fm
+        class Other(fm.Model):
+            pass
+        Layer = {make}
+        @fm.forward.dispatch
+        def _(layer: Layer, x, factor=FACTOR): return x * factor
+        """
+    book = notebook(cell.replace("FACTOR", "2"))
+    first = book.Layer()
+    second = notebook(cell.replace("FACTOR", "3")).Layer()
+    assert type(first) is not type(second)
+    assert [(first(1), second(1)) for _ in range(2)] == [(2, 3)] * 2
+
+
+# Rebuilding
+
+TRAINED = """
+import fulmen as fm, jax, jax.numpy as jnp
+class Line(fm.Model):
+    weight: jax.Array | None = None
+    size: int = 2
+class Pair(fm.Model):
+    lines: list[Line]
+    scale: float = 1.0
+"""
+METHODS = """
+@fm.dispatch
+def init(line: Line, key): return fm.replace(line, weight=jnp.zeros(line.size))
+@fm.dispatch
+def forward(line: Line, x): return x @ line.weight
+@fm.dispatch
+def forward(pair: Pair, x): return pair.scale * sum(line(x) for line in pair.lines)
+"""
+
+
+def test_a_trained_state_is_rebuilt(notebook):
+    book = notebook(TRAINED)
+    notebook(METHODS)
+    x = np.eye(2, dtype=np.float32)
+    y = x @ np.float32([1.0, 2.0])
+    options = dict(epochs=3, batch_size=2, progress=False)
+    system = fm.Regressor(book.Pair([book.Line(), book.Line()]))
+    state, _ = fm.fit(system, (x, y), optimizer=optax.adam(0.1), seed=0, **options)
+    before, straight = fm.predict(state, x), fm.fit(state, (x, y), **options)[0]
+    notebook(TRAINED + "    added: int = 3")
+    with pytest.raises(OutdatedInstanceError, match=r"`(Pair|Line)`.*fm.rebuild\(state\)"):
+        fm.predict(state, x)
+    rebuilt = fm.rebuild(state)
+    assert type(rebuilt.system.model) is book.Pair
+    assert rebuilt.system.model.added == 3
+    assert [type(line) for line in rebuilt.system.model.lines] == [book.Line] * 2
+    np.testing.assert_array_equal(fm.predict(rebuilt, x), before)
+    further, _ = fm.fit(rebuilt, (x, y), **options)
+    for new, old in zip(jax.tree.leaves(further.system), jax.tree.leaves(straight.system), strict=True):
+        np.testing.assert_array_equal(new, old)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "named"),
+    [
+        (("weight: jax", "bias: float\n    weight: jax"), TypeError, r"Line.bias \(lines.0\) is a new field without"),
+        (("    size: int = 2\n", ""), TypeError, r"Line.size \(lines.0\) is not a field"),
+        (("size: int", "size: float"), TypeError, r"Line.size \(lines.0\) was static and is hyperparameter"),
+    ],
+)
+def test_what_cannot_be_rebuilt_is_named(notebook, change, error, named):
+    book = notebook(TRAINED)
+    notebook(METHODS)
+    pair = fm.init(book.Pair([book.Line()]), jax.random.key(0))
+    notebook(TRAINED.replace(*change))
+    with pytest.raises(error, match=named):
+        fm.rebuild(pair)
+
+
+def test_an_array_of_another_shape_is_named(notebook):
+    book = notebook(TRAINED)
+    notebook(METHODS)
+    pair = fm.init(book.Pair([book.Line()]), jax.random.key(0))
+    notebook(TRAINED)
+    notebook(METHODS.replace("jnp.zeros(line.size)", "jnp.zeros(line.size + 1)"))
+    with pytest.raises(ValueError, match=r"Line.weight \(lines.0\) has shape \(2,\), and \(3,\) in the new definition"):
+        fm.rebuild(pair)
+
+
+def test_a_subclass_has_to_be_defined_again_first(notebook):
+    book = notebook(CLASS)
+    notebook("class Sub(Net):\n    pass")
+    old = book.Sub()
+    notebook(CLASS)
+    with pytest.raises(OutdatedInstanceError, match="definition of its subclass `Sub` again"):
+        fm.rebuild(old)
+    notebook("class Sub(Net):\n    pass")
+    assert type(fm.rebuild(old)) is book.Sub
+
+
 def test_a_verb_cell_run_again(notebook):
     cell = 'import fulmen as fm\n@fm.verb\ndef tell(thing):\n    """What it is."""'
     book = notebook(cell)

@@ -328,7 +328,7 @@ def test_alternating_inside_of_what_attacks():
 
 
 def test_what_is_no_game_cannot_alternate():
-    with pytest.raises(TypeError, match=r"Alternating, game: a fm.Game was expected, and Pair"):
+    with pytest.raises(TypeError, match=r"Alternating.game must be a Game, got Pair"):
         fm.setup(fm.systems.Alternating(pair()), (X, Y), optimizer=optax.sgd(0.1))
 
 
@@ -336,7 +336,7 @@ def test_alternating_has_to_stand_outermost():
     class Around(fm.System):
         inside: fm.systems.Alternating
 
-    with pytest.raises(ValueError, match=r"Alternating has an `update` of its own.*it is inside Around"):
+    with pytest.raises(ValueError, match=r"Alternating defines its own training step.*inside Around"):
         fm.setup(Around(fm.systems.Alternating(Duel(player(), player()))), X, optimizer=optax.sgd(0.1))
 
 

@@ -10,7 +10,7 @@ from tiny import Linear, data
 import fulmen as fm
 from fulmen import dispatch
 from fulmen.optimizers.update_schedule import update_schedule
-from fulmen.train.step import step_program
+from fulmen.train.step import traced_step
 
 X, _ = data(16)
 
@@ -138,7 +138,7 @@ def test_a_step_without_the_generator_costs_what_the_critics_step_by_hand_costs(
     x = np.ones((64, 128), np.float32)
     state = fm.setup(big, x, optimizer=optax.sgd(0.1), batch_size=64)
     alone, both = (
-        step_program.lower(state, x, rest).compile().cost_analysis()["flops"] for rest in update_schedule(state).sets()
+        traced_step(state, x, rest).lower().compile().cost_analysis()["flops"] for rest in update_schedule(state).sets()
     )
 
     def by_hand(generator, critic, key, x):
@@ -200,18 +200,18 @@ def test_the_noise_is_of_the_settings_precision():
         (
             {"critic_steps": 0},
             ValueError,
-            "GAN, critic_steps: a whole number of steps, at least 1, was expected, and 0 came",
+            "GAN.critic_steps must be at least 1, got 0",
         ),
-        ({"latent": 0}, ValueError, "GAN, latent: a whole number of at least 1 was expected, and 0 came"),
-        ({"objective": fm.systems.Wasserstein(-1.0)}, ValueError, "Wasserstein, penalty: a finite number of at least 0"),
+        ({"latent": 0}, ValueError, "GAN.latent must be at least 1, got 0"),
+        ({"objective": fm.systems.Wasserstein(-1.0)}, ValueError, "Wasserstein.penalty must be at least 0"),
         ({"objective": fm.MSE()}, TypeError, "gan_losses"),
-        ({"objective": 3.0}, TypeError, r"GAN, objective: what they play for was expected, and 3.0 came: fm.NonSat"),
+        ({"objective": 3.0}, TypeError, r"GAN.objective must be a Component, got 3.0; write fm.systems.NonSat"),
         (
             {"latent": 3},
             ValueError,
             r"GAN, latent: the generator takes no noise of shape \(n, 3\), which latent=3 asks for: .*3",
         ),
-        ({"generator": 3.0}, TypeError, "GAN, generator: a model from noise to examples was expected, and 3.0 came"),
+        ({"generator": 3.0}, TypeError, "GAN.generator must be a Component, got 3.0"),
     ],
 )
 def test_options_that_make_no_sense(options, error, message):

@@ -278,7 +278,7 @@ BAD = {
     "looking back": (
         of(attacks.MIFGSM, LINF, views=(attacks.Nesterov(-0.1),)),
         ValueError,
-        "Nesterov, distance: a finite number of at least 0",
+        "Nesterov.distance must be at least 0",
     ),
     "a random step too far": (
         of(attacks.RFGSM, LINF, start=attacks.RandomSign(0.2)),
@@ -288,7 +288,7 @@ BAD = {
     "a start that is not random": (
         of(attacks.RFGSM, LINF, start=fm.attacks.Clean()),
         TypeError,
-        "RFGSM, start: fm.attacks.RandomSign",
+        "RFGSM.start must be a RandomSign.*fm.attacks.RandomSign",
     ),
     "SLIDE in another norm": (of(attacks.SLIDE, LINF, STEP, 3), ValueError, "SLIDE, region: one with an L1Ball"),
     "SLIDE of too many": (of(attacks.SLIDE, attacks.L1Ball(1.0), STEP, 3, q=2.0), ValueError, "slide, q: the share"),

@@ -312,7 +312,7 @@ WRONG = {
     "pad below": (
         lambda: setup(ragged(), LanguageModel(Transformer(**SIZES), pad=-100)),
         ValueError,
-        r"pad: a token or None was expected, and -100 came\. .*fm\.Tokens\(tokens, mask\)",
+        r"pad must be at least 0, got -100; write fm\.systems\.Tokens\(tokens, mask\)",
     ),
     "mask of ones": (
         lambda: Tokens(ragged(), np.ones((20, 7), np.int32)),

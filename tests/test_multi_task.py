@@ -138,12 +138,12 @@ def test_weights_by_uncertainty(state):
         (tasks, {"x": X, "label": Y}, "x, half, label; and label, x came"),
         (tasks, (X, Y), "a dict with x, half, label; a Labeled batch came"),
         (lambda: fm.MultiTask(Linear(4, 5), {"x": fm.Classifier(Linear(5, 3))}), {"x": X}, "'x' names something else"),
-        (lambda: fm.MultiTask(Linear(4, 5), {}), {"x": X}, "heads: a dict"),
+        (lambda: fm.MultiTask(Linear(4, 5), {}), {"x": X}, "heads must have at least one"),
         (tasks, {"x": X, "label": Y, "half": X}, r"half|\(12, 2\)"),
         (lambda: fm.Weighted(tasks(), {"hulf": 1.0}), DATA, "no entry 'hulf'; did you mean 'half'"),
         (lambda: fm.Weighted(tasks(), fm.systems.Uncertainty("half")), DATA, "an entry 'label' too"),
         (lambda: fm.Weighted(tasks(), {"half": np.inf}), DATA, "a finite number was expected for 'half'"),
-        (lambda: fm.Weighted(net(), {}), (X, Y), "Weighted, system: a system"),
+        (lambda: fm.Weighted(net(), {}), (X, Y), "Weighted.system must be a System"),
     ],
 )
 def test_bad_input(system, raw, words):

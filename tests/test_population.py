@@ -9,7 +9,7 @@ from tiny import Compilations, Linear, Net, Pair
 
 import fulmen as fm
 from fulmen import dispatch
-from fulmen.compose.population import population_in
+from fulmen.compose.vectorized import members_of
 from fulmen.models import BatchNorm, Chain, Dense, Dropout
 from fulmen.train.progress import line
 
@@ -515,4 +515,4 @@ def test_checks():
     for system in (fm.Population(adversarial(0.1), 2), robust):
         report = fm.check(system, DATA, optimizer=optax.adam, lr=1e-3)
         assert report.ok and not report.warnings, report
-    assert population_in(robust) is robust.system and population_in(fm.Frozen(fm.Population(small(), 2))) is None
+    assert len(members_of(robust, robust)) == 2 and not members_of(small(), small())

@@ -83,7 +83,7 @@ def test_max_pool_with_padding():
     np.testing.assert_array_equal(
         MaxPool(2, padding=1)(x.astype(jnp.int32))[0, ..., 0], [[-1, -2, -4], [-5, -6, -8], [-13, -14, -16]]
     )
-    with pytest.raises(ValueError, match=r"MaxPool\.padding must be an integer of at least 0 and less than the window 2"):
+    with pytest.raises(ValueError, match=r"MaxPool\.padding must be less than the window"):
         fm.validate(MaxPool(2, padding=2))
 
 

@@ -441,7 +441,7 @@ def three(z):
             (X, Y),
             fm.FGSM(fm.LinfBall(-0.1)),
             ValueError,
-            "a finite number of at least 0 was expected, and -0.1 came",
+            "LinfBall.eps must be at least 0, got -0.1",
         ),
     ],
     ids=[

@@ -158,9 +158,9 @@ def test_fewer_queries_need_no_other_program(key):
     ("attack", "error", "message"),
     [
         (lambda: Square(BOX), ValueError, "region: one ball"),
-        (lambda: Square(fm.LinfBall(0.1), 0), ValueError, "Square, queries: .* 0 came"),
-        (lambda: Square(fm.LinfBall(0.1), fraction=0.0), ValueError, "Square, fraction: .* 0 came"),
-        (lambda: Square(fm.LinfBall(0.1), fraction=1.5), ValueError, "Square, fraction: .* 1.5 came"),
+        (lambda: Square(fm.LinfBall(0.1), 0), ValueError, "Square.queries .* got 0"),
+        (lambda: Square(fm.LinfBall(0.1), fraction=0.0), ValueError, "Square.fraction .* got 0"),
+        (lambda: Square(fm.LinfBall(0.1), fraction=1.5), ValueError, "Square.fraction .* got 1.5"),
     ],
 )
 def test_bad_attacks_say_so(attack, error, message, key):

@@ -216,7 +216,7 @@ def test_what_follows_an_update_is_each_block_s_own():
 
 @pytest.mark.parametrize("way", ["loop", "unrolled"])
 def test_bad_input(way, key):
-    with pytest.raises(ValueError, match=r"Stacked\.n must be an integer of at least 1, and 0 came"):
+    with pytest.raises(ValueError, match=r"Stacked\.n must be at least 1, got 0"):
         fm.validate(Stacked(LayerNorm(3), 0))
     stack = fm.init(Stacked(LayerNorm(3), 2), key)
     with pytest.raises(ValueError, match=r"blocks.weight has the shape \(3, 3\); a leading axis of size 2"):

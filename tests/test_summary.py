@@ -13,7 +13,7 @@ from tiny import Compilations, Linear, Net, data, net, pair
 import fulmen as fm
 from fulmen import dispatch
 from fulmen.inspect import summary
-from fulmen.train.step import step_program
+from fulmen.train.step import traced_step
 
 X, Y = data(20)
 SHAPES = jax.ShapeDtypeStruct((20, 4), np.float32), jax.ShapeDtypeStruct((20,), np.int32)
@@ -123,7 +123,7 @@ def test_costs_are_those_of_the_compiled_programs():
     found = costs(state, batch)
     assert list(found) == ["training step", "evaluation"]
     step = found["training step"]
-    assert (step.examples, step.flops) == (32, step_program.lower(state, batch).compile().cost_analysis()["flops"])
+    assert (step.examples, step.flops) == (32, traced_step(state, batch).lower().compile().cost_analysis()["flops"])
     products = 2 * 32 * (64 * 128 + 128 * 10)
     assert products < found["evaluation"].flops < 1.05 * products
     backward = products + 2 * 32 * 128 * 10  # for the weights, and for what comes from the layer below

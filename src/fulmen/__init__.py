@@ -20,6 +20,7 @@ from fulmen import (
     schedules,
     systems,
 )
+from fulmen.core import limits as _limits  # registers the checks of fields with `validate`
 from fulmen.core import marks
 from fulmen.core.batch import Batch, Labeled, Unlabeled
 from fulmen.core.component import Buffer, Component, Frozen, Game, Model, Parameter, System, Wrapper, record
@@ -27,6 +28,7 @@ from fulmen.core.leaves import count_parameters, leaves
 from fulmen.core.mergeable import Mean
 from fulmen.core.mode import Eval, Mode, Plan, Train
 from fulmen.core.prediction import Prediction
+from fulmen.core.rebuild import rebuild
 from fulmen.core.state import State
 from fulmen.core.suggestions import unknown_name
 from fulmen.core.tree import get, hyper, replace, static
@@ -89,13 +91,12 @@ from fulmen.train import (
     StepEnd,
     ValidationEnd,
     apply_gradients,
-    best,
     cross_validate,
     differentiate,
     load,
-    members,
     save,
 )
+from fulmen.train.members import best, members
 
 # Import paths that are shorter than the folders': `from fulmen.attacks import PGD`.
 sys.modules["fulmen.attacks"], sys.modules["fulmen.defences"] = attacks, defences
@@ -216,6 +217,7 @@ __all__ = [
     "plot",
     "predict",
     "predictions",
+    "rebuild",
     "record",
     "reduce_losses",
     "replace",

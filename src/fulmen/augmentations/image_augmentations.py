@@ -6,13 +6,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from fulmen.core.component import Component
-from fulmen.core.naming import briefly, concrete, number
+from fulmen.core.fields import hyper, static
+from fulmen.core.naming import briefly
 from fulmen.core.prediction import at_least_float32
-from fulmen.core.tree import remake, static
-from fulmen.core.verbs import augment, validate
+from fulmen.core.tree import remake
+from fulmen.core.verbs import augment
 from fulmen.dispatching.registry import dispatch
 
 __all__ = ["Augmentation", "Augmentations", "CutMix", "Cutout", "Flip", "Mixup", "Noise", "ShiftCrop"]
@@ -29,6 +29,8 @@ class Augmentation(Component):
     **Extending.** Subclass it, and write `augment(augmentation: Mine, batch, mode)`: draw from `mode.key`, and return
     `fm.replace(batch, x=…)`.
     """
+
+    __example__ = "fm.augmentations.Noise(0.1)"
 
     per_batch: bool = static(default=False, kw_only=True)
 
@@ -72,7 +74,7 @@ class ShiftCrop(Augmentation):
         fill: the value outside.
     """
 
-    pixels: int
+    pixels: int = static(minimum=1)
     fill: float = 0.0
 
 
@@ -86,7 +88,7 @@ class Cutout(Augmentation):
         fill: the value that covers.
     """
 
-    size: int
+    size: int = static(minimum=1)
     fill: float = 0.0
 
 
@@ -97,7 +99,7 @@ class Noise(Augmentation):
         scale: its standard deviation.
     """
 
-    scale: float
+    scale: float = hyper(minimum=0)
 
 
 class Mixup(Augmentation):
@@ -110,8 +112,8 @@ class Mixup(Augmentation):
         classes: how many classes there are.
     """
 
-    alpha: float
-    classes: int
+    alpha: float = hyper(above=0)
+    classes: int = static(minimum=2)
 
 
 class CutMix(Augmentation):
@@ -126,8 +128,8 @@ class CutMix(Augmentation):
         classes: how many classes there are.
     """
 
-    alpha: float
-    classes: int
+    alpha: float = hyper(above=0)
+    classes: int = static(minimum=2)
 
 
 def _steps(augmentation: Augmentation) -> tuple[Augmentation, ...]:
@@ -271,38 +273,3 @@ def _key(augmentation: Any, mode: Any) -> Any:
     if mode.key is None:
         raise ValueError(f"{type(augmentation).__name__} draws at random, and the mode that came has no key: fm.Train(key).")
     return mode.key
-
-
-@dispatch
-def validate(noise: Noise):
-    scale = concrete(noise.scale)
-    if scale is not None and not (np.isfinite(scale) & (scale >= 0)).all():
-        raise ValueError(f"Noise, scale: a number of at least 0 was expected, and {number(noise.scale)} came.")
-
-
-@dispatch
-def validate(mixing: Mixup | CutMix):
-    name, alpha = type(mixing).__name__, concrete(mixing.alpha)
-    if alpha is not None and not (np.isfinite(alpha) & (alpha > 0)).all():
-        raise ValueError(f"{name}, alpha: a positive number was expected, and {number(mixing.alpha)} came.")
-    if mixing.classes < 2:
-        raise ValueError(f"{name}, classes: at least 2 were expected, and {mixing.classes} came.")
-
-
-@dispatch
-def validate(shift: ShiftCrop):
-    if shift.pixels < 1:
-        raise ValueError(f"ShiftCrop, pixels: at least 1 was expected, and {shift.pixels} came.")
-
-
-@dispatch
-def validate(cutout: Cutout):
-    if cutout.size < 1:
-        raise ValueError(f"Cutout, size: at least 1 pixel was expected, and {cutout.size} came.")
-
-
-@dispatch
-def validate(several: Augmentations):
-    for each in several.steps:
-        if not isinstance(each, Augmentation):
-            raise TypeError(f"Augmentations, steps: augmentations were expected, and {each!r} came.")

@@ -1,4 +1,4 @@
-"""The main job: handwritten digits, trained plainly and against FGSM, and attacked with PGD."""
+"""The main job: a convnet on handwritten digits, trained plainly and against FGSM, both attacked with PGD."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def digits(
 
     Args:
         epochs: passes over the 1437 training images.
-        eps: the size of the attacks, as a part of the range from black to white; the curve goes to twice that.
-        seed: what all randomness follows from.
+        eps: the radius of the attacks, as a fraction of the range from black to white; the curve goes to twice that.
+        seed: the seed of all randomness.
         out: the folder for `robustness.png`, `attacked.png` and `metrics.json`.
         progress: whether to show progress bars.
     """
     if not 0 < eps < 0.5:
-        raise ValueError(f"eps: a number between 0 and 0.5 was expected, and {eps} came.")
+        raise ValueError(f"eps must be between 0 and 0.5, got {eps}.")
     begun = time.perf_counter()
     load_digits = _installed("sklearn.datasets").load_digits
-    _pyplot()  # what is missing shows now, and not after the training
+    _pyplot()  # a missing package is reported before the training
     x, y = load_digits(return_X_y=True)
     data = (x.reshape(-1, 8, 8, 1).astype(np.float32) / 16, y)
     train, test = fm.split(data, 0.8, seed=seed)
@@ -82,7 +82,7 @@ def pgd(eps: float) -> Any:
 
 
 def _attacked(state: Any, test: Any, radii: list[float]) -> dict[str, Any]:
-    """Accuracy as it is and under attacks of growing size."""
+    """Accuracy on clean inputs, and under attacks of growing radius."""
     clean = fm.evaluate(state, test)["accuracy"]
     robust = {str(eps): fm.evaluate(state, test, attack=pgd(eps))["robust/accuracy"] for eps in radii}
     return {"clean": clean, "robust": robust}
@@ -104,7 +104,7 @@ def _print(results: dict[str, Any], radii: list[float]) -> None:
 
 
 def _curves(results: dict[str, Any], eps: float, path: Path) -> None:
-    """Accuracy against the size of the attack."""
+    """Plot accuracy against the radius of the attack."""
     plt = _pyplot()
     figure, axes = plt.subplots(figsize=(5.5, 3.6), layout="constrained")
     for (name, result), style in zip(results.items(), ("o-", "s-"), strict=False):
@@ -120,7 +120,7 @@ def _curves(results: dict[str, Any], eps: float, path: Path) -> None:
 
 
 def _pictures(states: dict[str, Any], test: Any, eps: float, path: Path, columns: int = 10) -> None:
-    """Some digits, attacked against each model, with what the model takes them for."""
+    """Plot some digits, attacked for each model, with the model's predictions."""
     plt = _pyplot()
     x, y = (v[:columns] for v in test)
     rows = {"clean": x}
@@ -135,7 +135,7 @@ def _pictures(states: dict[str, Any], test: Any, eps: float, path: Path, columns
             axes.set(xticks=[], yticks=[])
             axes.set_title(str(is_seen), fontsize=9, color="black" if is_seen == label else "crimson")
         cells[0].set_ylabel(name, fontsize=9)
-    figure.suptitle(f"PGD-40, ε = {eps:g}: what each model sees (wrong in red)", fontsize=10)
+    figure.suptitle(f"PGD-40, ε = {eps:g}: predicted classes (wrong in red)", fontsize=10)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
@@ -146,7 +146,7 @@ def _pyplot() -> Any:
 
 
 def _installed(name: str) -> Any:
-    """A module of the extra packages."""
+    """Import a module of the optional packages."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""What `train` is given to train: a function of the user's own, found and called."""
+"""Finds and calls the user's function that a command is given."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 import fulmen as fm
-from fulmen.commands.one_line_errors import CommandError, first_of_theirs, nearest
+from fulmen.commands.one_line_errors import CommandError, nearest, user_traceback
 from fulmen.core.tree import short
 
 __all__ = ["call", "function", "run_arguments"]
@@ -27,20 +27,20 @@ def function(target: str) -> Callable[[], Any]:
     if not place:
         place, name = target, ""
     module = _module(place)
-    named = {k: v for k, v in vars(module).items() if inspect.isfunction(v) and v.__module__ == module.__name__}
+    named = {k: v for k, v in vars(module).items() if inspect.isfunction(v) and v.__globals__ is vars(module)}
     if not name:
         raise CommandError(f"{target}: which function? Write {target}:NAME; {nearest('', named)}")
     found = getattr(module, name, None)
     if found is None:
         raise CommandError(f"{place} has no function {name!r}; {nearest(name, named)}")
     if not callable(found):
-        raise CommandError(
-            f"{place}:{name} is no function ({type(found).__name__}); one that returns a system and data was expected."
-        )
+        raise CommandError(f"{place}:{name} must be a function that returns a system and data, got {type(found).__name__}.")
     try:
         inspect.signature(found).bind()
     except TypeError as error:
-        raise CommandError(f"{place}:{name} is called without arguments: {error}. Give it a default.") from None
+        raise CommandError(
+            f"{place}:{name} must be callable without arguments: {error}. Give the argument a default."
+        ) from None
     return found
 
 
@@ -53,13 +53,13 @@ def _module(place: str) -> ModuleType:
         return importlib.import_module(place)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{place}.".startswith(f"{error.name}."):
-            _show_theirs(error)  # a module that theirs imports
+            _show_user_error(error)  # a module that the user's module imports
         if "/" in place or os.sep in place:
-            raise CommandError(f"{place} is no module; of a file write {place}.py:NAME.") from None
+            raise CommandError(f"{place} is not a module; for a file, write {place}.py:NAME.") from None
         here = [path.stem for path in Path.cwd().glob("*.py")]
         raise CommandError(f"there is no module {error.name!r} here or installed; {nearest(place, here)}") from None
     except Exception as error:
-        _show_theirs(error)
+        _show_user_error(error)
 
 
 def _file(path: Path) -> ModuleType:
@@ -73,48 +73,46 @@ def _file(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        _show_theirs(error)
+        _show_user_error(error)
     return module
 
 
 def call(run: Callable[[], Any]) -> Any:
-    """What a function of the user's own returns."""
+    """What the user's function returns."""
     try:
         return run()
     except Exception as error:
-        _show_theirs(error)
+        _show_user_error(error)
 
 
-def _show_theirs(error: Exception) -> NoReturn:
-    """End with the traceback of an error in the user's own code.
+def _show_user_error(error: Exception) -> NoReturn:
+    """Exit with the traceback of an error in the user's code.
 
-    One line would hide where it was raised, and it is theirs to debug; the frames above their code are not.
+    One line would hide where it was raised. The library's frames above the user's code are left out.
     """
-    trace = first_of_theirs(error.__traceback__)
-    # An error of syntax has no frame in the file; its own text shows the line.
+    trace = user_traceback(error.__traceback__)
+    # A SyntaxError has no frame in the file; its text shows the line.
     traceback.print_exception(error.with_traceback(trace) if trace is not None or isinstance(error, SyntaxError) else error)
     raise SystemExit(1)
 
 
 def run_arguments(returned: Any, target: str) -> dict[str, Any]:
-    """What a function returned as `fit`'s arguments: `system`, `data`, and perhaps `validation` and others."""
-    expected = f"{target}: (system, data), (system, data, validation) or a dict of fit's arguments was expected"
+    """A function's return value as `fit`'s arguments: `system`, `data`, and perhaps `validation` and others."""
+    expected = f"{target} must return (system, data), (system, data, validation) or a dict of fit's arguments"
     if isinstance(returned, tuple) and len(returned) in (2, 3):
         if isinstance(returned[1], fm.History):
             raise CommandError(
-                f"{expected}, and what `fit` returned came, a state and its history: train here, return the data."
+                f"{expected}, got the state and history that `fit` returns: return the system and its data without training."
             )
         return dict(zip(("system", "data", "validation"), returned, strict=False))
     if isinstance(returned, dict):
         for name in ("system", "data"):
             if name not in returned:
-                raise CommandError(
-                    f"{expected}, and the dict that came has no {name!r}; it has: {', '.join(map(str, returned))}."
-                )
+                raise CommandError(f"{expected}, got a dict without {name!r}; it has: {', '.join(map(str, returned))}.")
         return dict(returned)
     if isinstance(returned, fm.State | fm.Component):
         raise CommandError(
-            f"{expected}, and a {type(returned).__name__} without data came: return it with its data, (…, (x, y))."
+            f"{expected}, got a {type(returned).__name__} without data: return it with its data, (…, (x, y))."
         )
-    came = textwrap.shorten(short(returned), 80, placeholder="…")
-    raise CommandError(f"{expected}, and {came} came.{' Does it end with `return …`?' if returned is None else ''}")
+    got = textwrap.shorten(short(returned), 80, placeholder="…")
+    raise CommandError(f"{expected}, got {got}.{' Does it end with `return …`?' if returned is None else ''}")

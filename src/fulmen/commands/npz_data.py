@@ -1,4 +1,4 @@
-"""A quick look at arrays of one's own: what `train data.npz --model NAME` trains."""
+"""`train data.npz --model NAME`: loads the arrays, and makes a system of the right sizes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["load_arrays", "system_for"]
 
 Say = Callable[[str], None]
 
-_FEW = 10  # different numbers that look like classes
+_FEW = 10  # up to so many distinct whole numbers look like classes
 
 
 def load_arrays(path: Path, say: Say) -> tuple[np.ndarray, np.ndarray]:
@@ -28,7 +28,7 @@ def load_arrays(path: Path, say: Say) -> tuple[np.ndarray, np.ndarray]:
 
     Args:
         path: of the file.
-        say: gets a line about each thing that was done to them.
+        say: called with a line about each conversion.
 
     Returns:
         x as float32 `(n, …)`; y as int32 `(n,)`, from 0, for classes, or as float32 `(n, outputs)` for regression.
@@ -47,7 +47,7 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
         here = [str(path.with_name(other.name)) for other in path.parent.glob("*.npz")]
         raise CommandError(f"there is no file {path}; {nearest(str(path), here)}")
     if not zipfile.is_zipfile(path):
-        raise CommandError(f"{path} is no .npz file, or is damaged; what {save} writes was expected.")
+        raise CommandError(f"{path} must be a .npz file, and is not, or is damaged; write it with {save}.")
     with np.load(path, allow_pickle=False) as file:
         absent = [name for name in "xy" if name not in file.files]
         if absent:
@@ -61,13 +61,13 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
                 if "allow_pickle" in str(error)
                 else f"it is damaged: {error}"
             )
-            raise CommandError(f"{path} cannot be read, since {why}. Arrays of numbers were expected: {save}.") from None
+            raise CommandError(f"{path} cannot be read: {why}. Save arrays of numbers: {save}.") from None
 
 
 def _number_array(path: Path, name: str, array: np.ndarray) -> np.ndarray:
     """Numbers of 32 bits: jax would round wider ones silently."""
     if array.dtype.kind == "c":
-        raise CommandError(f"{path}: {name} has complex numbers ({array.dtype}); real ones were expected.")
+        raise CommandError(f"{path}: {name} must be real, got complex numbers ({array.dtype}).")
     if array.dtype.kind == "b":
         return array.astype(np.int32)
     if array.dtype.kind != "f":
@@ -75,7 +75,7 @@ def _number_array(path: Path, name: str, array: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):
         single = array.astype(np.float32)
     if np.isinf(single).any() and np.isfinite(array).all():
-        raise CommandError(f"{path}: {name} goes up to {np.abs(array).max():.3g}, which float32 does not hold; scale it.")
+        raise CommandError(f"{path}: {name} goes up to {np.abs(array).max():.3g}, which float32 cannot represent; scale it.")
     return single
 
 
@@ -83,10 +83,12 @@ def _inputs(x: np.ndarray, say: Say) -> np.ndarray:
     largest = np.abs(x).max()
     if x.dtype.kind == "f":
         if largest > 10:
-            say(f"x: {x.dtype}, as it is; it goes up to {largest:.3g}, and (x - x.mean(0)) / x.std(0) may train better")
+            say(
+                f"x: {x.dtype}, unchanged; its largest value is {largest:.3g}, and (x - x.mean(0)) / x.std(0) may train better"
+            )
         return x
     scale = 255 if x.dtype == np.uint8 else max(int(largest), 1)
-    reason = "" if x.dtype == np.uint8 else ", the largest there is"
+    reason = "" if x.dtype == np.uint8 else ", its largest value"
     say(f"x: {x.dtype}, divided by {scale}{reason}")
     return (x / scale).astype(np.float32)
 
@@ -94,16 +96,16 @@ def _inputs(x: np.ndarray, say: Say) -> np.ndarray:
 def _classes(path: Path, y: np.ndarray, say: Say) -> np.ndarray:
     if y.shape[1:] not in ((), (1,)):
         raise CommandError(
-            f"{path}: y has integers of shape {y.shape}; for classes ({len(y)},) was expected (of one-hot rows, y.argmax(1)), "
-            "and for regression floats."
+            f"{path}: y of integers must have shape ({len(y)},), got {y.shape}. For one-hot rows, save y.argmax(1); for regression, "
+            "save floats."
         )
     classes, labels = np.unique(y.ravel(), return_inverse=True)
     if len(classes) < 2:
-        raise CommandError(f"{path}: y is {classes[0]} everywhere; at least two classes were expected.")
+        raise CommandError(f"{path}: y must have at least two classes, got {classes[0]} everywhere.")
     if len(classes) > len(y) // 2:
         raise CommandError(
-            f"{path}: y has {len(classes)} different integers in {len(y)} examples, which are no classes; for regression save "
-            "it as floats, y.astype(np.float32)."
+            f"{path}: y has {len(classes)} different integers in {len(y)} examples, too many for classes; for regression, save "
+            "floats: y.astype(np.float32)."
         )
     shown = [str(c) for c in classes] if len(classes) <= 12 else [*map(str, classes[:3]), "…", str(classes[-1])]
     say(f"y: {y.dtype}, {len(classes)} classes: {', '.join(shown)}")
@@ -115,14 +117,14 @@ def _targets(path: Path, y: np.ndarray, say: Say) -> np.ndarray:
     say(f"y: {y.dtype}, regression on {outputs} number{'s' * (outputs != 1)}, mean {y.mean():.3g}, deviation {y.std():.3g}")
     y = y.reshape(len(y), outputs)
     if outputs > 1 and ((y == 0) | (y == 1)).all() and (y.sum(1) == 1).all():
-        say("y: each row has a single 1; if it says the class, save y.argmax(1)")
+        say("y: each row has a single 1; if it marks the class, save y.argmax(1)")
     elif outputs == 1 and (y == np.round(y)).all() and 1 < len(np.unique(y)) <= _FEW:
-        say("y: few different whole numbers; if they are classes, save them as integers, y.astype(int)")
+        say("y: few distinct whole numbers; if they are classes, save them as integers, y.astype(int)")
     return y
 
 
 def system_for(name: str, x: np.ndarray, y: np.ndarray) -> fm.Component:
-    """A model of the library's, of the sizes that the data has, as a classifier or a regressor."""
+    """One of the library's models, sized for the data, as a classifier or a regressor."""
     if name not in _MODELS:
         raise CommandError(f"there is no model {name!r}; {nearest(name, _MODELS)}")
     is_class = y.dtype.kind == "i"
@@ -144,7 +146,7 @@ def _mlp(name: str, shape: tuple[int, ...], outputs: int) -> fm.Model:
 
 def _convnet(name: str, shape: tuple[int, ...], outputs: int) -> fm.Model:
     height, width, channels = _image(name, shape)
-    # Two convolutions and a halving, until what the dense layers see is small.
+    # Two convolutions and a halving, until the input of the dense layers is small.
     halvings = max(1, math.ceil(math.log2(max(height, width) / 16)))
     widths = [min(32 * 2**i, 256) for i in range(halvings) for _ in range(2)]
     return _with_channels(shape, fm.models.ConvNet(channels, outputs, widths, (height, width)))
@@ -168,17 +170,17 @@ _MODELS = {
 
 def _image(name: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
     """Height, width and channels."""
-    came = f"and ({', '.join(['n', *map(str, shape)])}) came"
+    got = f"got ({', '.join(['n', *map(str, shape)])})"
     if len(shape) not in (2, 3):
-        raise CommandError(f"{name} takes images, x of (n, height, width, channels), {came}; --model mlp takes any shape.")
+        raise CommandError(f"{name} takes images, (n, height, width, channels), {got}; --model mlp takes any shape.")
     height, width, channels = (*shape, 1) if len(shape) == 2 else shape
     if height in (1, 3) and channels not in (1, 3):
-        raise CommandError(f"{name} takes images whose channels are last, {came}: np.moveaxis(x, 1, -1).")
+        raise CommandError(f"{name} takes images whose channels are last, {got}: np.moveaxis(x, 1, -1).")
     return height, width, channels
 
 
 def _with_channels(shape: tuple[int, ...], model: fm.Model) -> fm.Model:
-    """The model, for images that have no axis of channels too."""
+    """The model, also for images without an axis of channels."""
     return fm.models.Chain(_add_channel, model) if len(shape) == 2 else model
 
 

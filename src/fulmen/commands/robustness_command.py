@@ -1,4 +1,4 @@
-"""`robustness`: how robust a classifier of the user's own is, as a table, as JSON and as a page."""
+"""`robustness`: how robust a user's classifier is, as a table, as JSON and as a page."""
 
 from __future__ import annotations
 
@@ -37,27 +37,27 @@ def robustness(
     progress: bool = True,
     traceback: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
-    """Attack the classifier that a function of yours returns, and write a report with the evidence.
+    """Attack the classifier that your function returns, and write a report.
 
     `robustness examples.py:run --region linf:0.1 --box 0:1` calls run(), which returns (state, data), and writes report.html
     and report.json.
 
     Args:
-        target: a function of yours.
-        region: how far an attack may go: linf:0.1, linf:8/255, l2:0.5 or l1:12, in the inputs' units.
+        target: your function.
+        region: the perturbations that an attack may use: linf:0.1, linf:8/255, l2:0.5 or l1:12, in the inputs' units.
         box: the inputs' limits, such as 0:1.
         attack: autoattack unless it is fgsm, pgd (40 steps of a tenth of the radius), apgd or square.
-        out: where to write the page; the JSON goes beside it.
-        seed: what all randomness follows from.
+        out: where to write the page; the JSON is written beside it.
+        seed: the seed of all randomness.
         batch_size: how many examples are attacked at once.
-        sample: on how many examples the warning signs are looked for.
+        sample: how many examples the warning signs are checked on.
         progress: whether to show a progress bar.
         traceback: whether to show where an error was raised.
     """
     where = _region(region, box)
     chosen = _attack(attack, where)
     if out.suffix not in (".html", ".json"):
-        raise CommandError(f"--out {out}: a file such as report.html was expected.")
+        raise CommandError(f"--out must be a file such as report.html, got {out}.")
     files = [out.with_suffix(".json"), out.with_suffix(".html")]
     for path in files:
         _require_writable(path)
@@ -92,13 +92,13 @@ def _numbers(flag: str, given: str, text: str, n: int, example: str) -> list[flo
     except (ValueError, ArithmeticError):
         found = []
     if len(found) != n:
-        raise CommandError(f"{flag} {given}: numbers as in {flag} {example} were expected.")
+        raise CommandError(f"{flag} must be numbers as in {flag} {example}, got {given}.")
     return found
 
 
 def _attack(name: str | None, region: Any) -> Any:
     known = {
-        "autoattack": lambda: region,  # of as many classes as there are
+        "autoattack": lambda: region,  # `robustness` chooses the ensemble by the number of classes
         "fgsm": lambda: fm.FGSM(region),
         "pgd": lambda: fm.PGD(region, step_size=ball_of(region).eps / 10, steps=40),
         "apgd": lambda: APGD(region),
@@ -114,10 +114,10 @@ def _state_and_data(returned: Any, target: str) -> tuple[Any, Any]:
     if not isinstance(returned, tuple) or len(returned) != 2:
         hint = " Does it end with `return …`?" if returned is None else ""
         hint = " Write `return state, (x, y)`." if isinstance(returned, tuple) and len(returned) > 2 else hint
-        raise CommandError(f"{target}: (state, data) was expected, and {short(returned)[:80]} came.{hint}")
+        raise CommandError(f"{target} must return (state, data), got {short(returned)[:80]}.{hint}")
     state, data = returned
     if not isinstance(state, fm.State) and not is_part(state):
         raise CommandError(
-            f"{target}: (state, data) was expected, as from `state, history = fm.fit(…)`, and {short(state)[:80]} came first."
+            f"{target} must return (state, data), state first, as `state, history = fm.fit(…)` gives it; got {short(state)[:80]} first."
         )
     return state, data

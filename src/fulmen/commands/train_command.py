@@ -1,4 +1,4 @@
-"""`train`: a function of the user's own that returns a system and data, or a quick look at arrays of one's own."""
+"""`train`: trains what a user's function returns, or one of the library's models on a file of arrays."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ __all__ = ["train"]
 
 
 class FitOptions(TypedDict, total=False):
-    """The options of `fit` that are flags; what is not given is as the function says."""
+    """The options of `fit` that are flags; without a flag, the function's value holds."""
 
     epochs: int
     """Passes over the data."""
     steps: int
-    """Steps, in the place of epochs."""
+    """Steps, instead of epochs."""
     batch_size: int
     """Examples in a batch."""
     optimizer: str
@@ -38,7 +38,7 @@ class FitOptions(TypedDict, total=False):
     lr: float
     """The learning rate."""
     seed: int
-    """What all randomness follows from."""
+    """The seed of all randomness."""
     drop_last: bool
     """Whether to leave out the smaller last batch of an epoch."""
 
@@ -53,19 +53,19 @@ def train(
     progress: bool = True,
     traceback: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
-    """Train what a function of yours returns, or a model of the library's on arrays of yours.
+    """Train what your function returns, or one of the library's models on your arrays.
 
     `train examples.py:run` (or `examples:run`) calls run(), which returns (system, data), (system, data, validation), or a
-    dict of fit's arguments: dict(system=…, data=…, validation=…, optimizer=…, lr=…, epochs=…). Flags beat what it says.
+    dict of fit's arguments: dict(system=…, data=…, validation=…, optimizer=…, lr=…, epochs=…). Flags override its values.
 
     `train data.npz --model mlp` takes x and y from the file: integers in y are classes, floats are regression; a fifth of
     the examples is kept for validation.
 
     Args:
-        target: a function of yours, or a file that np.savez("data.npz", x=…, y=…) wrote.
-        model: for a file: linear, mlp, convnet, resnet18, resnet34 or resnet50; sizes are read off the data.
+        target: your function, or a file written by np.savez("data.npz", x=…, y=…).
+        model: for a file: linear, mlp, convnet, resnet18, resnet34 or resnet50; sizes follow from the data.
         save: where to write the state, such as state.safetensors.
-        history: where to write the figures of each epoch, as JSON.
+        history: where to write the values of each epoch, as JSON.
         progress: whether to show a progress bar.
         traceback: whether to show where an error was raised.
     """
@@ -76,13 +76,13 @@ def train(
         raise CommandError('--save needs safetensors: pip install "fulmen[save]"')
     if Path(target).suffix not in (".npz", ".py") and Path(target).is_file():
         raise CommandError(
-            f'{target}: arrays are taken from a .npz file, which np.savez("data.npz", x=…, y=…) writes, and a function from a '
-            "module, such as examples.py:run."
+            f'{target}: arrays must be in a .npz file, written by np.savez("data.npz", x=…, y=…), and a function in a module, '
+            "such as examples.py:run."
         )
     if target.endswith(".npz"):
         arguments = _quick_look(Path(target), model, flags.get("seed", 0))
     elif model is not None:
-        raise CommandError(f"--model goes with a file of arrays, such as data.npz; {target} returns a system of its own.")
+        raise CommandError(f"--model is for a file of arrays, such as data.npz; {target} returns its own system.")
     else:
         arguments = targets.run_arguments(targets.call(targets.function(target)), target)
     arguments = _with_flags(arguments, flags)
@@ -136,7 +136,7 @@ def _quick_look(path: Path, model: str | None, seed: int) -> dict[str, Any]:
     print(f"{model} on {n:,} examples of {x.shape[1:]}, {len(validation[0]):,} more for validation")
     if y.dtype.kind == "i":
         most = np.bincount(training[1]).argmax()
-        print(f"the most frequent class alone would be right for {(validation[1] == most).mean():.3f} of them")
+        print(f"always predicting the most frequent class is right for {(validation[1] == most).mean():.3f} of them")
     run = dict(system=system, data=training, validation=validation, optimizer=optax.adam, lr=1e-3, epochs=10)
     return {**run, "batch_size": min(64, n)}
 
@@ -153,11 +153,11 @@ def _flags(options: FitOptions) -> dict[str, Any]:
 
 
 def _with_flags(arguments: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
-    """What the function said, and the flags over it."""
+    """The function's arguments, overridden by the flags."""
     if "optimizer" in flags and "lr" not in {**arguments, **flags}:
         raise CommandError("--optimizer needs a learning rate, such as --lr 1e-3.")
     if "lr" in flags and {**arguments, **flags}.get("optimizer") is None:
-        raise CommandError("--lr needs an optimizer to give it to, such as --optimizer adam.")
+        raise CommandError("--lr needs an optimizer, such as --optimizer adam.")
     if "epochs" in flags or "steps" in flags:
         arguments = {k: v for k, v in arguments.items() if k not in ("epochs", "steps")}
     elif arguments.get("epochs") is None and arguments.get("steps") is None:
@@ -173,16 +173,16 @@ def _optimizers() -> dict[str, Any]:
 
 
 def _require_writable(path: Path | None) -> None:
-    """Raise now rather than after the training."""
+    """Raise before the training rather than after it."""
     if path is None:
         return
     if path.is_dir():
-        raise CommandError(f"{path} is a folder; a file to write was expected.")
+        raise CommandError(f"{path} is a folder; give the path of a file.")
     path.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise CommandError(f"{path} cannot be written: no permission.")
 
 
 def _plain(values: np.ndarray) -> Any:
-    """As lists, with None for what is no number: JSON has no NaN."""
+    """As lists, with None for NaN and infinity, which JSON lacks."""
     return [_plain(v) for v in values] if np.ndim(values) else float(values) if np.isfinite(values) else None

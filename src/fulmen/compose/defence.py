@@ -12,7 +12,6 @@ from fulmen.core.component import Buffer, Component, System, Wrapper, part_name
 from fulmen.core.marks import sums_losses
 from fulmen.core.mode import Eval
 from fulmen.core.naming import briefly
-from fulmen.core.part_checks import require_part
 from fulmen.core.prediction import Prediction, check_class_values, class_targets
 from fulmen.core.tree import remake
 from fulmen.core.verbs import as_batch, bind, defence_losses, loss, losses, metrics, predictions, reduce_losses, validate
@@ -90,11 +89,6 @@ def metrics(defence: Defence, batch):
         return metrics(defence.system, batch)
     found = dict(metrics(defence.system, batch.clean)) if defence.looks_at_clean(batch) else {}
     return {**found, **{f"robust/{name}": figure for name, figure in metrics(defence.system, batch.batch).items()}}
-
-
-@dispatch
-def validate(defence: Defence):
-    require_part(defence, "system", "a component that has a loss, such as fm.Classifier(model),")
 
 
 @dispatch

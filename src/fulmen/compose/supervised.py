@@ -7,15 +7,15 @@ from typing import Any
 
 import jax
 
-from fulmen.core.component import Component, System
+from fulmen.core.component import Component, Model, System
 from fulmen.core.leaves import components
 from fulmen.core.marks import sums_losses, uses_outputs
 from fulmen.core.mode import Eval
 from fulmen.core.naming import numbered
 from fulmen.core.prediction import Prediction
-from fulmen.core.tree import remake, short
+from fulmen.core.tree import remake
 from fulmen.core.verbs import augment, forward, loss, losses, metrics, predictions, validate
-from fulmen.dispatching.registry import dispatch
+from fulmen.dispatching.registry import dispatch, verb
 from fulmen.metric_types import Accuracy, Metric
 from fulmen.objectives import CrossEntropy, Objective
 
@@ -37,7 +37,9 @@ class Supervised(System):
     model: Component
     objective: Objective
     metrics: Metric | tuple[Metric, ...] = dataclasses.field(default=(), kw_only=True)
-    augment: Component | tuple[Component, ...] = dataclasses.field(default=(), kw_only=True)
+    augment: Component | tuple[Component, ...] = dataclasses.field(
+        default=(), kw_only=True, metadata={"example": "fm.augmentations.Noise(0.1)"}
+    )
 
     @property
     def per_example(self) -> bool:
@@ -99,23 +101,6 @@ def augment(system: Supervised, batch, mode):
 
 
 @dispatch
-def validate(system: Supervised):
-    name = type(system).__name__
-    _require(system.objective, Objective, f"{name}, objective: an objective such as fm.CrossEntropy()")
-    for metric in several(system.metrics):
-        _require(metric, Metric, f"{name}, metrics: a metric such as fm.Accuracy()")
-    for each in several(system.augment):
-        _require(each, Component, f"{name}, augment: an augmentation such as fm.augmentations.Noise(0.1)")
-
-
-def _require(value: Any, kind: type, what: str) -> None:
-    if isinstance(value, kind):
-        return
-    made = f" Make one: {value.__name__}(…)." if isinstance(value, type) and issubclass(value, kind) else ""
-    raise TypeError(f"{what} was expected, and {short(value)} came.{made}")
-
-
-@dispatch
 def validate(system: Supervised, batch):
     validate(system.model, batch)
     n, mode = len(batch), Eval(jax.random.key(0))
@@ -124,6 +109,29 @@ def validate(system: Supervised, batch):
     prediction = Prediction(system.model, outputs, batch)
     for each in (system.objective, *several(system.metrics)):
         validate(each, prediction)
+
+
+@verb
+def check_inputs(component, batch):
+    """Raise on inputs that the component's model cannot take, whatever the targets.
+
+    It is called on the host: in a compiled program, an invalid token gives NaN without an error.
+    """
+
+
+@dispatch
+def check_inputs(component: object, batch):
+    return None
+
+
+@dispatch
+def check_inputs(model: Model, batch):
+    validate(model, batch)
+
+
+@dispatch
+def check_inputs(system: Supervised, batch):
+    check_inputs(system.model, batch)
 
 
 def with_outputs(system: Any, batch: Any) -> Any:

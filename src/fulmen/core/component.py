@@ -100,6 +100,8 @@ class Frozen(Wrapper):
         part: the component.
     """
 
+    __example__ = "fm.Frozen(part)"
+
     part: Component
 
     @property
@@ -113,6 +115,8 @@ class Parameter(Tree):
     Args:
         value: an inexact array of any shape.
     """
+
+    __example__ = "fm.Parameter(array)"
 
     value: jax.Array
 

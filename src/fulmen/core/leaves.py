@@ -235,6 +235,8 @@ def _check_data(value: Any, where: str, annotation: Any) -> None:
         for name, inner in items(value)[0]:
             _check_data(inner, _join(where, name), annotation)
     elif jax.tree_util.all_leaves([value]) and not (is_array(value) or isinstance(value, int | float | complex)):
+        if isinstance(value, type) and issubclass(value, Tree):
+            raise TypeError(f"{where} must be an instance, got the class {value.__name__}; write {value.__name__}(…).")
         said = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", annotation)
         raise TypeError(
             f"{where} is data, and {short(value)} came: a number, an array or a component was expected; its field is annotated "

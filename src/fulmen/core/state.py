@@ -2,84 +2,22 @@
 
 from __future__ import annotations
 
-import threading
-import weakref
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from fulmen.core.component import is_foreign
+from fulmen.core.component import Component
 from fulmen.core.leaves import BUFFER, PARAMETER, is_array, leaves
 from fulmen.core.mode import Plan, UnreadPlan
+from fulmen.core.structure import Structure, pack
 from fulmen.core.tree import short
 from fulmen.core.verbs import show
+from fulmen.dispatching import hooks
 
-__all__ = ["State", "Structure", "pack"]
-
-
-class Structure:
-    """What is static of a tree: its structure, the leaves that are no arrays, and what else belongs to it.
-
-    Equal ones are the same object, so that jit compares and hashes them by identity.
-    """
-
-    __slots__ = ("__weakref__", "extra", "fixed", "programs", "treedef")
-
-    _known: ClassVar[Any] = weakref.WeakValueDictionary()  # a transformation made anew would else stay for ever
-    _lock: ClassVar[Any] = threading.Lock()
-
-    treedef: Any
-    fixed: tuple[tuple[int, Any], ...]
-    extra: tuple[Any, ...]
-    programs: dict[Any, Any]  # what was compiled for it
-
-    def __new__(cls, treedef: Any, fixed: tuple[tuple[int, Any], ...] = (), extra: tuple[Any, ...] = ()) -> Structure:
-        with cls._lock:
-            key = (treedef, fixed, extra)
-            found = cls._known.get(key)
-            if found is None:
-                found = object.__new__(cls)
-                found.treedef, found.fixed, found.extra = key
-                found.programs = {}
-                cls._known[key] = found
-            return found
-
-    def __reduce__(self) -> Any:
-        return Structure, (self.treedef, self.fixed, self.extra)
-
-    def unpack(self, leaves: Any) -> Any:
-        """The tree with these arrays."""
-        leaves = list(leaves)
-        for place, value in self.fixed:
-            leaves.insert(place, value)
-        return self.treedef.unflatten(leaves)
-
-
-def pack(tree: Any, *extra: Any) -> tuple[list[Any], Structure]:
-    """A tree as its arrays (numbers become arrays) and its structure."""
-    leaves, treedef = jax.tree.flatten(tree)
-    foreign = _in_foreign_modules(tree)
-    dynamic = [is_array(v) or (isinstance(v, int | float | complex) and not f) for v, f in zip(leaves, foreign, strict=True)]
-    fixed = tuple((i, v) for i, v in enumerate(leaves) if not dynamic[i])
-    return [_array(v) for v, is_dynamic in zip(leaves, dynamic, strict=True) if is_dynamic], Structure(treedef, fixed, extra)
-
-
-def _in_foreign_modules(tree: Any) -> list[bool]:
-    """Of every leaf, whether it is of another library's module, whose numbers are static: they may steer its code."""
-    found: list[bool] = []
-    for node in jax.tree.leaves(tree, is_leaf=is_foreign):
-        foreign = is_foreign(node)
-        found += [foreign] * (len(jax.tree.leaves(node)) if foreign else 1)
-    return found
-
-
-def _array(leaf: Any) -> Any:
-    if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
-        return leaf
-    return jnp.asarray(leaf)  # a Python number stays weakly typed
+__all__ = ["State", "without_plan"]
 
 
 class State:
@@ -153,14 +91,6 @@ class State:
         now = {name: getattr(self, name) for name in ("system", "optimizer_state", "optimizer", "step", "key", "plan")}
         return State(**{**now, **changes})
 
-    def without_plan(self) -> State:
-        """The same state for a step that is compiled for every plan."""
-        programs, (_, implementation) = self._structure.programs, self._structure.extra
-        if "without plan" not in programs:
-            structure = self._structure
-            programs["without plan"] = Structure(structure.treedef, structure.fixed, (UnreadPlan(), implementation))
-        return State._of(self._leaves, self._raw_key, self.step, programs["without plan"])
-
     def next(self, leaves: Any) -> State:
         """The state one step later, with these leaves."""
         return State._of(leaves, self._raw_key, self.step + 1, self._structure)
@@ -179,6 +109,14 @@ class State:
 
     def _repr_html_(self) -> str:
         return show(self)
+
+
+def without_plan(structure: Structure) -> Structure:
+    """The structure of a state for programs that serve every plan; reading the plan raises `PlanRead`."""
+    if "without plan" not in structure.programs:
+        extra = UnreadPlan(), structure.extra[1]
+        structure.programs["without plan"] = Structure(structure.treedef, structure.fixed, extra)
+    return structure.programs["without plan"]
 
 
 def _as_weak(old: Any, new: Any) -> Any:
@@ -247,3 +185,10 @@ def _unflatten(structure: Structure, children: Any) -> State:
 
 
 jax.tree_util.register_pytree_with_keys(State, _flatten_with_keys, _unflatten, _flatten)
+
+
+def _comes_first(kind: type) -> bool:
+    return issubclass(kind, Component | State)
+
+
+hooks.comes_first = _comes_first

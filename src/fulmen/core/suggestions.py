@@ -40,16 +40,23 @@ def unknown_name(name: str, package: Any) -> str:
         name: the name.
         package: the package, whose `__all__` has its public names, some of which are namespaces.
     """
-    found = {public: f"fm.{public}" for public in package.__all__}
-    for space in package.__all__:
-        if inspect.ismodule(inside := getattr(package, space)):
-            found = {**{public: f"fm.{space}.{public}" for public in inside.__all__}, **found}
-    known = found.get(name) or _COUNTERPARTS.get(name)
+    found = _public_names(package, "fm")
+    short = name.removesuffix("Loss").removesuffix("Score")
+    known = found.get(name) or _COUNTERPARTS.get(name) or found.get(short)
     if known is None and callable(getattr(optax, name.lower(), None)):
         known = f"optax.{name.lower()}"
     if known is None and (near := nearest(name, found)):
         known = found[near]
-    return f"fulmen has no {name!r}" + (f"; use {known}." if known else ".")
+    return f"fulmen has no {name!r}; " + (f"use {known}." if known else "dir(fm) lists its names.")
+
+
+def _public_names(package: Any, path: str) -> dict[str, str]:
+    """From the public names of a package and of the namespaces in it to their paths; the first path wins."""
+    found = {name: f"{path}.{name}" for name in package.__all__}
+    for name in package.__all__:
+        if inspect.ismodule(inside := getattr(package, name)):
+            found = {**_public_names(inside, f"{path}.{name}"), **found}
+    return found
 
 
 def unknown_keyword(cls: type, unknown: str, names: Iterable[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections.abc
 import dataclasses
 import enum
+import functools
 import inspect
 import re
 import sys
@@ -16,12 +17,14 @@ from typing import Any, ClassVar, dataclass_transform
 import jax
 import numpy as np
 
+from fulmen.core.fields import CHILD, HYPER, STATIC, UNCLEAR, hyper, static
+from fulmen.core.pickling import Fields
+from fulmen.core.suggestions import unknown_keyword
 from fulmen.dispatching.annotations import names_around
 from fulmen.dispatching.redefinition import define
 
-__all__ = ["Tree", "get", "hyper", "kinds", "replace", "static"]
+__all__ = ["Tree", "get", "kinds", "replace"]
 
-STATIC, HYPER, CHILD, UNCLEAR = "static", "hyperparameter", "child", "unclear"
 _STATIC_TYPES = (int, bool, str, bytes, type(None), type, types.FunctionType, np.dtype, enum.Enum)
 _SEQUENCES = (tuple, list, collections.abc.Sequence)
 _MAPPINGS = (dict, collections.abc.Mapping)
@@ -29,24 +32,6 @@ _MAPPINGS = (dict, collections.abc.Mapping)
 _scopes: dict[type, tuple[Mapping[str, Any], Mapping[str, Any]]] = {}
 _kinds: dict[type, dict[str, str]] = {}
 _layouts: dict[type, tuple[tuple[str, ...], tuple[str, ...], tuple[Any, ...]]] = {}
-
-
-def static(**options: Any) -> Any:
-    """A field that is part of the type: never an array, compared when jit looks for a compiled program.
-
-    Args:
-        **options: those of `dataclasses.field`.
-    """
-    return dataclasses.field(metadata={"fulmen": STATIC}, **options)
-
-
-def hyper(**options: Any) -> Any:
-    """A field that is data but never trained, nor what lies in it: it may change without recompiling.
-
-    Args:
-        **options: those of `dataclasses.field`.
-    """
-    return dataclasses.field(metadata={"fulmen": HYPER}, **options)
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(static, hyper, dataclasses.field))
@@ -60,8 +45,11 @@ class Tree:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        # An `__init__` of its own would stay in any case; not to make another saves time.
-        dataclasses.dataclass(frozen=True, eq=False, repr=False, init="__init__" not in vars(cls))(cls)
+        generated = "__init__" not in vars(cls)  # a custom `__init__` would stay in any case; not to make another saves time
+        dataclasses.dataclass(frozen=True, eq=False, repr=False, init=generated)(cls)
+        cls.__dataclass_fields__ = Fields(cls, cls.__dataclass_fields__, kinds)
+        if generated:
+            cls.__init__ = _names_fields(cls.__init__, cls)
         _scopes[cls] = _scope(cls)
         jax.tree_util.register_pytree_with_keys(cls, _flatten_with_keys, _unflatten(cls), _flatten)
         define(cls, _by_statement(cls))
@@ -79,6 +67,23 @@ def _by_statement(cls: type) -> bool:
     return any(isinstance(code, types.CodeType) and code.co_name == cls.__name__ for code in frame.f_code.co_consts)
 
 
+def _names_fields(init: Callable[..., None], cls: type) -> Any:
+    """The `__init__` of a dataclass with an error for unknown keywords that names the right one."""
+
+    @functools.wraps(init)
+    def __init__(self: Any, *args: Any, **fields: Any) -> None:
+        try:
+            init(self, *args, **fields)
+        except TypeError:
+            names = [f.name for f in dataclasses.fields(cls) if f.init and f.name != "mode"]
+            unknown = next((name for name in fields if name not in (*names, "mode")), None)
+            if unknown is None:
+                raise
+            raise TypeError(unknown_keyword(cls, unknown, names)) from None
+
+    return __init__
+
+
 # What the fields are
 
 
@@ -86,21 +91,41 @@ def kinds(cls: type) -> dict[str, str]:
     """What each field of a `Tree` is: `static`, `hyperparameter`, `child`, or `unclear`."""
     if cls in _kinds:
         return _kinds[cls]
+    pickled = vars(cls)["__dataclass_fields__"].kinds
+    if pickled is not None:
+        return _kinds.setdefault(cls, pickled)
     found, complete = {}, True
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         kind = field.metadata.get("fulmen")
         if kind is None:
-            owner = next(
-                b for b in reversed(cls.__mro__) if b.__dict__.get("__dataclass_fields__", {}).get(field.name) is field
-            )
             try:
-                kind = _kind(field.type, owner)
+                kind = _kind(field.type, _owner(cls, field))
             except NameError:  # a name that is defined later will be found later
                 kind, complete = UNCLEAR, False
         found[field.name] = kind
     if complete:
         _kinds[cls] = found
     return found
+
+
+def _owner(cls: type, field: Any) -> type:
+    """The class that a field was declared in."""
+    return next(b for b in reversed(cls.__mro__) if b.__dict__.get("__dataclass_fields__", {}).get(field.name) is field)
+
+
+def resolved(hint: Any, cls: type, field: Any) -> Any:
+    """An annotation of a class's field, or a part of one, with what its text stands for.
+
+    Raises:
+        NameError: if the text has a name that is not defined (yet).
+    """
+    return _evaluated(hint, _owner(cls, field)) if isinstance(hint, str | typing.ForwardRef) else hint
+
+
+def _evaluated(hint: Any, owner: type) -> Any:
+    names, around = _scopes[owner]
+    text = hint if isinstance(hint, str) else hint.__forward_arg__
+    return eval(text, dict(names), {owner.__name__: owner, **around})
 
 
 def _scope(cls: type) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
@@ -118,9 +143,7 @@ def _scope(cls: type) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
 def _kind(hint: Any, owner: type) -> str:
     """What an annotation makes of a field of the class that has it."""
     if isinstance(hint, str | typing.ForwardRef):
-        names, around = _scopes[owner]
-        text = hint if isinstance(hint, str) else hint.__forward_arg__
-        return _kind(eval(text, dict(names), {owner.__name__: owner, **around}), owner)
+        return _kind(_evaluated(hint, owner), owner)
     if hint == jax.typing.ArrayLike:
         return CHILD
     if hint == jax.typing.DTypeLike:

@@ -804,7 +804,7 @@ def shortest(ball, steepness, gap, room):
     """
 
 
-# Defences and reports, as `fm.defences.ascent` and `fm.robust.examine`
+# Defences and reports, as `fm.defences.ascent` and `fm.robust.report.examine`
 
 
 @verb(hands_on=False)
@@ -852,7 +852,7 @@ def robustness(state, data, attack, **options):
     Raises:
         ValueError: for a system that is not a classifier, labels out of range, and inputs outside the region.
 
-    **Extending.** Overload `predictions` for a system whose outputs are elsewhere, `as_attack` and `scaled` of `fm.robust` for
+    **Extending.** Overload `predictions` for a system whose outputs are elsewhere, `as_attack` and `scaled` of `fm.robust.report` for
     custom regions and attacks, and `examine` for another warning sign.
 
     >>> x, y = jnp.array([[0.2], [0.45], [0.9]]), jnp.array([0, 0, 1])

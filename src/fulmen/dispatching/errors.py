@@ -45,14 +45,15 @@ def missing(
         takes = f"It takes {' or '.join(map(str, arities))} positional arguments, got {len(args)}."
         lines.append(f"{takes} Call it as {name}{contract.signature}.")
     lines += [*filter(None, [what_to_do(args[0]) if args else ""])]
-    near = _on(args[0], methods) if args else []
+    near = [m for m in methods if args and m.hints and any(issubclass(args[0], k) for k in {*m.members[0]} - {object})]
     if near:
         lines.append(f"For {_shown(args[0])} there is {', '.join(map(str, near[:4]))}.")
-    if args and not near and any(_on(kind, methods) for kind in args[1:]):
+    firsts = [kind for m in methods if m.hints for kind in m.members[0]]
+    if any(map(hooks.comes_first, args[1:])) and not hooks.comes_first(args[0]) and any(map(hooks.comes_first, firsts)):
         lines.append(f"The order of the arguments is {name}{contract.signature}.")
     elif _fits_contract(contract, args):
         lines += ["Write one:", "", "    @dispatch", f"    def {name}({_parameters(contract, args, args)}): …", ""]
-    heads = list(dict.fromkeys(_shown(kind) for m in methods if m.hints for kind in m.members[0]))
+    heads = list(dict.fromkeys(map(_shown, firsts)))
     if heads:
         more = f" and {len(heads) - 12} more" if len(heads) > 12 else ""
         lines.append(f"Types that have one: {', '.join(heads[:12])}{more}.")
@@ -61,11 +62,6 @@ def missing(
     if any(not issubclass(context, m.contexts) for m in methods if m.contexts):
         lines.append(f"The call was made with the {contract.context_name} {context.__name__}.")
     return MissingMethodError("\n".join(lines))
-
-
-def _on(kind: type, methods: Sequence[Method]) -> list[Method]:
-    """The methods whose first argument is annotated by a class that this one is of."""
-    return [m for m in methods if m.hints and any(issubclass(kind, k) for k in {*m.members[0]} - {object})]
 
 
 def _fits_contract(contract: Contract, args: Sequence[type]) -> bool:

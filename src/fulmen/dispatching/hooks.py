@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["advice", "verb_html"]
+__all__ = ["advice", "comes_first", "verb_html"]
 
 
 def _nothing(*args: Any) -> str:
@@ -17,3 +17,11 @@ advice: Callable[[Exception, Any, str], str] = _nothing
 
 verb_html: Callable[[Any], str] = _nothing
 """From a verb to its table of methods in a notebook."""
+
+
+def _never(kind: type) -> bool:
+    return False
+
+
+comes_first: Callable[[type], bool] = _never
+"""Whether values of a class are the first argument of the verbs that take them."""

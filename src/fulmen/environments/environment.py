@@ -27,6 +27,8 @@ class Environment(Component):
         limit: after how many steps an episode ends.
     """
 
+    __example__ = "fm.environments.CartPole()"
+
     actions: int
     limit: int
 

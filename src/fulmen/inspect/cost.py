@@ -14,7 +14,8 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 from jax.interpreters import partial_eval
 
 from fulmen.core.mode import Eval
-from fulmen.core.state import State, pack
+from fulmen.core.state import State
+from fulmen.core.structure import pack
 from fulmen.core.verbs import as_batch, eval_step, forward, loss, setup
 from fulmen.data.arrays import count
 from fulmen.data.source import Source
@@ -111,7 +112,7 @@ def _step_costs(state: State, raw: Any, n: int) -> list[Cost]:
     for resting, kind in zip(schedule.sets(), schedule.kinds(), strict=True):
 
         def run(leaves: list[Any], key: Any, step: Any, raw: Any, resting: Any = resting) -> Any:
-            return step_program(State._of(leaves, key, step, state._structure), raw, resting)
+            return step_program(state._structure, leaves, key, step, raw, resting)
 
         names = [name for every in itertools.compress(schedule.every, kind) for name in schedule.names[every]]
         name = f"training step without {' and '.join(names)}" if names else "training step"

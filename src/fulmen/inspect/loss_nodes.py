@@ -11,6 +11,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from fulmen.compose.defence import Defence
 from fulmen.compose.losses import example_mean, part_batch, sums_its_losses
 from fulmen.core.batch import Attacked
 from fulmen.core.component import Model, System, Wrapper, named_parts
@@ -129,7 +130,7 @@ def _node(name: str, part: Any, batch: Any, entries: Mapping[str, Any] | None = 
         else:
             children[key] = _entry(key, entry, "" if inner is None else _unwrap(inner, own)[1], own)
     method = reduce_losses.method(part, entries, batch) if summed else loss.method(part, batch)
-    note = "" if method.module.startswith("fulmen.") else f"by {method} at {place(method.location, method.module)}"
+    note = "" if method.hints[0] in (System, Defence) else f"by {method} at {place(method.location, method.module)}"
     return LossNode(name, kind, float(total), None, children, note)
 
 

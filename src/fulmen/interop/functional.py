@@ -76,9 +76,6 @@ def zeros(like: tuple[Any, ...]) -> list[jax.Array]:
 
 @dispatch
 def validate(model: Functional):
-    for name in ("init", "apply"):
-        if not callable(getattr(model, name)):
-            raise TypeError(f"functional, {name}: a function was expected, and {getattr(model, name)!r} came.")
     if not parameters_of(model.apply):
         raise TypeError("functional, apply: a function of the parameters and the inputs was expected, and it takes nothing.")
 

@@ -44,7 +44,7 @@ class TopK(Metric):
 
     per_example: ClassVar[bool] = True
 
-    k: int = static(default=5)
+    k: int = static(minimum=1, default=5)
 
     @property
     def default_name(self) -> str:
@@ -67,12 +67,6 @@ def metrics(metric: Accuracy, prediction):
 @dispatch
 def metrics(metric: TopK, prediction):
     return _in_top(metric, prediction, metric.k)
-
-
-@dispatch
-def validate(metric: TopK):
-    if metric.k < 1:
-        raise ValueError(f"TopK, k: at least 1 was expected, and {metric.k} came.")
 
 
 @dispatch

@@ -48,7 +48,7 @@ class CalibrationError(Metric):
 
     per_example: ClassVar[bool] = True
 
-    bins: int = static(default=15)
+    bins: int = static(minimum=1, default=15)
 
 
 class Perplexity(Metric):
@@ -113,12 +113,6 @@ def metrics(metric: CalibrationError, prediction):
     inside = jax.nn.one_hot(bin_of, metric.bins, dtype=gap.dtype)
     weight = weights(prediction, len(gap), gap.dtype)
     return Gaps(weighted_sum(inside * gap[:, None], weight), weight.sum())
-
-
-@dispatch
-def validate(metric: CalibrationError):
-    if metric.bins < 1:
-        raise ValueError(f"CalibrationError, bins: at least 1 was expected, and {metric.bins} came.")
 
 
 @dispatch

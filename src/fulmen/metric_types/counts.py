@@ -144,15 +144,6 @@ def metrics(metric: ConfusionMatrix, prediction):
 
 
 @dispatch
-def validate(metric: ClassRate):
-    if metric.average not in ("macro", "micro", None):
-        raise ValueError(
-            f"{type(metric).__name__}, average: 'macro', 'micro' or None (one number per class) was expected, and "
-            f"{metric.average!r} came."
-        )
-
-
-@dispatch
 def validate(metric: ClassRate, prediction):
     check_labels(prediction, metric)
 

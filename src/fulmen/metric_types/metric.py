@@ -26,6 +26,8 @@ class Metric(Named):
     evaluation then pads the last batch, with examples of weight 0.
     """
 
+    __example__ = "fm.Accuracy()"
+
     per_example: ClassVar[bool] = False
 
 

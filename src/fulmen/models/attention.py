@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from fulmen.core.component import Model
+from fulmen.core.fields import static
 from fulmen.core.verbs import forward, layer_order, validate
 from fulmen.dispatching.registry import dispatch
-from fulmen.models.input_checks import require_inexact, require_size
+from fulmen.models.input_checks import require_inexact
 from fulmen.models.layers import Dense
 
 __all__ = ["Attention", "rotary"]
@@ -38,8 +39,8 @@ class Attention(Model):
     (3, 5, 8)
     """
 
-    features: int
-    heads: int
+    features: int = static(minimum=1)
+    heads: int = static(minimum=1)
     causal: bool
     rotary: bool
     qkv: Dense
@@ -52,7 +53,6 @@ class Attention(Model):
 
 @dispatch
 def validate(layer: Attention):
-    require_size(layer, "features", "heads")
     if layer.features % layer.heads:
         raise ValueError(
             f"Attention.heads must divide its features, and {layer.heads} heads for {layer.features} features came."

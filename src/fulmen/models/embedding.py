@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from fulmen.core.component import Model
+from fulmen.core.fields import static
 from fulmen.core.naming import concrete
 from fulmen.core.tree import remake
-from fulmen.core.verbs import forward, init, validate
+from fulmen.core.verbs import forward, init
 from fulmen.dispatching.registry import dispatch
-from fulmen.models.input_checks import drawn, require_size
+from fulmen.models.input_checks import drawn
 
 __all__ = ["Embedding"]
 
@@ -33,14 +34,9 @@ class Embedding(Model):
     (1, 3, 8)
     """
 
-    count: int
-    features: int
+    count: int = static(minimum=1)
+    features: int = static(minimum=1)
     weight: jax.Array | None = None
-
-
-@dispatch
-def validate(layer: Embedding):
-    require_size(layer, "count", "features")
 
 
 @dispatch

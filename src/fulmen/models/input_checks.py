@@ -2,38 +2,11 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-
-def require_size(layer: Any, *names: str) -> None:
-    """Raise unless these fields are integers of at least 1, or pairs of them."""
-    for name in names:
-        value = getattr(layer, name)
-        if not all(_is_index(v) and v >= 1 for v in (value if isinstance(value, tuple) else (value,))):
-            raise ValueError(f"{type(layer).__name__}.{name} must be an integer of at least 1, and {value!r} came.")
-
-
-def require_pair(layer: Any, *names: str) -> None:
-    """Raise unless these fields are integers of at least 1, or two of them: height and width."""
-    for name in names:
-        value = getattr(layer, name)
-        if isinstance(value, list) or (isinstance(value, tuple) and len(value) != 2):
-            raise ValueError(
-                f"{type(layer).__name__}.{name} must be an integer or a pair such as (3, 3), and {value!r} came."
-            )
-    require_size(layer, *names)
-
-
-def require_range(layer: Any, name: str, holds: Any, expected: str) -> None:
-    """Raise unless `holds` of a number, or of all in an array: a population has one per member."""
-    value = getattr(layer, name)
-    if not np.all(holds(np.asarray(value))):
-        raise ValueError(f"{type(layer).__name__}.{name} must be {expected}, and {value} came.")
 
 
 def drawn(layer: Any, *names: str) -> list[Any]:
@@ -95,11 +68,3 @@ def require_inexact(name: str, x: Any) -> None:
 def aligned(value: Any, ndim: int) -> Any:
     """An array with so many axes, the new ones first and of size 1: broadcasting said out loud."""
     return value.reshape((1,) * (ndim - value.ndim) + value.shape)
-
-
-def _is_index(value: Any) -> bool:
-    try:
-        operator.index(value)
-    except TypeError:
-        return False
-    return not isinstance(value, bool)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from fulmen.core.component import Model
+from fulmen.core.fields import hyper, static
 from fulmen.core.mode import Train
 from fulmen.core.tree import remake
 from fulmen.core.verbs import forward, init, validate
@@ -21,9 +22,6 @@ from fulmen.models.input_checks import (
     require_images,
     require_inexact,
     require_last_axis,
-    require_pair,
-    require_range,
-    require_size,
 )
 
 __all__ = ["Conv", "Dense", "Dropout", "Flatten"]
@@ -49,16 +47,11 @@ class Dense(Model):
     (32, 10)
     """
 
-    in_features: int
-    out_features: int
+    in_features: int = static(minimum=1)
+    out_features: int = static(minimum=1)
     use_bias: bool = True
     weight: jax.Array | None = None
     bias: jax.Array | None = None
-
-
-@dispatch
-def validate(layer: Dense):
-    require_size(layer, "in_features", "out_features")
 
 
 @dispatch
@@ -99,10 +92,10 @@ class Conv(Model):
     (5, 4, 4, 32)
     """
 
-    in_channels: int
-    out_channels: int
-    kernel_size: int | tuple[int, int] = 3
-    stride: int | tuple[int, int] = 1
+    in_channels: int = static(minimum=1)
+    out_channels: int = static(minimum=1)
+    kernel_size: int | tuple[int, int] = static(minimum=1, default=3)
+    stride: int | tuple[int, int] = static(minimum=1, default=1)
     padding: str | int | tuple[int | tuple[int, int], ...] = "SAME"
     use_bias: bool = True
     weight: jax.Array | None = None
@@ -111,8 +104,6 @@ class Conv(Model):
 
 @dispatch
 def validate(layer: Conv):
-    require_size(layer, "in_channels", "out_channels")
-    require_pair(layer, "kernel_size", "stride")
     _pads(layer, (1, 1))
 
 
@@ -207,12 +198,7 @@ class Dropout(Model):
     [0.0, 2.0]
     """
 
-    rate: float
-
-
-@dispatch
-def validate(layer: Dropout):
-    require_range(layer, "rate", lambda rate: (rate >= 0) & (rate < 1), "at least 0 and below 1")
+    rate: float = hyper(minimum=0, below=1)
 
 
 @dispatch

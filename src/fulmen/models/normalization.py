@@ -8,23 +8,18 @@ import jax
 import jax.numpy as jnp
 
 from fulmen.core.component import Buffer, Model, record
+from fulmen.core.fields import hyper, static
 from fulmen.core.mode import Train
 from fulmen.core.tree import remake
 from fulmen.core.verbs import forward, init, validate
 from fulmen.dispatching.registry import dispatch
-from fulmen.models.input_checks import aligned, common_dtype, drawn, require_last_axis, require_range, require_size
+from fulmen.models.input_checks import aligned, common_dtype, drawn, require_last_axis
 
 __all__ = ["BatchNorm", "GroupNorm", "LayerNorm", "RMSNorm"]
 
 
 class Normalization(Model):
     """What the layers share: a scale for each of `features`, and an `epsilon` under the root."""
-
-
-@dispatch
-def validate(layer: Normalization):
-    require_size(layer, "features")
-    require_range(layer, "epsilon", lambda v: v > 0, "above 0")
 
 
 class BatchNorm(Normalization):
@@ -51,19 +46,13 @@ class BatchNorm(Normalization):
            [ 1.,  1.]], dtype=float32)
     """
 
-    features: int
-    momentum: float = 0.1
-    epsilon: float = 1e-5
+    features: int = static(minimum=1)
+    momentum: float = hyper(minimum=0, maximum=1, default=0.1)
+    epsilon: float = hyper(above=0, default=1e-5)
     weight: jax.Array | None = None
     bias: jax.Array | None = None
     mean: Buffer | None = None
     variance: Buffer | None = None
-
-
-@dispatch
-def validate(layer: BatchNorm):
-    validate.invoke(Normalization)(layer)
-    require_range(layer, "momentum", lambda v: (v >= 0) & (v <= 1), "between 0 and 1")
 
 
 @dispatch
@@ -118,8 +107,8 @@ class LayerNorm(Normalization):
            [-1.,  1.]], dtype=float32)
     """
 
-    features: int
-    epsilon: float = 1e-5
+    features: int = static(minimum=1)
+    epsilon: float = hyper(above=0, default=1e-5)
     weight: jax.Array | None = None
     bias: jax.Array | None = None
 
@@ -148,8 +137,8 @@ class RMSNorm(Normalization):
            [ 1., -1.]], dtype=float32)
     """
 
-    features: int
-    epsilon: float = 1e-6
+    features: int = static(minimum=1)
+    epsilon: float = hyper(above=0, default=1e-6)
     weight: jax.Array | None = None
 
 
@@ -185,17 +174,15 @@ class GroupNorm(Normalization):
     Array([[-1.,  1., -1.,  1.]], dtype=float32)
     """
 
-    groups: int
-    features: int
-    epsilon: float = 1e-5
+    groups: int = static(minimum=1)
+    features: int = static(minimum=1)
+    epsilon: float = hyper(above=0, default=1e-5)
     weight: jax.Array | None = None
     bias: jax.Array | None = None
 
 
 @dispatch
 def validate(layer: GroupNorm):
-    require_size(layer, "groups")
-    validate.invoke(Normalization)(layer)
     if layer.features % layer.groups:
         raise ValueError(
             f"GroupNorm.groups must divide its features, and {layer.groups} groups of {layer.features} features came."

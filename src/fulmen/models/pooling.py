@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from fulmen.core.component import Model
+from fulmen.core.fields import static
 from fulmen.core.verbs import forward, validate
 from fulmen.dispatching.registry import dispatch
-from fulmen.models.input_checks import pair, require_images, require_inexact, require_pair
+from fulmen.models.input_checks import pair, require_images, require_inexact
 
 __all__ = ["AvgPool", "GlobalAvgPool", "MaxPool"]
 
@@ -30,9 +31,9 @@ class MaxPool(Model):
     Array([ 5.,  7., 13., 15.], dtype=float32)
     """
 
-    window: int | tuple[int, int]
-    stride: int | tuple[int, int] | None = None
-    padding: int = 0
+    window: int | tuple[int, int] = static(minimum=1)
+    stride: int | tuple[int, int] | None = static(minimum=1, default=None)
+    padding: int = static(minimum=0, default=0)
 
 
 class AvgPool(Model):
@@ -48,8 +49,8 @@ class AvgPool(Model):
     Array([ 2.5,  4.5, 10.5, 12.5], dtype=float32)
     """
 
-    window: int | tuple[int, int]
-    stride: int | tuple[int, int] | None = None
+    window: int | tuple[int, int] = static(minimum=1)
+    stride: int | tuple[int, int] | None = static(minimum=1, default=None)
 
 
 class GlobalAvgPool(Model):
@@ -61,18 +62,9 @@ class GlobalAvgPool(Model):
 
 
 @dispatch
-def validate(layer: AvgPool):
-    require_pair(layer, "window", *(["stride"] if layer.stride is not None else []))
-
-
-@dispatch
 def validate(layer: MaxPool):
-    require_pair(layer, "window", *(["stride"] if layer.stride is not None else []))
-    if not isinstance(layer.padding, int) or not 0 <= layer.padding < min(pair(layer.window)):
-        raise ValueError(
-            f"MaxPool.padding must be an integer of at least 0 and less than the window {layer.window}, and "
-            f"{layer.padding!r} came."
-        )
+    if layer.padding >= min(pair(layer.window)):
+        raise ValueError(f"MaxPool.padding must be less than the window, {layer.window}, got {layer.padding}.")
 
 
 @dispatch

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from fulmen.core.component import Buffer, Model, record
+from fulmen.core.fields import hyper, static
 from fulmen.core.mode import Train
 from fulmen.core.tree import remake
-from fulmen.core.verbs import forward, init, validate
+from fulmen.core.verbs import forward, init
 from fulmen.dispatching.registry import dispatch
-from fulmen.models.input_checks import drawn, require_last_axis, require_range, require_size
+from fulmen.models.input_checks import drawn, require_last_axis
 
 __all__ = ["Quantizer"]
 
@@ -36,10 +37,12 @@ class Quantizer(Model):
     True
     """
 
-    codes: int
-    features: int
-    decay: float = 0.99
-    epsilon: float = 1e-5
+    __example__ = "fm.models.Quantizer(512, 64)"
+
+    codes: int = static(minimum=1)
+    features: int = static(minimum=1)
+    decay: float = hyper(minimum=0, maximum=1, default=0.99)
+    epsilon: float = hyper(above=0, default=1e-5)
     count: Buffer | None = None
     total: Buffer | None = None
 
@@ -56,13 +59,6 @@ class Quantizer(Model):
         codebook = self.codebook.astype(z.dtype)
         # ‖z − e‖² without ‖z‖², which is the same for all codes.
         return ((codebook**2).sum(1).reshape((1,) * (z.ndim - 1) + (-1,)) - 2 * z @ codebook.T).argmin(-1)
-
-
-@dispatch
-def validate(layer: Quantizer):
-    require_size(layer, "codes", "features")
-    require_range(layer, "decay", lambda v: (v >= 0) & (v <= 1), "between 0 and 1")
-    require_range(layer, "epsilon", lambda v: v > 0, "above 0")
 
 
 @dispatch

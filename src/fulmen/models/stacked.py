@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fulmen.core.component import Component, Model
+from fulmen.core.fields import static
 from fulmen.core.stacking import each, is_own, join, split, take
 from fulmen.core.tree import remake
 from fulmen.core.verbs import after_update, bind, forward, init, validate
 from fulmen.dispatching.registry import dispatch
-from fulmen.models.input_checks import require_size
 
 __all__ = ["Stacked"]
 
@@ -45,7 +45,7 @@ class Stacked(Model):
     leading_axes: ClassVar[int] = 1  # the blocks' axis, which makes no kernel of a bias
 
     blocks: Component
-    n: int
+    n: int = static(minimum=1)
     unroll: bool = False
     remat: bool = False
 
@@ -68,7 +68,6 @@ class Stacked(Model):
 
 @dispatch
 def validate(stack: Stacked):
-    require_size(stack, "n")
     for path, leaf in jax.tree_util.tree_flatten_with_path(stack.blocks)[0]:
         if is_own(leaf) and leaf.shape[0] != stack.n:
             raise ValueError(

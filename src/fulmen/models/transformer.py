@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from fulmen.core.component import Component, Model
+from fulmen.core.fields import static
 from fulmen.core.tree import get, replace
 from fulmen.core.verbs import forward, init, layer_order, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.models.attention import Attention
 from fulmen.models.chain import Chain
 from fulmen.models.embedding import Embedding, require_tokens
-from fulmen.models.input_checks import require_size
 from fulmen.models.layers import Dense
 from fulmen.models.mlp import dropouts
 from fulmen.models.normalization import LayerNorm
@@ -97,7 +97,7 @@ class Transformer(Model):
     (1, 3, 50)
     """
 
-    length: int
+    length: int = static(minimum=1)
     tokens: Embedding
     positions: Embedding | None
     dropout: Chain
@@ -140,11 +140,6 @@ def gpt2(**options: Any) -> Transformer:
     """
     sizes = {"vocabulary": 50257, "length": 1024, "features": 768, "heads": 12, "layers": 12, "dropout": 0.1}
     return Transformer(**{**sizes, **options})
-
-
-@dispatch
-def validate(model: Transformer):
-    require_size(model, "length")
 
 
 @dispatch

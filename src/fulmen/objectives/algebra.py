@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fulmen.core.component import Component
+from fulmen.core.fields import hyper
 from fulmen.core.mode import Train
-from fulmen.core.naming import Named, concrete, number, numbered
+from fulmen.core.naming import Named, number, numbered
 from fulmen.core.prediction import widest
 from fulmen.core.schedule import Schedule
 from fulmen.core.tree import remake
@@ -49,6 +50,8 @@ class Objective(Named):
     >>> print(fm.loss(TotalVariation(), fm.Prediction(None, jnp.eye(2).reshape(1, 2, 2, 1), fm.Unlabeled(None))))
     [4.]
     """
+
+    __example__ = "fm.CrossEntropy()"
 
     per_example: ClassVar[bool] = False
 
@@ -108,7 +111,7 @@ class Scaled(Objective):
     per_example: ClassVar[bool] = True
 
     objective: Objective
-    weight: float
+    weight: float = hyper(finite=True)
 
     @property
     def default_name(self) -> str:
@@ -257,20 +260,6 @@ def _settled(schedule: Callable[[Any], Any]) -> tuple[Any, Any]:
     """Its value at the highest step that there is, and at half of that: equal if it has settled."""
     with jax.ensure_compile_time_eval():
         return _at(schedule, 2**31 - 1), _at(schedule, 2**30)
-
-
-@dispatch
-def validate(objective: Sum):
-    for term in objective.terms:
-        if not isinstance(term, Objective):
-            raise TypeError(f"Sum, terms: objectives were expected, and {term!r} came.")
-
-
-@dispatch
-def validate(objective: Scaled):
-    weight = concrete(objective.weight)
-    if weight is not None and not np.isfinite(weight).all():
-        raise ValueError(f"{objective!r}, weight: a finite number was expected, and {number(objective.weight)} came.")
 
 
 @dispatch

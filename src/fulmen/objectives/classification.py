@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fulmen.core.naming import concrete, number
+from fulmen.core.fields import hyper
+from fulmen.core.naming import concrete
 from fulmen.core.prediction import at_least_float32, check_class_values, class_targets, number_targets, targets
 from fulmen.core.verbs import loss, validate
 from fulmen.dispatching.registry import dispatch
@@ -38,8 +39,8 @@ class CrossEntropy(Objective):
 
     per_example: ClassVar[bool] = True
 
-    smoothing: float | None = None
-    class_weights: jax.Array | None = None
+    smoothing: float | None = hyper(minimum=0, below=1, default=None)
+    class_weights: jax.Array | None = hyper(minimum=0, default=None)
 
 
 class BinaryCrossEntropy(Objective):
@@ -58,7 +59,7 @@ class BinaryCrossEntropy(Objective):
 
     per_example: ClassVar[bool] = True
 
-    positive_weight: float | None = None
+    positive_weight: float | None = hyper(above=0, default=None)
 
 
 class KL(Objective):
@@ -140,21 +141,6 @@ def _check_class_weights_shape(shape: tuple[int, ...], classes: int) -> None:
 
 
 @dispatch
-def validate(objective: CrossEntropy):
-    smoothing = concrete(objective.smoothing)
-    if smoothing is not None and not ((smoothing >= 0) & (smoothing < 1)).all():
-        raise ValueError(
-            f"CrossEntropy, smoothing: a number in [0, 1) was expected, and {number(objective.smoothing)} came."
-        )
-    weights = concrete(objective.class_weights)
-    if weights is not None and not ((weights >= 0) & np.isfinite(weights)).all():
-        raise ValueError(f"CrossEntropy, class_weights: finite numbers of at least 0 were expected, and {weights} came.")
-    if isinstance(objective.class_weights, list | tuple | dict):
-        kind = type(objective.class_weights).__name__
-        raise TypeError(f"CrossEntropy, class_weights: an array was expected, and a {kind} came: jnp.array([…]).")
-
-
-@dispatch
 def validate(objective: CrossEntropy, prediction):
     y, labels = class_targets(prediction, objective)
     check_class_values(y, labels, prediction.outputs.shape[1], objective)
@@ -173,15 +159,6 @@ def loss(objective: BinaryCrossEntropy, prediction):
         yes = jnp.asarray(objective.positive_weight).astype(logits.dtype) * yes
     value = y * yes + (1 - y) * jax.nn.softplus(logits)
     return value.mean(tuple(range(1, value.ndim)))
-
-
-@dispatch
-def validate(objective: BinaryCrossEntropy):
-    weight = concrete(objective.positive_weight)
-    if weight is not None and not (np.isfinite(weight) & (weight > 0)).all():
-        raise ValueError(
-            f"BinaryCrossEntropy, positive_weight: a positive number was expected, and {number(objective.positive_weight)} came."
-        )
 
 
 @dispatch

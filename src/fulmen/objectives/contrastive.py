@@ -6,11 +6,10 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from fulmen.core.naming import concrete, number
+from fulmen.core.fields import hyper
 from fulmen.core.prediction import at_least_float32, number_targets
-from fulmen.core.verbs import loss, validate
+from fulmen.core.verbs import loss
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives.algebra import Objective
 
@@ -32,7 +31,7 @@ class InfoNCE(Objective):
     [0.1269 0.1269]
     """
 
-    temperature: float = 0.1
+    temperature: float = hyper(above=0, default=0.1)
 
 
 class NTXent(InfoNCE):
@@ -98,11 +97,3 @@ def _own(objective: InfoNCE, similarity: jax.Array) -> jax.Array:
 def loss(objective: CosineDistance, prediction):
     z, y = _views(objective, prediction)
     return 2 - 2 * (z * y).sum(1)
-
-
-@dispatch
-def validate(objective: InfoNCE):
-    temperature = concrete(objective.temperature)
-    if temperature is not None and not (np.isfinite(temperature) & (temperature > 0)).all():
-        name = type(objective).__name__
-        raise ValueError(f"{name}, temperature: a number above 0 was expected, and {number(objective.temperature)} came.")

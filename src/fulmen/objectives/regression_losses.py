@@ -6,9 +6,8 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from fulmen.core.naming import concrete, number
+from fulmen.core.fields import hyper
 from fulmen.core.prediction import at_least_float32, number_targets
 from fulmen.core.verbs import loss, validate
 from fulmen.dispatching.registry import dispatch
@@ -50,7 +49,7 @@ class Huber(Objective):
 
     per_example: ClassVar[bool] = True
 
-    delta: float = 1.0
+    delta: float = hyper(above=0, default=1.0)
 
 
 def _errors(prediction: Any, objective: Objective) -> jax.Array:
@@ -79,13 +78,6 @@ def loss(objective: Huber, prediction):
     delta = jnp.asarray(objective.delta).astype(size.dtype)
     near = jnp.minimum(size, delta)
     return _mean(near * (size - near / 2))  # ½ r² where near is |r|
-
-
-@dispatch
-def validate(objective: Huber):
-    delta = concrete(objective.delta)
-    if delta is not None and not (np.isfinite(delta) & (delta > 0)).all():
-        raise ValueError(f"Huber, delta: a positive number was expected, and {number(objective.delta)} came.")
 
 
 @dispatch

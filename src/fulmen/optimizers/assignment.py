@@ -10,10 +10,11 @@ from typing import Any
 import jax
 import optax
 
-from fulmen.compose.population import first
+from fulmen.compose.vectorized import members_of
 from fulmen.core.leaves import PARAMETER, components, leaves
 from fulmen.core.mode import Plan
 from fulmen.core.paths import fitting, join, like, nearest, places_in, within
+from fulmen.core.stacking import take
 from fulmen.core.tree import children, get
 from fulmen.core.verbs import configure_optimizers, intervals
 from fulmen.dispatching.warning import warn
@@ -85,7 +86,9 @@ def groups(system: Any, optimizer: Any, plan: Plan) -> list[Group]:
         ValueError: for a path at which there is nothing.
         TypeError: for something that is no optimizer.
     """
-    system, optimizer = first(system, optimizer)  # the leaves of a population's member are in the same places
+    several = members_of(system, system)
+    if several:  # the leaves of every member are in the same places
+        system, optimizer = several[0], take(optimizer, 0)
     found = leaves(system)
     trained = [leaf.path for leaf in found if leaf.role == PARAMETER]
     hand = _placed(system, "", optimizer, system, plan)

@@ -11,7 +11,7 @@ import optax
 from fulmen.core.mode import Plan
 from fulmen.core.tree import static
 from fulmen.optimizers.optimizer import Built, Enclosing, build
-from fulmen.schedules.schedule import RunFraction, after, run_length
+from fulmen.schedules.schedule import after, run_length
 
 __all__ = ["unfreeze"]
 
@@ -19,7 +19,7 @@ __all__ = ["unfreeze"]
 class Unfreeze(Enclosing):
     """See `unfreeze`."""
 
-    at: int | RunFraction = static(default=RunFraction(0.5))
+    at: int | float = static(default=0.5)
 
     def built(self, system: Any, plan: Plan) -> Built:
         start, rest = after(self.at, plan, "unfreeze")

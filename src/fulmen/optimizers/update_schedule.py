@@ -65,6 +65,8 @@ def update_schedule(state: State) -> UpdateSchedule:
     programs, key = state._structure.programs, ("update schedule", generation())
     if key not in programs:
         found: list[UpdateSchedule] = []
-        jax.eval_shape(lambda state: found.append(UpdateSchedule(groups(state.system, state.optimizer, state.plan))), state)
+        # Not of the state itself: JAX's caches would keep its structure.
+        find = lambda state: found.append(UpdateSchedule(groups(state.system, state.optimizer, state.plan)))
+        jax.eval_shape(lambda *arrays: find(State._of(*arrays, state._structure)), state._leaves, state._raw_key, state.step)
         programs[key] = found[0]
     return programs[key]

@@ -89,21 +89,12 @@ def of_plan(value: Any) -> bool:
     return next((p.annotation for p in parameters), None) is Plan
 
 
-class RunFraction(float):
-    """A fraction of the run. `RunFraction(1.0) != 1`: as static fields, the whole run and one step are different programs."""
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, RunFraction) and float(self) == float(other)
-
-    __hash__ = float.__hash__
-
-
-def run_length(value: Any, what: str) -> int | RunFraction:
+def run_length(value: Any, what: str) -> int | float:
     """A length or a place in the run: an int counts steps, a float is a fraction of the run."""
     if isinstance(value, Integral) and value >= 0:
         return int(value)
     if isinstance(value, Real) and not isinstance(value, Integral) and 0 <= value <= 1:
-        return RunFraction(value)
+        return float(value)
     raise ValueError(
         f"`{what}` must be a number of steps (an int) or a fraction of the run (a float from 0.0 to 1.0), got {value!r}."
     )
@@ -119,12 +110,12 @@ def length(plan: Plan, what: str) -> int:
     return plan.total_steps
 
 
-def steps_of(value: int | RunFraction, plan: Plan, what: str) -> int:
+def steps_of(value: int | float, plan: Plan, what: str) -> int:
     """A length in the run as a number of steps."""
-    return round(float(value) * length(plan, what)) if isinstance(value, RunFraction) else value
+    return round(value * length(plan, what)) if isinstance(value, float) else value
 
 
-def after(value: int | RunFraction, plan: Plan, what: str) -> tuple[int, Plan]:
+def after(value: int | float, plan: Plan, what: str) -> tuple[int, Plan]:
     """A length at the beginning of the run in steps, and the plan of the rest of the run."""
     steps, total = steps_of(value, plan, what), plan.total_steps
     if total is None:

@@ -11,7 +11,7 @@ import optax
 from fulmen.core.mode import Plan
 from fulmen.core.schedule import Schedule
 from fulmen.core.tree import static
-from fulmen.schedules.schedule import RunFraction, after, as_schedule, length, run_length, steps_of
+from fulmen.schedules.schedule import after, as_schedule, length, run_length, steps_of
 
 __all__ = ["cosine", "linear", "one_cycle", "step_decay", "warmup"]
 
@@ -20,7 +20,7 @@ class Cosine(Schedule):
     """See `cosine`."""
 
     peak: float
-    warmup: int | RunFraction = static(default=0)
+    warmup: int | float = static(default=0)
     end: float = 0.0
 
     def __call__(self, plan: Plan) -> Any:
@@ -83,7 +83,7 @@ class OneCycle(Schedule):
     """See `one_cycle`."""
 
     peak: float
-    rise: int | RunFraction = static(default=RunFraction(0.3))
+    rise: int | float = static(default=0.3)
     start: float = 1 / 25
     end: float = 4e-6
 
@@ -124,11 +124,11 @@ class StepDecay(Schedule):
 
     peak: float
     factor: float = 0.1
-    at: tuple[int | RunFraction, ...] = static(default=(RunFraction(0.5), RunFraction(0.75)))
+    at: tuple[int | float, ...] = static(default=(0.5, 0.75))
 
     def span(self, plan: Plan) -> int | None:
         # A step at the run's end is never made, which is a mistake only if it was given in steps.
-        steps = [steps_of(place, plan, "step_decay, at") + (not isinstance(place, RunFraction)) for place in self.at]
+        steps = [steps_of(place, plan, "step_decay, at") + (not isinstance(place, float)) for place in self.at]
         return max(steps, default=None)
 
     def __call__(self, plan: Plan) -> Any:
@@ -160,7 +160,7 @@ class Warmup(Schedule):
     """See `warmup`."""
 
     schedule: Schedule
-    steps: int | RunFraction = static()
+    steps: int | float = static()
 
     def span(self, plan: Plan) -> int | None:
         steps, rest = after(self.steps, plan, "warmup")

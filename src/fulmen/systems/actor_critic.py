@@ -10,14 +10,13 @@ import jax.numpy as jnp
 
 from fulmen.core.batch import Batch
 from fulmen.core.component import Buffer, Component, Game, fold_name
+from fulmen.core.fields import hyper, static
 from fulmen.core.mergeable import Mean
 from fulmen.core.mode import Mode
-from fulmen.core.part_checks import require_kind, require_number
 from fulmen.core.tree import remake, short, static
 from fulmen.core.verbs import after_update, augment, forward, init, losses, metrics, observe, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.environments.environment import Environment, Playing, begin, play
-from fulmen.optimizers.update_intervals import whole
 
 __all__ = ["ActorCritic", "Rollout"]
 
@@ -78,11 +77,11 @@ class ActorCritic(Game):
     actor: Component
     critic: Component
     environment: Environment
-    agents: int = static(default=16, kw_only=True)
-    horizon: int = static(default=16, kw_only=True)
-    discount: float = dataclasses.field(default=0.99, kw_only=True)
-    trace: float = dataclasses.field(default=0.95, kw_only=True)
-    entropy: float = dataclasses.field(default=0.01, kw_only=True)
+    agents: int = static(minimum=1, default=16, kw_only=True)
+    horizon: int = static(minimum=1, default=16, kw_only=True)
+    discount: float = hyper(minimum=0, default=0.99, kw_only=True)
+    trace: float = hyper(minimum=0, default=0.95, kw_only=True)
+    entropy: float = hyper(minimum=0, default=0.01, kw_only=True)
     playing: Buffer | None = dataclasses.field(default=None, kw_only=True)
 
 
@@ -195,15 +194,6 @@ def metrics(system: ActorCritic, batch, mode: Mode):
 @dispatch
 def forward(system: ActorCritic, observation):
     return forward(system.actor, observation)
-
-
-@dispatch
-def validate(system: ActorCritic):
-    require_kind(system, "environment", Environment, "a fulmen.environments.Environment")
-    whole(system.agents, "ActorCritic, agents")
-    whole(system.horizon, "ActorCritic, horizon")
-    for name in ("discount", "trace", "entropy"):
-        require_number(system, name)
 
 
 @dispatch

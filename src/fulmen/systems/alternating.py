@@ -9,10 +9,9 @@ import jax
 from fulmen.compose.game import owner, players
 from fulmen.core.component import Game, Wrapper, part_name, parts
 from fulmen.core.leaves import PARAMETER, leaves
-from fulmen.core.part_checks import require_kind
 from fulmen.core.paths import join, within
 from fulmen.core.tree import remake
-from fulmen.core.verbs import augment, bind, intervals, losses, update, validate
+from fulmen.core.verbs import augment, bind, intervals, losses, update
 from fulmen.dispatching.registry import dispatch
 from fulmen.train.step import apply_gradients, differentiate, end_step, require_usual_steps
 
@@ -75,8 +74,3 @@ def _in_order(game: Any, system: Any, batch: Any, mode: Any) -> dict[str, list[s
             found.setdefault(owner(game, name), []).append(name)
     rest = (player for player in players(game) if not found.keys() & {player, player.partition(".")[0]})
     return {**found, **{player: [] for player in rest}}
-
-
-@dispatch
-def validate(alternating: Alternating):
-    require_kind(alternating, "game", Game, "a fm.Game")

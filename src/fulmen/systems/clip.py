@@ -11,7 +11,6 @@ import jax.numpy as jnp
 
 from fulmen.core.batch import Labeled
 from fulmen.core.component import Component, Parameter, System
-from fulmen.core.part_checks import require_kind
 from fulmen.core.prediction import Prediction
 from fulmen.core.tree import remake
 from fulmen.core.verbs import forward, init, loss, losses, validate
@@ -80,11 +79,6 @@ def losses(clip: CLIP, batch):
     there = loss(objective, Prediction(clip.first, u, Labeled(batch.x, v)))
     back = loss(objective, Prediction(clip.second, v, Labeled(batch.y, u)))
     return {"first": there / 2, "second": back / 2}
-
-
-@dispatch
-def validate(clip: CLIP):
-    require_kind(clip, "log_temperature", Parameter | None, "a parameter", "log_temperature=fm.Parameter(jnp.log(0.07)).")
 
 
 @dispatch

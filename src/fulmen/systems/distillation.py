@@ -10,11 +10,10 @@ import jax.numpy as jnp
 from fulmen.compose.defence import inner, logits, validate_logits
 from fulmen.compose.losses import per_example
 from fulmen.core.batch import Labeled, Unlabeled
-from fulmen.core.component import Component, Frozen, System, is_part
+from fulmen.core.component import Component, Frozen, System
+from fulmen.core.fields import hyper
 from fulmen.core.leaves import missing
 from fulmen.core.marks import keeps_rows
-from fulmen.core.naming import concrete, number
-from fulmen.core.part_checks import require_kind, require_number
 from fulmen.core.prediction import Prediction, at_least_float32
 from fulmen.core.tree import short
 from fulmen.core.verbs import as_batch, augment, forward, loss, losses, metrics, predictions, validate
@@ -47,8 +46,8 @@ class Distillation(System):
 
     teacher: Frozen
     student: Component
-    temperature: float = 4.0
-    weight: float = 0.9
+    temperature: float = hyper(above=0, default=4.0)
+    weight: float = hyper(minimum=0, maximum=1, default=0.9)
 
     @property
     def per_example(self) -> bool:
@@ -107,16 +106,8 @@ def predictions(distillation: Distillation, batch):
 
 @dispatch
 def validate(distillation: Distillation):
-    written = "fm.Distillation(fm.Frozen(teacher), student)."
-    require_kind(distillation, "teacher", Frozen, "it is not trained, so fm.Frozen(…)", written)
-    if not is_part(distillation.student) or isinstance(distillation.student, Frozen):
-        raise TypeError(
-            f"Distillation, student: a component that is trained was expected, and {short(distillation.student)} came."
-        )
-    require_number(distillation, "temperature", above=True)
-    weight = concrete(distillation.weight)
-    if weight is not None and not ((weight >= 0) & (weight <= 1)).all():
-        raise ValueError(f"Distillation, weight: a number from 0 to 1 was expected, and {number(distillation.weight)} came.")
+    if isinstance(distillation.student, Frozen):
+        raise TypeError(f"Distillation.student must be trained, got {short(distillation.student)}.")
     if absent := missing(distillation.teacher):
         kind = type(distillation.teacher.part).__name__
         raise ValueError(

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 
 from fulmen.compose.defence import Defence
 from fulmen.core.component import Component, Frozen, Wrapper, fold_name, map_components, map_parts
+from fulmen.core.fields import hyper
 from fulmen.core.leaves import BUFFER, PARAMETER, is_array, leaves
 from fulmen.core.mode import Train
-from fulmen.core.naming import briefly, concrete, number
-from fulmen.core.part_checks import require_kind, require_part
+from fulmen.core.naming import briefly
 from fulmen.core.tree import remake
 from fulmen.core.verbs import after_update, as_batch, augment, init, validate
 from fulmen.dispatching.registry import dispatch
@@ -43,8 +43,10 @@ class EMA(Wrapper):
     True
     """
 
+    __example__ = "fm.EMA(system, 0.999)"
+
     component: Component
-    decay: float = 0.999
+    decay: float = hyper(minimum=0, maximum=1, default=0.999)
     average: Frozen | None = None
     evaluate_average: bool = True
 
@@ -103,16 +105,6 @@ def augment(ema: EMA, batch, mode):
 @augment.around(Defence)
 def _attacks_are_on_what_is_trained(call, defence, batch, mode):
     return call(trained(defence), batch, mode)
-
-
-@dispatch
-def validate(ema: EMA):
-    require_part(ema, "component", "a model or a system")
-    decay = concrete(ema.decay)
-    if decay is not None and not ((decay >= 0) & (decay <= 1)).all():
-        raise ValueError(f"EMA, decay: a number from 0 to 1, such as 0.999, was expected, and {number(ema.decay)} came.")
-    written = "fm.EMA(component, average=fm.Frozen(average)). Left out, it begins as the component is drawn."
-    require_kind(ema, "average", Frozen | None, "it is not trained, so fm.Frozen(…)", written)
 
 
 @dispatch

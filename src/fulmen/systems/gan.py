@@ -11,13 +11,12 @@ import jax.numpy as jnp
 from fulmen.compose.defence import unrecorded
 from fulmen.core.batch import PartBatches
 from fulmen.core.component import Component, Game
+from fulmen.core.fields import hyper, static
 from fulmen.core.mode import Eval, Mode
-from fulmen.core.part_checks import require_kind, require_number, require_part
 from fulmen.core.tree import static
 from fulmen.core.verbs import bind, forward, gan_losses, intervals, losses, sample, validate
 from fulmen.dispatching.registry import MissingMethodError, dispatch
 from fulmen.objectives.classification import Hinge
-from fulmen.optimizers.update_intervals import whole
 
 __all__ = ["GAN", "NonSaturating", "Wasserstein"]
 
@@ -43,7 +42,7 @@ class Wasserstein(Component):
     Wasserstein(penalty=10.0)
     """
 
-    penalty: float = 10.0
+    penalty: float = hyper(minimum=0, default=10.0)
 
 
 class GAN(Game):
@@ -70,9 +69,13 @@ class GAN(Game):
 
     generator: Component
     critic: Component
-    objective: Component = dataclasses.field(default_factory=NonSaturating, kw_only=True)
-    latent: int = static(default=64, kw_only=True)
-    critic_steps: int = static(default=1, kw_only=True)
+    objective: Component = dataclasses.field(
+        default_factory=NonSaturating,
+        kw_only=True,
+        metadata={"example": "fm.systems.NonSaturating(), fm.objectives.Hinge() or fm.systems.Wasserstein()"},
+    )
+    latent: int = static(minimum=1, default=64, kw_only=True)
+    critic_steps: int = static(minimum=1, default=1, kw_only=True)
 
 
 def _losses(gan: GAN, batch, mode: Mode):
@@ -141,22 +144,6 @@ def intervals(gan: GAN):
 
 
 @dispatch
-def validate(gan: GAN):
-    require_part(gan, "generator", "a model from noise to examples")
-    require_part(gan, "critic", "a model from examples to scores")
-    require_kind(
-        gan,
-        "objective",
-        Component,
-        "what they play for",
-        "fm.systems.NonSaturating(), fm.objectives.Hinge() or fm.systems.Wasserstein()",
-    )
-    whole(gan.critic_steps, "GAN, critic_steps")
-    if not isinstance(gan.latent, int) or gan.latent < 1:
-        raise ValueError(f"GAN, latent: a whole number of at least 1 was expected, and {gan.latent!r} came.")
-
-
-@dispatch
 def validate(gan: GAN, batch):
     if isinstance(batch, PartBatches) or losses.method(gan, batch).function is not _losses:
         return  # the noise is the data's, or made by another method
@@ -169,8 +156,3 @@ def validate(gan: GAN, batch):
         raise ValueError(
             f"GAN, latent: the generator takes no noise of shape (n, {gan.latent}), which latent={gan.latent} asks for: {error}"
         ) from error
-
-
-@dispatch
-def validate(objective: Wasserstein):
-    require_number(objective, "penalty")

@@ -12,6 +12,7 @@ import numpy as np
 from fulmen.compose.supervised import Supervised, outputs, several
 from fulmen.core.batch import Labeled, Unlabeled
 from fulmen.core.component import Component
+from fulmen.core.fields import static
 from fulmen.core.marks import keeps_rows, uses_outputs
 from fulmen.core.mode import Eval
 from fulmen.core.naming import concrete, numbered
@@ -90,7 +91,12 @@ class LanguageModel(Supervised):
 
     objective: Objective = CrossEntropy()
     metrics: Metric | tuple[Metric, ...] = dataclasses.field(default=(Perplexity(),), kw_only=True)
-    pad: int | None = dataclasses.field(default=None, kw_only=True)
+    pad: int | None = static(
+        minimum=0,
+        default=None,
+        kw_only=True,
+        metadata={"example": "fm.systems.Tokens(tokens, mask) for other tokens that are not learned"},
+    )
 
     @property
     def per_example(self) -> bool:
@@ -188,16 +194,6 @@ def _by_sequence(value: Any, batch: Tokens, name: str) -> jax.Array:
 
 
 # What cannot be
-
-
-@dispatch
-def validate(system: LanguageModel):
-    validate.invoke(Supervised)(system)
-    if system.pad is not None and (isinstance(system.pad, bool) or system.pad < 0):
-        raise ValueError(
-            f"LanguageModel, pad: a token or None was expected, and {system.pad!r} came. Tokens that are not to be learned, "
-            "marked otherwise: fm.systems.Tokens(tokens, mask)."
-        )
 
 
 @dispatch

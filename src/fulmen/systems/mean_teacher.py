@@ -9,9 +9,7 @@ import jax
 from fulmen.compose.defence import Defence, logits, validate_logits
 from fulmen.core.batch import Attacked, Labeled, PartBatches, Unlabeled
 from fulmen.core.mode import Train
-from fulmen.core.part_checks import require_kind
 from fulmen.core.prediction import Prediction, at_least_float32
-from fulmen.core.tree import short
 from fulmen.core.verbs import augment, defence_losses, loss, metrics, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import Brier, Objective
@@ -88,16 +86,6 @@ def defence_losses(mean: MeanTeacher, batch):
 @dispatch
 def metrics(mean: MeanTeacher, batch):
     return {} if isinstance(_whole(batch), Unlabeled) else metrics(mean.system, _views(batch)[0])
-
-
-@dispatch
-def validate(mean: MeanTeacher):
-    if not isinstance(mean.system, EMA):
-        raise TypeError(
-            f"MeanTeacher, system: an fm.EMA was expected, whose average is the teacher, and {short(mean.system)} came: "
-            "fm.systems.MeanTeacher(fm.EMA(system, 0.99))."
-        )
-    require_kind(mean, "objective", Objective, "such as fm.objectives.Brier()")
 
 
 @dispatch

@@ -12,7 +12,6 @@ from fulmen.compose.losses import entry, per_example
 from fulmen.core.batch import Labeled
 from fulmen.core.component import Component, System, unbind
 from fulmen.core.marks import keeps_rows
-from fulmen.core.tree import short
 from fulmen.core.verbs import as_batch, forward, losses, metrics, predictions, reduce_losses, validate
 from fulmen.dispatching.registry import dispatch
 
@@ -109,10 +108,8 @@ def predictions(tasks: MultiTask, batch):
 
 @dispatch
 def validate(tasks: MultiTask):
-    if not isinstance(tasks.heads, dict) or not tasks.heads:
-        raise TypeError(
-            f"MultiTask, heads: a dict from tasks' names to systems was expected, and {short(tasks.heads)} came."
-        )
+    if not tasks.heads:
+        raise ValueError("MultiTask.heads must have at least one system, got {}.")
     taken = [name for name in tasks.heads if name in ("x", "weight", "index")]
     if taken:
         raise ValueError(f"MultiTask, heads: {taken[0]!r} names something else in the data; call that task otherwise.")

@@ -10,10 +10,8 @@ import jax
 from fulmen.augmentations.image_augmentations import Augmentation
 from fulmen.core.batch import Labeled, PartBatches
 from fulmen.core.component import Component, System
-from fulmen.core.part_checks import require_kind
 from fulmen.core.prediction import Prediction
-from fulmen.core.tree import short
-from fulmen.core.verbs import augment, embeddings, forward, loss, losses, metrics, validate
+from fulmen.core.verbs import augment, embeddings, forward, loss, losses, metrics
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import CosineDistance, NTXent, Objective
 from fulmen.systems.ema import EMA
@@ -105,23 +103,3 @@ def losses(system: SelfSupervised, batch, mode):
 @dispatch
 def metrics(system: SelfSupervised, batch):
     return {}
-
-
-@dispatch
-def validate(system: SelfSupervised):
-    require_kind(system, "objective", Objective, "such as fm.objectives.NTXent()")
-    if not isinstance(system.augment, Augmentation):
-        raise TypeError(
-            f"{type(system).__name__}, augment: an augmentation was expected, such as fm.augmentations.Noise(0.1), since both views would "
-            f"else be the same, and {short(system.augment)} came."
-        )
-
-
-@dispatch
-def validate(byol: BYOL):
-    validate.invoke(SelfSupervised)(byol)
-    if not isinstance(byol.model, EMA):
-        raise TypeError(
-            f"BYOL, model: an fm.EMA was expected, whose average gives the targets, and {short(byol.model)} came: "
-            "fm.systems.BYOL(fm.EMA(model, 0.99), predictor=…, augment=…)."
-        )

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from fulmen.compose.losses import total_loss
 from fulmen.core.batch import Attacked
 from fulmen.core.component import Component, Wrapper
+from fulmen.core.fields import hyper
 from fulmen.core.marks import keeps_rows, sums_losses
 from fulmen.core.naming import briefly
-from fulmen.core.part_checks import require_number, require_part
 from fulmen.core.verbs import as_batch, augment, loss, losses, metrics, predictions, reduce_losses, validate
 from fulmen.data.mixed import Mixed
 from fulmen.dispatching.registry import dispatch
@@ -36,7 +36,7 @@ class SemiSupervised(Wrapper):
     """
 
     system: Component
-    weight: float = 1.0
+    weight: float = hyper(minimum=0, default=1.0)
 
     def __repr__(self) -> str:
         return briefly(self)
@@ -99,12 +99,6 @@ def _attacks_are_on_each_kind(call, defence, batch, mode):
         return call(defence, batch, mode)
     found = batch.each(lambda part, name: call(defence, part, mode.at(name)))
     return Attacked(found.each(lambda part, _: part.batch), found.each(lambda part, _: part.clean))
-
-
-@dispatch
-def validate(semi: SemiSupervised):
-    require_part(semi, "system", "one that has a loss for both, such as fm.defences.VAT(…),")
-    require_number(semi, "weight")
 
 
 @dispatch

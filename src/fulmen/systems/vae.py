@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from fulmen.compose.example_keys import example_keys
 from fulmen.core.batch import Labeled
 from fulmen.core.component import Component, System, unbind
-from fulmen.core.part_checks import require_kind, require_number
+from fulmen.core.fields import hyper
 from fulmen.core.prediction import Prediction, at_least_float32
 from fulmen.core.state import State
 from fulmen.core.tree import short
@@ -47,7 +47,7 @@ class VAE(System):
     encoder: Component
     decoder: Component
     reconstruction: Objective = BinaryCrossEntropy()
-    beta: float = 1.0
+    beta: float = hyper(minimum=0, default=1.0)
 
     @property
     def per_example(self) -> bool:
@@ -95,12 +95,6 @@ def sample(vae: VAE, key, shape):
 @dispatch
 def sample(state: State, key, shape):
     return sample(state.system, key, shape)
-
-
-@dispatch
-def validate(vae: VAE):
-    require_kind(vae, "reconstruction", Objective, "an objective such as fm.BinaryCrossEntropy()")
-    require_number(vae, "beta")
 
 
 @dispatch

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from fulmen.core.batch import Labeled
 from fulmen.core.component import Component, System, unbind
+from fulmen.core.fields import hyper
 from fulmen.core.mergeable import Mergeable
-from fulmen.core.part_checks import require_kind, require_number
 from fulmen.core.prediction import Prediction, at_least_float32
 from fulmen.core.verbs import forward, loss, losses, metrics, validate
 from fulmen.dispatching.registry import dispatch
@@ -61,7 +61,7 @@ class VQVAE(System):
     quantizer: Quantizer
     decoder: Component
     reconstruction: Objective = MSE()
-    commitment: float = 0.25
+    commitment: float = hyper(minimum=0, default=0.25)
 
     @property
     def per_example(self) -> bool:
@@ -91,13 +91,6 @@ def metrics(vqvae: VQVAE, batch):
     weight = jnp.ones(len(code)) if batch.weight is None else jnp.asarray(batch.weight)
     chosen = jax.nn.one_hot(code.reshape(len(code), -1), vqvae.quantizer.codes).sum(1)
     return {"codes": CodeUsage(weight @ chosen)}
-
-
-@dispatch
-def validate(vqvae: VQVAE):
-    require_kind(vqvae, "quantizer", Quantizer, "such as fm.models.Quantizer(512, 64)")
-    require_kind(vqvae, "reconstruction", Objective, "such as fm.MSE()")
-    require_number(vqvae, "commitment")
 
 
 @dispatch

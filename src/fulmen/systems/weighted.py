@@ -10,10 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from fulmen.core.component import Component, Model, System, Wrapper
+from fulmen.core.component import Model, System, Wrapper
 from fulmen.core.marks import sums_losses
 from fulmen.core.naming import briefly, concrete, number
-from fulmen.core.part_checks import require_kind
 from fulmen.core.tree import remake, short, static
 from fulmen.core.verbs import init, loss, losses, reduce_losses, validate, weigh
 from fulmen.dispatching.registry import dispatch
@@ -42,7 +41,7 @@ class Weighted(Wrapper):
 
     per_example: ClassVar[bool] = False  # its entries are unweighed, and so do not add up to the loss
 
-    system: Component
+    system: System
     weights: dict[str, ArrayLike] | Model
 
     def __repr__(self) -> str:
@@ -123,7 +122,6 @@ def reduce_losses(weighted: Weighted, losses, batch):
 
 @dispatch
 def validate(weighted: Weighted):
-    require_kind(weighted, "system", System, "a system, whose loss has entries,")
     if not isinstance(weighted.weights, dict):
         return
     for name, weight in weighted.weights.items():

@@ -16,7 +16,6 @@ from fulmen.train.events import (
 )
 from fulmen.train.folds import CrossValidation, cross_validate
 from fulmen.train.history import History
-from fulmen.train.members import best, members
 from fulmen.train.step import apply_gradients, differentiate
 
 __all__ = [
@@ -34,10 +33,8 @@ __all__ = [
     "StepEnd",
     "ValidationEnd",
     "apply_gradients",
-    "best",
     "cross_validate",
     "differentiate",
     "load",
-    "members",
     "save",
 ]

@@ -10,16 +10,16 @@ import jax
 import numpy as np
 
 from fulmen.compose.losses import per_example
-from fulmen.compose.per_member import PerMember, per_member
-from fulmen.compose.population import Population, first, over, population_in, views
-from fulmen.compose.supervised import Supervised
-from fulmen.core.component import Component, Model, Wrapper, fold_name, unbind
+from fulmen.compose.supervised import check_inputs
+from fulmen.compose.vectorized import attacked, members_of, over_members
+from fulmen.core.component import Component, fold_name, unbind
 from fulmen.core.leaves import require_arrays
 from fulmen.core.marks import keeps_rows
 from fulmen.core.mode import Eval, Plan
-from fulmen.core.state import State, Structure, pack
+from fulmen.core.state import State
+from fulmen.core.structure import Structure, keep, pack, per_structure
 from fulmen.core.tree import remake, short
-from fulmen.core.verbs import as_batch, bind, evaluate, forward, perturb, predict, validate
+from fulmen.core.verbs import as_batch, bind, evaluate, forward, predict, validate
 from fulmen.data.arrays import count
 from fulmen.data.mixed import Mixed
 from fulmen.data.source import Source
@@ -33,17 +33,18 @@ __all__: list[str] = []
 @dispatch
 def evaluate(state: State, data, *, attack=None, batch_size=None):
     source = _checked(state.system, data, attack)
-    return evaluate_source(state.system, state.key, source, _plan(source, batch_size, evaluation_size(state)), attack)
+    plan = _plan(source, batch_size, evaluation_size(state))
+    return evaluate_source(state.system, state.key, source, plan, attack, owner=state._structure)
 
 
 @dispatch
 def evaluate(component: Component, data, *, attack=None, batch_size=None):
     require_arrays(component, "evaluate")
-    leaves, structure = pack(unbind(component))
+    owner, (leaves, structure) = component, pack(unbind(component))
     component = structure.unpack(leaves)
     source = _checked(component, data, attack)
     plan = _plan(source, batch_size, 256 if per_example(component) else 32)
-    return evaluate_source(component, jax.random.key(0), source, plan, attack)
+    return evaluate_source(component, jax.random.key(0), source, plan, attack, owner=owner)
 
 
 def evaluation_size(state: State) -> int:
@@ -95,43 +96,27 @@ def _plan(source: Source, batch_size: int | None, usual: int) -> Plan:
     return source.plan(usual=size) if source.examples else source.plan(batch_size, usual=size)
 
 
-def evaluate_source(component: Any, key: Any, source: Source, plan: Plan, attack: Any = None) -> dict[str, Any]:
-    """`evaluate` on data that was looked at."""
+def evaluate_source(
+    component: Any, key: Any, source: Source, plan: Plan, attack: Any = None, *, owner: Any
+) -> dict[str, Any]:
+    """`evaluate` on data that was looked at; its programs are kept as long as `owner`, a structure or a component."""
     key = fold_name(key, "evaluate")
     leaves, structure = pack(component)
+    keep(structure, owner)
     ledgers = {"": _Sums(structure, leaves, key), "robust/": _Sums(structure, leaves, key)}
     for start, n, raw in _padded(source, plan, lambda raw: per_example(component)):
         source.validate(component, raw)
         batch = _masked_batch(component, raw, start, n)
         ledgers[""].add(batch)
         if attack is not None:
-            ledgers["robust/"].add(_attacked(attack, component, batch, fold_name(key, "attack")))
+            ledgers["robust/"].add(attacked(component, component, attack, batch, fold_name(key, "attack")))
     return {f"{prefix}{name}": v for prefix, sums in ledgers.items() for name, v in sums.figures().items()}
-
-
-def _attacked(attack: Any, component: Any, batch: Any, key: Any) -> Any:
-    """The attacked batch; each member of a population is attacked by itself."""
-    if population_in(component) is None:
-        return perturb(attack, component, batch, key, inside=True)
-    if not isinstance(batch, PerMember):
-        validate(attack, batch)
-    leaves, structure = pack((attack, component))
-    return per_member(_attack_each(structure, leaves, batch, key))
-
-
-def _perturb_each(structure: Structure, leaves: list[Any], batch: Any, key: Any) -> Any:
-    attack, component = structure.unpack(leaves)
-    run = lambda view, number, batch: perturb(attack, view, batch, jax.random.fold_in(key, number))
-    return over(run, component, batch, out_axes=1)
-
-
-_attack_each = jax.jit(_perturb_each, static_argnums=0)
 
 
 def _rows_stay(component: Any, data: Any) -> bool:
     """Whether a row of the data is an example of the batch."""
-    component = first(component)[0]
-    return isinstance(data, PerMember) or keeps_rows.on(as_batch.method(component, data))
+    one = (members_of(component, component) or [component])[0]
+    return keeps_rows.on(as_batch.method(one, data))
 
 
 def _padded(source: Source, plan: Plan, pad: Callable[[Any], bool]) -> Iterator[tuple[int, int, Any]]:
@@ -182,50 +167,39 @@ class _Sums:
         return ledger.read()
 
 
-def _measure_batch(structure: Structure, leaves: list[Any], batch: Any, key: Any) -> dict[str, Any]:
+@per_structure()
+def _measure(structure: Structure, leaves: list[Any], batch: Any, key: Any) -> dict[str, Any]:
     return observe(structure.unpack(leaves), batch, Eval(key))
-
-
-_measure = jax.jit(_measure_batch, static_argnums=0)
 
 
 @dispatch
 def predict(state: State, data, *, batch_size=None):
-    return _predict(state.system, state.key, data, batch_size)
+    return _predict(state.system, state.key, data, batch_size, state._structure)
 
 
 @dispatch
 def predict(component: Component, data, *, batch_size=None):
     require_arrays(component, "predict")
-    return _predict(unbind(component), jax.random.key(0), data, batch_size)
+    return _predict(unbind(component), jax.random.key(0), data, batch_size, component)
 
 
-def _predict(component: Any, key: Any, data: Any, batch_size: int | None) -> Any:
+def _predict(component: Any, key: Any, data: Any, batch_size: int | None, owner: Any) -> Any:
     source, key = Source.of(data), fold_name(key, "evaluate")
     leaves, structure = pack(component)
-    model, found = _model_of(component), []
+    keep(structure, owner)
+    found = []
     for _, n, raw in _padded(source, _plan(source, batch_size, 256), lambda raw: _rows_stay(component, raw)):
-        if model is not None and not isinstance(raw, PerMember):
-            validate(model, as_batch(component, raw))  # on the host: in the compiled pass a wrong token gives NaN
+        check_inputs(component, as_batch(component, raw))
         rows = slice(n if _rows_stay(component, raw) else None)
         found.append(jax.tree.map(lambda v, rows=rows: np.asarray(v)[rows], _outputs(structure, leaves, raw, key)))
     return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
 
 
-def _model_of(component: Any) -> Model | None:
-    """The model whose outputs a component's are, a member's in a population; None where it is not known."""
-    while isinstance(component, Population | Wrapper):
-        component = first(component)[0] if isinstance(component, Population) else component.__part__
-    model = component.model if isinstance(component, Supervised) else component
-    return model if isinstance(model, Model) else None
-
-
-def _forward(structure: Structure, leaves: list[Any], raw: Any, key: Any) -> Any:
+@per_structure()
+def _outputs(structure: Structure, leaves: list[Any], raw: Any, key: Any) -> Any:
     component = structure.unpack(leaves)
-    run = lambda view, batch: forward(view, as_batch(view, batch).x)
-    if population_in(component) is not None:
-        return views(run, component, as_batch(component, raw), mode=Eval(key), out_axes=1)
-    return run(bind(component, Eval(key)), raw)
+    return over_members(component, component, _forward, as_batch(component, raw), Eval(key), axis=1)
 
 
-_outputs = jax.jit(_forward, static_argnums=0)
+def _forward(component: Any, batch: Any, mode: Eval) -> Any:
+    return forward(bind(component, mode), as_batch(component, batch).x)

@@ -9,6 +9,7 @@ import numpy as np
 
 from fulmen.compose.per_member import PerMember
 from fulmen.compose.population import Population
+from fulmen.compose.vectorized import members_of
 from fulmen.core.component import Component
 from fulmen.core.state import State
 from fulmen.core.verbs import evaluate, fit
@@ -64,7 +65,7 @@ def cross_validate(system: Component, data: Any, *, folds: int = 5, seed: int | 
     >>> found.figures["accuracy/members"].shape, [len(fold) for fold in found.folds]
     ((3,), [8, 8, 7])
     """
-    if isinstance(system, Population):
+    if members_of(system, system):
         raise TypeError(
             "cross_validate makes a population itself, of one system: fm.cross_validate(system, data, folds=5, …)."
         )

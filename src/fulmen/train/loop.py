@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -43,7 +44,7 @@ from fulmen.train.events import (
 from fulmen.train.history import History
 from fulmen.train.progress import progress_callbacks
 from fulmen.train.setup import require_known
-from fulmen.train.step import compiled_state, for_every_plan, step_program
+from fulmen.train.step import step_program, step_structure, traced_step
 
 _REFRESH = 0.1  # seconds between two looks at the logs
 
@@ -97,7 +98,7 @@ def fit(
                 loop.tell(EpochEnd())
                 if validated is not None and not interrupted.is_set():
                     now = loop.state()
-                    measured = evaluate_source(now.system, now.key, *validated)
+                    measured = evaluate_source(now.system, now.key, *validated, owner=now._structure)
                     run.logs = {**figures, **{f"validation/{k}": v for k, v in measured.items()}}
                     loop.tell(ValidationEnd())
                 if interrupted.is_set():
@@ -239,15 +240,13 @@ class _Loop:
         self.generation = generation()
         state, n = self.state(), len(self.leaves)
         self.update_schedule = update_schedule(state)
-        traced = {
-            resting: for_every_plan(step_program.trace, state, raw, resting) for resting in self.update_schedule.sets()
-        }
+        traced = {resting: traced_step(state, raw, resting) for resting in self.update_schedule.sets()}
         every = [one.jaxpr.jaxpr for one in traced.values()]
         self.moving = [i for i in range(n) if any(each.outvars[i] is not each.invars[i] for each in every)]
         self.ledger = Ledger(next(iter(traced.values())).out_info[1])
         # An argument from the host costs microseconds: key and step are passed only where something is drawn or timed.
         self.timed = not all(_used(each).isdisjoint(each.invars[n : n + 2]) for each in every)
-        of = compiled_state(state)._structure, tuple(self.moving), self.ledger, self.raw_key.shape
+        of = step_structure(self.structure), tuple(self.moving), self.ledger, self.raw_key.shape
         self.programs = {resting: _fast_program(*of, resting) for resting in traced}
 
     def run_epoch(self, source: Iterator[Any], interrupted: threading.Event, begun: float) -> None:
@@ -322,12 +321,13 @@ def _fast_program(
     """The step on flat leaves, which it takes over (donates), with the logs added to one vector."""
     key = (moving, tuple(ledger.order), ledger.structure, tuple(ledger.shapes), ledger.dtype, resting)
     if key not in structure.programs:
+        reference = weakref.ref(structure)
 
         def program(moved: list[Any], fixed: list[Any], sums: Any, time: Any, raw: Any) -> Any:
             raw_key, step = time if time is not None else unused
             some, rest, chosen = iter(moved), iter(fixed), set(moving)
             leaves = [next(some) if i in chosen else next(rest) for i in range(len(moved) + len(fixed))]
-            new, logs = step_program(State._of(leaves, raw_key, step, structure), raw, resting)
+            new, logs = step_program(reference(), leaves, raw_key, step, raw, resting)
             return [new[i] for i in moving], ledger.add(sums, logs)
 
         unused = np.zeros(key_shape, np.uint32), np.int32(0)

@@ -2,93 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
-from fulmen.compose.per_member import cut
-from fulmen.compose.population import Population, around, inside, population_in
-from fulmen.core.component import Component, fold_name
-from fulmen.core.stacking import each, take
+from fulmen.compose.vectorized import members_of
+from fulmen.core.component import Component
 from fulmen.core.state import State
-from fulmen.core.tree import remake
 from fulmen.train.history import History, highest_is_best
 
-__all__ = ["best", "members", "of_each"]
-
-
-def of_each(function: Callable[..., tuple[State, Any]], state: State, *inputs: Any) -> tuple[State, Any]:
-    """`function(state, *inputs) -> (new, extra)` of each member's state, in one program.
-
-    Args:
-        function: what is done with the state that a member has, as if it were alone.
-        state: one with a population in it.
-        *inputs: what all share, or `PerMember`.
-
-    Returns:
-        The state with what became of its members, and the extras with a leading axis.
-    """
-    system, optimizer = state.system, state.optimizer
-    leaves, axes, build = cut(inputs)
-
-    def run(tree: Any, leaves: Any) -> tuple[Any, Any]:
-        one = _state(state, tree)
-        new, extra = function(one, *build(one.system, leaves))
-        return (inside(system, new.system), tree[1], new.optimizer_state, optimizer), extra
-
-    (moved, _, optimizer_state, _), extra = each(run, _tree(state), leaves, axes=(axes,))
-    population = remake(population_in(system), {"members": moved})
-    return state.replace(system=around(system, population), optimizer_state=optimizer_state), extra
-
-
-def _tree(state: State) -> Any:
-    """What of a state its members have of their own."""
-    population = _population(state)
-    return population.members, population.seeds, state.optimizer_state, state.optimizer
-
-
-def _state(state: State, tree: Any) -> State:
-    """A member's state, of what is its own."""
-    member, seed, optimizer_state, optimizer = tree
-    return State(
-        around(state.system, member),
-        optimizer_state,
-        optimizer=optimizer,
-        step=state.step,
-        key=fold_name(jax.random.key(seed), "run"),
-        plan=state.plan,
-    )
-
-
-def _population(of: Any) -> Population:
-    population = population_in(of.system if isinstance(of, State) else of)
-    if population is None:
-        name = type(of.system if isinstance(of, State) else of).__name__
-        raise TypeError(f"a population, or a state of one, was expected, and {name} came: fm.Population(system, n).")
-    return population
-
-
-class Members(Sequence[Any]):
-    """See `members`."""
-
-    def __init__(self, of: Any) -> None:
-        self._of, self._n = of, _population(of).n
-
-    def __len__(self) -> int:
-        return self._n
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(self._n)[index]]
-        i = range(self._n)[index]
-        if isinstance(self._of, State):
-            return _state(self._of, take(_tree(self._of), i))
-        return around(self._of, take(_population(self._of).members, i))
-
-    def __repr__(self) -> str:
-        return f"Members({self._of!r})"
+__all__ = ["best", "members"]
 
 
 def members(of: State | Component) -> Sequence[Any]:
@@ -104,7 +28,12 @@ def members(of: State | Component) -> Sequence[Any]:
     >>> len(fm.members(population)), fm.members(population)[0]
     (5, Dense(in_features=4, out_features=3, use_bias=True, weight=None, bias=None))
     """
-    return Members(of)
+    system = of.system if isinstance(of, State) else of
+    found = members_of(system, of)
+    if not found:
+        name = type(system).__name__
+        raise TypeError(f"a population, or a state of one, was expected, and {name} came: fm.Population(system, n).")
+    return found
 
 
 def best(state: State, figures: Any = None, *, by: Any, highest: bool | None = None) -> State:

@@ -7,25 +7,23 @@ import inspect
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from fulmen.compose.per_member import PerMember
-from fulmen.compose.population import around, copies, population_in, seeded, stack
+from fulmen.compose.vectorized import check_parts, check_setup, members_of, seeded
 from fulmen.core.component import fold_name, is_part, unbind
-from fulmen.core.leaves import PARAMETER, check_fields, components, leaves, require_dispatched
-from fulmen.core.stacking import is_own
+from fulmen.core.leaves import check_fields
 from fulmen.core.state import State
+from fulmen.core.structure import RECENT
 from fulmen.core.tree import get, remake
 from fulmen.core.verbs import configure_optimizers, init, setup, validate
 from fulmen.data.arrays import count
 from fulmen.data.source import Source
 from fulmen.dispatching.lazy_libraries import hint
 from fulmen.dispatching.registry import dispatch
-from fulmen.dispatching.warning import warn
 from fulmen.optimizers import Enclosing, groups, is_constructor, warn_of_unreached_ends
 from fulmen.optimizers.update_schedule import update_schedule
-from fulmen.train.members import members
-from fulmen.train.step import for_every_plan, start_optimizer, step_program
+from fulmen.train.step import start_optimizer, traced_step
 
 __all__: list[str] = []
 
@@ -58,20 +56,20 @@ def setup(
     # Another order is no other program.
     plan = remake(reading, {"batch_size": count(raw), "seed": None, "drop_last": False})
     optimizer = _given(component, optimizer, _rate(component, lr), options)
-    component = seeded(component, seed)
+    component = seeded(component, component, seed)
     key = jax.random.key(seed)
     component = init(component, fold_name(key, "init"))
-    _check_members(component, optimizer)
-    _warn_of_copies(component, optimizer, raw)
     check_fields(component)
     source.validate(component, source.data if source.in_memory else raw)
     state = State(component, optimizer=optimizer, key=fold_name(key, "run"), plan=plan)
     component = state.system  # its numbers are arrays now
+    check_setup(component, state, raw)
     warn_of_unreached_ends(groups(component, state.optimizer, plan), plan)
     state = start_optimizer(state)
     # Tracing a step finds missing methods, shapes that do not fit and a loss that is no number; the first step reuses it.
     for resting in update_schedule(state).sets():
-        for_every_plan(step_program.trace, state, raw, resting)
+        traced_step(state, raw, resting)
+    RECENT.keep(state._structure)
     return state
 
 
@@ -79,46 +77,14 @@ def _rate(component: Any, lr: Any) -> Any:
     """A learning rate; a list of them, one for each member of a population, as an array."""
     if not isinstance(lr, list | tuple | np.ndarray) or np.ndim(lr) == 0:
         return lr
-    if population_in(component) is None:
+    if not members_of(component, component):
         raise TypeError(f"lr: one number was expected, and {lr!r} came; one for each member is for a fm.Population.")
     if any(callable(rate) for rate in lr):
         raise TypeError(
             "lr: a number for each member was expected, and a schedule came. One schedule for all is `lr=fm.cosine(1e-3)`; "
             "numbers may differ."
         )
-    return stack([float(rate) for rate in lr])
-
-
-def _check_members(component: Any, optimizer: Any) -> None:
-    """Raise where an optimizer's arrays are not one number for each member."""
-    population = population_in(component)
-    if population is None:
-        return
-    outside = around(component, remake(population, {"members": None}))
-    for leaf in leaves(outside):
-        if leaf.role == PARAMETER:
-            raise ValueError(
-                f"{leaf.path} is a parameter outside of the population, and no member's own: let {type(component).__name__} stand "
-                "inside, so that each member has one."
-            )
-    for path, leaf in jax.tree_util.tree_flatten_with_path(optimizer)[0]:
-        if is_own(leaf) and leaf.shape[0] != population.n:
-            name = jax.tree_util.keystr(path, simple=True, separator=".")
-            raise ValueError(
-                f"{name}: one number, or one for each of the {population.n} members, was expected, and {leaf.shape[0]} came."
-            )
-
-
-def _warn_of_copies(component: Any, optimizer: Any, raw: Any) -> None:
-    """Warn where nothing sets members apart but what they draw in training."""
-    population = population_in(component)
-    alike = population is not None and not isinstance(raw, PerMember) and not any(map(is_own, jax.tree.leaves(optimizer)))
-    if population is not None and alike and copies(population):
-        warn(
-            f"Population: its {population.n} members begin as copies of one another, so that only what each draws in training (dropout, "
-            "augmentations) will set them apart. A description without arrays is drawn for each by its own seed; a module of "
-            "another library has its arrays, so give a list: fm.Population([fm.Classifier(make(seed)) for seed in range(n)]).",
-        )
+    return jnp.stack([jnp.asarray(float(rate)) for rate in lr])
 
 
 def check_component(component: Any) -> None:
@@ -132,23 +98,7 @@ def check_component(component: Any) -> None:
             where = jax.tree_util.keystr(path, simple=True, separator=".")
             raise TypeError(f"{where}: a component was expected, and a state came: give `state.system`.")
     check_fields(component)
-    population = population_in(component)
-    if population is None:
-        _check_parts(component)
-        return
-    validate(population)
-    for i, member in enumerate(members(component)):
-        try:
-            _check_parts(member)
-        except Exception as error:
-            error.add_note(f"in member {i} of the population")
-            raise
-
-
-def _check_parts(component: Any) -> None:
-    for _, part in components(component):
-        require_dispatched(part)
-        validate(part)
+    check_parts(component, component)
 
 
 def _given(component: Any, optimizer: Any, lr: Any, options: dict[str, Any]) -> Any:

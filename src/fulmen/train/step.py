@@ -12,15 +12,15 @@ import optax
 from jax.core import Tracer
 
 from fulmen.compose.losses import as_figure, entry_means, total_loss
-from fulmen.compose.per_member import PerMember
-from fulmen.compose.population import Population, population_in, views
 from fulmen.compose.supervised import with_outputs
+from fulmen.compose.vectorized import members_of, over_members, over_states
 from fulmen.core.component import Buffer, Component, Frozen, System, Wrapper, named_parts, part_name, still
 from fulmen.core.leaves import BUFFER, PARAMETER, leaves
 from fulmen.core.marks import standard_step, sums_losses
-from fulmen.core.mergeable import Last, Mean, Mergeable, Spread
+from fulmen.core.mergeable import Last, Mean, Mergeable
 from fulmen.core.mode import Eval, Mode, PlanRead, Train
-from fulmen.core.state import State
+from fulmen.core.state import State, without_plan
+from fulmen.core.structure import Structure, per_structure
 from fulmen.core.tree import remake
 from fulmen.core.verbs import (
     after_update,
@@ -39,7 +39,6 @@ from fulmen.core.verbs import (
 from fulmen.dispatching.registry import dispatch
 from fulmen.optimizers import NOBODY, groups
 from fulmen.optimizers.update_schedule import update_schedule
-from fulmen.train.members import of_each
 
 __all__ = ["apply_gradients", "differentiate", "end_step", "learning_rates", "measure", "observe"]
 
@@ -121,19 +120,14 @@ def measure(bound: Any, batch: Any, value: Any) -> dict[str, Any]:
 
 
 def observe(component: Any, batch: Any, mode: Mode) -> dict[str, Any]:
-    """The logs of a batch, seen in a mode; of a population, each member's."""
-    if population_in(component) is not None:
-        return _spread(views(lambda view, batch: _observe(view, batch), component, batch, mode=mode))
-    return _observe(bind(component, mode), batch)
+    """The logs of a batch in a mode."""
+    return over_members(component, component, _observe, batch, mode)
 
 
-def _observe(bound: Any, batch: Any) -> dict[str, Any]:
+def _observe(component: Any, batch: Any, mode: Mode) -> dict[str, Any]:
+    bound = bind(component, mode)
     batch = with_outputs(bound, batch)
     return measure(bound, batch, total_loss(bound, batch))
-
-
-def _spread(logs: dict[str, Any]) -> dict[str, Any]:
-    return {name: Spread(figure) for name, figure in logs.items()}
 
 
 def apply_gradients(state: State, gradients: Any, *, value: Any = None) -> State:
@@ -145,22 +139,18 @@ def apply_gradients(state: State, gradients: Any, *, value: Any = None) -> State
         value: the loss, for transformations that look at it.
     """
     system, updated = state.system, []
-    if population_in(system) is not None:
+    if members_of(system, system):
         raise ValueError(
             f"a step of {type(system).__name__}'s own takes one system at a time; what has one stands inside a population: "
             "fm.Population(fm.defences.SAM(system), n)."
         )
     for group, before in zip(groups(system, state.optimizer, state.plan), state.optimizer_state, strict=True):
-        slopes, parameters, transformation = (
-            group.select(gradients, system),
-            group.select(system, system),
-            group.built.transformation,
-        )
+        slopes, parameters = group.select(gradients, system), group.select(system, system)
         if not jax.tree.leaves(slopes):
             updated.append(before)
             continue
         with jax.numpy_dtype_promotion("standard"):  # optax counts in integers and raises numbers to that power
-            changes, after = transformation.update(slopes, before, parameters, value=value)
+            changes, after = group.built.transformation.update(slopes, before, parameters, value=value)
             moved = optax.apply_updates(parameters, changes)
         system = _merge(system, moved)
         updated.append(after)
@@ -169,12 +159,15 @@ def apply_gradients(state: State, gradients: Any, *, value: Any = None) -> State
 
 def start_optimizer(state: State) -> State:
     """The state with the optimizer's state as it is at first."""
-    if population_in(state.system) is not None:
-        return of_each(lambda one: (start_optimizer(one), None), state)[0]
+    return over_states(state.system, state, _start_optimizer)[0]
+
+
+def _start_optimizer(state: State) -> tuple[State, None]:
     system = state.system
     with jax.numpy_dtype_promotion("standard"):  # optax counts in integers
         found = groups(system, state.optimizer, state.plan)
-        return state.replace(optimizer_state=tuple(g.built.transformation.init(g.select(system, system)) for g in found))
+        started = tuple(g.built.transformation.init(g.select(system, system)) for g in found)
+    return state.replace(optimizer_state=started), None
 
 
 def _merge(system: Any, some: Any) -> Any:
@@ -188,9 +181,13 @@ def _merge(system: Any, some: Any) -> Any:
 def update(component: object, state, batch, mode):
     require_usual_steps(component, state, batch, mode)
     batch = augment(component, batch, mode.at("augment"))
-    value, gradients, moved, logs = differentiate(component, batch, mode)
-    state = apply_gradients(state.replace(system=moved), gradients, value=value)
+    state, logs = over_states(component, state, _descend, batch, mode)
     return end_step(state, batch, mode), logs
+
+
+def _descend(state: State, batch: Any, mode: Mode) -> tuple[State, dict[str, Any]]:
+    value, gradients, moved, logs = differentiate(state.system, batch, mode)
+    return apply_gradients(state.replace(system=moved), gradients, value=value), logs
 
 
 def end_step(state: State, batch: Any, mode: Train) -> State:
@@ -206,42 +203,6 @@ def end_step(state: State, batch: Any, mode: Train) -> State:
         found = zip(leaves(state.system), jax.tree.leaves(new), strict=True)
         new = jax.tree.structure(new).unflatten([old.value if old.path in mode.resting else v for old, v in found])
     return state.replace(system=new)
-
-
-@dispatch
-@standard_step
-def update(population: Population, state, batch, mode):
-    """Each member's own step. Of a wrapper around a population, one batch for all: its augmentation is of them together."""
-    component: Any = population
-    together = not isinstance(component, Population) and not isinstance(batch, PerMember)
-    if together:
-        _require_one_batch(component, batch, mode)
-        batch = augment(component, batch, mode.at("augment"))
-
-    def step(one: State, batch: Any) -> tuple[State, dict[str, Any]]:
-        own = remake(mode, {"root": jax.random.fold_in(one.key, one.step)})
-        if together:
-            require_usual_steps(one.system, one, batch, own)
-            value, gradients, moved, logs = differentiate(one.system, batch, own)
-            one = apply_gradients(one.replace(system=moved), gradients, value=value)
-        else:
-            one, logs = update(one.system, one, batch, own)
-        return one, {name: v if isinstance(v, Mergeable) else Mean(v) for name, v in logs.items()}
-
-    state, logs = of_each(step, state, batch)
-    if together:
-        state = state.replace(system=after_update(state.system, batch, mode.at("after_update")))
-    return state, _spread(logs)
-
-
-def _require_one_batch(component: Any, batch: Any, mode: Mode) -> None:
-    """Raise where members augment a batch each in its own way, and what is around them attacks one for all."""
-    population = population_in(component)
-    if isinstance(augment(population, batch, mode.at("augment")), PerMember):
-        raise ValueError(
-            f"{type(component).__name__} is around a population and attacks one batch for all its members, and they augment it "
-            f"each in its own way. Let it stand inside: fm.Population({type(component).__name__}(system, …), n)."
-        )
 
 
 @standard_step
@@ -277,12 +238,10 @@ def after_update(component: object, batch, mode):
 def learning_rates(before: State, after: State) -> dict[str, Any]:
     """The learning rate of each group in the first update between two states, where it is known."""
     both = before.replace(optimizer_state=(before.optimizer_state, after.optimizer_state))
-    if population_in(before.system) is not None:
-        return _spread(of_each(lambda one: (one, _learning_rates(one)), both)[1])
-    return _learning_rates(both)
+    return over_states(before.system, both, _learning_rates)[1]
 
 
-def _learning_rates(state: State) -> dict[str, Any]:
+def _learning_rates(state: State) -> tuple[State, dict[str, Any]]:
     found = groups(state.system, state.optimizer, state.plan)
     rates = {}
     for group, before, after in zip(found, *state.optimizer_state, strict=True):
@@ -290,11 +249,14 @@ def _learning_rates(state: State) -> dict[str, Any]:
             rate = group.built.rate(before, after)
         if rate is not None:
             rates["lr" if len(found) == 1 else f"lr/{group.path or 'rest'}"] = Last(jnp.asarray(rate, jnp.float32))
-    return rates
+    return state, rates
 
 
-def _step(state: State, raw: Any, resting: frozenset[str] = NOBODY) -> tuple[list[Any], dict[str, Any]]:
+def _step(
+    structure: Structure, leaves: list[Any], raw_key: Any, step: Any, raw: Any, resting: frozenset[str]
+) -> tuple[list[Any], dict[str, Any]]:
     """The leaves after a step, and its logs as mergeable values."""
+    state = State._of(leaves, raw_key, step, structure)
     component = state.system
     mode = Train(jax.random.fold_in(state.key, state.step), state.step, resting)
     new, logs = update(component, state, as_batch(component, raw), mode)
@@ -315,41 +277,47 @@ def _require_same(old: State, new: State) -> None:
             raise TypeError(f"the step changed {name} from {a.dtype}{list(a.shape)} to {b.dtype}{list(b.shape)}.")
 
 
-step_program = jax.jit(_step, inline=True, static_argnums=2)
+step_program = per_structure(inline=True, static_argnums=4)(_step)
 
 
-def compiled_state(state: State) -> State:
-    """The state as its step is compiled for it: without the plan, unless the step is known to read that."""
-    return state if "reads the plan" in state._structure.programs else state.without_plan()
+def step_structure(structure: Structure) -> Structure:
+    """What a step is compiled for: the structure without the plan, unless the step is known to read that."""
+    return structure if "reads the plan" in structure.programs else without_plan(structure)
 
 
-def for_every_plan(program: Callable[..., T], state: State, *args: Any) -> T:
-    """`program(state, *args)`, which is one program for all plans if it does not read the state's plan."""
+def for_every_plan(program: Callable[..., T], structure: Structure, *args: Any) -> T:
+    """`program(structure, *args)`, which is one for all plans if it does not read the plan."""
     try:
-        return program(compiled_state(state), *args)
+        return program(step_structure(structure), *args)
     except PlanRead:
-        state._structure.programs["reads the plan"] = True
-    return program(state, *args)
+        structure.programs["reads the plan"] = True
+    return program(structure, *args)
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def _train_step(state: State, raw: Any, resting: frozenset[str]) -> tuple[list[Any], dict[str, Any]]:
-    leaves, logs = step_program(state, raw, resting)
+def traced_step(state: State, raw: Any, resting: frozenset[str] = NOBODY) -> Any:
+    """The step as jit traces it, with its program and what it returns."""
+    arrays = state._leaves, state._raw_key, state.step
+    return for_every_plan(lambda structure: step_program.of(structure).trace(*arrays, raw, resting), state._structure)
+
+
+@per_structure(static_argnums=4)
+def _train_step(
+    structure: Structure, leaves: list[Any], raw_key: Any, step: Any, raw: Any, resting: frozenset[str]
+) -> tuple[list[Any], dict[str, Any]]:
+    leaves, logs = step_program(structure, leaves, raw_key, step, raw, resting)
     return leaves, {key: value for name, figure in logs.items() for key, value in figure.figures(name).items()}
 
 
 @dispatch
 def train_step(state: State, batch):
-    schedule = update_schedule(state)
+    schedule, arrays = update_schedule(state), (state._leaves, state._raw_key, state.step, batch)
+    step = functools.partial(for_every_plan, _train_step, state._structure)
     if schedule.every and isinstance(state.step, Tracer):
         # In a loop or a jit of somebody else's, who moves is part of what is computed.
-        programs = [
-            lambda *args, resting=resting: for_every_plan(_train_step, *args, resting) for resting in schedule.sets()
-        ]
-        leaves, logs = jax.lax.switch(schedule.index(state.step), programs, state, batch)
+        programs = [lambda *arrays, resting=resting: step(*arrays, resting) for resting in schedule.sets()]
+        leaves, logs = jax.lax.switch(schedule.index(state.step), programs, *arrays)
     else:
-        resting = schedule.at(int(state.step)) if schedule.every else NOBODY
-        leaves, logs = for_every_plan(_train_step, state, batch, resting)
+        leaves, logs = step(*arrays, schedule.at(int(state.step)) if schedule.every else NOBODY)
     return state.next(leaves), logs
 
 
@@ -365,12 +333,15 @@ def _measure_step(component: Any, raw: Any, key: Any) -> dict[str, Any]:
     return observe(component, as_batch(component, raw), Eval(key))
 
 
-_eval_step = jax.jit(lambda state, raw: _measure_step(state.system, raw, state.key))
+@per_structure()
+def _eval_step(structure: Structure, leaves: list[Any], raw_key: Any, step: Any, raw: Any) -> dict[str, Any]:
+    state = State._of(leaves, raw_key, step, structure)
+    return _measure_step(state.system, raw, state.key)
 
 
 @dispatch
 def eval_step(state: State, batch):
-    return _eval_step(state.without_plan(), batch)
+    return _eval_step(without_plan(state._structure), state._leaves, state._raw_key, state.step, batch)
 
 
 # A state stands for its system where something is to be looked at; raw data becomes the system's batch.

@@ -214,7 +214,6 @@ def toward(objective: DLR, prediction, target):
 
 @dispatch
 def validate(attack: APGD):
-    validate.invoke(Attack)(attack)
     ball = ball_of(attack.region)
     if not isinstance(ball, LinfBall | L2Ball | L1Ball):
         raise TypeError(
@@ -224,11 +223,6 @@ def validate(attack: APGD):
     if stages is None:
         return
     example = "such as ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))"
-    if not isinstance(stages, tuple) or not stages or not all(isinstance(s, tuple) and len(s) == 2 for s in stages):
-        raise TypeError(
-            f"APGD, stages: pairs of a multiple of the radius and a share of the steps, {example}, were expected, "
-            f"and {stages!r} came."
-        )
     multiples, shares = zip(*stages)
     if not (min(multiples) > 0 and multiples[-1] == 1 and min(shares) > 0 and abs(sum(shares) - 1) < 1e-6):
         raise ValueError(

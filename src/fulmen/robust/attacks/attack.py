@@ -17,7 +17,7 @@ from fulmen.dispatching.registry import MissingMethodError, dispatch
 from fulmen.objectives import Objective
 from fulmen.robust.attacks.batch_inputs import inputs
 from fulmen.robust.attacks.input_transform import View
-from fulmen.robust.attacks.region import Intersection, Region, ball_of, require_inside, require_not_negative
+from fulmen.robust.attacks.region import Intersection, Region, ball_of, require_inside
 from fulmen.robust.attacks.targets import Targeting, TrueLabel
 
 __all__ = ["FGSM", "PGD", "Attack", "Clean", "Start", "Uniform"]
@@ -31,6 +31,8 @@ class Start(Component):
 
     **Extending.** Subclass it, and write `start_point(start: Mine, region, x, key)`.
     """
+
+    __example__ = "fm.attacks.Uniform()"
 
 
 class Clean(Start):
@@ -90,15 +92,19 @@ class Attack(Component):
     Attack(region=LinfBall(eps=0.1), steps=10)
     """
 
+    __example__ = "fm.PGD(region, step_size=0.01, steps=40)"
+
     region: Region
-    steps: int = static(default=1, kw_only=True)
+    steps: int = static(minimum=1, default=1, kw_only=True)
     start: Start = dataclasses.field(default=CLEAN, kw_only=True)
     objective: Objective | None = dataclasses.field(default=None, kw_only=True)
     target: Targeting = dataclasses.field(default=TRUE_LABEL, kw_only=True)
-    restarts: int = static(default=1, kw_only=True)
-    samples: int | None = static(default=None, kw_only=True)
+    restarts: int = static(minimum=1, default=1, kw_only=True)
+    samples: int | None = static(minimum=1, default=None, kw_only=True)
     views: tuple[View, ...] = dataclasses.field(default=(), kw_only=True)
-    transform: optax.GradientTransformation | None = static(default=None, kw_only=True, repr=False)
+    transform: optax.GradientTransformation | None = static(
+        default=None, kw_only=True, repr=False, metadata={"example": "fm.attacks.fgsm(0.02)"}
+    )
 
     def __init__(
         self,
@@ -135,7 +141,7 @@ class _Stepped(Component):
     """A field that stands before the others: they come in the order of the bases."""
 
     region: Region
-    step_size: float | None = None
+    step_size: float | None = hyper(minimum=0, default=None)
 
 
 class SteepestAscent(Attack, _Stepped):
@@ -199,37 +205,7 @@ def transformation(attack: SteepestAscent):
 
 
 @dispatch
-def validate(attack: Attack):
-    name = type(attack).__name__
-    if not isinstance(attack.region, Region):
-        raise TypeError(f"{name}, region: such as fm.LinfBall(0.1) & fm.Box(0, 1) was expected, and {attack.region!r} came.")
-    if not isinstance(attack.steps, int) or attack.steps < 1:
-        raise ValueError(f"{name}, steps: a whole number of at least 1 was expected, and {attack.steps!r} came.")
-    if not isinstance(attack.start, Start):
-        raise TypeError(
-            f"{name}, start: fm.attacks.Clean() or fm.attacks.Uniform() was expected, and {attack.start!r} came."
-        )
-    if attack.objective is not None and not isinstance(attack.objective, Objective):
-        raise TypeError(f"{name}, objective: such as fm.CrossEntropy() was expected, and {attack.objective!r} came.")
-    if not isinstance(attack.target, Targeting):
-        raise TypeError(f"{name}, target: such as fm.attacks.Target(3) was expected, and {attack.target!r} came.")
-    if not isinstance(attack.views, tuple) or not all(isinstance(view, View) for view in attack.views):
-        raise TypeError(f"{name}, views: a tuple such as (fm.attacks.Diverse(),) was expected, and {attack.views!r} came.")
-    for option in ("restarts", "samples"):
-        value = getattr(attack, option)
-        if not (value is None and option == "samples") and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name}, {option}: a whole number of at least 1 was expected, and {value!r} came.")
-    if attack.transform is not None and not isinstance(attack.transform, optax.GradientTransformation):
-        raise TypeError(
-            f"{name}, transform: an optax transformation such as fm.attacks.fgsm(0.02) was expected, and {attack.transform!r} came."
-        )
-
-
-@dispatch
 def validate(attack: SteepestAscent):
-    validate.invoke(Attack)(attack)
-    if attack.step_size is not None:
-        require_not_negative(attack, "step_size", attack.step_size)
     ball_of(attack.region)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -10,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from fulmen.core.state import Structure, pack
+from fulmen.core.structure import Structure, keep, pack, per_structure
 from fulmen.core.tree import Tree, remake
 from fulmen.core.verbs import advance, begin, finish
 from fulmen.robust.attacks.problem import Problem, Seen
 
-__all__ = ["Walk", "bucket", "is_traced", "walk"]
+__all__ = ["Walk", "bucket", "is_traced", "packed", "walk"]
 
 UNROLL = 10
 """Up to so many steps a program that is being traced gets written out; convolutions are slow in loops on the CPU."""
@@ -110,13 +109,22 @@ def _in_one_program(problem: Problem) -> Walk:
     return finish(attack, problem, walk)
 
 
+def packed(problem: Problem) -> tuple[Structure, list[Any]]:
+    """A problem's structure and arrays; its programs are kept as long as those of its system."""
+    leaves, structure = pack(problem)
+    owner = pack(problem.system)[1]
+    keep(structure, owner)
+    keep(owner, problem.system)
+    return structure, leaves
+
+
 def _from_the_host(problem: Problem) -> Walk:
     """Compiled steps: on the CPU, where loops are slow inside a program, one or a few at a call, and many elsewhere."""
     steps = problem.attack.length
     problem = remake(problem, {"attack": problem.attack.stepped, "steps": np.int32(steps)})
-    aimed, walk = _begin(*pack(problem)[::-1])
+    aimed, walk = _begin(*packed(problem))
     problem = remake(problem, aimed)
-    leaves, structure = pack(problem)
+    structure, leaves = packed(problem)
     size, rows, found = len(problem.batch), np.arange(len(problem.batch)), None
     (stride, written), looked = _stride(steps, walk.done is not None), 0
     for step in range(0, steps, stride):
@@ -130,7 +138,7 @@ def _from_the_host(problem: Problem) -> Walk:
                 size, rows = bucket(left.size, size), rows[left]
                 some = np.resize(left, size)  # what is left over in the bucket repeats others
                 problem, walk = examples(problem, some), jax.tree.map(lambda v, some=some: v[some], walk)
-                leaves, structure = pack(problem)
+                structure, leaves = packed(problem)
         walk = _advance(structure, leaves, walk, np.int32(step), np.int32(min(step + stride, steps)), written)
     walk = _results(_finish(structure, leaves, walk))
     return walk if found is None else _put(walk, rows, found)
@@ -179,13 +187,13 @@ def _put(some: Walk, rows: Any, whole: Walk | None) -> Walk:
     return whole
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@per_structure()
 def _begin(structure: Structure, leaves: list[Any]) -> tuple[dict[str, Any], Walk]:
     problem = structure.unpack(leaves).aimed()
     return _of_examples(problem), begin(problem.attack, problem)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 5))
+@per_structure(static_argnums=4)
 def _advance(structure: Structure, leaves: list[Any], walk: Walk, first: Any, last: Any, written: int) -> Walk:
     problem = structure.unpack(leaves)
     go = lambda step, walk: advance(problem.attack, problem, walk, step)
@@ -196,13 +204,13 @@ def _advance(structure: Structure, leaves: list[Any], walk: Walk, first: Any, la
     return walk
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@per_structure()
 def _finish(structure: Structure, leaves: list[Any], walk: Walk) -> Walk:
     problem = structure.unpack(leaves)
     return finish(problem.attack, problem, walk)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@per_structure()
 def look_program(structure: Structure, leaves: list[Any], x: Any) -> Seen:
     """What a pass tells of some points, of a packed problem."""
     return structure.unpack(leaves).aimed().look(x)

@@ -19,7 +19,7 @@ __all__ = ["fgm", "fgsm", "slide"]
 
 
 def fgsm(eps: Any) -> optax.GradientTransformation:
-    """The fast gradient sign method as an optax transformation: the sign of the gradient, then scaled.
+    """The step of `FGSM` as an optax transformation: the sign of the gradient, then scaled.
 
     As it descends, an attack gives it the gradient of −loss; `fgsm(eps)` is `optax.sign_sgd(eps)`. Goodfellow, Shlens and
     Szegedy 2015, arXiv:1412.6572.
@@ -60,7 +60,7 @@ def fgm(step_size: Any) -> optax.GradientTransformation:
 
 
 def slide(step_size: Any, q: float) -> optax.GradientTransformation:
-    """Sparse descent in the sum norm as an optax transformation: the signs of the largest slopes share the step.
+    """The step of `SLIDE` as an optax transformation: the signs of the largest slopes share the step.
 
     With q = 0 only the largest slope counts, which is the steepest step of its length. Tramèr and Boneh 2019,
     arXiv:1904.13000.

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from fulmen.core.naming import concrete, number
 from fulmen.core.prediction import Prediction
 from fulmen.core.tree import hyper, remake, static
 from fulmen.core.verbs import advance, begin, finish, loss, toward, transformation, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import Margin
 from fulmen.robust.attacks.attack_loop import Walk, along
-from fulmen.robust.attacks.minimal import MinimalNorm, finite, keep_nearest, limits, require_whole, standing_still
-from fulmen.robust.attacks.region import Box, members, require_not_negative
+from fulmen.robust.attacks.minimal import MinimalNorm, finite, keep_nearest, limits, standing_still
+from fulmen.robust.attacks.region import Box, members
 
 __all__ = ["CarliniWagner"]
 
@@ -49,10 +47,10 @@ class CarliniWagner(MinimalNorm):
     """
 
     steps: int = static(default=1000)
-    step_size: float = hyper(default=0.01, kw_only=True)
-    searches: int = static(default=9, kw_only=True)
-    constant: float = dataclasses.field(default=1e-3, kw_only=True)
-    confidence: float = dataclasses.field(default=0.0, kw_only=True)
+    step_size: float = hyper(minimum=0, default=0.01, kw_only=True)
+    searches: int = static(minimum=1, default=9, kw_only=True)
+    constant: float = hyper(above=0, default=1e-3, kw_only=True)
+    confidence: float = hyper(minimum=0, default=0.0, kw_only=True)
 
     @property
     def length(self) -> int:
@@ -187,12 +185,6 @@ def _middle_and_half(attack: CarliniWagner, origin: jax.Array) -> tuple[jax.Arra
 @dispatch
 def validate(attack: CarliniWagner):
     validate.invoke(MinimalNorm)(attack)
-    require_whole(attack, "searches")
-    for name in ("step_size", "constant", "confidence"):
-        require_not_negative(attack, name, getattr(attack, name))
-    constant = concrete(attack.constant)
-    if constant is not None and not (constant > 0).all():
-        raise ValueError(f"CarliniWagner, constant: a number above 0 was expected, and {number(attack.constant)} came.")
     boxes = [member for member in members(attack.region) if isinstance(member, Box)]
     if not boxes:
         raise ValueError(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from fulmen.core.fields import hyper
 from fulmen.core.tree import remake, static
 from fulmen.core.verbs import advance, begin, finish, length, validate
 from fulmen.dispatching.registry import dispatch
@@ -21,11 +21,10 @@ from fulmen.robust.attacks.minimal import (
     is_adversarial,
     keep_nearest,
     limits,
-    require_whole,
     standing_still,
     wrong_classes,
 )
-from fulmen.robust.attacks.region import ball_of, require_not_negative
+from fulmen.robust.attacks.region import ball_of
 
 __all__ = ["DeepFool"]
 
@@ -53,8 +52,8 @@ class DeepFool(MinimalNorm):
     """
 
     steps: int = static(default=50)
-    overshoot: float = dataclasses.field(default=0.02, kw_only=True)
-    candidates: int = static(default=9, kw_only=True)
+    overshoot: float = hyper(minimum=0, default=0.02, kw_only=True)
+    candidates: int = static(minimum=1, default=9, kw_only=True)
 
     @property
     def stepped(self) -> Any:
@@ -135,5 +134,3 @@ def _looked(problem: Any, walk: DeepFoolWalk, logits: jax.Array) -> DeepFoolWalk
 def validate(attack: DeepFool):
     validate.invoke(MinimalNorm)(attack)
     ball_of(attack.region)
-    require_whole(attack, "candidates")
-    require_not_negative(attack, "overshoot", attack.overshoot)

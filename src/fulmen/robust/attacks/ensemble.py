@@ -62,13 +62,6 @@ def _attempted(problem: Problem) -> Any:
 
 
 @dispatch
-def validate(attack: WorstOf):
-    for member in attack.attacks:
-        if not isinstance(member, Attack):
-            raise TypeError(f"WorstOf takes attacks such as fm.FGSM(region), and {member!r} came.")
-
-
-@dispatch
 def validate(attack: WorstOf, batch):
     for member in attack.attacks:
         validate(member, batch)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from fulmen.core.naming import concrete, number
+from fulmen.core.fields import hyper
 from fulmen.core.tree import remake, static
 from fulmen.core.verbs import advance, begin, finish, length, validate
 from fulmen.dispatching.registry import dispatch
@@ -23,11 +22,10 @@ from fulmen.robust.attacks.minimal import (
     is_adversarial,
     keep_nearest,
     limits,
-    require_whole,
     standing_still,
     wrong_classes,
 )
-from fulmen.robust.attacks.region import LinfBall, ball_of, require_not_negative
+from fulmen.robust.attacks.region import LinfBall, ball_of
 from fulmen.robust.attacks.targets import PredictedLabel, TrueLabel
 
 __all__ = ["FAB"]
@@ -61,10 +59,10 @@ class FAB(MinimalNorm):
     """
 
     steps: int = static(default=100)
-    targets: int = static(default=9, kw_only=True)
-    alpha_max: float = dataclasses.field(default=0.1, kw_only=True)
-    eta: float = dataclasses.field(default=1.05, kw_only=True)
-    beta: float = dataclasses.field(default=0.9, kw_only=True)
+    targets: int = static(minimum=1, default=9, kw_only=True)
+    alpha_max: float = hyper(minimum=0, maximum=1, default=0.1, kw_only=True)
+    eta: float = hyper(minimum=1, default=1.05, kw_only=True)
+    beta: float = hyper(minimum=0, maximum=1, default=0.9, kw_only=True)
     restarts: int = static(default=1, kw_only=True)
 
     @property
@@ -154,10 +152,3 @@ def _first(attack: FAB, problem: Any, step: Any) -> jax.Array:
 def validate(attack: FAB):
     validate.invoke(MinimalNorm)(attack)
     ball_of(attack.region)
-    require_whole(attack, "targets")
-    for name, least, most in (("alpha_max", 0, 1), ("beta", 0, 1), ("eta", 1, jnp.inf)):
-        require_not_negative(attack, name, getattr(attack, name))
-        value = concrete(getattr(attack, name))
-        if value is not None and not ((value >= least) & (value <= most)).all():
-            expected = f"a number from {least} to {most}" if most == 1 else f"a number of at least {least}"
-            raise ValueError(f"FAB, {name}: {expected} was expected, and {number(getattr(attack, name))} came.")

@@ -14,7 +14,8 @@ import optax
 from fulmen.core.component import still
 from fulmen.core.leaves import components, is_array
 from fulmen.core.marks import ignores_steps
-from fulmen.core.state import State, pack
+from fulmen.core.state import State
+from fulmen.core.structure import keep, pack
 from fulmen.core.tree import remake
 from fulmen.core.verbs import (
     advance,
@@ -33,7 +34,17 @@ from fulmen.core.verbs import (
 )
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import Attack
-from fulmen.robust.attacks.attack_loop import Walk, along, examples, gathered, is_traced, look_program, standing, walk
+from fulmen.robust.attacks.attack_loop import (
+    Walk,
+    along,
+    examples,
+    gathered,
+    is_traced,
+    look_program,
+    packed,
+    standing,
+    walk,
+)
 from fulmen.robust.attacks.batch_inputs import index, inputs, with_inputs, with_labels
 from fulmen.robust.attacks.minimal import MinimalNorm
 from fulmen.robust.attacks.problem import Problem
@@ -44,7 +55,9 @@ __all__ = ["last_point"]
 
 def _prepared(call, attack, system, batch, key, *, inside=False, **options):
     """For every attack: a state stands for its system, raw data becomes a batch, and nothing is differentiated through."""
-    system = system.system if isinstance(system, State) else system
+    if isinstance(system, State):
+        keep(pack(system.system)[1], system._structure)
+        system = system.system
     batch = as_batch(system, batch)
     if key is not None and not is_array(key):
         raise TypeError(f"key: a random key such as jax.random.key(0) was expected, and {key!r} came.")
@@ -108,7 +121,7 @@ def _looked_at_the_end(problem: Problem) -> Walk:
 
 
 def _look(problem: Problem, x: Any) -> Any:
-    return problem.look(x) if is_traced(problem) else look_program(*pack(problem)[::-1], x)
+    return problem.look(x) if is_traced(problem) else look_program(*packed(problem), x)
 
 
 def indexed(batch: Any) -> Any:

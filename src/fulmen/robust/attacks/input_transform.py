@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import optax
 
 from fulmen.core.component import Component
-from fulmen.core.naming import concrete, number
-from fulmen.core.verbs import shown, validate
+from fulmen.core.fields import hyper
+from fulmen.core.verbs import shown
 from fulmen.dispatching.registry import dispatch
-from fulmen.robust.attacks.region import require_not_negative
 
 __all__ = ["Diverse", "Nesterov", "View"]
 
@@ -22,6 +21,8 @@ class View(Component):
 
     **Extending.** Subclass it, and write `shown(view: Mine, problem, walk, x, step)` of `fm.attacks`.
     """
+
+    __example__ = "fm.attacks.Diverse()"
 
 
 class Diverse(View):
@@ -36,8 +37,8 @@ class Diverse(View):
         low: the smallest size, a share of the image's.
     """
 
-    probability: float = 0.5
-    low: float = 0.9
+    probability: float = hyper(minimum=0, maximum=1, default=0.5)
+    low: float = hyper(above=0, maximum=1, default=0.9)
 
 
 class Nesterov(View):
@@ -48,7 +49,7 @@ class Nesterov(View):
             In the paper it is the size of a step times `decay`.
     """
 
-    distance: float
+    distance: float = hyper(minimum=0)
 
 
 @dispatch
@@ -88,16 +89,3 @@ def _resized(view: Diverse, image: jax.Array, key: jax.Array) -> jax.Array:
     scale, corner = smaller.astype(image.dtype) / full.astype(image.dtype), jnp.stack(corner).astype(image.dtype)
     resized = jax.image.scale_and_translate(image, image.shape, (0, 1), scale, corner, "linear", antialias=False)
     return jnp.where(jax.random.uniform(chance) < view.probability, resized, image)
-
-
-@dispatch
-def validate(view: Diverse):
-    for name in ("probability", "low"):
-        value = concrete(getattr(view, name))
-        if value is not None and not (0 <= value <= 1 and (value > 0 or name == "probability")):
-            raise ValueError(f"Diverse, {name}: a share of at most 1 was expected, and {number(value)} came.")
-
-
-@dispatch
-def validate(view: Nesterov):
-    require_not_negative(view, "distance", view.distance)

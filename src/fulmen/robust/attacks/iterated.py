@@ -17,7 +17,7 @@ from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import CLEAN, FGSM, PGD, Start, SteepestAscent, require_key
 from fulmen.robust.attacks.balls import slide
 from fulmen.robust.attacks.input_transform import Diverse, Nesterov, View
-from fulmen.robust.attacks.region import L1Ball, ball_of, require_not_negative
+from fulmen.robust.attacks.region import L1Ball, ball_of
 
 __all__ = ["BIM", "DIFGSM", "MIFGSM", "NIFGSM", "RFGSM", "SLIDE", "TIFGSM", "RandomSign", "momentum", "smooth"]
 
@@ -97,7 +97,9 @@ class RandomSign(Start):
         size: half the cube's side; None is half the ball's radius.
     """
 
-    size: float | None = hyper(default=None)
+    __example__ = "fm.attacks.RandomSign(size)"
+
+    size: float | None = hyper(minimum=0, default=None)
 
 
 def _size(start: RandomSign, region: Any) -> Any:
@@ -203,7 +205,7 @@ class MIFGSM(SteepestAscent):
 
     step_size: float | None = hyper(default=None)
     steps: int = static(default=10)
-    decay: float = hyper(default=1.0)
+    decay: float = hyper(minimum=0, default=1.0)
 
 
 class NIFGSM(MIFGSM):
@@ -276,30 +278,16 @@ def views(attack: NIFGSM):
 
 
 @dispatch
-def validate(attack: MIFGSM):
-    validate.invoke(SteepestAscent)(attack)
-    require_not_negative(attack, "decay", attack.decay)
-
-
-@dispatch
 def validate(attack: TIFGSM):
-    validate.invoke(MIFGSM)(attack)
+    validate.invoke(SteepestAscent)(attack)
     smooth(attack.size)
 
 
 @dispatch
 def validate(attack: RFGSM):
     validate.invoke(SteepestAscent)(attack)
-    if not isinstance(attack.start, RandomSign):
-        raise TypeError(f"RFGSM, start: fm.attacks.RandomSign(size) was expected, and {attack.start!r} came.")
     size, eps = concrete(attack.start.size), concrete(ball_of(attack.region).eps)
     if size is not None and eps is not None and (size > eps).any():
         raise ValueError(
             f"RFGSM, start: a random step of at most the radius, {number(eps)}, was expected, and {number(size)} came."
         )
-
-
-@dispatch
-def validate(start: RandomSign):
-    if start.size is not None:
-        require_not_negative(start, "size", start.size)

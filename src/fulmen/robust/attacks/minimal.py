@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from fulmen.core.prediction import Prediction
 from fulmen.core.tree import remake, static
@@ -117,17 +116,9 @@ def flat(x: jax.Array) -> jax.Array:
 
 @dispatch
 def validate(attack: MinimalNorm):
-    validate.invoke(Attack)(attack)
     for member in members(attack.region):
         if not isinstance(member, Ball | Interval):
             raise TypeError(
                 f"{type(attack).__name__}, region: a ball and regions that bound each coordinate, such as fm.Box(0, 1), were "
                 f"expected, and {member!r} came."
             )
-
-
-def require_whole(attack: MinimalNorm, name: str) -> None:
-    """Raise unless a field is a whole number of at least 1."""
-    value = getattr(attack, name)
-    if not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{type(attack).__name__}, {name}: a whole number of at least 1 was expected, and {value!r} came.")

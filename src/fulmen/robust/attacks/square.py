@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.core.naming import concrete, number
+from fulmen.core.fields import hyper
 from fulmen.core.tree import remake, static
 from fulmen.core.verbs import advance, begin, finish, project, validate
 from fulmen.dispatching.registry import dispatch, verb
 from fulmen.objectives import Margin, Objective
 from fulmen.robust.attacks.attack import Attack
 from fulmen.robust.attacks.attack_loop import Walk, along, standing
-from fulmen.robust.attacks.region import Ball, L1Ball, L2Ball, LinfBall, ball_of, require_not_negative
+from fulmen.robust.attacks.region import Ball, L1Ball, L2Ball, LinfBall, ball_of
 
 __all__ = ["Square"]
 
@@ -43,8 +43,8 @@ class Square(Attack):
     Square(region=LinfBall(eps=0.1) & Box(lo=0, hi=1), queries=1000)
     """
 
-    queries: int = static(default=5000)
-    fraction: float = dataclasses.field(default=0.8, kw_only=True)
+    queries: int = static(minimum=1, default=5000)
+    fraction: float = hyper(above=0, maximum=1, default=0.8, kw_only=True)
     objective: Objective | None = dataclasses.field(default=Margin(), kw_only=True)
     steps: int = static(default_factory=lambda: 1, init=False, repr=False)
 
@@ -236,14 +236,7 @@ def _peaks(ball: Ball, i: Any, j: Any, rows: Any, columns: Any, inside: jax.Arra
 
 @dispatch
 def validate(attack: Square):
-    validate.invoke(Attack)(attack)
-    if not isinstance(attack.queries, int) or attack.queries < 1:
-        raise ValueError(f"Square, queries: a whole number of at least 1 was expected, and {attack.queries!r} came.")
     if not isinstance(ball_of(attack.region), LinfBall | L2Ball | L1Ball):
         raise TypeError(
             f"Square, region: one with a LinfBall, an L2Ball or an L1Ball was expected, and {attack.region!r} came."
         )
-    require_not_negative(attack, "fraction", attack.fraction)
-    fraction = concrete(attack.fraction)
-    if fraction is not None and not ((fraction > 0) & (fraction <= 1)).all():
-        raise ValueError(f"Square, fraction: a number in (0, 1] was expected, and {number(attack.fraction)} came.")

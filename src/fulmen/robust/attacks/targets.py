@@ -25,6 +25,8 @@ class Targeting(Component):
     **Extending.** Subclass it, and write `aim(targeting: Mine, system, batch)`.
     """
 
+    __example__ = "fm.attacks.Target(3)"
+
 
 class TrueLabel(Targeting):
     """Away from the label that the batch has."""
@@ -54,7 +56,7 @@ class LikelyTarget(Targeting):
         rank: from 1; where there are fewer wrong classes, the least likely one is meant.
     """
 
-    rank: int = hyper(default=1)
+    rank: int = hyper(minimum=1, default=1)
 
 
 @dispatch
@@ -111,7 +113,7 @@ def labels(prediction: Prediction) -> jax.Array:
 
 
 @dispatch
-def toward(objective, prediction, target):
+def toward(objective: object, prediction, target):
     return -loss(objective, remake(prediction, {"batch": with_labels(prediction.batch, target)}))
 
 
@@ -129,13 +131,6 @@ def _is_highest(outputs: jax.Array, label: jax.Array) -> jax.Array:
     """Whether a class is the only highest one, as `Accuracy` counts: ties and NaN are wrong."""
     own = jnp.take_along_axis(outputs, label[:, None], axis=1)
     return (outputs >= own).sum(1) == 1
-
-
-@dispatch
-def validate(targeting: LikelyTarget):
-    rank = concrete(targeting.rank)
-    if rank is not None and not (np.asarray(rank) >= 1).all():
-        raise ValueError(f"LikelyTarget, rank: a whole number of at least 1 was expected, and {rank} came.")
 
 
 @dispatch

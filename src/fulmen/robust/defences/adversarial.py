@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from fulmen.compose.defence import Defence
 from fulmen.core.batch import Attacked
 from fulmen.core.component import Component
+from fulmen.core.fields import hyper
 from fulmen.core.leaves import components
-from fulmen.core.naming import concrete, number
 from fulmen.core.verbs import as_batch, augment, defence_losses, loss, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import Attack
@@ -84,7 +84,7 @@ class Adversarial(AttackTrained):
     LinfBall(eps=0.1)
     """
 
-    clean_weight: float | None = None
+    clean_weight: float | None = hyper(minimum=0, maximum=1, default=None)
 
     def defends(self, batch: Any) -> bool:
         return isinstance(batch, Attacked) and self.clean_weight is not None
@@ -106,10 +106,6 @@ def defence_losses(adv: Adversarial, batch):
 
 @dispatch
 def validate(schedule: AttackSchedule):
-    if not callable(schedule.function):
-        raise TypeError(
-            f"AttackSchedule, function: one from the step to an attack was expected, and {schedule.function!r} came."
-        )
     attack = attack_at(schedule, None)
     if not isinstance(attack, Attack):
         raise TypeError(
@@ -117,26 +113,6 @@ def validate(schedule: AttackSchedule):
         )
     for _, part in components(attack):
         validate(part)
-
-
-@dispatch
-def validate(defence: AttackTrained):
-    validate.invoke(Defence)(defence)
-    if not isinstance(defence.attack, Attack | AttackSchedule):
-        raise TypeError(
-            f"{type(defence).__name__}, attack: such as fm.FGSM(fm.LinfBall(0.1)) was expected, and {defence.attack!r} came."
-        )
-
-
-@dispatch
-def validate(adv: Adversarial):
-    validate.invoke(AttackTrained)(adv)
-    if adv.clean_weight is not None:
-        weight = concrete(adv.clean_weight)
-        if weight is not None and not ((weight >= 0) & (weight <= 1)).all():
-            raise ValueError(
-                f"Adversarial, clean_weight: a number from 0 to 1 was expected, and {number(adv.clean_weight)} came."
-            )
 
 
 @dispatch

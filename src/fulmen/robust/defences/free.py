@@ -28,7 +28,7 @@ from fulmen.core.verbs import (
 from fulmen.data.source import Source
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.batch_inputs import inputs, with_inputs
-from fulmen.robust.attacks.region import Region, ball_of, require_inside, require_not_negative
+from fulmen.robust.attacks.region import Region, ball_of, require_inside
 from fulmen.train.setup import check_component
 from fulmen.train.step import apply_gradients, differentiate, end_step, learning_rates, require_usual_steps
 
@@ -58,8 +58,8 @@ class FreeAdversarial(Defence):
     """
 
     region: Region
-    replays: int = static(default=4, kw_only=True)
-    step_size: float | None = hyper(default=None, kw_only=True)
+    replays: int = static(minimum=1, default=4, kw_only=True)
+    step_size: float | None = hyper(minimum=0, default=None, kw_only=True)
     perturbation: Buffer | Parameter | None = None
 
     def defends(self, batch: Any) -> bool:
@@ -156,14 +156,7 @@ def metrics(free: FreeAdversarial, batch):
 
 @dispatch
 def validate(free: FreeAdversarial):
-    validate.invoke(Defence)(free)
-    if not isinstance(free.region, Region):
-        raise TypeError(f"FreeAdversarial, region: such as fm.LinfBall(0.1) was expected, and {free.region!r} came.")
     ball_of(free.region)
-    if not isinstance(free.replays, int) or free.replays < 1:
-        raise ValueError(f"FreeAdversarial, replays: a whole number of at least 1 was expected, and {free.replays!r} came.")
-    if free.step_size is not None:
-        require_not_negative(free, "step_size", free.step_size)
 
 
 @dispatch

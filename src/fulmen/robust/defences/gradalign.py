@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from fulmen.compose.losses import total_loss
-from fulmen.core.part_checks import require_number
-from fulmen.core.verbs import defence_losses, loss, project, start_point, validate
+from fulmen.core.fields import hyper
+from fulmen.core.verbs import defence_losses, loss, project, start_point
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import Uniform
 from fulmen.robust.attacks.batch_inputs import index, inputs, with_inputs
@@ -34,7 +34,7 @@ class GradAlign(AttackTrained):
     0.2
     """
 
-    weight: float = 0.2
+    weight: float = hyper(minimum=0, default=0.2)
 
 
 @dispatch
@@ -80,9 +80,3 @@ def _largest(slopes: Any) -> jax.Array:
     sizes = [jnp.abs(jax.lax.stop_gradient(v)).reshape(len(v), -1).max(1) for v in jax.tree.leaves(slopes)]
     largest = jnp.stack(sizes).max(0)
     return jnp.where(largest > 0, largest, 1)
-
-
-@dispatch
-def validate(defence: GradAlign):
-    validate.invoke(AttackTrained)(defence)
-    require_number(defence, "weight")

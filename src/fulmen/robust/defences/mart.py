@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fulmen.compose.defence import logits, unrecorded, validate_logits
-from fulmen.core.part_checks import require_number
+from fulmen.core.fields import hyper
 from fulmen.core.prediction import Prediction, at_least_float32, class_targets
 from fulmen.core.verbs import defence_losses, loss, validate
 from fulmen.dispatching.registry import dispatch
@@ -36,7 +36,7 @@ class MART(AttackTrained):
     6.0
     """
 
-    beta: float = 6.0
+    beta: float = hyper(minimum=0, default=6.0)
 
 
 @dispatch
@@ -62,12 +62,6 @@ def _labels(mart: MART, prediction: Prediction) -> Any:
             "MART, y: integer labels were expected, and probabilities came. Leave out what mixes or smooths labels."
         )
     return jnp.asarray(y)
-
-
-@dispatch
-def validate(mart: MART):
-    validate.invoke(AttackTrained)(mart)
-    require_number(mart, "beta")
 
 
 @dispatch

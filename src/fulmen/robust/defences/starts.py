@@ -9,7 +9,7 @@ from fulmen.core.tree import hyper, remake
 from fulmen.core.verbs import perturb, start_point, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import FGSM, Attack, Start, Uniform, require_key
-from fulmen.robust.attacks.region import Ball, Intersection, Region, ball_of, members, require_not_negative
+from fulmen.robust.attacks.region import Ball, Intersection, Region, ball_of, members
 
 __all__ = ["NFGSM", "Gaussian", "fast_fgsm"]
 
@@ -21,18 +21,13 @@ class Gaussian(Start):
         scale: σ, in the input's units.
     """
 
-    scale: float = 0.001
+    scale: float = hyper(minimum=0, default=0.001)
 
 
 @dispatch
 def start_point(start: Gaussian, region, x, key):
     require_key(key)
     return x + jnp.asarray(start.scale).astype(x.dtype) * jax.random.normal(key, x.shape, x.dtype)
-
-
-@dispatch
-def validate(start: Gaussian):
-    require_not_negative(start, "scale", start.scale)
 
 
 def fast_fgsm(region: Region, *, alpha: float = 1.25) -> FGSM:
@@ -66,8 +61,8 @@ class NFGSM(Attack):
     """
 
     region: Region
-    noise: float = 2.0
-    step_size: float | None = hyper(default=None)
+    noise: float = hyper(minimum=0, default=2.0)
+    step_size: float | None = hyper(minimum=0, default=None)
 
     def __init__(self, region: Region, *, noise: float = 2.0, step_size: float | None = None) -> None:
         self.__dict__.update(FGSM(region).__dict__, noise=noise, step_size=step_size)
@@ -98,8 +93,4 @@ def perturb(attack: NFGSM, system, batch, key, *, best=True):
 
 @dispatch
 def validate(attack: NFGSM):
-    validate.invoke(Attack)(attack)
-    require_not_negative(attack, "noise", attack.noise)
-    if attack.step_size is not None:
-        require_not_negative(attack, "step_size", attack.step_size)
     ball_of(attack.region)

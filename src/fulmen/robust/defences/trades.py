@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from fulmen.compose.defence import logits, unrecorded, validate_logits
 from fulmen.core.batch import Attacked
 from fulmen.core.component import still
+from fulmen.core.fields import hyper
 from fulmen.core.mode import Eval
-from fulmen.core.part_checks import require_number
 from fulmen.core.verbs import augment, bind, defence_losses, loss, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import Attack, Clean
@@ -38,7 +38,7 @@ class TRADES(AttackTrained):
     6.0
     """
 
-    beta: float = 6.0
+    beta: float = hyper(minimum=0, default=6.0)
 
 
 @dispatch
@@ -60,8 +60,6 @@ def defence_losses(trades: TRADES, batch):
 
 @dispatch
 def validate(trades: TRADES):
-    validate.invoke(AttackTrained)(trades)
-    require_number(trades, "beta")
     attack = trades.attack
     if isinstance(attack, Attack) and isinstance(attack.start, Clean) and attack.objective is None:
         raise ValueError(

@@ -11,8 +11,8 @@ from fulmen.compose.defence import Defence, logits, validate_logits
 from fulmen.compose.example_keys import example_keys
 from fulmen.core.batch import Unlabeled
 from fulmen.core.component import still
+from fulmen.core.fields import hyper
 from fulmen.core.mode import Train
-from fulmen.core.part_checks import require_number
 from fulmen.core.tree import static
 from fulmen.core.verbs import defence_losses, loss, metrics, validate
 from fulmen.dispatching.registry import dispatch
@@ -45,10 +45,10 @@ class VAT(Defence):
     ['loss', 'lr']
     """
 
-    eps: float
-    weight: float = 1.0
-    steps: int = static(default=1, kw_only=True)
-    xi: float = 0.001
+    eps: float = hyper(minimum=0)
+    weight: float = hyper(minimum=0, default=1.0)
+    steps: int = static(minimum=1, default=1, kw_only=True)
+    xi: float = hyper(above=0, default=0.001)
 
     def defends(self, batch: Any) -> bool:
         return isinstance(self.mode, Train) or isinstance(batch, Unlabeled)
@@ -102,16 +102,6 @@ def _unit(tree: Any) -> Any:
 @dispatch
 def metrics(vat: VAT, batch):
     return {} if isinstance(batch, Unlabeled) else metrics(vat.system, batch)
-
-
-@dispatch
-def validate(vat: VAT):
-    validate.invoke(Defence)(vat)
-    require_number(vat, "eps")
-    require_number(vat, "weight")
-    require_number(vat, "xi", above=True)
-    if not isinstance(vat.steps, int) or vat.steps < 1:
-        raise ValueError(f"VAT, steps: a whole number of at least 1 was expected, and {vat.steps!r} came.")
 
 
 @dispatch

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from fulmen.core.component import Component, Wrapper, part_name
+from fulmen.core.fields import hyper
 from fulmen.core.leaves import components, leaves
 from fulmen.core.naming import briefly
-from fulmen.core.part_checks import require_number, require_part
-from fulmen.core.verbs import ascent, augment, update, validate
+from fulmen.core.verbs import ascent, augment, update
 from fulmen.dispatching.registry import dispatch
 from fulmen.train.step import apply_gradients, differentiate, end_step, require_usual_steps
 
@@ -49,7 +49,7 @@ class SAM(WorseWeights):
     0.05
     """
 
-    rho: float = 0.05
+    rho: float = hyper(minimum=0, default=0.05)
 
 
 class AWP(WorseWeights):
@@ -68,7 +68,7 @@ class AWP(WorseWeights):
     0.01
     """
 
-    gamma: float = 0.01
+    gamma: float = hyper(minimum=0, default=0.01)
 
 
 _TINY = 1e-12  # so that no gradient means no move
@@ -121,20 +121,3 @@ def update(worse: WorseWeights, state, batch, mode):
     _, gradients, _, _ = differentiate(there, batch, mode)
     state = apply_gradients(state.replace(system=moved), gradients, value=value)
     return end_step(state, batch, mode), logs
-
-
-@dispatch
-def validate(worse: WorseWeights):
-    require_part(worse, "system", "a component that has a loss, such as fm.Classifier(model),")
-
-
-@dispatch
-def validate(sam: SAM):
-    validate.invoke(WorseWeights)(sam)
-    require_number(sam, "rho")
-
-
-@dispatch
-def validate(awp: AWP):
-    validate.invoke(WorseWeights)(awp)
-    require_number(awp, "gamma")

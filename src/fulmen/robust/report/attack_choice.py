@@ -22,7 +22,7 @@ __all__ = []
 
 
 @dispatch
-def as_attack(given, classes):
+def as_attack(given: object, classes):
     hint = f" Make one: {given.__name__}(…)." if isinstance(given, type) and issubclass(given, Attack | Region) else ""
     raise TypeError(
         "robustness, attack: an attack such as fm.PGD(region, step_size=0.01, steps=40), several, or a region such as "
@@ -51,7 +51,7 @@ def flattened(attack: Any) -> list[Any]:
 
 
 @dispatch
-def scaled(attack, factor):
+def scaled(attack: object, factor):
     return attack
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,14 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.compose.population import population_in
+from fulmen.compose.vectorized import members_of
 from fulmen.core.component import fold_name
 from fulmen.core.mode import Eval
 from fulmen.core.prediction import check_class_values
-from fulmen.core.state import Structure, pack
+from fulmen.core.structure import Structure, pack, per_structure
 from fulmen.core.tree import remake, short
 from fulmen.core.verbs import as_batch, attempt, bind, perturb, predictions
-from fulmen.robust.attacks.attack_loop import bucket
+from fulmen.robust.attacks.attack_loop import bucket, packed
 from fulmen.robust.attacks.batch_inputs import inputs, with_inputs
 from fulmen.robust.attacks.problem import Problem
 from fulmen.robust.attacks.targets import Target
@@ -120,7 +119,7 @@ class Evaluation:
     def slopes(self, rows: np.ndarray) -> Any:
         """The gradients of what the first attack makes large, at the clean inputs, with all that is not finite in them."""
         problem = Problem(self.attacks[0], self.system, self.batch(rows), key=fold_name(self.key, "slopes"))
-        return jax.tree.map(lambda v: np.asarray(v)[: len(rows)], _slopes(*pack(problem)[::-1]))
+        return jax.tree.map(lambda v: np.asarray(v)[: len(rows)], _slopes(*packed(problem)))
 
     def inputs(self, rows: np.ndarray) -> Any:
         """The clean inputs of some examples."""
@@ -132,13 +131,13 @@ def seen(system: Any, key: Any) -> Any:
     return bind(system, Eval(key)) if getattr(system, "mode", None) is None else system
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@per_structure()
 def _outputs(structure: Structure, leaves: list[Any], batch: Any, key: Any) -> jax.Array:
     (prediction,) = predictions(seen(structure.unpack(leaves), key), batch).values()
     return prediction.outputs
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@per_structure()
 def _slopes(structure: Structure, leaves: list[Any]) -> Any:
     problem = structure.unpack(leaves).aimed()
     return jax.grad(lambda x: problem.look(x).value.sum())(problem.origin)
@@ -171,7 +170,7 @@ def require_classes(system: Any, batch: Any, key: Any) -> int:
     if len(found) != 1:
         paths = ", ".join(map(repr, found)) or "none"
         example = f"state.system.{next(iter(found), '').replace('/', '.') or 'part'}"
-        if population_in(system) is not None:
+        if members_of(system, system):
             example = "fm.members(state)[0]"
         raise ValueError(
             f"robustness looks at one classifier, and {name} has {len(found)} predictions ({paths}). Give it one of the "

@@ -54,5 +54,4 @@ def finish(attack: UniformNoise, problem, walk):
 
 @dispatch
 def validate(attack: UniformNoise):
-    validate.invoke(Attack)(attack)
     ball_of(attack.region)

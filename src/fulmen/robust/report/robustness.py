@@ -15,7 +15,8 @@ import optax
 
 from fulmen.core.component import Component, Model
 from fulmen.core.leaves import components, require_arrays
-from fulmen.core.state import State, pack
+from fulmen.core.state import State
+from fulmen.core.structure import pack
 from fulmen.core.verbs import as_attack, as_batch, examine, loss, robustness, scaled, validate
 from fulmen.core.version import __version__
 from fulmen.data.arrays import check_arrays

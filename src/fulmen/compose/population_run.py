@@ -1,0 +1,194 @@
+"""How a `Population` is set up, trained and evaluated: every member as if it were alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fulmen.compose.per_member import PerMember, cut, per_member
+from fulmen.compose.population import Population
+from fulmen.compose.vectorized import (
+    Members,
+    around,
+    attacked,
+    check_parts,
+    check_setup,
+    inside,
+    members_of,
+    over_members,
+    over_states,
+    seeded,
+)
+from fulmen.core.batch import Batch
+from fulmen.core.component import fold_name
+from fulmen.core.leaves import PARAMETER, leaves
+from fulmen.core.marks import standard_step
+from fulmen.core.mergeable import Mean, Mergeable, Spread
+from fulmen.core.mode import Eval, Mode
+from fulmen.core.naming import concrete
+from fulmen.core.stacking import each, is_own, join, split, take
+from fulmen.core.state import State
+from fulmen.core.structure import Structure, keep, pack, per_structure
+from fulmen.core.tree import remake
+from fulmen.core.verbs import augment, perturb, update, validate
+from fulmen.dispatching.registry import dispatch
+from fulmen.dispatching.warning import warn
+
+__all__: list[str] = []
+
+
+@dispatch
+def members_of(population: Population, whole):
+    return Members(population.n, lambda i: around(whole, take(population.members, i)), whole)
+
+
+@dispatch
+def members_of(population: Population, state: State):
+    tree = _own(population, state)
+    return Members(population.n, lambda i: _member_state(state, take(tree, i)), state)
+
+
+def _own(population: Population, state: State) -> Any:
+    """The parts of a state that have a members' axis."""
+    return population.members, population.seeds, state.optimizer_state, state.optimizer
+
+
+def _member_state(state: State, own: Any) -> State:
+    member, seed, optimizer_state, optimizer = own
+    key = fold_name(jax.random.key(seed), "run")
+    system = around(state.system, member)
+    return State(system, optimizer_state, optimizer=optimizer, step=state.step, key=key, plan=state.plan)
+
+
+@dispatch
+def over_members(population: Population, whole, function, *inputs, axis=0):
+    varying, shared, structure = split(population.members)
+    leaves, axes, build = cut(inputs)
+
+    def run(varying: Any, number: Any, leaves: Any) -> Any:
+        one = around(whole, join(varying, shared, structure))
+        return function(one, *_keyed(build(one, leaves), lambda mode: jax.random.fold_in(mode.root, number)))
+
+    numbers = jnp.arange(population.n)
+    return _spread(jax.vmap(run, in_axes=(0, 0, axes), out_axes=axis)(varying, numbers, leaves))
+
+
+@dispatch
+def over_states(population: Population, state, function, *inputs):
+    system, optimizer = state.system, state.optimizer
+    leaves, axes, build = cut(inputs)
+
+    def run(own: Any, leaves: Any) -> tuple[Any, Any]:
+        one = _member_state(state, own)
+        inputs = _keyed(build(one.system, leaves), lambda mode: jax.random.fold_in(one.key, one.step))
+        new, extra = function(one, *inputs)
+        return (inside(system, new.system), own[1], new.optimizer_state, optimizer), extra
+
+    (members, _, optimizer_state, _), extra = each(run, _own(population, state), leaves, axes=(axes,))
+    moved = around(system, remake(population, {"members": members}))
+    return state.replace(system=moved, optimizer_state=optimizer_state), _spread(extra)
+
+
+def _keyed(inputs: Any, key: Callable[[Mode], Any]) -> list[Any]:
+    """The inputs with the member's key in every mode that has one."""
+    drawing = lambda v: isinstance(v, Mode) and v.root is not None
+    return [remake(v, {"root": key(v)}) if drawing(v) else v for v in inputs]
+
+
+def _spread(found: Any) -> Any:
+    is_figure = lambda v: isinstance(v, Mergeable)
+    return jax.tree.map(lambda v: Spread(v) if is_figure(v) else v, found, is_leaf=is_figure)
+
+
+# Setup
+
+
+@dispatch
+def seeded(population: Population, whole, seed):
+    if population.seeds is not None:
+        return whole
+    return around(whole, remake(population, {"seeds": jnp.arange(population.n) + seed}))
+
+
+@dispatch
+def check_parts(population: Population, whole):
+    validate(population)
+    for i, member in enumerate(members_of(population, whole)):
+        try:
+            check_parts(member, member)
+        except Exception as error:
+            error.add_note(f"in member {i} of the population")
+            raise
+
+
+@dispatch
+def check_setup(population: Population, state, raw):
+    for leaf in leaves(around(state.system, remake(population, {"members": None}))):
+        if leaf.role == PARAMETER:
+            raise ValueError(
+                f"{leaf.path} is a parameter outside of the population, and no member's own: let "
+                f"{type(state.system).__name__} stand inside, so that each member has one."
+            )
+    for path, leaf in jax.tree_util.tree_flatten_with_path(state.optimizer)[0]:
+        if is_own(leaf) and leaf.shape[0] != population.n:
+            name = jax.tree_util.keystr(path, simple=True, separator=".")
+            raise ValueError(
+                f"{name}: one number, or one for each of the {population.n} members, was expected, and {leaf.shape[0]} came."
+            )
+    differ = isinstance(raw, PerMember) or any(map(is_own, jax.tree.leaves(state.optimizer)))
+    if not differ and _are_copies(population):
+        warn(
+            f"Population: its {population.n} members begin as copies of one another, so that only what each draws in training "
+            "(dropout, augmentations) will set them apart. A description without arrays is drawn for each by its own seed; a "
+            "module of another library has its arrays, so give a list: "
+            "fm.Population([fm.Classifier(make(seed)) for seed in range(n)]).",
+        )
+
+
+def _are_copies(population: Population) -> bool:
+    """Whether there are several members, and they agree in all their numbers and arrays."""
+    own = [v for v in jax.tree.leaves(population.members) if is_own(v) and jnp.issubdtype(v.dtype, jnp.number)]
+    return population.n > 1 and all(v is not None and (v[1:] == v[:1]).all() for v in map(concrete, own))
+
+
+# Training and evaluation
+
+
+@dispatch
+@standard_step
+def update(population: Population, state, batch, mode):
+    """Each member's own step. A wrapper around a population sees one batch for all members, and augments it once."""
+    component: Any = population  # or a wrapper around one
+    if isinstance(component, Population) or isinstance(batch, PerMember):
+        return over_states(component, state, _own_step, batch, mode)
+    if isinstance(augment(inside(component, component), batch, mode.at("augment")), PerMember):
+        name = type(component).__name__
+        raise ValueError(
+            f"{name} is around a population and attacks one batch for all its members, and they augment it each in its own "
+            f"way. Let it stand inside: fm.Population({name}(system, …), n)."
+        )
+    return update.invoke(object, State, Batch, Mode)(component, state, batch, mode)
+
+
+def _own_step(one: State, batch: Any, mode: Mode) -> tuple[State, dict[str, Any]]:
+    one, logs = update(one.system, one, batch, mode)
+    return one, {name: v if isinstance(v, Mergeable) else Mean(v) for name, v in logs.items()}
+
+
+@dispatch
+def attacked(population: Population, whole, attack, batch, key):
+    if not isinstance(batch, PerMember):
+        validate(attack, batch)
+    leaves, structure = pack((attack, whole))
+    keep(structure, pack(whole)[1])
+    return per_member(_attack_each(structure, leaves, batch, key))
+
+
+@per_structure()
+def _attack_each(structure: Structure, leaves: list[Any], batch: Any, key: Any) -> Any:
+    attack, whole = structure.unpack(leaves)
+    run = lambda one, batch, mode: perturb(attack, one, batch, mode.root, inside=True)
+    return over_members(whole, whole, run, batch, Eval(key), axis=1)

@@ -1,0 +1,181 @@
+"""Internal verbs for systems that hold several members, such as a `Population`, and their methods for all other systems.
+
+They dispatch on the innermost component: a wrapper hands on to what it is around, also where another component, such as an
+average, is its part in an evaluation. `whole` is the component with its wrappers, and each member is seen with the same
+wrappers around it (`around`).
+
+**Extending.** A vectorized system of a user is trained and evaluated like a `Population` if it has methods of these verbs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fulmen.core.component import Wrapper, part_name
+from fulmen.core.leaves import components, require_dispatched
+from fulmen.core.tree import remake
+from fulmen.core.verbs import perturb, validate
+from fulmen.dispatching.registry import dispatch, verb
+
+__all__ = [
+    "Members",
+    "around",
+    "attacked",
+    "check_parts",
+    "check_setup",
+    "inside",
+    "members_of",
+    "over_members",
+    "over_states",
+    "seeded",
+]
+
+
+@verb(hands_on=False)
+def members_of(component, whole):
+    """The members as single systems, or for a state as states; empty if the component is a single system.
+
+    Args:
+        component: what decides.
+        whole: the component with its wrappers, or a state of it.
+    """
+
+
+@verb(hands_on=False)
+def over_members(component, whole, function, *inputs, axis=0):
+    """`function(member, *inputs)` of every member, in one program.
+
+    Args:
+        component: what decides.
+        whole: the component with its wrappers.
+        function: gets one system and one system's inputs.
+        *inputs: shared by all members, except that each gets its own part of a `PerMember` and its own key of a `Mode`.
+        axis: the axis along which the members' arrays are stacked.
+
+    Returns:
+        The result of a single system as it is; of several members, arrays are stacked and mergeable values become `Spread`s.
+    """
+
+
+@verb(hands_on=False)
+def over_states(component, state, function, *inputs):
+    """`function(state, *inputs) -> (state, extra)` of every member's state, in one program.
+
+    Args:
+        component: what decides.
+        state: its `State`, wrappers included.
+        function: gets the state that the member has as a single system.
+        *inputs: as in `over_members`; a `Mode` gets the key of the member's step.
+
+    Returns:
+        The state with its members' new states, and the extras as `over_members` returns them.
+    """
+
+
+@verb(hands_on=False)
+def seeded(component, whole, seed):
+    """`whole` with the members' seeds set, unless they are given: the first has `seed`, the others the numbers after it."""
+
+
+@verb(hands_on=False)
+def check_parts(component, whole):
+    """Raise on invalid values in the parts of `whole`, before any data is seen."""
+
+
+@verb(hands_on=False)
+def check_setup(component, state, raw):
+    """Raise on a new state whose arrays do not fit its members. `raw` is the first batch."""
+
+
+@verb(hands_on=False)
+def attacked(component, whole, attack, batch, key):
+    """The attacked batch of an evaluation: every member is attacked by itself."""
+
+
+@dispatch
+def members_of(component: object, whole):
+    return ()
+
+
+@dispatch
+def over_members(component: object, whole, function, *inputs, axis=0):
+    return function(whole, *inputs)
+
+
+@dispatch
+def over_states(component: object, state, function, *inputs):
+    return function(state, *inputs)
+
+
+@dispatch
+def seeded(component: object, whole, seed):
+    return whole
+
+
+@dispatch
+def check_parts(component: object, whole):
+    for _, part in components(whole):
+        require_dispatched(part)
+        validate(part)
+
+
+@dispatch
+def check_setup(component: object, state, raw):
+    return None
+
+
+@dispatch
+def attacked(component: object, whole, attack, batch, key):
+    return perturb(attack, whole, batch, key, inside=True)
+
+
+def _let_wrappers_hand_on(verb: Any) -> None:
+    @verb.dispatch
+    def hand_on(wrapper: Wrapper, *inputs, **options):
+        return verb(_part(wrapper), *inputs, **options)
+
+
+for _verb in (members_of, over_members, over_states, seeded, check_parts, check_setup, attacked):
+    _let_wrappers_hand_on(_verb)
+
+
+def _part(wrapper: Wrapper) -> Any:
+    return getattr(wrapper, part_name(type(wrapper)))
+
+
+def around(whole: Any, member: Any) -> Any:
+    """The wrappers of `whole` around a member."""
+    if not isinstance(whole, Wrapper):
+        return member
+    return remake(whole, {part_name(type(whole)): around(_part(whole), member)})
+
+
+def inside(whole: Any, view: Any) -> Any:
+    """The member in `around(whole, member)`."""
+    while isinstance(whole, Wrapper):
+        whole, view = _part(whole), _part(view)
+    return view
+
+
+class Members(Sequence[Any]):
+    """The members of a component or a state; each is made when it is asked for.
+
+    Args:
+        n: the number of members.
+        member: makes one, from its index.
+        of: the component or state.
+    """
+
+    def __init__(self, n: int, member: Callable[[int], Any], of: Any) -> None:
+        self._n, self._member, self._of = n, member, of
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __getitem__(self, index: Any) -> Any:
+        found = range(self._n)[index]
+        return self._member(found) if isinstance(found, int) else [*map(self._member, found)]
+
+    def __repr__(self) -> str:
+        return f"Members({self._of!r})"

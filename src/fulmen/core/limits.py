@@ -1,0 +1,242 @@
+"""Whether the values of a component's fields are what annotations and declared limits allow."""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import operator
+import types
+import typing
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.core import Tracer
+
+from fulmen.core.component import Component, Model, Wrapper, is_foreign, part_name
+from fulmen.core.fields import Limits
+from fulmen.core.leaves import is_array
+from fulmen.core.naming import concrete, number
+from fulmen.core.tree import Tree, resolved, short
+from fulmen.core.verbs import validate
+
+__all__ = ["check_limits"]
+
+_NUMBERS = (int, float, complex, np.generic)
+
+
+class Kind(NamedTuple):
+    """What an annotation allows: a test of a value, in words, and an example to write."""
+
+    allows: Callable[[Any], bool]
+    name: str
+    example: str = ""
+    error: type[Exception] = TypeError
+
+
+class Check(NamedTuple):
+    """What is checked of one field; `example` is what its metadata says to write instead."""
+
+    name: str
+    kind: Kind | None
+    limits: tuple[Limits, ...]
+    example: str
+
+
+_checks: dict[type, tuple[Check, ...]] = {}
+
+
+@validate.around(Component)
+def _limits_first(call, component, *batch):
+    if not batch:
+        check_limits(component)
+    return call(component, *batch)
+
+
+def check_limits(component: Component) -> None:
+    """Raise if a field's value is not what its annotation or its declared limits allow; tracers pass.
+
+    Raises:
+        TypeError: for a value of another type, with an example of what to write.
+        ValueError: for a number outside the limits.
+    """
+    cls = type(component)
+    for name, kind, limits, example in _checks.get(cls) or _checks_of(cls):
+        value = getattr(component, name, None)
+        if kind is not None and not kind.allows(value):
+            raise kind.error(_not_of_kind(cls, name, kind, value, example or kind.example))
+        if value is not None:
+            for each in limits:
+                _check_limits(f"{cls.__name__}.{name}", value, each, _write(example))
+
+
+def _checks_of(cls: type) -> tuple[Check, ...]:
+    found, complete = [], True
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        if field.name == "mode":
+            continue
+        try:
+            kind = kind_of(field.type, lambda hint, field=field: resolved(hint, cls, field))
+        except NameError:  # a name that is not defined yet
+            kind, complete = None, False
+        if kind is not None and field.default is None:  # `size: int = None` is common
+            kind = _any_of([kind, _simple(None)])
+        declared = [vars(base).get("__dataclass_fields__", {}).get(field.name) for base in cls.__mro__]
+        limits = tuple(dict.fromkeys(each.metadata["limits"] for each in declared if each and "limits" in each.metadata))
+        if kind is not None or limits:
+            found.append(Check(field.name, kind, limits, field.metadata.get("example", "")))
+    checks = tuple(found)
+    if complete:
+        _checks[cls] = checks
+    return checks
+
+
+def _not_of_kind(cls: type, name: str, kind: Kind, value: Any, example: str) -> str:
+    made = isinstance(value, type) and issubclass(value, Tree)
+    got, example = (f"the class {value.__name__}", f"{value.__name__}(…)") if made else (short(value), example)
+    return f"{cls.__name__}.{name} must be {kind.name}, got {got}{_write(example)}."
+
+
+def _write(example: str) -> str:
+    return f"; write {example}" if example else ""
+
+
+# What an annotation allows
+
+
+def kind_of(hint: Any, resolve: Callable[[Any], Any]) -> Kind | None:
+    """What an annotation allows, or None for one that is not checked, such as that of an array."""
+    hint = resolve(hint)
+    if isinstance(hint, typing.TypeVar):
+        return None if hint.__bound__ is None else kind_of(hint.__bound__, resolve)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return kind_of(arguments[0], resolve)
+    if origin is typing.Literal:
+        return Kind(lambda value: value in arguments, " or ".join(map(repr, arguments)), error=ValueError)
+    if origin in (typing.Union, types.UnionType):
+        return _any_of([kind_of(argument, resolve) for argument in arguments])
+    if origin is tuple or origin is list:
+        return _sequence(origin, arguments, resolve)
+    if origin is dict:
+        return _mapping(kind_of(arguments[1], resolve))
+    return _simple(origin or hint)
+
+
+def _simple(hint: Any) -> Kind | None:
+    if hint is None or hint is types.NoneType:
+        return Kind(lambda value: value is None, "None")
+    if hint is collections.abc.Callable:
+        return Kind(callable, "a function")
+    if not isinstance(hint, type):
+        return None
+    if hint is int:
+        return Kind(_is_integer, "an integer")
+    if hint is float:
+        return Kind(lambda value: isinstance(value, _NUMBERS) or is_array(value), "a number")
+    if hint is bool:
+        return Kind(lambda value: isinstance(value, bool | np.bool_), "True or False")
+    if hint is str:
+        return Kind(lambda value: isinstance(value, str), "a string")
+    if issubclass(hint, Tree):
+        return Kind(lambda value: _is_tree(value, hint), _indefinite(hint), vars(hint).get("__example__", ""))
+    if issubclass(hint, tuple) and hasattr(hint, "_fields"):
+        return Kind(lambda value: isinstance(value, hint), _indefinite(hint))
+    return None
+
+
+def _indefinite(cls: type) -> str:
+    return f"{'an' if cls.__name__[0] in 'AEIOU' else 'a'} {cls.__name__}"
+
+
+def _is_integer(value: Any) -> bool:
+    if is_array(value):  # of a hyperparameter
+        return bool(np.issubdtype(value.dtype, np.integer))
+    return hasattr(value, "__index__") and not isinstance(value, bool)
+
+
+def _is_tree(value: Any, cls: type) -> bool:
+    """Whether a value is of a class, or a wrapper around one that is; modules of other libraries are models."""
+    if isinstance(value, cls):
+        return True
+    if isinstance(value, Wrapper) and not issubclass(cls, Wrapper):
+        return _is_tree(getattr(value, part_name(type(value))), cls)
+    return cls in (Component, Model) and is_foreign(value)
+
+
+def _any_of(kinds: list[Kind | None]) -> Kind | None:
+    known = [kind for kind in kinds if kind is not None]
+    if len(known) < len(kinds):
+        return None
+    allows = lambda value: any(kind.allows(value) for kind in known)
+    example = next((kind.example for kind in known if kind.example), "")
+    return Kind(allows, " or ".join(kind.name for kind in known), example, known[0].error)
+
+
+def _sequence(origin: type, arguments: tuple[Any, ...], resolve: Callable[[Any], Any]) -> Kind:
+    inside = [kind_of(argument, resolve) for argument in arguments if argument is not Ellipsis]
+    fixed = origin is tuple and Ellipsis not in arguments
+
+    def allows(value: Any) -> bool:
+        if not isinstance(value, origin) or (fixed and len(value) != len(inside)):
+            return False
+        kinds = inside if fixed else inside * len(value)
+        return all(kind is None or kind.allows(item) for kind, item in zip(kinds, value, strict=True))
+
+    if fixed:
+        return Kind(allows, f"a tuple ({', '.join('anything' if kind is None else kind.name for kind in inside)})")
+    example = inside[0].example if inside and inside[0] is not None else ""
+    written = f"({example},)" if origin is tuple else f"[{example}]"
+    return Kind(allows, f"a {origin.__name__} of {_several(inside)}", written if example else "")
+
+
+def _mapping(inside: Kind | None) -> Kind:
+    def allows(value: Any) -> bool:
+        return isinstance(value, dict) and (inside is None or all(map(inside.allows, value.values())))
+
+    return Kind(allows, f"a dict of {_several([inside])}")
+
+
+def _several(inside: list[Kind | None]) -> str:
+    """The plural: "a Metric" becomes "Metrics"."""
+    return "anything" if not inside or inside[0] is None else f"{inside[0].name.partition(' ')[2]}s"
+
+
+# What limits allow
+
+
+def _check_limits(who: str, value: Any, limits: Limits, write: str) -> None:
+    if limits.choices is not None:
+        if value not in limits.choices:
+            raise ValueError(f"{who} must be {' or '.join(map(repr, limits.choices))}, got {value!r}{write}.")
+        return
+    for each in value if isinstance(value, tuple) else (value,):
+        array = concrete(each)
+        if array is None:
+            if not isinstance(each, Tracer | jax.ShapeDtypeStruct):
+                raise TypeError(f"{who} must be a number or an array, got {short(each)}; write jnp.array(…) for several.")
+            continue
+        allowed = np.isfinite(array) & _within(array, limits)
+        if not allowed.all():
+            first = array[~allowed].flat[0]
+            wanted = "finite" if np.isinf(first) else _range(limits)
+            among = f" in {short(each)}" if array.shape else ""
+            raise ValueError(f"{who} must be {wanted}, got {number(first)}{among}{write}.")
+
+
+def _within(array: np.ndarray, limits: Limits) -> Any:
+    """Which elements are within the bounds."""
+    allowed: Any = True
+    for bound, holds in zip(limits[:4], (operator.ge, operator.le, operator.gt, operator.lt)):
+        if bound is not None:
+            allowed = allowed & holds(array, bound)
+    return allowed
+
+
+def _range(limits: Limits) -> str:
+    if limits.minimum is not None and limits.maximum is not None:
+        return f"between {limits.minimum} and {limits.maximum}"
+    words = ("at least", "at most", "above", "below")
+    bounds = [f"{word} {bound}" for word, bound in zip(words, limits[:4]) if bound is not None]
+    return " and ".join(bounds) or "finite"

@@ -1,0 +1,99 @@
+"""Pickling: JAX's functions by their names, and classes of `__main__` or a notebook together with their methods.
+
+A class that cannot be imported is pickled by value by cloudpickle, as joblib, dask and ray use it. Its methods are not in the
+class, so they are pickled with the fields, and registered where the class is unpickled.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from fulmen.dispatching.methods import Method
+from fulmen.dispatching.redefinition import mentions
+from fulmen.dispatching.registry import all_named_verbs
+
+__all__ = ["Fields"]
+
+
+class Fields(dict[str, Any]):
+    """The `__dataclass_fields__` of a `Tree`.
+
+    Args:
+        cls: the class.
+        fields: the fields by name.
+        find_kinds: a function that gives the kinds of a class's fields.
+        kinds: the kinds, where they were found in another process.
+    """
+
+    def __init__(
+        self, cls: type, fields: Mapping[str, Any], find_kinds: Callable[[type], Any], kinds: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(fields)
+        self.cls, self.find_kinds, self.kinds = cls, find_kinds, kinds
+
+    def __reduce__(self) -> Any:
+        inherited = _inherited(self.cls)
+        own = {name: field for name, field in self.items() if inherited.get(name) is not field}
+        methods = [
+            (verb, m.function, m.hints, m.rest, m.contexts, m.takes)
+            for verb in all_named_verbs()
+            for m in verb.methods
+            if mentions(m, self.cls) and _importable(verb)
+        ]
+        return _receive, (self.cls, [*self], own, self.find_kinds, self.find_kinds(self.cls), methods)
+
+
+def _inherited(cls: type) -> dict[str, Any]:
+    return {
+        name: field
+        for base in reversed(cls.__mro__[1:])
+        for name, field in vars(base).get("__dataclass_fields__", {}).items()
+    }
+
+
+def _receive(
+    cls: type,
+    names: Sequence[str],
+    own: Mapping[str, Any],
+    find_kinds: Callable[[type], Any],
+    kinds: dict[str, str],
+    methods: Sequence[tuple[Any, ...]],
+) -> Any:
+    """The fields of a class that was unpickled: those that it has, if it is a class of this process."""
+    for verb, function, *types in methods:
+        method = Method(verb.__name__, function, *types, written=types[0])
+        known = next((m for m in verb.methods if m.key == method.key), None)
+        if known is None or _code(known) != _code(method):
+            verb.register([method])
+    here = vars(cls)["__dataclass_fields__"]
+    if [*here] == [*names]:
+        return here
+    inherited = _inherited(cls)
+    return Fields(cls, {name: own[name] if name in own else inherited[name] for name in names}, find_kinds, kinds)
+
+
+def _code(method: Method) -> Any:
+    return getattr(method.function, "__code__", method.function)
+
+
+def _importable(value: Any) -> bool:
+    """Whether a value is found by its name in a module that another process can import."""
+    module = getattr(value, "__module__", None)
+    found: Any = sys.modules.get(module or "")
+    for name in getattr(value, "__qualname__", "").split("."):
+        found = getattr(found, name, None)
+    return found is value and module != "__main__"
+
+
+def _by_name(function: Any) -> Any:
+    return function.__qualname__ if _importable(function) else function.__reduce_ex__(4)
+
+
+# They would be pickled as what they wrap, which is not what is found under their name.
+for _kind in (jax.custom_jvp, jax.custom_vjp, type(jax.nn.silu)):
+    copyreg.pickle(_kind, _by_name)

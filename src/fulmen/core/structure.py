@@ -1,0 +1,184 @@
+"""`Structure`: the static part of a tree, and the programs compiled for it, which live as long as it does."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fulmen.core.component import is_foreign
+from fulmen.core.leaves import is_array
+
+__all__ = ["RECENT", "PerStructure", "Structure", "keep", "pack", "per_structure"]
+
+
+class Structure:
+    """The static part of a tree: its treedef, its leaves other than arrays, and extra values.
+
+    Equal structures are the same object, so that jit compares and hashes them by identity.
+
+    Attributes:
+        programs: what was compiled or found by tracing, by key.
+    """
+
+    __slots__ = ("__weakref__", "extra", "fixed", "programs", "treedef")
+
+    _known: ClassVar[Any] = weakref.WeakValueDictionary()
+    _lock: ClassVar[Any] = threading.Lock()
+
+    treedef: Any
+    fixed: tuple[tuple[int, Any], ...]
+    extra: tuple[Any, ...]
+    programs: dict[Any, Any]
+
+    def __new__(cls, treedef: Any, fixed: tuple[tuple[int, Any], ...] = (), extra: tuple[Any, ...] = ()) -> Structure:
+        key = _exact(treedef), _exact(fixed), _exact(extra)
+        with cls._lock:
+            found = cls._known.get(key)
+            if found is None:
+                found = object.__new__(cls)
+                found.treedef, found.fixed, found.extra = treedef, fixed, extra
+                found.programs = {}
+                cls._known[key] = found
+            return found
+
+    def __reduce__(self) -> Any:
+        return Structure, (self.treedef, self.fixed, self.extra)
+
+    def unpack(self, leaves: Any) -> Any:
+        """The tree with these arrays."""
+        leaves = list(leaves)
+        for place, value in self.fixed:
+            leaves.insert(place, value)
+        return self.treedef.unflatten(leaves)
+
+
+def _exact(value: Any) -> Any:
+    """A key that tells apart what `==` does not, such as 2, 2.0 and True, or 0.0 and -0.0; NaN is equal to itself."""
+    kind = type(value)
+    if kind in (int, bool, str, type(None)):
+        return kind, value
+    if isinstance(value, jax.tree_util.PyTreeDef):
+        data = value.node_data()
+        return kind, None if data is None else (data[0], _exact(data[1]), *map(_exact, value.children()))
+    if isinstance(value, float | complex):
+        return kind, repr(value)
+    if isinstance(value, tuple | list):
+        return kind, *map(_exact, value)
+    if isinstance(value, dict):
+        return kind, frozenset((_exact(k), _exact(v)) for k, v in value.items())
+    if isinstance(value, set | frozenset):
+        return kind, frozenset(map(_exact, value))
+    if isinstance(value, np.generic):
+        return kind, value.dtype, value.tobytes()
+    if dataclasses.is_dataclass(value) and kind.__dataclass_params__.eq and kind.__hash__ is not None:  # type: ignore[attr-defined]
+        return kind, *(_exact(getattr(value, field.name)) for field in dataclasses.fields(value) if field.compare)
+    return kind, value
+
+
+def pack(tree: Any, *extra: Any) -> tuple[list[Any], Structure]:
+    """A tree as its arrays (numbers become arrays) and its structure."""
+    leaves, treedef = jax.tree.flatten(tree)
+    foreign = _in_foreign_modules(tree)
+    dynamic = [is_array(v) or (isinstance(v, int | float | complex) and not f) for v, f in zip(leaves, foreign, strict=True)]
+    fixed = tuple((i, v) for i, v in enumerate(leaves) if not dynamic[i])
+    return [_array(v) for v, is_dynamic in zip(leaves, dynamic, strict=True) if is_dynamic], Structure(treedef, fixed, extra)
+
+
+def _in_foreign_modules(tree: Any) -> list[bool]:
+    """Of every leaf, whether it is in another library's module, whose numbers are static: they may steer its code."""
+    found: list[bool] = []
+    for node in jax.tree.leaves(tree, is_leaf=is_foreign):
+        foreign = is_foreign(node)
+        found += [foreign] * (len(jax.tree.leaves(node)) if foreign else 1)
+    return found
+
+
+def _array(leaf: Any) -> Any:
+    if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
+        return leaf
+    return jnp.asarray(leaf)  # a Python number stays weakly typed
+
+
+class Recent:
+    """The structures used last, which are kept alive.
+
+    Args:
+        most: how many.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._kept: dict[Structure, None] = {}
+
+    def keep(self, structure: Structure) -> None:
+        """Keep a structure, and drop the one not used for longest if there are too many."""
+        self._kept.pop(structure, None)
+        self._kept[structure] = None
+        while len(self._kept) > self._most:
+            self._kept.pop(next(iter(self._kept)), None)
+
+
+RECENT = Recent(8)
+"""A loop may drop each state before it sets up an equal system, which should not compile again."""
+
+_kept: Any = weakref.WeakKeyDictionary()
+
+
+def keep(structure: Structure, owner: Any) -> None:
+    """Keep a structure and its programs as long as another structure or a component lives.
+
+    Args:
+        structure: such as that of the owner under an attack.
+        owner: a `Structure` or a component; for one that cannot be hashed, only the most recent structures are kept.
+    """
+    if not isinstance(owner, Structure):
+        RECENT.keep(structure)  # an equal component may be made for the next call
+    with contextlib.suppress(TypeError):
+        _kept.setdefault(owner, Recent(128)).keep(structure)
+
+
+class PerStructure:
+    """See `per_structure`."""
+
+    def __init__(self, function: Callable[..., Any], **options: Any) -> None:
+        self._function, self._options = function, options
+        functools.update_wrapper(self, function)
+
+    def __call__(self, structure: Structure, *args: Any) -> Any:
+        return self.of(structure)(*args)
+
+    def of(self, structure: Structure) -> Any:
+        """The jitted function of the other arguments."""
+        program = structure.programs.get(self)
+        if program is None:
+            program = structure.programs[self] = self._jit(weakref.ref(structure))
+        return program
+
+    def _jit(self, reference: weakref.ref[Structure]) -> Any:
+        function = self._function
+
+        # A function for each structure, and by a weak reference: JAX's caches hold their entries as long as the function.
+        @functools.wraps(function)
+        def run(*args: Any) -> Any:
+            return function(reference(), *args)
+
+        del run.__wrapped__  # its signature has one argument more
+        return jax.jit(run, **self._options)
+
+
+def per_structure(**options: Any) -> Callable[[Callable[..., Any]], PerStructure]:
+    """A decorator that compiles a function `f(structure, *args)` for each structure; its programs are dropped with that.
+
+    Args:
+        **options: those of `jax.jit`; argument numbers count from the one after the structure.
+    """
+    return functools.partial(PerStructure, **options)

@@ -1,0 +1,141 @@
+"""What is compiled for a structure lives as long as the structure, and equal structures share it."""
+
+import gc
+import pickle
+import weakref
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import pytest
+from tiny import Compilations, data, net
+
+import fulmen as fm
+from fulmen.core.structure import Structure, pack
+
+X, Y = data(8)
+KEY = jax.random.key(0)
+PGD = fm.PGD(fm.LinfBall(0.1), step_size=0.05, steps=2)
+
+
+def state_of(rate):
+    return fm.setup(fm.Classifier(net()), (X, Y), optimizer=optax.sgd(rate), batch_size=8)
+
+
+def scanned(state):
+    return jax.lax.scan(lambda s, _: fm.train_step(s, (X, Y)), state, None, length=2)[0]
+
+
+USES = {
+    "setup": lambda state: None,
+    "train_step": lambda state: fm.train_step(state, (X, Y)),
+    "eval_step": lambda state: fm.eval_step(state, (X, Y)),
+    "fit": lambda state: fm.fit(state, (X, Y), epochs=1, validation=(X, Y), progress=False),
+    "evaluate": lambda state: fm.evaluate(state, (X, Y), attack=PGD),
+    "evaluate a component": lambda state: fm.evaluate(state.system, (X, Y)),
+    "predict": lambda state: fm.predict(state, X),
+    "perturb": lambda state: fm.perturb(PGD, state, (X, Y), KEY),
+}
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+def test_programs_are_dropped_with_the_last_state(use):
+    state = state_of(0.3)
+    use(state)
+    structure = weakref.ref(state._structure)
+    programs = [weakref.ref(p) for p in state._structure.programs.values() if hasattr(p, "trace")]
+    assert programs
+    del state
+    assert structure() is not None  # one of the most recent
+    for rate in range(10):
+        state_of(1.0 + rate)
+    gc.collect()
+    assert structure() is None
+    assert not any(program() for program in programs)
+
+
+def test_a_sweep_keeps_few_structures_and_no_maps():
+    def maps():
+        gc.collect()
+        return Path("/proc/self/maps").read_text().count("\n")
+
+    def sweep(rates):
+        for rate in rates:
+            fm.fit(state_of(rate), (X, Y), epochs=1, validation=(X, Y), progress=False)
+
+    sweep(np.linspace(0.1, 0.2, 12))
+    if Path("/proc/self/maps").exists():
+        before = maps()
+        sweep(np.linspace(0.3, 0.4, 20))
+        assert maps() < before + 40  # two a fit; a fit takes about 90
+    assert sum(isinstance(s, Structure) for s in gc.get_objects()) < 40
+
+
+def test_a_state_keeps_what_was_compiled_for_it():
+    state = state_of(0.25)
+    component = fm.init(fm.Classifier(net()), KEY)
+
+    def uses():
+        for use in USES.values():
+            use(state)
+        fm.evaluate(component, (X, Y), attack=PGD)
+
+    uses()
+    for rate in range(10):
+        state_of(20.0 + rate)
+    with Compilations() as compiled:
+        uses()
+    assert compiled.names == []
+
+
+def test_an_equal_system_shares_programs_after_the_state_is_gone():
+    optimizer = optax.sgd(0.5)
+
+    def run():
+        state = fm.setup(fm.Classifier(net()), (X, Y), optimizer=optimizer, batch_size=8)
+        fm.evaluate(fm.fit(state, (X, Y), epochs=1, progress=False)[0], (X, Y), attack=PGD)
+
+    run()
+    gc.collect()
+    with Compilations() as compiled:
+        run()
+    assert compiled.names == []
+
+
+def test_a_state_goes_through_transformations():
+    state = state_of(0.1)
+    by_hand, _ = fm.train_step(fm.train_step(state, (X, Y))[0], (X, Y))
+    for run in (scanned, jax.jit(scanned)):
+        for a, b in zip(jax.tree.leaves(run(state)), jax.tree.leaves(by_hand), strict=True):
+            assert np.allclose(jax.random.key_data(a) if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key) else a, b)
+
+
+# What is equal
+
+
+class Scaled(fm.Model):
+    """A static number."""
+
+    k: int = fm.static()
+
+
+NAN = float("nan")
+SAME_BUT_FOR_EQ = [(2, 2.0), (1, True), (0, False), (0.0, -0.0), (2.0, 2 + 0j), ((1,), (1.0,)), ({"a": 1}, {"a": 1.0})]
+
+
+@pytest.mark.parametrize("static", [True, False], ids=["in the structure", "a leaf"])
+@pytest.mark.parametrize(("first", "second"), SAME_BUT_FOR_EQ, ids=str)
+def test_numbers_that_compare_equal_are_told_apart(static, first, second):
+    eqx = pytest.importorskip("equinox")
+    Module = type(
+        "Module", (eqx.Module,), {"__annotations__": {"k": object}} | ({"k": eqx.field(static=True)} if static else {})
+    )
+    for value in (first, second):
+        leaves, structure = pack(Module(value))
+        assert repr(structure.unpack(leaves).k) == repr(value)
+
+
+@pytest.mark.parametrize("value", [2, 2.0, True, -0.0, NAN, "a", None, (1, NAN), np.float32(2)], ids=str)
+def test_equal_static_values_share_a_structure(value):
+    assert pack(Scaled(value))[1] is pack(Scaled(pickle.loads(pickle.dumps(value))))[1]
