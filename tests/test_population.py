@@ -35,7 +35,7 @@ def small():
     return fm.Classifier(Dense(FEATURES, CLASSES))
 
 
-def clipped(plan):
+def clipped(plan: fm.Plan):
     return optax.chain(optax.clip_by_global_norm(0.1), optax.adam(0.02))
 
 

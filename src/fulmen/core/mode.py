@@ -167,3 +167,22 @@ class Plan(Tree):
 
     def __hash__(self) -> int:
         return hash(tuple(self.__dict__.values()))
+
+
+class PlanRead(Exception):
+    """A step that was to be compiled for every plan reads the plan."""
+
+
+class UnreadPlan(Plan):
+    """The plan of a step that is compiled for every plan. Reading a field of it raises `PlanRead`."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in Plan.__dataclass_fields__:
+            raise PlanRead(name)
+        return super().__getattribute__(name)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, UnreadPlan)
+
+    def __hash__(self) -> int:
+        return hash(UnreadPlan)

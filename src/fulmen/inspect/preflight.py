@@ -30,8 +30,8 @@ from fulmen.data.iterables import told
 from fulmen.data.source import Source
 from fulmen.dispatching.registry import AmbiguousMethodError, MissingMethodError, ambiguities, verbs
 from fulmen.inspect.text import Picture, html_page, html_table, place, render_table
-from fulmen.optimizers import groups
-from fulmen.optimizers.state_schedule import turns
+from fulmen.optimizers import MissingOptimizerError, groups
+from fulmen.optimizers.update_schedule import update_schedule
 from fulmen.train.setup import check_component
 from fulmen.train.step import differentiate, observe
 
@@ -236,19 +236,18 @@ def _check_step(report: Report, component: Any, raw: Any, optimizer: Any, option
     if optimizer is None:
         try:
             groups(component, None, Plan(total_steps=_LONG_RUN))
-        except Exception as error:
-            if not str(error).startswith("no optimizer for"):
-                with report._step("optimizer"):
-                    raise
-                return None
+        except MissingOptimizerError as error:
             advice = "give optimizer= and lr= here as to `fit`, or write `configure_optimizers`"
-            report._add(
-                WARNING, f"optimizer: {str(error).partition('. ')[0]}; plain gradient descent was taken here", "", advice
-            )
+            what = f"optimizer: no optimizer for {error.path!r}; plain gradient descent was used here"
+            report._add(WARNING, what, "", advice)
             optimizer, options = (
                 optax.sgd(1e-3),
                 {k: options[k] for k in ("seed", "batch_size", "steps")},
             )
+        except Exception:
+            with report._step("optimizer"):
+                raise
+            return None
     with report._step("a step"):
         said: list[warnings.WarningMessage] = []
         try:
@@ -262,7 +261,7 @@ def _check_step(report: Report, component: Any, raw: Any, optimizer: Any, option
                 else:
                     warnings.warn(one.message, stacklevel=3)
         report._add(OK, "a step: keeps structure, shapes and types")
-        for n, names in turns(state).names.items():
+        for n, names in update_schedule(state).names.items():
             report._add(OK, f"rates: moves in the last of every {n} steps", _some(names))
         return state
     return None
