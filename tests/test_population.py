@@ -9,7 +9,8 @@ from tiny import Compilations, Linear, Net, Pair
 
 import fulmen as fm
 from fulmen import dispatch
-from fulmen.compose.vectorized import members_of
+from fulmen.compose import vectorized
+from fulmen.compose.vectorized import members_of, over_members
 from fulmen.models import BatchNorm, Chain, Dense, Dropout
 from fulmen.train.progress import line
 
@@ -406,6 +407,53 @@ def test_one_with_fewer_examples():
     np.testing.assert_allclose(figures["accuracy/members"], each, rtol=1e-6)
 
 
+# Seeds
+
+
+def test_given_seeds_are_used():
+    seeds = [5, 0, 9]
+    state = fm.setup(fm.Population(classifier(), 3, seeds=seeds), DATA, seed=1, optimizer=optax.sgd, lr=0.1)
+    for member, seed in zip(fm.members(state), seeds, strict=True):
+        alone = fm.setup(classifier(), DATA, seed=seed, optimizer=optax.sgd, lr=0.1)
+        close(member.system, alone.system)
+        assert jax.random.key_data(member.key).tolist() == jax.random.key_data(alone.key).tolist()
+
+
+def test_a_frozen_population_is_evaluated_by_member():
+    state = set_up(fm.Population(small(), 2))
+    frozen = fm.Frozen(state.system)
+    assert [type(member) for member in fm.members(frozen)] == [fm.Frozen] * 2
+    np.testing.assert_array_equal(
+        fm.evaluate(frozen, DATA)["accuracy/members"], fm.evaluate(state, DATA)["accuracy/members"]
+    )
+
+
+class Twins(fm.System):
+    """A vectorized system of a user: two models in a dict, each trained as a classifier of its own."""
+
+    models: dict[str, fm.Component]
+
+
+@dispatch
+def members_of(twins: Twins, whole):
+    return [vectorized.around(whole, model) for model in twins.models.values()]
+
+
+@dispatch
+def over_members(twins: Twins, whole, function, *inputs, axis=0):
+    found = [function(member, *inputs) for member in members_of(twins, whole)]
+    return jax.tree.map(lambda *values: jnp.stack(values, axis), *found)
+
+
+def test_a_vectorized_system_of_a_user():
+    a, b = (fm.init(small(), jax.random.key(i)) for i in range(2))
+    twins = Twins(dict(a=a, b=b))
+    found = fm.predict(twins, DATA[0])
+    np.testing.assert_allclose(found, np.stack([fm.predict(a, DATA[0]), fm.predict(b, DATA[0])], 1), rtol=1e-6)
+    wrapped = fm.Adversarial(twins, fm.FGSM(REGION))
+    assert [type(member) for member in members_of(wrapped, wrapped)] == [fm.Adversarial] * 2
+
+
 # Bad input
 
 
@@ -480,6 +528,8 @@ def set_up(population, data=DATA, **options):
             ValueError,
             "data for each of the 3 members was expected",
         ),
+        (lambda: set_up(fm.Population(small(), 3, seeds=[1, 2])), ValueError, r"seeds must be 3 integers.*got i32\[2\]"),
+        (lambda: set_up(fm.Population(small(), 1, seeds=[0.5])), ValueError, r"seeds must be 1 integers.*got f32\[1\]"),
         (lambda: fm.systems.PerMember([DATA, DATA[0]]), ValueError, "data of one kind for each member was expected"),
         (lambda: set_up(fm.Population(small(), 2), (DATA[0], DATA[1] + 1)), ValueError, "labels from 0 to 2 were expected"),
         (lambda: fm.robustness(set_up(fm.Population(small(), 2)), DATA, REGION), ValueError, r"fm.members\(state\)\[0\]"),

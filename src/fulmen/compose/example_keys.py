@@ -22,7 +22,7 @@ def example_keys(component: Any, batch: Any, what: str) -> jax.Array:
     Raises:
         ValueError: if the mode has no key.
     """
-    key = None if component.mode is None else component.mode.at(what).key
+    key = None if component.mode is None else component.mode.at(what).example_key
     if key is None:
         raise ValueError(
             f"{type(component).__name__} draws {what}s, so it needs a mode with a key, such as fm.Train(key) or fm.Eval(key)."

@@ -411,7 +411,7 @@ def setup(component, data, **options):
         optimizer: an optax transformation, a constructor with `lr`, a function of the plan, or a dict of them by field, path or
             pattern. Beats every `configure_optimizers` method.
         lr: a number, an optax schedule, or a function of the plan such as `fm.cosine(1e-3)`.
-        seed: what all randomness follows from.
+        seed: a non-negative integer that determines all randomness; None is 0.
         epochs, steps: how long the run will be, for schedules.
         batch_size: examples in a batch, for schedules.
 
@@ -453,8 +453,9 @@ def fit(state, data, **options):
         batch_size: examples in a batch.
         validation: data to evaluate on after each epoch.
         callbacks: objects with methods of `on`.
-        seed: for the order of the data and, of a component, its parameters. A state keeps neither this nor `drop_last`: to
-            go on as the run would have gone on, say them again.
+        seed: for the order of the data and, of a component, its parameters; None keeps the order of the data, and the
+            parameters are those of seed 0. A state keeps neither this nor `drop_last`: to continue as the run would have
+            continued, pass them again.
         progress: whether to show a progress bar.
         drop_last: leave out the smaller last batch of an epoch.
 
