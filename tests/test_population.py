@@ -9,8 +9,8 @@ from tiny import Compilations, Linear, Net, Pair
 
 import fulmen as fm
 from fulmen import dispatch
-from fulmen.compose import vectorized
-from fulmen.compose.vectorized import members_of, over_members
+from fulmen.compose.vectorized import around, inside, members_of, over_members, over_states
+from fulmen.core.mergeable import Mergeable, Spread
 from fulmen.models import BatchNorm, Chain, Dense, Dropout
 from fulmen.train.progress import line
 
@@ -429,29 +429,53 @@ def test_a_frozen_population_is_evaluated_by_member():
 
 
 class Twins(fm.System):
-    """A vectorized system of a user: two models in a dict, each trained as a classifier of its own."""
+    """A vectorized system of a user: some systems, each trained by itself."""
 
-    models: dict[str, fm.Component]
+    parts: list[fm.Component]
 
 
 @dispatch
 def members_of(twins: Twins, whole):
-    return [vectorized.around(whole, model) for model in twins.models.values()]
+    return [around(whole, part) for part in twins.parts]
 
 
 @dispatch
 def over_members(twins: Twins, whole, function, *inputs, axis=0):
-    found = [function(member, *inputs) for member in members_of(twins, whole)]
-    return jax.tree.map(lambda *values: jnp.stack(values, axis), *found)
+    return together([function(member, *inputs) for member in members_of(twins, whole)], axis)
 
 
-def test_a_vectorized_system_of_a_user():
-    a, b = (fm.init(small(), jax.random.key(i)) for i in range(2))
-    twins = Twins(dict(a=a, b=b))
-    found = fm.predict(twins, DATA[0])
-    np.testing.assert_allclose(found, np.stack([fm.predict(a, DATA[0]), fm.predict(b, DATA[0])], 1), rtol=1e-6)
-    wrapped = fm.Adversarial(twins, fm.FGSM(REGION))
-    assert [type(member) for member in members_of(wrapped, wrapped)] == [fm.Adversarial] * 2
+@dispatch
+def over_states(twins: Twins, state, function, *inputs):
+    each = state.optimizer_state or [()] * len(twins.parts)
+    systems = members_of(twins, state.system)
+    found = [function(state.replace(system=s, optimizer_state=o), *inputs) for s, o in zip(systems, each, strict=True)]
+    system = around(state.system, fm.replace(twins, parts=[inside(state.system, one.system) for one, _ in found]))
+    optimizer_state = tuple(one.optimizer_state for one, _ in found)
+    return state.replace(system=system, optimizer_state=optimizer_state), together([extra for _, extra in found])
+
+
+def together(found, axis=0):
+    is_figure = lambda v: isinstance(v, Mergeable)
+    stacked = jax.tree.map(lambda *values: jnp.stack(values, axis), *found)
+    return jax.tree.map(lambda v: Spread(v) if is_figure(v) else v, stacked, is_leaf=is_figure)
+
+
+class Plain(fm.Wrapper):
+    system: fm.Component
+
+
+@pytest.mark.parametrize("wrap", [lambda twins: twins, Plain])
+def test_a_vectorized_system_of_a_user(wrap):
+    parts = [fm.init(small(), jax.random.key(i)) for i in range(2)]
+    options = dict(optimizer=optax.adam, lr=0.02, seed=3)
+    state, history = fit(fm.setup(wrap(Twins(parts)), DATA, **OPTIONS, **options))
+    alone = [fit(fm.setup(part, DATA, **OPTIONS, **options)) for part in parts]
+    close([inside(state.system, m) for m in members_of(state.system, state.system)], [one.system for one, _ in alone])
+    np.testing.assert_allclose(history["loss/members"], np.stack([h["loss"] for _, h in alone], 1), rtol=1e-5)
+    expected = np.stack([fm.predict(one, DATA[0]) for one, _ in alone], 1)
+    np.testing.assert_allclose(fm.predict(state, DATA[0]), expected, rtol=1e-4, atol=1e-5)
+    figures = fm.evaluate(state, DATA)
+    np.testing.assert_allclose(figures["accuracy/members"], [fm.evaluate(one, DATA)["accuracy"] for one, _ in alone])
 
 
 # Bad input
