@@ -437,7 +437,7 @@ def setup(component, data, **options):
         lr: a number, a function of the step such as an optax schedule, a `fm.schedules.Schedule` such as `fm.cosine(1e-3)`, or a function
             annotated `(plan: fm.Plan)`. It is logged. The learning rate of a finished transformation such as `optax.adam(1e-3)`
             is logged if it was made by `optax.inject_hyperparams`.
-        seed: what all randomness follows from.
+        seed: a non-negative integer that determines all randomness; None is 0.
         epochs, steps: how long the run will be, for schedules.
         batch_size: examples in a batch, for schedules.
 
@@ -479,8 +479,9 @@ def fit(state, data, **options):
         batch_size: examples in a batch.
         validation: data to evaluate on after each epoch.
         callbacks: objects with methods of `on`.
-        seed: for the order of the data and, of a component, its parameters. A state keeps neither this nor `drop_last`: to
-            go on as the run would have gone on, say them again.
+        seed: for the order of the data and, of a component, its parameters; None keeps the order of the data, and the
+            parameters are those of seed 0. A state keeps neither this nor `drop_last`: to continue as the run would have
+            continued, pass them again.
         progress: whether to show a progress bar.
         drop_last: leave out the smaller last batch of an epoch.
 

@@ -56,6 +56,7 @@ def setup(
     # Another order is no other program.
     plan = remake(reading, {"batch_size": count(raw), "seed": None, "drop_last": False})
     optimizer = _given(component, optimizer, _rate(component, lr), options)
+    seed = 0 if seed is None else seed  # None is about the order of the data
     component = seeded(component, component, seed)
     key = jax.random.key(seed)
     component = init(component, fold_name(key, "init"))
