@@ -218,15 +218,15 @@ def test_attacks_that_make_no_sense(make, words):
 @pytest.mark.parametrize(
     ("attack", "words"),
     [
-        (fm.LinfBall(0.1), ["LinfBall(eps=0.1) came", "fm.autoattack(region)"]),
-        ("pgd", ["'pgd' came", "fm.PGD(region"]),
-        (fm.FGSM, ["make one, FGSM(…)"]),
+        (fm.LinfBall(0.1), ["got LinfBall(eps=0.1)", "fm.autoattack(region)"]),
+        ("pgd", ["got 'pgd'", "fm.PGD(region"]),
+        (fm.FGSM, ["write FGSM(…)"]),
     ],
     ids=["region", "name", "class"],
 )
 def test_what_is_no_attack(attack, words):
     state = fm.setup(classifier(), (X, Y), **ADAM)
-    with said(TypeError, "evaluate, attack", *words):
+    with said(TypeError, "evaluate: attack must be an Attack", *words):
         fm.evaluate(state, (X, Y), attack=attack)
 
 

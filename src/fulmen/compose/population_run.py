@@ -10,10 +10,12 @@ import jax.numpy as jnp
 
 from fulmen.compose.per_member import PerMember, cut, per_member
 from fulmen.compose.population import Population
+from fulmen.compose.population_verbs import pooled
 from fulmen.compose.vectorized import (
     Members,
     around,
     attacked,
+    check_attack,
     check_parts,
     check_setup,
     inside,
@@ -33,7 +35,7 @@ from fulmen.core.stacking import each, is_own, join, split, take
 from fulmen.core.state import State
 from fulmen.core.structure import Structure, keep, pack, per_structure
 from fulmen.core.tree import remake
-from fulmen.core.verbs import augment, perturb, update, validate
+from fulmen.core.verbs import as_batch, augment, perturb, update, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.dispatching.warning import warn
 
@@ -179,9 +181,13 @@ def _own_step(one: State, batch: Any, mode: Mode) -> tuple[State, dict[str, Any]
 
 
 @dispatch
+def check_attack(population: Population, whole, attack, batch):
+    member = members_of(population, whole)[0]
+    validate(attack, member, as_batch(member, pooled(population, batch)))
+
+
+@dispatch
 def attacked(population: Population, whole, attack, batch, key):
-    if not isinstance(batch, PerMember):
-        validate(attack, batch)
     leaves, structure = pack((attack, whole))
     keep(structure, pack(whole)[1])
     return per_member(_attack_each(structure, leaves, batch, key))
@@ -190,5 +196,5 @@ def attacked(population: Population, whole, attack, batch, key):
 @per_structure()
 def _attack_each(structure: Structure, leaves: list[Any], batch: Any, key: Any) -> Any:
     attack, whole = structure.unpack(leaves)
-    run = lambda one, batch, mode: perturb(attack, one, batch, mode.root, inside=True)
+    run = lambda one, batch, mode: perturb(attack, one, batch, mode.root, inside=True, checked=True)
     return over_members(whole, whole, run, batch, Eval(key), axis=1)

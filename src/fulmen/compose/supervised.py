@@ -6,13 +6,11 @@ import dataclasses
 import operator
 from typing import Any
 
-import jax
-
 from fulmen.core.component import Component, Model, System
 from fulmen.core.leaves import components
 from fulmen.core.marks import sums_losses, uses_outputs
-from fulmen.core.mode import Eval
 from fulmen.core.naming import numbered
+from fulmen.core.output_shapes import evaluated, output_shapes
 from fulmen.core.prediction import Prediction, inputs_for
 from fulmen.core.tree import remake
 from fulmen.core.verbs import augment, forward, loss, losses, metrics, model_inputs, predictions, validate
@@ -109,10 +107,7 @@ def augment(system: Supervised, batch, mode):
 @dispatch
 def validate(system: Supervised, batch):
     validate(system.model, batch)
-    n, mode = len(batch), Eval(jax.random.key(0))
-    outputs = jax.eval_shape(lambda one: forward(system, *inputs_for(system, one), mode), batch[:1])
-    outputs = jax.tree.map(lambda v: jax.ShapeDtypeStruct((n, *v.shape[1:]), v.dtype) if v.shape[:1] == (1,) else v, outputs)
-    prediction = Prediction(system.model, outputs, batch)
+    prediction = Prediction(system.model, output_shapes(evaluated, system, inputs_for(system, batch)), batch)
     for each in (system.objective, *several(system.metrics)):
         validate(each, prediction)
 

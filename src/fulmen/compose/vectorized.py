@@ -75,6 +75,11 @@ def check_setup(component, state, raw):
 
 
 @verb(hands_on=False)
+def check_attack(component, whole, attack, batch):
+    """Raise on an attack that an evaluation cannot make on some data."""
+
+
+@verb(hands_on=False)
 def attacked(component, whole, attack, batch, key):
     """The attacked batch of an evaluation: every member is attacked by itself."""
 
@@ -112,8 +117,13 @@ def check_setup(component: object, state, raw):
 
 
 @dispatch
+def check_attack(component: object, whole, attack, batch):
+    validate(attack, whole, batch)
+
+
+@dispatch
 def attacked(component: object, whole, attack, batch, key):
-    return perturb(attack, whole, batch, key, inside=True)
+    return perturb(attack, whole, batch, key, inside=True, checked=True)
 
 
 def _let_wrappers_hand_on(verb: Any) -> None:
@@ -122,7 +132,7 @@ def _let_wrappers_hand_on(verb: Any) -> None:
         return verb(_part(wrapper), *inputs, **options)
 
 
-for _verb in (members_of, over_members, over_states, seeded, check_parts, check_setup, attacked):
+for _verb in (members_of, over_members, over_states, seeded, check_parts, check_setup, check_attack, attacked):
     _let_wrappers_hand_on(_verb)
 
 

@@ -218,7 +218,7 @@ def map_components(function: Callable[[Any, str], Any], value: Any, path: str = 
     """Apply a function to the components in a field's value: itself, or those in lists, dicts or other trees of it."""
     if is_part(value):
         return function(value, path)
-    if jax.tree_util.all_leaves([value]):
+    if value is None or hasattr(value, "dtype") or jax.tree_util.all_leaves([value]):
         return value
     inside, structure = items(value)
     new = [map_components(function, inner, f"{path}.{name}" if path else name) for name, inner in inside]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -12,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from fulmen.core import verbs as contracts
-from fulmen.core.component import Buffer, Component, Frozen, Model, Parameter, is_foreign, is_part, named_parts
+from fulmen.core.component import Buffer, Component, Frozen, Model, Parameter, is_part, named_parts
 from fulmen.core.tree import HYPER, STATIC, UNCLEAR, Tree, data_fields, items, kinds, short
 from fulmen.core.verbs import init
 from fulmen.dispatching import hooks
 from fulmen.dispatching.lazy_libraries import hint, library_of
+from fulmen.dispatching.registry import generation
 
 __all__ = ["Leaf", "components", "count_parameters", "leaves"]
 
@@ -170,10 +172,14 @@ hooks.advice = _advice
 
 def require_dispatched(component: Any) -> None:
     """Raise for a function in the body of the component's class that is called as a verb, which would not see it."""
-    if not isinstance(component, Component):
-        return
+    if isinstance(component, Component):
+        _require_dispatched(type(component), generation())
+
+
+@functools.lru_cache(maxsize=1024)
+def _require_dispatched(cls: type, generation: int) -> None:
     known = {name: getattr(contracts, name) for name in contracts.__all__ if name not in _OF_RUNS}
-    for owner in type(component).__mro__:
+    for owner in cls.__mro__:
         for name in (name for name, value in vars(owner).items() if name in known and inspect.isfunction(value)):
             firsts = (k for m in known[name].methods if m.hints for k in m.members[0])
             if not any(issubclass(k, owner) for k in firsts):  # else its method may well call the function
@@ -186,7 +192,8 @@ def require_dispatched(component: Any) -> None:
 
 def check_fields(component: Any) -> None:
     """Raise on fields whose kind is unclear, values that do not fit the kind, and parameters at two paths."""
-    for path, part in components(component):
+    everything = components(component)
+    for path, part in everything:
         if not isinstance(part, Component):
             _check_foreign(part, path)
             continue
@@ -203,7 +210,7 @@ def check_fields(component: Any) -> None:
                 _check_static(value, where)
             elif name != "mode":
                 _check_data(value, where, annotations[name])
-    _check_shared(component)
+    _check_shared(component, everything)
 
 
 def _check_foreign(module: Any, where: str) -> None:
@@ -244,10 +251,10 @@ def _check_data(value: Any, where: str, annotation: Any) -> None:
         )
 
 
-def _check_shared(component: Any) -> None:
+def _check_shared(component: Any, everything: list[tuple[str, Any]]) -> None:
     """As a pytree, one object at two paths becomes two objects, which would be trained apart."""
     places: dict[int, str] = {}
-    for path, part in components(component):
+    for path, part in everything:
         first = places.setdefault(id(part), path)
         if first != path and _owns(part):
             raise ValueError(
@@ -267,11 +274,16 @@ def _owns(part: Any) -> bool:
     return any(leaf.role in (PARAMETER, BUFFER) for leaf in drawn(part))
 
 
-def components(component: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def components(component: Any) -> list[tuple[str, Any]]:
     """Every component in the tree with its path, the root first."""
-    if is_foreign(component):
-        yield path, component
-    elif isinstance(component, Component):
-        yield path, component
-        for name, part in named_parts(component).items():
-            yield from components(part, f"{path}.{name}" if path else name)
+    found: list[tuple[str, Any]] = []
+
+    def add(part: Any, path: str) -> None:
+        found.append((path, part))
+        if isinstance(part, Component):
+            for name, inner in named_parts(part).items():
+                add(inner, _join(path, name))
+
+    if is_part(component):
+        add(component, "")
+    return found

@@ -237,6 +237,6 @@ def _within(array: np.ndarray, limits: Limits) -> Any:
 def _range(limits: Limits) -> str:
     if limits.minimum is not None and limits.maximum is not None:
         return f"between {limits.minimum} and {limits.maximum}"
-    words = ("at least", "at most", "above", "below")
-    bounds = [f"{word} {bound}" for word, bound in zip(words, limits[:4]) if bound is not None]
-    return " and ".join(bounds) or "finite"
+    low, high = ("at least", limits.minimum), ("at most", limits.maximum)
+    bounds = [low, ("above", limits.above), high, ("below", limits.below)]
+    return " and ".join(f"{word} {bound}" for word, bound in bounds if bound is not None) or "finite"

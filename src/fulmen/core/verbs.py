@@ -49,17 +49,21 @@ def init(component, key):
 
 @verb(hands_on=False)
 def validate(component):
-    """Raise on values that make no sense. Called by `setup`, `check` and `perturb` for every component in the tree.
+    """Raise on invalid values. Called by `setup`, `check` and `perturb` for every component in the tree.
 
-    `validate(component, batch)` does so for data: it sees all of it, on the host, once.
+    First the types that annotations declare and the limits of fields, such as `eps: float = fm.hyper(minimum=0)`, are checked.
+
+    `validate(component, batch)` checks data: all of it at once, on the host. `validate(attack, system, batch)` checks an attack
+    against a system and its data.
 
     Args:
         component: a component; its numbers may be tracers, of which nothing can be said.
 
     Raises:
-        ValueError: naming the field, what was expected and what came.
+        TypeError, ValueError: naming the field, what it must be and what it is.
 
-    **Extending.** Overload it; never check in `__post_init__`, since values may be tracers there.
+    **Extending.** Declare limits on fields, and overload it for what relates several fields; never check in `__post_init__`,
+    since values may be tracers there.
     """
 
 
@@ -600,7 +604,7 @@ def transformation(attack):
 
 
 @verb
-def perturb(attack, system, batch, key, *, best=True, inside=False):
+def perturb(attack, system, batch, key, *, best=True, inside=False, checked=False):
     """The attacked batch.
 
     Args:
@@ -611,6 +615,7 @@ def perturb(attack, system, batch, key, *, best=True, inside=False):
         best: whether to keep each example's best point, for one more forward pass, rather than the last one.
         inside: whether of an attack that looks for the nearest point, however far, such as `FAB`, only points of its region
             count; elsewhere the clean input stays then. `evaluate` asks for that.
+        checked: whether `validate(attack, system, batch)` was called, as `evaluate` does once for all batches.
 
     Returns:
         A batch of the same type.
@@ -699,7 +704,7 @@ def finish(attack, problem, walk):
 
 
 @verb(hands_on=False)
-def attempt(attack, system, batch, key):
+def attempt(attack, system, batch, key, *, checked=False):
     """How far an attack gets with each example; an example on which it has succeeded is left alone from then on.
 
     `perturb` maximises the loss; `attempt` is for evaluation: it begins with the clean input and continues with the examples
@@ -710,6 +715,7 @@ def attempt(attack, system, batch, key):
         system: a system or a state, with a classifier in it.
         batch: the clean batch.
         key: a random key.
+        checked: as in `perturb`.
 
     Returns:
         A `Walk`: `x`, the first point at which the attack succeeded, or else the best one; `succeeded`, `(n,)`; `first`,

@@ -12,9 +12,10 @@ from fulmen.compose.defence import unrecorded
 from fulmen.core.batch import PartBatches
 from fulmen.core.component import Component, Game
 from fulmen.core.fields import hyper, static
-from fulmen.core.mode import Eval, Mode, require_key
+from fulmen.core.mode import Mode, require_key
+from fulmen.core.output_shapes import evaluated, output_shapes
 from fulmen.core.tree import static
-from fulmen.core.verbs import bind, forward, gan_losses, intervals, losses, sample, validate
+from fulmen.core.verbs import forward, gan_losses, intervals, losses, sample, validate
 from fulmen.dispatching.registry import MissingMethodError, dispatch
 from fulmen.objectives.classification import Hinge
 
@@ -148,9 +149,8 @@ def intervals(gan: GAN):
 def validate(gan: GAN, batch):
     if isinstance(batch, PartBatches) or losses.method(gan, batch).function is not _losses:
         return  # the noise is the data's, or made by another method
-    key = jax.random.key(0)
     try:
-        jax.eval_shape(lambda: forward(bind(gan.generator, Eval(key)), jax.random.normal(key, (2, gan.latent))))
+        output_shapes(evaluated, gan.generator, jax.ShapeDtypeStruct((2, gan.latent), jnp.result_type(float)), rows=2)
     except MissingMethodError:
         raise
     except (TypeError, ValueError) as error:

@@ -11,7 +11,7 @@ import numpy as np
 
 from fulmen.compose.losses import per_example
 from fulmen.compose.supervised import check_inputs
-from fulmen.compose.vectorized import attacked, members_of, over_members
+from fulmen.compose.vectorized import attacked, check_attack, members_of, over_members
 from fulmen.core.component import Component, fold_name, unbind
 from fulmen.core.leaves import require_arrays
 from fulmen.core.marks import keeps_rows
@@ -64,23 +64,15 @@ def looked_at(component: Any, data: Any, what: str = "data") -> Source:
 
 def _checked(component: Any, data: Any, attack: Any) -> Source:
     source = looked_at(component, data)
-    if attack is not None:
-        _require_attack(attack)
-        validate(attack)
+    if attack is not None and source.in_memory:
+        check_attack(component, component, attack, as_batch(component, source.data))
     return source
 
 
-def _require_attack(attack: Any) -> None:
-    from fulmen.robust.attacks import Attack, Region  # which import this
-
-    if isinstance(attack, Attack):
-        return
-    if isinstance(attack, type):
-        came = f"the class {attack.__name__} came: make one, {attack.__name__}(…)."
-    else:
-        of_a_region = " A region's are fm.autoattack(region)." if isinstance(attack, Region) else ""
-        came = f"{short(attack)} came.{of_a_region}"
-    raise TypeError(f"evaluate, attack: such as fm.PGD(region, step_size=0.01, steps=40) was expected, and {came}")
+@dispatch
+def validate(attack: object, system, batch):
+    written = f"{attack.__name__}(…)" if isinstance(attack, type) else "fm.PGD(region, step_size=0.01, steps=40)"
+    raise TypeError(f"evaluate: attack must be an Attack, got {short(attack)}; write {written}.")
 
 
 def _require_once_each(data: Any) -> None:
@@ -111,6 +103,8 @@ def evaluate_source(
         mode = Eval(key, np.int32(number))
         ledgers[""].add(batch, mode)
         if attack is not None:
+            if not source.in_memory and not start:
+                check_attack(component, component, attack, batch)
             ledgers["robust/"].add(attacked(component, component, attack, batch, fold_name(key, "attack")), mode)
     return {f"{prefix}{name}": v for prefix, sums in ledgers.items() for name, v in sums.figures().items()}
 

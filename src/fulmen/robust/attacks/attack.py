@@ -9,6 +9,7 @@ import jax
 import optax
 
 from fulmen.core.component import Component
+from fulmen.core.leaves import components
 from fulmen.core.marks import ignores_steps
 from fulmen.core.naming import briefly
 from fulmen.core.tree import hyper, remake, static
@@ -212,3 +213,11 @@ def validate(attack: SteepestAscent):
 @dispatch
 def validate(attack: Attack, batch):
     require_inside(attack.region, jax.tree.leaves(inputs(batch)))
+
+
+@dispatch
+def validate(attack: Attack, system, batch):
+    for _, part in components(attack):
+        validate(part)
+    validate(attack, batch)
+    validate(attack.target, system, batch)

@@ -175,6 +175,13 @@ def validate(region: Intersection):
     norm_balls(members(region))
 
 
+@dispatch
+def validate(region: Region, system, batch):
+    raise TypeError(
+        f"evaluate: attack must be an Attack, got {region!r}; the attacks in a region are fm.autoattack(region)."
+    )
+
+
 def require_inside(region: Region, inputs: Iterable[Any]) -> None:
     """Raise if clean inputs are no floating-point numbers, or lie outside the region's boxes."""
     boxes = [member for member in members(region) if isinstance(member, Box)]

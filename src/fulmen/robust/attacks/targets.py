@@ -134,6 +134,16 @@ def _is_highest(outputs: jax.Array, label: jax.Array) -> jax.Array:
 
 
 @dispatch
+def validate(targeting: Targeting, system, batch):
+    return None
+
+
+@dispatch
+def validate(targeting: Target, system, batch):
+    validate(system, with_labels(batch, aim(targeting, system, batch)[1]))
+
+
+@dispatch
 def validate(targeting: Target):
     label = concrete(targeting.label)
     if label is not None and not np.issubdtype(label.dtype, np.integer):

@@ -88,7 +88,7 @@ def perturb(attack: NFGSM, system, batch, key, *, best=True):
     wide = remake(ball, {"eps": 2 * (start.eps + size)})
     boxes = (member for member in members(attack.region) if not isinstance(member, Ball))
     step = FGSM(Intersection((wide, *boxes)), step_size=size, start=_From(start))
-    return perturb(step, system, batch, key, best=best)
+    return perturb(step, system, batch, key, best=best, checked=True)
 
 
 @dispatch

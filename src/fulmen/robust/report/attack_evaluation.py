@@ -90,7 +90,7 @@ class Evaluation:
         found = []
         for piece in self.pieces(rows):
             batch = self.batch(piece)
-            walk = attempt(attack, self.system, batch, key)
+            walk = attempt(attack, self.system, batch, key, checked=True)
             found.append(jax.tree.map(lambda v, n=len(piece): np.asarray(v)[:n], walk))
         walk = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
         if isinstance(attack.target, Target):  # it has led to a class, which may be the right one
@@ -112,7 +112,7 @@ class Evaluation:
         """Where an attack ends, with no look at what the system says."""
         key, found = fold_name(self.key, name), []
         for piece in self.pieces(rows):
-            x = inputs(perturb(attack, self.system, self.batch(piece), key, best=False))
+            x = inputs(perturb(attack, self.system, self.batch(piece), key, best=False, checked=True))
             found.append(jax.tree.map(lambda v, n=len(piece): np.asarray(v)[:n], x))
         return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
 

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from fulmen.core.component import Component, Model
-from fulmen.core.leaves import components, require_arrays
+from fulmen.core.leaves import require_arrays
 from fulmen.core.state import State
 from fulmen.core.structure import pack
 from fulmen.core.verbs import as_attack, as_batch, examine, loss, robustness, scaled, validate
@@ -94,9 +94,7 @@ def _robustness(
     evaluation = Evaluation(system, data, jax.random.key(seed), batch_size)
     validate(system, whole)
     attack = as_attack(attack, evaluation.classes)
-    for _, part in components(attack):
-        validate(part)
-    validate(attack, whole)
+    validate(attack, system, whole)
     evaluation.attacks, evaluation.sample = flattened(attack), sample
     evaluation.ball = one_ball(evaluation.attacks)
     if isinstance(system, Model) and (signs or any(each.objective is None for each in evaluation.attacks)):
