@@ -12,6 +12,7 @@ import plum
 import pytest
 
 import fulmen as fm
+from fulmen.core import verbs as contracts
 from fulmen.dispatching.annotations import dispatching
 from fulmen.dispatching.registry import Method, Verb, all_named_verbs, ambiguities, verbs
 
@@ -80,6 +81,14 @@ def test_every_signature_can_be_remembered():
 
 def test_methods_on_base_classes_annotate_their_first_argument_only():
     assert not [(str(method), method.location) for method in METHODS if narrow_on_a_base(method)]
+
+
+def test_default_methods_of_public_verbs_are_annotated():
+    """As `check` asks of users, so that a method for every type is one on purpose."""
+    public = [getattr(contracts, name) for name in contracts.__all__]
+    assert not [
+        str(m) for verb in public for m in verb.methods if is_ours(m.module) and m.written[:1] == (inspect.Parameter.empty,)
+    ]
 
 
 def test_every_verb_has_a_contract_and_says_how_to_extend_it():

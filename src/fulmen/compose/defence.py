@@ -6,8 +6,8 @@ from typing import Any
 
 import jax
 
-from fulmen.compose.losses import sums_its_losses
-from fulmen.core.batch import Attacked, Batch
+from fulmen.compose.losses import named, sums_its_losses
+from fulmen.core.batch import Batch, inner
 from fulmen.core.component import Buffer, Component, System, Wrapper, part_name
 from fulmen.core.marks import sums_losses
 from fulmen.core.mode import Eval
@@ -38,16 +38,11 @@ class Defence(Wrapper):
 
     def defends(self, batch: Any) -> bool:
         """Whether the loss of a batch is the defence's own, and not the system's."""
-        return isinstance(batch, Attacked)
+        return inner(batch) is not batch
 
     def looks_at_clean(self, batch: Any) -> bool:
         """Whether the clean examples go through the model in training, so that their metrics cost nothing."""
         return self.defends(batch)
-
-
-def inner(batch: Any) -> Any:
-    """The batch as the system sees it: attacked, if an attack has been over it."""
-    return batch.batch if isinstance(batch, Attacked) else batch
 
 
 @dispatch
@@ -63,7 +58,7 @@ def losses(defence: Defence, batch):
     if defence.defends(batch):
         return defence_losses(defence, batch)
     part, batch = defence.system, inner(batch)
-    return losses(part, batch) if _has_entries(part, batch) else {"system": loss(part, batch)}
+    return named(part, losses(part, batch)) if _has_entries(part, batch) else {"system": loss(part, batch)}
 
 
 @dispatch
@@ -86,7 +81,7 @@ def _has_entries(part: Any, batch: Any) -> bool:
 
 @dispatch
 def metrics(defence: Defence, batch):
-    if not isinstance(batch, Attacked):
+    if inner(batch) is batch:
         return metrics(defence.system, batch)
     found = dict(metrics(defence.system, batch.clean)) if defence.looks_at_clean(batch) else {}
     return {**found, **{f"robust/{name}": figure for name, figure in metrics(defence.system, batch.batch).items()}}

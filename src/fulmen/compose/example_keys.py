@@ -6,8 +6,8 @@ from typing import Any
 
 import jax
 
+from fulmen.core.batch import index
 from fulmen.core.mode import require_key
-from fulmen.robust.attacks.batch_inputs import index
 
 __all__ = ["example_keys"]
 

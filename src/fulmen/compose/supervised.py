@@ -6,6 +6,7 @@ import dataclasses
 import operator
 from typing import Any
 
+from fulmen.compose.losses import augmented
 from fulmen.core.component import Component, Model, System
 from fulmen.core.leaves import components
 from fulmen.core.marks import sums_losses, uses_outputs
@@ -100,7 +101,7 @@ def predictions(system: Supervised, batch):
 @dispatch
 def augment(system: Supervised, batch, mode):
     for i, each in enumerate(several(system.augment)):
-        batch = augment(each, batch, mode.at("augment").at(str(i)))
+        batch = augmented(each, batch, mode.at("augment").at(str(i)))
     return batch
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from fulmen.compose.defence import Defence
 from fulmen.compose.losses import example_mean, part_batch, sums_its_losses
-from fulmen.core.batch import Attacked
+from fulmen.core.batch import inner
 from fulmen.core.border import checked
 from fulmen.core.component import Model, System, Wrapper, named_parts
 from fulmen.core.leaves import require_arrays
@@ -143,7 +143,7 @@ def _has_entries(system: Any, batch: Any) -> bool:
 def _through(system: Any, batch: Any, entries: Mapping[str, Any]) -> tuple[Any, Any]:
     """The system whose fields the entries are, and its batch: a wrapper may give its part's entries as its own."""
     while isinstance(system, Wrapper) and not set(entries) & set(named_parts(system)):
-        system, batch = system.__part__, batch.batch if isinstance(batch, Attacked) else batch
+        system, batch = system.__part__, inner(batch)
     return system, batch
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import optax
 
 from fulmen.compose.game import players
-from fulmen.compose.losses import total_loss
+from fulmen.compose.losses import augmented, total_loss
 from fulmen.core import verbs as contracts
 from fulmen.core.component import Game, fold_name, unbind
 from fulmen.core.leaves import BUFFER, PARAMETER, check_fields, components, leaves
@@ -198,7 +198,7 @@ def _check_tracing(report: Report, component: Any, raw: Any, key: Any) -> None:
 
     def train(raw: Any) -> Any:
         mode = Train(key)
-        batch = augment(component, as_batch(component, raw), mode.at("augment"))
+        batch = augmented(component, as_batch(component, raw), mode.at("augment"))
         return total_loss(bind(component, mode), batch)
 
     def evaluate(raw: Any) -> Any:

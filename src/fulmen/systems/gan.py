@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from fulmen.compose.defence import unrecorded
-from fulmen.core.batch import PartBatches
+from fulmen.core.batch import parts_of
 from fulmen.core.component import Component, Game
 from fulmen.core.fields import hyper, static
 from fulmen.core.mode import Mode, require_key
@@ -80,10 +80,10 @@ class GAN(Game):
 
 
 def _losses(gan: GAN, batch, mode: Mode):
-    own = isinstance(batch, PartBatches)
-    real = batch.critic.x if own else batch.x
+    given = parts_of(batch)
+    real = given["critic"].x if given else batch.x
     key = mode.at("noise").key
-    z = batch.generator.x if own else jax.random.normal(require_key(key, gan), (len(batch), gan.latent))
+    z = given["generator"].x if given else jax.random.normal(require_key(key, gan), (len(batch), gan.latent))
     return gan_losses(gan.objective, gan.critic, real, forward(gan.generator, z), mode.at("objective").key)
 
 
@@ -147,7 +147,7 @@ def intervals(gan: GAN):
 
 @dispatch
 def validate(gan: GAN, batch):
-    if isinstance(batch, PartBatches) or losses.method(gan, batch).function is not _losses:
+    if parts_of(batch) or losses.method(gan, batch).function is not _losses:
         return  # the noise is the data's, or made by another method
     try:
         output_shapes(evaluated, gan.generator, jax.ShapeDtypeStruct((2, gan.latent), jnp.result_type(float)), rows=2)

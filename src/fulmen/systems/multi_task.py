@@ -46,9 +46,7 @@ class MultiTask(System):
 
 @dispatch
 @keeps_rows
-def as_batch(tasks: MultiTask, raw):
-    if not isinstance(raw, dict):
-        return as_batch.invoke(Component, object)(tasks, raw)
+def as_batch(tasks: MultiTask, raw: dict):
     y: Any = {name: v for name, v in raw.items() if name not in ("x", "weight", "index")}
     if "x" not in raw or set(y) != set(tasks.heads):
         raise ValueError(

@@ -22,7 +22,6 @@ from fulmen.core.structure import Structure, keep, pack, per_structure
 from fulmen.core.tree import remake, short
 from fulmen.core.verbs import as_batch, bind, evaluate, predict, validate
 from fulmen.data.arrays import count
-from fulmen.data.mixed import Mixed
 from fulmen.data.source import Source
 from fulmen.dispatching.registry import dispatch
 from fulmen.train.accumulate import Ledger
@@ -76,7 +75,7 @@ def validate(attack: object, system, batch):
 
 
 def _require_once_each(data: Any) -> None:
-    if isinstance(data, Mixed):
+    if getattr(data, "repeats_examples", False):
         raise ValueError(
             "an evaluation counts every example once, and in Mixed data those of the smaller kind come again and again: it is for "
             "training. Evaluate on pairs (x, y), or on unlabelled examples alone."

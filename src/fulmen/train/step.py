@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
-from fulmen.compose.losses import as_figure, entry_means, total_loss
+from fulmen.compose.losses import as_figure, augmented, entry_means, named, total_loss
 from fulmen.compose.supervised import with_outputs
 from fulmen.compose.vectorized import members_of, over_members, over_states
 from fulmen.core.border import checked
@@ -27,7 +27,6 @@ from fulmen.core.tree import remake
 from fulmen.core.verbs import (
     after_update,
     as_batch,
-    augment,
     bind,
     eval_step,
     forward,
@@ -110,7 +109,7 @@ def measure(bound: Any, batch: Any, value: Any) -> dict[str, Any]:
     count = len(batch) if weight is None else weight.sum()
     logs: dict[str, Any] = {"loss": Mean(value, count)}
     if isinstance(bound, System) and sums_losses.on(loss.method(bound, batch)) and losses.has(bound, batch):
-        entries = entry_means(bound, losses(bound, batch), batch)
+        entries = entry_means(bound, named(bound, losses(bound, batch)), batch)
         if len(entries) > 1:
             logs |= {f"loss/{name}": Mean(entry, count) for name, entry in entries.items()}
     for name, figure in metrics(bound, batch).items():
@@ -183,7 +182,7 @@ def _merge(system: Any, some: Any) -> Any:
 @standard_step
 def update(component: object, state, batch, mode):
     require_usual_steps(component, state, batch, mode)
-    batch = augment(component, batch, mode.at("augment"))
+    batch = augmented(component, batch, mode.at("augment"))
     state, logs = over_states(component, state, _descend, batch, mode)
     return end_step(state, batch, mode), logs
 

@@ -7,10 +7,10 @@ from typing import Any
 import jax
 import optax
 
+from fulmen.core.batch import with_inputs
 from fulmen.core.verbs import attempt, perturb, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import Attack
-from fulmen.robust.attacks.batch_inputs import with_inputs
 from fulmen.robust.attacks.gradient import clean_look, indexed, of_the_rest
 from fulmen.robust.attacks.problem import Problem
 

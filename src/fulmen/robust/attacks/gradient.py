@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from fulmen.core.batch import index, inputs, with_inputs
 from fulmen.core.component import still
 from fulmen.core.leaves import components, is_array
 from fulmen.core.marks import ignores_steps
@@ -44,8 +45,6 @@ from fulmen.robust.attacks.attack_loop import (
     standing,
     walk,
 )
-from fulmen.robust.attacks.batch_inputs import index, inputs, with_inputs
-from fulmen.robust.attacks.minimal import MinimalNorm
 from fulmen.robust.attacks.problem import Problem
 
 __all__ = ["last_point"]
@@ -66,7 +65,7 @@ def _prepared(call, attack, system, batch, key, *, inside=False, checked=False, 
     if not checked:
         validate(system, batch)
         validate(attack, system, batch)
-    if inside and isinstance(attack, MinimalNorm):
+    if inside and attack.nearest:
         return with_inputs(batch, attempt(attack, system, batch, key, checked=True).x)
     return call(attack, system, batch, key, **options)
 

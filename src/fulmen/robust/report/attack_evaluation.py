@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fulmen.compose.vectorized import members_of
+from fulmen.core.batch import inputs, with_inputs
 from fulmen.core.component import fold_name
 from fulmen.core.mode import Eval, bound_mode
 from fulmen.core.prediction import Prediction, check_classes
@@ -17,9 +18,7 @@ from fulmen.core.structure import Structure, pack, per_structure
 from fulmen.core.tree import remake, short
 from fulmen.core.verbs import as_batch, attempt, bind, perturb, predictions
 from fulmen.robust.attacks.attack_loop import bucket, packed
-from fulmen.robust.attacks.batch_inputs import inputs, with_inputs
 from fulmen.robust.attacks.problem import Problem
-from fulmen.robust.attacks.targets import Target
 
 __all__ = ["Evaluation"]
 
@@ -93,7 +92,7 @@ class Evaluation:
             walk = attempt(attack, self.system, batch, key, checked=True)
             found.append(jax.tree.map(lambda v, n=len(piece): np.asarray(v)[:n], walk))
         walk = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
-        if isinstance(attack.target, Target):  # it has led to a class, which may be the right one
+        if attack.target.names_class:  # it has led to a class, which may be the right one
             wrong = ~is_right(self.look(rows, walk.x), self.labels[rows])
             walk = remake(walk, {"succeeded": walk.succeeded & wrong, "first": np.where(wrong, walk.first, -1)})
         return walk

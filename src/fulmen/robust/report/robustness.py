@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import optax
 
+from fulmen.core.batch import inputs
 from fulmen.core.component import Component, Model
 from fulmen.core.leaves import require_arrays
 from fulmen.core.state import State
@@ -21,9 +22,8 @@ from fulmen.core.verbs import as_attack, as_batch, examine, loss, robustness, sc
 from fulmen.core.version import __version__
 from fulmen.data.arrays import check_arrays
 from fulmen.dispatching.registry import MissingMethodError, dispatch
-from fulmen.robust.attacks.batch_inputs import inputs
-from fulmen.robust.attacks.region import Ball, Intersection, L1Ball, L2Ball, LinfBall, require_inside
-from fulmen.robust.report.attack_choice import flattened, name_of, one_ball
+from fulmen.robust.attacks.region import Ball, Intersection, require_inside
+from fulmen.robust.report.attack_choice import flattened, name_of, norm_name, one_ball
 from fulmen.robust.report.attack_evaluation import Evaluation, is_right, margins, norms
 from fulmen.robust.report.attack_signs import BlackBox, Convergence, Falling, Gradients, Inside, Iterations
 from fulmen.robust.report.binarization import Binarization
@@ -53,7 +53,6 @@ SIGNS: tuple[Sign, ...] = (
 """The warning signs, of which each has a finding in a report."""
 
 RADII = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
-NORM_OF = {LinfBall: "linf", L2Ball: "l2", L1Ball: "l1"}
 
 
 @dispatch
@@ -243,7 +242,7 @@ def _curve(evaluation: Evaluation, report: Report, radii: list[float], stop: Any
         return {}
     assert evaluation.ball is not None
     eps, n = float(evaluation.ball.eps), len(report)
-    distance = report.distance.get(NORM_OF.get(type(evaluation.ball), ""), np.full(n, np.inf))
+    distance = report.distance.get(norm_name(evaluation.ball), np.full(n, np.inf))
     robust, noise, everyone = {}, {}, np.arange(n)
 
     def attacked(radius: float, rows: np.ndarray) -> np.ndarray:
