@@ -322,7 +322,7 @@ def on(event: fm.EpochStart, callback: Press, run):
 
 
 def test_ctrl_c_ends_with_the_state_so_far(raw, capsys):
-    state, history = fm.fit(adam(), raw, epochs=50, batch_size=25, callbacks=[Press()], progress=False)
+    state, history = fm.fit(adam(), raw, epochs=50, batch_size=25, callbacks=[Press()])
     assert 2 < int(state.step) < 100
     assert np.isfinite(history["loss"]).all()
     assert "Interrupted" in capsys.readouterr().out

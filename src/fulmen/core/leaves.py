@@ -146,6 +146,22 @@ def require_arrays(component: Any, verb: str) -> None:
         raise MissingArraysError(text)
 
 
+def require_concrete(verb: str, instead: str, *trees: Any) -> None:
+    """Raise for arrays that are being traced, in a verb that loops over data on the host.
+
+    Args:
+        verb: its name.
+        instead: what to call under a transformation.
+        *trees: components, states and data; the elements of lists are not looked at.
+    """
+    leaves = jax.tree.leaves(trees, is_leaf=lambda value: isinstance(value, list))
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        raise TypeError(
+            f"{verb} loops over data on the host, so it cannot be called under jax.jit, grad or vmap. Call it outside, or call "
+            f"fm.{instead} there."
+        )
+
+
 def _missing_arrays(component: Any, verb: str) -> str:
     absent = missing(component)
     if not absent:

@@ -13,7 +13,7 @@ from fulmen.compose.losses import per_example
 from fulmen.compose.supervised import check_inputs
 from fulmen.compose.vectorized import attacked, check_attack, members_of, over_members
 from fulmen.core.component import Component, fold_name, unbind
-from fulmen.core.leaves import require_arrays
+from fulmen.core.leaves import require_arrays, require_concrete
 from fulmen.core.marks import keeps_rows
 from fulmen.core.mode import Eval, Plan
 from fulmen.core.prediction import outputs_for
@@ -32,6 +32,7 @@ __all__: list[str] = []
 
 @dispatch
 def evaluate(state: State, data, *, attack=None, batch_size=None):
+    require_concrete("evaluate", "eval_step(state, batch)", state, data)
     source = _checked(state.system, data, attack)
     plan = _plan(source, batch_size, evaluation_size(state))
     return evaluate_source(state.system, state.key, source, plan, attack, owner=state._structure)
@@ -39,6 +40,7 @@ def evaluate(state: State, data, *, attack=None, batch_size=None):
 
 @dispatch
 def evaluate(component: Component, data, *, attack=None, batch_size=None):
+    require_concrete("evaluate", "loss(component, batch)", component, data)
     require_arrays(component, "evaluate")
     owner, (leaves, structure) = component, pack(unbind(component))
     component = structure.unpack(leaves)
@@ -169,11 +171,13 @@ def _measure(structure: Structure, leaves: list[Any], batch: Any, mode: Eval) ->
 
 @dispatch
 def predict(state: State, data, *, batch_size=None):
+    require_concrete("predict", "forward(state, x)", state, data)
     return _predict(state.system, state.key, data, batch_size, state._structure)
 
 
 @dispatch
 def predict(component: Component, data, *, batch_size=None):
+    require_concrete("predict", "forward(component, x)", component, data)
     require_arrays(component, "predict")
     return _predict(unbind(component), jax.random.key(0), data, batch_size, component)
 

@@ -23,6 +23,7 @@ from fulmen.dispatching.lazy_libraries import hint
 from fulmen.dispatching.registry import dispatch
 from fulmen.optimizers import Enclosing, groups, is_constructor, warn_of_unreached_ends
 from fulmen.optimizers.update_schedule import update_schedule
+from fulmen.train.interruption import stop_if_interrupted
 from fulmen.train.step import start_optimizer, traced_step
 
 __all__: list[str] = []
@@ -60,6 +61,7 @@ def setup(
     component = seeded(component, component, seed)
     key = jax.random.key(seed)
     component = init(component, fold_name(key, "init"))
+    stop_if_interrupted()
     check_fields(component)
     source.validate(component, source.data if source.in_memory else raw)
     state = State(component, optimizer=optimizer, key=fold_name(key, "run"), plan=plan)
@@ -67,6 +69,7 @@ def setup(
     check_setup(component, state, raw)
     warn_of_unreached_ends(groups(component, state.optimizer, plan), plan)
     state = start_optimizer(state)
+    stop_if_interrupted()
     # Tracing a step finds missing methods, shapes that do not fit and a loss that is no number; the first step reuses it.
     for resting in update_schedule(state).sets():
         traced_step(state, raw, resting)
