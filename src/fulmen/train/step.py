@@ -39,8 +39,8 @@ from fulmen.core.verbs import (
     validate,
 )
 from fulmen.dispatching.registry import dispatch
-from fulmen.optimizers import NOBODY, groups
-from fulmen.optimizers.update_schedule import update_schedule
+from fulmen.optimizers import groups
+from fulmen.optimizers.update_schedule import NOBODY, update_schedule
 
 __all__ = ["apply_gradients", "differentiate", "end_step", "learning_rates", "measure", "observe"]
 
