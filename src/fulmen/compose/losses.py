@@ -35,10 +35,9 @@ def as_batch(component: object, raw):
             f"a batch must be an array, a pair (x, y) or a triple (x, y, weight), got {len(raw)} arrays. For others, overload "
             f"`as_batch(component: {type(component).__name__}, raw: tuple)`."
         )
-    if isinstance(raw, int | float):
-        return Unlabeled(raw)  # a stand-in for a batch that no method reads
     for name, value in named_arrays(raw):
-        check_array(name, value)
+        if not isinstance(value, int | float) or several:  # a number may stand for a batch that no method reads
+            check_array(name, value)
     if not several:
         return Unlabeled(raw)
     if len(raw) == 2:
