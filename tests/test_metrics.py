@@ -142,10 +142,10 @@ def test_a_metric_without_a_method_says_what_to_write():
 
 
 @pytest.mark.parametrize(
-    "metric", [fm.Precision("micro"), fm.Recall("micro"), fm.F1("micro"), fm.ConfusionMatrix()], ids=str
+    "metric", [fm.Precision("micro"), fm.Recall("micro"), fm.F1("micro"), fm.metric_types.ConfusionMatrix()], ids=str
 )
 def test_an_example_with_a_nan_is_predicted_to_be_of_no_class(metric):
     outputs = jnp.eye(3)[jnp.array([0, 0, 1, 2])].at[0].set(jnp.nan).at[3, 1].set(jnp.nan)
     found = fm.metrics(metric, fm.Prediction(None, outputs, fm.Labeled(None, jnp.array([0, 0, 1, 2])))).compute()
-    expected = {fm.Precision: 1.0, fm.Recall: 0.5, fm.F1: 2 / 3, fm.ConfusionMatrix: np.diag([1.0, 1, 0])}
+    expected = {fm.Precision: 1.0, fm.Recall: 0.5, fm.F1: 2 / 3, fm.metric_types.ConfusionMatrix: np.diag([1.0, 1, 0])}
     np.testing.assert_allclose(found, expected[type(metric)], rtol=1e-6)

@@ -454,7 +454,9 @@ def test_no_smoothing_of_a_class_that_is_excluded(weights):
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e25])
-@pytest.mark.parametrize("objective", [fm.InfoNCE(), fm.NTXent(), fm.CosineDistance()], ids=str)
+@pytest.mark.parametrize(
+    "objective", [fm.objectives.InfoNCE(), fm.objectives.NTXent(), fm.objectives.CosineDistance()], ids=str
+)
 def test_directions_do_not_depend_on_the_scale(objective, scale):
     z, y = RNG.normal(size=(2, 4, 3)).astype(np.float32)
     value = lambda z: fm.loss(objective, predict(z, y * np.float32(scale))).sum()
@@ -465,7 +467,7 @@ def test_directions_do_not_depend_on_the_scale(objective, scale):
 
 
 def test_the_direction_of_a_zero_vector_is_zero():
-    value, slopes = jax.value_and_grad(lambda z: fm.loss(fm.CosineDistance(), predict(z, jnp.ones((1, 2)))).sum())(
-        jnp.zeros((1, 2))
-    )
+    value, slopes = jax.value_and_grad(
+        lambda z: fm.loss(fm.objectives.CosineDistance(), predict(z, jnp.ones((1, 2)))).sum()
+    )(jnp.zeros((1, 2)))
     assert value == 2 and np.isfinite(slopes).all()

@@ -188,7 +188,8 @@ def require_classes(system: Any, batch: Any, key: Any) -> int:
             f"{short(outputs)} for one example, and y is {short(y)}. What an attack does to the loss of a regressor is in "
             "fm.evaluate(state, data, attack=…)."
         )
-    check_classes(Prediction(system, jax.ShapeDtypeStruct((len(batch), shape[1]), outputs.dtype), batch), system)
+    like: Any = jax.ShapeDtypeStruct((len(batch), shape[1]), outputs.dtype)
+    check_classes(Prediction(system, like, batch), system)
     return shape[1]
 
 
