@@ -197,7 +197,6 @@ def check_fields(component: Any) -> None:
         if not isinstance(part, Component):
             _check_foreign(part, path)
             continue
-        annotations = {field.name: field.type for field in dataclasses.fields(part)}
         for name, kind in kinds(type(part)).items():
             value, where = getattr(part, name), _join(path, name)
             if kind == UNCLEAR:
@@ -209,8 +208,9 @@ def check_fields(component: Any) -> None:
             if kind == STATIC:
                 _check_static(value, where)
             elif name != "mode":
-                _check_data(value, where, annotations[name])
-    _check_shared(component, everything)
+                _check_data(value, where, type(part), name)
+    _check_shared(everything)
+    check_shared_arrays(component)
 
 
 def _check_foreign(module: Any, where: str) -> None:
@@ -235,15 +235,16 @@ def _check_static(value: Any, where: str) -> None:
         )
 
 
-def _check_data(value: Any, where: str, annotation: Any) -> None:
+def _check_data(value: Any, where: str, cls: type, field: str) -> None:
     if value is None or is_part(value):
         return  # its fields are checked by themselves
     if isinstance(value, (Tree, *_CONTAINERS)):  # somebody else's model may have leaves of any kind
         for name, inner in items(value)[0]:
-            _check_data(inner, _join(where, name), annotation)
+            _check_data(inner, _join(where, name), cls, field)
     elif jax.tree_util.all_leaves([value]) and not (is_array(value) or isinstance(value, int | float | complex)):
         if isinstance(value, type) and issubclass(value, Tree):
             raise TypeError(f"{where} must be an instance, got the class {value.__name__}; write {value.__name__}(…).")
+        annotation = cls.__dataclass_fields__[field].type  # type: ignore[attr-defined]
         said = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", annotation)
         raise TypeError(
             f"{where} is data, and {short(value)} came: a number, an array or a component was expected; its field is annotated "
@@ -251,7 +252,7 @@ def _check_data(value: Any, where: str, annotation: Any) -> None:
         )
 
 
-def _check_shared(component: Any, everything: list[tuple[str, Any]]) -> None:
+def _check_shared(everything: list[tuple[str, Any]]) -> None:
     """As a pytree, one object at two paths becomes two objects, which would be trained apart."""
     places: dict[int, str] = {}
     for path, part in everything:
@@ -261,6 +262,13 @@ def _check_shared(component: Any, everything: list[tuple[str, Any]]) -> None:
                 f"the same {type(part).__name__} is at {first!r} and at {path!r}; as a pytree it would become two. Make two "
                 "of them, or keep it in one field and use that field twice in `forward` or `losses`."
             )
+
+
+def check_shared_arrays(component: Any) -> None:
+    """Raise if a parameter is at two paths."""
+    values = [id(value) for value in jax.tree.leaves(component) if is_array(value)]
+    if len(set(values)) == len(values):
+        return
     arrays: dict[int, str] = {}
     for leaf in leaves(component):
         if leaf.role == PARAMETER and arrays.setdefault(id(leaf.value), leaf.path) != leaf.path:
