@@ -198,17 +198,17 @@ def check_fields(component: Any) -> None:
             _check_foreign(part, path)
             continue
         for name, kind in kinds(type(part)).items():
-            value, where = getattr(part, name), _join(path, name)
+            value = getattr(part, name)
             if kind == UNCLEAR:
                 raise TypeError(
-                    f"{type(part).__name__}.{name} ({where}): its annotation does not say what the field is. "
+                    f"{type(part).__name__}.{name} ({_join(path, name)}): its annotation does not say what the field is. "
                     "Annotate an array as `jax.Array`, a component by its class, a setting as `int`, `bool`, `str` or "
                     "`Callable`, a number that may change as `float`; or say it: `= fm.static()`, `= fm.hyper()`."
                 )
             if kind == STATIC:
-                _check_static(value, where)
-            elif name != "mode":
-                _check_data(value, where, type(part), name)
+                _check_static(value, path, name)
+            elif name != "mode" and value is not None and not is_array(value):
+                _check_data(value, _join(path, name), type(part), name)
     _check_shared(everything)
     check_shared_arrays(component)
 
@@ -219,19 +219,19 @@ def _check_foreign(module: Any, where: str) -> None:
         raise TypeError(f"{name} is no pytree, so its arrays cannot be found: its class was made with pytree=False.")
     for path, leaf in jax.tree_util.tree_flatten_with_path(module)[0]:
         if not is_array(leaf):
-            _check_static(leaf, _join(where, jax.tree_util.keystr(path, simple=True, separator=".")))
+            _check_static(leaf, where, jax.tree_util.keystr(path, simple=True, separator="."))
 
 
-def _check_static(value: Any, where: str) -> None:
+def _check_static(value: Any, path: str, name: str) -> None:
     try:
         hash(value)
     except TypeError:
         raise TypeError(
-            f"{where} is static, and a {type(value).__name__} cannot be compared by jit. Give a tuple of plain values."
+            f"{_join(path, name)} is static, and a {type(value).__name__} cannot be compared by jit. Give a tuple of plain values."
         ) from None
     if isinstance(value, Tree) and jax.tree.leaves(value):
         raise TypeError(
-            f"{where} is static, and a {type(value).__name__} came, which holds data: annotate the field by its class."
+            f"{_join(path, name)} is static, and a {type(value).__name__} came, which holds data: annotate the field by its class."
         )
 
 
