@@ -549,7 +549,7 @@ def test_a_figure_that_a_history_does_not_have():
 
 def test_a_state_where_a_component_belongs():
     teacher = fm.setup(classifier(), (X, Y), **ADAM)
-    with said(TypeError, "teacher.part: a component was expected", "state.system"):
+    with said(TypeError, "teacher.part must be a component", "state.system"):
         fm.setup(fm.Distillation(fm.Frozen(teacher), classifier()), (X, Y), **ADAM)
 
 

@@ -23,7 +23,7 @@ from sklearn.datasets import load_digits
 import fulmen as fm
 from fulmen import dispatch
 
-CHECKS = {"check_component", "check_fields", "check_attack", "require_arrays", "require_dispatched", "validate"}
+CHECKS = {"check_attack", "check_component", "check_shared_arrays", "require_arrays", "validate"}
 traces = 0
 
 

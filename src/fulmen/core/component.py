@@ -218,7 +218,7 @@ def map_components(function: Callable[[Any, str], Any], value: Any, path: str = 
     """Apply a function to the components in a field's value: itself, or those in lists, dicts or other trees of it."""
     if is_part(value):
         return function(value, path)
-    if value is None or hasattr(value, "dtype") or jax.tree_util.all_leaves([value]):
+    if jax.tree_util.all_leaves([value]):
         return value
     inside, structure = items(value)
     new = [map_components(function, inner, f"{path}.{name}" if path else name) for name, inner in inside]
@@ -243,7 +243,10 @@ def named_parts(component: Component, *kinds: type) -> dict[str, Any]:
         return part
 
     for name, value in parts(component).items():
-        map_components(note, value, name)
+        if isinstance(value, Component):
+            note(value, name)
+        elif value is not None and not hasattr(value, "dtype"):
+            map_components(note, value, name)
     return found
 
 

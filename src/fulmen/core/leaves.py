@@ -213,20 +213,20 @@ def check_fields(component: Any) -> None:
         if not isinstance(part, Component):
             _check_foreign(part, path)
             continue
-        annotations = {field.name: field.type for field in dataclasses.fields(part)}
         for name, kind in kinds(type(part)).items():
-            value, where = getattr(part, name), _join(path, name)
+            value = getattr(part, name)
             if kind == UNCLEAR:
                 raise TypeError(
-                    f"{type(part).__name__}.{name} ({where}): its annotation does not say what the field is. "
+                    f"{type(part).__name__}.{name} ({_join(path, name)}): its annotation does not say what the field is. "
                     "Annotate an array as `jax.Array`, a component by its class, a setting as `int`, `bool`, `str` or "
                     "`Callable`, a number that may change as `float`; or say it: `= fm.static()`, `= fm.hyper()`."
                 )
             if kind == STATIC:
-                _check_static(value, where)
-            elif name != "mode":
-                _check_data(value, where, annotations[name])
-    _check_shared(component, everything)
+                _check_static(value, path, name)
+            elif name != "mode" and value is not None and not is_array(value):
+                _check_data(value, _join(path, name), type(part), name)
+    _check_shared(everything)
+    check_shared_arrays(component)
 
 
 def _check_foreign(module: Any, where: str) -> None:
@@ -235,31 +235,32 @@ def _check_foreign(module: Any, where: str) -> None:
         raise TypeError(f"{name} is no pytree, so its arrays cannot be found: its class was made with pytree=False.")
     for path, leaf in jax.tree_util.tree_flatten_with_path(module)[0]:
         if not is_array(leaf):
-            _check_static(leaf, _join(where, jax.tree_util.keystr(path, simple=True, separator=".")))
+            _check_static(leaf, where, jax.tree_util.keystr(path, simple=True, separator="."))
 
 
-def _check_static(value: Any, where: str) -> None:
+def _check_static(value: Any, path: str, name: str) -> None:
     try:
         hash(value)
     except TypeError:
         raise TypeError(
-            f"{where} is static, and a {type(value).__name__} cannot be compared by jit. Give a tuple of plain values."
+            f"{_join(path, name)} is static, and a {type(value).__name__} cannot be compared by jit. Give a tuple of plain values."
         ) from None
     if isinstance(value, Tree) and jax.tree.leaves(value):
         raise TypeError(
-            f"{where} is static, and a {type(value).__name__} came, which holds data: annotate the field by its class."
+            f"{_join(path, name)} is static, and a {type(value).__name__} came, which holds data: annotate the field by its class."
         )
 
 
-def _check_data(value: Any, where: str, annotation: Any) -> None:
+def _check_data(value: Any, where: str, cls: type, field: str) -> None:
     if value is None or is_part(value):
         return  # its fields are checked by themselves
     if isinstance(value, (Tree, *_CONTAINERS)):  # somebody else's model may have leaves of any kind
         for name, inner in items(value)[0]:
-            _check_data(inner, _join(where, name), annotation)
+            _check_data(inner, _join(where, name), cls, field)
     elif jax.tree_util.all_leaves([value]) and not (is_array(value) or isinstance(value, int | float | complex)):
         if isinstance(value, type) and issubclass(value, Tree):
             raise TypeError(f"{where} must be an instance, got the class {value.__name__}; write {value.__name__}(…).")
+        annotation = cls.__dataclass_fields__[field].type  # type: ignore[attr-defined]
         said = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", annotation)
         raise TypeError(
             f"{where} is data, and {short(value)} came: a number, an array or a component was expected; its field is annotated "
@@ -267,7 +268,7 @@ def _check_data(value: Any, where: str, annotation: Any) -> None:
         )
 
 
-def _check_shared(component: Any, everything: list[tuple[str, Any]]) -> None:
+def _check_shared(everything: list[tuple[str, Any]]) -> None:
     """As a pytree, one object at two paths becomes two objects, which would be trained apart."""
     places: dict[int, str] = {}
     for path, part in everything:
@@ -277,6 +278,13 @@ def _check_shared(component: Any, everything: list[tuple[str, Any]]) -> None:
                 f"the same {type(part).__name__} is at {first!r} and at {path!r}; as a pytree it would become two. Make two "
                 "of them, or keep it in one field and use that field twice in `forward` or `losses`."
             )
+
+
+def check_shared_arrays(component: Any) -> None:
+    """Raise if a parameter is at two paths."""
+    values = [id(value) for value in jax.tree.leaves(component) if is_array(value)]
+    if len(set(values)) == len(values):
+        return
     arrays: dict[int, str] = {}
     for leaf in leaves(component):
         if leaf.role == PARAMETER and arrays.setdefault(id(leaf.value), leaf.path) != leaf.path:

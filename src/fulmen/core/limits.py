@@ -80,7 +80,7 @@ def _checks_of(cls: type) -> tuple[Check, ...]:
             kind = kind_of(field.type, lambda hint, field=field: resolved(hint, cls, field))
         except NameError:  # a name that is not defined yet
             kind, complete = None, False
-        if kind is not None and field.default is None:  # `size: int = None` is common
+        if kind is not None and field.default is None and not kind.allows(None):  # `size: int = None` is common
             kind = _any_of([kind, _simple(None)])
         declared = [vars(base).get("__dataclass_fields__", {}).get(field.name) for base in cls.__mro__]
         limits = tuple(dict.fromkeys(each.metadata["limits"] for each in declared if each and "limits" in each.metadata))

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from fulmen.core.leaves import is_array
 from fulmen.core.mode import Eval
 from fulmen.core.structure import pack
 from fulmen.core.verbs import forward
@@ -36,16 +37,14 @@ def output_shapes(function: Callable[[Any, Any], Any], component: Any, batch: An
     Returns:
         `jax.ShapeDtypeStruct`s.
     """
-    leaves, structure = pack(component)
     n = jax.tree.leaves(batch)[0].shape[0]
     example = jax.tree.map(lambda v: jax.ShapeDtypeStruct((min(rows, n), *v.shape[1:]), v.dtype), batch)
-    flat, treedef = jax.tree.flatten((leaves, example))
-    types = tuple((v.shape, v.dtype, getattr(v, "weak_type", False)) for v in flat)
-    settings = jax.config.jax_numpy_dtype_promotion, jax.config.jax_enable_x64
-    key = function, generation(), structure.key, treedef, types, settings
-    if key in _known:
-        found = _known[key]
-    else:
+    flat, treedef = jax.tree.flatten((component, example))
+    types = tuple((v.shape, v.dtype, getattr(v, "weak_type", False)) if is_array(v) else (type(v), v) for v in flat)
+    key = function, generation(), treedef, types, jax.config.jax_numpy_dtype_promotion, jax.config.jax_enable_x64
+    found = _known.get(key)
+    if found is None:
+        leaves, structure = pack(component)
         found = jax.eval_shape(lambda leaves, one: function(structure.unpack(leaves), one), leaves, example)
         if len(_known) >= _MOST:
             _known.clear()

@@ -26,16 +26,14 @@ class Structure:
     Equal structures are the same object, so that jit compares and hashes them by identity.
 
     Attributes:
-        key: what tells structures apart, which may outlive them.
         programs: what was compiled or found by tracing, by key.
     """
 
-    __slots__ = ("__weakref__", "extra", "fixed", "key", "programs", "treedef")
+    __slots__ = ("__weakref__", "extra", "fixed", "programs", "treedef")
 
     _known: ClassVar[Any] = weakref.WeakValueDictionary()
     _lock: ClassVar[Any] = threading.Lock()
 
-    key: Any
     treedef: Any
     fixed: tuple[tuple[int, Any], ...]
     extra: tuple[Any, ...]
@@ -47,7 +45,7 @@ class Structure:
             found = cls._known.get(key)
             if found is None:
                 found = object.__new__(cls)
-                found.key, found.treedef, found.fixed, found.extra = key, treedef, fixed, extra
+                found.treedef, found.fixed, found.extra = treedef, fixed, extra
                 found.programs = {}
                 cls._known[key] = found
             return found

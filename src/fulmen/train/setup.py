@@ -12,7 +12,7 @@ import numpy as np
 
 from fulmen.compose.vectorized import check_parts, check_setup, members_of, seeded
 from fulmen.core.component import fold_name, is_part, unbind
-from fulmen.core.leaves import check_fields
+from fulmen.core.leaves import check_fields, check_shared_arrays
 from fulmen.core.state import State
 from fulmen.core.structure import RECENT
 from fulmen.core.tree import get, remake
@@ -62,7 +62,7 @@ def setup(
     key = jax.random.key(seed)
     component = init(component, fold_name(key, "init"))
     stop_if_interrupted()
-    check_fields(component)
+    check_shared_arrays(component)
     source.validate(component, source.data if source.in_memory else raw)
     state = State(component, optimizer=optimizer, key=fold_name(key, "run"), plan=plan)
     component = state.system  # its numbers are arrays now
@@ -97,10 +97,11 @@ def check_component(component: Any) -> None:
         made = f": make one, {component.__name__}(…)" if isinstance(component, type) else ""
         came = f"the class {component.__name__}" if made else type(component).__name__
         raise TypeError(f"a component was expected, and {came} came{made}. {hint(type(component))}".strip())
-    for path, part in jax.tree_util.tree_flatten_with_path(component, is_leaf=lambda v: isinstance(v, State))[0]:
-        if isinstance(part, State):
-            where = jax.tree_util.keystr(path, simple=True, separator=".")
-            raise TypeError(f"{where}: a component was expected, and a state came: give `state.system`.")
+    is_state = lambda value: isinstance(value, State)
+    if any(map(is_state, jax.tree.leaves(component, is_leaf=is_state))):
+        found = jax.tree_util.tree_flatten_with_path(component, is_leaf=is_state)[0]
+        where = next(jax.tree_util.keystr(path, simple=True, separator=".") for path, part in found if is_state(part))
+        raise TypeError(f"{where} must be a component, got a State; write state.system.")
     check_fields(component)
     check_parts(component, component)
 
