@@ -12,7 +12,7 @@ from tiny import Linear, Net, Pair, data, net, pair
 import fulmen as fm
 from fulmen import dispatch
 from fulmen.optimizers import groups
-from fulmen.optimizers.state_schedule import turns
+from fulmen.optimizers.update_schedule import update_schedule
 
 X, Y = data(16)
 
@@ -100,7 +100,7 @@ def test_a_player_moves_in_the_last_of_its_steps_and_rests_altogether_in_the_oth
     first, second = run[-1][0].system.first, run[-1][0].system.second
     assert (int(first.seen.value), float(first.steps)) == (2, 2.0)
     assert (int(second.seen.value), float(second.steps)) == (6, 6.0)
-    counts = [[int(s.count) for s in state if hasattr(s, "count")] for state in run[-1][0].optimizer_state]
+    counts = [[int(n) for _, n in optax.tree.get_all_with_path(s, "count")] for s in run[-1][0].optimizer_state]
     assert counts == [[2, 2], [6, 6]]
 
 
@@ -146,16 +146,16 @@ def test_gradients_through_steps_of_which_one_moves():
 
 def test_where_nothing_is_declared_there_is_one_program():
     state = fm.setup(Duel(player(), player()), X, optimizer=optax.adam, lr=0.1)
-    assert (turns(state).every, turns(state).sets()) == ([], [frozenset()])
+    assert (update_schedule(state).every, update_schedule(state).sets()) == ([], [frozenset()])
 
 
 def test_one_program_for_each_set_of_movers():
     state = fm.setup(
         Duel(player(), player()), X, optimizer={"first": fm.every(3, optax.sgd(0.1)), "second": fm.every(2, optax.sgd(0.1))}
     )
-    who = turns(state)
-    seen = [who.at(step) for step in range(12)]
-    assert {*seen} == {*who.sets()} and len(who.sets()) == 4
+    schedule = update_schedule(state)
+    seen = [schedule.at(step) for step in range(12)]
+    assert {*seen} == {*schedule.sets()} and len(schedule.sets()) == 4
     assert seen[:6] == seen[6:]
     assert ["first.layer.bias" in rest for rest in seen[:6]] == [True, True, False] * 2
     assert ["second.seen" in rest for rest in seen[:6]] == [True, False] * 3
@@ -190,7 +190,7 @@ def test_every_inside_and_around_others(inside):
     state = fm.setup(net(), (X, Y), optimizer=fm.every(2, inside(fm.optimizers.Optimizer(optax.sgd, 0.1))), steps=16)
     (group,) = groups(state.system, state.optimizer, state.plan)
     assert group.every == 4
-    assert turns(state).at(2) and not turns(state).at(3)
+    assert update_schedule(state).at(2) and not update_schedule(state).at(3)
 
 
 def test_unfreezing_counts_moves():
@@ -253,7 +253,7 @@ def test_intervals_that_make_no_sense(wrong, message):
 
 
 def test_a_run_in_which_something_never_moves():
-    with pytest.warns(UserWarning, match="'first' moves every 3 steps, and the run has 2: never"):
+    with pytest.warns(UserWarning, match="'first' is updated every 3 steps, and the run has 2: never"):
         started("by the game", steps=2)
 
 
@@ -420,7 +420,11 @@ def test_an_entry_of_all_of_them_together():
 
 
 def test_several_players_in_a_run():
-    optimizer = {"maker": optax.adam(0.1), "critics.0": optax.sgd(0.1), "critics.1": fm.every(2, optax.sgd(0.1))}
+    optimizer = {
+        "maker": optax.adam(0.1),
+        "critics.0": optax.sgd(0.1),
+        "critics.1": fm.every(2, fm.optimizers.Optimizer(optax.sgd, 0.1)),
+    }
     state, history = fm.fit(panel(), X, optimizer=optimizer, steps=2, batch_size=16, progress=False)
     assert {"loss/critics.0", "loss/critics.1", "lr/critics.1"} <= set(history)
     alternating = fm.systems.Alternating(panel())

@@ -9,7 +9,7 @@ from tiny import Linear, data
 
 import fulmen as fm
 from fulmen import dispatch
-from fulmen.optimizers.state_schedule import turns
+from fulmen.optimizers.update_schedule import update_schedule
 from fulmen.train.step import traced_step
 
 X, _ = data(16)
@@ -28,6 +28,14 @@ EXPECTED = {
     "Hinge": (lambda real, fake: (-fake, np.maximum(1 - real, 0), np.maximum(1 + fake, 0))),
     "Wasserstein": (lambda real, fake: (-fake, -real, fake)),
 }
+
+
+def test_an_evaluation_draws_different_noise_in_each_batch():
+    state = fm.setup(gan(), X, optimizer=optax.sgd(0.1))
+    twice = np.concatenate([X, X])
+    once = fm.evaluate(state, X, batch_size=len(X))
+    assert fm.evaluate(state, twice, batch_size=len(X))["loss"] != pytest.approx(once["loss"], rel=1e-4)
+    assert fm.evaluate(state, X, batch_size=len(X)) == once
 
 
 @pytest.mark.parametrize("objective", [fm.systems.NonSaturating(), fm.objectives.Hinge(), fm.systems.Wasserstein()])
@@ -137,7 +145,9 @@ def test_a_step_without_the_generator_costs_what_the_critics_step_by_hand_costs(
     big = fm.GAN(Linear(32, 128), Linear(128, 1), objective=fm.systems.NonSaturating(), latent=32, critic_steps=5)
     x = np.ones((64, 128), np.float32)
     state = fm.setup(big, x, optimizer=optax.sgd(0.1), batch_size=64)
-    alone, both = (traced_step(state, x, rest).lower().compile().cost_analysis()["flops"] for rest in turns(state).sets())
+    alone, both = (
+        traced_step(state, x, rest).lower().compile().cost_analysis()["flops"] for rest in update_schedule(state).sets()
+    )
 
     def by_hand(generator, critic, key, x):
         made = generator(jax.random.normal(key, (64, 32)))

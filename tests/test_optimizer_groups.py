@@ -37,6 +37,10 @@ def loss(stack: Stack, batch: fm.Labeled):
     return optax.softmax_cross_entropy_with_integer_labels(stack(batch.x), batch.y)
 
 
+def by_epoch(plan: fm.Plan):
+    return {"": optax.sgd(1.0 / plan.epochs)}
+
+
 def stack():
     return Stack([Linear(4, 4), Linear(4, 4)], Linear(4, 3))
 
@@ -83,7 +87,7 @@ def arrays(*layers):
         ({"": fm.frozen, "lay*.*.weight": SGD}, {"lay*.*.weight": ["layers.0.weight", "layers.1.weight"]}),
         ({"layers": {"*": {"bias": SGD}}, "": ADAM}, {"layers.*.bias": ["layers.0.bias", "layers.1.bias"]}),
         ({"**": SGD}, {"**": arrays("layers.0", "layers.1", "head")}),
-        (lambda plan: {"": optax.sgd(1.0 / plan.epochs)}, {"": arrays("layers.0", "layers.1", "head")}),
+        (by_epoch, {"": arrays("layers.0", "layers.1", "head")}),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, dict) else None,
 )
@@ -171,7 +175,12 @@ def test_an_optimizer_for_what_is_frozen_already():
 
 
 def test_groups_move_apart_in_a_step_and_log_their_rates():
-    state = fm.setup(stack(), data(), optimizer={"": fm.frozen, "layers.0": optax.sgd(0.5), "**.bias": optax.sgd}, lr=0.25)
+    state = fm.setup(
+        stack(),
+        data(),
+        optimizer={"": fm.frozen, "layers.0": fm.optimizers.Optimizer(optax.sgd, 0.5), "**.bias": optax.sgd},
+        lr=0.25,
+    )
     after, logs = fm.train_step(state, data())
     moved = {
         new.path: not np.array_equal(old.value, new.value)

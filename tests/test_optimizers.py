@@ -1,16 +1,26 @@
 """Whose optimizer: the forms, the precedence, the groups."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny import Linear, Net, Pair, data, net, pair
+from tiny import Compilations, Linear, Net, Pair, data, net, pair
 
 import fulmen as fm
-from fulmen import configure_optimizers, dispatch
-from fulmen.optimizers import groups
+from fulmen import configure_optimizers, dispatch, update
+from fulmen.optimizers import groups, unfreeze
+from fulmen.train.step import learning_rates
 
 PLAN = fm.Plan(steps_per_epoch=4, epochs=2, total_steps=8, batch_size=16)
+
+
+def by_total(plan: fm.Plan):
+    return 1.0 / plan.total_steps
+
+
+def sgd_by_epoch(plan: "fm.Plan"):
+    return fm.optimizers.Optimizer(optax.sgd, 1.0 / plan.steps_per_epoch)
 
 
 class Own(Net):
@@ -19,7 +29,7 @@ class Own(Net):
 
 @dispatch
 def configure_optimizers(net: Own):
-    return optax.sgd(0.5)
+    return fm.optimizers.Optimizer(optax.sgd, 0.5)
 
 
 class Deep(fm.System):
@@ -111,12 +121,16 @@ def test_all_that_inherit_form_one_group():
         (optax.adam, 1e-2, 1e-2),
         (optax.adam, optax.constant_schedule(0.3), 0.3),
         (optax.adam, fm.cosine(0.2), 0.2),
-        (optax.adam, lambda plan: 1.0 / plan.total_steps, 1 / 8),
-        (lambda plan: optax.sgd(1.0 / plan.steps_per_epoch), None, 0.25),
-        (optax.adam(0.05), None, 0.05),
-        (optax.adamw(optax.linear_schedule(0.4, 0.0, 8)), None, 0.4),
+        (optax.adam, optax.linear_schedule(0.4, 0.0, 8), 0.4),
+        (optax.adam, lambda step: 0.5 / (step + 1), 0.5),
+        (optax.adam, by_total, 1 / 8),
+        (sgd_by_epoch, None, 0.25),
         (optax.inject_hyperparams(optax.sgd)(learning_rate=0.7), None, 0.7),
-        (optax.chain(optax.clip(1.0), optax.sgd(0.03, momentum=0.9)), None, 0.03),
+        (optax.inject_hyperparams(optax.sgd)(learning_rate=optax.linear_schedule(0.4, 0.0, 8)), None, 0.4),
+        (optax.chain(optax.clip(1.0), optax.inject_hyperparams(optax.sgd)(0.03, momentum=0.9)), None, 0.03),
+        # of a finished transformation the rate is not known
+        (optax.adam(0.05), None, None),
+        (optax.adamw(optax.linear_schedule(0.4, 0.0, 8)), None, None),
     ],
 )
 def test_forms_and_their_learning_rate_in_the_logs(optimizer, lr, rate):
@@ -124,11 +138,74 @@ def test_forms_and_their_learning_rate_in_the_logs(optimizer, lr, rate):
     state = fm.setup(net(), data(64), optimizer=optimizer, epochs=2, batch_size=16, **given)
     assert state.plan == PLAN
     _, logs = fm.train_step(state, data(64))
-    assert float(logs["lr"]) == pytest.approx(rate)
+    assert float(logs["lr"]) == pytest.approx(rate) if rate else "lr" not in logs
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "lr"),
+    [
+        (lambda rate: optax.MultiSteps(optax.sgd(rate), every_k_schedule=2), fm.schedules.linear(1.0)),
+        (lambda rate: optax.MultiSteps(optax.sgd(rate), every_k_schedule=2), optax.linear_schedule(1.0, 0.0, 8)),
+        (optax.sgd, fm.schedules.linear(1.0)),
+        (optax.inject_hyperparams(optax.sgd)(learning_rate=optax.linear_schedule(1.0, 0.0, 8)), None),
+        (fm.plateau(optax.sgd, factor=0.5, patience=1, tolerance=0.99), fm.schedules.linear(1.0)),
+    ],
+    ids=["multisteps", "multisteps of optax", "schedule", "injected", "plateau"],
+)
+def test_the_logged_rate_is_the_one_of_the_update(optimizer, lr):
+    state = fm.setup(net(), data(16), optimizer=optimizer, steps=8, **({"lr": lr} if lr else {}))
+    ones = jax.tree.map(jnp.ones_like, state.system)
+    used, logged = [], []
+    for _ in range(8):
+        after = fm.apply_gradients(state, ones, value=jnp.ones(()))
+        used.append(float((state.system.layer.bias - after.system.layer.bias).mean()))
+        logged.append(float(learning_rates(state, after)["lr"].value))
+        state = after
+    used, logged = np.asarray(used), np.asarray(logged)
+    np.testing.assert_allclose(used[used > 0], logged[used > 0], rtol=1e-5)
+    assert (used > 0).sum() == (4 if "MultiSteps" in str(state.optimizer_state) else 8)
+    assert used[used > 0].min() < 0.2 < 0.8 < used.max()
+
+
+def test_a_function_of_the_plan_says_so_by_its_annotation():
+    with pytest.raises(AttributeError, match="total_steps") as caught:
+        fm.setup(net(), data(), optimizer=optax.adam, lr=lambda plan: 1.0 / plan.total_steps, steps=4)
+    assert "`def lr(plan: fm.Plan)`" in caught.value.__notes__[0]
+    with pytest.raises(TypeError, match=r"needs a learning rate.*\(plan: fm.Plan\)"):
+        fm.setup(net(), data(), optimizer=lambda plan: optax.sgd(1.0 / plan.total_steps), steps=4)
+
+
+class Kept(Net):
+    """Says `fm.Frozen` where it means `fm.frozen`."""
+
+
+@dispatch
+def configure_optimizers(net: Kept):
+    return fm.Frozen
+
+
+@pytest.mark.parametrize(
+    ("component", "options"),
+    [
+        (pair(), {"optimizer": {"one": fm.Frozen, "two": optax.sgd}, "lr": 0.1}),
+        (pair(), {"optimizer": {"one": fm.Frozen, "two": optax.sgd(0.1)}}),
+        (pair(), {"optimizer": {"one": fm.Frozen(net()), "two": optax.sgd(0.1)}}),
+        (pair(), {"optimizer": fm.Frozen, "lr": 0.1}),
+        (Kept(Linear(4, 3)), {}),
+    ],
+)
+def test_a_component_as_an_optimizer(component, options):
+    with pytest.raises(TypeError, match=r"Frozen is a component, not an optimizer.*fm\.frozen"):
+        fm.setup(component, data(), **options)
+
+
+def test_the_frozen_optimizer_as_a_component():
+    with pytest.raises(TypeError, match=r"`fm.frozen` is an optimizer.*`fm.Frozen\(Net"):
+        fm.frozen(net())
 
 
 def test_each_group_logs_its_rate():
-    state = fm.setup(Deep(own(), [net()]), data(), optimizer={"others": optax.adam(1e-3)})
+    state = fm.setup(Deep(own(), [net()]), data(), optimizer={"others": fm.optimizers.Optimizer(optax.adam, 1e-3)})
     _, logs = fm.train_step(state, data())
     assert {k: float(v) for k, v in logs.items() if k.startswith("lr")} == {
         "lr/first": pytest.approx(0.5),
@@ -215,3 +292,67 @@ def test_a_parameter_of_a_system_is_trained():
 def test_pair_with_each_its_own():
     state = fm.setup(Pair(own(), own()), data())
     assert [g.path for g in groups(state.system, None, state.plan)] == ["one", "two"]
+
+
+# Of the plan, only what depends on it is compiled again
+
+
+class Fresh(Net):
+    """Compiled by no other test."""
+
+
+class Paced(Net):
+    """Reads the plan in its optimizer, by the epochs."""
+
+
+@dispatch
+def configure_optimizers(net: Paced, plan):
+    return fm.optimizers.Optimizer(optax.sgd, 1.0 / plan.epochs)
+
+
+class Counting(Net):
+    """Reads the plan in its step."""
+
+
+@dispatch
+def update(net: Counting, state, batch, mode):
+    state, logs = update.invoke(fm.Component, object, object, object)(net, state, batch, mode)
+    return state, {**logs, "total": jnp.asarray(state.plan.total_steps, jnp.float32)}
+
+
+GROUPS = {"layer.bias": fm.every(2, optax.sgd), "": optax.sgd}
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "again"),
+    [
+        (Fresh, {"optimizer": optax.sgd, "lr": 0.1}, False),
+        (Fresh, {"optimizer": optax.sgd, "lr": optax.exponential_decay(0.1, 10, 0.9)}, False),
+        (Fresh, {"optimizer": optax.adam(0.1)}, False),
+        (Fresh, {"optimizer": GROUPS, "lr": 0.1}, False),
+        (Fresh, {"optimizer": optax.sgd, "lr": fm.cosine(0.1)}, True),
+        (Fresh, {"optimizer": GROUPS, "lr": fm.cosine(0.1)}, True),
+        (Fresh, {"optimizer": unfreeze(optax.sgd, at=0.5), "lr": 0.1}, True),
+        (Paced, {}, True),
+        (Counting, {"optimizer": optax.sgd, "lr": 0.1}, True),
+    ],
+)
+def test_another_length_of_the_run_compiles_only_what_depends_on_it(make, options, again):
+    alive = []
+
+    def run(epochs):
+        with Compilations() as compiled:
+            state = fm.setup(make(Linear(4, 3)), data(64), epochs=epochs, batch_size=16, **options)
+            _, logs = fm.train_step(state, data(64))
+            fm.eval_step(state, data(64))
+            _, history = fm.fit(state, data(64), epochs=epochs, batch_size=16, progress=False)
+        alive.append(state)  # its programs with it
+        if make is Paced:
+            assert float(logs["lr"]) == history["lr"][0] == pytest.approx(1 / epochs)
+        if make is Counting:
+            assert float(logs["total"]) == history["total"][0] == 4 * epochs
+        return {name for name in compiled.names if "program" in name or "_step" in name}
+
+    first = run(2)
+    assert any("program" in name for name in first) and any("train_step" in name for name in first)
+    assert bool(run(4)) == again

@@ -14,7 +14,6 @@ from tiny import Compilations, data, net
 
 import fulmen as fm
 from fulmen.optimizers import unfreeze
-from fulmen.schedules.span import span, warn_if_longer
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -107,7 +106,8 @@ def test_in_a_run_the_peak_is_data(schedule):
         (fm.warmup(0.1, 100), PLAN, "warmup: 100 steps do not fit into a run of 100"),
         (fm.cosine(0.1, warmup=100), PLAN, "cosine: a warm-up of 100 steps does not fit into a run of 100"),
         (fm.one_cycle(0.1, rise=100), PLAN, "one_cycle: a rise of 100 steps does not fit into a run of 100"),
-        (fm.one_cycle(0.1, rise=-1), PLAN, "one_cycle, rise: steps, or below 1 .*, were expected, and -1 came"),
+        (fm.schedules.step_decay(0.1, at=(0.5, 1.0)), fm.Plan(), "step_decay, at spans the run"),
+        (fm.cosine(0.1, warmup=1.0), PLAN, "cosine: a warm-up of 100 steps does not fit into a run of 100"),
     ],
 )
 def test_lengths_that_do_not_fit(schedule, plan, message):
@@ -122,55 +122,48 @@ def test_what_needs_no_length_runs_without_one():
     )
 
 
-# Longer than the run
-
-
+@pytest.mark.parametrize("length", [-1, 1.5, 10.0, "half"])
 @pytest.mark.parametrize(
-    ("schedule", "steps"),
+    ("make", "name"),
     [
-        (optax.cosine_decay_schedule(0.1, 1000), 1000),
-        (optax.linear_schedule(0.1, 0.0, 500, transition_begin=100), 600),
-        (optax.warmup_cosine_decay_schedule(0.0, 0.1, 100, 1000), 1000),
-        (optax.cosine_onecycle_schedule(300, 0.1), 300),
-        (optax.piecewise_constant_schedule(0.1, {50: 0.1, 200: 0.1}), 200),
-        (optax.join_schedules([optax.constant_schedule(0.1), optax.linear_schedule(0.1, 0.0, 50)], [120]), 170),
-        (optax.exponential_decay(0.1, 10_000, 0.5), None),
-        (optax.constant_schedule(0.1), None),
-        (lambda step: 0.1, None),
-        (0.1, None),
+        (lambda length: fm.cosine(0.1, warmup=length), "warmup"),
+        (lambda length: fm.schedules.linear(0.1, warmup=length), "warmup"),
+        (lambda length: fm.one_cycle(0.1, rise=length), "rise"),
+        (lambda length: fm.schedules.step_decay(0.1, at=(0.5, length)), "at"),
+        (lambda length: fm.warmup(0.1, length), "steps"),
+        (lambda length: unfreeze(optax.sgd(0.1), at=length), "at"),
     ],
 )
-def test_how_long_an_optax_schedule_is(schedule, steps):
-    assert span(schedule) == steps
-    if steps is None:
-        warn_if_longer(schedule, span(schedule), PLAN)
-        return
-    with pytest.warns(UserWarning, match=f"made for {steps} steps, and the run has 100: it ends at"):
-        warn_if_longer(schedule, span(schedule), PLAN)
-    warn_if_longer(schedule, steps, fm.Plan(total_steps=steps))
-    warn_if_longer(schedule, steps, fm.Plan())
+def test_an_int_counts_steps_and_a_float_is_a_fraction(make, name, length):
+    with pytest.raises(ValueError, match=rf"`{name}` must be a number of steps \(an int\).*got {length!r}"):
+        make(length)
 
 
-COSINE = optax.cosine_decay_schedule(0.1, 1000)
+def test_one_step_and_the_whole_run_are_two_schedules():
+    """Also where one takes the other's place in a compiled program."""
+    for at, expected in [((1,), [0.3, 0.03]), ((1.0,), [0.3, 0.3]), ((np.int32(1),), [0.3, 0.03]), ((1.0,), [0.3, 0.3])]:
+        state = fm.setup(net(), data(), optimizer=optax.sgd, lr=fm.schedules.step_decay(0.3, at=at), steps=50)
+        found = [float(logs["lr"]) for _, logs in fm.steps(state, data(), steps=2)]
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+# Longer than the run
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"optimizer": optax.sgd, "lr": COSINE}, "made for 1000 steps, and the run has 100: it ends at 0.0976 and not at 0"),
-        ({"optimizer": optax.sgd(COSINE)}, "made for 1000 steps"),
-        ({"optimizer": optax.chain(optax.clip(1.0), optax.adamw(COSINE, weight_decay=0.1))}, "made for 1000 steps"),
-        ({"optimizer": optax.inject_hyperparams(optax.sgd)(learning_rate=COSINE)}, "made for 1000 steps"),
-        ({"optimizer": {"layer": optax.sgd(COSINE)}}, "schedule for 'layer' is made for 1000 steps"),
-        ({"optimizer": fm.plateau(optax.sgd), "lr": COSINE}, "made for 1000 steps"),
-        ({"optimizer": unfreeze(optax.sgd(COSINE), at=50)}, "made for 1050 steps"),
-        ({"optimizer": optax.sgd, "lr": fm.warmup(COSINE, 10)}, "made for 1010 steps"),
         (
             {"optimizer": optax.sgd, "lr": fm.schedules.step_decay(0.1, at=(50, 150))},
-            "made for 151 steps.*ends at 0.01 and not at 0.001",
+            "made for 151 updates, and the run has 100",
         ),
-        ({"optimizer": optax.sgd, "lr": lambda plan: COSINE}, "made for 1000 steps"),
-        ({"optimizer": lambda plan: optax.sgd(COSINE)}, "made for 1000 steps"),
+        (
+            {"optimizer": {"layer": optax.sgd}, "lr": fm.schedules.step_decay(0.1, at=(150,))},
+            "schedule for 'layer' is made for 151",
+        ),
+        ({"optimizer": fm.plateau(optax.sgd), "lr": fm.schedules.step_decay(0.1, at=(150,))}, "made for 151"),
+        ({"optimizer": unfreeze(optax.sgd, at=50), "lr": fm.schedules.step_decay(0.1, at=(150,))}, "made for 201"),
+        ({"optimizer": optax.sgd, "lr": fm.warmup(fm.schedules.step_decay(0.1, at=(150,)), 10)}, "made for 161"),
     ],
 )
 def test_setup_warns_of_a_schedule_that_is_longer_than_the_run(options, words):
@@ -187,13 +180,23 @@ def test_setup_warns_of_a_schedule_that_is_longer_than_the_run(options, words):
 ENDLESS = optax.exponential_decay(0.1, 10, 0.9)
 
 
+def by_length(plan: fm.Plan):
+    return 0.1 / plan.total_steps
+
+
+def falling(plan: fm.Plan):
+    return lambda step: 0.1 / (step + plan.total_steps)
+
+
 @pytest.mark.parametrize(
     ("options", "warned"),
     [
         ({"optimizer": optax.sgd, "lr": 0.1}, False),
         ({"optimizer": optax.sgd(0.1)}, False),
         ({"optimizer": optax.sgd, "lr": ENDLESS}, False),
-        ({"optimizer": optax.sgd, "lr": lambda plan: 0.1 / plan.total_steps}, False),
+        ({"optimizer": optax.sgd, "lr": by_length}, False),
+        ({"optimizer": optax.sgd, "lr": optax.linear_schedule(0.1, 0.0, 4)}, False),  # whose end is not known
+        ({"optimizer": optax.sgd(optax.linear_schedule(0.1, 0.0, 4))}, False),
         ({"optimizer": optax.sgd, "lr": fm.warmup(0.1, 2)}, False),
         ({"optimizer": optax.sgd, "lr": fm.warmup(ENDLESS, 2)}, False),
         ({"optimizer": fm.plateau(optax.sgd(0.1))}, False),
@@ -201,8 +204,7 @@ ENDLESS = optax.exponential_decay(0.1, 10, 0.9)
         ({"optimizer": optax.sgd, "lr": fm.cosine(0.1)}, True),
         ({"optimizer": optax.sgd, "lr": fm.warmup(fm.schedules.linear(0.1), 2)}, True),
         ({"optimizer": optax.sgd, "lr": fm.schedules.step_decay(0.1)}, True),
-        ({"optimizer": optax.sgd, "lr": lambda plan: lambda step: 0.1 / (step + plan.total_steps)}, True),
-        ({"optimizer": optax.sgd(optax.linear_schedule(0.1, 0.0, 4))}, True),
+        ({"optimizer": optax.sgd, "lr": falling}, True),
         ({"optimizer": {"layer.bias": optax.sgd, "": optax.sgd(0.1)}, "lr": fm.cosine(0.1)}, True),
         ({"optimizer": unfreeze(optax.sgd, at=0.5), "lr": fm.cosine(0.1)}, True),
     ],

@@ -18,6 +18,7 @@ import fulmen as fm
 from fulmen.commands import function_target as targets
 from fulmen.commands.npz_data import load_arrays, system_for
 from fulmen.commands.one_line_errors import CommandError, nearest
+from fulmen.optimizers import MissingOptimizerError
 from fulmen.train.progress import line
 
 __all__ = ["train"]
@@ -91,9 +92,7 @@ def train(
     show = progress and arguments.pop("progress", True)
     try:
         state, figures = fm.fit(system, data, callbacks=[*callbacks, stopped], **{**arguments, "progress": show})
-    except ValueError as error:
-        if not str(error).startswith("no optimizer"):
-            raise
+    except MissingOptimizerError:
         raise CommandError(
             "no optimizer: give --optimizer adam --lr 1e-3, or write `optimizer` and `lr` into the dict that the function "
             "returns, or a method of configure_optimizers for its system."

@@ -23,5 +23,5 @@ def example_keys(component: Any, batch: Any, what: str) -> jax.Array:
     Raises:
         ValueError: if the mode has no key.
     """
-    key = require_key(None if component.mode is None else component.mode.at(what).key, component)
+    key = require_key(None if component.mode is None else component.mode.at(what).example_key, component)
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(index(batch))

@@ -42,13 +42,13 @@ __all__: list[str] = []
 
 @dispatch
 def members_of(population: Population, whole):
-    return Members(population.n, lambda i: around(whole, take(population.members, i)), whole)
+    return Members(population.n, lambda i: around(whole, take(population.members, i)))
 
 
 @dispatch
 def members_of(population: Population, state: State):
     tree = _own(population, state)
-    return Members(population.n, lambda i: _member_state(state, take(tree, i)), state)
+    return Members(population.n, lambda i: _member_state(state, take(tree, i)))
 
 
 def _own(population: Population, state: State) -> Any:
@@ -70,7 +70,7 @@ def over_members(population: Population, whole, function, *inputs, axis=0):
 
     def run(varying: Any, number: Any, leaves: Any) -> Any:
         one = around(whole, join(varying, shared, structure))
-        return function(one, *_keyed(build(one, leaves), lambda mode: jax.random.fold_in(mode.root, number)))
+        return function(one, *_keyed(build(one, leaves), lambda key: jax.random.fold_in(key, number)))
 
     numbers = jnp.arange(population.n)
     return _spread(jax.vmap(run, in_axes=(0, 0, axes), out_axes=axis)(varying, numbers, leaves))
@@ -83,7 +83,7 @@ def over_states(population: Population, state, function, *inputs):
 
     def run(own: Any, leaves: Any) -> tuple[Any, Any]:
         one = _member_state(state, own)
-        inputs = _keyed(build(one.system, leaves), lambda mode: jax.random.fold_in(one.key, one.step))
+        inputs = _keyed(build(one.system, leaves), lambda _: jax.random.fold_in(one.key, one.step))
         new, extra = function(one, *inputs)
         return (inside(system, new.system), own[1], new.optimizer_state, optimizer), extra
 
@@ -92,10 +92,10 @@ def over_states(population: Population, state, function, *inputs):
     return state.replace(system=moved, optimizer_state=optimizer_state), _spread(extra)
 
 
-def _keyed(inputs: Any, key: Callable[[Mode], Any]) -> list[Any]:
+def _keyed(inputs: Any, key: Callable[[Any], Any]) -> list[Any]:
     """The inputs with the member's key in every mode that has one."""
     drawing = lambda v: isinstance(v, Mode) and v.root is not None
-    return [remake(v, {"root": key(v)}) if drawing(v) else v for v in inputs]
+    return [remake(v, {"root": key(v.root)}) if drawing(v) else v for v in inputs]
 
 
 def _spread(found: Any) -> Any:

@@ -23,12 +23,7 @@ __all__ = ["Members", "around", "inside"]  # the verbs are private
 
 @verb(hands_on=False)
 def members_of(component, whole):
-    """The members as single systems, or for a state as states; empty if the component is a single system.
-
-    Args:
-        component: what decides.
-        whole: the component with its wrappers, or a state of it.
-    """
+    """The members of `whole`, a component or a state, each as a single system or its state; empty for a single system."""
 
 
 @verb(hands_on=False)
@@ -36,9 +31,6 @@ def over_members(component, whole, function, *inputs, axis=0):
     """`function(member, *inputs)` of every member, in one program.
 
     Args:
-        component: what decides.
-        whole: the component with its wrappers.
-        function: gets one system and one system's inputs.
         *inputs: shared by all members, except that each gets its own part of a `PerMember` and its own key of a `Mode`.
         axis: the axis along which the members' arrays are stacked.
 
@@ -51,14 +43,8 @@ def over_members(component, whole, function, *inputs, axis=0):
 def over_states(component, state, function, *inputs):
     """`function(state, *inputs) -> (state, extra)` of every member's state, in one program.
 
-    Args:
-        component: what decides.
-        state: its `State`, wrappers included.
-        function: gets the state that the member has as a single system.
-        *inputs: as in `over_members`; a `Mode` gets the key of the member's step.
-
-    Returns:
-        The state with its members' new states, and the extras as `over_members` returns them.
+    A member's state is what it has as a single system. `*inputs` are as in `over_members`; a `Mode` gets the key of the
+    member's step. Returns the state with its members' new states, and the extras as `over_members` returns results.
     """
 
 
@@ -148,16 +134,10 @@ def inside(whole: Any, view: Any) -> Any:
 
 
 class Members(Sequence[Any]):
-    """The members of a component or a state; each is made when it is asked for.
+    """`n` members, each of which `member(i)` makes when it is asked for."""
 
-    Args:
-        n: the number of members.
-        member: makes one, from its index.
-        of: the component or state.
-    """
-
-    def __init__(self, n: int, member: Callable[[int], Any], of: Any) -> None:
-        self._n, self._member, self._of = n, member, of
+    def __init__(self, n: int, member: Callable[[int], Any]) -> None:
+        self._n, self._member = n, member
 
     def __len__(self) -> int:
         return self._n
@@ -165,6 +145,3 @@ class Members(Sequence[Any]):
     def __getitem__(self, index: Any) -> Any:
         found = range(self._n)[index]
         return self._member(found) if isinstance(found, int) else [*map(self._member, found)]
-
-    def __repr__(self) -> str:
-        return f"Members({self._of!r})"

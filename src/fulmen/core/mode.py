@@ -32,6 +32,11 @@ class Mode(Tree):
     @property
     def key(self) -> Any:
         """The component's own key, or None where the mode was made without one."""
+        return self.example_key
+
+    @property
+    def example_key(self) -> Any:
+        """The key for what each example draws by its own index: the same in all batches of an evaluation."""
         if self.root is None or self.salt is None:
             return self.root
         return jax.random.fold_in(self.root, _mix(self.salt, self.verb) if self.verb else self.salt)
@@ -98,12 +103,20 @@ class Eval(Mode):
 
     Args:
         key: a random key, for what draws even then; most evaluations need none.
+        batch: the position of the batch in an evaluation, so that each batch draws differently; None for a single batch.
     """
 
-    def __init__(self, key: Any = None) -> None:
+    batch: jax.Array | int | None = dataclasses.field(default=None, metadata={"fulmen": "child"})
+
+    def __init__(self, key: Any = None, batch: Any = None) -> None:
         if key is not None and not hasattr(key, "dtype"):
             raise TypeError(f"Eval takes a random key, such as jax.random.key(0), or none; {key!r} came.")
-        self.__dict__.update(root=key, salt=None, verb="")
+        self.__dict__.update(root=key, salt=None, verb="", batch=batch)
+
+    @property
+    def key(self) -> Any:
+        own = self.example_key
+        return own if own is None or self.batch is None else jax.random.fold_in(own, self.batch)
 
 
 _NO_SALT = np.zeros((), np.uint32)
@@ -167,3 +180,22 @@ class Plan(Tree):
 
     def __hash__(self) -> int:
         return hash(tuple(self.__dict__.values()))
+
+
+class PlanRead(Exception):
+    """A step that was to be compiled for every plan reads the plan."""
+
+
+class UnreadPlan(Plan):
+    """The plan of a step that is compiled for every plan. Reading a field of it raises `PlanRead`."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in Plan.__dataclass_fields__:
+            raise PlanRead(name)
+        return super().__getattribute__(name)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, UnreadPlan)
+
+    def __hash__(self) -> int:
+        return hash(UnreadPlan)

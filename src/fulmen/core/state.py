@@ -11,13 +11,13 @@ from jax.core import Tracer
 
 from fulmen.core.component import Component
 from fulmen.core.leaves import BUFFER, PARAMETER, is_array, leaves
-from fulmen.core.mode import Plan
+from fulmen.core.mode import Plan, UnreadPlan
 from fulmen.core.structure import Structure, pack
 from fulmen.core.tree import short
 from fulmen.core.verbs import show
 from fulmen.dispatching import hooks
 
-__all__ = ["State"]
+__all__ = ["State", "without_plan"]
 
 
 class State:
@@ -109,6 +109,14 @@ class State:
 
     def _repr_html_(self) -> str:
         return show(self)
+
+
+def without_plan(structure: Structure) -> Structure:
+    """The structure of a state for programs that serve every plan; reading the plan raises `PlanRead`."""
+    if "without plan" not in structure.programs:
+        extra = UnreadPlan(), structure.extra[1]
+        structure.programs["without plan"] = Structure(structure.treedef, structure.fixed, extra)
+    return structure.programs["without plan"]
 
 
 def _as_weak(old: Any, new: Any) -> Any:

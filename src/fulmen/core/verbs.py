@@ -352,12 +352,12 @@ def configure_optimizers(component, *constructor, plan):
 
     Args:
         component: a model or a system.
-        *constructor: nothing, or an optax constructor and a learning rate (a number, an optax schedule, or a function of
-            the plan such as `fm.cosine(1e-3)`); keywords go to the constructor.
+        *constructor: nothing, or an optax constructor and a learning rate, as for `setup`; keywords go to the constructor.
         plan: a `Plan`, or left out.
 
     Returns:
-        An optax transformation, `fm.frozen`, or a dict of them by field, path (`"blocks.0"`) or pattern (`"**.bias"`).
+        An optax transformation, `fm.optimizers.Optimizer(optax.adam, 1e-3)` (whose learning rate is logged), `fm.frozen`, or a dict of
+        them by field, path (`"blocks.0"`) or pattern (`"**.bias"`).
 
     **Extending.** `def configure_optimizers(critic: Critic): return optax.adam(4e-4, b1=0.5)`.
     """
@@ -428,10 +428,12 @@ def setup(component, data, **options):
     Args:
         component: anything that has a loss.
         data: as for `batches`, of which the first batch is looked at, and of arrays all; or one batch of the data.
-        optimizer: an optax transformation, a constructor with `lr`, a function of the plan, or a dict of them by field, path or
-            pattern. Beats every `configure_optimizers` method.
-        lr: a number, an optax schedule, or a function of the plan such as `fm.cosine(1e-3)`.
-        seed: what all randomness follows from.
+        optimizer: an optax transformation, a constructor with `lr`, a function annotated `(plan: fm.Plan)` that returns one, or
+            a dict of them by field, path or pattern. Beats every `configure_optimizers` method.
+        lr: a number, a function of the step such as an optax schedule, a `fm.schedules.Schedule` such as `fm.cosine(1e-3)`, or a function
+            annotated `(plan: fm.Plan)`. It is logged. The learning rate of a finished transformation such as `optax.adam(1e-3)`
+            is logged if it was made by `optax.inject_hyperparams`.
+        seed: a non-negative integer that determines all randomness; None is 0.
         epochs, steps: how long the run will be, for schedules.
         batch_size: examples in a batch, for schedules.
 
@@ -473,8 +475,9 @@ def fit(state, data, **options):
         batch_size: examples in a batch.
         validation: data to evaluate on after each epoch.
         callbacks: objects with methods of `on`.
-        seed: for the order of the data and, of a component, its parameters. A state keeps neither this nor `drop_last`: to
-            go on as the run would have gone on, say them again.
+        seed: for the order of the data and, of a component, its parameters; None keeps the order of the data, and the
+            parameters are those of seed 0. A state keeps neither this nor `drop_last`: to continue as the run would have
+            continued, pass them again.
         progress: whether to show a progress bar.
         drop_last: leave out the smaller last batch of an epoch.
 

@@ -21,7 +21,8 @@ from fulmen.core.verbs import as_batch, bind, eval_step, loss, setup
 from fulmen.data.arrays import count
 from fulmen.data.source import Source
 from fulmen.inspect.abstract import described
-from fulmen.optimizers.state_schedule import turns
+from fulmen.optimizers import MissingOptimizerError
+from fulmen.optimizers.update_schedule import update_schedule
 from fulmen.train.step import step_program
 
 __all__ = ["Cost", "costs"]
@@ -79,8 +80,8 @@ def costs(
         options = {**options, "optimizer": optimizer, "lr": lr, "batch_size": n, "steps": _LONG_RUN}
         try:
             state = _dry(component, data, options)
-        except ValueError as error:
-            if optimizer is not None or not str(error).startswith("no optimizer for"):
+        except MissingOptimizerError:
+            if optimizer is not None:
                 raise
             state = _dry(component, data, {**options, "optimizer": optax.sgd(1e-3), "lr": None})
             remark = "The step is one of plain gradient descent, since no optimizer was given."
@@ -108,13 +109,13 @@ def _dry(component: Any, data: Any, options: dict[str, Any]) -> State:
 
 def _step_costs(state: State, raw: Any, n: int) -> list[Cost]:
     """Of the steps as `fit` runs them, whose results take the place of the state's arrays; one for each set of movers."""
-    who, found = turns(state), []
-    for resting, kind in zip(who.sets(), who.kinds(), strict=True):
+    schedule, found = update_schedule(state), []
+    for resting, kind in zip(schedule.sets(), schedule.kinds(), strict=True):
 
         def run(leaves: list[Any], key: Any, step: Any, raw: Any, resting: Any = resting) -> Any:
             return step_program(state._structure, leaves, key, step, raw, resting)
 
-        names = [name for every in itertools.compress(who.every, kind) for name in who.names[every]]
+        names = [name for every in itertools.compress(schedule.every, kind) for name in schedule.names[every]]
         name = f"training step without {' and '.join(names)}" if names else "training step"
         found.append(_cost(name, n, run, state._leaves, state._raw_key, state.step, raw, donate_argnums=0))
     return found

@@ -30,8 +30,8 @@ from fulmen.data.iterables import told
 from fulmen.data.source import Source
 from fulmen.dispatching.registry import AmbiguousMethodError, MissingMethodError, ambiguities, verbs
 from fulmen.inspect.text import Picture, html_page, html_table, place, render_table
-from fulmen.optimizers import groups
-from fulmen.optimizers.state_schedule import turns
+from fulmen.optimizers import MissingOptimizerError, groups
+from fulmen.optimizers.update_schedule import update_schedule
 from fulmen.train.setup import check_component
 from fulmen.train.step import differentiate, observe
 
@@ -134,7 +134,7 @@ def check(
     *,
     optimizer: Any = None,
     lr: Any = None,
-    seed: int = 0,
+    seed: int | None = 0,
     epochs: int | None = None,
     steps: int | None = None,
     batch_size: int = 32,
@@ -159,7 +159,6 @@ def check(
         optimizer = component.optimizer if optimizer is None else optimizer
         component = component.system
     report = Report(type(component).__name__)
-    key = jax.random.key(seed)
     with report._step("data"):
         source = Source.looked_at(data)
         plan = source.plan(usual=batch_size, epochs=epochs, steps=steps, seed=seed)
@@ -170,12 +169,14 @@ def check(
     with report._step("fields"):
         check_component(component)  # as it was given: its parts are other objects once it is unbound
         component = unbind(component)
-    if report.ok:
-        with report._step("arrays"):
-            component = init(component, fold_name(key, "init"))
-            check_fields(component)
-            trained = sum(np.size(leaf.value) for leaf in leaves(component) if leaf.role == PARAMETER)
-            report._add(OK, f"component: {trained:,} parameters drawn")
+    if not report.ok:
+        return report
+    key = jax.random.key(0 if seed is None else seed)
+    with report._step("arrays"):
+        component = init(component, fold_name(key, "init"))
+        check_fields(component)
+        trained = sum(np.size(leaf.value) for leaf in leaves(component) if leaf.role == PARAMETER)
+        report._add(OK, f"component: {trained:,} parameters drawn")
     if not report.ok:
         return report
     with report._step("data for this component"):
@@ -236,19 +237,18 @@ def _check_step(report: Report, component: Any, raw: Any, optimizer: Any, option
     if optimizer is None:
         try:
             groups(component, None, Plan(total_steps=_LONG_RUN))
-        except Exception as error:
-            if not str(error).startswith("no optimizer for"):
-                with report._step("optimizer"):
-                    raise
-                return None
+        except MissingOptimizerError as error:
             advice = "give optimizer= and lr= here as to `fit`, or write `configure_optimizers`"
-            report._add(
-                WARNING, f"optimizer: {str(error).partition('. ')[0]}; plain gradient descent was taken here", "", advice
-            )
+            what = f"optimizer: no optimizer for {error.path!r}; plain gradient descent was used here"
+            report._add(WARNING, what, "", advice)
             optimizer, options = (
                 optax.sgd(1e-3),
                 {k: options[k] for k in ("seed", "batch_size", "steps")},
             )
+        except Exception:
+            with report._step("optimizer"):
+                raise
+            return None
     with report._step("a step"):
         said: list[warnings.WarningMessage] = []
         try:
@@ -262,7 +262,7 @@ def _check_step(report: Report, component: Any, raw: Any, optimizer: Any, option
                 else:
                     warnings.warn(one.message, stacklevel=3)
         report._add(OK, "a step: keeps structure, shapes and types")
-        for n, names in turns(state).names.items():
+        for n, names in update_schedule(state).names.items():
             report._add(OK, f"rates: moves in the last of every {n} steps", _some(names))
         return state
     return None

@@ -9,11 +9,10 @@ import jax
 import numpy as np
 
 from fulmen.core.mode import Plan
+from fulmen.core.schedule import Schedule
 from fulmen.core.verbs import plot
 from fulmen.dispatching.registry import dispatch
 from fulmen.inspect.plot_style import COLOURS, TEXT, grid
-from fulmen.schedules.schedule import Schedule
-from fulmen.schedules.span import span
 
 __all__: list[str] = []
 
@@ -27,8 +26,8 @@ def plot(schedule: Schedule, *, plan=None):
 
 
 @dispatch
-def plot(schedule: FunctionType, *, steps=None):
-    return _curve(schedule, steps or span(schedule) or 1000, schedule.__qualname__.partition(".")[0], "step")
+def plot(schedule: FunctionType, *, steps=1000):
+    return _curve(schedule, steps, schedule.__qualname__.partition(".")[0], "step")
 
 
 def _curve(rate: Any, total: int, name: str, label: str, per_epoch: int | None = None) -> Any:

@@ -14,10 +14,10 @@ from fulmen.core.fields import hyper
 from fulmen.core.mode import Train
 from fulmen.core.naming import Named, number, numbered
 from fulmen.core.prediction import widest
+from fulmen.core.schedule import Schedule
 from fulmen.core.tree import remake
 from fulmen.core.verbs import loss, validate
 from fulmen.dispatching.registry import dispatch
-from fulmen.schedules import Schedule
 
 __all__ = ["Objective", "Scaled", "Scheduled", "Sum"]
 

@@ -8,4 +8,4 @@ from fulmen.optimizers.unfreezing import *
 from fulmen.optimizers.update_intervals import *
 from fulmen.optimizers.update_schedule import *
 
-__all__ = ["Optimizer", "depths", "every", "frozen", "layerwise", "plateau", "unfreeze"]
+__all__ = ["MissingOptimizerError", "Optimizer", "depths", "every", "frozen", "layerwise", "plateau", "unfreeze"]

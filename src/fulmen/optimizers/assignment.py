@@ -17,11 +17,24 @@ from fulmen.core.paths import fitting, join, like, nearest, places_in, within
 from fulmen.core.stacking import take
 from fulmen.core.tree import children, get
 from fulmen.core.verbs import configure_optimizers, intervals
-from fulmen.optimizers.optimizer import build, frozen, of_plan
-from fulmen.optimizers.rates import rate_in_state, scale_in_state
-from fulmen.optimizers.update_intervals import Every, whole
+from fulmen.dispatching.warning import warn
+from fulmen.optimizers.optimizer import Built, FrozenMarker, build, frozen
+from fulmen.optimizers.update_intervals import Every, fewer, whole
+from fulmen.schedules.schedule import of_plan
 
-__all__ = ["Group", "groups"]
+__all__ = ["Group", "MissingOptimizerError", "groups", "warn_of_unreached_ends"]
+
+
+class MissingOptimizerError(ValueError):
+    """A parameter has no optimizer.
+
+    Attributes:
+        path: the path of the parameter.
+    """
+
+    def __init__(self, message: str, path: str = "") -> None:
+        super().__init__(message)
+        self.path = path
 
 
 @dataclasses.dataclass(eq=False)
@@ -30,20 +43,14 @@ class Group:
 
     Attributes:
         path: where the optimizer was given, or the pattern; empty for the root.
-        transformation: the optax transformation.
-        rate: the learning rate, a number or a schedule of its moves, or None where it is not known.
-        end: after how many moves that comes to its end, or None.
-        every: it moves in the last of so many steps.
+        built: their optimizer for the run.
         spec: the optimizer as it was given.
         members: the places of its parameters among the system's leaves.
         paths: of all leaves that rest when it does: its parameters, and what else lies where its optimizer was given.
     """
 
     path: str
-    transformation: optax.GradientTransformationExtraArgs
-    rate: Any
-    end: int | None
-    every: int = 1
+    built: Built
     spec: Any = None
     members: list[int] = dataclasses.field(default_factory=list)
     paths: list[str] = dataclasses.field(default_factory=list)
@@ -55,11 +62,10 @@ class Group:
         values = structure.flatten_up_to(tree)
         return structure.unflatten([v if i in members else None for i, v in enumerate(values)])
 
-    def rate_at(self, step: Any, state: Any) -> Any:
-        """The learning rate at a step, or None where it cannot be known."""
-        rate = rate_in_state(state) if self.rate is None else self.rate
-        rate = rate(step if self.every == 1 else step // self.every) if callable(rate) else rate
-        return None if rate is None else rate * scale_in_state(state)
+    @property
+    def every(self) -> int:
+        """It is updated in the last of so many steps."""
+        return self.built.every
 
 
 def groups(system: Any, optimizer: Any, plan: Plan) -> list[Group]:
@@ -76,7 +82,8 @@ def groups(system: Any, optimizer: Any, plan: Plan) -> list[Group]:
         plan: the run ahead.
 
     Raises:
-        ValueError: for a parameter without an optimizer, or a path at which there is nothing.
+        MissingOptimizerError: for a parameter without an optimizer.
+        ValueError: for a path at which there is nothing.
         TypeError: for something that is no optimizer.
     """
     several = members_of(system, system)
@@ -97,7 +104,7 @@ def groups(system: Any, optimizer: Any, plan: Plan) -> list[Group]:
     for i, (leaf, group) in enumerate(zip(found, given, strict=True)):
         if leaf.role == PARAMETER:
             if group is None:
-                raise ValueError(_nothing_for(system, leaf.path))
+                raise MissingOptimizerError(_nothing_for(system, leaf.path), leaf.path)
             if group is not _FROZEN:
                 place, n = nearest(leaf.path, named) or ("", 1)
                 if (group, place) not in chosen:
@@ -108,6 +115,20 @@ def groups(system: Any, optimizer: Any, plan: Plan) -> list[Group]:
         if own is not None:
             own.paths.append(leaf.path)
     return list(chosen.values())
+
+
+def warn_of_unreached_ends(groups: Iterable[Group], plan: Plan) -> None:
+    """Warn if a group is not updated in the run, or if the run ends before the group's schedule does."""
+    for group in groups:
+        total, where = fewer(plan, group.every).total_steps, f" for {group.path!r}" if group.path else ""
+        if plan.total_steps is not None and group.every > plan.total_steps:
+            what = f"{group.path!r} is" if group.path else "the parameters are"
+            warn(f"{what} updated every {group.every} steps, and the run has {plan.total_steps}: never.")
+        elif total is not None and group.built.end is not None and group.built.end > total:
+            warn(
+                f"the learning rate's schedule{where} is made for {group.built.end} updates, and the run has {total}. Lengths and "
+                "places as floats are fractions of the run.",
+            )
 
 
 def _named(system: Any) -> dict[str, tuple[str, int]]:
@@ -136,7 +157,7 @@ def _at(group: Group, place: str, n: int, system: Any, plan: Plan) -> Group:
 
 
 _SHOWN = 6  # places in an error
-_FROZEN = Group("", optax.with_extra_args_support(frozen), None, None)
+_FROZEN = Group("", Built(optax.with_extra_args_support(frozen), lambda before, after: None))
 
 
 def _placed(part: Any, path: str, spec: Any, system: Any, plan: Plan) -> dict[str, Group]:
@@ -172,7 +193,7 @@ def _placed(part: Any, path: str, spec: Any, system: Any, plan: Plan) -> dict[st
 
 def _flat(spec: Any, plan: Plan, path: str = "") -> dict[str, Any]:
     """What was said, by path: nested dicts as one, functions of the plan as what they give."""
-    if callable(spec) and not isinstance(spec, tuple) and of_plan(spec):
+    if of_plan(spec):
         spec = spec(plan)
     if not isinstance(spec, Mapping):
         return {} if spec is None else {path: spec}
@@ -186,9 +207,7 @@ def _flat(spec: Any, plan: Plan, path: str = "") -> dict[str, Any]:
 
 
 def _group(spec: Any, path: str, system: Any, plan: Plan) -> Group:
-    if getattr(spec, "update", None) is frozen.update:  # as a part of a state it is made anew of the same functions
-        return _FROZEN
-    return Group(path, *build(spec, system, plan, path), spec)
+    return _FROZEN if isinstance(spec, FrozenMarker) else Group(path, build(spec, system, plan, path), spec)
 
 
 def _require_path(part: Any, path: str, key: str) -> None:

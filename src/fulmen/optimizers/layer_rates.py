@@ -35,9 +35,7 @@ class Layerwise(Enclosing):
     decay: float = 0.8
 
     def built(self, system: Any, plan: Plan) -> Built:
-        inside = build(self.optimizer, system, plan)
-        scaled = scale_by_depth(self.decay, depths(system))
-        return inside._replace(transformation=optax.chain(inside.transformation, scaled))
+        return build(self.optimizer, system, plan).followed_by(scale_by_depth(self.decay, depths(system)))
 
 
 def layerwise(optimizer: Any, *, decay: float) -> Layerwise:

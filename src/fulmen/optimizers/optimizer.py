@@ -7,33 +7,60 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
+from fulmen.core.component import Component
 from fulmen.core.mode import Plan
+from fulmen.core.schedule import Schedule
 from fulmen.core.tree import Tree, short, static
 from fulmen.core.verbs import configure_optimizers
 from fulmen.dispatching.registry import dispatch
-from fulmen.optimizers.rates import rate_in
-from fulmen.schedules import Schedule
-from fulmen.schedules.span import span
+from fulmen.schedules.schedule import as_schedule, of_plan
 
-__all__ = ["Built", "Enclosing", "Optimizer", "build", "frozen", "of_plan"]
+__all__ = ["Built", "Enclosing", "FrozenMarker", "Optimizer", "build", "frozen", "is_constructor"]
 
-frozen = optax.set_to_zero()
+
+class FrozenMarker(optax.GradientTransformation):
+    """The type of `frozen`."""
+
+    __slots__ = ()
+
+    def __call__(self, component: Any) -> Any:
+        raise TypeError(
+            "`fm.frozen` is an optimizer (`optimizer={'encoder': fm.frozen}`); to freeze a component write "
+            f"`fm.Frozen({type(component).__name__}(...))`."
+        )
+
+
+frozen = FrozenMarker(*optax.set_to_zero())
 """As an optimizer: these parameters stay as they are."""
 
 
 class Built(NamedTuple):
-    """An optimizer for a known run: the transformation, its learning rate, and when that comes to its end.
+    """An optimizer for a known run.
 
-    The rate is a number, a function of the moves done, or None where it is not known; the end, in moves, None where there is
-    none. It moves in the last of `every` so many steps.
+    Attributes:
+        transformation: the optax transformation.
+        rate: from the optimizer's state before and after an update to the learning rate of that update, or None if it is not
+            known.
+        end: after how many updates the learning rate no longer changes; None if it has no end or that is not known.
+        every: it updates in the last of every so many steps.
     """
 
     transformation: optax.GradientTransformationExtraArgs
-    rate: Any
-    end: int | None
+    rate: Callable[[Any, Any], Any]
+    end: int | None = None
     every: int = 1
+
+    def followed_by(self, last: optax.GradientTransformation, scale: Callable[[Any], Any] | None = None) -> Built:
+        """The same with another transformation after it, and the learning rate times `scale` of that one's state."""
+
+        def rate(before: Any, after: Any) -> Any:
+            inside = self.rate(before[0], after[0])
+            return inside if inside is None or scale is None else inside * scale(after[1])
+
+        return self._replace(transformation=optax.chain(self.transformation, last), rate=rate)
 
 
 class Optimizer(Tree):
@@ -41,11 +68,12 @@ class Optimizer(Tree):
 
     Args:
         constructor: such as `optax.adam`.
-        lr: a number, an optax schedule, or a function of the plan.
+        lr: a number, a function of the step such as an optax schedule, or one of the plan: a `fm.schedules.Schedule` such as
+            `fm.cosine(1e-3)`, or a function whose parameter is annotated `plan: fm.Plan`.
         **options: the constructor's keywords. Floats are data and may change without recompiling; the rest is static.
 
     Raises:
-        TypeError: for text or several rates in the place of one.
+        TypeError: if `lr` is text or several rates.
 
     >>> fm.optimizers.Optimizer(optax.adam, 1e-3, b1=0.5)
     adam(0.001, b1=0.5)
@@ -54,7 +82,6 @@ class Optimizer(Tree):
     constructor: Callable[..., Any]
     lr: float | None
     schedule: Schedule | None
-    function: Callable[..., Any] | None
     numbers: dict[str, float]
     settings: tuple[tuple[str, Any], ...] = static()
 
@@ -64,43 +91,65 @@ class Optimizer(Tree):
         self.__dict__.update(
             constructor=constructor,
             lr=None if callable(lr) else lr,
-            schedule=lr if isinstance(lr, Schedule) else None,
-            function=lr if callable(lr) and not isinstance(lr, Schedule) else None,
+            schedule=as_schedule(lr) if callable(lr) else None,
             numbers=numbers,
             settings=tuple((k, v) for k, v in options.items() if k not in numbers),
         )
 
-    def rate(self, plan: Plan) -> Any:
-        """The learning rate: a number or an optax schedule."""
-        if self.lr is not None:  # first, so that a number put in a schedule's place counts
-            return self.lr
-        if self.schedule is not None:
-            return self.schedule(plan)
-        assert self.function is not None
-        return self.function(plan) if of_plan(self.function) else self.function
+    def built(self, system: Any, plan: Plan) -> Built:
+        """The transformation for a run."""
+        del system
 
-    def span(self, plan: Plan) -> int | None:
-        """After how many steps the learning rate has come to its end; None where it has none, or it cannot be known."""
-        if self.lr is None and self.schedule is not None:
-            return self.schedule.span(plan)
-        rate = self.rate(plan)
-        known = span(rate)
-        return plan.total_steps if known is None and callable(rate) and rate is not self.function else known
+        def make(rate: Any) -> optax.GradientTransformationExtraArgs:
+            options = {**self.numbers, **dict(self.settings)}
+            return optax.with_extra_args_support(self.constructor(rate, **options))
 
-    def build(self, plan: Plan) -> optax.GradientTransformation:
-        """The transformation."""
-        return self.constructor(self.rate(plan), **self.numbers, **dict(self.settings))
+        if self.schedule is None:
+            return Built(make(self.lr), lambda before, after: self.lr)
+        # A number in the place of a schedule's None counts, with a state of the same structure.
+        schedule = self.schedule(plan) if self.lr is None else lambda step: self.lr
+        end = self.schedule.span(plan) if self.lr is None else None
+        return Built(scheduled(make, schedule), lambda before, after: schedule(before.count), end)
 
     def __repr__(self) -> str:
-        rate = next(v for v in (self.lr, self.schedule, self.function) if v is not None)
         options = {**self.numbers, **dict(self.settings)}
-        shown = [str(getattr(rate, "__name__", rate))]
+        shown = [str(self.schedule if self.lr is None else self.lr)]
         shown += [f"{k}={getattr(v, '__name__', v)}" for k, v in options.items()]
         return f"{getattr(self.constructor, '__name__', self.constructor)}({', '.join(shown)})"
 
 
+class ScheduledState(NamedTuple):
+    """How many updates were made, and the state of the transformation."""
+
+    count: Any
+    inner: Any
+
+
+def scheduled(
+    make: Callable[[Any], optax.GradientTransformationExtraArgs], schedule: Callable[[Any], Any]
+) -> optax.GradientTransformationExtraArgs:
+    """`make(rate)`, with the rate of a schedule that counts the updates from outside.
+
+    A constructor need not count as its caller does: `optax.MultiSteps` counts one update in every k.
+    """
+
+    def at(count: Any, params: Any) -> optax.GradientTransformationExtraArgs:
+        # In the parameters' real type, so that the updates have the type that they have with a number.
+        return make(jnp.asarray(schedule(count), jnp.finfo(optax.tree.dtype(params, "highest")).dtype))
+
+    def init(params: Any) -> Any:
+        count = jnp.zeros((), jnp.int32)
+        return ScheduledState(count, at(count, params).init(params))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+        changes, inner = at(state.count, params).update(updates, state.inner, params, **extra)
+        return changes, ScheduledState(optax.safe_increment(state.count), inner)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
 class Enclosing(Tree):
-    """An optimizer around another one, such as `plateau`; what is inside may be of any form.
+    """An optimizer around another one, such as `plateau`; the inner one may be of any form.
 
     Subclass it with more fields and `built(self, system, plan)`.
     """
@@ -108,7 +157,7 @@ class Enclosing(Tree):
     optimizer: optax.GradientTransformation
 
     def built(self, system: Any, plan: Plan) -> Built:
-        """What it becomes for a component and the run ahead; `build(self.optimizer, system, plan)` is what is inside."""
+        """The transformation for a component and a run; `build(self.optimizer, system, plan)` is the inner one."""
         raise NotImplementedError
 
 
@@ -123,15 +172,6 @@ def _require_rate(lr: Any) -> None:
     elif isinstance(lr, list | tuple):
         instead = "for each member of a fm.Population its own, `optimizer=optax.adam, lr=[1e-3, 1e-4]` in `setup` or `fit`"
     raise TypeError(f"lr: a number or a schedule was expected, and {short(lr)} came: {instead}.")
-
-
-def of_plan(function: Callable[..., Any]) -> bool:
-    """Whether a callable is a function of the plan: its first argument is called `plan` or annotated so."""
-    try:
-        first = next(iter(inspect.signature(function).parameters.values()))
-    except (StopIteration, TypeError, ValueError):
-        return False
-    return first.name == "plan" or first.annotation in (Plan, "Plan", "fm.Plan")
 
 
 @dispatch
@@ -161,35 +201,57 @@ def _require_options(constructor: Callable[..., Any], options: dict[str, Any]) -
 
 
 def build(spec: Any, system: Any, plan: Plan, path: str = "") -> Built:
-    """What an optimizer of any form becomes.
+    """The transformation that an optimizer of any form becomes.
 
     Args:
         spec: the optimizer.
-        system: the component that it is for, or in which its parameters lie.
+        system: the component that it is for, or that contains its parameters.
         plan: the run ahead.
         path: where it was given, for errors.
 
     Raises:
-        TypeError: for something that is no optimizer.
+        TypeError: for anything but an optimizer.
     """
-    if callable(spec) and not isinstance(spec, tuple) and of_plan(spec):
+    refuse_component(spec)
+    if of_plan(spec):
         return build(spec(plan), system, plan, path)
-    if isinstance(spec, Enclosing):
+    if isinstance(spec, Enclosing | Optimizer):
         return spec.built(system, plan)
-    if isinstance(spec, Optimizer):
-        return Built(optax.with_extra_args_support(spec.build(plan)), spec.rate(plan), spec.span(plan))
     if isinstance(spec, optax.MultiSteps):  # it has the two functions of a transformation, and is none
         spec = spec.gradient_transformation()
     if isinstance(spec, optax.GradientTransformation):
-        rate = rate_in(spec)
-        return Built(optax.with_extra_args_support(spec), rate, span(rate))
+        return Built(optax.with_extra_args_support(spec), lambda before, after: injected_rate(after))
     where = f" for {path!r}" if path else ""
     if callable(spec):
         raise TypeError(
             f"the optimizer {getattr(spec, '__name__', spec)}{where} needs a learning rate: give `lr=` beside `optimizer=`, or "
-            "a transformation such as `optax.adam(1e-3)`, or a function whose argument is called `plan`."
+            "a transformation such as `optax.adam(1e-3)`. A function of the plan is annotated: `def optimizer(plan: fm.Plan)`."
         )
     raise TypeError(
-        "an optimizer is an optax transformation, a constructor with `lr=`, a function of the plan, `fm.frozen`, or a dict of "
-        f"them by path; {type(spec).__name__} came{where}."
+        "an optimizer must be an optax transformation, a constructor with `lr=`, a function `(plan: fm.Plan)`, `fm.frozen`, or a "
+        f"dict of them by path, got {type(spec).__name__}{where}."
     )
+
+
+def is_constructor(spec: Any) -> bool:
+    """Whether an optimizer is a constructor that needs a learning rate."""
+    refuse_component(spec)
+    return callable(spec) and not isinstance(spec, tuple) and not of_plan(spec)
+
+
+def refuse_component(spec: Any) -> None:
+    """Raise for a component where an optimizer must be given, such as `fm.Frozen` for `fm.frozen`."""
+    kind = spec if isinstance(spec, type) else type(spec)
+    if issubclass(kind, Component):
+        raise TypeError(
+            f"{kind.__name__} is a component, not an optimizer. To keep parameters as they are: `optimizer={{path: fm.frozen}}`, or "
+            "wrap their component in `fm.Frozen(component)` and give no optimizer for it."
+        )
+
+
+def injected_rate(state: Any) -> Any:
+    """The learning rate that `optax.inject_hyperparams` keeps in its state, or None."""
+    for node in jax.tree.leaves(state, is_leaf=lambda v: hasattr(v, "hyperparams")):
+        if hasattr(node, "hyperparams"):
+            return node.hyperparams.get("learning_rate")
+    return None

@@ -33,7 +33,7 @@ class Plateau(Enclosing):
             accumulation_size=plan.steps_per_epoch or 1,
             min_scale=self.floor,
         )
-        return inside._replace(transformation=optax.chain(inside.transformation, lowered))
+        return inside.followed_by(lowered, lambda state: state.scale)
 
 
 def plateau(

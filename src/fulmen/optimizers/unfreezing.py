@@ -11,7 +11,7 @@ import optax
 from fulmen.core.mode import Plan
 from fulmen.core.tree import static
 from fulmen.optimizers.optimizer import Built, Enclosing, build
-from fulmen.schedules.schedule import after
+from fulmen.schedules.schedule import after, run_length
 
 __all__ = ["unfreeze"]
 
@@ -19,23 +19,19 @@ __all__ = ["unfreeze"]
 class Unfreeze(Enclosing):
     """See `unfreeze`."""
 
-    at: float = static(default=0.5)
+    at: int | float = static(default=0.5)
 
     def built(self, system: Any, plan: Plan) -> Built:
         start, rest = after(self.at, plan, "unfreeze")
-        transformation, rate, end, every = build(self.optimizer, system, rest)
-        start = start // every  # in its own moves
+        inside = build(self.optimizer, system, rest)
+        start = start // inside.every  # in its own updates
 
-        def rate_from_start(step: Any) -> Any:
-            now: Any = rate(jnp.maximum(step - start, 0)) if callable(rate) else rate
-            return jnp.where(step < start, 0.0, now)
+        def rate(before: Any, after: Any) -> Any:
+            begun = inside.rate(before.inner, after.inner)
+            return None if begun is None else jnp.where(before.step < start, 0.0, begun)
 
-        return Built(
-            begin_at(transformation, start),
-            None if rate is None else rate_from_start,
-            None if end is None else start + end,
-            every,
-        )
+        end = None if inside.end is None else start + inside.end
+        return inside._replace(transformation=begin_at(inside.transformation, start), rate=rate, end=end)
 
 
 def unfreeze(optimizer: Any, *, at: float) -> Unfreeze:
@@ -49,12 +45,12 @@ def unfreeze(optimizer: Any, *, at: float) -> Unfreeze:
 
     Args:
         optimizer: what may be given as an optimizer; a constructor takes the `lr=` that is given beside `optimizer=`.
-        at: when to begin: in steps, or, below 1, as a fraction of the run.
+        at: when to begin: an int is a step, a float a fraction of the run.
 
     >>> fm.unfreeze(fm.optimizers.Optimizer(optax.adam, 1e-3), at=0.5)
     Unfreeze(optimizer=adam(0.001), at=0.5)
     """
-    return Unfreeze(optimizer, at=at)
+    return Unfreeze(optimizer, at=run_length(at, "at"))
 
 
 class BeginAtState(NamedTuple):

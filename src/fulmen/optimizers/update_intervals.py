@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fulmen.core.mode import Plan
+from fulmen.core.mode import Plan, UnreadPlan
 from fulmen.core.tree import remake, static
 from fulmen.core.verbs import intervals
 from fulmen.dispatching.registry import dispatch
@@ -56,6 +56,8 @@ def whole(n: Any, what: str) -> int:
 
 
 def fewer(plan: Plan, n: int) -> Plan:
-    """The plan of what moves every `n` steps, counted in its own moves."""
+    """The plan of a group that is updated every `n` steps, counted in its updates."""
+    if isinstance(plan, UnreadPlan):
+        return plan
     counts = {name: getattr(plan, name) for name in ("total_steps", "steps_per_epoch")}
     return remake(plan, {name: None if count is None else max(count // n, 1) for name, count in counts.items()})

@@ -1,4 +1,4 @@
-"""`Turns`: who rests at which step, as static structure."""
+"""`UpdateSchedule`: which leaves are not updated in which step of a run."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.optimizers.assignment import Group
+from fulmen.core.state import State
+from fulmen.dispatching.registry import generation
+from fulmen.optimizers.assignment import Group, groups
 
-__all__ = ["NOBODY", "Turns"]
+__all__ = ["NOBODY", "UpdateSchedule", "update_schedule"]
 
 NOBODY: frozenset[str] = frozenset()
 
 
-class Turns:
-    """Who rests at which step. What moves every n steps does so in the last of them.
+class UpdateSchedule:
+    """Which leaves rest (are not updated) at which step. A group updated every n steps is updated in the last of them.
 
     Attributes:
-        every: the intervals above 1, each once, in order; empty where all move in every step.
+        every: the intervals above 1, each once, in order; empty where everything is updated in every step.
         names: from an interval to the names of the groups that have it.
     """
 
@@ -43,16 +45,28 @@ class Turns:
         return self._sets[rest]
 
     def kinds(self) -> list[tuple[bool, ...]]:
-        """For every kind of step that there is, which intervals rest in it; first the step in which the most do."""
-        # At the step before m move those whose interval divides m, and so does the least common multiple of theirs.
+        """For every kind of step, which intervals rest in it; first the step in which the most do."""
+        # The step before m updates the intervals that divide m: the same ones as the step before their least common multiple.
         some = [c for k in range(len(self.every) + 1) for c in itertools.combinations(self.every, k)]
         return list(dict.fromkeys(tuple(math.lcm(*c) % n != 0 for n in self.every) for c in some))
 
     def sets(self) -> list[frozenset[str]]:
-        """What rests in every kind of step that there is, as `at` gives it."""
+        """The resting leaves of every kind of step, as `at` gives them."""
         return [self._set(rest) for rest in self.kinds()]
 
     def index(self, step: Any) -> jax.Array:
         """Which of `sets()` rests at a step that is being traced."""
         rest = jnp.stack([(step + 1) % n != 0 for n in self.every])
         return (np.array(self.kinds()) == rest[None]).all(1).argmax()
+
+
+def update_schedule(state: State) -> UpdateSchedule:
+    """The update schedule of a state. It depends on the state's structure, not on its arrays, and is computed once for it."""
+    programs, key = state._structure.programs, ("update schedule", generation())
+    if key not in programs:
+        found: list[UpdateSchedule] = []
+        # Not of the state itself: JAX's caches would keep its structure.
+        find = lambda state: found.append(UpdateSchedule(groups(state.system, state.optimizer, state.plan)))
+        jax.eval_shape(lambda *arrays: find(State._of(*arrays, state._structure)), state._leaves, state._raw_key, state.step)
+        programs[key] = found[0]
+    return programs[key]

@@ -1,6 +1,6 @@
 """Learning rates and other numbers over a run: functions of the plan, written over optax's schedules of the step."""
 
-from fulmen.schedules.schedule import Schedule
+from fulmen.core.schedule import Schedule
 from fulmen.schedules.shapes import cosine, linear, one_cycle, step_decay, warmup
 
 __all__ = [

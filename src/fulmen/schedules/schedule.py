@@ -1,43 +1,58 @@
-"""`Schedule`, and how lengths are said: in steps, or as a fraction of the run."""
+"""What may be given as a learning rate, and lengths in steps or as fractions of the run."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from numbers import Integral, Real
 from typing import Any
 
 import jax.numpy as jnp
 
 from fulmen.core.mode import Plan
-from fulmen.core.tree import Tree, remake
-from fulmen.schedules.span import span
+from fulmen.core.schedule import Schedule
+from fulmen.core.tree import remake
 
-__all__ = ["Schedule"]
-
-
-class Schedule(Tree):
-    """A function of the plan that gives an optax schedule. Its numbers are data, its lengths come from the plan.
-
-    Subclass it with fields and `__call__(self, plan)`, and with `span(self, plan)` where it does not end with the run.
-    """
-
-    def __call__(self, plan: Plan) -> Any:
-        raise NotImplementedError
-
-    def span(self, plan: Plan) -> int | None:
-        """After how many steps it has come to its end; None where it has none."""
-        return plan.total_steps
+__all__: list[str] = []
 
 
 class OfStep(Schedule):
-    """A function of the step, whatever the plan."""
+    """A function of the step, such as an optax schedule."""
 
     function: Callable[[Any], Any]
 
     def __call__(self, plan: Plan) -> Any:
-        return self.function
+        def rate(step: Any) -> Any:
+            try:
+                return self.function(step)
+            except AttributeError as error:
+                error.add_note(
+                    f"lr={_name(self)} is called with the step. A function of the plan is annotated: `def lr(plan: fm.Plan)`."
+                )
+                raise
+
+        return rate
 
     def span(self, plan: Plan) -> int | None:
-        return span(self.function)
+        return None
+
+    def __repr__(self) -> str:
+        return _name(self)
+
+
+class OfPlan(Schedule):
+    """A function of the plan that returns a number or a function of the step."""
+
+    function: Callable[[Plan], Any]
+
+    def __call__(self, plan: Plan) -> Any:
+        return as_schedule(self.function(plan))(plan)
+
+    def span(self, plan: Plan) -> int | None:
+        return plan.total_steps if callable(self.function(plan)) else None
+
+    def __repr__(self) -> str:
+        return _name(self)
 
 
 class Constant(Schedule):
@@ -52,15 +67,41 @@ class Constant(Schedule):
         return None
 
 
+def _name(schedule: OfStep | OfPlan) -> str:
+    return getattr(schedule.function, "__name__", repr(schedule.function))
+
+
 def as_schedule(value: Any) -> Schedule:
-    """A schedule from what may be given as a learning rate: a number, an optax schedule, or a schedule of the plan."""
+    """A schedule from a learning rate: a number, a function of the step or of the plan, or a schedule."""
     if isinstance(value, Schedule):
         return value
+    if of_plan(value):
+        return OfPlan(value)
     return OfStep(value) if callable(value) else Constant(value)
 
 
+def of_plan(value: Any) -> bool:
+    """Whether a value is a function of the plan: its first parameter is annotated `fm.Plan`."""
+    try:
+        parameters = inspect.signature(value, eval_str=True).parameters.values()
+    except (TypeError, ValueError, NameError, AttributeError):  # not callable, or annotations that cannot be evaluated
+        return False
+    return next((p.annotation for p in parameters), None) is Plan
+
+
+def run_length(value: Any, what: str) -> int | float:
+    """A length or a place in the run: an int counts steps, a float is a fraction of the run."""
+    if isinstance(value, Integral) and value >= 0:
+        return int(value)
+    if isinstance(value, Real) and not isinstance(value, Integral) and 0 <= value <= 1:
+        return float(value)
+    raise ValueError(
+        f"`{what}` must be a number of steps (an int) or a fraction of the run (a float from 0.0 to 1.0), got {value!r}."
+    )
+
+
 def length(plan: Plan, what: str) -> int:
-    """The plan's total of steps; raises where it is not known."""
+    """The plan's total of steps; raises if it is not known."""
     if plan.total_steps is None:
         raise ValueError(
             f"{what} spans the run, whose length is not known: give `epochs=` or `steps=` to `setup` or `fit`, and of data without "
@@ -69,15 +110,13 @@ def length(plan: Plan, what: str) -> int:
     return plan.total_steps
 
 
-def steps_of(value: float, plan: Plan, what: str) -> int:
-    """A length as steps: below 1 it is a fraction of the run."""
-    if value < 0:
-        raise ValueError(f"{what}: steps, or below 1 their fraction of the run, were expected, and {value} came.")
-    return round(value * length(plan, what)) if value < 1 else int(value)
+def steps_of(value: int | float, plan: Plan, what: str) -> int:
+    """A length in the run as a number of steps."""
+    return round(value * length(plan, what)) if isinstance(value, float) else value
 
 
-def after(value: float, plan: Plan, what: str) -> tuple[int, Plan]:
-    """A length at the beginning of the run as steps, and the plan of what is left of the run."""
+def after(value: int | float, plan: Plan, what: str) -> tuple[int, Plan]:
+    """A length at the beginning of the run in steps, and the plan of the rest of the run."""
     steps, total = steps_of(value, plan, what), plan.total_steps
     if total is None:
         return steps, plan

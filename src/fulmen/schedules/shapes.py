@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import optax
 
 from fulmen.core.mode import Plan
+from fulmen.core.schedule import Schedule
 from fulmen.core.tree import static
-from fulmen.schedules.schedule import Schedule, after, as_schedule, length, steps_of
+from fulmen.schedules.schedule import after, as_schedule, length, run_length, steps_of
 
 __all__ = ["cosine", "linear", "one_cycle", "step_decay", "warmup"]
 
@@ -19,7 +20,7 @@ class Cosine(Schedule):
     """See `cosine`."""
 
     peak: float
-    warmup: float = static(default=0.0)
+    warmup: int | float = static(default=0)
     end: float = 0.0
 
     def __call__(self, plan: Plan) -> Any:
@@ -38,18 +39,18 @@ class Cosine(Schedule):
         return rate
 
 
-def cosine(peak: float, *, warmup: float = 0.0, end: float = 0.0) -> Schedule:
+def cosine(peak: float, *, warmup: float = 0, end: float = 0.0) -> Schedule:
     """From `peak` down to `end` along half a cosine over the whole run (Loshchilov and Hutter 2017, arXiv:1608.03983).
 
     Args:
         peak: the highest learning rate.
-        warmup: steps of linear warm-up from 0, or, below 1, their fraction of the run.
+        warmup: length of a linear warm-up from 0: an int in steps, a float as a fraction of the run.
         end: the last learning rate.
 
     >>> round(float(fm.cosine(1.0)(fm.Plan(total_steps=100))(50)), 3)
     0.5
     """
-    return Cosine(peak=peak, warmup=warmup, end=end)
+    return Cosine(peak=peak, warmup=run_length(warmup, "warmup"), end=end)
 
 
 class Linear(Schedule):
@@ -63,26 +64,26 @@ class Linear(Schedule):
         return lambda step: self.end + (self.peak - self.end) * fall(step)
 
 
-def linear(peak: float, *, warmup: float = 0.0, end: float = 0.0) -> Schedule:
+def linear(peak: float, *, warmup: float = 0, end: float = 0.0) -> Schedule:
     """From `peak` down to `end` in a straight line over the whole run.
 
     Args:
         peak: the highest learning rate.
-        warmup: steps of linear warm-up from 0, or, below 1, their fraction of the run.
+        warmup: length of a linear warm-up from 0: an int in steps, a float as a fraction of the run.
         end: the last learning rate.
 
     >>> float(fm.schedules.linear(1.0)(fm.Plan(total_steps=100))(25))
     0.75
     """
     falling = Linear(peak=peak, end=end)
-    return Warmup(falling, warmup) if warmup else falling
+    return Warmup(falling, run_length(warmup, "warmup")) if warmup else falling
 
 
 class OneCycle(Schedule):
     """See `one_cycle`."""
 
     peak: float
-    rise: float = static(default=0.3)
+    rise: int | float = static(default=0.3)
     start: float = 1 / 25
     end: float = 4e-6
 
@@ -107,7 +108,7 @@ def one_cycle(peak: float, *, rise: float = 0.3, start: float = 1 / 25, end: flo
 
     Args:
         peak: the highest learning rate.
-        rise: steps of the way up, or, below 1, their fraction of the run.
+        rise: length of the way up: an int in steps, a float as a fraction of the run.
         start: the first learning rate, as a share of the peak.
         end: the last one, as a share of the peak.
 
@@ -115,7 +116,7 @@ def one_cycle(peak: float, *, rise: float = 0.3, start: float = 1 / 25, end: flo
     >>> [round(float(rate(step)), 3) for step in (0, 30, 100)]
     [0.04, 1.0, 0.0]
     """
-    return OneCycle(peak=peak, rise=rise, start=start, end=end)
+    return OneCycle(peak=peak, rise=run_length(rise, "rise"), start=start, end=end)
 
 
 class StepDecay(Schedule):
@@ -123,16 +124,15 @@ class StepDecay(Schedule):
 
     peak: float
     factor: float = 0.1
-    at: tuple[float, ...] = static(default=(0.5, 0.75))
+    at: tuple[int | float, ...] = static(default=(0.5, 0.75))
 
     def span(self, plan: Plan) -> int | None:
-        return max((place + 1 for place in self._places(plan)), default=None)
-
-    def _places(self, plan: Plan) -> list[int]:
-        return [steps_of(place, plan, "step_decay, at") for place in self.at]
+        # A step at the run's end is never made, which is a mistake only if it was given in steps.
+        steps = [steps_of(place, plan, "step_decay, at") + (not isinstance(place, float)) for place in self.at]
+        return max(steps, default=None)
 
     def __call__(self, plan: Plan) -> Any:
-        places = self._places(plan)
+        places = [steps_of(place, plan, "step_decay, at") for place in self.at]
 
         def rate(step: Any) -> Any:
             passed = sum((jnp.asarray(step >= place, jnp.int32) for place in places), jnp.int32(0))
@@ -147,20 +147,20 @@ def step_decay(peak: float, *, factor: float = 0.1, at: Sequence[float] = (0.5, 
     Args:
         peak: the first learning rate.
         factor: by what to multiply.
-        at: the places: steps, or, below 1, fractions of the run.
+        at: the places in the run: an int is a step, a float a fraction of the run.
 
     >>> rate = fm.schedules.step_decay(1.0, at=(0.5, 90))(fm.Plan(total_steps=100))
     >>> [round(float(rate(step)), 3) for step in (49, 50, 90)]
     [1.0, 0.1, 0.01]
     """
-    return StepDecay(peak=peak, factor=factor, at=tuple(at))
+    return StepDecay(peak=peak, factor=factor, at=tuple(run_length(place, "at") for place in at))
 
 
 class Warmup(Schedule):
     """See `warmup`."""
 
     schedule: Schedule
-    steps: float = static()
+    steps: int | float = static()
 
     def span(self, plan: Plan) -> int | None:
         steps, rest = after(self.steps, plan, "warmup")
@@ -182,11 +182,11 @@ def warmup(schedule: Any, steps: float) -> Schedule:
     """A linear warm-up from 0 to where a schedule begins, and then the schedule, over what is left of the run.
 
     Args:
-        schedule: a number, an optax schedule, or a schedule of the plan such as `fm.cosine(1e-3)`.
-        steps: how long, in steps, or, below 1, as a fraction of the run.
+        schedule: a number, a function of the step such as an optax schedule, or a schedule such as `fm.cosine(1e-3)`.
+        steps: length of the warm-up: an int in steps, a float as a fraction of the run.
 
     >>> rate = fm.warmup(fm.schedules.linear(1.0), 0.2)(fm.Plan(total_steps=100))
     >>> [round(float(rate(step)), 3) for step in (0, 10, 20, 60, 100)]
     [0.0, 0.5, 1.0, 0.5, 0.0]
     """
-    return Warmup(as_schedule(schedule), steps)
+    return Warmup(as_schedule(schedule), run_length(steps, "steps"))

@@ -104,13 +104,14 @@ def evaluate_source(
     key = fold_name(key, "evaluate")
     leaves, structure = pack(component)
     keep(structure, owner)
-    ledgers = {"": _Sums(structure, leaves, key), "robust/": _Sums(structure, leaves, key)}
-    for start, n, raw in _padded(source, plan, lambda raw: per_example(component)):
+    ledgers = {"": _Sums(structure, leaves), "robust/": _Sums(structure, leaves)}
+    for number, (start, n, raw) in enumerate(_padded(source, plan, lambda raw: per_example(component))):
         source.validate(component, raw)
         batch = _masked_batch(component, raw, start, n)
-        ledgers[""].add(batch)
+        mode = Eval(key, np.int32(number))
+        ledgers[""].add(batch, mode)
         if attack is not None:
-            ledgers["robust/"].add(attacked(component, component, attack, batch, fold_name(key, "attack")))
+            ledgers["robust/"].add(attacked(component, component, attack, batch, fold_name(key, "attack")), mode)
     return {f"{prefix}{name}": v for prefix, sums in ledgers.items() for name, v in sums.figures().items()}
 
 
@@ -151,12 +152,12 @@ def _masked_batch(component: Any, raw: Any, start: int, n: int) -> Any:
 class _Sums:
     """The figures of one component over some batches; nothing is read before the last one is on its way."""
 
-    def __init__(self, structure: Structure, leaves: list[Any], key: Any) -> None:
-        self.structure, self.leaves, self.key = structure, leaves, key
+    def __init__(self, structure: Structure, leaves: list[Any]) -> None:
+        self.structure, self.leaves = structure, leaves
         self.logs: list[dict[str, Any]] = []
 
-    def add(self, batch: Any) -> None:
-        self.logs.append(_measure(self.structure, self.leaves, batch, self.key))
+    def add(self, batch: Any, mode: Eval) -> None:
+        self.logs.append(_measure(self.structure, self.leaves, batch, mode))
 
     def figures(self) -> dict[str, Any]:
         if not self.logs:
@@ -169,8 +170,8 @@ class _Sums:
 
 
 @per_structure()
-def _measure(structure: Structure, leaves: list[Any], batch: Any, key: Any) -> dict[str, Any]:
-    return observe(structure.unpack(leaves), batch, Eval(key))
+def _measure(structure: Structure, leaves: list[Any], batch: Any, mode: Eval) -> dict[str, Any]:
+    return observe(structure.unpack(leaves), batch, mode)
 
 
 @dispatch
@@ -189,17 +190,19 @@ def _predict(component: Any, key: Any, data: Any, batch_size: int | None, owner:
     leaves, structure = pack(component)
     keep(structure, owner)
     found = []
-    for _, n, raw in _padded(source, _plan(source, batch_size, 256), lambda raw: _rows_stay(component, raw)):
+    padded = _padded(source, _plan(source, batch_size, 256), lambda raw: _rows_stay(component, raw))
+    for number, (_, n, raw) in enumerate(padded):
         check_inputs(component, as_batch(component, raw))
         rows = slice(n if _rows_stay(component, raw) else None)
-        found.append(jax.tree.map(lambda v, rows=rows: np.asarray(v)[rows], _outputs(structure, leaves, raw, key)))
+        outputs = _outputs(structure, leaves, raw, Eval(key, np.int32(number)))
+        found.append(jax.tree.map(lambda v, rows=rows: np.asarray(v)[rows], outputs))
     return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
 
 
 @per_structure()
-def _outputs(structure: Structure, leaves: list[Any], raw: Any, key: Any) -> Any:
+def _outputs(structure: Structure, leaves: list[Any], raw: Any, mode: Eval) -> Any:
     component = structure.unpack(leaves)
-    return over_members(component, component, _forward, as_batch(component, raw), Eval(key), axis=1)
+    return over_members(component, component, _forward, as_batch(component, raw), mode, axis=1)
 
 
 def _forward(component: Any, batch: Any, mode: Eval) -> Any:

@@ -24,7 +24,7 @@ from fulmen.data.source import Source
 from fulmen.dispatching.registry import dispatch, generation
 from fulmen.dispatching.warning import warn
 from fulmen.optimizers import groups
-from fulmen.optimizers.state_schedule import turns
+from fulmen.optimizers.update_schedule import update_schedule
 from fulmen.train.accumulate import Ledger
 from fulmen.train.evaluation import evaluate_source, evaluation_size, looked_at
 from fulmen.train.events import (
@@ -44,7 +44,7 @@ from fulmen.train.events import (
 from fulmen.train.history import History
 from fulmen.train.progress import progress_callbacks
 from fulmen.train.setup import require_known
-from fulmen.train.step import step_program, traced_step
+from fulmen.train.step import step_program, step_structure, traced_step
 
 _REFRESH = 0.1  # seconds between two looks at the logs
 
@@ -190,7 +190,9 @@ def _warn_past_plan(state: State, total: int | None) -> None:
     if planned is None or total is None or int(state.step) + total <= planned:
         return
     last = int(state.step) + total
-    if any(g.end is not None and last > g.end * g.every for g in groups(state.system, state.optimizer, state.plan)):
+    if any(
+        g.built.end is not None and last > g.built.end * g.every for g in groups(state.system, state.optimizer, state.plan)
+    ):
         warn(
             f"this run goes to step {last}, and the state's plan ends at {planned}: the learning rate's schedule is past its "
             "end. `fm.fit(state.system, …, optimizer=…)` starts anew with the same arrays.",
@@ -237,14 +239,14 @@ class _Loop:
         """Learn from the traced step which leaves it moves and what it logs."""
         self.generation = generation()
         state, n = self.state(), len(self.leaves)
-        self.turns = turns(state)
-        traced = {resting: traced_step(state, raw, resting) for resting in self.turns.sets()}
+        self.update_schedule = update_schedule(state)
+        traced = {resting: traced_step(state, raw, resting) for resting in self.update_schedule.sets()}
         every = [one.jaxpr.jaxpr for one in traced.values()]
         self.moving = [i for i in range(n) if any(each.outvars[i] is not each.invars[i] for each in every)]
         self.ledger = Ledger(next(iter(traced.values())).out_info[1])
         # An argument from the host costs microseconds: key and step are passed only where something is drawn or timed.
         self.timed = not all(_used(each).isdisjoint(each.invars[n : n + 2]) for each in every)
-        of = self.structure, tuple(self.moving), self.ledger, self.raw_key.shape
+        of = step_structure(self.structure), tuple(self.moving), self.ledger, self.raw_key.shape
         self.programs = {resting: _fast_program(*of, resting) for resting in traced}
 
     def run_epoch(self, source: Iterator[Any], interrupted: threading.Event, begun: float) -> None:
@@ -255,8 +257,8 @@ class _Loop:
             self._begin(raw)
         ledger, key, each_step = self.ledger, self.raw_key, self.each_step
         assert ledger is not None
-        timed, rates = self.timed, bool(self.turns.every)
-        program = self.programs[self.turns.at(run.step)]
+        timed, rates = self.timed, bool(self.update_schedule.every)
+        program = self.programs[self.update_schedule.at(run.step)]
         ledger.clear()
         chosen = set(self.moving)
         fixed = [v for i, v in enumerate(self.leaves) if i not in chosen]
@@ -265,7 +267,7 @@ class _Loop:
         due, unread, watched, done_before = now() + _REFRESH, 0, None, run.done
         while raw is not None:
             if rates:
-                program = self.programs[self.turns.at(int(step))]
+                program = self.programs[self.update_schedule.at(int(step))]
             moving, sums = program(moving, fixed, sums, (key, step) if timed else None, raw)
             step += one
             unread += 1

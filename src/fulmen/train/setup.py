@@ -21,10 +21,8 @@ from fulmen.data.arrays import count
 from fulmen.data.source import Source
 from fulmen.dispatching.lazy_libraries import hint
 from fulmen.dispatching.registry import dispatch
-from fulmen.dispatching.warning import warn
-from fulmen.optimizers import Enclosing, fewer, groups, of_plan
-from fulmen.optimizers.state_schedule import turns
-from fulmen.schedules.span import warn_if_longer
+from fulmen.optimizers import Enclosing, groups, is_constructor, warn_of_unreached_ends
+from fulmen.optimizers.update_schedule import update_schedule
 from fulmen.train.step import start_optimizer, traced_step
 
 __all__: list[str] = []
@@ -58,6 +56,7 @@ def setup(
     # Another order is no other program.
     plan = remake(reading, {"batch_size": count(raw), "seed": None, "drop_last": False})
     optimizer = _given(component, optimizer, _rate(component, lr), options)
+    seed = 0 if seed is None else seed  # None is about the order of the data
     component = seeded(component, component, seed)
     key = jax.random.key(seed)
     component = init(component, fold_name(key, "init"))
@@ -66,14 +65,10 @@ def setup(
     state = State(component, optimizer=optimizer, key=fold_name(key, "run"), plan=plan)
     component = state.system  # its numbers are arrays now
     check_setup(component, state, raw)
-    for group in groups(component, state.optimizer, plan):
-        if plan.total_steps is not None and group.every > plan.total_steps:
-            what = f"{group.path!r} moves" if group.path else "the parameters move"
-            warn(f"{what} every {group.every} steps, and the run has {plan.total_steps}: never.")
-        warn_if_longer(group.rate, group.end, fewer(plan, group.every), group.path)
+    warn_of_unreached_ends(groups(component, state.optimizer, plan), plan)
     state = start_optimizer(state)
     # Tracing a step finds missing methods, shapes that do not fit and a loss that is no number; the first step reuses it.
-    for resting in turns(state).sets():
+    for resting in update_schedule(state).sets():
         traced_step(state, raw, resting)
     RECENT.keep(state._structure)
     return state
@@ -125,7 +120,7 @@ def _filled(component: Any, optimizer: Any, lr: Any, options: dict[str, Any]) ->
         return {k: _filled(_at(component, str(k)), v, lr, options) for k, v in optimizer.items()}
     if isinstance(optimizer, Enclosing):
         return remake(optimizer, {"optimizer": _filled(component, optimizer.optimizer, lr, options)})
-    if _is_constructor(optimizer) and lr is not None:
+    if is_constructor(optimizer) and lr is not None:
         return configure_optimizers(component, optimizer, lr, **options)
     return optimizer
 
@@ -149,7 +144,7 @@ def _constructors(optimizer: Any) -> list[Any]:
             f"optimizer: an optax constructor or transformation was expected, and {optimizer!r} came, such as "
             "`optimizer=optax.adam, lr=1e-3`."
         )
-    return [optimizer] if _is_constructor(optimizer) else []
+    return [optimizer] if is_constructor(optimizer) else []
 
 
 def require_known(optimizer: Any, options: dict[str, Any]) -> None:
@@ -159,7 +154,7 @@ def require_known(optimizer: Any, options: dict[str, Any]) -> None:
 
 
 def _require_near(optimizer: Any, options: dict[str, Any]) -> None:
-    theirs = inspect.signature(optimizer).parameters if _is_constructor(optimizer) else {}
+    theirs = inspect.signature(optimizer).parameters if is_constructor(optimizer) else {}
     if any(p.kind is p.VAR_KEYWORD for p in theirs.values()):
         return
     ours = ["epochs", "steps", "batch_size", "validation", "callbacks", "seed", "progress", "drop_last", "optimizer", "lr"]
@@ -169,10 +164,6 @@ def _require_near(optimizer: Any, options: dict[str, Any]) -> None:
         near = near or [other for other in known if len(name) >= _SHORTENED and other.startswith(name)]
         if near and near != [name]:
             raise TypeError(f"{name} is no option of `fit` or `setup`, nor of the optimizer; did you mean {near[0]!r}?")
-
-
-def _is_constructor(value: Any) -> bool:
-    return callable(value) and not isinstance(value, tuple) and not of_plan(value)
 
 
 @dispatch

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +20,8 @@ from fulmen.core.component import Buffer, Component, Frozen, System, Wrapper, na
 from fulmen.core.leaves import BUFFER, PARAMETER, leaves
 from fulmen.core.marks import standard_step, sums_losses
 from fulmen.core.mergeable import Last, Mean, Mergeable
-from fulmen.core.mode import Eval, Mode, Train
-from fulmen.core.state import State
+from fulmen.core.mode import Eval, Mode, PlanRead, Train
+from fulmen.core.state import State, without_plan
 from fulmen.core.structure import Structure, per_structure
 from fulmen.core.tree import remake
 from fulmen.core.verbs import (
@@ -39,9 +41,11 @@ from fulmen.core.verbs import (
 )
 from fulmen.dispatching.registry import dispatch
 from fulmen.optimizers import NOBODY, groups
-from fulmen.optimizers.state_schedule import turns
+from fulmen.optimizers.update_schedule import update_schedule
 
-__all__ = ["apply_gradients", "differentiate", "end_step", "measure", "observe"]
+__all__ = ["apply_gradients", "differentiate", "end_step", "learning_rates", "measure", "observe"]
+
+T = TypeVar("T")
 
 
 def differentiate(component: Any, batch: Any, mode: Mode) -> tuple[jax.Array, Any, Any, dict[str, Any]]:
@@ -149,7 +153,7 @@ def apply_gradients(state: State, gradients: Any, *, value: Any = None) -> State
             updated.append(before)
             continue
         with jax.numpy_dtype_promotion("standard"):  # optax counts in integers and raises numbers to that power
-            changes, after = group.transformation.update(slopes, before, parameters, value=value)
+            changes, after = group.built.transformation.update(slopes, before, parameters, value=value)
             moved = optax.apply_updates(parameters, changes)
         system = _merge(system, moved)
         updated.append(after)
@@ -165,7 +169,7 @@ def _start_optimizer(state: State) -> tuple[State, None]:
     system = state.system
     with jax.numpy_dtype_promotion("standard"):  # optax counts in integers
         found = groups(system, state.optimizer, state.plan)
-        started = tuple(g.transformation.init(g.select(system, system)) for g in found)
+        started = tuple(g.built.transformation.init(g.select(system, system)) for g in found)
     return state.replace(optimizer_state=started), None
 
 
@@ -234,17 +238,18 @@ def after_update(component: object, batch, mode):
     return component
 
 
-def learning_rates(state: State) -> dict[str, Any]:
-    """The learning rate of each group at the state's step, where it is known."""
-    return over_states(state.system, state, _learning_rates)[1]
+def learning_rates(before: State, after: State) -> dict[str, Any]:
+    """The learning rate of each group in the first update between two states, where it is known."""
+    both = before.replace(optimizer_state=(before.optimizer_state, after.optimizer_state))
+    return over_states(before.system, both, _learning_rates)[1]
 
 
 def _learning_rates(state: State) -> tuple[State, dict[str, Any]]:
     found = groups(state.system, state.optimizer, state.plan)
     rates = {}
-    for group, before in zip(found, state.optimizer_state, strict=True):
+    for group, before, after in zip(found, *state.optimizer_state, strict=True):
         with jax.numpy_dtype_promotion("standard"):
-            rate = group.rate_at(state.step, before)
+            rate = group.built.rate(before, after)
         if rate is not None:
             rates["lr" if len(found) == 1 else f"lr/{group.path or 'rest'}"] = Last(jnp.asarray(rate, jnp.float32))
     return state, rates
@@ -260,7 +265,7 @@ def _step(
     new, logs = update(component, state, as_batch(component, raw), mode)
     _require_same(state, new)
     logs = {name: v if isinstance(v, Mergeable) else Mean(v) for name, v in logs.items()}
-    return new._leaves, {**logs, **learning_rates(state)}
+    return new._leaves, {**learning_rates(state, new), **logs}
 
 
 def _require_same(old: State, new: State) -> None:
@@ -278,9 +283,24 @@ def _require_same(old: State, new: State) -> None:
 step_program = per_structure(inline=True, static_argnums=4)(_step)
 
 
+def step_structure(structure: Structure) -> Structure:
+    """What a step is compiled for: the structure without the plan, unless the step is known to read that."""
+    return structure if "reads the plan" in structure.programs else without_plan(structure)
+
+
+def for_every_plan(program: Callable[..., T], structure: Structure, *args: Any) -> T:
+    """`program(structure, *args)`, which is one for all plans if it does not read the plan."""
+    try:
+        return program(step_structure(structure), *args)
+    except PlanRead:
+        structure.programs["reads the plan"] = True
+    return program(structure, *args)
+
+
 def traced_step(state: State, raw: Any, resting: frozenset[str] = NOBODY) -> Any:
     """The step as jit traces it, with its program and what it returns."""
-    return step_program.of(state._structure).trace(state._leaves, state._raw_key, state.step, raw, resting)
+    arrays = state._leaves, state._raw_key, state.step
+    return for_every_plan(lambda structure: step_program.of(structure).trace(*arrays, raw, resting), state._structure)
 
 
 @per_structure(static_argnums=4)
@@ -294,15 +314,14 @@ def _train_step(
 @dispatch
 def train_step(state: State, batch):
     batch = _at_border(state, batch)
-    who, arrays = turns(state), (state._leaves, state._raw_key, state.step, batch)
-    if who.every and isinstance(state.step, Tracer):
+    schedule, arrays = update_schedule(state), (state._leaves, state._raw_key, state.step, batch)
+    step = functools.partial(for_every_plan, _train_step, state._structure)
+    if schedule.every and isinstance(state.step, Tracer):
         # In a loop or a jit of somebody else's, who moves is part of what is computed.
-        programs = [
-            lambda *arrays, resting=resting: _train_step(state._structure, *arrays, resting) for resting in who.sets()
-        ]
-        leaves, logs = jax.lax.switch(who.index(state.step), programs, *arrays)
+        programs = [lambda *arrays, resting=resting: step(*arrays, resting) for resting in schedule.sets()]
+        leaves, logs = jax.lax.switch(schedule.index(state.step), programs, *arrays)
     else:
-        leaves, logs = _train_step(state._structure, *arrays, who.at(int(state.step)) if who.every else NOBODY)
+        leaves, logs = step(*arrays, schedule.at(int(state.step)) if schedule.every else NOBODY)
     return state.next(leaves), logs
 
 
@@ -326,7 +345,7 @@ def _eval_step(structure: Structure, leaves: list[Any], raw_key: Any, step: Any,
 
 @dispatch
 def eval_step(state: State, batch):
-    return _eval_step(state._structure, state._leaves, state._raw_key, state.step, _at_border(state, batch))
+    return _eval_step(without_plan(state._structure), state._leaves, state._raw_key, state.step, _at_border(state, batch))
 
 
 # Up to how many axes host arrays may be labels or weights, by their type; other types need a closer look.

@@ -30,7 +30,7 @@ from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.batch_inputs import inputs, with_inputs
 from fulmen.robust.attacks.region import Region, ball_of, require_inside
 from fulmen.train.setup import check_component
-from fulmen.train.step import apply_gradients, differentiate, end_step, require_usual_steps
+from fulmen.train.step import apply_gradients, differentiate, end_step, learning_rates, require_usual_steps
 
 __all__ = ["FreeAdversarial"]
 
@@ -95,7 +95,7 @@ def update(free: FreeAdversarial, state, batch, mode):
     plan, logs = state.plan, {}
     counts = {name: getattr(plan, name) for name in ("total_steps", "steps_per_epoch")}
     longer = remake(plan, {name: None if n is None else n * free.replays for name, n in counts.items()})
-    state = state.replace(plan=longer)
+    state = before = state.replace(plan=longer)
     for replay in range(free.replays):
         now = mode.at(f"replay {replay}") if replay else mode
         kept = state.system.perturbation
@@ -108,7 +108,7 @@ def update(free: FreeAdversarial, state, batch, mode):
         logs = {name: _merged(logs.get(name), figure) for name, figure in found.items()}
     left = jax.tree.map(lambda r, x, origin: r.at[: len(x)].set(x - origin), stored, x, origin)
     system = remake(state.system, {"perturbation": remake(state.system.perturbation, {"value": left})})
-    return state.replace(system=system, plan=plan), logs
+    return state.replace(system=system, plan=plan), {**logs, **learning_rates(before, state)}
 
 
 def _rows(stored: jax.Array, x: jax.Array) -> jax.Array:
