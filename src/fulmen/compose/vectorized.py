@@ -18,18 +18,7 @@ from fulmen.core.tree import remake
 from fulmen.core.verbs import perturb, validate
 from fulmen.dispatching.registry import dispatch, verb
 
-__all__ = [
-    "Members",
-    "around",
-    "attacked",
-    "check_parts",
-    "check_setup",
-    "inside",
-    "members_of",
-    "over_members",
-    "over_states",
-    "seeded",
-]
+__all__ = ["Members", "around", "inside"]  # the verbs are private
 
 
 @verb(hands_on=False)

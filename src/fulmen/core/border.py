@@ -12,8 +12,9 @@ from jax.core import Tracer
 
 from fulmen.core.batch import Batch, PartBatches
 from fulmen.core.component import Component
+from fulmen.core.prepared_batch import prepared
 from fulmen.core.tree import Tree, data_fields
-from fulmen.core.verbs import as_batch, prepared
+from fulmen.core.verbs import as_batch
 from fulmen.dispatching.registry import dispatch
 
 __all__ = ["check_array", "check_weight", "checked", "is_float", "leaf_name", "named_arrays", "native"]
@@ -50,22 +51,22 @@ def checked(data: Any) -> Any:
 
 
 @dispatch
-def prepared(component, batch: object):
+def prepared(batch: object, component):
     return checked(as_batch(component, batch))
 
 
 @dispatch
-def prepared(component, batch: Component):  # which `as_batch` refuses
+def prepared(batch: Component, component):  # which `as_batch` refuses
     return as_batch(component, batch)
 
 
 @dispatch
-def prepared(component, batch: Tree):
+def prepared(batch: Tree, component):
     return batch
 
 
 @dispatch
-def prepared(component, batch: Batch):
+def prepared(batch: Batch, component):
     return checked(batch)
 
 

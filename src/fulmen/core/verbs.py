@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from fulmen.core.mode import Eval, Mode, Plan
+from fulmen.core.prepared_batch import prepared
 from fulmen.core.tree import Tree
 from fulmen.dispatching.lazy_libraries import library_of
 from fulmen.dispatching.registry import verb
@@ -78,14 +79,9 @@ def partition(component, policy):
 # What models and systems compute
 
 
-@verb(hands_on=False)
-def prepared(component, batch):
-    """What a method gets as its batch: raw data as the component's batch, checked; a batch checked; a `Prediction` as it is."""
-
-
 def _as_batch(component: Any, batch: Any) -> Any:
     takes_batches = isinstance(component, Tree) or library_of(type(component)) is not None
-    return prepared(component, batch) if takes_batches else batch  # a state makes its system's batch by itself
+    return prepared(batch, component) if takes_batches else batch  # a state makes its system's batch by itself
 
 
 @verb(context=Mode, default=Eval(), bind=_bind)
