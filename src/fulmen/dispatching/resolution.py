@@ -9,7 +9,7 @@ import plum
 
 from fulmen.dispatching.methods import Method
 
-__all__ = ["Wrapper", "settle"]
+__all__ = ["Wrapper", "less", "settle"]
 
 
 class Wrapper(abc.ABC):  # noqa: B024 - recognised by what it has
@@ -31,7 +31,7 @@ def settle(fitting: Sequence[Method], args: tuple[type, ...]) -> list[Method]:
     narrow = {m: m.narrowed(args) for m in fitting}
 
     def before(a: Method, b: Method) -> bool:
-        return _less(narrow[a], narrow[b]) or (narrow[a] == narrow[b] and _less(a.signature, b.signature))
+        return less(narrow[a], narrow[b]) or (narrow[a] == narrow[b] and less(a.signature, b.signature))
 
     found = [m for m in fitting if not any(before(other, m) for other in fitting if other is not m)]
     return [m for m in found if not any(_closer(other, m) for other in found)]
@@ -41,7 +41,7 @@ def _wraps(kind: type, arg: type) -> bool:
     return issubclass(kind, Wrapper) and issubclass(arg, kind)
 
 
-def _less(a: plum.Signature, b: plum.Signature) -> bool:
+def less(a: plum.Signature, b: plum.Signature) -> bool:
     """Whether a signature is narrower; of two that differ only in how many arguments `*args` takes, the longer one is."""
     if a < b:
         return len(a.types) > len(b.types) if b < a else True
