@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import plum
 
 from fulmen.dispatching.methods import Method
 
-__all__ = ["Wrapper", "less", "settle"]
+__all__ = ["Wrapper", "less", "overridden", "package", "settle"]
 
 
 class Wrapper(abc.ABC):  # noqa: B024 - recognised by what it has
@@ -57,3 +57,22 @@ def _closer(a: Method, b: Method) -> bool:
 
 def _within(narrow: tuple[type, ...], wide: tuple[type, ...]) -> bool:
     return all(issubclass(kind, wide) for kind in narrow)
+
+
+def overridden(methods: Iterable[Method], new: Method) -> Method | None:
+    """A method of another package, for types of that package alone, that a new method comes before; None if it did so already."""
+    kinds = {kind for kinds in (*new.members, new.contexts) for kind in kinds} - {object}
+    found = None
+    for old in methods:
+        if old.key == new.key and old.module == new.module:
+            return None
+        if old.hints[:1] == new.hints[:1] and (old.key == new.key or less(new.signature, old.signature)):
+            home = package(old.module)
+            if home != package(new.module) and kinds and all(package(kind.__module__) == home for kind in kinds):
+                found = found or old
+    return found
+
+
+def package(module: str) -> str:
+    """The package that a module is in."""
+    return module.partition(".")[0]
