@@ -24,6 +24,7 @@ from fulmen.dispatching.lazy_libraries import meet
 from fulmen.dispatching.method_table import MethodTable, hand_on_to
 from fulmen.dispatching.methods import Method, plain_function, read_methods, refuse_twin
 from fulmen.dispatching.redefinition import check_definitions, learn
+from fulmen.dispatching.resolution import less, overridden, package
 from fulmen.dispatching.warning import warn
 
 __all__ = ["Verb"]
@@ -196,17 +197,24 @@ class Verb:
         """Register methods, each in place of one with the same signature."""
         with lock:
             pairs = [(self._table.by_key[m.key], m) for m in added if m.key in self._table.by_key]
-            for old, new in pairs:
-                refuse_twin(old, new)
+            for known, new in pairs:
+                refuse_twin(known, new)
+            old = overridden(self.methods, added[0]) if package(added[0].module) != package(self.__module__) else None
             stale = learn({kind for m in added for hint in m.members for kind in hint})
             for method in added:
                 self._table.add(method)
-            stale |= self._refresh(lambda q: any(m.fits(q.context, q.args) for m in added))
+            stale |= self._refresh(lambda q: any(m.fits(q.context, q.args) and not self._beats(q, m) for m in added))
         if stale:
             start_afresh(f"{added[0]} was {'redefined' if pairs else 'added'} at {added[0].place}")
-        for old, new in pairs[:1]:
-            if old.module != new.module:
-                warn(f"{old}, defined at {old.place}, is replaced by the one at {new.place}.")
+        if old is not None:
+            warn(
+                f"{old}, defined at {old.place}, is overridden by {added[0]} at {added[0].place}, for all who use these types."
+            )
+
+    def _beats(self, question: Question, method: Method) -> bool:
+        """Whether the answer to a question is more specific than a method by the arguments alone."""
+        answer = innermost(self._answers[question])
+        return isinstance(answer, Method) and less(answer.signature, method.signature)
 
     def around(self, kind: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Register what runs around every method whose first argument is of this class: `f(call, *args, **options)`.
