@@ -100,7 +100,7 @@ class Method:
 
     @property
     def module(self) -> str:
-        return self.function.__module__
+        return self.function.__module__ or "__main__"  # None for code that was run without a module's name
 
     def fits(self, context: type, args: tuple[type, ...]) -> bool:
         """Whether it can be called with arguments and a context of these classes."""
