@@ -15,6 +15,7 @@ from fulmen.core.batch import index, inputs, with_inputs
 from fulmen.core.component import still
 from fulmen.core.leaves import components, is_array
 from fulmen.core.marks import ignores_steps
+from fulmen.core.prepared_batch import prepared
 from fulmen.core.state import State
 from fulmen.core.structure import keep, pack
 from fulmen.core.tree import remake
@@ -25,7 +26,6 @@ from fulmen.core.verbs import (
     begin,
     finish,
     perturb,
-    prepared,
     project,
     shown,
     start_point,
@@ -56,7 +56,7 @@ def _prepared(call, attack, system, batch, key, *, inside=False, checked=False, 
     if isinstance(system, State):
         keep(pack(system.system)[1], system._structure)
         system = system.system
-    batch = as_batch(system, batch) if checked else prepared(system, batch)
+    batch = as_batch(system, batch) if checked else prepared(batch, system)
     if key is not None and not is_array(key):
         raise TypeError(f"key: a random key such as jax.random.key(0) was expected, and {key!r} came.")
     if is_traced((attack, system, batch, key)):
