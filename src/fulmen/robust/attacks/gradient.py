@@ -56,7 +56,7 @@ def _prepared(call, attack, system, batch, key, *, inside=False, checked=False, 
     if isinstance(system, State):
         keep(pack(system.system)[1], system._structure)
         system = system.system
-    batch = as_batch(system, batch) if checked else prepared(system, batch)
+    batch = as_batch(system, batch) if checked else prepared(batch, system)
     if key is not None and not is_array(key):
         raise TypeError(f"key: a random key such as jax.random.key(0) was expected, and {key!r} came.")
     if is_traced((attack, system, batch, key)):
