@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
+from fulmen.core.fields import static
 from fulmen.core.mergeable import Mean
 from fulmen.core.prediction import check_classes
-from fulmen.core.tree import static
 from fulmen.core.verbs import metrics, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.metric_types.metric import Metric, labels_of, weight_of

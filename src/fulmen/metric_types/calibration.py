@@ -10,9 +10,9 @@ import numpy as np
 import optax
 
 from fulmen.core.batch import Labeled
+from fulmen.core.fields import static
 from fulmen.core.mergeable import Mean, Mergeable
 from fulmen.core.prediction import Prediction, at_least_float32, check_classes, class_targets
-from fulmen.core.tree import static
 from fulmen.core.verbs import metrics, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.metric_types.metric import (

@@ -14,7 +14,6 @@ from fulmen.core.component import Component, Game
 from fulmen.core.fields import hyper, static
 from fulmen.core.mode import Mode, require_key
 from fulmen.core.output_shapes import evaluated, output_shapes
-from fulmen.core.tree import static
 from fulmen.core.verbs import forward, gan_losses, intervals, losses, sample, validate
 from fulmen.dispatching.registry import MissingMethodError, dispatch
 from fulmen.objectives.classification import Hinge
