@@ -34,7 +34,7 @@ __all__: list[str] = []
 def evaluate(state: State, data, *, attack=None, batch_size=None):
     source = _checked(state.system, data, attack)
     plan = _plan(source, batch_size, evaluation_size(state))
-    return evaluate_source(state.system, state.key, source, plan, attack, owner=state._structure)
+    return evaluate_source(state.system, state.key, source, plan, attack, owner=state.structure)
 
 
 @dispatch
@@ -174,7 +174,7 @@ def _measure(structure: Structure, leaves: list[Any], batch: Any, key: Any) -> d
 
 @dispatch
 def predict(state: State, data, *, batch_size=None):
-    return _predict(state.system, state.key, data, batch_size, state._structure)
+    return _predict(state.system, state.key, data, batch_size, state.structure)
 
 
 @dispatch

@@ -82,7 +82,7 @@ def fit(
     loop = _Loop(state, run, listening)
     begun, diverged = time.perf_counter(), False
     epochs_ahead = source.epochs(plan, _place(state, epochs, plan), run.left, state.system)
-    with _interruptible() as interrupted:
+    with interruptible() as interrupted:
         loop.tell(FitStart())
         try:
             for run.epoch, found in enumerate(epochs_ahead):
@@ -98,7 +98,7 @@ def fit(
                 loop.tell(EpochEnd())
                 if validated is not None and not interrupted.is_set():
                     now = loop.state()
-                    measured = evaluate_source(now.system, now.key, *validated, owner=now._structure)
+                    measured = evaluate_source(now.system, now.key, *validated, owner=now.structure)
                     run.logs = {**figures, **{f"validation/{k}": v for k, v in measured.items()}}
                     loop.tell(ValidationEnd())
                 if interrupted.is_set():
@@ -216,14 +216,14 @@ class _Loop:
     """The steps of a run: leaves that the compiled step takes over and gives back, and a ledger of the logs."""
 
     def __init__(self, state: State, run: Run, callbacks: list[Any]) -> None:
-        self.structure, self.raw_key = state._structure, state._raw_key
+        self.structure, self.raw_key = state.structure, state.raw_key
         self.run, self.callbacks = run, callbacks
         self.each_step = bool(listeners(StepEnd(), callbacks, run))
         self.often = bool(listeners(LogsRead(), callbacks, run))
         self.ledger: Ledger | None = None
         self.generation: int | None = None
         # What the step takes over is deleted by it, and the caller may hold the state still: copied once.
-        self.leaves: list[Any] = [jnp.copy(v) for v in state._leaves]
+        self.leaves: list[Any] = [jnp.copy(v) for v in state.arrays]
         self.moving: list[int] = []
         self.programs: dict[frozenset[str], Any] = {}
         run._state = self.state
@@ -233,7 +233,7 @@ class _Loop:
             on(event, callback, self.run)
 
     def state(self) -> State:
-        return State._of(list(self.leaves), self.raw_key, np.int32(self.run.step), self.structure)
+        return State.of(list(self.leaves), self.raw_key, np.int32(self.run.step), self.structure)
 
     def _begin(self, raw: Any) -> None:
         """Learn from the traced step which leaves it moves and what it logs."""
@@ -336,7 +336,7 @@ def _fast_program(
 
 
 @contextlib.contextmanager
-def _interruptible(answer: str = "") -> Iterator[threading.Event]:
+def interruptible(answer: str = "") -> Iterator[threading.Event]:
     """Ctrl-C sets a flag that is read between steps: in the midst of one, the state would be lost. Twice raises.
 
     Args:

@@ -32,7 +32,7 @@ from fulmen.robust.report.noise import UniformNoise
 from fulmen.robust.report.report_progress import Progress
 from fulmen.robust.report.robustness_report import Report
 from fulmen.robust.report.warning_sign import Finding, Sign
-from fulmen.train.loop import _interruptible
+from fulmen.train.loop import interruptible
 
 __all__ = ["SIGNS"]
 
@@ -117,7 +117,7 @@ def _robustness(
         "radii": radii,
     }
     answer = "Ctrl-C: ends after the attack at hand, with a report of what is done; again: at once."
-    with _interruptible(answer) as stop, Progress(progress, steps) as shown:
+    with interruptible(answer) as stop, Progress(progress, steps) as shown:
         rows = _Rows(evaluation)
         with contextlib.suppress(KeyboardInterrupt):  # pressed again
             for piece in pieces:
