@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -10,12 +10,12 @@ from fulmen.core.mergeable import Mean
 from fulmen.core.tree import static
 from fulmen.core.verbs import metrics, validate
 from fulmen.dispatching.registry import dispatch
-from fulmen.metric_types.metric import Metric, check_labels, labels_of, weight_of
+from fulmen.metric_types.metric import ClassMetric, Metric, check_labels, labels_of, weight_of
 
 __all__ = ["Accuracy", "TopK"]
 
 
-class Accuracy(Metric):
+class Accuracy(ClassMetric):
     """The share of examples whose class has the largest output of all; a tie or a NaN counts as wrong.
 
     Targets are integer labels `(n,)`, or probabilities `(n, classes)`, of which the most probable class counts.
@@ -25,10 +25,8 @@ class Accuracy(Metric):
     0.667
     """
 
-    per_example: ClassVar[bool] = True
 
-
-class TopK(Metric):
+class TopK(ClassMetric):
     """The share of examples whose class is among the `k` with the largest outputs; a tie or a NaN counts against it.
 
     Targets are integer labels `(n,)`, or probabilities `(n, classes)`, of which the most probable class counts. It is logged
@@ -41,8 +39,6 @@ class TopK(Metric):
     >>> print(fm.metrics(fm.metric_types.TopK(2), fm.Prediction(None, outputs, fm.Labeled(None, jnp.array([2, 2])))).compute())
     0.5
     """
-
-    per_example: ClassVar[bool] = True
 
     k: int = static(minimum=1, default=5)
 
@@ -67,11 +63,6 @@ def metrics(metric: Accuracy, prediction):
 @dispatch
 def metrics(metric: TopK, prediction):
     return _in_top(metric, prediction, metric.k)
-
-
-@dispatch
-def validate(metric: Accuracy, prediction):
-    check_labels(prediction, metric)
 
 
 @dispatch

@@ -12,7 +12,7 @@ import numpy as np
 from fulmen.core.mergeable import Mergeable
 from fulmen.core.naming import Named
 from fulmen.core.prediction import Prediction, check_class_values, class_targets
-from fulmen.core.verbs import metrics
+from fulmen.core.verbs import metrics, validate
 from fulmen.dispatching.registry import dispatch
 
 __all__ = ["Metric"]
@@ -29,6 +29,17 @@ class Metric(Named):
     __example__ = "fm.Accuracy()"
 
     per_example: ClassVar[bool] = False
+
+
+class ClassMetric(Metric):
+    """A metric of predicted classes. Targets are integer labels `(n,)` or probabilities `(n, classes)`."""
+
+    per_example: ClassVar[bool] = True
+
+
+@dispatch
+def validate(metric: ClassMetric, prediction):
+    check_labels(prediction, metric)
 
 
 @dispatch
