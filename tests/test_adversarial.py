@@ -9,8 +9,8 @@ from tiny import Compilations, Net, Pair, net, pair
 
 import fulmen as fm
 from fulmen import dispatch
+from fulmen.core.batch import inputs
 from fulmen.models import MLP, BatchNorm, Chain, Dense
-from fulmen.robust.attacks.batch_inputs import inputs
 
 REGION = fm.LinfBall(0.1) & fm.Box(0.0, 1.0)
 FGSM = fm.FGSM(REGION)

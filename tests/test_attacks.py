@@ -593,7 +593,7 @@ def test_bad_inputs_say_so(key):
         fm.perturb(attack, net(), fm.replace(data, x=np.where(data.x == data.x.max(), np.float32(255), data.x)), key)
     with pytest.raises(ValueError, match=r"uint8 from \d+ to \d+ came.*x / 255"):
         fm.perturb(attack, net(), fm.replace(data, x=(data.x * 255).astype(np.uint8)), key)
-    with pytest.raises(TypeError, match="batch: one with an `x`"):
+    with pytest.raises(TypeError, match="batch must have an `x`"):
         fm.perturb(attack, net(), fm.Labeled(None, data.y), key)
     with pytest.raises(TypeError, match="key: a random key"):
         fm.perturb(attack, net(), data, 0)

@@ -118,7 +118,7 @@ def test_the_codebook_moves_in_training_only():
         (lambda: fm.VAE(Linear(4, 3), Linear(1, 4)), r"\(n, 2 · latent\)"),
         (lambda: fm.VAE(Linear(4, 4), Linear(2, 3)), "the shape of the model's outputs"),
         (lambda: fm.VAE(Linear(4, 4), Linear(2, 4), beta=-1.0), "beta"),
-        (lambda: fm.VAE(Linear(4, 4), Linear(2, 4), Linear(4, 4)), "reconstruction: an objective"),
+        (lambda: fm.VAE(Linear(4, 4), Linear(2, 4), Linear(4, 4)), "reconstruction must be an Objective, got Linear"),
         (lambda: fm.systems.VQVAE(Linear(4, 2), Linear(2, 2), Linear(2, 4)), r"fm\.models\.Quantizer\(512, 64\)"),
         (
             lambda: fm.systems.VQVAE(Linear(4, 3), fm.models.Quantizer(5, 2), Linear(2, 4)),

@@ -55,8 +55,8 @@ DATA = [
     ("object", (X.astype(object), Y), TypeError, ["x", "numbers", "object"]),
     ("string", (X, Y.astype(str)), TypeError, ["y", "numbers", "<U"]),
     ("no array", (X.tolist(), Y), TypeError, ["x", "array", "list"]),
-    ("dict of inputs", (dict(a=X, b=X), Y), TypeError, ["x", "a dict came", "fm.Labeled(dict(a=…, b=…), y)"]),
-    ("tuple of inputs", ((X, X), Y), TypeError, ["x", "a tuple came", "fm.Labeled((…, …), y)"]),
+    ("dict of inputs", (dict(a=X, b=X), Y), TypeError, ["x", "got dict", "fm.Labeled(dict(a=…, b=…), y)"]),
+    ("tuple of inputs", ((X, X), Y), TypeError, ["x", "got tuple", "fm.Labeled((…, …), y)"]),
     ("size of input", (X[:, :3], Y), ValueError, ["4", "3", "Dense"]),
     ("no labels", X, (TypeError, ValueError), ["(x, y)", "Unlabeled"]),
     ("four arrays", (X, Y, Y, Y), ValueError, ["(x, y)", "4"]),
@@ -218,21 +218,21 @@ def test_attacks_that_make_no_sense(make, words):
 @pytest.mark.parametrize(
     ("attack", "words"),
     [
-        (fm.LinfBall(0.1), ["LinfBall(eps=0.1) came", "fm.autoattack(region)"]),
-        ("pgd", ["'pgd' came", "fm.PGD(region"]),
-        (fm.FGSM, ["make one, FGSM(…)"]),
+        (fm.LinfBall(0.1), ["got LinfBall(eps=0.1)", "fm.autoattack(region)"]),
+        ("pgd", ["got 'pgd'", "fm.PGD(region"]),
+        (fm.FGSM, ["write FGSM(…)"]),
     ],
     ids=["region", "name", "class"],
 )
 def test_what_is_no_attack(attack, words):
     state = fm.setup(classifier(), (X, Y), **ADAM)
-    with said(TypeError, "evaluate, attack", *words):
+    with said(TypeError, "evaluate: attack must be an Attack", *words):
         fm.evaluate(state, (X, Y), attack=attack)
 
 
 def test_tensors_of_another_library():
     torch = pytest.importorskip("torch")
-    with said(TypeError, "x: a NumPy or JAX array was expected", "torch.Tensor came", "np.asarray(x)"):
+    with said(TypeError, "x must be a NumPy or JAX array", "torch.Tensor", "np.asarray(x)"):
         fm.setup(classifier(), (torch.tensor(X), torch.tensor(Y)), **ADAM)
 
 
@@ -549,7 +549,7 @@ def test_a_figure_that_a_history_does_not_have():
 
 def test_a_state_where_a_component_belongs():
     teacher = fm.setup(classifier(), (X, Y), **ADAM)
-    with said(TypeError, "teacher.part: a component was expected", "state.system"):
+    with said(TypeError, "teacher.part must be a component", "state.system"):
         fm.setup(fm.Distillation(fm.Frozen(teacher), classifier()), (X, Y), **ADAM)
 
 

@@ -357,3 +357,20 @@ def test_a_component_by_itself(path):
     model = fm.init(Net(Linear(4, 3)), jax.random.key(1))
     save(str(path), model)
     assert bits(load(str(path), like=fm.init(net(), jax.random.key(2)))) == bits(model)
+
+
+@pytest.mark.parametrize("trained_first", [True, False], ids=["saved after fit", "saved after init"])
+def test_numbers_and_arrays_of_hyperparameters_are_interchangeable(path, trained_first):
+    system = fm.Classifier(fm.models.BatchNorm(4, momentum=0.9))
+    drawn = fm.init(system, jax.random.key(0))
+    trained = fm.setup(drawn, (X, Y), optimizer=optax.sgd, lr=0.1).system
+    saved, like = (trained, drawn) if trained_first else (drawn, trained)
+    save(path, saved)
+    loaded = load(path, like=like)
+    norm, expected = loaded.model, like.model
+    assert type(norm.momentum) is type(expected.momentum)
+    assert norm.momentum == expected.momentum and norm.epsilon == expected.epsilon
+    assert getattr(norm.momentum, "weak_type", True)
+    save(path, fm.replace(drawn, {"model.momentum": 1}))
+    with pytest.raises(ValueError, match="momentum"):
+        load(path, like=like)

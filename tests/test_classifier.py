@@ -231,7 +231,7 @@ def test_fields_of_the_wrong_kind(system, message):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (lambda x, y: (x, y + 1), ValueError, "CrossEntropy, y: labels from 0 to 2 were expected.*labels from 1 to 3 came"),
+        (lambda x, y: (x, y + 1), ValueError, "CrossEntropy, y must be labels from 0 to 2.*labels from 1 to 3"),
         (
             lambda x, y: (x, y.astype(np.float32)),
             TypeError,
@@ -246,7 +246,7 @@ def test_fields_of_the_wrong_kind(system, message):
         (
             lambda x, y: TwoInputs(x, y),
             TypeError,
-            r"Classifier gives batch.x to its model, and the TwoInputs batch that came has no x",
+            r"is called with batch.x, and TwoInputs has no x. Write `model_inputs",
         ),
     ],
 )

@@ -632,13 +632,15 @@ def test_private_verbs_are_found_by_importing_them_only(notebook):
     assert memory.methods == before
 
 
-def test_a_method_that_replaces_anothers_is_warned_of_once(notebook, verbs_restored):
-    """As a user's for types of the library's alone."""
-    cell = "import fulmen as fm\n@fm.dispatch\ndef validate(layer: fm.models.Dense): return 'mine'"
-    with pytest.warns(UserWarning, match=r"validate\(Dense\), defined at fulmen/models/layers.py:\d+, is replaced"):
+@pytest.mark.parametrize("annotation", ["", ": fm.Prediction"])
+def test_a_method_that_overrides_another_packages_is_warned_of_once(notebook, verbs_restored, annotation):
+    """As a user's for types of the library alone."""
+    cell = f"import fulmen as fm\n@fm.dispatch\ndef loss(objective: fm.MSE, prediction{annotation}): return 'mine'"
+    with pytest.warns(UserWarning, match=r"loss\(MSE, .*, defined at fulmen/objectives/\w+.py:\d+, is overridden by"):
         notebook(cell)
     notebook(cell)  # warnings are errors
-    assert fm.validate(fm.models.Dense(1, 1)) == "mine"
+    assert fm.loss(fm.MSE(), fm.Prediction(None, 1.0, None)) == "mine"
+    notebook("class Mine: pass\n@fm.dispatch\ndef loss(objective: fm.MAE, prediction: Mine): return 'mine'")  # a new type
 
 
 def test_a_method_with_nothing_to_dispatch_on():

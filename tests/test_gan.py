@@ -30,6 +30,14 @@ EXPECTED = {
 }
 
 
+def test_an_evaluation_draws_different_noise_in_each_batch():
+    state = fm.setup(gan(), X, optimizer=optax.sgd(0.1))
+    twice = np.concatenate([X, X])
+    once = fm.evaluate(state, X, batch_size=len(X))
+    assert fm.evaluate(state, twice, batch_size=len(X))["loss"] != pytest.approx(once["loss"], rel=1e-4)
+    assert fm.evaluate(state, X, batch_size=len(X)) == once
+
+
 @pytest.mark.parametrize("objective", [fm.systems.NonSaturating(), fm.objectives.Hinge(), fm.systems.Wasserstein()])
 def test_what_each_objective_plays_for(objective):
     system = fm.init(gan(objective), jax.random.key(0))

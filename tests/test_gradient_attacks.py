@@ -263,13 +263,25 @@ def of(make, *arguments, **options):
 
 
 BAD = {
-    "no steps": (of(attacks.MIFGSM, LINF, STEP, 0), ValueError, "MIFGSM, steps: a whole number of at least 1"),
-    "negative decay": (of(attacks.MIFGSM, LINF, decay=-1.0), ValueError, "MIFGSM, decay: a finite number of at least 0"),
-    "negative step": (of(attacks.BIM, LINF, -1.0, 3), ValueError, "BIM, step_size: a finite number of at least 0"),
+    "no steps": (of(attacks.MIFGSM, LINF, STEP, 0), ValueError, "MIFGSM.steps must be at least 1, got 0"),
+    "negative decay": (of(attacks.MIFGSM, LINF, decay=-1.0), ValueError, "MIFGSM.decay must be at least 0, got -1"),
+    "negative step": (of(attacks.BIM, LINF, -1.0, 3), ValueError, "BIM.step_size must be at least 0, got -1"),
     "even kernel": (of(attacks.TIFGSM, LINF, size=4), ValueError, "smooth, size: an odd number"),
-    "a share over one": (of(attacks.DIFGSM, LINF, views=(attacks.Diverse(1.5),)), ValueError, "Diverse, probability"),
-    "images of no size": (of(attacks.DIFGSM, LINF, views=(attacks.Diverse(0.5, 0.0),)), ValueError, "Diverse, low"),
-    "a view alone": (of(attacks.DIFGSM, LINF, views=attacks.Diverse()), TypeError, r"DIFGSM, views: a tuple such as \(fm"),
+    "a share over one": (
+        of(attacks.DIFGSM, LINF, views=(attacks.Diverse(1.5),)),
+        ValueError,
+        "Diverse.probability must be between 0 and 1, got 1.5",
+    ),
+    "images of no size": (
+        of(attacks.DIFGSM, LINF, views=(attacks.Diverse(0.5, 0.0),)),
+        ValueError,
+        "Diverse.low must be above 0 and at most 1, got 0",
+    ),
+    "a view alone": (
+        of(attacks.DIFGSM, LINF, views=attacks.Diverse()),
+        TypeError,
+        r"DIFGSM.views must be a tuple of Views, .* write \(fm",
+    ),
     "no momentum": (
         of(fm.Attack, fm.attacks.fgsm(STEP), LINF, views=(attacks.Nesterov(0.1),)),
         ValueError,

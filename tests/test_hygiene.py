@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import pkgutil
+import types
 from typing import Literal
 
 import jax
@@ -11,8 +12,9 @@ import plum
 import pytest
 
 import fulmen as fm
+from fulmen.core import verbs as contracts
 from fulmen.dispatching.annotations import dispatching
-from fulmen.dispatching.registry import Method, Verb, all_named_verbs, ambiguities
+from fulmen.dispatching.registry import Method, Verb, all_named_verbs, ambiguities, verbs
 
 for found in pkgutil.walk_packages(fm.__path__, "fulmen."):
     if not found.name.endswith("__main__"):
@@ -81,11 +83,23 @@ def test_methods_on_base_classes_annotate_their_first_argument_only():
     assert not [(str(method), method.location) for method in METHODS if narrow_on_a_base(method)]
 
 
+def test_default_methods_of_public_verbs_are_annotated():
+    """As `check` asks of users, so that a method for every type is one on purpose."""
+    public = [getattr(contracts, name) for name in contracts.__all__]
+    assert not [
+        str(m) for verb in public for m in verb.methods if is_ours(m.module) and m.written[:1] == (inspect.Parameter.empty,)
+    ]
+
+
 def test_every_verb_has_a_contract_and_says_how_to_extend_it():
     for verb in VERBS:
         assert verb.__doc__ and len(verb.__doc__) > 40, verb
         assert verb.__module__ != "fulmen.core.verbs" or "**Extending.**" in verb.__doc__, verb
-    assert not [v for v in VERBS if v.__module__ == "fulmen.core.verbs" and v is not getattr(fm, v.__name__)]
+    contracts = [v for v in VERBS if v.__module__ == "fulmen.core.verbs"]
+    above = [fm, fm.robust]
+    namespaces = [*above, *(m for names in above for m in vars(names).values() if isinstance(m, types.ModuleType))]
+    assert not [v for v in contracts if not any(vars(names).get(v.__name__) is v for names in namespaces)]
+    assert not [v for v in contracts if v not in verbs()]
 
 
 # The checks find what they look for.

@@ -116,7 +116,7 @@ def test_metrics_have_names():
     ("metric", "y", "error", "message"),
     [
         (fm.Accuracy(), np.ones(N, np.float32), TypeError, "Accuracy, y: integer labels were expected, and float32 came"),
-        (fm.Accuracy(), LABELS + 1, ValueError, r"Accuracy, y: labels from 0 to 3 were expected.*labels from 1 to 4 came"),
+        (fm.Accuracy(), LABELS + 1, ValueError, r"Accuracy, y must be labels from 0 to 3.*labels from 1 to 4"),
         (fm.Accuracy(), None, ValueError, "Accuracy needs targets, and the Labeled batch that came has no y"),
         (
             fm.metric_types.MeanAbsoluteError(),
@@ -139,3 +139,13 @@ def test_a_metric_without_a_method_says_what_to_write():
 
     with pytest.raises(TypeError, match=r"def metrics\(metric: Empty, prediction\): return fm.Mean"):
         fm.metrics(Empty(), predict())
+
+
+@pytest.mark.parametrize(
+    "metric", [fm.Precision("micro"), fm.Recall("micro"), fm.F1("micro"), fm.metric_types.ConfusionMatrix()], ids=str
+)
+def test_an_example_with_a_nan_is_predicted_to_be_of_no_class(metric):
+    outputs = jnp.eye(3)[jnp.array([0, 0, 1, 2])].at[0].set(jnp.nan).at[3, 1].set(jnp.nan)
+    found = fm.metrics(metric, fm.Prediction(None, outputs, fm.Labeled(None, jnp.array([0, 0, 1, 2])))).compute()
+    expected = {fm.Precision: 1.0, fm.Recall: 0.5, fm.F1: 2 / 3, fm.metric_types.ConfusionMatrix: np.diag([1.0, 1, 0])}
+    np.testing.assert_allclose(found, expected[type(metric)], rtol=1e-6)

@@ -344,10 +344,10 @@ BAD_TARGETS = [
         (6, 4),
         np.arange(6),
         ValueError,
-        "y: labels from 0 to 3 were expected.* outputs have 4 classes.* labels from 0 to 5 came",
+        "y must be labels from 0 to 3.* outputs have 4 classes.* labels from 0 to 5",
     ),
-    ((4, 4), np.arange(4) + 1, ValueError, "labels from 1 to 4 came.*y - 1"),
-    ((4, 4), np.arange(4) - 1, ValueError, "labels from -1 to 2 came"),
+    ((4, 4), np.arange(4) + 1, ValueError, "labels from 1 to 4.*y - 1"),
+    ((4, 4), np.arange(4) - 1, ValueError, "labels from -1 to 2"),
     ((4, 4), np.ones(4, np.float32), TypeError, r"y: integer labels were expected, and float32 came: y.astype\(np.int32\)"),
     ((4, 4), np.ones(4, bool), TypeError, r"y: integer labels were expected, and bool came: y.astype\(np.int32\)"),
     (
@@ -375,9 +375,9 @@ BAD_TARGETS = [
         (4, 3),
         np.ones((4, 3), np.float32),
         ValueError,
-        "each row adding up to 1, and the smallest is 1, and rows add up to 3 to 3",
+        "each row adding up to 1, got a smallest of 1 and rows that add up to 3 to 3",
     ),
-    ((2, 2), np.array([[-1, 2], [1, 0]], np.float32), ValueError, "none negative.* the smallest is -1"),
+    ((2, 2), np.array([[-1, 2], [1, 0]], np.float32), ValueError, "none negative.* got a smallest of -1"),
     ((4,), np.ones(4, np.int32), ValueError, r"outputs of shape \(n, classes\) were expected, and the model gave \(4,\)"),
     ((4, 8, 3), np.ones(4, np.int32), ValueError, r"\(n, classes\) were expected, and the model gave \(4, 8, 3\)"),
     ((4, 3), [1, 2, 0, 1], TypeError, "y: an array was expected, and a list came"),
@@ -441,3 +441,33 @@ def test_an_objective_without_a_method_says_what_to_write():
 
     with pytest.raises(TypeError, match=r"def loss\(empty: Empty, \w+: Prediction\)"):
         fm.loss(Empty(), predict())
+
+
+@pytest.mark.parametrize("weights", [None, jnp.ones(3)])
+def test_no_smoothing_of_a_class_that_is_excluded(weights):
+    logits, y = jnp.array([[1.0, 2.0, -jnp.inf]]), jnp.array([0])
+    value = lambda z, s: fm.loss(fm.CrossEntropy(smoothing=s, class_weights=weights), predict(z, y)).sum()
+    found, slopes = jax.value_and_grad(value)(logits, 0.0)
+    np.testing.assert_allclose(found, np.log1p(np.e), rtol=1e-6)
+    np.testing.assert_allclose(slopes, [[-0.731059, 0.731059, 0]], rtol=1e-5)
+    assert value(logits, 0.1) == np.inf
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e25])
+@pytest.mark.parametrize(
+    "objective", [fm.objectives.InfoNCE(), fm.objectives.NTXent(), fm.objectives.CosineDistance()], ids=str
+)
+def test_directions_do_not_depend_on_the_scale(objective, scale):
+    z, y = RNG.normal(size=(2, 4, 3)).astype(np.float32)
+    value = lambda z: fm.loss(objective, predict(z, y * np.float32(scale))).sum()
+    expected, slopes = jax.value_and_grad(value)(z)
+    found, scaled = jax.value_and_grad(value)(z * np.float32(scale))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(scaled * scale, slopes, rtol=1e-3, atol=1e-5)
+
+
+def test_the_direction_of_a_zero_vector_is_zero():
+    value, slopes = jax.value_and_grad(
+        lambda z: fm.loss(fm.objectives.CosineDistance(), predict(z, jnp.ones((1, 2)))).sum()
+    )(jnp.zeros((1, 2)))
+    assert value == 2 and np.isfinite(slopes).all()

@@ -9,7 +9,8 @@ from tiny import Compilations, Linear, Net, Pair
 
 import fulmen as fm
 from fulmen import dispatch
-from fulmen.compose.vectorized import members_of
+from fulmen.compose.vectorized import around, inside, members_of, over_members, over_states
+from fulmen.core.mergeable import Mergeable, Spread
 from fulmen.models import BatchNorm, Chain, Dense, Dropout
 from fulmen.train.progress import line
 
@@ -406,6 +407,77 @@ def test_one_with_fewer_examples():
     np.testing.assert_allclose(figures["accuracy/members"], each, rtol=1e-6)
 
 
+# Seeds
+
+
+def test_given_seeds_are_used():
+    seeds = [5, 0, 9]
+    state = fm.setup(fm.Population(classifier(), 3, seeds=seeds), DATA, seed=1, optimizer=optax.sgd, lr=0.1)
+    for member, seed in zip(fm.members(state), seeds, strict=True):
+        alone = fm.setup(classifier(), DATA, seed=seed, optimizer=optax.sgd, lr=0.1)
+        close(member.system, alone.system)
+        assert jax.random.key_data(member.key).tolist() == jax.random.key_data(alone.key).tolist()
+
+
+def test_a_frozen_population_is_evaluated_by_member():
+    state = set_up(fm.Population(small(), 2))
+    frozen = fm.Frozen(state.system)
+    assert [type(member) for member in fm.members(frozen)] == [fm.Frozen] * 2
+    np.testing.assert_array_equal(
+        fm.evaluate(frozen, DATA)["accuracy/members"], fm.evaluate(state, DATA)["accuracy/members"]
+    )
+
+
+class Twins(fm.System):
+    """A vectorized system of a user: some systems, each trained by itself."""
+
+    parts: list[fm.Component]
+
+
+@dispatch
+def members_of(twins: Twins, whole):
+    return [around(whole, part) for part in twins.parts]
+
+
+@dispatch
+def over_members(twins: Twins, whole, function, *inputs, axis=0):
+    return together([function(member, *inputs) for member in members_of(twins, whole)], axis)
+
+
+@dispatch
+def over_states(twins: Twins, state, function, *inputs):
+    each = state.optimizer_state or [()] * len(twins.parts)
+    systems = members_of(twins, state.system)
+    found = [function(state.replace(system=s, optimizer_state=o), *inputs) for s, o in zip(systems, each, strict=True)]
+    system = around(state.system, fm.replace(twins, parts=[inside(state.system, one.system) for one, _ in found]))
+    optimizer_state = tuple(one.optimizer_state for one, _ in found)
+    return state.replace(system=system, optimizer_state=optimizer_state), together([extra for _, extra in found])
+
+
+def together(found, axis=0):
+    is_figure = lambda v: isinstance(v, Mergeable)
+    stacked = jax.tree.map(lambda *values: jnp.stack(values, axis), *found)
+    return jax.tree.map(lambda v: Spread(v) if is_figure(v) else v, stacked, is_leaf=is_figure)
+
+
+class Plain(fm.Wrapper):
+    system: fm.Component
+
+
+@pytest.mark.parametrize("wrap", [lambda twins: twins, Plain])
+def test_a_vectorized_system_of_a_user(wrap):
+    parts = [fm.init(small(), jax.random.key(i)) for i in range(2)]
+    options = dict(optimizer=optax.adam, lr=0.02, seed=3)
+    state, history = fit(fm.setup(wrap(Twins(parts)), DATA, **OPTIONS, **options))
+    alone = [fit(fm.setup(part, DATA, **OPTIONS, **options)) for part in parts]
+    close([inside(state.system, m) for m in members_of(state.system, state.system)], [one.system for one, _ in alone])
+    np.testing.assert_allclose(history["loss/members"], np.stack([h["loss"] for _, h in alone], 1), rtol=1e-5)
+    expected = np.stack([fm.predict(one, DATA[0]) for one, _ in alone], 1)
+    np.testing.assert_allclose(fm.predict(state, DATA[0]), expected, rtol=1e-4, atol=1e-5)
+    figures = fm.evaluate(state, DATA)
+    np.testing.assert_allclose(figures["accuracy/members"], [fm.evaluate(one, DATA)["accuracy"] for one, _ in alone])
+
+
 # Bad input
 
 
@@ -480,6 +552,8 @@ def set_up(population, data=DATA, **options):
             ValueError,
             "data for each of the 3 members was expected",
         ),
+        (lambda: set_up(fm.Population(small(), 3, seeds=[1, 2])), ValueError, r"seeds must be 3 integers.*got i32\[2\]"),
+        (lambda: set_up(fm.Population(small(), 1, seeds=[0.5])), ValueError, r"seeds must be 1 integers.*got f32\[1\]"),
         (lambda: fm.systems.PerMember([DATA, DATA[0]]), ValueError, "data of one kind for each member was expected"),
         (lambda: set_up(fm.Population(small(), 2), (DATA[0], DATA[1] + 1)), ValueError, "labels from 0 to 2 were expected"),
         (lambda: fm.robustness(set_up(fm.Population(small(), 2)), DATA, REGION), ValueError, r"fm.members\(state\)\[0\]"),

@@ -67,12 +67,12 @@ def test_a_sweep_keeps_few_structures_and_no_maps():
         for rate in rates:
             fm.fit(state_of(rate), (X, Y), epochs=1, validation=(X, Y), progress=False)
 
-    sweep(np.linspace(0.1, 0.2, 12))
+    sweep(np.linspace(0.1, 0.2, 9))
     if Path("/proc/self/maps").exists():
         before = maps()
-        sweep(np.linspace(0.3, 0.4, 20))
-        assert maps() < before + 40  # two a fit; a fit takes about 90
-    assert sum(isinstance(s, Structure) for s in gc.get_objects()) < 40
+        sweep(np.linspace(0.3, 0.4, 9))
+        assert maps() < before + 90  # what a single fit takes
+    assert sum(isinstance(s, Structure) for s in gc.get_objects()) < 30
 
 
 def test_a_state_keeps_what_was_compiled_for_it():

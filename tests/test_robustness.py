@@ -415,8 +415,8 @@ def attacked(system, pairs, attack):
     return fm.perturb(attack, system, pairs, jax.random.key(0))
 
 
-DLR = APGD(REGION, 5, objective=fm.attacks.apgd.DLR())
-TARGETED = APGD(REGION, 5, objective=fm.attacks.apgd.DLR(), target=fm.attacks.LikelyTarget(1))
+DLR = APGD(REGION, 5, objective=fm.objectives.DLR())
+TARGETED = APGD(REGION, 5, objective=fm.objectives.DLR(), target=fm.attacks.LikelyTarget(1))
 X, Y = data()
 BYTES = (X * 255).astype(np.uint8)
 

@@ -112,6 +112,50 @@ def test_a_state_is_not_changed(raw, name):
         setattr(adam(), name, 7)
 
 
+class Noisy(fm.Model):
+    """Adds noise, also in an evaluation."""
+
+
+@dispatch
+def forward(noisy: Noisy, x, mode: fm.Mode):
+    return x + jax.random.normal(mode.key, x.shape)
+
+
+def test_an_evaluation_draws_differently_in_each_batch():
+    x, system = np.zeros((8, 3), np.float32), fm.Regressor(Noisy())
+    outputs = fm.predict(system, x, batch_size=4)
+    assert (outputs[:4] != outputs[4:]).all()
+    np.testing.assert_array_equal(outputs, fm.predict(system, x, batch_size=4))
+    found = fm.evaluate(system, (x, x), batch_size=4)
+    np.testing.assert_allclose(found["loss"], (outputs**2).mean(), rtol=1e-6)
+    assert found == fm.evaluate(system, (x, x), batch_size=4)
+
+
+def test_without_a_seed_the_order_is_kept_and_the_parameters_are_those_of_seed_0(raw):
+    options = dict(optimizer=optax.adam, lr=1e-2, epochs=1, batch_size=16, progress=False)
+    state, _ = fm.fit(net(), raw, seed=None, **options)
+    start = fm.setup(net(), raw, seed=0, optimizer=optax.adam, lr=1e-2, epochs=1, batch_size=16)
+    assert equal(state.system, fm.fit(start, raw, epochs=1, batch_size=16, seed=None, progress=False)[0].system)
+    assert not equal(state.system, fm.fit(net(), raw, seed=0, **options)[0].system)
+
+
+@pytest.mark.parametrize(("seed", "error"), [(-1, ValueError), (0.5, TypeError), ("0", TypeError), (2**64, ValueError)])
+def test_what_is_not_a_seed(raw, seed, error):
+    start, options = adam(), dict(optimizer=optax.adam, lr=1e-2)
+    for call in (
+        lambda: fm.setup(net(), raw, seed=seed, **options),
+        lambda: fm.fit(net(), raw, epochs=1, seed=seed, progress=False, **options),
+        lambda: fm.fit(start, raw, epochs=1, seed=seed, progress=False),
+        lambda: [*fm.steps(start, raw, steps=1, seed=seed)],
+        lambda: [*fm.batches(raw, batch_size=16, seed=seed)],
+        lambda: fm.cross_validate(net(), raw, epochs=1, seed=seed, progress=False, **options),
+    ):
+        with pytest.raises(error, match=r"seed must be .*got " + repr(seed)):
+            call()
+    (found,) = fm.check(net(), raw, seed=seed, **options).errors
+    assert "seed must be" in found.what
+
+
 def test_seeds(raw):
     run = lambda seed: fm.fit(net(), raw, optimizer=optax.adam, lr=1e-2, epochs=1, seed=seed, progress=False)[0]
     assert equal(run(0), run(0))
@@ -278,7 +322,7 @@ def on(event: fm.EpochStart, callback: Press, run):
 
 
 def test_ctrl_c_ends_with_the_state_so_far(raw, capsys):
-    state, history = fm.fit(adam(), raw, epochs=50, batch_size=25, callbacks=[Press()], progress=False)
+    state, history = fm.fit(adam(), raw, epochs=50, batch_size=25, callbacks=[Press()])
     assert 2 < int(state.step) < 100
     assert np.isfinite(history["loss"]).all()
     assert "Interrupted" in capsys.readouterr().out

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from fulmen.core.component import Component
 from fulmen.core.fields import hyper, static
+from fulmen.core.mode import require_key
 from fulmen.core.naming import briefly
 from fulmen.core.prediction import at_least_float32
 from fulmen.core.tree import remake
@@ -270,6 +271,4 @@ def _floating(augmentation: Any, x: jax.Array) -> jax.Array:
 
 
 def _key(augmentation: Any, mode: Any) -> Any:
-    if mode.key is None:
-        raise ValueError(f"{type(augmentation).__name__} draws at random, and the mode that came has no key: fm.Train(key).")
-    return mode.key
+    return require_key(mode.key, augmentation)

@@ -6,13 +6,14 @@ from typing import Any
 
 import jax
 
-from fulmen.compose.losses import sums_its_losses
-from fulmen.core.batch import Attacked, Batch
+from fulmen.compose.losses import named, sums_its_losses
+from fulmen.core.batch import Batch, inner
 from fulmen.core.component import Buffer, Component, System, Wrapper, part_name
 from fulmen.core.marks import sums_losses
 from fulmen.core.mode import Eval
 from fulmen.core.naming import briefly
-from fulmen.core.prediction import Prediction, check_class_values, class_targets
+from fulmen.core.output_shapes import output_shapes
+from fulmen.core.prediction import Prediction, check_classes
 from fulmen.core.tree import remake
 from fulmen.core.verbs import as_batch, bind, defence_losses, loss, losses, metrics, predictions, reduce_losses, validate
 from fulmen.dispatching.registry import dispatch
@@ -37,16 +38,11 @@ class Defence(Wrapper):
 
     def defends(self, batch: Any) -> bool:
         """Whether the loss of a batch is the defence's own, and not the system's."""
-        return isinstance(batch, Attacked)
+        return inner(batch) is not batch
 
     def looks_at_clean(self, batch: Any) -> bool:
         """Whether the clean examples go through the model in training, so that their metrics cost nothing."""
         return self.defends(batch)
-
-
-def inner(batch: Any) -> Any:
-    """The batch as the system sees it: attacked, if an attack has been over it."""
-    return batch.batch if isinstance(batch, Attacked) else batch
 
 
 @dispatch
@@ -62,7 +58,7 @@ def losses(defence: Defence, batch):
     if defence.defends(batch):
         return defence_losses(defence, batch)
     part, batch = defence.system, inner(batch)
-    return losses(part, batch) if _has_entries(part, batch) else {"system": loss(part, batch)}
+    return named(part, losses(part, batch)) if _has_entries(part, batch) else {"system": loss(part, batch)}
 
 
 @dispatch
@@ -85,7 +81,7 @@ def _has_entries(part: Any, batch: Any) -> bool:
 
 @dispatch
 def metrics(defence: Defence, batch):
-    if not isinstance(batch, Attacked):
+    if inner(batch) is batch:
         return metrics(defence.system, batch)
     found = dict(metrics(defence.system, batch.clean)) if defence.looks_at_clean(batch) else {}
     return {**found, **{f"robust/{name}": figure for name, figure in metrics(defence.system, batch.batch).items()}}
@@ -106,19 +102,23 @@ def logits(defence: Any, system: Any, batch: Any) -> dict[str, Prediction]:
         ValueError: if there is none, or one whose outputs are no logits.
     """
     found = predictions(system, batch)
+    _require_logits(defence, system, {path: prediction.outputs for path, prediction in found.items()})
+    return found
+
+
+def _require_logits(defence: Any, system: Any, outputs: dict[str, Any]) -> None:
     who = f"{type(defence).__name__}, system: one with a classifier in it was expected, and"
-    if not found:
+    if not outputs:
         raise ValueError(
             f"{who} {type(system).__name__} has no predictions. Write `predictions(system: {type(system).__name__}, batch)`."
         )
-    for path, prediction in found.items():
-        shape = getattr(prediction.outputs, "shape", None)
+    for path, value in outputs.items():
+        shape = getattr(value, "shape", None)
         if shape is None or len(shape) != 2 or shape[1] < 2:
-            what = type(prediction.outputs).__name__ if shape is None else tuple(shape)
+            what = type(value).__name__ if shape is None else tuple(shape)
             raise ValueError(
                 f"{who} the outputs{f' of {path!r}' if path else ''} are {what}: logits (n, classes) were expected."
             )
-    return found
 
 
 def unrecorded(system: Any) -> Any:
@@ -134,15 +134,13 @@ def validate_logits(defence: Any, batch: Any, system: Any = None) -> dict[str, i
     """
     part: Any = defence.system if system is None else system
     batch = as_batch(part, batch)
-
-    def shapes(one: Batch) -> dict[str, Any]:
-        return {path: p.outputs for path, p in logits(defence, bind(part, Eval(jax.random.key(0))), one).items()}
-
-    some = jax.tree.map(lambda v: v[:2], batch)
-    found = jax.eval_shape(shapes, some)
-    for path, outputs in found.items():
-        if path == "" and getattr(batch, "y", None) is not None:
-            like: Any = jax.ShapeDtypeStruct((len(batch), outputs.shape[1]), outputs.dtype)
-            y, labels = class_targets(Prediction(part, like, batch), defence)
-            check_class_values(y, labels, outputs.shape[1], defence)
+    found = output_shapes(_classifier_outputs, part, batch, rows=2)
+    _require_logits(defence, part, found)
+    if "" in found and getattr(batch, "y", None) is not None:
+        check_classes(Prediction(part, found[""], batch), defence)
     return {path: outputs.shape[1] for path, outputs in found.items()}
+
+
+def _classifier_outputs(system: Any, batch: Batch) -> dict[str, Any]:
+    found = predictions(bind(system, Eval(jax.random.key(0))), batch)
+    return {path: prediction.outputs for path, prediction in found.items()}

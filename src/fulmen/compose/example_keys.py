@@ -6,7 +6,8 @@ from typing import Any
 
 import jax
 
-from fulmen.robust.attacks.batch_inputs import index
+from fulmen.core.batch import index
+from fulmen.core.mode import require_key
 
 __all__ = ["example_keys"]
 
@@ -22,9 +23,5 @@ def example_keys(component: Any, batch: Any, what: str) -> jax.Array:
     Raises:
         ValueError: if the mode has no key.
     """
-    key = None if component.mode is None else component.mode.at(what).key
-    if key is None:
-        raise ValueError(
-            f"{type(component).__name__} draws {what}s, so it needs a mode with a key, such as fm.Train(key) or fm.Eval(key)."
-        )
+    key = require_key(None if component.mode is None else component.mode.at(what).example_key, component)
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(index(batch))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fulmen.compose.losses import named
 from fulmen.core.component import Game, is_part, parts, still
 from fulmen.core.leaves import PARAMETER, leaves
 from fulmen.core.mode import Train
@@ -62,7 +63,7 @@ def _only(game: Any, player: str) -> Any:
 def _by_player(game: Game, entries: Mapping[str, Any]) -> dict[str, Any]:
     """The entries by player: what is a dict or list by the players in a field becomes an entry of each."""
     fields, found = parts(game), {}
-    for name, entry in entries.items():
+    for name, entry in named(game, entries).items():
         field, _, player = name.partition(".")
         if field not in fields:
             raise ValueError(

@@ -9,38 +9,77 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.core.batch import Attacked, Batch, Labeled, PartBatches, Unlabeled
-from fulmen.core.component import Component, Model, System, Wrapper, named_parts, part_name
+from fulmen.core.batch import Batch, Labeled, PartBatches, Unlabeled, inner, parts_of
+from fulmen.core.border import check_array, check_weight, named_arrays
+from fulmen.core.component import Model, System, Wrapper, named_parts, part_name
 from fulmen.core.marks import keeps_rows, sums_losses
 from fulmen.core.mergeable import Mean, Mergeable
-from fulmen.core.prediction import Prediction
+from fulmen.core.prediction import Prediction, outputs_for
 from fulmen.core.tree import remake, short
-from fulmen.core.verbs import as_batch, augment, forward, loss, losses, metrics, predictions, reduce_losses, validate
-from fulmen.dispatching.registry import dispatch
+from fulmen.core.verbs import as_batch, augment, loss, losses, metrics, predictions, reduce_losses, validate
+from fulmen.dispatching.registry import dispatch, verb
 
-__all__ = ["as_figure", "entry", "example_mean", "per_example", "reduced", "total_loss"]
+__all__ = ["as_figure", "augmented", "entry", "example_mean", "named", "per_example", "reduced", "total_loss"]
 
 
 @dispatch
 @keeps_rows
 def as_batch(component: object, raw):
-    if isinstance(raw, Batch):
-        return raw
-    if isinstance(raw, dict):
-        return _from_dict(component, raw)
-    if isinstance(raw, tuple | list):
-        if len(raw) == 3:
-            return Labeled(raw[0], raw[1], weight=raw[2])
-        if len(raw) == 2:
-            return Labeled(raw[0], raw[1])
-        raise ValueError(
-            f"a batch is an array, a pair (x, y) or a triple (x, y, weight); {len(raw)} arrays came. "
-            f"For others, overload `as_batch(component: {type(component).__name__}, raw: tuple)`."
-        )
+    return to_batch(raw, component)
+
+
+@verb(hands_on=False)
+def to_batch(raw, component):
+    """The batch that raw data means to a component that has no `as_batch` method for it.
+
+    Args:
+        raw: an array, a tuple, a dict or a `Batch`.
+        component: the component that takes the batch.
+    """
+
+
+@dispatch
+def to_batch(raw: object, component):
+    _check_arrays(raw)
     return Unlabeled(raw)
 
 
-def _from_dict(component: Any, raw: dict[str, Any]) -> Batch:
+@dispatch
+def to_batch(raw: int | float, component):
+    return Unlabeled(raw)  # a stand-in for a batch that no method reads
+
+
+@dispatch
+def to_batch(raw: Batch, component):
+    return raw
+
+
+@dispatch
+def to_batch(raw: tuple | list, component):
+    if len(raw) not in (2, 3):
+        raise ValueError(
+            f"a batch must be an array, a pair (x, y) or a triple (x, y, weight), got {len(raw)} arrays. For others, overload "
+            f"`as_batch(component: {type(component).__name__}, raw: tuple)`."
+        )
+    _check_arrays(raw)
+    if len(raw) == 2:
+        return Labeled(*raw)
+    x, y, weight = raw
+    if jnp.issubdtype(weight.dtype, jnp.integer):
+        raise TypeError(
+            f"weight, the third array, must be floating-point, got {weight.dtype}. Integer weights: weight.astype(np.float32), or by "
+            "name dict(x=…, y=…, weight=…). Two inputs and labels need a batch type: class Pair(fm.Batch) with a field for each."
+        )
+    return Labeled(x, y, weight=weight)
+
+
+def _check_arrays(raw: Any) -> None:
+    for name, value in named_arrays(raw):
+        check_array(name, value)
+
+
+@dispatch
+def to_batch(raw: dict, component):
     inside = named_parts(component, Model, System) if isinstance(component, System) else {}
     if raw and set(raw) <= set(inside):
         return PartBatches(None, {name: as_batch(inside[name], own) for name, own in raw.items()})
@@ -52,6 +91,8 @@ def _from_dict(component: Any, raw: dict[str, Any]) -> Batch:
             f"a dict of data has x, and may have y, weight and index{parts}; {', '.join(map(str, raw))} came. "
             "For others, overload `as_batch(component, raw: dict)`, or give a `fm.Batch` of your own."
         )
+    for name, value in named_arrays(raw):
+        check_array(name, value)
     return kind(**raw)
 
 
@@ -86,6 +127,7 @@ def example_mean(value: Any, batch: Any, what: str = "loss") -> jax.Array:
     weight = getattr(batch, "weight", None)
     if weight is None:
         return value.mean()
+    check_weight(weight)
     weight = weight.astype(value.dtype)
     return jnp.where(weight == 0, 0, value * weight).sum() / weight.sum()
 
@@ -112,16 +154,17 @@ def per_example(component: Any) -> bool:
 
 def part_batch(part: Any, name: str, batch: Any) -> Any:
     """The batch of a part, made of its system's: its own or augmented already, or selected by its own `as_batch`."""
-    if not isinstance(batch, PartBatches):
+    given = parts_of(batch)
+    if not given:
         return as_batch(part, batch)
-    if name not in batch.parts:
-        raise ValueError(f"the data has batches for {', '.join(batch.parts)}, and none for {name!r}: give it one.")
-    return batch.parts[name]
+    if name not in given:
+        raise ValueError(f"the data has batches for {', '.join(given)}, and none for {name!r}: give it one.")
+    return given[name]
 
 
 @sums_losses
 def _sum_of_losses(system: System, batch):
-    return reduce_losses(system, losses(system, batch), batch)
+    return reduce_losses(system, named(system, losses(system, batch)), batch)
 
 
 loss.dispatch(_sum_of_losses)
@@ -142,7 +185,9 @@ losses.dispatch(_losses_of_parts)
 
 def entry(part: Any, batch: Any) -> Any:
     """A part's entry in the losses of its system."""
-    return losses(part, batch) if isinstance(part, System) and sums_its_losses(part, batch) else loss(part, batch)
+    return (
+        named(part, losses(part, batch)) if isinstance(part, System) and sums_its_losses(part, batch) else loss(part, batch)
+    )
 
 
 def sums_its_losses(system: Any, batch: Any) -> bool:
@@ -176,10 +221,10 @@ def _add(a: jax.Array, b: jax.Array) -> jax.Array:
 
 def _with_batches(system: Any, entries: Mapping[str, Any], batch: Any) -> Iterator[tuple[str, Any, Any, Any]]:
     """Each entry with the part that it belongs to, or None, and the batch that it was computed on."""
-    found = named_parts(system, Model, System)
+    found, given = named_parts(system, Model, System), parts_of(batch)
     for name, entry in entries.items():
         part = found.get(name)
-        alone = part is None or (isinstance(batch, PartBatches) and name not in batch.parts)
+        alone = part is None or (given and name not in given)
         yield name, entry, part, batch if alone else part_batch(part, name, batch)
 
 
@@ -187,7 +232,7 @@ def entry_means(system: Any, entries: Mapping[str, Any], batch: Any) -> dict[str
     """Every entry as one number, flat, under names joined with `/`."""
     while isinstance(system, Wrapper):
         system = getattr(system, part_name(type(system)))
-        batch = batch.batch if isinstance(batch, Attacked) else batch
+        batch = inner(batch)
     found: dict[str, jax.Array] = {}
     rows = (
         _with_batches(system, entries, batch)
@@ -204,6 +249,8 @@ def entry_means(system: Any, entries: Mapping[str, Any], batch: Any) -> dict[str
 
 def _reduce(entry: Any, batch: Any, what: str) -> jax.Array:
     if isinstance(entry, Mapping):
+        if not entry:
+            raise ValueError(f"{what} is an empty dict; give it at least one entry, or leave it out.")
         values = [_reduce(inner, batch, f"{what}, entry {name!r},") for name, inner in entry.items()]
         return functools.reduce(_add, values)
     return example_mean(entry, batch, what)
@@ -233,7 +280,7 @@ def metrics(system: System, batch):
 
 @dispatch
 def predictions(model: Model, batch):
-    return {"": Prediction(model, forward(model, batch.x), batch)}
+    return {"": Prediction(model, outputs_for(model, batch), batch)}
 
 
 @dispatch
@@ -254,14 +301,14 @@ def augment(component: object, batch, mode):
 def augment(system: System, batch, mode):
     if losses.method(system, batch).function is not _losses_of_parts:
         return batch  # its own `losses` says what each part sees
-    changed, augmented = {}, False
+    changed, any_changed = {}, False
     for name, part in named_parts(system, Model, System).items():
         own = part_batch(part, name, batch)
-        changed[name] = augment(part, own, mode.at(name))
-        augmented |= changed[name] is not own
-    if isinstance(batch, PartBatches):
+        changed[name] = augmented(part, own, mode.at(name))
+        any_changed |= changed[name] is not own
+    if parts_of(batch):
         return remake(batch, {"parts": changed})
-    return PartBatches(batch, changed, weight=batch.weight, index=batch.index) if augmented else batch
+    return PartBatches(batch, changed, weight=batch.weight, index=batch.index) if any_changed else batch
 
 
 @dispatch
@@ -272,26 +319,25 @@ def validate(system: System, batch):
             validate(part, as_batch(part, batch) if wrapper else part_batch(part, name, batch))
 
 
-# What methods of the user's own return
+# What methods return
 
 
-@losses.around(System)
-def _named_entries(call, system, batch):
-    entries = call(system, batch)
+def named(system: Any, entries: Any) -> Mapping[str, Any]:
+    """What `losses` of a system returned, which must be a dict."""
     if not isinstance(entries, Mapping):
         raise TypeError(
-            f"`losses` of {type(system).__name__} returned {short(entries)}; a dict with one entry per part of the loss was "
-            "expected, such as dict(main=…). One number, or one per example, is what `loss` returns."
+            f"`losses` of {type(system).__name__} returned {short(entries)}; it must return a dict with one entry per part of the "
+            "loss, such as dict(main=…). One number, or one per example, is what `loss` returns."
         )
     return entries
 
 
-@augment.around(Component)
-def _batch_again(call, component, batch, mode):
-    augmented = call(component, batch, mode)
-    if isinstance(batch, Batch) and not isinstance(augmented, Batch):
+def augmented(component: Any, batch: Any, mode: Any) -> Any:
+    """The component's `augment` of the batch, which must be a batch."""
+    found = augment(component, batch, mode)
+    if isinstance(batch, Batch) and not isinstance(found, Batch):
         raise TypeError(
-            f"`augment` of {type(component).__name__} returned {short(augmented)}; the batch was expected, such as "
+            f"`augment` of {type(component).__name__} returned {short(found)}; it must return the batch, such as "
             "`return fm.replace(batch, x=…)`."
         )
-    return augmented
+    return found

@@ -10,10 +10,12 @@ import jax.numpy as jnp
 
 from fulmen.compose.per_member import PerMember, cut, per_member
 from fulmen.compose.population import Population
+from fulmen.compose.population_verbs import pooled
 from fulmen.compose.vectorized import (
     Members,
     around,
     attacked,
+    check_attack,
     check_parts,
     check_setup,
     inside,
@@ -33,7 +35,7 @@ from fulmen.core.stacking import each, is_own, join, split, take
 from fulmen.core.state import State
 from fulmen.core.structure import Structure, keep, pack, per_structure
 from fulmen.core.tree import remake
-from fulmen.core.verbs import augment, perturb, update, validate
+from fulmen.core.verbs import as_batch, augment, perturb, update, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.dispatching.warning import warn
 
@@ -42,13 +44,13 @@ __all__: list[str] = []
 
 @dispatch
 def members_of(population: Population, whole):
-    return Members(population.n, lambda i: around(whole, take(population.members, i)), whole)
+    return Members(population.n, lambda i: around(whole, take(population.members, i)))
 
 
 @dispatch
 def members_of(population: Population, state: State):
     tree = _own(population, state)
-    return Members(population.n, lambda i: _member_state(state, take(tree, i)), state)
+    return Members(population.n, lambda i: _member_state(state, take(tree, i)))
 
 
 def _own(population: Population, state: State) -> Any:
@@ -70,7 +72,7 @@ def over_members(population: Population, whole, function, *inputs, axis=0):
 
     def run(varying: Any, number: Any, leaves: Any) -> Any:
         one = around(whole, join(varying, shared, structure))
-        return function(one, *_keyed(build(one, leaves), lambda mode: jax.random.fold_in(mode.root, number)))
+        return function(one, *_keyed(build(one, leaves), lambda key: jax.random.fold_in(key, number)))
 
     numbers = jnp.arange(population.n)
     return _spread(jax.vmap(run, in_axes=(0, 0, axes), out_axes=axis)(varying, numbers, leaves))
@@ -83,7 +85,7 @@ def over_states(population: Population, state, function, *inputs):
 
     def run(own: Any, leaves: Any) -> tuple[Any, Any]:
         one = _member_state(state, own)
-        inputs = _keyed(build(one.system, leaves), lambda mode: jax.random.fold_in(one.key, one.step))
+        inputs = _keyed(build(one.system, leaves), lambda _: jax.random.fold_in(one.key, one.step))
         new, extra = function(one, *inputs)
         return (inside(system, new.system), own[1], new.optimizer_state, optimizer), extra
 
@@ -92,10 +94,10 @@ def over_states(population: Population, state, function, *inputs):
     return state.replace(system=moved, optimizer_state=optimizer_state), _spread(extra)
 
 
-def _keyed(inputs: Any, key: Callable[[Mode], Any]) -> list[Any]:
+def _keyed(inputs: Any, key: Callable[[Any], Any]) -> list[Any]:
     """The inputs with the member's key in every mode that has one."""
     drawing = lambda v: isinstance(v, Mode) and v.root is not None
-    return [remake(v, {"root": key(v)}) if drawing(v) else v for v in inputs]
+    return [remake(v, {"root": key(v.root)}) if drawing(v) else v for v in inputs]
 
 
 def _spread(found: Any) -> Any:
@@ -179,9 +181,13 @@ def _own_step(one: State, batch: Any, mode: Mode) -> tuple[State, dict[str, Any]
 
 
 @dispatch
+def check_attack(population: Population, whole, attack, batch):
+    member = members_of(population, whole)[0]
+    validate(attack, member, as_batch(member, pooled(population, batch)))
+
+
+@dispatch
 def attacked(population: Population, whole, attack, batch, key):
-    if not isinstance(batch, PerMember):
-        validate(attack, batch)
     leaves, structure = pack((attack, whole))
     keep(structure, pack(whole)[1])
     return per_member(_attack_each(structure, leaves, batch, key))
@@ -190,5 +196,5 @@ def attacked(population: Population, whole, attack, batch, key):
 @per_structure()
 def _attack_each(structure: Structure, leaves: list[Any], batch: Any, key: Any) -> Any:
     attack, whole = structure.unpack(leaves)
-    run = lambda one, batch, mode: perturb(attack, one, batch, mode.root, inside=True)
+    run = lambda one, batch, mode: perturb(attack, one, batch, mode.root, inside=True, checked=True)
     return over_members(whole, whole, run, batch, Eval(key), axis=1)

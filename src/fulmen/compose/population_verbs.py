@@ -63,16 +63,16 @@ def as_batch(population: Population, raw):
 def validate(population: Population, batch):
     # All members have the same limits for data, except for their numbers.
     member = take(population.members, 0)
-    validate(member, as_batch(member, _pooled(population, batch)))
+    validate(member, as_batch(member, pooled(population, batch)))
 
 
 @dispatch
 def check_inputs(population: Population, batch):
     member = take(population.members, 0)
-    check_inputs(member, as_batch(member, _pooled(population, batch)))
+    check_inputs(member, as_batch(member, pooled(population, batch)))
 
 
-def _pooled(population: Population, batch: Any) -> Any:
+def pooled(population: Population, batch: Any) -> Any:
     """Shared data as it is; of `PerMember` the examples of all members."""
     if not isinstance(batch, PerMember):
         return batch

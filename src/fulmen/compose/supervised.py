@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from typing import Any
 
-import jax
-
+from fulmen.compose.losses import augmented
 from fulmen.core.component import Component, Model, System
 from fulmen.core.leaves import components
 from fulmen.core.marks import sums_losses, uses_outputs
-from fulmen.core.mode import Eval
 from fulmen.core.naming import numbered
-from fulmen.core.prediction import Prediction
+from fulmen.core.output_shapes import evaluated, output_shapes
+from fulmen.core.prediction import Prediction, inputs_for
 from fulmen.core.tree import remake
-from fulmen.core.verbs import augment, forward, loss, losses, metrics, predictions, validate
+from fulmen.core.verbs import augment, forward, loss, losses, metrics, model_inputs, predictions, validate
 from fulmen.dispatching.registry import dispatch, verb
 from fulmen.metric_types import Accuracy, Metric
 from fulmen.objectives import CrossEntropy, Objective
@@ -76,6 +76,11 @@ def forward(system: Supervised, *inputs):
 
 
 @dispatch
+def model_inputs(system: Supervised, batch):
+    return model_inputs(system.model, batch)
+
+
+@dispatch
 @uses_outputs
 def losses(system: Supervised, batch):
     prediction = _predicted(system, batch)
@@ -96,17 +101,14 @@ def predictions(system: Supervised, batch):
 @dispatch
 def augment(system: Supervised, batch, mode):
     for i, each in enumerate(several(system.augment)):
-        batch = augment(each, batch, mode.at("augment").at(str(i)))
+        batch = augmented(each, batch, mode.at("augment").at(str(i)))
     return batch
 
 
 @dispatch
 def validate(system: Supervised, batch):
     validate(system.model, batch)
-    n, mode = len(batch), Eval(jax.random.key(0))
-    outputs = jax.eval_shape(lambda one: forward(system, _inputs(system, one), mode), batch[:1])
-    outputs = jax.tree.map(lambda v: jax.ShapeDtypeStruct((n, *v.shape[1:]), v.dtype) if v.shape[:1] == (1,) else v, outputs)
-    prediction = Prediction(system.model, outputs, batch)
+    prediction = Prediction(system.model, output_shapes(evaluated, system, inputs_for(system, batch)), batch)
     for each in (system.objective, *several(system.metrics)):
         validate(each, prediction)
 
@@ -138,31 +140,23 @@ def with_outputs(system: Any, batch: Any) -> Any:
     """The batch with its model's outputs at hand, so that loss and metrics do not each compute them.
 
     XLA merges what is computed twice, but not two loops, such as those of a scanned stack. The outputs are no field of the
-    batch: they are lost where it is taken apart, and not used for another model or another x.
+    batch: they are lost where it is taken apart, and not used for another model or other inputs.
     """
-    if not isinstance(system, Supervised) or getattr(batch, "x", None) is None:
+    if not isinstance(system, Supervised):
         return batch
     if not (sums_losses.on(loss.method(system, batch)) and uses_outputs.on(losses.method(system, batch))):
         return batch  # the loss may use the model in another way
-    return remake(batch, {"_outputs": (system.model, batch.x, forward(system, batch.x))})
+    given = inputs_for(system, batch)
+    return remake(batch, {"_outputs": (system.model, given, forward(system, *given))})
 
 
 def outputs(system: Any, batch: Any) -> Any:
     """What a system's model gives for a batch."""
-    model, x, found = batch.__dict__.get("_outputs", (None, None, None))
-    return found if model is system.model and x is batch.x else forward(system, _inputs(system, batch))
+    model, before, found = batch.__dict__.get("_outputs", (None, (), None))
+    given = inputs_for(system, batch)
+    same = model is system.model and len(before) == len(given) and all(map(operator.is_, before, given))
+    return found if same else forward(system, *given)
 
 
 def _predicted(system: Any, batch: Any) -> Prediction:
     return Prediction(system.model, outputs(system, batch), batch)
-
-
-def _inputs(system: Any, batch: Any) -> Any:
-    x = getattr(batch, "x", None)
-    if x is None:
-        name, kind = type(system).__name__, type(batch).__name__
-        raise TypeError(
-            f"{name} gives batch.x to its model, and the {kind} batch that came has no x. Write `losses(system: {name}, "
-            f"batch: {kind})` and `metrics` for it, or `as_batch(system: {name}, raw)`, which makes a batch that has one."
-        )
-    return x

@@ -18,28 +18,12 @@ from fulmen.core.tree import remake
 from fulmen.core.verbs import perturb, validate
 from fulmen.dispatching.registry import dispatch, verb
 
-__all__ = [
-    "Members",
-    "around",
-    "attacked",
-    "check_parts",
-    "check_setup",
-    "inside",
-    "members_of",
-    "over_members",
-    "over_states",
-    "seeded",
-]
+__all__ = ["Members", "around", "inside"]  # the verbs are private
 
 
 @verb(hands_on=False)
 def members_of(component, whole):
-    """The members as single systems, or for a state as states; empty if the component is a single system.
-
-    Args:
-        component: what decides.
-        whole: the component with its wrappers, or a state of it.
-    """
+    """The members of `whole`, a component or a state, each as a single system or its state; empty for a single system."""
 
 
 @verb(hands_on=False)
@@ -47,9 +31,6 @@ def over_members(component, whole, function, *inputs, axis=0):
     """`function(member, *inputs)` of every member, in one program.
 
     Args:
-        component: what decides.
-        whole: the component with its wrappers.
-        function: gets one system and one system's inputs.
         *inputs: shared by all members, except that each gets its own part of a `PerMember` and its own key of a `Mode`.
         axis: the axis along which the members' arrays are stacked.
 
@@ -62,14 +43,8 @@ def over_members(component, whole, function, *inputs, axis=0):
 def over_states(component, state, function, *inputs):
     """`function(state, *inputs) -> (state, extra)` of every member's state, in one program.
 
-    Args:
-        component: what decides.
-        state: its `State`, wrappers included.
-        function: gets the state that the member has as a single system.
-        *inputs: as in `over_members`; a `Mode` gets the key of the member's step.
-
-    Returns:
-        The state with its members' new states, and the extras as `over_members` returns them.
+    A member's state is what it has as a single system. `*inputs` are as in `over_members`; a `Mode` gets the key of the
+    member's step. Returns the state with its members' new states, and the extras as `over_members` returns results.
     """
 
 
@@ -86,6 +61,11 @@ def check_parts(component, whole):
 @verb(hands_on=False)
 def check_setup(component, state, raw):
     """Raise on a new state whose arrays do not fit its members. `raw` is the first batch."""
+
+
+@verb(hands_on=False)
+def check_attack(component, whole, attack, batch):
+    """Raise on an attack that an evaluation cannot make on some data."""
 
 
 @verb(hands_on=False)
@@ -126,8 +106,13 @@ def check_setup(component: object, state, raw):
 
 
 @dispatch
+def check_attack(component: object, whole, attack, batch):
+    validate(attack, whole, batch)
+
+
+@dispatch
 def attacked(component: object, whole, attack, batch, key):
-    return perturb(attack, whole, batch, key, inside=True)
+    return perturb(attack, whole, batch, key, inside=True, checked=True)
 
 
 def _let_wrappers_hand_on(verb: Any) -> None:
@@ -136,7 +121,7 @@ def _let_wrappers_hand_on(verb: Any) -> None:
         return verb(_part(wrapper), *inputs, **options)
 
 
-for _verb in (members_of, over_members, over_states, seeded, check_parts, check_setup, attacked):
+for _verb in (members_of, over_members, over_states, seeded, check_parts, check_setup, check_attack, attacked):
     _let_wrappers_hand_on(_verb)
 
 
@@ -159,16 +144,10 @@ def inside(whole: Any, view: Any) -> Any:
 
 
 class Members(Sequence[Any]):
-    """The members of a component or a state; each is made when it is asked for.
+    """`n` members, each of which `member(i)` makes when it is asked for."""
 
-    Args:
-        n: the number of members.
-        member: makes one, from its index.
-        of: the component or state.
-    """
-
-    def __init__(self, n: int, member: Callable[[int], Any], of: Any) -> None:
-        self._n, self._member, self._of = n, member, of
+    def __init__(self, n: int, member: Callable[[int], Any]) -> None:
+        self._n, self._member = n, member
 
     def __len__(self) -> int:
         return self._n
@@ -176,6 +155,3 @@ class Members(Sequence[Any]):
     def __getitem__(self, index: Any) -> Any:
         found = range(self._n)[index]
         return self._member(found) if isinstance(found, int) else [*map(self._member, found)]
-
-    def __repr__(self) -> str:
-        return f"Members({self._of!r})"

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 
-from fulmen.core.tree import Tree
+from fulmen.core.tree import Tree, remake
 from fulmen.core.verbs import show
 
-__all__ = ["Attacked", "Batch", "Labeled", "PartBatches", "Unlabeled"]
+__all__ = [
+    "Attacked",
+    "Batch",
+    "Labeled",
+    "PartBatches",
+    "Unlabeled",
+    "index",
+    "inner",
+    "inputs",
+    "is_unlabeled",
+    "parts_of",
+    "unweighted",
+    "with_inputs",
+    "with_labels",
+]
 
 
 class Batch(Tree):
@@ -26,6 +42,7 @@ class Batch(Tree):
     """
 
     attackable: ClassVar[tuple[str, ...]] = ("x",)
+    repeats_examples: ClassVar[bool] = False  # then it is for training only: an evaluation counts each example once
 
     weight: jax.Array | None = dataclasses.field(default=None, kw_only=True)
     index: jax.Array | None = dataclasses.field(default=None, kw_only=True)
@@ -36,6 +53,20 @@ class Batch(Tree):
     def __getitem__(self, rows: Any) -> Any:
         """The batch of some of the examples."""
         return jax.tree.map(lambda v: v[rows], self)
+
+    def _inputs(self) -> Any:
+        names = type(self).attackable
+        found = {name: getattr(self, name, None) for name in names}
+        missing = [name for name, value in found.items() if value is None]
+        if missing or not names:
+            raise TypeError(
+                f"batch must have an `{missing[0] if missing else 'x'}`, which the attack changes, got {self!r}. "
+                "A batch type declares which of its fields may be attacked: `attackable: ClassVar = ('image', 'text')`."
+            )
+        return found[names[0]] if len(names) == 1 else found
+
+    def _each(self, function: Callable[..., Any], *others: Any) -> Any:
+        return function(self, *others)
 
     def _repr_html_(self) -> str:
         return show(self)
@@ -85,6 +116,12 @@ class Attacked(Batch):
     def __len__(self) -> int:
         return len(self.batch)
 
+    def _inputs(self) -> Any:
+        return self.batch._inputs()
+
+    def _each(self, function: Callable[..., Any], *others: Any) -> Attacked:
+        return Attacked(self.batch._each(function, *others), self.clean)
+
 
 class PartBatches(Batch):
     """A batch for each part of a system: its own data, or what its augmentation made of the batch.
@@ -116,3 +153,69 @@ class PartBatches(Batch):
         if name not in parts:
             raise AttributeError(f"the batch has parts of its own for {', '.join(parts)}, and none called {name!r}.")
         return parts[name]
+
+    def _inputs(self) -> dict[str, Any]:
+        whole = {} if self.batch is None else {"": self.batch._inputs()}
+        return {**whole, **{name: part._inputs() for name, part in self.parts.items()}}
+
+    def _each(self, function: Callable[..., Any], *others: Any) -> PartBatches:
+        of = lambda batch, name: batch and batch._each(function, *(other[name] for other in others))
+        return remake(self, {"batch": of(self.batch, ""), "parts": {n: of(part, n) for n, part in self.parts.items()}})
+
+
+# What batches are made of
+
+
+def inner(batch: Any) -> Any:
+    """The batch as the system inside a defence sees it: attacked, if an attack has changed it."""
+    return batch.batch if isinstance(batch, Attacked) else batch
+
+
+def parts_of(batch: Any) -> dict[str, Batch]:
+    """The batches of a system's parts by name; none if all parts share the batch."""
+    return batch.parts if isinstance(batch, PartBatches) else {}
+
+
+def is_unlabeled(batch: Any) -> bool:
+    """Whether the data had inputs alone, before attacks and augmentations."""
+    while isinstance(batch, Attacked | PartBatches):
+        batch = batch.clean if isinstance(batch, Attacked) else batch.batch
+    return isinstance(batch, Unlabeled)
+
+
+def inputs(batch: Any) -> Any:
+    """What an attack changes: the batch's `attackable` fields, and those of parts that have their own batches."""
+    return batch._inputs()
+
+
+def with_inputs(batch: Any, x: Any) -> Any:
+    """The batch with other inputs, in the structure that `inputs` returns."""
+
+    def change(batch: Any, x: Any) -> Any:
+        names = type(batch).attackable
+        return remake(batch, {names[0]: x} if len(names) == 1 else x)
+
+    return batch._each(change, x)
+
+
+def with_labels(batch: Any, y: Any) -> Any:
+    """The batch with other labels."""
+    return batch._each(lambda batch: remake(batch, {"y": y}))
+
+
+def index(batch: Any) -> jax.Array:
+    """The number by which each example draws: its `index`, or else its position in the batch."""
+    while inner(batch) is not batch:
+        batch = inner(batch)
+    n = jax.tree.leaves(inputs(batch))[0].shape[0]
+    return jnp.arange(n, dtype=jnp.uint32) if batch.index is None else jnp.asarray(batch.index).astype(jnp.uint32)
+
+
+def unweighted(batch: Any) -> Any:
+    """The batch with every example counting 1: an attack on an example does not depend on its weight."""
+    changes: dict[str, Any] = {} if batch.weight is None else {"weight": jnp.ones_like(batch.weight)}
+    if isinstance(batch, Attacked | PartBatches):
+        changes["batch"] = batch.batch and unweighted(batch.batch)
+    if isinstance(batch, PartBatches):
+        changes["parts"] = {name: unweighted(part) for name, part in batch.parts.items()}
+    return remake(batch, changes)

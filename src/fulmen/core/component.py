@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.core.mode import Eval, Mode
+from fulmen.core.mode import Eval, Mode, name_hash
 from fulmen.core.tree import Tree, data_fields, items, remake
 from fulmen.core.verbs import after_update, bind, forward, init, show, validate
 from fulmen.dispatching.lazy_libraries import library_of
@@ -244,13 +243,16 @@ def named_parts(component: Component, *kinds: type) -> dict[str, Any]:
         return part
 
     for name, value in parts(component).items():
-        map_components(note, value, name)
+        if isinstance(value, Component):
+            note(value, name)
+        elif value is not None and not hasattr(value, "dtype"):
+            map_components(note, value, name)
     return found
 
 
 def fold_name(key: Any, name: str) -> Any:
     """A key that belongs to a name."""
-    return jax.random.fold_in(key, np.uint32(zlib.crc32(name.encode())))
+    return jax.random.fold_in(key, np.uint32(name_hash(name)))
 
 
 # Methods of all components

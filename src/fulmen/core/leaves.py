@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -12,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from fulmen.core import verbs as contracts
-from fulmen.core.component import Buffer, Component, Frozen, Model, Parameter, is_foreign, is_part, named_parts
+from fulmen.core.component import Buffer, Component, Frozen, Model, Parameter, is_part, named_parts
 from fulmen.core.tree import HYPER, STATIC, UNCLEAR, Tree, data_fields, items, kinds, short
 from fulmen.core.verbs import init
 from fulmen.dispatching import hooks
 from fulmen.dispatching.lazy_libraries import hint, library_of
+from fulmen.dispatching.registry import generation
 
 __all__ = ["Leaf", "components", "count_parameters", "leaves"]
 
@@ -144,6 +146,22 @@ def require_arrays(component: Any, verb: str) -> None:
         raise MissingArraysError(text)
 
 
+def require_concrete(verb: str, instead: str, *trees: Any) -> None:
+    """Raise for arrays that are being traced, in a verb that loops over data on the host.
+
+    Args:
+        verb: its name.
+        instead: what to call under a transformation.
+        *trees: components, states and data; the elements of lists are not looked at.
+    """
+    leaves = jax.tree.leaves(trees, is_leaf=lambda value: isinstance(value, list))
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        raise TypeError(
+            f"{verb} loops over data on the host, so it cannot be called under jax.jit, grad or vmap. Call it outside, or call "
+            f"fm.{instead} there."
+        )
+
+
 def _missing_arrays(component: Any, verb: str) -> str:
     absent = missing(component)
     if not absent:
@@ -170,10 +188,14 @@ hooks.advice = _advice
 
 def require_dispatched(component: Any) -> None:
     """Raise for a function in the body of the component's class that is called as a verb, which would not see it."""
-    if not isinstance(component, Component):
-        return
+    if isinstance(component, Component):
+        _require_dispatched(type(component), generation())
+
+
+@functools.lru_cache(maxsize=1024)
+def _require_dispatched(cls: type, generation: int) -> None:
     known = {name: getattr(contracts, name) for name in contracts.__all__ if name not in _OF_RUNS}
-    for owner in type(component).__mro__:
+    for owner in cls.__mro__:
         for name in (name for name, value in vars(owner).items() if name in known and inspect.isfunction(value)):
             firsts = (k for m in known[name].methods if m.hints for k in m.members[0])
             if not any(issubclass(k, owner) for k in firsts):  # else its method may well call the function
@@ -186,24 +208,25 @@ def require_dispatched(component: Any) -> None:
 
 def check_fields(component: Any) -> None:
     """Raise on fields whose kind is unclear, values that do not fit the kind, and parameters at two paths."""
-    for path, part in components(component):
+    everything = components(component)
+    for path, part in everything:
         if not isinstance(part, Component):
             _check_foreign(part, path)
             continue
-        annotations = {field.name: field.type for field in dataclasses.fields(part)}
         for name, kind in kinds(type(part)).items():
-            value, where = getattr(part, name), _join(path, name)
+            value = getattr(part, name)
             if kind == UNCLEAR:
                 raise TypeError(
-                    f"{type(part).__name__}.{name} ({where}): its annotation does not say what the field is. "
+                    f"{type(part).__name__}.{name} ({_join(path, name)}): its annotation does not say what the field is. "
                     "Annotate an array as `jax.Array`, a component by its class, a setting as `int`, `bool`, `str` or "
                     "`Callable`, a number that may change as `float`; or say it: `= fm.static()`, `= fm.hyper()`."
                 )
             if kind == STATIC:
-                _check_static(value, where)
-            elif name != "mode":
-                _check_data(value, where, annotations[name])
-    _check_shared(component)
+                _check_static(value, path, name)
+            elif name != "mode" and value is not None and not is_array(value):
+                _check_data(value, _join(path, name), type(part), name)
+    _check_shared(everything)
+    check_shared_arrays(component)
 
 
 def _check_foreign(module: Any, where: str) -> None:
@@ -212,31 +235,32 @@ def _check_foreign(module: Any, where: str) -> None:
         raise TypeError(f"{name} is no pytree, so its arrays cannot be found: its class was made with pytree=False.")
     for path, leaf in jax.tree_util.tree_flatten_with_path(module)[0]:
         if not is_array(leaf):
-            _check_static(leaf, _join(where, jax.tree_util.keystr(path, simple=True, separator=".")))
+            _check_static(leaf, where, jax.tree_util.keystr(path, simple=True, separator="."))
 
 
-def _check_static(value: Any, where: str) -> None:
+def _check_static(value: Any, path: str, name: str) -> None:
     try:
         hash(value)
     except TypeError:
         raise TypeError(
-            f"{where} is static, and a {type(value).__name__} cannot be compared by jit. Give a tuple of plain values."
+            f"{_join(path, name)} is static, and a {type(value).__name__} cannot be compared by jit. Give a tuple of plain values."
         ) from None
     if isinstance(value, Tree) and jax.tree.leaves(value):
         raise TypeError(
-            f"{where} is static, and a {type(value).__name__} came, which holds data: annotate the field by its class."
+            f"{_join(path, name)} is static, and a {type(value).__name__} came, which holds data: annotate the field by its class."
         )
 
 
-def _check_data(value: Any, where: str, annotation: Any) -> None:
+def _check_data(value: Any, where: str, cls: type, field: str) -> None:
     if value is None or is_part(value):
         return  # its fields are checked by themselves
     if isinstance(value, (Tree, *_CONTAINERS)):  # somebody else's model may have leaves of any kind
         for name, inner in items(value)[0]:
-            _check_data(inner, _join(where, name), annotation)
+            _check_data(inner, _join(where, name), cls, field)
     elif jax.tree_util.all_leaves([value]) and not (is_array(value) or isinstance(value, int | float | complex)):
         if isinstance(value, type) and issubclass(value, Tree):
             raise TypeError(f"{where} must be an instance, got the class {value.__name__}; write {value.__name__}(…).")
+        annotation = cls.__dataclass_fields__[field].type  # type: ignore[attr-defined]
         said = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", annotation)
         raise TypeError(
             f"{where} is data, and {short(value)} came: a number, an array or a component was expected; its field is annotated "
@@ -244,16 +268,23 @@ def _check_data(value: Any, where: str, annotation: Any) -> None:
         )
 
 
-def _check_shared(component: Any) -> None:
+def _check_shared(everything: list[tuple[str, Any]]) -> None:
     """As a pytree, one object at two paths becomes two objects, which would be trained apart."""
     places: dict[int, str] = {}
-    for path, part in components(component):
+    for path, part in everything:
         first = places.setdefault(id(part), path)
         if first != path and _owns(part):
             raise ValueError(
                 f"the same {type(part).__name__} is at {first!r} and at {path!r}; as a pytree it would become two. Make two "
                 "of them, or keep it in one field and use that field twice in `forward` or `losses`."
             )
+
+
+def check_shared_arrays(component: Any) -> None:
+    """Raise if a parameter is at two paths."""
+    values = [id(value) for value in jax.tree.leaves(component) if is_array(value)]
+    if len(set(values)) == len(values):
+        return
     arrays: dict[int, str] = {}
     for leaf in leaves(component):
         if leaf.role == PARAMETER and arrays.setdefault(id(leaf.value), leaf.path) != leaf.path:
@@ -267,11 +298,16 @@ def _owns(part: Any) -> bool:
     return any(leaf.role in (PARAMETER, BUFFER) for leaf in drawn(part))
 
 
-def components(component: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def components(component: Any) -> list[tuple[str, Any]]:
     """Every component in the tree with its path, the root first."""
-    if is_foreign(component):
-        yield path, component
-    elif isinstance(component, Component):
-        yield path, component
-        for name, part in named_parts(component).items():
-            yield from components(part, f"{path}.{name}" if path else name)
+    found: list[tuple[str, Any]] = []
+
+    def add(part: Any, path: str) -> None:
+        found.append((path, part))
+        if isinstance(part, Component):
+            for name, inner in named_parts(part).items():
+                add(inner, _join(path, name))
+
+    if is_part(component):
+        add(component, "")
+    return found

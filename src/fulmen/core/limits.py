@@ -80,7 +80,7 @@ def _checks_of(cls: type) -> tuple[Check, ...]:
             kind = kind_of(field.type, lambda hint, field=field: resolved(hint, cls, field))
         except NameError:  # a name that is not defined yet
             kind, complete = None, False
-        if kind is not None and field.default is None:  # `size: int = None` is common
+        if kind is not None and field.default is None and not kind.allows(None):  # `size: int = None` is common
             kind = _any_of([kind, _simple(None)])
         declared = [vars(base).get("__dataclass_fields__", {}).get(field.name) for base in cls.__mro__]
         limits = tuple(dict.fromkeys(each.metadata["limits"] for each in declared if each and "limits" in each.metadata))
@@ -237,6 +237,6 @@ def _within(array: np.ndarray, limits: Limits) -> Any:
 def _range(limits: Limits) -> str:
     if limits.minimum is not None and limits.maximum is not None:
         return f"between {limits.minimum} and {limits.maximum}"
-    words = ("at least", "at most", "above", "below")
-    bounds = [f"{word} {bound}" for word, bound in zip(words, limits[:4]) if bound is not None]
-    return " and ".join(bounds) or "finite"
+    low, high = ("at least", limits.minimum), ("at most", limits.maximum)
+    bounds = [low, ("above", limits.above), high, ("below", limits.below)]
+    return " and ".join(f"{word} {bound}" for word, bound in bounds if bound is not None) or "finite"

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fulmen.core.border import check_weight
 from fulmen.core.tree import Tree
 
 __all__ = ["Last", "Mean", "Mergeable", "Spread"]
@@ -37,8 +38,11 @@ class Mean(Mergeable):
     """A weighted mean.
 
     Args:
-        values: a number, or one per example, `(n,)`.
-        weight: how much each counts, `(n,)` or a number; None counts each as 1.
+        values: a number, or numbers for each example, `(n, …)`, of which the mean is taken over all axes.
+        weight: how much each example counts, `(n,)`, or a number; None counts each as 1.
+
+    Raises:
+        ValueError: for weights of another number of examples, and for negative or NaN ones on the host.
 
     >>> float(fm.Mean(jnp.array([1.0, 2.0, 6.0])).compute())
     3.0
@@ -54,13 +58,24 @@ class Mean(Mergeable):
         if weight is None:
             total, count = values.sum(), jnp.asarray(values.size, values.dtype)
         else:
-            weight = jnp.broadcast_to(jnp.asarray(weight).astype(values.dtype), values.shape)
+            weight = _along(jnp.asarray(weight).astype(values.dtype), values.shape)
             # An example of weight 0 is padding, and may be anything.
             total, count = jnp.where(weight == 0, 0, values * weight).sum(), weight.sum()
         self.__dict__.update(total=total, weight=count)
 
     def compute(self) -> Any:
         return self.total / self.weight
+
+
+def _along(weight: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Weights in the shape of the values, of which they weigh the leading axes."""
+    check_weight(weight)
+    if weight.shape != shape[: weight.ndim]:
+        raise ValueError(
+            f"Mean, weight must have one number per example, {shape[:1]}, or be a number, got shape {weight.shape} for values of shape "
+            f"{shape}."
+        )
+    return jnp.broadcast_to(weight.reshape(*weight.shape, *[1] * (len(shape) - weight.ndim)), shape)
 
 
 class Last(Mergeable):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import zlib
+import functools
+import hashlib
 from typing import Any
 
 import jax
@@ -31,6 +32,11 @@ class Mode(Tree):
     @property
     def key(self) -> Any:
         """The component's own key, or None where the mode was made without one."""
+        return self.example_key
+
+    @property
+    def example_key(self) -> Any:
+        """The key for what each example draws by its own index: the same in all batches of an evaluation."""
         if self.root is None or self.salt is None:
             return self.root
         return jax.random.fold_in(self.root, _mix(self.salt, self.verb) if self.verb else self.salt)
@@ -97,23 +103,52 @@ class Eval(Mode):
 
     Args:
         key: a random key, for what draws even then; most evaluations need none.
+        batch: the position of the batch in an evaluation, so that each batch draws differently; None for a single batch.
     """
 
-    def __init__(self, key: Any = None) -> None:
+    batch: jax.Array | int | None = dataclasses.field(default=None, metadata={"fulmen": "child"})
+
+    def __init__(self, key: Any = None, batch: Any = None) -> None:
         if key is not None and not hasattr(key, "dtype"):
             raise TypeError(f"Eval takes a random key, such as jax.random.key(0), or none; {key!r} came.")
-        self.__dict__.update(root=key, salt=None, verb="")
+        self.__dict__.update(root=key, salt=None, verb="", batch=batch)
+
+    @property
+    def key(self) -> Any:
+        own = self.example_key
+        return own if own is None or self.batch is None else jax.random.fold_in(own, self.batch)
 
 
 _NO_SALT = np.zeros((), np.uint32)
 
 
+@functools.lru_cache(maxsize=4096)
+def name_hash(name: str) -> int:
+    """32 bits of a name, the same in every process: what the randomness of the part of that name follows from."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "little")
+
+
 def _mix(salt: Any, name: str) -> Any:
-    """A new salt from an old one and a name: FNV's step over the name's checksum."""
-    number, prime = zlib.crc32(name.encode()), 16777619
+    """A new salt from an old one and a name: FNV's step over the name's hash."""
+    number, prime = name_hash(name), 16777619
     if isinstance(salt, np.ndarray | np.generic):
         return np.asarray(((int(salt) ^ number) * prime + 0x9E3779B9) % 2**32, np.uint32)
     return (salt ^ jnp.uint32(number)) * jnp.uint32(prime) + jnp.uint32(0x9E3779B9)
+
+
+def bound_mode(value: Any) -> Mode | None:
+    """The mode that is bound to a component; a field `mode` of another library's module is none."""
+    mode = getattr(value, "mode", None)
+    return mode if isinstance(mode, Mode) else None
+
+
+def require_key(key: Any, who: Any) -> Any:
+    """The key of a mode, or an error that names the component that draws with it."""
+    if key is None:
+        raise ValueError(
+            f"{type(who).__name__} draws at random and needs a mode with a key, such as fm.Eval(key) or fm.Train(key)."
+        )
+    return key
 
 
 def _data(key: Any) -> Any:

@@ -8,11 +8,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from fulmen.core.batch import Batch
 from fulmen.core.component import Component
 from fulmen.core.naming import concrete
 from fulmen.core.tree import Tree
+from fulmen.core.verbs import forward, model_inputs
+from fulmen.dispatching.registry import dispatch
 
 __all__ = ["Prediction"]
 
@@ -29,6 +32,29 @@ class Prediction(Tree):
     model: Component
     outputs: jax.Array
     batch: Batch
+
+
+@dispatch
+def model_inputs(component: object, batch):
+    x = getattr(batch, "x", None)
+    if x is None:
+        name, kind = type(component).__name__, type(batch).__name__
+        raise TypeError(
+            f"{name} is called with batch.x, and {kind} has no x. Write `model_inputs(model: {name}, batch: {kind})`, which returns "
+            f"the inputs of its `forward`, or `as_batch(component: {name}, raw)`, which makes a batch that has x."
+        )
+    return x
+
+
+def outputs_for(component: Any, batch: Any) -> Any:
+    """The outputs of a component for a batch."""
+    return forward(component, *inputs_for(component, batch))
+
+
+def inputs_for(component: Any, batch: Any) -> tuple[Any, ...]:
+    """The positional inputs of `forward` for a batch."""
+    found = model_inputs(component, batch)
+    return found if isinstance(found, tuple) else (found,)
 
 
 def widest(*dtypes: Any) -> Any:
@@ -62,7 +88,7 @@ def class_targets(prediction: Prediction, who: Any) -> tuple[Any, bool]:
 
     Raises:
         TypeError: for targets or outputs of a type that is neither.
-        ValueError: for shapes that are neither.
+        ValueError: for shapes that are neither, and for negative labels where they are not traced.
     """
     outputs, y = prediction.outputs, targets(prediction, who)
     name = type(who).__name__
@@ -76,6 +102,12 @@ def class_targets(prediction: Prediction, who: Any) -> tuple[Any, bool]:
     kinds = f"integer labels of shape ({n},) or probabilities of shape ({n}, {classes})"
     if jnp.issubdtype(y.dtype, jnp.integer):
         if y.shape == (n,):
+            seen = concrete(y)
+            if seen is not None and seen.size and seen.min() < 0:  # which indexing would count from the last class
+                _refuse_labels(seen, classes, name)
+            if isinstance(y, Tracer) and jnp.issubdtype(y.dtype, jnp.signedinteger):
+                y = y.astype(jnp.int32) if y.dtype.itemsize < 4 else y
+                y = jnp.where(y < 0, classes, y)  # beyond the last class: the loss is NaN, as of a label that is too large
             return y, True
         hint = ""
         if y.shape == (n, 1):
@@ -95,25 +127,28 @@ def class_targets(prediction: Prediction, who: Any) -> tuple[Any, bool]:
     return y, False
 
 
-def check_class_values(y: Any, labels: bool, classes: int, who: Any) -> None:
-    """Raise on labels that are no class, and on rows that are no probabilities. Looks at all the data, on the host."""
-    name, y = type(who).__name__, concrete(y)
+def _refuse_labels(y: np.ndarray, classes: int, name: str) -> None:
+    low, high = int(y.min()), int(y.max())
+    hint = " Labels that begin at 1: y - 1." if (low, high) == (1, classes) else ""
+    raise ValueError(
+        f"{name}, y must be labels from 0 to {classes - 1}, since the outputs have {classes} classes, got labels from {low} to "
+        f"{high}.{hint}"
+    )
+
+
+def check_classes(prediction: Prediction, who: Any) -> None:
+    """Raise on targets that `class_targets` refuses, labels that are no class and rows that are no probabilities."""
+    y, labels = class_targets(prediction, who)
+    y, classes = concrete(y), prediction.outputs.shape[1]
     if y is None or not y.size:
         return
-    if labels:
-        low, high = int(y.min()), int(y.max())
-        if low < 0 or high >= classes:
-            hint = " Labels that begin at 1: y - 1." if (low, high) == (1, classes) else ""
-            raise ValueError(
-                f"{name}, y: labels from 0 to {classes - 1} were expected, since the outputs have {classes} classes, "
-                f"and labels from {low} to {high} came.{hint}"
-            )
-        return
-    sums = y.sum(1, dtype=np.float64)
+    if labels and y.max() >= classes:
+        _refuse_labels(y, classes, type(who).__name__)
+    sums = np.ones(1) if labels else y.sum(1, dtype=np.float64)
     if y.min() < 0 or np.abs(sums - 1).max() > 0.01:
         raise ValueError(
-            f"{name}, y: probabilities were expected, none negative and each row adding up to 1, and the smallest is "
-            f"{y.min():.4g}, and rows add up to {sums.min():.4g} to {sums.max():.4g}. Make them by jax.nn.softmax(logits)."
+            f"{type(who).__name__}, y must be probabilities, none negative and each row adding up to 1, got a smallest of "
+            f"{y.min():.4g} and rows that add up to {sums.min():.4g} to {sums.max():.4g}. Make them by jax.nn.softmax(logits)."
         )
 
 

@@ -40,14 +40,16 @@ def unknown_name(name: str, package: Any) -> str:
         name: the name.
         package: the package, whose `__all__` has its public names, some of which are namespaces.
     """
-    found = _public_names(package, "fm")
+    found = {**_public_names(package, "fm"), "testing": "fm.testing"}
     short = name.removesuffix("Loss").removesuffix("Score")
     known = found.get(name) or _COUNTERPARTS.get(name) or found.get(short)
     if known is None and callable(getattr(optax, name.lower(), None)):
         known = f"optax.{name.lower()}"
     if known is None and (near := nearest(name, found)):
         known = found[near]
-    return f"fulmen has no {name!r}; " + (f"use {known}." if known else "dir(fm) lists its names.")
+    return f"module {package.__name__!r} has no attribute {name!r}; " + (
+        f"use {known}." if known else "dir(fm) lists its names."
+    )
 
 
 def _public_names(package: Any, path: str) -> dict[str, str]:

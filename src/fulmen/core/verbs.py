@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from fulmen.core.mode import Eval, Mode, Plan
+from fulmen.core.prepared_batch import prepared
 from fulmen.core.tree import Tree
 from fulmen.dispatching.lazy_libraries import library_of
 from fulmen.dispatching.registry import verb
@@ -49,17 +50,21 @@ def init(component, key):
 
 @verb(hands_on=False)
 def validate(component):
-    """Raise on values that make no sense. Called by `setup`, `check` and `perturb` for every component in the tree.
+    """Raise on invalid values. Called by `setup`, `check` and `perturb` for every component in the tree.
 
-    `validate(component, batch)` does so for data: it sees all of it, on the host, once.
+    First the types that annotations declare and the limits of fields, such as `eps: float = fm.hyper(minimum=0)`, are checked.
+
+    `validate(component, batch)` checks data: all of it at once, on the host. `validate(attack, system, batch)` checks an attack
+    against a system and its data.
 
     Args:
         component: a component; its numbers may be tracers, of which nothing can be said.
 
     Raises:
-        ValueError: naming the field, what was expected and what came.
+        TypeError, ValueError: naming the field, what it must be and what it is.
 
-    **Extending.** Overload it; never check in `__post_init__`, since values may be tracers there.
+    **Extending.** Declare limits on fields, and overload it for what relates several fields; never check in `__post_init__`,
+    since values may be tracers there.
     """
 
 
@@ -75,9 +80,8 @@ def partition(component, policy):
 
 
 def _as_batch(component: Any, batch: Any) -> Any:
-    """Raw data given to a component becomes its batch; a state converts by itself, and a term gets a prediction."""
     takes_batches = isinstance(component, Tree) or library_of(type(component)) is not None
-    return as_batch(component, batch) if takes_batches and not isinstance(batch, Tree) else batch
+    return prepared(batch, component) if takes_batches else batch  # a state makes its system's batch by itself
 
 
 @verb(context=Mode, default=Eval(), bind=_bind)
@@ -90,6 +94,25 @@ def forward(model, *inputs, mode):
         mode: a `Mode`, or left out: what is bound to the model, or else `Eval()`.
 
     **Extending.** The one method that a model must have. Name `mode: fm.Train` last for what differs in training.
+    """
+
+
+@verb
+def model_inputs(component, batch):
+    """What `forward` is called with for a batch: `batch.x` by default.
+
+    Args:
+        component: a model, or a system, whose inputs are by default those of its model.
+        batch: a `Batch`.
+
+    Returns:
+        An array or a tree of arrays, or a tuple of several: the positional inputs of `forward`.
+
+    Raises:
+        TypeError: by default, for a batch without a field `x`.
+
+    **Extending.** Overload it for a model and a batch type whose inputs have other names:
+    `def model_inputs(net: Net, batch: Pair): return batch.left, batch.right`.
     """
 
 
@@ -180,7 +203,8 @@ def predictions(component, batch, mode):
     Returns:
         A dict from the path of each model's system to its `Prediction`; of a `Classifier` alone the path is `""`.
 
-    **Extending.** Overload it for a system whose outputs are not `forward(part, batch.x)` of its parts.
+    **Extending.** Overload it for a system whose outputs are not those of its parts for their batches; `model_inputs` says what a
+    model takes from a batch.
     """
 
 
@@ -413,7 +437,7 @@ def setup(component, data, **options):
         lr: a number, a function of the step such as an optax schedule, a `fm.schedules.Schedule` such as `fm.cosine(1e-3)`, or a function
             annotated `(plan: fm.Plan)`. It is logged. The learning rate of a finished transformation such as `optax.adam(1e-3)`
             is logged if it was made by `optax.inject_hyperparams`.
-        seed: what all randomness follows from.
+        seed: a non-negative integer that determines all randomness; None is 0.
         epochs, steps: how long the run will be, for schedules.
         batch_size: examples in a batch, for schedules.
 
@@ -455,8 +479,9 @@ def fit(state, data, **options):
         batch_size: examples in a batch.
         validation: data to evaluate on after each epoch.
         callbacks: objects with methods of `on`.
-        seed: for the order of the data and, of a component, its parameters. A state keeps neither this nor `drop_last`: to
-            go on as the run would have gone on, say them again.
+        seed: for the order of the data and, of a component, its parameters; None keeps the order of the data, and the
+            parameters are those of seed 0. A state keeps neither this nor `drop_last`: to continue as the run would have
+            continued, pass them again.
         progress: whether to show a progress bar.
         drop_last: leave out the smaller last batch of an epoch.
 
@@ -575,7 +600,7 @@ def transformation(attack):
 
 
 @verb
-def perturb(attack, system, batch, key, *, best=True, inside=False):
+def perturb(attack, system, batch, key, *, best=True, inside=False, checked=False):
     """The attacked batch.
 
     Args:
@@ -586,6 +611,7 @@ def perturb(attack, system, batch, key, *, best=True, inside=False):
         best: whether to keep each example's best point, for one more forward pass, rather than the last one.
         inside: whether of an attack that looks for the nearest point, however far, such as `FAB`, only points of its region
             count; elsewhere the clean input stays then. `evaluate` asks for that.
+        checked: whether `validate(attack, system, batch)` was called, as `evaluate` does once for all batches.
 
     Returns:
         A batch of the same type.
@@ -674,7 +700,7 @@ def finish(attack, problem, walk):
 
 
 @verb(hands_on=False)
-def attempt(attack, system, batch, key):
+def attempt(attack, system, batch, key, *, checked=False):
     """How far an attack gets with each example; an example on which it has succeeded is left alone from then on.
 
     `perturb` maximises the loss; `attempt` is for evaluation: it begins with the clean input and continues with the examples
@@ -685,6 +711,7 @@ def attempt(attack, system, batch, key):
         system: a system or a state, with a classifier in it.
         batch: the clean batch.
         key: a random key.
+        checked: as in `perturb`.
 
     Returns:
         A `Walk`: `x`, the first point at which the attack succeeded, or else the best one; `succeeded`, `(n,)`; `first`,
@@ -957,6 +984,7 @@ __all__ = [
     "loss",
     "losses",
     "metrics",
+    "model_inputs",
     "observe",
     "on",
     "partition",

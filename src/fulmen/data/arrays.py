@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fulmen.core.batch import Batch
-from fulmen.core.tree import children
+from fulmen.core.border import check_array, is_float, named_arrays, native
 from fulmen.core.verbs import batches, steps_per_epoch
 from fulmen.dispatching.registry import dispatch
 
 __all__ = [
-    "check_array",
     "check_arrays",
     "check_batch_size",
     "count",
     "cut",
     "cuts",
     "host_array",
-    "named_arrays",
     "order",
     "split",
 ]
@@ -62,70 +59,9 @@ def check_lengths(named: dict[str, Any]) -> None:
         raise ValueError(f"the data is empty: {', '.join(named)} of length 0.")
 
 
-def named_arrays(data: Any) -> Iterator[tuple[str, Any]]:
-    """The arrays of a tuple, list, dict or `Batch`, or the one array, with what they are called in errors."""
-    if isinstance(data, tuple | list) and not hasattr(data, "_fields"):
-        if isinstance(data, list) and data and not any(hasattr(v, "shape") for v in data):
-            raise TypeError(
-                "the data is a list of numbers or lists; NumPy or JAX arrays were expected: np.asarray(…, np.float32)."
-            )
-        names = ("x", "y", "weight") if len(data) <= 3 else [str(i) for i in range(len(data))]
-        yield from zip(names, data, strict=False)
-    elif isinstance(data, dict):
-        for k, v in data.items():  # a part's own data may be a pair, or a dict again
-            deep = isinstance(v, tuple | list | dict | Batch)
-            yield from ((f"{k}.{name}", inner) for name, inner in named_arrays(v)) if deep else [(str(k), v)]
-    elif isinstance(data, Batch):
-        for name, value in children(data):
-            if value is not None:
-                yield from [(name, value)] if hasattr(value, "shape") else named_arrays(value)
-    else:
-        yield "x", data
-
-
-def check_array(name: str, value: Any) -> None:
-    """Raise for what is no array of numbers, with a row for each example, of a type that jax takes as it is."""
-    if not hasattr(value, "shape") or not hasattr(value, "dtype"):
-        if isinstance(value, dict | tuple):
-            inside = "dict(a=…, b=…)" if isinstance(value, dict) else "(…, …)"
-            raise TypeError(
-                f"{name}: a NumPy or JAX array was expected, and a {type(value).__name__} came. Several arrays for one field go in "
-                f"as a batch: fm.Labeled({inside}, y), or fm.Unlabeled({inside}) without labels."
-            )
-        raise TypeError(
-            f"{name}: a NumPy or JAX array was expected, and a {type(value).__name__} came: np.asarray(…, np.float32)."
-        )
-    if not isinstance(value, np.ndarray | jax.Array) and _is_foreign(value.dtype):
-        kind = type(value)
-        raise TypeError(
-            f"{name}: a NumPy or JAX array was expected, and a {kind.__module__}.{kind.__name__} came: np.asarray({name})."
-        )
-    if not _is_float(value) and np.dtype(value.dtype).kind in "OSUMmV":
-        raise TypeError(
-            f"{name}: numbers were expected, and an array of type {value.dtype} came. "
-            "Encode text, dates and objects as numbers first, such as class names by np.unique(…, return_inverse=True)."
-        )
-    if value.dtype == np.float64 and jax.dtypes.canonicalize_dtype(np.float64) != np.float64:
-        raise TypeError(
-            f"{name}: float32 was expected, and float64 came, which jax would round silently. Write {name}.astype(np.float32), "
-            "or switch jax_enable_x64 on."
-        )
-    if not value.shape:
-        raise ValueError(f"{name}: an array with one row per example was expected, and a single number came.")
-
-
-def _is_foreign(dtype: Any) -> bool:
-    """Whether it is another library's type of numbers, which NumPy does not know."""
-    try:
-        np.dtype(dtype)
-    except TypeError:
-        return True
-    return False
-
-
 def check_finite(name: str, value: Any) -> None:
     """Raise for NaN and infinity."""
-    if not _is_float(value):
+    if not is_float(value):
         return
     value = np.asarray(value)
     finite = np.isfinite(value)
@@ -136,19 +72,16 @@ def check_finite(name: str, value: Any) -> None:
         )
 
 
-def _is_float(value: Any) -> bool:
-    return bool(jnp.issubdtype(value.dtype, jnp.floating))
-
-
 def host_dtype(dtype: Any) -> Any:
     """The type that `host_array` gives arrays of a type."""
+    dtype = dtype.newbyteorder("=") if isinstance(dtype, np.dtype) else dtype  # a random key's type has no byte order
     long = dtype in (np.int64, np.uint64) and jax.dtypes.canonicalize_dtype(dtype) != dtype
     return np.dtype(np.int32) if long else dtype
 
 
 def host_array(value: Any) -> Any:
-    """The array on the host; integers of 64 bits as 32, once and not at every step."""
-    value = np.asarray(value)
+    """The array on the host as JAX reads it: in this machine's byte order, and integers of 64 bits as 32."""
+    value = native(np.asarray(value))
     if host_dtype(value.dtype) != value.dtype:
         limits = np.iinfo(np.int32)
         if value.size and (value.min() < limits.min or value.max() > limits.max):

@@ -9,8 +9,9 @@ import jax
 import numpy as np
 
 from fulmen.core.batch import Batch
+from fulmen.core.border import check_array, leaf_name
 from fulmen.core.tree import short
-from fulmen.data.arrays import check_array, check_finite, check_lengths, host_array, host_dtype, named_arrays
+from fulmen.data.arrays import check_finite, check_lengths, host_array, host_dtype
 
 __all__ = ["Expected"]
 
@@ -70,6 +71,8 @@ def _unlike(name: str, value: Any, dtype: Any, row: tuple[int, ...] | None) -> N
 
 def _as_array(value: Any, raw: Any, i: int) -> Any:
     """The arrays of other libraries as NumPy's."""
+    if isinstance(value, np.ma.MaskedArray):
+        check_array(_name(raw, i), value)
     if isinstance(value, np.ndarray | jax.Array):
         return value
     if not hasattr(value, "__array__"):
@@ -100,12 +103,7 @@ def _owned(value: Any, name: Callable[[], str]) -> Any:
 
 def _name(raw: Any, i: int) -> str:
     """What the i-th array of a batch is called."""
-    if isinstance(raw, Batch):
-        return [name for name, _ in named_arrays(raw)][i]
-    path = jax.tree_util.tree_flatten_with_path(raw)[0][i][0]
-    if isinstance(raw, tuple | list) and len(raw) <= 3 and len(path) == 1:
-        return ("x", "y", "weight")[getattr(path[0], "idx", 0)]
-    return jax.tree_util.keystr(path, simple=True, separator=".") or "x"
+    return leaf_name(raw, jax.tree_util.tree_flatten_with_path(raw)[0][i][0])
 
 
 def _by_rows(raw: Any) -> bool:

@@ -36,6 +36,7 @@ class Mixed(Batch):
         unlabeled: an array, or a batch.
     """
 
+    repeats_examples: ClassVar[bool] = True
     attackable: ClassVar[tuple[str, ...]] = ()  # its parts are attacked each by itself
 
     labeled: Any

@@ -93,6 +93,8 @@ def _require_readable(data: Any) -> None:
             f"data: arrays or a source of batches was expected, and the {type(data).__name__} {str(data)[:60]!r} came. "
             "fm.data.open(path) opens a file that np.save or np.savez wrote."
         )
+    if isinstance(data, type) and (not hasattr(data, "__iter__") or issubclass(data, np.ndarray | jax.Array)):
+        raise TypeError(f"data must be arrays or a source of batches, got the class {data.__name__}: an instance is meant?")
     if not isinstance(data, Iterable) and not callable(data):
         raise TypeError(
             f"data: arrays, an iterable of batches or a function that makes one was expected, and {told(data)} came. For a type "

@@ -7,7 +7,9 @@ from collections.abc import Callable, Generator, Iterator
 from typing import Any, TypeAlias
 
 import jax
+import numpy as np
 
+from fulmen.core.border import checked
 from fulmen.core.mode import Plan
 from fulmen.core.tree import remake
 from fulmen.core.verbs import as_batch, batches, steps_per_epoch, validate
@@ -20,12 +22,20 @@ from fulmen.data.prefetch import Prefetch, ahead
 from fulmen.dispatching.registry import dispatch
 from fulmen.dispatching.warning import warn
 
-__all__ = ["Source"]
+__all__ = ["Source", "check_seed"]
 
 Batches: TypeAlias = Generator[Any, None, None]
 
 _BATCH_SIZE = 32
 _DEPTH = 2
+
+
+def check_seed(seed: Any) -> None:
+    """Raise on a seed that is not an integer that JAX and NumPy take, or None."""
+    if seed is not None and (not hasattr(seed, "__index__") or np.ndim(seed) > 0):
+        raise TypeError(f"seed must be an integer or None, got {seed!r}.")
+    if seed is not None and not 0 <= seed < 2**63:
+        raise ValueError(f"seed must be an integer from 0 to 2**63 - 1, got {seed!r}.")
 
 
 class Source:
@@ -110,6 +120,7 @@ class Source:
                 raise TypeError(f"{name}: a whole number was expected, and {value!r} came.")
             if value is not None and value < 1:
                 raise ValueError(f"{name}: at least 1 was expected, and {value} came.")
+        check_seed(seed)
         if self.is_iterator and epochs is not None and epochs > 1:
             raise ValueError(
                 f"{self.name} is good for one epoch, and epochs={epochs} came. Give a function that makes one for each epoch, such "
@@ -278,7 +289,7 @@ class Source:
         """Ask the component about the first batch that is seen; of arrays it was asked about all."""
         if not self._validated:
             self._validated = True
-            validate(component, as_batch(component, batch))
+            validate(component, checked(as_batch(component, batch)))
 
 
 def _with(batch: Any, found: Batches) -> Batches:

@@ -39,6 +39,8 @@ def _is_union(hint: Any) -> bool:
 @functools.cache
 def comparable(kind: type) -> bool:
     """Whether plum can order the class; beartype refuses a few, such as `types.GenericAlias`."""
+    if type(kind) is type and not hasattr(kind, "__args__"):
+        return True  # almost all, without the time that trying takes
     try:
         return plum.Signature(kind) <= plum.Signature(object)
     except Exception:

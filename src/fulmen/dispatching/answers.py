@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from fulmen.dispatching.methods import Method, context_for
 
-__all__ = ["NOTHING", "Around", "Question", "innermost", "kind_of", "quick_call", "same"]
+__all__ = ["NOTHING", "Answers", "Around", "Question", "innermost", "kind_of", "quick_call"]
 
 NOTHING: Any = object()
 """The answer that there is no method, or no single one."""
@@ -34,10 +34,12 @@ class Around:
 
     function: Callable[..., Any]
     inner: Any
+    context: type | None
 
     def call(self, args: Sequence[Any], context: Any, options: dict[str, Any]) -> Any:
         def call(*args: Any, **options: Any) -> Any:
-            return self.inner.call(args, getattr(args[0], "mode", None) or context, options)
+            bound = getattr(args[0], "mode", None)  # a module of another library may have a field of that name
+            return self.inner.call(args, bound if isinstance(bound, self.context or ()) else context, options)
 
         return self.function(call, *args, **options)
 
@@ -49,13 +51,33 @@ def innermost(answer: Any) -> Method:
     return answer
 
 
-def same(a: Any, b: Any) -> bool:
+def _same(a: Any, b: Any) -> bool:
     """Whether two answers do the same."""
     if isinstance(a, Around) and isinstance(b, Around):
-        return a.function is b.function and same(a.inner, b.inner)
+        return a.function is b.function and _same(a.inner, b.inner)
     if isinstance(a, Method) and isinstance(b, Method):
         return (a.function is b.function or (a.hands_on and b.hands_on)) and a.takes == b.takes
     return a is b
+
+
+class Answers(dict[Question, Any]):
+    """The answers to the questions that were asked."""
+
+    def refresh(self, resolve: Callable[[Question], Any], concerned: Callable[[Question], bool]) -> bool:
+        """Ask again what a change may concern. Returns whether an answer that was given is no longer right."""
+        stale = False
+        for question, answer in list(self.items()):
+            if concerned(question):
+                try:
+                    now = resolve(question)
+                except TypeError:
+                    now = NOTHING
+                if _same(now, answer):
+                    self[question] = now
+                else:
+                    self.pop(question, None)
+                    stale = True
+        return stale
 
 
 def quick_call(method: Method, bound: bool, default: Any) -> Callable[..., Any]:

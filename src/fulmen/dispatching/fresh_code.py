@@ -23,14 +23,13 @@ def generation() -> int:
     return _generation
 
 
-def start_afresh(stale: bool, what: str) -> None:
-    """Drop compiled code if an answer changed. Not under the lock: JAX has locks too, and may be tracing elsewhere."""
+def start_afresh(what: str) -> None:
+    """Drop compiled code since an answer changed. Not under the lock: JAX has locks too, and may be tracing elsewhere."""
     global _generation
-    if stale:
-        _generation += 1
-        forget_calls()  # what is prepared for one verb may rest on another's answers
-        jax.clear_caches()
-        print(f"fulmen: {what}; cleared JAX's compilation caches", file=sys.stderr)
+    _generation += 1
+    forget_calls()  # what is prepared for one verb may rest on another's answers
+    jax.clear_caches()
+    print(f"fulmen: {what}; cleared JAX's compilation caches", file=sys.stderr)
 
 
 def forget_calls() -> None:

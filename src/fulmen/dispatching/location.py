@@ -8,12 +8,12 @@ from pathlib import PurePath
 __all__ = ["place"]
 
 
-def place(location: str, module: str) -> str:
+def place(location: str, module: str | None) -> str:
     """A file and line, the file as its module is imported: `fulmen/systems/gan.py:96`.
 
     Args:
         location: `"/…/file.py:12"`.
-        module: the module's dotted name.
+        module: the module's dotted name; None for code that was run without one.
     """
     file, _, line = location.rpartition(":")
     if not file or not line.isdigit():
@@ -22,7 +22,7 @@ def place(location: str, module: str) -> str:
     if cell is not None:
         return f"In [{cell}]:{line}"
     parts = PurePath(file).parts
-    deep = 1 if module == "__main__" else len(module.split(".")) + (parts[-1] == "__init__.py")
+    deep = 1 if module in (None, "__main__") else len(module.split(".")) + (parts[-1] == "__init__.py")
     return f"{'/'.join(parts[-deep:])}:{line}"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import plum
 
 from fulmen.dispatching.annotations import comparable
+from fulmen.dispatching.answers import Around
 from fulmen.dispatching.contract import Contract
 from fulmen.dispatching.methods import Method
 from fulmen.dispatching.redefinition import mentions, moved
@@ -51,34 +52,38 @@ def hand_on_to(verb: Callable[..., Any], contract: Contract) -> Method:
 class MethodTable:
     """The methods of a verb.
 
-    Args:
-        contract: the verb's contract.
-        hand_on: the method that hands wrappers' calls to their parts, or None.
-        methods: the others.
-
     Attributes:
-        plum: the plum function that holds the methods; the context's type is first in each signature.
-        by_key: the methods but `hand_on`, by their signatures. plum registers what it was given when it is first asked, so
-            that importing many methods costs little; until then this tells which method another one replaces.
+        around: functions that run around the methods, by the class of the first argument.
+        by_key: the methods but `hand_on`, by their signatures. plum compares each new method with all others, so it is given
+            them when it is first asked; until then this tells which method another one replaces.
     """
 
-    def __init__(self, contract: Contract, hand_on: Method | None, methods: Iterable[Method] = ()) -> None:
+    def __init__(self) -> None:
+        self.around: dict[type, Callable[..., Any]] = {}
+        self.by_key: dict[tuple[Any, ...], Method] = {}
+
+    def declare(self, contract: Contract, hand_on: Method | None) -> None:
+        """Set the verb's contract, and the method that hands wrappers' calls to their parts; keep the others."""
         self.contract, self.hand_on = contract, hand_on
-        self.replace(methods)
+        self.replace(self.by_key.values())
 
     def replace(self, methods: Iterable[Method]) -> None:
         """Have these methods and no others; plum cannot take one back."""
-        self.plum, self.by_key = plum.Function(self.contract.function), {m.key: m for m in methods}
-        for method in self.candidates:
-            self._hold(method)
+        self.by_key = {m.key: m for m in methods}
+        self._function, self._waiting = plum.Function(self.contract.function), self.candidates
 
     def add(self, method: Method) -> None:
         """Hold one more method, in place of one with the same signature."""
         self.by_key[method.key] = method
-        self._hold(method)
+        self._waiting.append(method)
 
-    def _hold(self, method: Method) -> None:
-        self.plum.register(Held(method), signature=method.registered)
+    @property
+    def plum(self) -> plum.Function:
+        """The plum function that holds the methods; the context's type is first in each signature."""
+        for method in self._waiting:
+            self._function.register(Held(method), signature=method.registered)
+        self._waiting = []
+        return self._function
 
     @property
     def candidates(self) -> list[Method]:
@@ -102,9 +107,19 @@ class MethodTable:
                     return [method]
         return settle([m for m in self.candidates if m.fits(context, args)], args)
 
+    def surround(self, method: Method, kind: type, context: type | None) -> Any:
+        """The method with what runs around it for a class of the first argument, that of the most derived class outermost."""
+        answer: Any = method
+        for base in reversed(kind.__mro__):
+            if base in self.around:
+                answer = Around(self.around[base], answer, context)
+        return answer
+
     def move(self, old: type, new: type) -> None:
         """Let the methods on a class be methods on its new definition, where that has none of the same signature."""
         renewed = [moved(m, old, new) for m in self.by_key.values() if mentions(m, old)]
         if renewed:
             kept = {m.key: m for m in self.by_key.values() if not mentions(m, old)}
             self.replace([*kept.values(), *(m for m in renewed if m.key not in kept)])
+        if old in self.around:
+            self.around.setdefault(new, self.around.pop(old))

@@ -14,6 +14,7 @@ import plum
 
 from fulmen.dispatching.annotations import dispatching, evaluate, members, name_of, union
 from fulmen.dispatching.contract import Contract
+from fulmen.dispatching.location import place
 
 __all__ = ["Method", "plain_function", "read_methods", "refuse_twin"]
 
@@ -93,6 +94,11 @@ class Method:
         return f"{code.co_filename}:{code.co_firstlineno}" if code else repr(self.function)
 
     @property
+    def place(self) -> str:
+        """The file and line in a few characters."""
+        return place(self.location, self.module)
+
+    @property
     def module(self) -> str:
         return self.function.__module__
 
@@ -148,16 +154,16 @@ def plain_function(function: Any) -> types.FunctionType:
 
 
 def read_methods(
-    contract: Contract, function: Callable[..., Any], names: Callable[[], Mapping[str, Any]]
+    contract: Contract, function: Callable[..., Any], plain: types.FunctionType, names: Callable[[], Mapping[str, Any]]
 ) -> Iterator[Method]:
     """The methods that a function stands for: one, and one more for each positional argument with a default.
 
     Args:
         contract: that of the verb.
-        function: what was written.
+        function: the function that implements the method.
+        plain: the same function as it was written, such as that in a jitted one.
         names: gives the names around the function.
     """
-    plain = plain_function(function)
     parameters = list(inspect.signature(function).parameters.values())
     written: list[Any] = []
     required, rest, contexts, takes = 0, None, (contract.context,) if contract.context else (), None

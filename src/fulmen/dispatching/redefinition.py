@@ -32,8 +32,8 @@ def define(kind: type, by_statement: bool) -> None:
     elif "<locals>" not in kind.__qualname__:  # two functions may each have a class of one name
         old = _definitions.get(_full_name(kind))
         _definitions[_full_name(kind)] = kind
-        if old is not None:
-            start_afresh(_supersede(old, kind), f"{kind.__module__}.{kind.__name__} was defined again")
+        if old is not None and _supersede(old, kind):
+            start_afresh(f"{kind.__module__}.{kind.__name__} was defined again")
 
 
 def newest(kind: type) -> type:

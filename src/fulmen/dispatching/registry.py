@@ -65,7 +65,8 @@ def verb(contract: Callable[..., Any] | None = None, **options: Any) -> Any:
             made = Verb(declared)
         if "<locals>" not in contract.__qualname__:
             _verbs[name] = made
-    start_afresh(stale, f"the contract of {made.__name__} was defined again")
+    if stale:
+        start_afresh(f"the contract of {made.__name__} was defined again")
     return made
 
 

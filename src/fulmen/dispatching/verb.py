@@ -16,15 +16,15 @@ import plum
 
 from fulmen.dispatching import errors, hooks
 from fulmen.dispatching.annotations import names_around
-from fulmen.dispatching.answers import NOTHING, Around, Question, innermost, kind_of, quick_call, same
+from fulmen.dispatching.answers import NOTHING, Answers, Question, innermost, kind_of, quick_call
 from fulmen.dispatching.contract import Contract
 from fulmen.dispatching.errors import MissingMethodError, OutdatedInstanceError
 from fulmen.dispatching.fresh_code import all_verbs, lock, recorder, start_afresh
 from fulmen.dispatching.lazy_libraries import meet
-from fulmen.dispatching.location import place
 from fulmen.dispatching.method_table import MethodTable, hand_on_to
 from fulmen.dispatching.methods import Method, plain_function, read_methods, refuse_twin
 from fulmen.dispatching.redefinition import check_definitions, learn
+from fulmen.dispatching.resolution import less, overridden, package
 from fulmen.dispatching.warning import warn
 
 __all__ = ["Verb"]
@@ -48,24 +48,24 @@ class Verb:
     __qualname__: str
 
     def __init__(self, contract: Contract) -> None:
-        self._around: dict[type, Callable[..., Any]] = {}
-        self._answers: dict[Question, Any] = {}
+        self._answers = Answers()
         # What to call with the arguments alone, by the types of the arguments and of what is bound: the quick way.
         self._calls: dict[tuple[type, ...], Callable[..., Any]] = {}
-        self._declare(contract, [])
+        self._table = MethodTable()
+        self._declare(contract)
         all_verbs.add(self)
 
     def declare_again(self, contract: Contract) -> bool:
         """Take another contract and keep the methods. Returns whether an answer that was given is no longer right."""
         with lock:
-            self._declare(contract, self.methods)
+            self._declare(contract)
             return self._refresh(lambda question: True)
 
-    def _declare(self, contract: Contract, methods: Iterable[Method]) -> None:
+    def _declare(self, contract: Contract) -> None:
         functools.update_wrapper(self, contract.function)
         self._contract, self.contract, self.context = contract, contract.function, contract.context
         self._binds = contract.bind is not None
-        self._table = MethodTable(contract, hand_on_to(self, contract) if contract.hands_on else None, methods)
+        self._table.declare(contract, hand_on_to(self, contract) if contract.hands_on else None)
 
     # Calling
 
@@ -182,36 +182,39 @@ class Verb:
             raise errors.ambiguous(self._contract, args, context, found)
         if not found:
             raise errors.missing(self._contract, self.methods, args, context, [*options])
-        answer: Any = found[0]
-        for kind in reversed(args[0].__mro__ if args and not question.invoked else ()):
-            if kind in self._around:
-                answer = Around(self._around[kind], answer)
-        return answer
+        return found[0] if question.invoked or not args else self._table.surround(found[0], args[0], self.context)
 
     # Registering
 
     def dispatch(self, function: Callable[..., Any]) -> Verb:
         """Register a method; the function may have any name. Returns the verb."""
-        namespace = plain_function(function).__globals__
-        added = list(read_methods(self._contract, function, functools.cache(lambda: names_around(namespace))))
-        self.register(added)
+        plain = plain_function(function)
+        names = functools.cache(lambda: names_around(plain.__globals__))
+        self.register(list(read_methods(self._contract, function, plain, names)))
         return self
 
     def register(self, added: Sequence[Method]) -> None:
         """Register methods, each in place of one with the same signature."""
         with lock:
             pairs = [(self._table.by_key[m.key], m) for m in added if m.key in self._table.by_key]
-            for old, new in pairs:
-                refuse_twin(old, new)
+            for known, new in pairs:
+                refuse_twin(known, new)
+            old = overridden(self.methods, added[0]) if package(added[0].module) != package(self.__module__) else None
             stale = learn({kind for m in added for hint in m.members for kind in hint})
             for method in added:
                 self._table.add(method)
-            stale |= self._refresh(lambda q: any(m.fits(q.context, q.args) for m in added))
-        where = place(added[0].location, added[0].module)
-        start_afresh(stale, f"{added[0]} was {'redefined' if pairs else 'added'} at {where}")
-        for old, new in pairs[:1]:
-            if old.module != new.module:
-                warn(f"{old}, defined at {place(old.location, old.module)}, is replaced by the one at {where}.")
+            stale |= self._refresh(lambda q: any(m.fits(q.context, q.args) and not self._beats(q, m) for m in added))
+        if stale:
+            start_afresh(f"{added[0]} was {'redefined' if pairs else 'added'} at {added[0].place}")
+        if old is not None:
+            warn(
+                f"{old}, defined at {old.place}, is overridden by {added[0]} at {added[0].place}, for all who use these types."
+            )
+
+    def _beats(self, question: Question, method: Method) -> bool:
+        """Whether the answer to a question is more specific than a method by the arguments alone."""
+        answer = innermost(self._answers[question])
+        return isinstance(answer, Method) and less(answer.signature, method.signature)
 
     def around(self, kind: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Register what runs around every method whose first argument is of this class: `f(call, *args, **options)`.
@@ -221,9 +224,10 @@ class Verb:
 
         def register(function: Callable[..., Any]) -> Callable[..., Any]:
             with lock:
-                self._around[kind] = function
+                self._table.around[kind] = function
                 stale = self._refresh(lambda q: bool(q.args) and issubclass(q.args[0], kind))
-            start_afresh(stale, f"{function.__name__} was defined around {self.__name__}({kind.__name__})")
+            if stale:
+                start_afresh(f"{function.__name__} was defined around {self.__name__}({kind.__name__})")
             return function
 
         return register
@@ -235,31 +239,18 @@ class Verb:
             if changed:
                 self._table.replace(methods)
             stale = self._refresh(lambda q: any(m.fits(q.context, q.args) for m in changed))
-        start_afresh(stale, f"the methods of {self.__name__} were restored")
+        if stale:
+            start_afresh(f"the methods of {self.__name__} were restored")
 
     def move(self, old: type, new: type) -> bool:
         """Let the methods on a class be methods on its new definition. Returns whether that changed an answer."""
         self._table.move(old, new)
-        if old in self._around:
-            self._around.setdefault(new, self._around.pop(old))
         return self._refresh(lambda q: any(issubclass(kind, old) for kind in (q.context, *q.args)))
 
     def _refresh(self, concerned: Callable[[Question], bool]) -> bool:
         """Ask again what a change may concern. Returns whether an answer that was given is no longer right."""
-        stale = False
-        for question, answer in list(self._answers.items()):
-            if concerned(question):
-                try:
-                    now = self.resolve(question)
-                except TypeError:
-                    now = NOTHING
-                if same(now, answer):
-                    self._answers[question] = now
-                else:
-                    self._answers.pop(question, None)
-                    stale = True
         self._calls.clear()
-        return stale
+        return self._answers.refresh(self.resolve, concerned)
 
     # Looking
 
@@ -272,7 +263,8 @@ class Verb:
     @property
     def plum(self) -> plum.Function:
         """The plum function that holds the methods, with the context's type first in each signature."""
-        return self._table.plum
+        with lock:
+            return self._table.plum
 
     @property
     def candidates(self) -> list[Method]:

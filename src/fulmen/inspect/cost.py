@@ -14,9 +14,10 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 from jax.interpreters import partial_eval
 
 from fulmen.core.mode import Eval
+from fulmen.core.prediction import outputs_for
 from fulmen.core.state import State
 from fulmen.core.structure import pack
-from fulmen.core.verbs import as_batch, eval_step, forward, loss, setup
+from fulmen.core.verbs import as_batch, bind, eval_step, loss, setup
 from fulmen.data.arrays import count
 from fulmen.data.source import Source
 from fulmen.inspect.abstract import described
@@ -125,7 +126,7 @@ def _forward_cost(component: Any, raw: Any, n: int) -> Cost:
 
     def run(leaves: list[Any], raw: Any) -> Any:
         component = structure.unpack(leaves)
-        return forward(component, as_batch(component, raw).x, Eval())
+        return outputs_for(bind(component, Eval()), as_batch(component, raw))
 
     return _cost("forward pass", n, run, leaves, raw)
 

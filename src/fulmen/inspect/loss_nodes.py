@@ -13,10 +13,11 @@ import jax.numpy as jnp
 
 from fulmen.compose.defence import Defence
 from fulmen.compose.losses import example_mean, part_batch, sums_its_losses
-from fulmen.core.batch import Attacked
+from fulmen.core.batch import inner
+from fulmen.core.border import checked
 from fulmen.core.component import Model, System, Wrapper, named_parts
 from fulmen.core.leaves import require_arrays
-from fulmen.core.mode import Eval, Mode
+from fulmen.core.mode import Eval, Mode, bound_mode
 from fulmen.core.state import State
 from fulmen.core.verbs import as_batch, bind, loss, losses, reduce_losses
 from fulmen.inspect.text import Picture, align, faint, html_page, html_table, place, tree_prefixes
@@ -104,8 +105,8 @@ def loss_tree(component: Any, batch: Any, mode: Mode | None = None) -> LossNode:
         component, key = component.system, component.key
     else:
         require_arrays(component, "loss_tree")
-    batch = as_batch(component, batch)
-    mode = mode or getattr(component, "mode", None) or Eval(key)
+    batch = checked(as_batch(component, batch))
+    mode = mode or bound_mode(component) or Eval(key)
     return _node("loss", bind(component, mode), batch)
 
 
@@ -142,7 +143,7 @@ def _has_entries(system: Any, batch: Any) -> bool:
 def _through(system: Any, batch: Any, entries: Mapping[str, Any]) -> tuple[Any, Any]:
     """The system whose fields the entries are, and its batch: a wrapper may give its part's entries as its own."""
     while isinstance(system, Wrapper) and not set(entries) & set(named_parts(system)):
-        system, batch = system.__part__, batch.batch if isinstance(batch, Attacked) else batch
+        system, batch = system.__part__, inner(batch)
     return system, batch
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import optax
 
 from fulmen.compose.game import players
-from fulmen.compose.losses import total_loss
+from fulmen.compose.losses import augmented, total_loss
 from fulmen.core import verbs as contracts
 from fulmen.core.component import Game, fold_name, unbind
 from fulmen.core.leaves import BUFFER, PARAMETER, check_fields, components, leaves
@@ -134,7 +134,7 @@ def check(
     *,
     optimizer: Any = None,
     lr: Any = None,
-    seed: int = 0,
+    seed: int | None = 0,
     epochs: int | None = None,
     steps: int | None = None,
     batch_size: int = 32,
@@ -159,7 +159,6 @@ def check(
         optimizer = component.optimizer if optimizer is None else optimizer
         component = component.system
     report = Report(type(component).__name__)
-    key = jax.random.key(seed)
     with report._step("data"):
         source = Source.looked_at(data)
         plan = source.plan(usual=batch_size, epochs=epochs, steps=steps, seed=seed)
@@ -170,12 +169,14 @@ def check(
     with report._step("fields"):
         check_component(component)  # as it was given: its parts are other objects once it is unbound
         component = unbind(component)
-    if report.ok:
-        with report._step("arrays"):
-            component = init(component, fold_name(key, "init"))
-            check_fields(component)
-            trained = sum(np.size(leaf.value) for leaf in leaves(component) if leaf.role == PARAMETER)
-            report._add(OK, f"component: {trained:,} parameters drawn")
+    if not report.ok:
+        return report
+    key = jax.random.key(0 if seed is None else seed)
+    with report._step("arrays"):
+        component = init(component, fold_name(key, "init"))
+        check_fields(component)
+        trained = sum(np.size(leaf.value) for leaf in leaves(component) if leaf.role == PARAMETER)
+        report._add(OK, f"component: {trained:,} parameters drawn")
     if not report.ok:
         return report
     with report._step("data for this component"):
@@ -197,7 +198,7 @@ def _check_tracing(report: Report, component: Any, raw: Any, key: Any) -> None:
 
     def train(raw: Any) -> Any:
         mode = Train(key)
-        batch = augment(component, as_batch(component, raw), mode.at("augment"))
+        batch = augmented(component, as_batch(component, raw), mode.at("augment"))
         return total_loss(bind(component, mode), batch)
 
     def evaluate(raw: Any) -> Any:

@@ -18,7 +18,7 @@ import jax
 from fulmen.core.component import Buffer, Component, Model, record
 from fulmen.core.leaves import is_array
 from fulmen.core.mode import Mode
-from fulmen.core.prediction import Prediction
+from fulmen.core.prediction import Prediction, outputs_for
 from fulmen.core.tree import remake, static
 from fulmen.dispatching.lazy_libraries import library_of, teach
 from fulmen.dispatching.registry import dispatch
@@ -141,7 +141,7 @@ def register(library: Library) -> None:
 
     @dispatch
     def predictions(module: base, batch):
-        return {"": Prediction(module, forward(module, batch.x), batch)}
+        return {"": Prediction(module, outputs_for(module, batch), batch)}
 
     @dispatch
     def evaluate(module: base, data, **options):

@@ -7,10 +7,11 @@ from typing import Any
 import jax.numpy as jnp
 
 from fulmen.core.mergeable import Mean
+from fulmen.core.prediction import check_classes
 from fulmen.core.tree import static
 from fulmen.core.verbs import metrics, validate
 from fulmen.dispatching.registry import dispatch
-from fulmen.metric_types.metric import ClassMetric, Metric, check_labels, labels_of, weight_of
+from fulmen.metric_types.metric import ClassMetric, labels_of, weight_of
 
 __all__ = ["Accuracy", "TopK"]
 
@@ -47,7 +48,7 @@ class TopK(ClassMetric):
         return f"top_{self.k}"
 
 
-def _in_top(metric: Metric, prediction: Any, k: int) -> Mean:
+def _in_top(metric: ClassMetric, prediction: Any, k: int) -> Mean:
     y, outputs = labels_of(prediction, metric), jnp.asarray(prediction.outputs)
     own = jnp.take_along_axis(outputs, y[:, None], axis=1)
     # Cheaper than argmax or a sort, and a NaN is never smaller.
@@ -67,7 +68,7 @@ def metrics(metric: TopK, prediction):
 
 @dispatch
 def validate(metric: TopK, prediction):
-    check_labels(prediction, metric)
+    check_classes(prediction, metric)
     classes = prediction.outputs.shape[1]
     if metric.k >= classes:
         raise ValueError(

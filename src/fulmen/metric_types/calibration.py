@@ -11,7 +11,7 @@ import optax
 
 from fulmen.core.batch import Labeled
 from fulmen.core.mergeable import Mean, Mergeable
-from fulmen.core.prediction import Prediction, at_least_float32, class_targets
+from fulmen.core.prediction import Prediction, at_least_float32, check_classes, class_targets
 from fulmen.core.tree import static
 from fulmen.core.verbs import metrics, validate
 from fulmen.dispatching.registry import dispatch
@@ -19,7 +19,6 @@ from fulmen.metric_types.metric import (
     ClassMetric,
     Metric,
     OfMean,
-    check_labels,
     labels_of,
     numpy_of,
     ratio,
@@ -157,4 +156,4 @@ def _flat(prediction: Prediction) -> Prediction:
 
 @dispatch
 def validate(metric: Perplexity | BitsPerCharacter, prediction):
-    check_labels(_flat(prediction), metric)
+    check_classes(_flat(prediction), metric)

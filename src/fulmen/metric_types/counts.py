@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from fulmen.core.mergeable import Mergeable
+from fulmen.core.prediction import check_classes
 from fulmen.core.tree import static
 from fulmen.core.verbs import metrics, validate
 from fulmen.dispatching.registry import dispatch
-from fulmen.metric_types.metric import ClassMetric, Metric, check_labels, labels_of, numpy_of, ratio, weighted_sum, weights
+from fulmen.metric_types.metric import ClassMetric, labels_of, numpy_of, ratio, weighted_sum, weights
 
 __all__ = ["F1", "ConfusionMatrix", "Precision", "Recall"]
 
@@ -25,12 +26,12 @@ class ClassRate(ClassMetric):
 class Precision(ClassRate):
     """Of the examples predicted to be of a class, the share that are: tp / (tp + fp).
 
-    The predicted class is that of the largest output, the first of equals. Targets are integer labels `(n,)`, or
-    probabilities `(n, classes)`, of which the most probable class counts.
+    The predicted class is that of the largest output, the first of equals; with a NaN among the outputs it is none. Targets are
+    integer labels `(n,)`, or probabilities `(n, classes)`, of which the most probable class counts.
 
     Args:
         average: `"macro"`, the mean over the classes that occur among targets or predictions; `"micro"`, all classes' counts
-            added up first (with one label per example that is the accuracy); None, one number per class, `(classes,)`. A
+            added up first (with one label per example and no NaN that is the accuracy); None, one number per class, `(classes,)`. A
             class that occurs but is never predicted counts as 0; one that does not occur at all is NaN.
 
     >>> prediction = fm.Prediction(None, jnp.eye(2)[jnp.array([0, 0, 1])], fm.Labeled(None, jnp.array([0, 1, 1])))
@@ -116,11 +117,12 @@ class Counts(Mergeable):
         return self.counts
 
 
-def _classes(metric: Metric, prediction: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _classes(metric: ClassMetric, prediction: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
     """True and predicted classes, `(n, classes)` with a 1 for the class, and the examples' weights."""
     y, outputs = labels_of(prediction, metric), jnp.asarray(prediction.outputs)
     n, classes = outputs.shape
-    true, predicted = (jax.nn.one_hot(v, classes, dtype=jnp.float32) for v in (y, outputs.argmax(1)))
+    guess = jnp.where(jnp.isnan(outputs).any(1), classes, outputs.argmax(1))  # of no class
+    true, predicted = (jax.nn.one_hot(v, classes, dtype=jnp.float32) for v in (y, guess))
     return true, predicted, weights(prediction, n)
 
 
@@ -141,7 +143,7 @@ def metrics(metric: ConfusionMatrix, prediction):
 
 @dispatch
 def validate(metric: ConfusionMatrix, prediction):
-    check_labels(prediction, metric)
+    check_classes(prediction, metric)
     classes = prediction.outputs.shape[1]
     if metric.classes not in (None, classes):
         raise ValueError(

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fulmen.core.border import check_weight
 from fulmen.core.mergeable import Mergeable
 from fulmen.core.naming import Named
-from fulmen.core.prediction import Prediction, check_class_values, class_targets
+from fulmen.core.prediction import Prediction, check_classes, class_targets
 from fulmen.core.verbs import metrics, validate
 from fulmen.dispatching.registry import dispatch
 
@@ -39,7 +40,7 @@ class ClassMetric(Metric):
 
 @dispatch
 def validate(metric: ClassMetric, prediction):
-    check_labels(prediction, metric)
+    check_classes(prediction, metric)
 
 
 @dispatch
@@ -59,6 +60,7 @@ def weight_of(prediction: Prediction) -> Any:
 def weights(prediction: Prediction, n: int, dtype: Any = jnp.float32) -> jax.Array:
     """How much each of `n` examples counts."""
     weight = weight_of(prediction)
+    check_weight(weight)
     return jnp.ones(n, dtype) if weight is None else jnp.broadcast_to(jnp.asarray(weight).astype(dtype), (n,))
 
 
@@ -72,12 +74,6 @@ def labels_of(prediction: Prediction, who: Any) -> jax.Array:
     """The targets as integer labels; of probabilities the most probable class."""
     y, labels = class_targets(prediction, who)
     return jnp.asarray(y) if labels else jnp.asarray(y).argmax(1)
-
-
-def check_labels(prediction: Prediction, who: Any) -> None:
-    """Raise on targets that are no classes of the outputs; looks at all of them, on the host."""
-    y, labels = class_targets(prediction, who)
-    check_class_values(y, labels, prediction.outputs.shape[1], who)
 
 
 def numpy_of(value: Any) -> ModuleType:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from fulmen.core.component import Component, Model
 from fulmen.core.fields import static
+from fulmen.core.mode import name_hash
 from fulmen.core.stacking import each, is_own, join, split, take
 from fulmen.core.tree import remake
 from fulmen.core.verbs import after_update, bind, forward, init, validate
@@ -79,7 +79,7 @@ def validate(stack: Stacked):
 @dispatch
 def init(stack: Stacked, key):
     # The keys that a list called `blocks` would give them.
-    names = np.array([zlib.crc32(f"blocks.{i}".encode()) for i in range(stack.n)], np.uint32)
+    names = np.array([name_hash(f"blocks.{i}") for i in range(stack.n)], np.uint32)
     keys = jax.vmap(lambda name: jax.random.fold_in(key, name))(names)
     return remake(stack, {"blocks": each(lambda block, key: (init(block, key), None), stack.blocks, keys)[0]})
 

@@ -11,7 +11,7 @@ import optax
 
 from fulmen.core.fields import hyper
 from fulmen.core.naming import concrete
-from fulmen.core.prediction import at_least_float32, check_class_values, class_targets, number_targets, targets
+from fulmen.core.prediction import at_least_float32, check_classes, class_targets, number_targets, targets
 from fulmen.core.verbs import loss, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives.algebra import Objective
@@ -121,10 +121,15 @@ def loss(objective: CrossEntropy, prediction):
         return value
     if weights is not None:
         even = optax.softmax_cross_entropy(logits, jnp.broadcast_to(weights[None] / weights.size, logits.shape))
-        return (1 - smoothing) * value + smoothing * even
+        return (1 - smoothing) * value + _scaled(smoothing, even)
     # The even part has cross-entropy log Σ exp z − mean z, so the two differ by z_y − mean z.
     own = jnp.take_along_axis(logits, y[:, None], axis=1)[:, 0]
-    return value + smoothing * (own - logits.mean(1))
+    return value + _scaled(smoothing, own - logits.mean(1))
+
+
+def _scaled(number: jax.Array, values: jax.Array) -> jax.Array:
+    """The product, and 0 for the number 0: a class excluded by a logit of −inf has an infinite even part."""
+    return number * jnp.where(number == 0, 0, values)
 
 
 def _class_weights(objective: CrossEntropy, logits: jax.Array) -> jax.Array:
@@ -142,8 +147,7 @@ def _check_class_weights_shape(shape: tuple[int, ...], classes: int) -> None:
 
 @dispatch
 def validate(objective: CrossEntropy, prediction):
-    y, labels = class_targets(prediction, objective)
-    check_class_values(y, labels, prediction.outputs.shape[1], objective)
+    check_classes(prediction, objective)
     if objective.class_weights is not None:
         _check_class_weights_shape(np.shape(objective.class_weights), prediction.outputs.shape[1])
 
@@ -195,7 +199,8 @@ def _probabilities(objective: KL, prediction):
 
 @dispatch
 def validate(objective: KL, prediction):
-    check_class_values(_probabilities(objective, prediction), False, prediction.outputs.shape[1], objective)
+    _probabilities(objective, prediction)
+    check_classes(prediction, objective)
 
 
 @dispatch
@@ -208,8 +213,7 @@ def loss(objective: Brier, prediction):
 
 @dispatch
 def validate(objective: Brier, prediction):
-    y, labels = class_targets(prediction, objective)
-    check_class_values(y, labels, prediction.outputs.shape[1], objective)
+    check_classes(prediction, objective)
 
 
 @dispatch
@@ -239,7 +243,7 @@ def _labels(objective: Hinge, prediction):
 @dispatch
 def validate(objective: Hinge, prediction):
     if not _of_two(prediction):
-        check_class_values(_labels(objective, prediction), True, prediction.outputs.shape[1], objective)
+        _labels(objective, prediction)
         return
     number_targets(prediction, objective)
     y = concrete(targets(prediction, objective))

@@ -60,9 +60,14 @@ class CosineDistance(Objective):
 
 
 def directions(v: Any) -> jax.Array:
-    """Each vector along the last axis with length 1."""
+    """Each vector along the last axis with length 1; of a zero vector, zero."""
     v = at_least_float32(v)
-    return v * jax.lax.rsqrt(jnp.maximum((v**2).sum(-1, keepdims=True), 1e-12))
+    # Without a largest entry of 1, the squares of long vectors overflow and those of short ones vanish. The direction does not
+    # depend on the scale, so no gradient passes through it.
+    largest = jax.lax.stop_gradient(jnp.abs(v).max(-1, keepdims=True))
+    v = v / jnp.where(largest > 0, largest, 1)
+    squares = (v**2).sum(-1, keepdims=True)
+    return v * jax.lax.rsqrt(jnp.where(largest > 0, squares, 1))
 
 
 def _views(objective: Objective, prediction: Any) -> tuple[jax.Array, jax.Array]:

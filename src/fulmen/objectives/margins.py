@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from fulmen.core.prediction import at_least_float32, check_class_values, class_targets
+from fulmen.core.prediction import at_least_float32, check_classes, class_targets
 from fulmen.core.verbs import loss, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives.algebra import Objective
@@ -108,7 +108,5 @@ def _require_classes(logits: jax.Array, n: int, who: str) -> None:
 
 @dispatch
 def validate(objective: Margin | DLR, prediction):
-    y, labels = class_targets(prediction, objective)
-    classes = prediction.outputs.shape[1]
-    check_class_values(y, labels, classes, objective)
+    check_classes(prediction, objective)
     _require_classes(prediction.outputs, 3 if isinstance(objective, DLR) else 2, type(objective).__name__)

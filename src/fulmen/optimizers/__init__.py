@@ -6,6 +6,5 @@ from fulmen.optimizers.optimizer import *
 from fulmen.optimizers.plateau_reduction import *
 from fulmen.optimizers.unfreezing import *
 from fulmen.optimizers.update_intervals import *
-from fulmen.optimizers.update_schedule import *
 
 __all__ = ["MissingOptimizerError", "Optimizer", "depths", "every", "frozen", "layerwise", "plateau", "unfreeze"]

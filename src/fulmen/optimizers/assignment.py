@@ -20,7 +20,7 @@ from fulmen.core.verbs import configure_optimizers, intervals
 from fulmen.dispatching.warning import warn
 from fulmen.optimizers.optimizer import Built, FrozenMarker, build, frozen
 from fulmen.optimizers.update_intervals import Every, fewer, whole
-from fulmen.schedules.schedule import of_plan
+from fulmen.schedules.schedule_lengths import of_plan
 
 __all__ = ["Group", "MissingOptimizerError", "groups", "warn_of_unreached_ends"]
 

@@ -16,7 +16,7 @@ from fulmen.core.schedule import Schedule
 from fulmen.core.tree import Tree, short, static
 from fulmen.core.verbs import configure_optimizers
 from fulmen.dispatching.registry import dispatch
-from fulmen.schedules.schedule import as_schedule, of_plan
+from fulmen.schedules.schedule_lengths import as_schedule, of_plan
 
 __all__ = ["Built", "Enclosing", "FrozenMarker", "Optimizer", "build", "frozen", "is_constructor"]
 

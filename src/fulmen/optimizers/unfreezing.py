@@ -11,7 +11,7 @@ import optax
 from fulmen.core.mode import Plan
 from fulmen.core.tree import static
 from fulmen.optimizers.optimizer import Built, Enclosing, build
-from fulmen.schedules.schedule import after, run_length
+from fulmen.schedules.schedule_lengths import after, run_length
 
 __all__ = ["unfreeze"]
 

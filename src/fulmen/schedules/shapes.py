@@ -11,7 +11,7 @@ import optax
 from fulmen.core.mode import Plan
 from fulmen.core.schedule import Schedule
 from fulmen.core.tree import static
-from fulmen.schedules.schedule import after, as_schedule, length, run_length, steps_of
+from fulmen.schedules.schedule_lengths import after, as_schedule, length, run_length, steps_of
 
 __all__ = ["cosine", "linear", "one_cycle", "step_decay", "warmup"]
 

@@ -7,11 +7,12 @@ from typing import Any
 import jax
 
 from fulmen.compose.game import owner, players
+from fulmen.compose.losses import augmented
 from fulmen.core.component import Game, Wrapper, part_name, parts
 from fulmen.core.leaves import PARAMETER, leaves
 from fulmen.core.paths import covers, join_path
 from fulmen.core.tree import remake
-from fulmen.core.verbs import augment, bind, intervals, losses, update
+from fulmen.core.verbs import bind, intervals, losses, update
 from fulmen.dispatching.registry import dispatch
 from fulmen.train.step import apply_gradients, differentiate, end_step, require_usual_steps
 
@@ -49,7 +50,7 @@ def update(alternating: Alternating, state, batch, mode):
     while not isinstance(game, Game):
         path, game = join_path(path, part_name(type(game))), getattr(game, part_name(type(game)))
     require_usual_steps(game, state, batch, mode)
-    batch = augment(alternating, batch, mode.at("augment"))
+    batch = augmented(alternating, batch, mode.at("augment"))
     everything, logs = leaves(state.system), {}
     for player, entries in _in_order(game, state.system, batch, mode).items():
         others = {leaf.path for leaf in everything if not covers(join_path(path, player), leaf.path)} | mode.resting

@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.compose.defence import inner, logits, validate_logits
+from fulmen.compose.defence import logits, validate_logits
 from fulmen.compose.losses import per_example
-from fulmen.core.batch import Labeled, Unlabeled
+from fulmen.core.batch import Labeled, inner, is_unlabeled
 from fulmen.core.component import Component, Frozen, System
 from fulmen.core.fields import hyper
 from fulmen.core.leaves import missing
@@ -76,7 +76,7 @@ def losses(distillation: Distillation, batch):
     weight = jnp.asarray(distillation.weight)
     soft = _from_teacher(distillation, batch)
     soft = weight.astype(soft.dtype) * soft
-    if isinstance(inner(batch), Unlabeled):
+    if is_unlabeled(batch):
         return {"teacher": soft}
     hard = jnp.asarray(loss(distillation.student, batch))
     return {"student": (1 - weight).astype(hard.dtype) * hard, "teacher": soft}
@@ -96,7 +96,7 @@ def _from_teacher(distillation: Distillation, batch: Any) -> jax.Array:
 
 @dispatch
 def metrics(distillation: Distillation, batch):
-    return {} if isinstance(inner(batch), Unlabeled) else metrics(distillation.student, batch)
+    return {} if is_unlabeled(batch) else metrics(distillation.student, batch)
 
 
 @dispatch
@@ -118,7 +118,7 @@ def validate(distillation: Distillation):
 
 @dispatch
 def validate(distillation: Distillation, batch):
-    if not isinstance(batch, Unlabeled):
+    if not is_unlabeled(batch):
         validate(distillation.student, batch)
     shapes = [validate_logits(distillation, batch, part) for part in (distillation.teacher, distillation.student)]
     if shapes[0] != shapes[1]:

@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.compose.defence import Defence
 from fulmen.core.component import Component, Frozen, Wrapper, fold_name, map_components, map_parts
 from fulmen.core.fields import hyper
 from fulmen.core.leaves import BUFFER, PARAMETER, is_array, leaves
@@ -100,11 +99,6 @@ def _moved(decay: Any, average: Any, component: Any) -> Any:
 @dispatch
 def augment(ema: EMA, batch, mode):
     return augment(ema.component, batch, mode)
-
-
-@augment.around(Defence)
-def _attacks_are_on_what_is_trained(call, defence, batch, mode):
-    return call(trained(defence), batch, mode)
 
 
 @dispatch

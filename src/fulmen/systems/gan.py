@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from fulmen.compose.defence import unrecorded
-from fulmen.core.batch import PartBatches
+from fulmen.core.batch import parts_of
 from fulmen.core.component import Component, Game
 from fulmen.core.fields import hyper, static
-from fulmen.core.mode import Eval, Mode
+from fulmen.core.mode import Mode, require_key
+from fulmen.core.output_shapes import evaluated, output_shapes
 from fulmen.core.tree import static
-from fulmen.core.verbs import bind, forward, gan_losses, intervals, losses, sample, validate
+from fulmen.core.verbs import forward, gan_losses, intervals, losses, sample, validate
 from fulmen.dispatching.registry import MissingMethodError, dispatch
 from fulmen.objectives.classification import Hinge
 
@@ -79,9 +80,10 @@ class GAN(Game):
 
 
 def _losses(gan: GAN, batch, mode: Mode):
-    own = isinstance(batch, PartBatches)
-    real = batch.critic.x if own else batch.x
-    z = batch.generator.x if own else jax.random.normal(mode.at("noise").key, (len(batch), gan.latent))
+    given = parts_of(batch)
+    real = given["critic"].x if given else batch.x
+    key = mode.at("noise").key
+    z = given["generator"].x if given else jax.random.normal(require_key(key, gan), (len(batch), gan.latent))
     return gan_losses(gan.objective, gan.critic, real, forward(gan.generator, z), mode.at("objective").key)
 
 
@@ -109,7 +111,7 @@ def gan_losses(objective: Hinge, critic, real, fake, key):
 @dispatch
 def gan_losses(objective: Wasserstein, critic, real, fake, key):
     on_fake = forward(critic, fake)
-    share = jax.random.uniform(key, (len(real), *[1] * (real.ndim - 1)), real.dtype)
+    share = jax.random.uniform(require_key(key, objective), (len(real), *[1] * (real.ndim - 1)), real.dtype)
     between = share * real + (1 - share) * fake.astype(real.dtype)
     # The scores' sum has each example's own slope; a pass that is no example of the data moves no running statistics.
     slopes = jax.grad(lambda x: forward(unrecorded(critic), x).sum())(between)
@@ -145,11 +147,10 @@ def intervals(gan: GAN):
 
 @dispatch
 def validate(gan: GAN, batch):
-    if isinstance(batch, PartBatches) or losses.method(gan, batch).function is not _losses:
+    if parts_of(batch) or losses.method(gan, batch).function is not _losses:
         return  # the noise is the data's, or made by another method
-    key = jax.random.key(0)
     try:
-        jax.eval_shape(lambda: forward(bind(gan.generator, Eval(key)), jax.random.normal(key, (2, gan.latent))))
+        output_shapes(evaluated, gan.generator, jax.ShapeDtypeStruct((2, gan.latent), jnp.result_type(float)), rows=2)
     except MissingMethodError:
         raise
     except (TypeError, ValueError) as error:

@@ -14,10 +14,10 @@ from fulmen.core.batch import Labeled, Unlabeled
 from fulmen.core.component import Component
 from fulmen.core.fields import static
 from fulmen.core.marks import keeps_rows, uses_outputs
-from fulmen.core.mode import Eval
 from fulmen.core.naming import concrete, numbered
+from fulmen.core.output_shapes import evaluated, output_shapes
 from fulmen.core.prediction import Prediction
-from fulmen.core.verbs import as_batch, forward, loss, losses, metrics, predictions, validate
+from fulmen.core.verbs import as_batch, loss, losses, metrics, predictions, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.metric_types import Metric, Perplexity
 from fulmen.models.embedding import require_tokens
@@ -201,9 +201,7 @@ def validate(system: LanguageModel, batch):
     _require_batch(batch)
     _require_length(system, batch)
     validate(system.model, batch)
-    n, mode = len(batch), Eval(jax.random.key(0))
-    one = jax.eval_shape(lambda x: forward(system, x, mode), batch.x[:1])
-    outputs = jax.tree.map(lambda v: jax.ShapeDtypeStruct((n, *v.shape[1:]), v.dtype), one)
+    outputs = output_shapes(evaluated, system, batch.x)
     prediction = _flat(system, outputs, batch)
     vocabulary = outputs.shape[2]
     require_tokens(f"LanguageModel (its model gives logits of {vocabulary} tokens)", batch.y, vocabulary)

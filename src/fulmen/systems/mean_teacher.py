@@ -7,7 +7,8 @@ from typing import Any
 import jax
 
 from fulmen.compose.defence import Defence, logits, validate_logits
-from fulmen.core.batch import Attacked, Labeled, PartBatches, Unlabeled
+from fulmen.compose.losses import augmented
+from fulmen.core.batch import Attacked, Labeled, PartBatches, is_unlabeled, parts_of
 from fulmen.core.mode import Train
 from fulmen.core.prediction import Prediction, at_least_float32
 from fulmen.core.verbs import augment, defence_losses, loss, metrics, validate
@@ -44,24 +45,18 @@ class MeanTeacher(Defence):
     objective: Objective = Brier()
 
     def defends(self, batch: Any) -> bool:
-        return isinstance(self.mode, Train) or isinstance(_whole(batch), Unlabeled)
-
-
-def _whole(batch: Any) -> Any:
-    """The batch as it came, before attacks and augmentations."""
-    while isinstance(batch, Attacked | PartBatches):
-        batch = batch.clean if isinstance(batch, Attacked) else batch.batch
-    return batch
+        return isinstance(self.mode, Train) or is_unlabeled(batch)
 
 
 def _views(batch: Any) -> tuple[Any, Any]:
     """What the student sees and what the teacher sees."""
-    return (batch.parts["student"], batch.parts["teacher"]) if isinstance(batch, PartBatches) else (batch, batch)
+    given = parts_of(batch)
+    return given.get("student", batch), given.get("teacher", batch)
 
 
 @dispatch
 def augment(mean: MeanTeacher, batch, mode):
-    student, teacher = (augment(mean.system, batch, mode.at(name)) for name in ("student", "teacher"))
+    student, teacher = (augmented(mean.system, batch, mode.at(name)) for name in ("student", "teacher"))
     teacher = teacher.clean if isinstance(teacher, Attacked) else teacher
     if student is batch:
         return batch
@@ -78,18 +73,18 @@ def defence_losses(mean: MeanTeacher, batch):
         y = jax.nn.softmax(at_least_float32(jax.lax.stop_gradient(wanted[path].outputs)))
         distances.append(loss(mean.objective, Prediction(found.model, found.outputs, Labeled(x, y))))
     consistency = total(distances)
-    if isinstance(_whole(batch), Unlabeled):
+    if is_unlabeled(batch):
         return {"consistency": consistency}
     return {"labelled": loss(ema, student), "consistency": consistency}
 
 
 @dispatch
 def metrics(mean: MeanTeacher, batch):
-    return {} if isinstance(_whole(batch), Unlabeled) else metrics(mean.system, _views(batch)[0])
+    return {} if is_unlabeled(batch) else metrics(mean.system, _views(batch)[0])
 
 
 @dispatch
 def validate(mean: MeanTeacher, batch):
-    if not isinstance(batch, Unlabeled):
+    if not is_unlabeled(batch):
         validate.invoke(Defence, object)(mean, batch)
     validate_logits(mean, batch)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 import numpy as np
 
 from fulmen.compose.losses import entry, per_example
 from fulmen.core.batch import Labeled
-from fulmen.core.component import Component, System, unbind
+from fulmen.core.component import Component, System
 from fulmen.core.marks import keeps_rows
+from fulmen.core.output_shapes import evaluated, output_shapes
 from fulmen.core.verbs import as_batch, forward, losses, metrics, predictions, reduce_losses, validate
 from fulmen.dispatching.registry import dispatch
 
@@ -46,9 +46,7 @@ class MultiTask(System):
 
 @dispatch
 @keeps_rows
-def as_batch(tasks: MultiTask, raw):
-    if not isinstance(raw, dict):
-        return as_batch.invoke(Component, object)(tasks, raw)
+def as_batch(tasks: MultiTask, raw: dict):
     y: Any = {name: v for name, v in raw.items() if name not in ("x", "weight", "index")}
     if "x" not in raw or set(y) != set(tasks.heads):
         raise ValueError(
@@ -122,7 +120,7 @@ def validate(tasks: MultiTask, batch):
             f"MultiTask takes the targets of each head: a dict with {', '.join(['x', *tasks.heads])}; a {type(batch).__name__} "
             "batch came."
         )
-    shape = jax.eval_shape(lambda x: forward(unbind(tasks.backbone), x), batch.x[:1])
-    features = np.broadcast_to(np.zeros((), shape.dtype), (len(batch), *shape.shape[1:]))  # no memory for its rows
+    shape = output_shapes(evaluated, tasks.backbone, batch.x)
+    features = np.broadcast_to(np.zeros((), shape.dtype), shape.shape)  # no memory for its rows
     for _, head, own in _tasks(tasks, features, batch):
         validate(head, own)

@@ -8,7 +8,8 @@ from typing import Any
 import jax
 
 from fulmen.augmentations.image_augmentations import Augmentation
-from fulmen.core.batch import Labeled, PartBatches
+from fulmen.compose.losses import augmented
+from fulmen.core.batch import Labeled, PartBatches, parts_of
 from fulmen.core.component import Component, System
 from fulmen.core.prediction import Prediction
 from fulmen.core.verbs import augment, embeddings, forward, loss, losses, metrics
@@ -84,13 +85,13 @@ def forward(system: SelfSupervised, *inputs):
 
 @dispatch
 def augment(system: SelfSupervised, batch, mode):
-    views = {name: augment(system.augment, batch, mode.at(name)) for name in ("first", "second")}
+    views = {name: augmented(system.augment, batch, mode.at(name)) for name in ("first", "second")}
     return PartBatches(batch, views, weight=batch.weight, index=batch.index)
 
 
 @dispatch
 def losses(system: SelfSupervised, batch, mode):
-    if not isinstance(batch, PartBatches):
+    if not parts_of(batch):
         batch = augment(system, batch, mode.at("views"))
     parts: Any = batch.parts
     views = [parts[name].x for name in ("first", "second")]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from fulmen.compose.losses import total_loss
-from fulmen.core.batch import Attacked
 from fulmen.core.component import Component, Wrapper
 from fulmen.core.fields import hyper
 from fulmen.core.marks import keeps_rows, sums_losses
@@ -13,7 +12,6 @@ from fulmen.core.naming import briefly
 from fulmen.core.verbs import as_batch, augment, loss, losses, metrics, predictions, reduce_losses, validate
 from fulmen.data.mixed import Mixed
 from fulmen.dispatching.registry import dispatch
-from fulmen.robust.defences.adversarial import AttackTrained
 
 __all__ = ["SemiSupervised"]
 
@@ -42,66 +40,49 @@ class SemiSupervised(Wrapper):
         return briefly(self)
 
 
+# Other batches than `Mixed` go to the system.
+
+
 @dispatch
 @keeps_rows
-def as_batch(semi: SemiSupervised, raw):
-    if isinstance(raw, Mixed):
-        return raw.each(lambda part, _: as_batch(semi.system, part))
-    return as_batch(semi.system, raw)
+def as_batch(semi: SemiSupervised, raw: Mixed):
+    return raw.each(lambda part, _: as_batch(semi.system, part))
 
 
 @dispatch
-def augment(semi: SemiSupervised, batch, mode):
-    if not isinstance(batch, Mixed):
-        return augment(semi.system, batch, mode)
+def augment(semi: SemiSupervised, batch: Mixed, mode):
     return batch.each(lambda part, name: augment(semi.system, part, mode.at(name)))
 
 
 @dispatch
 @sums_losses
-def loss(semi: SemiSupervised, batch):
-    if not isinstance(batch, Mixed):
-        return loss(semi.system, batch)
+def loss(semi: SemiSupervised, batch: Mixed):
     return reduce_losses(semi, losses(semi, batch), batch)
 
 
 @dispatch
-def losses(semi: SemiSupervised, batch):
-    if not isinstance(batch, Mixed):
-        return losses(semi.system, batch)
+def losses(semi: SemiSupervised, batch: Mixed):
     labeled, unlabeled = (total_loss(semi.system, part) for part in (batch.labeled, batch.unlabeled))
     return {"labeled": labeled, "unlabeled": jnp.asarray(semi.weight).astype(unlabeled.dtype) * unlabeled}
 
 
 @dispatch
-def reduce_losses(semi: SemiSupervised, losses, batch):
-    if not isinstance(batch, Mixed):
-        return reduce_losses(semi.system, losses, batch)
+def reduce_losses(semi: SemiSupervised, losses, batch: Mixed):
     return losses["labeled"] + losses["unlabeled"]
 
 
 @dispatch
-def metrics(semi: SemiSupervised, batch):
-    return metrics(semi.system, batch.labeled if isinstance(batch, Mixed) else batch)
+def metrics(semi: SemiSupervised, batch: Mixed):
+    return metrics(semi.system, batch.labeled)
 
 
 @dispatch
-def predictions(semi: SemiSupervised, batch):
-    if not isinstance(batch, Mixed):
-        return predictions(semi.system, batch)
+def predictions(semi: SemiSupervised, batch: Mixed):
     found = {name: predictions(semi.system, getattr(batch, name)) for name in ("labeled", "unlabeled")}
     return {f"{name}/{path}" if path else name: p for name, some in found.items() for path, p in some.items()}
 
 
-@augment.around(AttackTrained)
-def _attacks_are_on_each_kind(call, defence, batch, mode):
-    if not isinstance(batch, Mixed):
-        return call(defence, batch, mode)
-    found = batch.each(lambda part, name: call(defence, part, mode.at(name)))
-    return Attacked(found.each(lambda part, _: part.batch), found.each(lambda part, _: part.clean))
-
-
 @dispatch
-def validate(semi: SemiSupervised, batch):
-    for part in (batch.labeled, batch.unlabeled) if isinstance(batch, Mixed) else (batch,):
+def validate(semi: SemiSupervised, batch: Mixed):
+    for part in (batch.labeled, batch.unlabeled):
         validate(semi.system, part)

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 
 from fulmen.compose.example_keys import example_keys
 from fulmen.core.batch import Labeled
-from fulmen.core.component import Component, System, unbind
+from fulmen.core.component import Component, System
 from fulmen.core.fields import hyper
+from fulmen.core.output_shapes import evaluated, output_shapes
 from fulmen.core.prediction import Prediction, at_least_float32
 from fulmen.core.state import State
 from fulmen.core.tree import short
@@ -99,6 +100,5 @@ def sample(state: State, key, shape):
 
 @dispatch
 def validate(vae: VAE, batch):
-    outputs = jax.eval_shape(lambda x: forward(unbind(vae), x), batch.x[:1])
-    like: Any = jax.ShapeDtypeStruct((len(batch), *outputs.shape[1:]), outputs.dtype)
+    like = output_shapes(evaluated, vae, batch.x)
     validate(vae.reconstruction, Prediction(vae.decoder, like, Labeled(batch.x, batch.x)))

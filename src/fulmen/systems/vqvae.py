@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from fulmen.core.batch import Labeled
-from fulmen.core.component import Component, System, unbind
+from fulmen.core.component import Component, System
 from fulmen.core.fields import hyper
 from fulmen.core.mergeable import Mergeable
+from fulmen.core.output_shapes import evaluated, output_shapes
 from fulmen.core.prediction import Prediction, at_least_float32
 from fulmen.core.verbs import forward, loss, losses, metrics, validate
 from fulmen.dispatching.registry import dispatch
@@ -95,6 +96,5 @@ def metrics(vqvae: VQVAE, batch):
 
 @dispatch
 def validate(vqvae: VQVAE, batch):
-    outputs = jax.eval_shape(lambda x: forward(unbind(vqvae), x), batch.x[:1])
-    like: Any = jax.ShapeDtypeStruct((len(batch), *outputs.shape[1:]), outputs.dtype)
+    like = output_shapes(evaluated, vqvae, batch.x)
     validate(vqvae.reconstruction, Prediction(vqvae.decoder, like, Labeled(batch.x, batch.x)))

@@ -22,7 +22,6 @@ from fulmen.core.mode import Train
 from fulmen.core.prediction import Prediction
 from fulmen.core.verbs import as_batch, augment, bind, loss, perturb, project, setup, train_step
 from fulmen.data.arrays import check_arrays, count
-from fulmen.data.mixed import Mixed
 from fulmen.data.source import Source
 from fulmen.dispatching.registry import dispatch
 from fulmen.testing.tiny_systems import tiny
@@ -60,7 +59,7 @@ def check_component(component: Any, data: Any, *, optimizer: Any = optax.sgd, lr
     _check_tree(state.system)
     _check_loss(state, data)
     _check_step(state, data)
-    if per_example(state.system) and n > 1 and not isinstance(data, Mixed):  # which is for training alone
+    if per_example(state.system) and n > 1 and not getattr(data, "repeats_examples", False):  # which is for training alone
         whole, parts = (fm.evaluate(state, data, batch_size=size) for size in (n, n - 1))
         for name, value in whole.items():
             _require_close(value, parts[name], f"evaluate: {name!r} of all {n} examples at once, and with a padded batch")

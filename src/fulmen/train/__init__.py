@@ -1,5 +1,6 @@
 """Training: setup, steps, the loop, evaluation, events, checkpoints."""
 
+from fulmen.train import evaluation, loop  # for their methods of the verbs
 from fulmen.train.checkpoint import load, save
 from fulmen.train.events import (
     EpochEnd,

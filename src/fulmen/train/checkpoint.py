@@ -25,6 +25,7 @@ _FORMAT = 1
 _SHOWN = 5  # differences in an error
 _ENTRY = {"path": str, "shape": list, "dtype": str, "role": str}
 _NATIVE = {"bool", "float16", "float32", "float64", "complex64"} | {f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)}
+_NUMBERS = {"bool", "int", "float", "complex"}
 
 
 class _Damaged(Exception):
@@ -170,7 +171,7 @@ def _compare(path: Path, types: Mapping[str, Any], known: Mapping[str, Any], lik
     for name in [*wanted, *(name for name in known if name not in wanted)]:
         has = _array_type(known[name]["dtype"], known[name]["shape"]) if name in known else None
         needs = _array_type(_dtype(wanted[name]), _shape(wanted[name])) if name in wanted else None
-        if has != needs:
+        if has != needs and not _interchangeable(known.get(name), wanted.get(name)):
             found.append((name, has, needs))
     if not found:
         return
@@ -196,6 +197,15 @@ def _compare(path: Path, types: Mapping[str, Any], known: Mapping[str, Any], lik
         "\n".join([f"{path} does not fit `like`, which was given:", *lines, *more])
         + "\nGive as `like` what was saved: the same system, sizes and optimizer (`fm.setup` with the same arguments)."
     )
+
+
+def _interchangeable(entry: Mapping[str, Any] | None, leaf: Any) -> bool:
+    """Whether one is a Python number and the other an array of shape () and the same kind: `setup` makes arrays of numbers."""
+    if entry is None or leaf is None or entry["shape"] or _shape(leaf):
+        return False
+    names = entry["dtype"], _dtype(leaf)
+    kinds = [np.dtype(name).kind if name in _NATIVE | _NUMBERS else name for name in names]
+    return kinds[0] == kinds[1] and not _NUMBERS.isdisjoint(names)
 
 
 def _array_type(dtype: str, shape: Any) -> str:
@@ -278,6 +288,9 @@ def _from_numpy(value: np.ndarray, like: Any, entry: dict[str, Any]) -> Any:
             raise _Damaged(f"{entry['path']} holds keys of shape {key.shape}")
         return key
     dtype = np.asarray(like).dtype if not is_array(like) else np.dtype(like.dtype)
+    if _interchangeable(entry, like) and value.shape == ():
+        # By the fewest digits, so that a float32 of 0.9 becomes the number 0.9.
+        value = np.asarray(float(str(value)) if value.dtype.kind == "f" else value, dtype)
     if str(dtype) not in _NATIVE:
         if value.dtype != np.uint8 or value.shape != (*_shape(like), dtype.itemsize):
             raise _Damaged(f"{entry['path']} does not hold the bytes of {dtype}{list(_shape(like))}")

@@ -11,17 +11,17 @@ import numpy as np
 
 from fulmen.compose.losses import per_example
 from fulmen.compose.supervised import check_inputs
-from fulmen.compose.vectorized import attacked, members_of, over_members
+from fulmen.compose.vectorized import attacked, check_attack, members_of, over_members
 from fulmen.core.component import Component, fold_name, unbind
-from fulmen.core.leaves import require_arrays
+from fulmen.core.leaves import require_arrays, require_concrete
 from fulmen.core.marks import keeps_rows
 from fulmen.core.mode import Eval, Plan
+from fulmen.core.prediction import outputs_for
 from fulmen.core.state import State
 from fulmen.core.structure import Structure, keep, pack, per_structure
 from fulmen.core.tree import remake, short
-from fulmen.core.verbs import as_batch, bind, evaluate, forward, predict, validate
+from fulmen.core.verbs import as_batch, bind, evaluate, predict, validate
 from fulmen.data.arrays import count
-from fulmen.data.mixed import Mixed
 from fulmen.data.source import Source
 from fulmen.dispatching.registry import dispatch
 from fulmen.train.accumulate import Ledger
@@ -32,6 +32,7 @@ __all__: list[str] = []
 
 @dispatch
 def evaluate(state: State, data, *, attack=None, batch_size=None):
+    require_concrete("evaluate", "eval_step(state, batch)", state, data)
     source = _checked(state.system, data, attack)
     plan = _plan(source, batch_size, evaluation_size(state))
     return evaluate_source(state.system, state.key, source, plan, attack, owner=state.structure)
@@ -39,6 +40,7 @@ def evaluate(state: State, data, *, attack=None, batch_size=None):
 
 @dispatch
 def evaluate(component: Component, data, *, attack=None, batch_size=None):
+    require_concrete("evaluate", "loss(component, batch)", component, data)
     require_arrays(component, "evaluate")
     owner, (leaves, structure) = component, pack(unbind(component))
     component = structure.unpack(leaves)
@@ -63,27 +65,19 @@ def looked_at(component: Any, data: Any, what: str = "data") -> Source:
 
 def _checked(component: Any, data: Any, attack: Any) -> Source:
     source = looked_at(component, data)
-    if attack is not None:
-        _require_attack(attack)
-        validate(attack)
+    if attack is not None and source.in_memory:
+        check_attack(component, component, attack, as_batch(component, source.data))
     return source
 
 
-def _require_attack(attack: Any) -> None:
-    from fulmen.robust.attacks import Attack, Region  # which import this
-
-    if isinstance(attack, Attack):
-        return
-    if isinstance(attack, type):
-        came = f"the class {attack.__name__} came: make one, {attack.__name__}(…)."
-    else:
-        of_a_region = " A region's are fm.autoattack(region)." if isinstance(attack, Region) else ""
-        came = f"{short(attack)} came.{of_a_region}"
-    raise TypeError(f"evaluate, attack: such as fm.PGD(region, step_size=0.01, steps=40) was expected, and {came}")
+@dispatch
+def validate(attack: object, system, batch):
+    written = f"{attack.__name__}(…)" if isinstance(attack, type) else "fm.PGD(region, step_size=0.01, steps=40)"
+    raise TypeError(f"evaluate: attack must be an Attack, got {short(attack)}; write {written}.")
 
 
 def _require_once_each(data: Any) -> None:
-    if isinstance(data, Mixed):
+    if getattr(data, "repeats_examples", False):
         raise ValueError(
             "an evaluation counts every example once, and in Mixed data those of the smaller kind come again and again: it is for "
             "training. Evaluate on pairs (x, y), or on unlabelled examples alone."
@@ -103,13 +97,16 @@ def evaluate_source(
     key = fold_name(key, "evaluate")
     leaves, structure = pack(component)
     keep(structure, owner)
-    ledgers = {"": _Sums(structure, leaves, key), "robust/": _Sums(structure, leaves, key)}
-    for start, n, raw in _padded(source, plan, lambda raw: per_example(component)):
+    ledgers = {"": _Sums(structure, leaves), "robust/": _Sums(structure, leaves)}
+    for number, (start, n, raw) in enumerate(_padded(source, plan, lambda raw: per_example(component))):
         source.validate(component, raw)
         batch = _masked_batch(component, raw, start, n)
-        ledgers[""].add(batch)
+        mode = Eval(key, np.int32(number))
+        ledgers[""].add(batch, mode)
         if attack is not None:
-            ledgers["robust/"].add(attacked(component, component, attack, batch, fold_name(key, "attack")))
+            if not source.in_memory and not start:
+                check_attack(component, component, attack, batch)
+            ledgers["robust/"].add(attacked(component, component, attack, batch, fold_name(key, "attack")), mode)
     return {f"{prefix}{name}": v for prefix, sums in ledgers.items() for name, v in sums.figures().items()}
 
 
@@ -150,12 +147,12 @@ def _masked_batch(component: Any, raw: Any, start: int, n: int) -> Any:
 class _Sums:
     """The figures of one component over some batches; nothing is read before the last one is on its way."""
 
-    def __init__(self, structure: Structure, leaves: list[Any], key: Any) -> None:
-        self.structure, self.leaves, self.key = structure, leaves, key
+    def __init__(self, structure: Structure, leaves: list[Any]) -> None:
+        self.structure, self.leaves = structure, leaves
         self.logs: list[dict[str, Any]] = []
 
-    def add(self, batch: Any) -> None:
-        self.logs.append(_measure(self.structure, self.leaves, batch, self.key))
+    def add(self, batch: Any, mode: Eval) -> None:
+        self.logs.append(_measure(self.structure, self.leaves, batch, mode))
 
     def figures(self) -> dict[str, Any]:
         if not self.logs:
@@ -168,17 +165,19 @@ class _Sums:
 
 
 @per_structure()
-def _measure(structure: Structure, leaves: list[Any], batch: Any, key: Any) -> dict[str, Any]:
-    return observe(structure.unpack(leaves), batch, Eval(key))
+def _measure(structure: Structure, leaves: list[Any], batch: Any, mode: Eval) -> dict[str, Any]:
+    return observe(structure.unpack(leaves), batch, mode)
 
 
 @dispatch
 def predict(state: State, data, *, batch_size=None):
+    require_concrete("predict", "forward(state, x)", state, data)
     return _predict(state.system, state.key, data, batch_size, state.structure)
 
 
 @dispatch
 def predict(component: Component, data, *, batch_size=None):
+    require_concrete("predict", "forward(component, x)", component, data)
     require_arrays(component, "predict")
     return _predict(unbind(component), jax.random.key(0), data, batch_size, component)
 
@@ -188,18 +187,20 @@ def _predict(component: Any, key: Any, data: Any, batch_size: int | None, owner:
     leaves, structure = pack(component)
     keep(structure, owner)
     found = []
-    for _, n, raw in _padded(source, _plan(source, batch_size, 256), lambda raw: _rows_stay(component, raw)):
+    padded = _padded(source, _plan(source, batch_size, 256), lambda raw: _rows_stay(component, raw))
+    for number, (_, n, raw) in enumerate(padded):
         check_inputs(component, as_batch(component, raw))
         rows = slice(n if _rows_stay(component, raw) else None)
-        found.append(jax.tree.map(lambda v, rows=rows: np.asarray(v)[rows], _outputs(structure, leaves, raw, key)))
+        outputs = _outputs(structure, leaves, raw, Eval(key, np.int32(number)))
+        found.append(jax.tree.map(lambda v, rows=rows: np.asarray(v)[rows], outputs))
     return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
 
 
 @per_structure()
-def _outputs(structure: Structure, leaves: list[Any], raw: Any, key: Any) -> Any:
+def _outputs(structure: Structure, leaves: list[Any], raw: Any, mode: Eval) -> Any:
     component = structure.unpack(leaves)
-    return over_members(component, component, _forward, as_batch(component, raw), Eval(key), axis=1)
+    return over_members(component, component, _forward, as_batch(component, raw), mode, axis=1)
 
 
 def _forward(component: Any, batch: Any, mode: Eval) -> Any:
-    return forward(bind(component, mode), as_batch(component, batch).x)
+    return outputs_for(bind(component, mode), as_batch(component, batch))

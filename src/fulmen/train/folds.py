@@ -14,6 +14,7 @@ from fulmen.core.component import Component
 from fulmen.core.state import State
 from fulmen.core.verbs import evaluate, fit
 from fulmen.data.arrays import check_arrays, count
+from fulmen.data.source import check_seed
 from fulmen.train.history import History
 from fulmen.train.members import members
 
@@ -79,6 +80,7 @@ def cross_validate(system: Component, data: Any, *, folds: int = 5, seed: int | 
         raise ValueError(f"cross_validate, folds: at least 2 were expected, and {folds} came.")
     if folds > n:
         raise ValueError(f"cross_validate, folds: no more than the {n} examples were expected, and {folds} came.")
+    check_seed(seed)
     order = np.arange(n) if seed is None else np.random.default_rng([seed, folds]).permutation(n)
     left_out = np.array_split(order, folds)
     rows = lambda some: jax.tree.map(lambda v: v[some], data)

@@ -3,50 +3,37 @@
 from __future__ import annotations
 
 import contextlib
-import signal
-import sys
-import threading
 import time
-import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fulmen.core.component import Component, Game
-from fulmen.core.leaves import components
+from fulmen.core.leaves import components, require_concrete
 from fulmen.core.mode import Plan
 from fulmen.core.state import State
-from fulmen.core.verbs import fit, on, setup, steps, train_step
+from fulmen.core.verbs import fit, setup, steps, train_step
 from fulmen.data.source import Source
-from fulmen.dispatching.registry import dispatch, generation
+from fulmen.dispatching.registry import dispatch
 from fulmen.dispatching.warning import warn
 from fulmen.optimizers import groups
-from fulmen.optimizers.update_schedule import update_schedule
-from fulmen.train.accumulate import Ledger
 from fulmen.train.evaluation import evaluate_source, evaluation_size, looked_at
 from fulmen.train.events import (
     EpochEnd,
     EpochStart,
-    Event,
     FitEnd,
     FitStart,
     Interrupted,
-    LogsRead,
     Run,
-    StepEnd,
     ValidationEnd,
-    listeners,
     require_listeners,
 )
 from fulmen.train.history import History
+from fulmen.train.interruption import Interruption, interruptible
 from fulmen.train.progress import progress_callbacks
 from fulmen.train.setup import require_known
-from fulmen.train.step import step_program, step_structure, traced_step
-
-_REFRESH = 0.1  # seconds between two looks at the logs
+from fulmen.train.step_loop import StepLoop
 
 
 @dispatch
@@ -70,50 +57,10 @@ def fit(
             f"{', '.join(options)}: a state keeps its optimizer and plan. To start anew with its arrays, give the component: "
             "fm.fit(state.system, data, optimizer=…, …)."
         )
-    source, plan = prepare(state, data, batch_size, epochs, steps, seed, drop_last)
-    validated = None if validation is None else _validation(state, validation, epochs)
-    total = plan.total_steps
-    _warn_past_plan(state, total)
-    history = History()
-    history.opposed = any(isinstance(part, Game) for _, part in components(state.system))
-    run = Run(state.plan, history, steps=total, step=int(state.step))
-    listening = [*_listed(callbacks), *progress_callbacks(progress)]
-    require_listeners(listening, run)
-    loop = _Loop(state, run, listening)
-    begun, diverged = time.perf_counter(), False
-    epochs_ahead = source.epochs(plan, _place(state, epochs, plan), run.left, state.system)
-    with interruptible() as interrupted:
-        loop.tell(FitStart())
-        try:
-            for run.epoch, found in enumerate(epochs_ahead):
-                if run.stopping:
-                    break
-                begun_epoch = time.perf_counter()
-                loop.tell(EpochStart())
-                with contextlib.closing(found):
-                    loop.run_epoch(found, interrupted, begun)
-                run.logs, run.seconds = loop.epoch_figures(), time.perf_counter() - begun
-                figures = run.logs
-                diverged = diverged or _warn_if_diverged(figures, run.epoch)
-                loop.tell(EpochEnd())
-                if validated is not None and not interrupted.is_set():
-                    now = loop.state()
-                    measured = evaluate_source(now.system, now.key, *validated, owner=now.structure)
-                    run.logs = {**figures, **{f"validation/{k}": v for k, v in measured.items()}}
-                    loop.tell(ValidationEnd())
-                if interrupted.is_set():
-                    run.stop()
-                run.history.append({**run.logs, "seconds": time.perf_counter() - begun_epoch})
-                if run.left() == 0 or (total is None and run.epoch + 1 == epochs):
-                    break
-            if interrupted.is_set():
-                loop.tell(Interrupted())
-        finally:
-            run.seconds = time.perf_counter() - begun
-            loop.tell(FitEnd())
-        if interrupted.is_set():
-            print(f"Interrupted: the state after {run.done}{f' of {total}' * (total is not None)} steps is returned.")
-    return loop.state(), run.history
+    with interruptible(starting=True) as interrupted:
+        source, plan = prepare("fit", state, data, batch_size, epochs, steps, seed, drop_last)
+        validated = None if validation is None else _validation(state, validation, epochs)
+        return _run(state, source, plan, validated, epochs, callbacks, progress_callbacks(progress), interrupted)
 
 
 @dispatch
@@ -131,17 +78,80 @@ def fit(
     drop_last=False,
     **options,
 ):
+    require_concrete("fit", "train_step(state, batch)", component, data)
     data = Source.of(data)
     require_known(options.get("optimizer"), options)
     _require_length(epochs, steps)
     data.plan(batch_size, epochs=epochs, steps=steps, drop_last=drop_last)
     length = dict(epochs=epochs, steps=steps, batch_size=batch_size, drop_last=drop_last)
-    state = setup(component, data, seed=seed, **length, **options)
     rest = dict(validation=validation, callbacks=callbacks, seed=seed, progress=progress)
-    return fit(state, data, **length, **rest)
+    with interruptible(starting=True) as interrupted:
+        state = setup(component, data, seed=seed, **length, **options)
+        interrupted.stop_if_starting()
+        return fit(state, data, **length, **rest)
+
+
+def _run(
+    state: State,
+    source: Source,
+    plan: Plan,
+    validated: tuple[Source, Plan] | None,
+    epochs: int | None,
+    callbacks: Any,
+    shown: list[Any],
+    interrupted: Interruption,
+) -> tuple[State, History]:
+    """`fit` on data that was checked.
+
+    Args:
+        shown: the callbacks that show progress; without any, nothing is printed.
+    """
+    total = plan.total_steps
+    _warn_past_plan(state, total)
+    history = History()
+    history.opposed = any(isinstance(part, Game) for _, part in components(state.system))
+    run = Run(state.plan, history, steps=total, step=int(state.step))
+    listening = [*_listed(callbacks), *shown]
+    require_listeners(listening, run)
+    loop = StepLoop(state, run, listening)
+    begun, diverged = time.perf_counter(), False
+    epochs_ahead = source.epochs(plan, _place(state, epochs, plan), run.left, state.system)
+    loop.tell(FitStart())
+    try:
+        for epoch, found in enumerate(epochs_ahead):
+            if run.stopping:
+                break
+            run.epoch = epoch
+            begun_epoch = time.perf_counter()
+            loop.tell(EpochStart())
+            with contextlib.closing(found):
+                loop.run_epoch(found, interrupted, begun)
+            run.logs, run.seconds = loop.epoch_figures(), time.perf_counter() - begun
+            figures = run.logs
+            diverged = diverged or _warn_if_diverged(figures, run.epoch)
+            loop.tell(EpochEnd())
+            if validated is not None and not interrupted.is_set():
+                now = loop.state()
+                measured = evaluate_source(now.system, now.key, *validated, owner=now.structure)
+                run.logs = {**figures, **{f"validation/{k}": v for k, v in measured.items()}}
+                loop.tell(ValidationEnd())
+            if interrupted.is_set():
+                run.stop()
+            run.history.append({**run.logs, "seconds": time.perf_counter() - begun_epoch})
+            if run.left() == 0 or (total is None and run.epoch + 1 == epochs):
+                break
+        if interrupted.is_set():
+            loop.tell(Interrupted())
+    finally:
+        run.seconds = time.perf_counter() - begun
+        loop.tell(FitEnd())
+    if interrupted.is_set() and shown:
+        print(f"Interrupted: the state after {run.done}{f' of {total}' * (total is not None)} steps is returned.")
+    return loop.state(), run.history
 
 
 def prepare(
+    verb: str,
     state: State,
     data: Any,
     batch_size: int | None,
@@ -150,7 +160,8 @@ def prepare(
     seed: int | None,
     drop_last: bool,
 ) -> tuple[Source, Plan]:
-    """The data of a run, looked at, and what is known of the run."""
+    """The data of a run, checked, and what is known of the run."""
+    require_concrete(verb, "train_step(state, batch)", state, data)
     source = Source.of(data)
     if source.in_memory:
         source.validate(state.system, source.data)
@@ -212,158 +223,9 @@ def _warn_if_diverged(figures: dict[str, Any], epoch: int) -> bool:
     return True
 
 
-class _Loop:
-    """The steps of a run: leaves that the compiled step takes over and gives back, and a ledger of the logs."""
-
-    def __init__(self, state: State, run: Run, callbacks: list[Any]) -> None:
-        self.structure, self.raw_key = state.structure, state.raw_key
-        self.run, self.callbacks = run, callbacks
-        self.each_step = bool(listeners(StepEnd(), callbacks, run))
-        self.often = bool(listeners(LogsRead(), callbacks, run))
-        self.ledger: Ledger | None = None
-        self.generation: int | None = None
-        # What the step takes over is deleted by it, and the caller may hold the state still: copied once.
-        self.leaves: list[Any] = [jnp.copy(v) for v in state.arrays]
-        self.moving: list[int] = []
-        self.programs: dict[frozenset[str], Any] = {}
-        run._state = self.state
-
-    def tell(self, event: Event) -> None:
-        for callback in listeners(event, self.callbacks, self.run):
-            on(event, callback, self.run)
-
-    def state(self) -> State:
-        return State.of(list(self.leaves), self.raw_key, np.int32(self.run.step), self.structure)
-
-    def _begin(self, raw: Any) -> None:
-        """Learn from the traced step which leaves it moves and what it logs."""
-        self.generation = generation()
-        state, n = self.state(), len(self.leaves)
-        self.update_schedule = update_schedule(state)
-        traced = {resting: traced_step(state, raw, resting) for resting in self.update_schedule.sets()}
-        every = [one.jaxpr.jaxpr for one in traced.values()]
-        self.moving = [i for i in range(n) if any(each.outvars[i] is not each.invars[i] for each in every)]
-        self.ledger = Ledger(next(iter(traced.values())).out_info[1])
-        # An argument from the host costs microseconds: key and step are passed only where something is drawn or timed.
-        self.timed = not all(_used(each).isdisjoint(each.invars[n : n + 2]) for each in every)
-        of = step_structure(self.structure), tuple(self.moving), self.ledger, self.raw_key.shape
-        self.programs = {resting: _fast_program(*of, resting) for resting in traced}
-
-    def run_epoch(self, source: Iterator[Any], interrupted: threading.Event, begun: float) -> None:
-        """The steps of an epoch. Nothing here waits for the device but a callback that wants every step's values."""
-        run, now = self.run, time.perf_counter
-        raw = next(source, None)
-        if self.generation != generation():  # nothing was traced yet, or a method was registered since
-            self._begin(raw)
-        ledger, key, each_step = self.ledger, self.raw_key, self.each_step
-        assert ledger is not None
-        timed, rates = self.timed, bool(self.update_schedule.every)
-        program = self.programs[self.update_schedule.at(run.step)]
-        ledger.clear()
-        chosen = set(self.moving)
-        fixed = [v for i, v in enumerate(self.leaves) if i not in chosen]
-        moving, sums = [self.leaves[i] for i in self.moving], ledger.zeros()
-        step, one = np.int32(run.step), np.int32(1)
-        due, unread, watched, done_before = now() + _REFRESH, 0, None, run.done
-        while raw is not None:
-            if rates:
-                program = self.programs[self.update_schedule.at(int(step))]
-            moving, sums = program(moving, fixed, sums, (key, step) if timed else None, raw)
-            step += one
-            unread += 1
-            if watched is None:
-                watched = now()  # the first step may have been compiled
-            raw = next(source, None)
-            if each_step or interrupted.is_set() or now() >= due:
-                ledger.hand_over(sums)
-                sums = ledger.zeros()
-                self._store(moving, int(step), unread)
-                unread = 0
-                if each_step:
-                    run.logs = ledger.read_newest()
-                    self.tell(StepEnd())
-                if now() >= due:
-                    run.speed = (run.done - done_before - 1) / max(now() - watched, 1e-9)
-                    if self.often and len(ledger.waiting) > 1:
-                        run.logs, run.seconds = ledger.read(keep=1), now() - begun
-                        self.tell(LogsRead())
-                    due = now() + _REFRESH
-                if interrupted.is_set() or run.stopping:
-                    break
-        if unread:
-            ledger.hand_over(sums)
-            self._store(moving, int(step), unread)
-        if run.done - done_before > 1 and watched is not None:
-            jax.block_until_ready(moving)  # the epoch's figures are read next
-            run.speed = (run.done - done_before - 1) / max(now() - watched, 1e-9)
-
-    def _store(self, moving: list[Any], step: int, done: int) -> None:
-        for i, leaf in zip(self.moving, moving, strict=True):
-            self.leaves[i] = leaf
-        self.run.step, self.run.done = step, self.run.done + done
-
-    def epoch_figures(self) -> dict[str, Any]:
-        return {} if self.ledger is None else self.ledger.read()
-
-
-def _used(jaxpr: Any) -> set[Any]:
-    """The variables of a program that its results depend on."""
-    used = {v for v in jaxpr.outvars if not hasattr(v, "val")}
-    for equation in reversed(jaxpr.eqns):
-        if equation.effects or not used.isdisjoint(equation.outvars):
-            used.update(v for v in equation.invars if not hasattr(v, "val"))
-    return used
-
-
-def _fast_program(
-    structure: Any, moving: tuple[int, ...], ledger: Ledger, key_shape: tuple[int, ...], resting: frozenset[str]
-) -> Any:
-    """The step on flat leaves, which it takes over (donates), with the logs added to one vector."""
-    key = (moving, tuple(ledger.order), ledger.structure, tuple(ledger.shapes), ledger.dtype, resting)
-    if key not in structure.programs:
-        reference = weakref.ref(structure)
-
-        def program(moved: list[Any], fixed: list[Any], sums: Any, time: Any, raw: Any) -> Any:
-            raw_key, step = time if time is not None else unused
-            some, rest, chosen = iter(moved), iter(fixed), set(moving)
-            leaves = [next(some) if i in chosen else next(rest) for i in range(len(moved) + len(fixed))]
-            new, logs = step_program(reference(), leaves, raw_key, step, raw, resting)
-            return [new[i] for i in moving], ledger.add(sums, logs)
-
-        unused = np.zeros(key_shape, np.uint32), np.int32(0)
-        structure.programs[key] = jax.jit(program, donate_argnums=(0, 2))
-    return structure.programs[key]
-
-
-@contextlib.contextmanager
-def interruptible(answer: str = "") -> Iterator[threading.Event]:
-    """Ctrl-C sets a flag that is read between steps: in the midst of one, the state would be lost. Twice raises.
-
-    Args:
-        answer: what is said to the first Ctrl-C, where steps are long.
-    """
-    flag = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield flag
-        return
-
-    def stop(number: int, frame: Any) -> None:
-        if flag.is_set():
-            raise KeyboardInterrupt
-        flag.set()
-        if answer:
-            print(answer, file=sys.stderr, flush=True)
-
-    before = signal.signal(signal.SIGINT, stop)
-    try:
-        yield flag
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 @dispatch
 def steps(state: State, data, *, epochs=None, steps=None, batch_size=None, seed=0, drop_last=False):
-    source, plan = prepare(state, data, batch_size, epochs, steps, seed, drop_last)
+    source, plan = prepare("steps", state, data, batch_size, epochs, steps, seed, drop_last)
     _warn_past_plan(state, plan.total_steps)
     return _steps(state, source, plan, epochs)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from fulmen.compose.vectorized import check_parts, check_setup, members_of, seeded
 from fulmen.core.component import fold_name, is_part, unbind
-from fulmen.core.leaves import check_fields
+from fulmen.core.leaves import check_fields, check_shared_arrays
 from fulmen.core.state import State
 from fulmen.core.structure import RECENT
 from fulmen.core.tree import get, remake
@@ -23,6 +23,7 @@ from fulmen.dispatching.lazy_libraries import hint
 from fulmen.dispatching.registry import dispatch
 from fulmen.optimizers import Enclosing, groups, is_constructor, warn_of_unreached_ends
 from fulmen.optimizers.update_schedule import update_schedule
+from fulmen.train.interruption import stop_if_interrupted
 from fulmen.train.step import start_optimizer, traced_step
 
 __all__: list[str] = []
@@ -56,16 +57,19 @@ def setup(
     # Another order is no other program.
     plan = remake(reading, {"batch_size": count(raw), "seed": None, "drop_last": False})
     optimizer = _given(component, optimizer, _rate(component, lr), options)
+    seed = 0 if seed is None else seed  # None is about the order of the data
     component = seeded(component, component, seed)
     key = jax.random.key(seed)
     component = init(component, fold_name(key, "init"))
-    check_fields(component)
+    stop_if_interrupted()
+    check_shared_arrays(component)
     source.validate(component, source.data if source.in_memory else raw)
     state = State(component, optimizer=optimizer, key=fold_name(key, "run"), plan=plan)
     component = state.system  # its numbers are arrays now
     check_setup(component, state, raw)
     warn_of_unreached_ends(groups(component, state.optimizer, plan), plan)
     state = start_optimizer(state)
+    stop_if_interrupted()
     # Tracing a step finds missing methods, shapes that do not fit and a loss that is no number; the first step reuses it.
     for resting in update_schedule(state).sets():
         traced_step(state, raw, resting)
@@ -93,10 +97,11 @@ def check_component(component: Any) -> None:
         made = f": make one, {component.__name__}(…)" if isinstance(component, type) else ""
         came = f"the class {component.__name__}" if made else type(component).__name__
         raise TypeError(f"a component was expected, and {came} came{made}. {hint(type(component))}".strip())
-    for path, part in jax.tree_util.tree_flatten_with_path(component, is_leaf=lambda v: isinstance(v, State))[0]:
-        if isinstance(part, State):
-            where = jax.tree_util.keystr(path, simple=True, separator=".")
-            raise TypeError(f"{where}: a component was expected, and a state came: give `state.system`.")
+    is_state = lambda value: isinstance(value, State)
+    if any(map(is_state, jax.tree.leaves(component, is_leaf=is_state))):
+        found = jax.tree_util.tree_flatten_with_path(component, is_leaf=is_state)[0]
+        where = next(jax.tree_util.keystr(path, simple=True, separator=".") for path, part in found if is_state(part))
+        raise TypeError(f"{where} must be a component, got a State; write state.system.")
     check_fields(component)
     check_parts(component, component)
 

@@ -8,12 +8,14 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.core import Tracer
 
-from fulmen.compose.losses import as_figure, entry_means, total_loss
+from fulmen.compose.losses import as_figure, augmented, entry_means, named, total_loss
 from fulmen.compose.supervised import with_outputs
 from fulmen.compose.vectorized import members_of, over_members, over_states
+from fulmen.core.border import checked
 from fulmen.core.component import Buffer, Component, Frozen, System, Wrapper, named_parts, part_name, still
 from fulmen.core.leaves import BUFFER, PARAMETER, leaves
 from fulmen.core.marks import standard_step, sums_losses
@@ -25,7 +27,6 @@ from fulmen.core.tree import remake
 from fulmen.core.verbs import (
     after_update,
     as_batch,
-    augment,
     bind,
     eval_step,
     forward,
@@ -35,10 +36,11 @@ from fulmen.core.verbs import (
     predictions,
     train_step,
     update,
+    validate,
 )
 from fulmen.dispatching.registry import dispatch
-from fulmen.optimizers import NOBODY, groups
-from fulmen.optimizers.update_schedule import update_schedule
+from fulmen.optimizers import groups
+from fulmen.optimizers.update_schedule import NOBODY, update_schedule
 
 __all__ = ["apply_gradients", "differentiate", "end_step", "learning_rates", "measure", "observe"]
 
@@ -107,7 +109,7 @@ def measure(bound: Any, batch: Any, value: Any) -> dict[str, Any]:
     count = len(batch) if weight is None else weight.sum()
     logs: dict[str, Any] = {"loss": Mean(value, count)}
     if isinstance(bound, System) and sums_losses.on(loss.method(bound, batch)) and losses.has(bound, batch):
-        entries = entry_means(bound, losses(bound, batch), batch)
+        entries = entry_means(bound, named(bound, losses(bound, batch)), batch)
         if len(entries) > 1:
             logs |= {f"loss/{name}": Mean(entry, count) for name, entry in entries.items()}
     for name, figure in metrics(bound, batch).items():
@@ -180,7 +182,7 @@ def _merge(system: Any, some: Any) -> Any:
 @standard_step
 def update(component: object, state, batch, mode):
     require_usual_steps(component, state, batch, mode)
-    batch = augment(component, batch, mode.at("augment"))
+    batch = augmented(component, batch, mode.at("augment"))
     state, logs = over_states(component, state, _descend, batch, mode)
     return end_step(state, batch, mode), logs
 
@@ -310,6 +312,7 @@ def _train_step(
 
 @dispatch
 def train_step(state: State, batch):
+    batch = _at_border(state, batch)
     schedule, arrays = update_schedule(state), (state.arrays, state.raw_key, state.step, batch)
     step = functools.partial(for_every_plan, _train_step, state.structure)
     if schedule.every and isinstance(state.step, Tracer):
@@ -341,7 +344,43 @@ def _eval_step(structure: Structure, leaves: list[Any], raw_key: Any, step: Any,
 
 @dispatch
 def eval_step(state: State, batch):
-    return _eval_step(without_plan(state.structure), state.arrays, state.raw_key, state.step, batch)
+    return _eval_step(without_plan(state.structure), state.arrays, state.raw_key, state.step, _at_border(state, batch))
+
+
+# Up to how many axes host arrays may be labels or weights, by their type; other types need a closer look.
+_AXES = {np.dtype(name): 2 for name in ("int8", "int16", "int32", "int64")}
+_AXES |= {np.dtype(name): 1 for name in ("float16", "float32")}
+_AXES |= {np.dtype(name): -1 for name in ("bool", "uint8", "uint16", "uint32", "uint64")}
+_least = np.minimum.reduce
+
+
+def _at_border(state: State, raw: Any) -> Any:
+    """The data of a step, checked. Compiled code cannot refuse a label or a weight below 0, so the host looks at them."""
+    for leaf in raw if type(raw) is tuple else jax.tree.leaves(raw):
+        if type(leaf) is np.ndarray:
+            axes = _AXES.get(leaf.dtype)
+            if axes is None or (leaf.ndim <= axes and leaf.size and not _least(leaf, axis=None) >= 0):
+                return _validated(state, raw)
+        elif not isinstance(leaf, jax.Array):
+            return _validated(state, raw)
+    return raw
+
+
+def _validated(state: State, raw: Any) -> Any:
+    # Which arrays of a batch `validate` has accepted with negative numbers: it traces the model, so it is asked once.
+    raw, known = checked(raw), state.structure.programs.setdefault("signed", set())
+    signed = {i for i, leaf in enumerate(jax.tree.leaves(raw)) if _may_be_wrong(leaf)}
+    if not signed <= known:
+        validate(state.system, checked(as_batch(state.system, raw)))
+        known |= signed
+    return raw
+
+
+def _may_be_wrong(leaf: Any) -> bool:
+    """Whether a host array has negative numbers or NaN, and the size of labels or weights."""
+    if not isinstance(leaf, np.ndarray) or not leaf.size or leaf.ndim > _AXES.get(leaf.dtype, 1):
+        return False
+    return not _least(leaf, axis=None) >= 0
 
 
 # A state stands for its system where something is to be looked at; raw data becomes the system's batch.
@@ -354,22 +393,22 @@ def _look(state: State, mode: Mode) -> Any:
 
 @dispatch
 def losses(state: State, batch, mode: Mode):
-    return losses(_look(state, mode), as_batch(state.system, batch))
+    return losses(_look(state, mode), checked(as_batch(state.system, batch)))
 
 
 @dispatch
 def loss(state: State, batch, mode: Mode):
-    return loss(_look(state, mode), as_batch(state.system, batch))
+    return loss(_look(state, mode), checked(as_batch(state.system, batch)))
 
 
 @dispatch
 def metrics(state: State, batch, mode: Mode):
-    return metrics(_look(state, mode), as_batch(state.system, batch))
+    return metrics(_look(state, mode), checked(as_batch(state.system, batch)))
 
 
 @dispatch
 def predictions(state: State, batch, mode: Mode):
-    return predictions(_look(state, mode), as_batch(state.system, batch))
+    return predictions(_look(state, mode), checked(as_batch(state.system, batch)))
 
 
 @dispatch

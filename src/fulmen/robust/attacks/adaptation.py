@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from fulmen.core.tree import Tree
 from fulmen.core.verbs import project
 from fulmen.dispatching.registry import dispatch, verb
 from fulmen.robust.attacks.attack_loop import along
-from fulmen.robust.attacks.region import Ball, L1Ball, L2Ball, LinfBall, members
+from fulmen.robust.attacks.region import Ball, L1Ball, others
 
 __all__: list[str] = []
 
@@ -119,17 +120,17 @@ def move(ball: Ball, region, memory, now, x, previous, ascent, size, origin):
 
 
 def _direction(ball: Ball, ascent: jax.Array) -> jax.Array:
-    return ascent / (_length(ascent) + 1e-12) if isinstance(ball, L2Ball) else jnp.sign(ascent)
+    return ascent / (_length(ascent) + 1e-12) if ball.norm_order == 2 else jnp.sign(ascent)
 
 
 def _onto(ball: Ball, region: Any, x: jax.Array, origin: jax.Array) -> jax.Array:
     """Onto the ball, and then onto the rest: the authors' projection, which for an `L2Ball` and a box is not the nearest point."""
-    if isinstance(ball, LinfBall):
+    if ball.norm_order == math.inf:
         return project(region, x, origin)
     offset = x - origin
     x = origin + offset * jnp.minimum(1, jnp.asarray(ball.eps).astype(x.dtype) / (_length(offset) + 1e-12))
-    for member in members(region):
-        x = x if isinstance(member, Ball) else project(member, x, origin)
+    for member in others(region):
+        x = project(member, x, origin)
     return x
 
 

@@ -7,14 +7,13 @@ from typing import Any, ClassVar
 
 import jax
 
-from fulmen.core.batch import Batch
+from fulmen.core.batch import Batch, inputs
 from fulmen.core.component import Component
 from fulmen.core.leaves import is_array
 from fulmen.core.tree import hyper, static
 from fulmen.core.verbs import loss, perturb
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import Attack
-from fulmen.robust.attacks.batch_inputs import inputs
 from fulmen.robust.attacks.gradient import last_point
 
 __all__ = ["adversarial"]

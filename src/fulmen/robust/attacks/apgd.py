@@ -19,7 +19,7 @@ from fulmen.objectives.margins import targeted_ratio
 from fulmen.robust.attacks.adaptation import adapt, first_size, memory, move, window
 from fulmen.robust.attacks.attack import Attack, Start
 from fulmen.robust.attacks.attack_loop import Walk, along, standing
-from fulmen.robust.attacks.region import Ball, Intersection, L1Ball, L2Ball, LinfBall, Region, ball_of
+from fulmen.robust.attacks.region import Ball, Intersection, L1Ball, L2Ball, LinfBall, ball_of, enlarged
 
 __all__ = ["APGD", "Boundary"]
 
@@ -155,7 +155,7 @@ def _fresh(attack: APGD, ball: Ball, x: jax.Array, origin: jax.Array) -> dict[st
 @dispatch
 def begin(attack: APGD, problem):
     origin = problem.image
-    region = _scaled(attack.region, attack.plan.radius[0]) if attack.stages else attack.region
+    region = enlarged(attack.region, attack.plan.radius[0]) if attack.stages else attack.region
     start = jax.vmap(functools.partial(start_point, attack.start, region))
     x = project(region, start(origin, problem.keys(0)), origin)
     return APGDWalk(**standing(problem, problem.points(x)), **_fresh(attack, ball_of(region), x, origin))
@@ -173,7 +173,7 @@ def advance(attack: APGD, problem, walk, step):
     peak, at_peak = _chosen(higher, x, walk.peak), _chosen(higher, ascent, walk.ascent)
     height = jnp.where(higher, seen.value, walk.height)
 
-    region = _scaled(attack.region, now.radius) if attack.stages else attack.region
+    region = enlarged(attack.region, now.radius) if attack.stages else attack.region
     ball = ball_of(region)
     back, size, remembered = adapt(ball, walk.memory, now, seen.value, height, peak - origin, walk.size)
     x, ascent = _chosen(back, peak, x), _chosen(back, at_peak, ascent)
@@ -197,16 +197,6 @@ def _chosen(flags: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
     return jnp.where(along(flags, new), new, old)
 
 
-def _scaled(region: Region, factor: Any) -> Region:
-    """The region with its ball so many times as large."""
-    if isinstance(region, Intersection):
-        return remake(region, {"regions": tuple(_scaled(member, factor) for member in region.regions)})
-    if not isinstance(region, Ball):
-        return region
-    eps = jnp.asarray(region.eps)
-    return remake(region, {"eps": eps * jnp.asarray(factor).astype(eps.dtype)})
-
-
 @dispatch
 def toward(objective: DLR, prediction, target):
     return targeted_ratio(objective, prediction, target)
@@ -215,7 +205,7 @@ def toward(objective: DLR, prediction, target):
 @dispatch
 def validate(attack: APGD):
     ball = ball_of(attack.region)
-    if not isinstance(ball, LinfBall | L2Ball | L1Ball):
+    if ball.norm_order is None:
         raise TypeError(
             f"APGD, region: one with a LinfBall, an L2Ball or an L1Ball was expected, and {attack.region!r} came."
         )

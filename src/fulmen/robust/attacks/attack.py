@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import optax
 
+from fulmen.core.batch import inputs
 from fulmen.core.component import Component
+from fulmen.core.leaves import components
 from fulmen.core.marks import ignores_steps
 from fulmen.core.naming import briefly
 from fulmen.core.tree import hyper, remake, static
 from fulmen.core.verbs import advance, start_point, transformation, validate, views
 from fulmen.dispatching.registry import MissingMethodError, dispatch
 from fulmen.objectives import Objective
-from fulmen.robust.attacks.batch_inputs import inputs
 from fulmen.robust.attacks.input_transform import View
 from fulmen.robust.attacks.region import Intersection, Region, ball_of, require_inside
 from fulmen.robust.attacks.targets import Targeting, TrueLabel
@@ -93,6 +94,7 @@ class Attack(Component):
     """
 
     __example__ = "fm.PGD(region, step_size=0.01, steps=40)"
+    nearest: ClassVar[bool] = False  # whether it looks for the nearest adversarial point, which may be outside its region
 
     region: Region
     steps: int = static(minimum=1, default=1, kw_only=True)
@@ -212,3 +214,11 @@ def validate(attack: SteepestAscent):
 @dispatch
 def validate(attack: Attack, batch):
     require_inside(attack.region, jax.tree.leaves(inputs(batch)))
+
+
+@dispatch
+def validate(attack: Attack, system, batch):
+    for _, part in components(attack):
+        validate(part)
+    validate(attack, batch)
+    validate(attack.target, system, batch)

@@ -15,7 +15,7 @@ from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import Margin
 from fulmen.robust.attacks.attack_loop import Walk, along
 from fulmen.robust.attacks.minimal import MinimalNorm, finite, keep_nearest, limits, standing_still
-from fulmen.robust.attacks.region import Box, members
+from fulmen.robust.attacks.region import boxes
 
 __all__ = ["CarliniWagner"]
 
@@ -185,8 +185,7 @@ def _middle_and_half(attack: CarliniWagner, origin: jax.Array) -> tuple[jax.Arra
 @dispatch
 def validate(attack: CarliniWagner):
     validate.invoke(MinimalNorm)(attack)
-    boxes = [member for member in members(attack.region) if isinstance(member, Box)]
-    if not boxes:
+    if not boxes(attack.region):
         raise ValueError(
             f"CarliniWagner, region: one with a box, between whose ends it searches, was expected, and {attack.region!r} came. "
             "Write fm.Box(0, 1), and & fm.attacks.L2Ball(eps) for what counts as near."

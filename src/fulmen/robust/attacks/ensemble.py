@@ -7,10 +7,10 @@ from typing import Any
 import jax
 import optax
 
+from fulmen.core.batch import with_inputs
 from fulmen.core.verbs import attempt, perturb, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import Attack
-from fulmen.robust.attacks.batch_inputs import with_inputs
 from fulmen.robust.attacks.gradient import clean_look, indexed, of_the_rest
 from fulmen.robust.attacks.problem import Problem
 
@@ -43,7 +43,7 @@ steps=10, restarts=3))
 
 @dispatch
 def perturb(attack: WorstOf, system, batch, key):
-    return with_inputs(batch, attempt(attack, system, batch, key).x)
+    return with_inputs(batch, attempt(attack, system, batch, key, checked=True).x)
 
 
 @attempt.dispatch
@@ -58,10 +58,16 @@ def _attempt(attack: WorstOf, system, batch, key):
 
 
 def _attempted(problem: Problem) -> Any:
-    return attempt(problem.attack, problem.system, problem.batch, problem.key)
+    return attempt(problem.attack, problem.system, problem.batch, problem.key, checked=True)
 
 
 @dispatch
 def validate(attack: WorstOf, batch):
     for member in attack.attacks:
         validate(member, batch)
+
+
+@dispatch
+def validate(attack: WorstOf, system, batch):
+    for member in attack.attacks:
+        validate(member, system, batch)

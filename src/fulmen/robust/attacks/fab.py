@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -25,7 +26,7 @@ from fulmen.robust.attacks.minimal import (
     standing_still,
     wrong_classes,
 )
-from fulmen.robust.attacks.region import LinfBall, ball_of
+from fulmen.robust.attacks.region import ball_of
 from fulmen.robust.attacks.targets import PredictedLabel, TrueLabel
 
 __all__ = ["FAB"]
@@ -139,7 +140,7 @@ def _first(attack: FAB, problem: Any, step: Any) -> jax.Array:
     ball = ball_of(region)
     draw = (
         (lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -1, 1))
-        if isinstance(ball, LinfBall)
+        if ball.norm_order == math.inf
         else jax.random.normal
     )
     offset = jax.vmap(lambda key: draw(key, origin.shape[1:], origin.dtype))(problem.keys(step))

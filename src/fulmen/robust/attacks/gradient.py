@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from fulmen.core.batch import index, inputs, with_inputs
 from fulmen.core.component import still
 from fulmen.core.leaves import components, is_array
 from fulmen.core.marks import ignores_steps
@@ -19,12 +20,12 @@ from fulmen.core.structure import keep, pack
 from fulmen.core.tree import remake
 from fulmen.core.verbs import (
     advance,
-    aim,
     as_batch,
     attempt,
     begin,
     finish,
     perturb,
+    prepared,
     project,
     shown,
     start_point,
@@ -45,32 +46,28 @@ from fulmen.robust.attacks.attack_loop import (
     standing,
     walk,
 )
-from fulmen.robust.attacks.batch_inputs import index, inputs, with_inputs, with_labels
-from fulmen.robust.attacks.minimal import MinimalNorm
 from fulmen.robust.attacks.problem import Problem
-from fulmen.robust.attacks.targets import Target
 
 __all__ = ["last_point"]
 
 
-def _prepared(call, attack, system, batch, key, *, inside=False, **options):
+def _prepared(call, attack, system, batch, key, *, inside=False, checked=False, **options):
     """For every attack: a state stands for its system, raw data becomes a batch, and nothing is differentiated through."""
     if isinstance(system, State):
         keep(pack(system.system)[1], system.structure)
         system = system.system
-    batch = as_batch(system, batch)
+    batch = as_batch(system, batch) if checked else prepared(system, batch)
     if key is not None and not is_array(key):
         raise TypeError(f"key: a random key such as jax.random.key(0) was expected, and {key!r} came.")
-    for _, part in components(attack):
-        validate(part)
     if is_traced((attack, system, batch, key)):
+        for _, part in components(attack):
+            validate(part)
         return still(call(attack, still(system), still(batch), key, **options))
-    validate(attack, batch)
-    validate(system, batch)
-    if isinstance(attack.target, Target):  # a class that could be a label
-        validate(system, with_labels(batch, aim(attack.target, system, batch)[1]))
-    if inside and isinstance(attack, MinimalNorm):
-        return with_inputs(batch, attempt(attack, system, batch, key).x)
+    if not checked:
+        validate(system, batch)
+        validate(attack, system, batch)
+    if inside and attack.nearest:
+        return with_inputs(batch, attempt(attack, system, batch, key, checked=True).x)
     return call(attack, system, batch, key, **options)
 
 
@@ -115,7 +112,7 @@ def _walked(problem: Problem) -> Walk:
 
 def _looked_at_the_end(problem: Problem) -> Walk:
     """What an attack with a `perturb` of its own comes to."""
-    attacked = inputs(perturb(problem.attack, problem.system, problem.batch, problem.key))
+    attacked = inputs(perturb(problem.attack, problem.system, problem.batch, problem.key, checked=True))
     seen = _look(problem, attacked)
     return Walk(attacked, attacked, seen.value, seen.succeeded, jnp.where(seen.succeeded, problem.attack.length, -1))
 

@@ -10,15 +10,15 @@ import jax.numpy as jnp
 
 from fulmen.core.prediction import Prediction
 from fulmen.core.tree import remake, static
-from fulmen.core.verbs import bounds, project, succeeded, validate
+from fulmen.core.verbs import project, succeeded, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import Margin, Objective
 from fulmen.robust.attacks.attack import CLEAN, Attack, Start
 from fulmen.robust.attacks.attack_loop import standing
 from fulmen.robust.attacks.input_transform import View
 from fulmen.robust.attacks.problem import Problem, Seen
-from fulmen.robust.attacks.region import Ball, Interval, Region, members
-from fulmen.robust.attacks.targets import Target
+from fulmen.robust.attacks.projections import within
+from fulmen.robust.attacks.region import Ball, Interval, Region, members, others
 
 __all__ = ["MinimalNorm"]
 
@@ -31,6 +31,8 @@ class MinimalNorm(Attack):
     done as soon as an adversarial point inside the region has been found. They work on one array of inputs, and one model's
     logits.
     """
+
+    nearest = True
 
     start: Start = dataclasses.field(default_factory=lambda: CLEAN, init=False, repr=False)
     objective: Objective | None = dataclasses.field(default_factory=Margin, init=False, repr=False)
@@ -69,12 +71,7 @@ def keep_nearest(problem: Problem, walk: Any, x: jax.Array, adversarial: jax.Arr
 
 def limits(region: Region, origin: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The least and the largest values that the region allows at any distance, in the shape of `origin`."""
-    lo, hi = (jnp.full(origin.shape, v, origin.dtype) for v in (-jnp.inf, jnp.inf))
-    for member in members(region):
-        if isinstance(member, Interval) and not isinstance(member, Ball):
-            low, high = bounds(member, origin)
-            lo, hi = jnp.clip(lo, low, high), jnp.clip(hi, low, high)
-    return lo, hi
+    return within(others(region), origin)
 
 
 def label_mask(problem: Problem, logits: jax.Array) -> jax.Array:
@@ -84,7 +81,7 @@ def label_mask(problem: Problem, logits: jax.Array) -> jax.Array:
 
 def class_ahead(problem: Problem, logits: jax.Array) -> jax.Array:
     """The classes that are to be overtaken, `(n,)`: the labels, or of an attack with a `Target` the best other ones."""
-    if not isinstance(problem.attack.target, Target):
+    if not problem.attack.target.names_class:
         return problem.labels()
     there = jax.nn.one_hot(problem.target, logits.shape[1], dtype=bool)
     return jnp.where(there, -jnp.inf, logits).argmax(1).astype(jnp.int32)

@@ -9,11 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fulmen.core.batch import index, inputs, unweighted, with_inputs, with_labels
 from fulmen.core.component import fold_name
-from fulmen.core.mode import Eval
+from fulmen.core.mode import Eval, bound_mode
 from fulmen.core.tree import Tree, remake, static
 from fulmen.core.verbs import aim, bind, loss, predictions, succeeded, toward
-from fulmen.robust.attacks.batch_inputs import added, example_losses, index, inputs, unweighted, with_inputs, with_labels
+from fulmen.robust.attacks.example_losses import added, example_losses
 from fulmen.robust.attacks.targets import the_prediction
 
 __all__ = ["Problem", "Seen"]
@@ -127,7 +128,7 @@ class Problem(Tree):
 
     def _seen(self, key: Any = None) -> Any:
         """The system in the mode that the attack sees it in."""
-        if getattr(self.system, "mode", None) is not None:
+        if bound_mode(self.system) is not None:
             return self.system
         if key is None and self.key is not None:
             key = fold_name(self.key, "system")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ from jax import lax
 
 from fulmen.core.verbs import bounds, project
 from fulmen.dispatching.registry import dispatch
-from fulmen.robust.attacks.region import Ball, Box, Intersection, Interval, L1Ball, L2Ball, LinfBall, members, norm_balls
+from fulmen.robust.attacks.region import Ball, Box, Intersection, Interval, L1Ball, L2Ball, LinfBall, parted
 
 __all__ = []
 
@@ -29,6 +29,15 @@ def bounds(region: Box, origin):
     return tuple(jnp.broadcast_to(jnp.asarray(v).astype(origin.dtype), origin.shape) for v in (region.lo, region.hi))
 
 
+def within(intervals: Iterable[Any], origin: Any) -> tuple[jax.Array, jax.Array]:
+    """The least and the largest values that all intervals allow, in the shape of `origin`."""
+    lo, hi = (jnp.full(jnp.shape(origin), v, origin.dtype) for v in (-jnp.inf, jnp.inf))
+    for member in intervals:
+        low, high = bounds(member, origin)
+        lo, hi = jnp.clip(lo, low, high), jnp.clip(hi, low, high)
+    return lo, hi
+
+
 @dispatch
 def project(region: Interval, x, origin):
     return jnp.clip(x, *bounds(region, origin))
@@ -41,16 +50,10 @@ def project(region: L2Ball | L1Ball, x, origin):
 
 @dispatch
 def project(region: Intersection, x, origin):
-    found, shape = members(region), jnp.shape(x)
-    for member in found:
-        if not isinstance(member, Interval | L2Ball | L1Ball):
-            x = project(member, x, origin)
-    lo, hi = (jnp.full(jnp.shape(origin), v, origin.dtype) for v in (-jnp.inf, jnp.inf))
-    for member in found:
-        if isinstance(member, Interval):
-            low, high = bounds(member, origin)
-            lo, hi = jnp.clip(lo, low, high), jnp.clip(hi, low, high)
-    balls = norm_balls(found)
+    (balls, intervals, others), shape = parted(region), jnp.shape(x)
+    for member in others:
+        x = project(member, x, origin)
+    lo, hi = within(intervals, origin)
     if not balls:
         return jnp.clip(x, lo, hi)
     if not x.ndim or x.shape != origin.shape:
@@ -59,7 +62,7 @@ def project(region: Intersection, x, origin):
     radius = functools.reduce(jnp.minimum, [_radius(ball, origin) for ball in balls])
     radius = jnp.broadcast_to(radius.reshape(-1, 1), (n, 1))
     x, origin, lo, hi = (jnp.asarray(v).reshape(n, size) for v in (x, origin, lo, hi))
-    return _nearest(isinstance(balls[0], L2Ball), radius, x, origin, lo, hi).reshape(shape)
+    return _nearest(balls[0].norm_order == 2, radius, x, origin, lo, hi).reshape(shape)
 
 
 def _radius(ball: Ball, origin: Any) -> jax.Array:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,10 +12,25 @@ import numpy as np
 from fulmen.core.component import Component
 from fulmen.core.fields import hyper
 from fulmen.core.naming import concrete, number
+from fulmen.core.tree import remake
 from fulmen.core.verbs import validate
 from fulmen.dispatching.registry import dispatch
 
-__all__ = ["Ball", "Box", "Intersection", "Interval", "L1Ball", "L2Ball", "LinfBall", "Region"]
+__all__ = [
+    "Ball",
+    "Box",
+    "Intersection",
+    "Interval",
+    "L1Ball",
+    "L2Ball",
+    "LinfBall",
+    "Region",
+    "balls",
+    "boxes",
+    "enlarged",
+    "others",
+    "parted",
+]
 
 
 class Region(Component):
@@ -41,6 +57,8 @@ class Ball(Region):
     `FGSM` and `PGD` take, and `start_point(start: fm.attacks.Uniform, ball: Mine, x, key)`.
     """
 
+    norm_order: ClassVar[float | None] = None  # p of the norm, where it is one of the three below
+
     eps: float = hyper(minimum=0)
 
 
@@ -62,6 +80,8 @@ class LinfBall(Ball, Interval):
     Array([[0.25, 0.75, 0.6 ]], dtype=float32)
     """
 
+    norm_order = math.inf
+
 
 class L2Ball(Ball):
     """The points at most `eps` from the clean input in Euclidean distance, over all coordinates of an example.
@@ -74,6 +94,8 @@ class L2Ball(Ball):
            [0., 1.]], dtype=float32)
     """
 
+    norm_order = 2
+
 
 class L1Ball(Ball):
     """The points whose coordinates' distances from the clean input's add up to at most `eps`.
@@ -84,6 +106,8 @@ class L1Ball(Ball):
     >>> fm.attacks.project(fm.L1Ball(2.0), jnp.array([[3.0, 2.0, 0.5]]), jnp.zeros((1, 3))).round(4)
     Array([[1.5, 0.5, 0. ]], dtype=float32)
     """
+
+    norm_order = 1
 
 
 class Box(Interval):
@@ -135,13 +159,45 @@ def norm_balls(found: list[Region]) -> list[Ball]:
     Raises:
         ValueError: if there are both.
     """
-    balls: list[Ball] = [member for member in found if isinstance(member, L2Ball | L1Ball)]
-    if len({isinstance(ball, L2Ball) for ball in balls}) == 2:
+    kept: list[Ball] = [member for member in found if isinstance(member, L2Ball | L1Ball)]
+    if len({ball.norm_order for ball in kept}) == 2:
         raise ValueError(
-            f"region: an L2Ball or an L1Ball was expected, and {' & '.join(map(repr, balls))} came: projecting onto balls of "
+            f"region: an L2Ball or an L1Ball was expected, and {' & '.join(map(repr, kept))} came: projecting onto balls of "
             "both norms at once is not supported. Each goes together with any boxes and LinfBalls."
         )
-    return balls
+    return kept
+
+
+def parted(region: Region) -> tuple[list[Ball], list[Interval], list[Region]]:
+    """The regions that a region is made of: balls of the 1- or 2-norm, what bounds each coordinate, and all others."""
+    found = members(region)
+    intervals = [member for member in found if isinstance(member, Interval)]
+    return norm_balls(found), intervals, [m for m in found if not isinstance(m, Interval | L2Ball | L1Ball)]
+
+
+def balls(region: Region) -> list[Ball]:
+    """The balls in a region."""
+    return [member for member in members(region) if isinstance(member, Ball)]
+
+
+def others(region: Region) -> list[Region]:
+    """All in a region but its balls."""
+    return [member for member in members(region) if not isinstance(member, Ball)]
+
+
+def boxes(region: Region) -> list[Box]:
+    """The boxes in a region."""
+    return [member for member in members(region) if isinstance(member, Box)]
+
+
+def enlarged(region: Region, factor: Any) -> Region:
+    """The region with balls so many times as large."""
+    if isinstance(region, Intersection):
+        return remake(region, {"regions": tuple(enlarged(member, factor) for member in region.regions)})
+    if not isinstance(region, Ball):
+        return region
+    eps = jnp.asarray(region.eps)
+    return remake(region, {"eps": eps * jnp.asarray(factor).astype(eps.dtype)})
 
 
 def ball_of(region: Region) -> Ball:
@@ -150,10 +206,10 @@ def ball_of(region: Region) -> Ball:
     Raises:
         ValueError: if there is none, or several.
     """
-    balls = [member for member in members(region) if isinstance(member, Ball)]
-    if len(balls) == 1:
-        return balls[0]
-    what = "none" if not balls else f"{len(balls)} ({', '.join(map(repr, balls))})"
+    found = balls(region)
+    if len(found) == 1:
+        return found[0]
+    what = "none" if not found else f"{len(found)} ({', '.join(map(repr, found))})"
     raise ValueError(
         f"region: one ball, whose norm decides how to step, was expected, and {region!r} has {what}. "
         "Write `fm.LinfBall(eps) & fm.Box(lo, hi)`; or give the step yourself: `fm.Attack(transformation, region)`."
@@ -175,9 +231,16 @@ def validate(region: Intersection):
     norm_balls(members(region))
 
 
+@dispatch
+def validate(region: Region, system, batch):
+    raise TypeError(
+        f"evaluate: attack must be an Attack, got {region!r}; the attacks in a region are fm.autoattack(region)."
+    )
+
+
 def require_inside(region: Region, inputs: Iterable[Any]) -> None:
     """Raise if clean inputs are no floating-point numbers, or lie outside the region's boxes."""
-    boxes = [member for member in members(region) if isinstance(member, Box)]
+    limits = boxes(region)
     for x in inputs:
         if not jnp.issubdtype(x.dtype, jnp.floating):
             raise ValueError(
@@ -185,9 +248,9 @@ def require_inside(region: Region, inputs: Iterable[Any]) -> None:
                 "Scale an image of bytes first, `(x / 255).astype(np.float32)`; its box is fm.Box(0, 1) then."
             )
         values = np.asarray(x)
-        if boxes and np.isnan(values).any():
-            raise ValueError(f"x: values in {boxes[0]!r}, which the attack keeps to, were expected, and nan is among them.")
-        for box in boxes:
+        if limits and np.isnan(values).any():
+            raise ValueError(f"x: values in {limits[0]!r}, which the attack keeps to, were expected, and nan is among them.")
+        for box in limits:
             lo, hi = concrete(box.lo), concrete(box.hi)
             if lo is None or hi is None or not values.size:
                 continue

@@ -180,7 +180,7 @@ def least_side(ball: Ball):
 
 
 def _norm(ball: Ball, v: jax.Array, axis: Any = (0, 1, 2)) -> jax.Array:
-    size = jnp.abs(v).sum(axis, keepdims=True) if isinstance(ball, L1Ball) else jnp.sqrt((v**2).sum(axis, keepdims=True))
+    size = jnp.abs(v).sum(axis, keepdims=True) if ball.norm_order == 1 else jnp.sqrt((v**2).sum(axis, keepdims=True))
     return size + 1e-12
 
 
@@ -207,7 +207,7 @@ def changed(ball: L2Ball | L1Ball, offset, rows, columns, key):
     old = jnp.where(inside, offset, 0)
     new = peaks * _signs(drawn[5:]).astype(offset.dtype)[None, None] + old / _norm(ball, old, (0, 1))
     # What the square and the other one that is emptied had, and what the ball had left.
-    eps, power = jnp.asarray(ball.eps).astype(offset.dtype), 1 if isinstance(ball, L1Ball) else 2
+    eps, power = jnp.asarray(ball.eps).astype(offset.dtype), ball.norm_order
     left = jnp.maximum(eps**power - _norm(ball, offset) ** power, 0) / offset.shape[2]
     budget = (left + _norm(ball, jnp.where(both, offset, 0), (0, 1)) ** power) ** (1 / power)
     after = jnp.where(inside, new / _norm(ball, new, (0, 1)) * budget, jnp.where(both, 0, offset))
@@ -216,7 +216,7 @@ def changed(ball: L2Ball | L1Ball, offset, rows, columns, key):
 
 def _peaks(ball: Ball, i: Any, j: Any, rows: Any, columns: Any, inside: jax.Array, flip: Any) -> jax.Array:
     """Two peaks of opposite signs and norm 1 together, one above the other or, flipped, beside it, `(height, width)`."""
-    power = 4 if isinstance(ball, L1Ball) else 2
+    power = 4 if ball.norm_order == 1 else 2
     height, width = inside.shape
     sums = jnp.asarray(np.cumsum([0.0, *(k**-power for k in range(1, max(height, width) + 2))]), jnp.float32)
     i, j, rows, columns = (jnp.where(flip, b, a) for a, b in ((i, j), (j, i), (rows, columns), (columns, rows)))

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fulmen.core.batch import with_labels
 from fulmen.core.component import Component
 from fulmen.core.naming import concrete
 from fulmen.core.prediction import Prediction
 from fulmen.core.tree import hyper, remake
 from fulmen.core.verbs import aim, loss, predictions, succeeded, toward, validate
 from fulmen.dispatching.registry import dispatch
-from fulmen.robust.attacks.batch_inputs import with_labels
 
 __all__ = ["LikelyTarget", "PredictedLabel", "Target", "Targeting", "TrueLabel"]
 
@@ -26,6 +26,7 @@ class Targeting(Component):
     """
 
     __example__ = "fm.attacks.Target(3)"
+    names_class: ClassVar[bool] = False  # whether it leads to a class that the user gives
 
 
 class TrueLabel(Targeting):
@@ -42,6 +43,8 @@ class Target(Targeting):
     Args:
         label: the class, or `(n,)`, one for each example.
     """
+
+    names_class = True
 
     label: jax.Array
 
@@ -131,6 +134,16 @@ def _is_highest(outputs: jax.Array, label: jax.Array) -> jax.Array:
     """Whether a class is the only highest one, as `Accuracy` counts: ties and NaN are wrong."""
     own = jnp.take_along_axis(outputs, label[:, None], axis=1)
     return (outputs >= own).sum(1) == 1
+
+
+@dispatch
+def validate(targeting: Targeting, system, batch):
+    return None
+
+
+@dispatch
+def validate(targeting: Target, system, batch):
+    validate(system, with_labels(batch, aim(targeting, system, batch)[1]))
 
 
 @dispatch

@@ -9,14 +9,17 @@ import jax
 import jax.numpy as jnp
 
 from fulmen.compose.defence import Defence
+from fulmen.compose.losses import augmented
 from fulmen.core.batch import Attacked
 from fulmen.core.component import Component
 from fulmen.core.fields import hyper
 from fulmen.core.leaves import components
 from fulmen.core.verbs import as_batch, augment, defence_losses, loss, validate
-from fulmen.dispatching.registry import dispatch
+from fulmen.data.mixed import Mixed
+from fulmen.dispatching.registry import dispatch, verb
 from fulmen.robust.attacks.attack import Attack
 from fulmen.robust.attacks.gradient import last_point
+from fulmen.systems.ema import trained
 
 __all__ = ["Adversarial", "AttackSchedule", "AttackTrained", "attack_at"]
 
@@ -51,7 +54,8 @@ class AttackTrained(Defence):
     """A defence that attacks the batch first.
 
     In a training step `augment` runs the system's own augmentation and then the attack, once, against the system in `Eval`
-    mode, so that neither its statistics move nor gradients of weights are computed.
+    mode, so that neither its statistics move nor gradients of weights are computed. Where the system has an `EMA`, the attack is
+    on the weights that are trained; of `Mixed` data each kind is attacked by itself.
 
     Args:
         system: anything that has a loss.
@@ -62,6 +66,10 @@ class AttackTrained(Defence):
     """
 
     attack: Attack | AttackSchedule
+
+    def attacked(self, attack: Attack, batch: Any, key: Any) -> Any:
+        """The batch after the attack at this step."""
+        return last_point(attack, self.system, batch, key)
 
 
 class Adversarial(AttackTrained):
@@ -87,14 +95,36 @@ class Adversarial(AttackTrained):
     clean_weight: float | None = hyper(minimum=0, maximum=1, default=None)
 
     def defends(self, batch: Any) -> bool:
-        return isinstance(batch, Attacked) and self.clean_weight is not None
+        return super().defends(batch) and self.clean_weight is not None
 
 
 @dispatch
 def augment(defence: AttackTrained, batch, mode):
-    batch = augment(defence.system, batch, mode.at("system"))
-    attack = attack_at(defence.attack, mode)
-    return Attacked(last_point(attack, defence.system, batch, mode.at("attack").key), batch)
+    return attack_batch(batch, trained(defence), mode)
+
+
+@verb(hands_on=False)
+def attack_batch(batch, defence, mode):
+    """The batch, augmented and attacked, by its type.
+
+    Args:
+        batch: a batch, not yet augmented.
+        defence: an `AttackTrained`.
+        mode: the step's, at the defence.
+    """
+
+
+@dispatch
+def attack_batch(batch: object, defence, mode):
+    batch = augmented(defence.system, batch, mode.at("system"))
+    return Attacked(defence.attacked(attack_at(defence.attack, mode), batch, mode.at("attack").key), batch)
+
+
+@dispatch
+def attack_batch(batch: Mixed, defence, mode):
+    """Each kind of example by itself."""
+    found = batch.each(lambda part, name: augment(defence, part, mode.at(name)))
+    return Attacked(found.each(lambda part, _: part.batch), found.each(lambda part, _: part.clean))
 
 
 @dispatch

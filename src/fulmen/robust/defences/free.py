@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from fulmen.compose.defence import Defence
+from fulmen.compose.losses import augmented
+from fulmen.core.batch import inputs, with_inputs
 from fulmen.core.component import Buffer, Parameter
 from fulmen.core.mergeable import Last
 from fulmen.core.mode import Train
@@ -27,7 +29,6 @@ from fulmen.core.verbs import (
 )
 from fulmen.data.source import Source
 from fulmen.dispatching.registry import dispatch
-from fulmen.robust.attacks.batch_inputs import inputs, with_inputs
 from fulmen.robust.attacks.region import Region, ball_of, require_inside
 from fulmen.train.setup import check_component
 from fulmen.train.step import apply_gradients, differentiate, end_step, learning_rates, require_usual_steps
@@ -88,7 +89,7 @@ def update(free: FreeAdversarial, state, batch, mode):
             f"FreeAdversarial has a step of its own: it has to stand outermost, and in {type(free).__name__} it does not."
         )
     require_usual_steps(free, state, batch, mode)
-    batch = augment(free, batch, mode.at("augment"))
+    batch = augmented(free, batch, mode.at("augment"))
     origin = jax.tree.map(jnp.asarray, inputs(batch))
     stored = perturbation(free)
     x = jax.tree.map(lambda r, x: project(free.region, x + _rows(r, x), x), stored, origin)

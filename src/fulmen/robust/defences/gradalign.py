@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from fulmen.compose.losses import total_loss
+from fulmen.core.batch import index, inputs, with_inputs
 from fulmen.core.fields import hyper
 from fulmen.core.verbs import defence_losses, loss, project, start_point
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import Uniform
-from fulmen.robust.attacks.batch_inputs import index, inputs, with_inputs
 from fulmen.robust.defences.adversarial import AttackTrained, attack_at
 
 __all__ = ["GradAlign"]

@@ -9,7 +9,7 @@ from fulmen.core.tree import hyper, remake
 from fulmen.core.verbs import perturb, start_point, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import FGSM, Attack, Start, Uniform, require_key
-from fulmen.robust.attacks.region import Ball, Intersection, Region, ball_of, members
+from fulmen.robust.attacks.region import Ball, Intersection, Region, ball_of, others
 
 __all__ = ["NFGSM", "Gaussian", "fast_fgsm"]
 
@@ -86,9 +86,8 @@ def perturb(attack: NFGSM, system, batch, key, *, best=True):
     start = remake(ball, {"eps": attack.noise * ball.eps})
     # A ball that no such step leaves decides on the norm, and clips nothing.
     wide = remake(ball, {"eps": 2 * (start.eps + size)})
-    boxes = (member for member in members(attack.region) if not isinstance(member, Ball))
-    step = FGSM(Intersection((wide, *boxes)), step_size=size, start=_From(start))
-    return perturb(step, system, batch, key, best=best)
+    step = FGSM(Intersection((wide, *others(attack.region))), step_size=size, start=_From(start))
+    return perturb(step, system, batch, key, best=best, checked=True)
 
 
 @dispatch

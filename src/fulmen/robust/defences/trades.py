@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 
 from fulmen.compose.defence import logits, unrecorded, validate_logits
-from fulmen.core.batch import Attacked
 from fulmen.core.component import still
 from fulmen.core.fields import hyper
 from fulmen.core.mode import Eval
-from fulmen.core.verbs import augment, bind, defence_losses, loss, validate
+from fulmen.core.verbs import bind, defence_losses, loss, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import Attack, Clean
 from fulmen.robust.attacks.gradient import last_point
-from fulmen.robust.defences.adversarial import AttackTrained, attack_at
+from fulmen.robust.defences.adversarial import AttackTrained
 from fulmen.robust.defences.divergence import Divergence, total_divergence, with_reference
 
 __all__ = ["TRADES"]
@@ -40,15 +41,10 @@ class TRADES(AttackTrained):
 
     beta: float = hyper(minimum=0, default=6.0)
 
-
-@dispatch
-def augment(trades: TRADES, batch, mode):
-    batch = augment(trades.system, batch, mode.at("system"))
-    key = mode.at("attack").key
-    system = bind(Divergence(still(trades.system)), Eval(key))
-    reference = logits(trades, system.system, batch)
-    attacked = last_point(attack_at(trades.attack, mode), system, with_reference(batch, reference), key)
-    return Attacked(attacked.batch, batch)
+    def attacked(self, attack: Attack, batch: Any, key: Any) -> Any:
+        system = bind(Divergence(still(self.system)), Eval(key))
+        reference = logits(self, system.system, batch)
+        return last_point(attack, system, with_reference(batch, reference), key).batch
 
 
 @dispatch

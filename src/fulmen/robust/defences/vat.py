@@ -9,14 +9,13 @@ import jax.numpy as jnp
 
 from fulmen.compose.defence import Defence, logits, validate_logits
 from fulmen.compose.example_keys import example_keys
-from fulmen.core.batch import Unlabeled
+from fulmen.core.batch import inputs, is_unlabeled, with_inputs
 from fulmen.core.component import still
 from fulmen.core.fields import hyper
 from fulmen.core.mode import Train
 from fulmen.core.tree import static
 from fulmen.core.verbs import defence_losses, loss, metrics, validate
 from fulmen.dispatching.registry import dispatch
-from fulmen.robust.attacks.batch_inputs import inputs, with_inputs
 from fulmen.robust.defences.divergence import total_divergence
 
 __all__ = ["VAT"]
@@ -51,7 +50,7 @@ class VAT(Defence):
     xi: float = hyper(above=0, default=0.001)
 
     def defends(self, batch: Any) -> bool:
-        return isinstance(self.mode, Train) or isinstance(batch, Unlabeled)
+        return isinstance(self.mode, Train) or is_unlabeled(batch)
 
 
 @dispatch
@@ -69,9 +68,7 @@ def defence_losses(vat: VAT, batch):
         direction = _unit(still(slope))
     virtual = moved(_times(vat.eps, direction))
     virtual = jnp.asarray(vat.weight).astype(virtual.dtype) * virtual
-    return (
-        {"virtual": virtual} if isinstance(batch, Unlabeled) else {"labelled": loss(vat.system, batch), "virtual": virtual}
-    )
+    return {"virtual": virtual} if is_unlabeled(batch) else {"labelled": loss(vat.system, batch), "virtual": virtual}
 
 
 def _drawn(vat: VAT, batch: Any, x: Any) -> Any:
@@ -101,11 +98,11 @@ def _unit(tree: Any) -> Any:
 
 @dispatch
 def metrics(vat: VAT, batch):
-    return {} if isinstance(batch, Unlabeled) else metrics(vat.system, batch)
+    return {} if is_unlabeled(batch) else metrics(vat.system, batch)
 
 
 @dispatch
 def validate(vat: VAT, batch):
-    if not isinstance(batch, Unlabeled):
+    if not is_unlabeled(batch):
         validate.invoke(Defence, object)(vat, batch)
     validate_logits(vat, batch)

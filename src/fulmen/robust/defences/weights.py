@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fulmen.compose.losses import augmented
 from fulmen.core.component import Component, Wrapper, part_name
 from fulmen.core.fields import hyper
 from fulmen.core.leaves import components, leaves
 from fulmen.core.naming import briefly
-from fulmen.core.verbs import ascent, augment, update
+from fulmen.core.verbs import ascent, update
 from fulmen.dispatching.registry import dispatch
 from fulmen.train.step import apply_gradients, differentiate, end_step, require_usual_steps
 
@@ -114,7 +115,7 @@ def update(worse: WorseWeights, state, batch, mode):
     while not isinstance(part, WorseWeights):
         part = getattr(part, part_name(type(part)))
     require_usual_steps(part, state, batch, mode)
-    batch = augment(component, batch, mode.at("augment"))
+    batch = augmented(component, batch, mode.at("augment"))
     value, slopes, moved, logs = differentiate(component, batch, mode)
     up = ascent(part, slopes, trained(slopes, component))
     there = jax.tree.map(lambda v, w: w if v is None else w + v, up, component, is_leaf=lambda v: v is None)

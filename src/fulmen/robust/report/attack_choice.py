@@ -15,7 +15,7 @@ from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import Attack, SteepestAscent
 from fulmen.robust.attacks.ensemble import WorstOf
 from fulmen.robust.attacks.iterated import RandomSign
-from fulmen.robust.attacks.region import Ball, Intersection, Region, members
+from fulmen.robust.attacks.region import Ball, Intersection, Region, balls
 from fulmen.robust.attacks.standard_ensemble import autoattack
 
 __all__ = []
@@ -89,12 +89,17 @@ def _times(tree: Any, name: str, factor: float) -> dict[str, Any]:
 
 def one_ball(attacks: list[Any]) -> Ball | None:
     """The ball of some attacks, where they have the same one."""
-    found = [[member for member in members(each.region) if isinstance(member, Ball)] for each in attacks]
+    found = [balls(each.region) for each in attacks]
     first = found[0]
     if len(first) != 1 or concrete(first[0].eps) is None or np.ndim(first[0].eps):
         return None
     same = all(len(each) == 1 and type(each[0]) is type(first[0]) and each[0].eps == first[0].eps for each in found)
     return first[0] if same else None
+
+
+def norm_name(ball: Ball | None) -> str:
+    """The name of a ball's norm in a report's distances: `"linf"`, `"l2"`, `"l1"`, or none."""
+    return "" if ball is None or ball.norm_order is None else f"l{ball.norm_order:g}"
 
 
 def name_of(attack: Any) -> str:

@@ -10,16 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from fulmen.compose.vectorized import members_of
+from fulmen.core.batch import inputs, with_inputs
 from fulmen.core.component import fold_name
-from fulmen.core.mode import Eval
-from fulmen.core.prediction import check_class_values
+from fulmen.core.mode import Eval, bound_mode
+from fulmen.core.prediction import Prediction, check_classes
 from fulmen.core.structure import Structure, pack, per_structure
 from fulmen.core.tree import remake, short
 from fulmen.core.verbs import as_batch, attempt, bind, perturb, predictions
 from fulmen.robust.attacks.attack_loop import bucket, packed
-from fulmen.robust.attacks.batch_inputs import inputs, with_inputs
 from fulmen.robust.attacks.problem import Problem
-from fulmen.robust.attacks.targets import Target
 
 __all__ = ["Evaluation"]
 
@@ -90,10 +89,10 @@ class Evaluation:
         found = []
         for piece in self.pieces(rows):
             batch = self.batch(piece)
-            walk = attempt(attack, self.system, batch, key)
+            walk = attempt(attack, self.system, batch, key, checked=True)
             found.append(jax.tree.map(lambda v, n=len(piece): np.asarray(v)[:n], walk))
         walk = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
-        if isinstance(attack.target, Target):  # it has led to a class, which may be the right one
+        if attack.target.names_class:  # it has led to a class, which may be the right one
             wrong = ~is_right(self.look(rows, walk.x), self.labels[rows])
             walk = remake(walk, {"succeeded": walk.succeeded & wrong, "first": np.where(wrong, walk.first, -1)})
         return walk
@@ -112,7 +111,7 @@ class Evaluation:
         """Where an attack ends, with no look at what the system says."""
         key, found = fold_name(self.key, name), []
         for piece in self.pieces(rows):
-            x = inputs(perturb(attack, self.system, self.batch(piece), key, best=False))
+            x = inputs(perturb(attack, self.system, self.batch(piece), key, best=False, checked=True))
             found.append(jax.tree.map(lambda v, n=len(piece): np.asarray(v)[:n], x))
         return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
 
@@ -128,7 +127,7 @@ class Evaluation:
 
 def seen(system: Any, key: Any) -> Any:
     """The system as an evaluation sees it."""
-    return bind(system, Eval(key)) if getattr(system, "mode", None) is None else system
+    return bind(system, Eval(key)) if bound_mode(system) is None else system
 
 
 @per_structure()
@@ -189,7 +188,8 @@ def require_classes(system: Any, batch: Any, key: Any) -> int:
             f"{short(outputs)} for one example, and y is {short(y)}. What an attack does to the loss of a regressor is in "
             "fm.evaluate(state, data, attack=…)."
         )
-    check_class_values(y, labels, shape[1], system)
+    like: Any = jax.ShapeDtypeStruct((len(batch), shape[1]), outputs.dtype)
+    check_classes(Prediction(system, like, batch), system)
     return shape[1]
 
 

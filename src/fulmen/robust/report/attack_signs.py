@@ -12,8 +12,9 @@ from fulmen.core.tree import remake
 from fulmen.core.verbs import examine, scaled
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import FGSM, PGD
-from fulmen.robust.attacks.region import Box, L1Ball, L2Ball, LinfBall, members
+from fulmen.robust.attacks.region import boxes
 from fulmen.robust.attacks.square import Square
+from fulmen.robust.report.attack_choice import norm_name
 from fulmen.robust.report.noise import UniformNoise
 from fulmen.robust.report.warning_sign import OK, SUSPICIOUS, UNCHECKED, WRONG, Finding, Sign
 
@@ -132,9 +133,9 @@ def examine(sign: Falling, evaluation, report):
     if region is None:
         return NO_BALL
     rows, chance = some(np.ones(len(report), bool), evaluation.sample), 1 / evaluation.classes
-    width = max((float(each.hi) - float(each.lo) for each in members(region) if isinstance(each, Box)), default=0.0)
+    width = max((float(each.hi) - float(each.lo) for each in boxes(region)), default=0.0)
     size = sum(v[0].size for v in jax.tree.leaves(evaluation.inputs(rows[:1])))
-    root = {LinfBall: 0, L2Ball: 0.5, L1Ball: 1}.get(type(evaluation.ball), 1)
+    root = 1 / (evaluation.ball.norm_order or 1)
     eps = float(evaluation.ball.eps)
     known = width > 0 and math.isfinite(width)
     radii = [width * size**root] if known else [eps * 2**k for k in range(1, 11)]
@@ -160,7 +161,7 @@ def examine(sign: BlackBox, evaluation, report):
     squares = [number for number, each in enumerate(evaluation.attacks) if isinstance(each, Square) and number > 0]
     own = int(np.isin(report.by, squares).sum())
     probes, leaves = {"noise": _like(evaluation, UniformNoise(region, steps=100))}, jax.tree.leaves(report.x)
-    known = isinstance(evaluation.ball, LinfBall | L2Ball | L1Ball) and len(leaves) == 1 and 2 <= leaves[0].ndim <= 4
+    known = norm_name(evaluation.ball) and len(leaves) == 1 and 2 <= leaves[0].ndim <= 4
     if known and not squares:
         probes["Square"] = _like(evaluation, Square(region, queries=500))
     found = {name: evaluation.broken([probe], rows, name) for name, probe in probes.items() if rows.size}
@@ -193,14 +194,14 @@ def examine(sign: Gradients, evaluation, report):
 
 @dispatch
 def examine(sign: Inside, evaluation, report):
-    boxes = [each for attack in evaluation.attacks for each in members(attack.region) if isinstance(each, Box)]
+    limits = [each for attack in evaluation.attacks for each in boxes(attack.region)]
     clean, there = ([float(f(v)) for v in jax.tree.leaves(x) for f in (np.min, np.max)] for x in (report.clean, report.x))
-    name = {LinfBall: "linf", L2Ball: "l2", L1Ball: "l1"}.get(type(evaluation.ball))
-    if name is not None:
+    name = norm_name(evaluation.ball)
+    if name:
         eps, farthest = float(evaluation.ball.eps), float(report.distance[name].max())
         if farthest > eps * (1 + 1e-4) + 1e-9:
             return Finding(WRONG, f"An attacked input is {farthest:.6g} from its clean one, and the radius is {eps:.6g}.")
-    for box in boxes:
+    for box in limits:
         lo, hi = float(box.lo), float(box.hi)
         if min(there) < lo - 1e-6 * abs(lo) or max(there) > hi + 1e-6 * abs(hi):
             return Finding(WRONG, f"Attacked inputs go from {min(there):.6g} to {max(there):.6g}, outside {box!r}.")

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.core.batch import Attacked, Batch
+from fulmen.core.batch import Attacked, Batch, with_labels
 from fulmen.core.component import System, fold_name
 from fulmen.core.prediction import Prediction
 from fulmen.core.tree import hyper, remake
@@ -16,8 +16,6 @@ from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import CrossEntropy
 from fulmen.robust.attacks.apgd import Boundary
 from fulmen.robust.attacks.attack import PGD
-from fulmen.robust.attacks.batch_inputs import with_labels
-from fulmen.robust.attacks.minimal import MinimalNorm
 from fulmen.robust.attacks.targets import TrueLabel
 from fulmen.robust.report.attack_evaluation import Evaluation
 from fulmen.robust.report.attack_signs import MASKED, NO_BALL, _iterated, _pgd, _region, some, verdict
@@ -80,7 +78,7 @@ def examine(sign: Binarization, evaluation, report):
         return Finding(UNCHECKED, f"No output tells the boundary of the region from what is near the {len(rows)} examples.")
     rows, direction, offset = rows[apart], direction[apart], offset[apart]
     attack = _iterated(evaluation, region)
-    attack = _pgd(evaluation, region) if isinstance(attack, MinimalNorm) else attack
+    attack = _pgd(evaluation, region) if attack.nearest else attack
     attack = remake(attack, {"objective": CrossEntropy(), "target": TrueLabel()})
     batch = evaluation.batch(rows)
     n = len(batch)

@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from fulmen.core.batch import inputs, with_inputs
 from fulmen.core.leaves import components
 from fulmen.core.mode import Train
 from fulmen.core.verbs import examine, predictions
 from fulmen.dispatching.registry import dispatch
-from fulmen.robust.attacks.batch_inputs import inputs, with_inputs
 from fulmen.robust.report.attack_evaluation import seen
 from fulmen.robust.report.attack_signs import some
 from fulmen.robust.report.warning_sign import OK, SUSPICIOUS, UNCHECKED, WRONG, Finding, Sign

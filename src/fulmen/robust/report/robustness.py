@@ -13,17 +13,17 @@ import jax
 import numpy as np
 import optax
 
+from fulmen.core.batch import inputs
 from fulmen.core.component import Component, Model
-from fulmen.core.leaves import components, require_arrays
+from fulmen.core.leaves import require_arrays
 from fulmen.core.state import State
 from fulmen.core.structure import pack
 from fulmen.core.verbs import as_attack, as_batch, examine, loss, robustness, scaled, validate
 from fulmen.core.version import __version__
 from fulmen.data.arrays import check_arrays
 from fulmen.dispatching.registry import MissingMethodError, dispatch
-from fulmen.robust.attacks.batch_inputs import inputs
-from fulmen.robust.attacks.region import Ball, Intersection, L1Ball, L2Ball, LinfBall, require_inside
-from fulmen.robust.report.attack_choice import flattened, name_of, one_ball
+from fulmen.robust.attacks.region import Ball, Intersection, require_inside
+from fulmen.robust.report.attack_choice import flattened, name_of, norm_name, one_ball
 from fulmen.robust.report.attack_evaluation import Evaluation, is_right, margins, norms
 from fulmen.robust.report.attack_signs import BlackBox, Convergence, Falling, Gradients, Inside, Iterations
 from fulmen.robust.report.binarization import Binarization
@@ -32,7 +32,7 @@ from fulmen.robust.report.noise import UniformNoise
 from fulmen.robust.report.report_progress import Progress
 from fulmen.robust.report.robustness_report import Report
 from fulmen.robust.report.warning_sign import Finding, Sign
-from fulmen.train.loop import interruptible
+from fulmen.train.interruption import interruptible
 
 __all__ = ["SIGNS"]
 
@@ -53,7 +53,6 @@ SIGNS: tuple[Sign, ...] = (
 """The warning signs, of which each has a finding in a report."""
 
 RADII = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
-NORM_OF = {LinfBall: "linf", L2Ball: "l2", L1Ball: "l1"}
 
 
 @dispatch
@@ -94,9 +93,7 @@ def _robustness(
     evaluation = Evaluation(system, data, jax.random.key(seed), batch_size)
     validate(system, whole)
     attack = as_attack(attack, evaluation.classes)
-    for _, part in components(attack):
-        validate(part)
-    validate(attack, whole)
+    validate(attack, system, whole)
     evaluation.attacks, evaluation.sample = flattened(attack), sample
     evaluation.ball = one_ball(evaluation.attacks)
     if isinstance(system, Model) and (signs or any(each.objective is None for each in evaluation.attacks)):
@@ -245,7 +242,7 @@ def _curve(evaluation: Evaluation, report: Report, radii: list[float], stop: Any
         return {}
     assert evaluation.ball is not None
     eps, n = float(evaluation.ball.eps), len(report)
-    distance = report.distance.get(NORM_OF.get(type(evaluation.ball), ""), np.full(n, np.inf))
+    distance = report.distance.get(norm_name(evaluation.ball), np.full(n, np.inf))
     robust, noise, everyone = {}, {}, np.arange(n)
 
     def attacked(radius: float, rows: np.ndarray) -> np.ndarray:

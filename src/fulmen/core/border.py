@@ -1,0 +1,191 @@
+"""Data at the border: what every verb that takes data refuses, and what it converts, before JAX sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from fulmen.core.batch import Batch, PartBatches
+from fulmen.core.component import Component
+from fulmen.core.prepared_batch import prepared
+from fulmen.core.tree import Tree, data_fields
+from fulmen.core.verbs import as_batch
+from fulmen.dispatching.registry import dispatch
+
+__all__ = ["check_array", "check_weight", "checked", "is_float", "leaf_name", "named_arrays", "native"]
+
+# Most batches have only these, and need no closer look.
+_PLAIN = frozenset({np.dtype(f"{kind}{bits}") for kind in ("int", "uint") for bits in (8, 16, 32, 64)})
+_PLAIN |= frozenset(map(np.dtype, ("bool", "float16", "float32")))
+_NUMBERS = (np.ndarray, np.generic, jax.Array, jax.ShapeDtypeStruct, int, float, complex)
+
+
+def checked(data: Any) -> Any:
+    """The data of one batch as JAX reads it, or an error that names the array.
+
+    Args:
+        data: a batch, or raw data: a pytree of arrays.
+
+    Returns:
+        The data with all host arrays in this machine's byte order; the same object where they were already.
+
+    Raises:
+        TypeError: for anything but numbers, and for types that JAX would round or misread.
+        ValueError: for weights on the host that are negative or NaN.
+    """
+    leaves, structure = jax.tree.flatten(data)
+    for leaf in leaves:
+        if not (isinstance(leaf, jax.Array) or (type(leaf) is np.ndarray and leaf.dtype in _PLAIN)):
+            data = _converted(data, leaves, structure)
+            break
+    if isinstance(data, Batch):
+        for part in data.parts.values() if isinstance(data, PartBatches) else (data,):
+            if isinstance(part.weight, np.ndarray):  # reading others waits for the device
+                check_weight(part.weight)
+    return data
+
+
+@dispatch
+def prepared(batch: object, component):
+    return checked(as_batch(component, batch))
+
+
+@dispatch
+def prepared(batch: Component, component):  # which `as_batch` refuses
+    return as_batch(component, batch)
+
+
+@dispatch
+def prepared(batch: Tree, component):
+    return batch
+
+
+@dispatch
+def prepared(batch: Batch, component):
+    return checked(batch)
+
+
+def _converted(data: Any, leaves: list[Any], structure: Any) -> Any:
+    if not all(isinstance(leaf, _NUMBERS) for leaf in leaves):
+        for name, value in named_arrays(data):
+            check_array(name, value)
+    for path, leaf in jax.tree_util.tree_flatten_with_path(data)[0]:
+        if isinstance(leaf, np.ndarray) and leaf.shape:
+            check_array(leaf_name(data, path), leaf)
+    return structure.unflatten([native(leaf) for leaf in leaves])
+
+
+def leaf_name(data: Any, path: tuple[Any, ...]) -> str:
+    """What an array of some data is called in errors.
+
+    Args:
+        data: a batch, or the raw data of one.
+        path: where the array is, as JAX's functions on trees give it.
+    """
+    if isinstance(data, tuple | list) and len(data) <= 3 and len(path) == 1:
+        return ("x", "y", "weight")[getattr(path[0], "idx", 0)]
+    return jax.tree_util.keystr(path, simple=True, separator=".") or "x"
+
+
+def check_weight(weight: Any) -> None:
+    """Raise for weights that are negative or NaN; of tracers nothing is known."""
+    if isinstance(weight, Tracer) or not isinstance(weight, np.ndarray | jax.Array) or not weight.size:
+        return
+    low = np.min(np.asarray(weight))
+    if not low >= 0:
+        raise ValueError(
+            f"weight must not be negative or NaN, got {low:.4g}. An example of weight 0 does not count: np.maximum(weight, 0)."
+        )
+
+
+def native(value: Any) -> Any:
+    """A host array in this machine's byte order: JAX misreads the other one."""
+    if not isinstance(value, np.ndarray) or value.dtype.isnative:
+        return value
+    return value.astype(value.dtype.newbyteorder("="))
+
+
+def named_arrays(data: Any) -> Iterator[tuple[str, Any]]:
+    """The arrays of a tuple, list, dict or `Batch`, or the one array, with their names in errors."""
+    if isinstance(data, tuple | list) and not hasattr(data, "_fields"):
+        if isinstance(data, list) and data and not any(hasattr(v, "shape") for v in data):
+            raise TypeError("data must be NumPy or JAX arrays, got a list of numbers or lists: np.asarray(…, np.float32).")
+        names = ("x", "y", "weight") if len(data) <= 3 else [str(i) for i in range(len(data))]
+        yield from zip(names, data, strict=False)
+    elif isinstance(data, dict):
+        for k, v in data.items():  # a part's own data may be a pair, or a dict again
+            deep = isinstance(v, tuple | list | dict | Batch)
+            yield from ((f"{k}.{name}", inner) for name, inner in named_arrays(v)) if deep else [(str(k), v)]
+    elif isinstance(data, Batch):
+        for name in data_fields(type(data)):
+            value = getattr(data, name)
+            if value is not None:
+                yield from [(name, value)] if hasattr(value, "shape") else named_arrays(value)
+    else:
+        yield "x", data
+
+
+def check_array(name: str, value: Any) -> None:
+    """Raise unless a value is an array of numbers with one row per example, of a type that JAX takes as it is."""
+    kind = type(value)
+    if not hasattr(value, "shape") or not hasattr(value, "dtype") or isinstance(value, type):
+        _refuse(name, value)
+    if not isinstance(value, np.ndarray | jax.Array) and _is_foreign(value.dtype):
+        raise TypeError(f"{name} must be a NumPy or JAX array, got {kind.__module__}.{kind.__name__}: np.asarray({name}).")
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} must not be a masked array, since JAX ignores the mask. Fill it, {name}.filled(0), and give examples that do not "
+            "count the weight 0: (x, y, weight)."
+        )
+    if not is_float(value) and np.dtype(value.dtype).kind in "OSUMmV":
+        raise TypeError(
+            f"{name} must be numbers, got an array of type {value.dtype}. Encode text, dates and objects as numbers first, such as "
+            "class names by np.unique(…, return_inverse=True)."
+        )
+    if np.dtype(value.dtype).newbyteorder("=") == np.float64 != jax.dtypes.canonicalize_dtype(np.float64):
+        raise TypeError(
+            f"{name} must be float32, got float64, which JAX would round silently. Write {name}.astype(np.float32), or switch "
+            "jax_enable_x64 on."
+        )
+    if not value.shape:
+        raise ValueError(f"{name} must be an array with one row per example, got a single number.")
+
+
+def _refuse(name: str, value: Any) -> None:
+    """Raise for a value that is no array, with what to write instead."""
+    kind = type(value).__name__
+    got, instead = kind, "Data is an array, a pair (x, y), a triple (x, y, weight), a dict or a fm.Batch of arrays."
+    if isinstance(value, dict | tuple):
+        inside = "dict(a=…, b=…)" if isinstance(value, dict) else "(…, …)"
+        instead = (
+            f"Several arrays for one field need a batch: fm.Labeled({inside}, y), or fm.Unlabeled({inside}) without labels."
+        )
+    elif isinstance(value, list | int | float):
+        instead = "np.asarray(…, np.float32) makes one."
+    elif isinstance(value, type):
+        got, instead = f"the class {value.__name__}", f"{value.__name__}(…) makes an instance."
+    elif isinstance(value, str | bytes) or hasattr(value, "__fspath__"):
+        got = f"the {kind} {str(value)[:60]!r}"
+        instead = "fm.data.open(path) opens a file of np.save or np.savez."
+    elif isinstance(value, Tree) and callable(value):
+        got, instead = f"the component {kind}", "The component is the first argument, and the data the second."
+    raise TypeError(f"{name} must be a NumPy or JAX array, got {got}. {instead}")
+
+
+def _is_foreign(dtype: Any) -> bool:
+    """Whether it is another library's type of numbers, which NumPy does not know."""
+    try:
+        np.dtype(dtype)
+    except TypeError:
+        return True
+    return False
+
+
+def is_float(value: Any) -> bool:
+    """Whether an array is of floating-point numbers, bfloat16 included."""
+    return bool(jnp.issubdtype(value.dtype, jnp.floating))

@@ -1,0 +1,53 @@
+"""`output_shapes`: what a component would return for a batch, by shapes alone and traced once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from fulmen.core.leaves import is_array
+from fulmen.core.mode import Eval
+from fulmen.core.structure import pack
+from fulmen.core.verbs import forward
+from fulmen.dispatching.registry import generation
+
+__all__ = ["evaluated", "output_shapes"]
+
+_MOST = 256
+_known: dict[Any, Any] = {}
+
+
+def evaluated(component: Any, inputs: Any) -> Any:
+    """The outputs in evaluation for an input, or for a tuple of positional inputs of `forward`."""
+    inputs = inputs if isinstance(inputs, tuple) else (inputs,)
+    return forward(component, *inputs, Eval(jax.random.key(0)))
+
+
+def output_shapes(function: Callable[[Any, Any], Any], component: Any, batch: Any, *, rows: int = 1) -> Any:
+    """The shapes that `function(component, batch)` returns, traced once for equal structures, shapes and types.
+
+    Args:
+        function: of the component and a batch of a few rows; defined at the top of a file, since answers are kept by it.
+        component: a component; only the shapes of its arrays count.
+        batch: a batch, or any tree of arrays with the same leading axis.
+        rows: the number of rows to trace with; outputs that have as many get as many as the batch.
+
+    Returns:
+        `jax.ShapeDtypeStruct`s.
+    """
+    n = jax.tree.leaves(batch)[0].shape[0]
+    example = jax.tree.map(lambda v: jax.ShapeDtypeStruct((min(rows, n), *v.shape[1:]), v.dtype), batch)
+    flat, treedef = jax.tree.flatten((component, example))
+    types = tuple((v.shape, v.dtype, getattr(v, "weak_type", False)) if is_array(v) else (type(v), v) for v in flat)
+    key = function, generation(), treedef, types, jax.config.jax_numpy_dtype_promotion, jax.config.jax_enable_x64
+    found = _known.get(key)
+    if found is None:
+        leaves, structure = pack(component)
+        found = jax.eval_shape(lambda leaves, one: function(structure.unpack(leaves), one), leaves, example)
+        if len(_known) >= _MOST:
+            _known.clear()
+        _known[key] = found
+    whole = lambda v: jax.ShapeDtypeStruct((n, *v.shape[1:]), v.dtype) if v.shape[:1] == (rows,) else v
+    return jax.tree.map(whole, found)

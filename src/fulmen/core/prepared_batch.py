@@ -1,0 +1,12 @@
+"""`prepared`: what the verbs of batches do with the batch before a method is chosen. Its methods are in border.py."""
+
+from __future__ import annotations
+
+from fulmen.dispatching.registry import verb
+
+__all__: list[str] = []  # the verb is private
+
+
+@verb(hands_on=False)
+def prepared(batch, component):
+    """What a method gets as its batch: raw data as the component's batch, checked; a batch checked; a `Prediction` as it is."""
