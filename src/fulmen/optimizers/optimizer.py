@@ -33,8 +33,17 @@ class FrozenMarker(optax.GradientTransformation):
             f"`fm.Frozen({type(component).__name__}(...))`."
         )
 
+    def __repr__(self) -> str:
+        return "fm.frozen"
 
-frozen = FrozenMarker(*optax.set_to_zero())
+
+def _no_update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    """As in `optax.set_to_zero`, whose function is local to it and cannot be pickled with a state."""
+    del params
+    return jax.tree.map(jnp.zeros_like, updates), state
+
+
+frozen = FrozenMarker(optax.set_to_zero().init, _no_update)
 """As an optimizer: these parameters stay as they are."""
 
 
