@@ -12,6 +12,7 @@ import pytest
 from tiny import Compilations, data, net
 
 import fulmen as fm
+from fulmen.core.state import without_plan
 from fulmen.core.structure import Structure, pack
 
 X, Y = data(8)
@@ -44,7 +45,9 @@ def test_programs_are_dropped_with_the_last_state(use):
     state = state_of(0.3)
     use(state)
     structure = weakref.ref(state._structure)
-    programs = [weakref.ref(p) for p in state._structure.programs.values() if hasattr(p, "trace")]
+    compiled = [*state._structure.programs.values(), *without_plan(state._structure).programs.values()]
+    programs = [weakref.ref(program) for program in compiled if hasattr(program, "trace")]
+    del compiled
     assert programs
     del state
     assert structure() is not None  # one of the most recent

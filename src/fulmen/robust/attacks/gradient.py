@@ -19,11 +19,11 @@ from fulmen.core.structure import keep, pack
 from fulmen.core.tree import remake
 from fulmen.core.verbs import (
     advance,
-    as_batch,
     attempt,
     begin,
     finish,
     perturb,
+    prepared,
     project,
     shown,
     start_point,
@@ -56,7 +56,7 @@ def _prepared(call, attack, system, batch, key, *, inside=False, checked=False, 
     if isinstance(system, State):
         keep(pack(system.system)[1], system._structure)
         system = system.system
-    batch = checked(as_batch(system, batch))
+    batch = prepared(system, batch)
     if key is not None and not is_array(key):
         raise TypeError(f"key: a random key such as jax.random.key(0) was expected, and {key!r} came.")
     if is_traced((attack, system, batch, key)):
