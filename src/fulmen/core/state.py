@@ -23,6 +23,9 @@ __all__ = ["State", "without_plan"]
 class State:
     """All that training is at one moment; a pytree, and only data.
 
+    `pickle` finds functions by their names, which a transformation such as `optax.adam(1e-3)` has not: give the constructor,
+    `optimizer=optax.adam, lr=1e-3`, or use `cloudpickle` or `fm.save`.
+
     Attributes:
         system: the component, with no mode bound.
         optimizer_state: a tuple with the state of each group of parameters.
@@ -105,6 +108,9 @@ class State:
         if name == "system":
             _require_same_shapes(old, value)
         return self.replace(**{name: _as_weak(old, value)})
+
+    def __reduce__(self) -> Any:
+        return State._of, (self._leaves, self._raw_key, self.step, self._structure)
 
     def __repr__(self) -> str:
         return f"State(step={self.step}, system={self.system!r})"
