@@ -35,7 +35,7 @@ class Prediction(Tree):
 
 
 @dispatch
-def model_inputs(component, batch):
+def model_inputs(component: object, batch):
     x = getattr(batch, "x", None)
     if x is None:
         name, kind = type(component).__name__, type(batch).__name__

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from fulmen.core.batch import index, inputs, with_inputs
+from fulmen.core.border import checked as on_host
 from fulmen.core.component import still
 from fulmen.core.leaves import components, is_array
 from fulmen.core.marks import ignores_steps
@@ -55,7 +56,7 @@ def _prepared(call, attack, system, batch, key, *, inside=False, checked=False, 
     if isinstance(system, State):
         keep(pack(system.system)[1], system._structure)
         system = system.system
-    batch = checked(as_batch(system, batch))
+    batch = on_host(as_batch(system, batch))
     if key is not None and not is_array(key):
         raise TypeError(f"key: a random key such as jax.random.key(0) was expected, and {key!r} came.")
     if is_traced((attack, system, batch, key)):
