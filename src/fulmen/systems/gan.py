@@ -79,7 +79,7 @@ class GAN(Game):
 
 
 def _losses(gan: GAN, batch, mode: Mode):
-    given = parts_of(batch)
+    given: Any = parts_of(batch)
     real = given["critic"].x if given else batch.x
     key = mode.at("noise").key
     z = given["generator"].x if given else jax.random.normal(require_key(key, gan), (len(batch), gan.latent))

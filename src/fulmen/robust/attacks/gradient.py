@@ -20,6 +20,7 @@ from fulmen.core.structure import keep, pack
 from fulmen.core.tree import remake
 from fulmen.core.verbs import (
     advance,
+    as_batch,
     attempt,
     begin,
     finish,
