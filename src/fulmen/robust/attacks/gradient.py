@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from fulmen.core.border import checked_batch
 from fulmen.core.component import still
 from fulmen.core.leaves import components, is_array
 from fulmen.core.marks import ignores_steps
@@ -56,7 +57,7 @@ def _prepared(call, attack, system, batch, key, *, inside=False, checked=False, 
     if isinstance(system, State):
         keep(pack(system.system)[1], system._structure)
         system = system.system
-    batch = checked(as_batch(system, batch))
+    batch = checked_batch(as_batch(system, batch))
     if key is not None and not is_array(key):
         raise TypeError(f"key: a random key such as jax.random.key(0) was expected, and {key!r} came.")
     if is_traced((attack, system, batch, key)):
