@@ -15,7 +15,7 @@ from jax.core import Tracer
 from fulmen.compose.losses import as_figure, augmented, entry_means, named, total_loss
 from fulmen.compose.supervised import with_outputs
 from fulmen.compose.vectorized import members_of, over_members, over_states
-from fulmen.core.border import checked
+from fulmen.core.border import checked_batch
 from fulmen.core.component import Buffer, Component, Frozen, System, Wrapper, named_parts, part_name, still
 from fulmen.core.leaves import BUFFER, PARAMETER, leaves
 from fulmen.core.marks import standard_step, sums_losses
@@ -368,10 +368,10 @@ def _at_border(state: State, raw: Any) -> Any:
 
 def _validated(state: State, raw: Any) -> Any:
     # Which arrays of a batch `validate` has accepted with negative numbers: it traces the model, so it is asked once.
-    raw, known = checked(raw), state.structure.programs.setdefault("signed", set())
+    raw, known = checked_batch(raw), state.structure.programs.setdefault("signed", set())
     signed = {i for i, leaf in enumerate(jax.tree.leaves(raw)) if _may_be_wrong(leaf)}
     if not signed <= known:
-        validate(state.system, checked(as_batch(state.system, raw)))
+        validate(state.system, checked_batch(as_batch(state.system, raw)))
         known |= signed
     return raw
 
@@ -393,22 +393,22 @@ def _look(state: State, mode: Mode) -> Any:
 
 @dispatch
 def losses(state: State, batch, mode: Mode):
-    return losses(_look(state, mode), checked(as_batch(state.system, batch)))
+    return losses(_look(state, mode), checked_batch(as_batch(state.system, batch)))
 
 
 @dispatch
 def loss(state: State, batch, mode: Mode):
-    return loss(_look(state, mode), checked(as_batch(state.system, batch)))
+    return loss(_look(state, mode), checked_batch(as_batch(state.system, batch)))
 
 
 @dispatch
 def metrics(state: State, batch, mode: Mode):
-    return metrics(_look(state, mode), checked(as_batch(state.system, batch)))
+    return metrics(_look(state, mode), checked_batch(as_batch(state.system, batch)))
 
 
 @dispatch
 def predictions(state: State, batch, mode: Mode):
-    return predictions(_look(state, mode), checked(as_batch(state.system, batch)))
+    return predictions(_look(state, mode), checked_batch(as_batch(state.system, batch)))
 
 
 @dispatch
