@@ -86,7 +86,7 @@ def bits(tree):
 def test_a_state_comes_back_bit_for_bit(state, path):
     save(path, state)
     loaded = load(path, like=ready(seed=1))
-    assert bits(loaded) == bits(state) and loaded._structure is state._structure
+    assert bits(loaded) == bits(state) and loaded.structure is state.structure
     assert int(loaded.step) == 3 and isinstance(loaded.step, np.int32)
     assert int(loaded.system.count.value) == 3
     assert jax.random.key_data(loaded.key).tolist() == jax.random.key_data(state.key).tolist()

@@ -93,7 +93,7 @@ class Step:
     """A step of the library, and what a step by hand needs to know of it."""
 
     def __init__(self, defence, data, optimizer=None):
-        self.state = fm.setup(defence, data, optimizer=optimizer or optax.sgd(LR), batch_size=N)
+        self.state = fm.setup(defence, data, optimizer=optimizer or fm.optimizers.Optimizer(optax.sgd, LR), batch_size=N)
         self.mode = fm.Train(jax.random.fold_in(self.state.key, self.state.step), self.state.step)
         self.bound = fm.bind(self.state.system, self.mode)
         self.x, self.y = map(jnp.asarray, data)

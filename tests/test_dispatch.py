@@ -7,6 +7,7 @@ import copy
 import functools
 import inspect
 import pickle
+import random
 import sys
 import threading
 import types
@@ -23,7 +24,8 @@ import fulmen as fm
 from fulmen import bind, configure_optimizers, dispatch, forward, loss
 from fulmen.dispatching import lazy_libraries
 from fulmen.dispatching.annotations import dispatching
-from fulmen.dispatching.registry import MissingMethodError, Verb, ambiguities, recorded
+from fulmen.dispatching.registry import Method, MissingMethodError, Verb, ambiguities, recorded
+from fulmen.dispatching.resolution import settle
 
 
 class Animal(fm.Component):
@@ -179,6 +181,34 @@ def test_a_method_that_names_more_arguments_beats_varargs(inputs, evaluated, tra
     for _ in range(2):
         assert forward(Sum(), *inputs) == evaluated
         assert forward(Sum(), *inputs, TRAIN) == trained
+
+
+class Part(Animal):
+    __part__ = None
+
+
+class OfMode(fm.Mode):
+    pass
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_plum_decides_as_the_arguments_do(seed):
+    """Random methods with unions, `*args`, contexts and wrappers: what plum chooses is what comparing all of them finds."""
+    draw = random.Random(seed)
+    hints = [object, Animal, Dog, Puppy, Kitten, Part, Animal | int, Dog | Kitten, Kitten | Part, int]
+    contexts = [(fm.Mode,), (fm.Train,), (fm.Eval,), (fm.Train, fm.Eval), (OfMode,)]
+    for _ in range(40):
+        context, hands_on = draw.choice([None, fm.Mode]), draw.random() < 0.6
+        verb = fm.verb(lambda one, *others: None, context=context, hands_on=hands_on)
+        for _ in range(draw.randint(2, 7)):
+            types = tuple(draw.choice(hints) for _ in range(draw.randint(1, 3)))
+            rest = draw.choice([None, None, object, Animal])
+            verb.register([Method("verb", lambda: 1, types, rest, draw.choice(contexts) if context else ())])
+        for _ in range(10):
+            args = tuple(draw.choice([Dog, Puppy, Kitten, Part, int, bool]) for _ in range(draw.randint(1, 3)))
+            mode = draw.choice([fm.Train, fm.Eval, OfMode]) if context else type(None)
+            found = verb._table.most_specific(mode, args)
+            assert {*found} == {*settle([m for m in verb.candidates if m.fits(mode, args)], args)}
 
 
 class Legged(Animal, abc.ABC):

@@ -1,9 +1,11 @@
 """The mistakes that dispatch brings, looked for among the library's own methods."""
 
+import ast
 import importlib
 import inspect
 import pkgutil
 import types
+from pathlib import Path
 from typing import Literal
 
 import jax
@@ -100,6 +102,49 @@ def test_every_verb_has_a_contract_and_says_how_to_extend_it():
     namespaces = [*above, *(m for names in above for m in vars(names).values() if isinstance(m, types.ModuleType))]
     assert not [v for v in contracts if not any(vars(names).get(v.__name__) is v for names in namespaces)]
     assert not [v for v in contracts if v not in verbs()]
+
+
+# Work that differs by the type of a batch, an attack or a region is done by methods or properties of the type.
+
+BY_TYPE = (fm.Batch, fm.Attack, fm.attacks.Region)
+BORDERS = {
+    "core/border.py": "what a user gives as data",
+    "data/batch_spec.py": "what a user gives as data",
+    "data/normalize.py": "what a user gives as data",
+    "compose/losses.py": "what a user's method returns",
+    "inspect/outline.py": "display",
+    "systems/clip.py": "which batch a user gives",
+    "systems/language.py": "which batch a user gives",
+    "robust/attacks/minimal.py": "which region a user gives",
+    "robust/defences/adversarial.py": "what a user's schedule returns",
+    "robust/defences/guard.py": "which attack a user gives",
+    "robust/defences/trades.py": "which attack a user gives",
+    "robust/report/attack_choice.py": "display",
+    "robust/report/attack_signs.py": "which attacks a report is of",
+    "compose/population_run.py": "data of each member",
+    "compose/population_verbs.py": "raw data or a batch",
+}
+
+
+def below(kind: type) -> set[str]:
+    """The names of a class of the library and of all derived from it."""
+    return {kind.__name__, *(name for each in type.__subclasses__(kind) if is_ours(each.__module__) for name in below(each))}
+
+
+def asks_for(tree: ast.AST, kinds: set[str]) -> set[str]:
+    """Which of some classes the code has `isinstance` of, but for those that it defines."""
+    own = {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "isinstance"]
+    return {n.id for call in calls for n in ast.walk(call.args[1]) if isinstance(n, ast.Name) and n.id in kinds - own}
+
+
+def test_isinstance_of_batches_attacks_and_regions_is_at_borders_only():
+    kinds, source = set().union(*map(below, BY_TYPE)), Path(fm.__file__).parent
+    found = {p.relative_to(source).as_posix(): asks_for(ast.parse(p.read_text()), kinds) for p in source.rglob("*.py")}
+    assert {"Attacked", "PGD", "Box"} < kinds
+    assert {name: asked for name, asked in found.items() if asked and name not in BORDERS} == {}
+    assert asks_for(ast.parse("isinstance(batch, Attacked | Labeled)"), kinds) == {"Attacked", "Labeled"}
+    assert not asks_for(ast.parse("class Attacked: ...\nisinstance(batch, Attacked)"), kinds)
 
 
 # The checks find what they look for.

@@ -104,7 +104,7 @@ def test_values_within_the_limits(fields):
 def test_limits_hold_where_a_subclass_declares_the_field_again():
     fm.validate(Narrower(size=4, rate=0.9))
     for fields in ({"size": 0}, {"size": 5}, {"rate": 1.0}):
-        with pytest.raises(ValueError, match=f"Narrower.{[*fields][0]} must be"):
+        with pytest.raises(ValueError, match=rf"Narrower\.{next(iter(fields))} must be"):
             fm.validate(Narrower(**fields))
 
 

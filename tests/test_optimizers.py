@@ -1,5 +1,7 @@
 """Whose optimizer: the forms, the precedence, the groups."""
 
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -231,9 +233,12 @@ def test_frozen_parameters_stay():
 
 
 def test_frozen_by_hand_is_no_group():
-    hand = {"one": optax.sgd(0.1), "two": fm.frozen}
-    state = fm.setup(pair(), data(), optimizer=hand)
+    hand = {"one": optax.sgd, "two": fm.frozen}
+    state = fm.setup(pair(), data(), optimizer=hand, lr=0.1)
     assert [g.path for g in groups(state.system, state.optimizer, state.plan)] == ["one"]
+    again = pickle.loads(pickle.dumps(state))
+    assert [g.path for g in groups(again.system, again.optimizer, again.plan)] == ["one"]
+    assert repr(again.optimizer["two"]) == "fm.frozen" and again.structure is state.structure
 
 
 def test_a_schedule_spans_the_run():

@@ -1,111 +1,113 @@
-"""Components and verbs as copies, and in other processes."""
+"""States and components are copied and pickled, here and into another process."""
 
 import copy
-import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
+from tiny import data
 
 import fulmen as fm
-from fulmen import dispatch, forward
+from fulmen import dispatch
 
-cloudpickle = pytest.importorskip("cloudpickle")
+X, Y = data(8)
+fast_relu = jax.jit(jax.nn.relu)  # by its own name it is jax.nn.relu
 
 
-class Curve(fm.Model):
-    weight: jax.Array
-    activation: object = fm.static(default=jax.nn.relu)
-    others: tuple = fm.static(default=(jax.nn.silu, jnp.tanh, jax.nn.gelu, jax.nn.relu6))
+class Activated(fm.Model):
+    """Dense with a function after it."""
+
+    layer: fm.models.Dense
+    function: object = fm.static()
 
 
 @dispatch
-def forward(curve: Curve, x):
-    return curve.activation(curve.weight * x)
+def forward(model: Activated, x):
+    return model.function(model.layer(x))
 
 
-def curve() -> Curve:
-    return Curve(jnp.arange(3.0))
-
-
-COPIES = {
-    "copy": copy.copy,
-    "deepcopy": copy.deepcopy,
-    "pickle": lambda value: pickle.loads(pickle.dumps(value)),
-    "cloudpickle": lambda value: cloudpickle.loads(cloudpickle.dumps(value)),
+FUNCTIONS = {
+    "a custom derivative": jax.nn.relu,
+    "jitted": jax.nn.silu,
+    "plain": jax.nn.gelu,
+    "a ufunc": jnp.tanh,
+    "jitted again": fast_relu,
 }
 
 
-@pytest.mark.parametrize("duplicate", COPIES.values(), ids=COPIES)
-@pytest.mark.parametrize("make", [curve, lambda: fm.bind(curve(), fm.Train(jax.random.key(0)))], ids=["plain", "bound"])
-def test_a_copy_is_the_same_component(duplicate, make):
-    original = make()
-    found = duplicate(original)
-    assert type(found) is Curve
-    assert jax.tree.structure(found) == jax.tree.structure(original)
-    assert (found(2.0) == original(2.0)).all()
+def equinox_model():
+    eqx = pytest.importorskip("equinox")
+    key = jax.random.key(0)
+    return eqx.nn.Sequential([eqx.nn.Linear(4, 3, key=key), eqx.nn.Lambda(jax.nn.relu), eqx.nn.LayerNorm(3)])
 
 
-SESSION = """
-import jax, jax.numpy as jnp
-import fulmen as fm
-
-class Base(fm.Model):
-    scale: float = 2.0
-
-class Net(Base):
-    weight: "jax.Array | None" = None
-    activation: "object" = fm.static(default=jax.nn.relu)
-
-@fm.dispatch
-def init(net: Net, key): return fm.replace(net, weight=jnp.ones(2))
-@fm.dispatch
-def forward(net: Net, x): return helper(net.activation(net.scale * net.weight * x))
-@fm.dispatch
-def forward(net: Net, x, mode: fm.Train): return "training"
-
-def helper(x): return x + 1
-
-net = fm.init(Net(), jax.random.key(0))
-"""
+MODELS = {name: lambda f=f: Activated(fm.models.Dense(4, 3), f) for name, f in FUNCTIONS.items()}
+MODELS |= {
+    "a chain": lambda: fm.models.Chain(fm.models.Dense(4, 8), jax.nn.relu, fm.models.Dense(8, 3)),
+    "equinox": equinox_model,
+}
 
 
-def test_unpickling_in_the_session_changes_no_class(notebook, capsys):
-    book = notebook(SESSION)
-    cloudpickle.register_pickle_by_value(book)  # as the classes of `__main__` are
-    try:
-        assert book.net(1.0).tolist() == [3.0, 3.0]
-        found = cloudpickle.loads(cloudpickle.dumps(book.net))
-    finally:
-        cloudpickle.unregister_pickle_by_value(book)
-    assert type(found) is book.Net
-    assert found(1.0).tolist() == book.net(1.0).tolist() == [3.0, 3.0]
-    assert capsys.readouterr().err == ""  # nothing was registered again
-    notebook("class Sub(Net):\n    more: int = 1")
-    assert fm.count_parameters(book.Sub(weight=jnp.ones(2))) == 2
+def by(module):
+    library = pytest.importorskip(module)
+    return lambda value: library.loads(library.dumps(value))
 
 
-def test_a_class_of_main_has_its_methods_in_another_process(tmp_path):
-    """As in a worker of joblib, dask or ray: the class cannot be imported there."""
-    send = "import cloudpickle, sys; sys.stdout.buffer.write(cloudpickle.dumps(net))"
-    receive = """
+WAYS = {
+    "copy": lambda: copy.copy,
+    "deepcopy": lambda: copy.deepcopy,
+    "pickle": lambda: by("pickle"),
+    "cloudpickle": lambda: by("cloudpickle"),
+}
+
+
+@pytest.fixture(scope="module", params=MODELS.values(), ids=MODELS)
+def state(request):
+    component = fm.init(fm.Classifier(request.param()), jax.random.key(0))
+    return fm.setup(component, (X, Y), optimizer=optax.adam, lr=1e-2, batch_size=8)
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_a_copied_state_trains_on_with_the_same_programs(state, way):
+    copied = way()(state)
+    assert copied is not state and copied._structure is state._structure
+    expected, logs = fm.train_step(state, (X, Y))
+    found, found_logs = fm.train_step(copied, (X, Y))
+    assert float(found_logs["loss"]) == float(logs["loss"])
+    for a, b in zip(found._leaves, expected._leaves, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_a_copied_component_computes_the_same(state, way):
+    copied = way()(state.system)
+    np.testing.assert_array_equal(fm.predict(copied, X), fm.predict(state.system, X))
+
+
+ANOTHER_PROCESS = """
 import pickle, sys
-data = sys.stdin.buffer.read()
-nets = [pickle.loads(data) for _ in range(2)]
-import fulmen as fm, jax
-for net in nets:
-    print(net(1.0).tolist(), fm.forward(net, 1.0, fm.Train(jax.random.key(0))), fm.init(type(net)(), jax.random.key(0)))
-print([(leaf.path, leaf.role) for leaf in fm.leaves(net)])
+import fulmen as fm
+from tiny import data
+
+state = pickle.load(open(sys.argv[1], "rb"))
+state, logs = fm.train_step(state, data(8))
+print(float(logs["loss"]), int(state.step), state.system.model.function.__name__)
 """
-    environment = dict(os.environ, JAX_PLATFORMS="cpu")
-    run = lambda code, data: subprocess.run(
-        [sys.executable, "-c", code], input=data, capture_output=True, check=True, env=environment, timeout=240
-    )
-    found = run(receive, run(SESSION + send, b"").stdout)
-    line = "[3.0, 3.0] training Net(scale=2.0, weight=f32[2], activation=relu)"
-    roles = "[('scale', 'hyperparameter'), ('weight', 'parameter')]"
-    assert found.stdout.decode().split("\n")[:3] == [line, line, roles]
-    assert found.stderr == b""
+
+
+def test_another_process_reads_a_state(tmp_path):
+    state = fm.setup(fm.Classifier(MODELS["jitted again"]()), (X, Y), optimizer=optax.adam, lr=1e-2, batch_size=8)
+    path = tmp_path / "state.pickle"
+    path.write_bytes(pickle.dumps(state))
+    run = [sys.executable, "-c", ANOTHER_PROCESS, str(path)]
+    done = subprocess.run(run, capture_output=True, text=True, cwd=Path(__file__).parent)
+    assert done.returncode == 0, done.stderr
+    loss, step, name = done.stdout.split()
+    assert float(loss) == pytest.approx(float(fm.train_step(state, (X, Y))[1]["loss"]), rel=1e-6)
+    assert (step, name) == ("1", "relu")

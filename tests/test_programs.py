@@ -12,6 +12,7 @@ import pytest
 from tiny import Compilations, data, net
 
 import fulmen as fm
+from fulmen.core.state import without_plan
 from fulmen.core.structure import Structure, pack
 
 X, Y = data(8)
@@ -43,9 +44,11 @@ USES = {
 def test_programs_are_dropped_with_the_last_state(use):
     state = state_of(0.3)
     use(state)
-    structure = weakref.ref(state._structure)
-    programs = [weakref.ref(p) for p in state._structure.programs.values() if hasattr(p, "trace")]
+    structure = weakref.ref(state.structure)
+    found = [p for s in (state.structure, without_plan(state.structure)) for p in s.programs.values() if hasattr(p, "trace")]
+    programs = [weakref.ref(p) for p in found]
     assert programs
+    del found
     del state
     assert structure() is not None  # one of the most recent
     for rate in range(10):

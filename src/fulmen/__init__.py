@@ -24,6 +24,7 @@ from fulmen.core import limits as _limits  # registers the checks of fields with
 from fulmen.core import marks
 from fulmen.core.batch import Batch, Labeled, Unlabeled
 from fulmen.core.component import Buffer, Component, Frozen, Game, Model, Parameter, System, Wrapper, record
+from fulmen.core.fields import hyper, static
 from fulmen.core.leaves import count_parameters, leaves
 from fulmen.core.mergeable import Mean
 from fulmen.core.mode import Eval, Mode, Plan, Train
@@ -31,7 +32,7 @@ from fulmen.core.prediction import Prediction
 from fulmen.core.rebuild import rebuild
 from fulmen.core.state import State
 from fulmen.core.suggestions import unknown_name
-from fulmen.core.tree import get, hyper, replace, static
+from fulmen.core.tree import get, replace
 from fulmen.core.verbs import (
     after_update,
     as_batch,

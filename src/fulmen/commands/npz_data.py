@@ -56,12 +56,9 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
         try:
             return file["x"], file["y"]
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            why = (
-                "it holds Python objects, which are not unpickled"
-                if "allow_pickle" in str(error)
-                else f"it is damaged: {error}"
-            )
-            raise CommandError(f"{path} cannot be read: {why}. Save arrays of numbers: {save}.") from None
+            raise CommandError(
+                f"{path} is damaged or holds Python objects, which are not unpickled: {error}. Save arrays of numbers: {save}."
+            ) from None
 
 
 def _number_array(path: Path, name: str, array: np.ndarray) -> np.ndarray:

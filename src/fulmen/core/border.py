@@ -17,7 +17,7 @@ from fulmen.core.tree import Tree, data_fields
 from fulmen.core.verbs import as_batch
 from fulmen.dispatching.registry import dispatch
 
-__all__ = ["check_array", "check_weight", "checked", "is_float", "leaf_name", "named_arrays", "native"]
+__all__ = ["check_array", "check_weight", "checked_batch", "is_float", "leaf_name", "named_arrays", "native"]
 
 # Most batches have only these, and need no closer look.
 _PLAIN = frozenset({np.dtype(f"{kind}{bits}") for kind in ("int", "uint") for bits in (8, 16, 32, 64)})
@@ -25,7 +25,7 @@ _PLAIN |= frozenset(map(np.dtype, ("bool", "float16", "float32")))
 _NUMBERS = (np.ndarray, np.generic, jax.Array, jax.ShapeDtypeStruct, int, float, complex)
 
 
-def checked(data: Any) -> Any:
+def checked_batch(data: Any) -> Any:
     """The data of one batch as JAX reads it, or an error that names the array.
 
     Args:
@@ -52,7 +52,7 @@ def checked(data: Any) -> Any:
 
 @dispatch
 def prepared(batch: object, component):
-    return checked(as_batch(component, batch))
+    return checked_batch(as_batch(component, batch))
 
 
 @dispatch
@@ -67,7 +67,7 @@ def prepared(batch: Tree, component):
 
 @dispatch
 def prepared(batch: Batch, component):
-    return checked(batch)
+    return checked_batch(batch)
 
 
 def _converted(data: Any, leaves: list[Any], structure: Any) -> Any:

@@ -14,7 +14,8 @@ import numpy as np
 
 from fulmen.core import verbs as contracts
 from fulmen.core.component import Buffer, Component, Frozen, Model, Parameter, is_part, named_parts
-from fulmen.core.tree import HYPER, STATIC, UNCLEAR, Tree, data_fields, items, kinds, short
+from fulmen.core.fields import HYPER, STATIC, UNCLEAR
+from fulmen.core.tree import Tree, data_fields, items, kinds, short
 from fulmen.core.verbs import init
 from fulmen.dispatching import hooks
 from fulmen.dispatching.lazy_libraries import hint, library_of

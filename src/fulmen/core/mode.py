@@ -12,7 +12,8 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.core.tree import Tree, remake, static
+from fulmen.core.fields import static
+from fulmen.core.tree import Tree, remake
 
 __all__ = ["Eval", "Mode", "Plan", "Train"]
 

@@ -12,7 +12,8 @@ import numpy as np
 from jax.core import Tracer
 
 from fulmen.core.component import Component
-from fulmen.core.tree import remake, short, static
+from fulmen.core.fields import static
+from fulmen.core.tree import remake, short
 
 __all__ = ["Named"]
 

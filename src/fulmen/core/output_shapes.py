@@ -16,6 +16,7 @@ from fulmen.dispatching.registry import generation
 __all__ = ["evaluated", "output_shapes"]
 
 _MOST = 256
+_SETTINGS = ("jax_numpy_dtype_promotion", "jax_enable_x64")
 _known: dict[Any, Any] = {}
 
 
@@ -41,7 +42,8 @@ def output_shapes(function: Callable[[Any, Any], Any], component: Any, batch: An
     example = jax.tree.map(lambda v: jax.ShapeDtypeStruct((min(rows, n), *v.shape[1:]), v.dtype), batch)
     flat, treedef = jax.tree.flatten((component, example))
     types = tuple((v.shape, v.dtype, getattr(v, "weak_type", False)) if is_array(v) else (type(v), v) for v in flat)
-    key = function, generation(), treedef, types, jax.config.jax_numpy_dtype_promotion, jax.config.jax_enable_x64
+    settings = tuple(getattr(jax.config, name) for name in _SETTINGS)
+    key = function, generation(), treedef, types, settings
     found = _known.get(key)
     if found is None:
         leaves, structure = pack(component)

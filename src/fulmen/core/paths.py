@@ -1,4 +1,4 @@
-"""Paths: which place in a component a parameter lies at."""
+"""Paths of parameters and parts in a component, such as `"model.layers.0.weight"`, and patterns of them."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ __all__: list[str] = []
 T = TypeVar("T")
 
 
-def join(path: str, name: str) -> str:
-    """The path of what is called `name` at a path; either may be empty."""
+def join_path(path: str, name: str) -> str:
+    """The path of the field `name` of the part at a path; either may be empty."""
     return f"{path}.{name}" if path and name else path or name
 
 
-def within(place: str, path: str) -> bool:
+def covers(place: str, path: str) -> bool:
     """Whether a path is at or below a place."""
     return place in ("", path) or path.startswith(f"{place}.")
 
 
-def nearest(path: str, places: Mapping[str, T]) -> T | None:
-    """What there is for the longest place that a path is at or below."""
+def nearest_above(path: str, places: Mapping[str, T]) -> T | None:
+    """The value of the longest place that covers a path, or None."""
     while path and path not in places:
         path = path.rpartition(".")[0]
     return places.get(path)
 
 
-def places_in(part: Any) -> list[str]:
-    """The paths of all parameters in a part, and of what they lie in."""
+def parameter_paths(part: Any) -> list[str]:
+    """The paths of all parameters in a part, and of the parts that contain them."""
     found: dict[str, None] = {}
     for leaf in leaves(part):
         if leaf.role == PARAMETER:
@@ -41,11 +41,11 @@ def places_in(part: Any) -> list[str]:
     return list(found)
 
 
-def fitting(pattern: str, places: list[str]) -> list[str]:
-    """The places that a pattern fits: `*` stands for one name or a piece of it, `**` for any number of names.
+def matching_paths(pattern: str, places: list[str]) -> list[str]:
+    """The places that a pattern matches: `*` matches one name or a piece of it, `**` any number of names.
 
-    >>> from fulmen.core.paths import fitting
-    >>> fitting("**.bias", ["bias", "layers", "layers.0", "layers.0.bias"])
+    >>> from fulmen.core.paths import matching_paths
+    >>> matching_paths("**.bias", ["bias", "layers", "layers.0", "layers.0.bias"])
     ['bias', 'layers.0.bias']
     """
     pieces = {"**.": r"(?:[^.]+\.)*", "**": r".+", "*": r"[^.]*"}
@@ -53,17 +53,17 @@ def fitting(pattern: str, places: list[str]) -> list[str]:
     return [place for place in places if re.fullmatch(expression, place)]
 
 
-def like(pattern: str, places: list[str]) -> str | None:
-    """The pattern with its names as the nearest ones that there are, if it fits something then.
+def similar_pattern(pattern: str, places: list[str]) -> str | None:
+    """The pattern with each unknown name replaced by the most similar known one, or None if it then matches nothing.
 
-    >>> from fulmen.core.paths import like
-    >>> like("**.biases", ["bias", "layers", "layers.0", "layers.0.bias"])
+    >>> from fulmen.core.paths import similar_pattern
+    >>> similar_pattern("**.biases", ["bias", "layers", "layers.0", "layers.0.bias"])
     '**.bias'
     """
     known = {name for place in places for name in place.split(".")}
     names = [name if "*" in name or name in known else _near(name, known) for name in pattern.split(".")]
     found = ".".join(names)
-    return found if fitting(found, places) else None
+    return found if matching_paths(found, places) else None
 
 
 def _near(name: str, known: set[str]) -> str:

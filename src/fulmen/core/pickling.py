@@ -7,6 +7,7 @@ class, so they are pickled with the fields, and registered where the class is un
 from __future__ import annotations
 
 import copyreg
+import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -91,9 +92,23 @@ def _importable(value: Any) -> bool:
 
 
 def _by_name(function: Any) -> Any:
-    return function.__qualname__ if _importable(function) else function.__reduce_ex__(4)
+    if _importable(function):
+        return function.__qualname__
+    for name, module in list(sys.modules.items()):
+        for attribute, value in list(getattr(module, "__dict__", {}).items()) if name != "__main__" else ():
+            if value is function:
+                return _attribute, (name, attribute)
+    if isinstance(function, _JITTED):
+        return jax.jit, (function.__wrapped__,)
+    return function.__reduce_ex__(4)
 
+
+def _attribute(module: str, name: str) -> Any:
+    return getattr(importlib.import_module(module), name)
+
+
+_JITTED: Any = type(jax.nn.silu)
 
 # They would be pickled as what they wrap, which is not what is found under their name.
-for _kind in (jax.custom_jvp, jax.custom_vjp, type(jax.nn.silu)):
+for _kind in (jax.custom_jvp, jax.custom_vjp, jax.numpy.ufunc, _JITTED):
     copyreg.pickle(_kind, _by_name)

@@ -23,6 +23,9 @@ __all__ = ["State", "without_plan"]
 class State:
     """All that training is at one moment; a pytree, and only data.
 
+    `pickle` finds functions by their names, which a transformation such as `optax.adam(1e-3)` has not: give the constructor,
+    `optimizer=optax.adam, lr=1e-3`, or use `cloudpickle` or `fm.save`.
+
     Attributes:
         system: the component, with no mode bound.
         optimizer_state: a tuple with the state of each group of parameters.
@@ -30,9 +33,10 @@ class State:
         step: how many steps have been done.
         key: the run's random key.
         plan: what is known of the run.
+        arrays, raw_key, structure: what programs are given: a list of all arrays, the key's data, and the static rest.
     """
 
-    __slots__ = ("_leaves", "_raw_key", "_step", "_structure", "_trees")
+    __slots__ = ("_step", "_trees", "arrays", "raw_key", "structure")
 
     def __init__(
         self,
@@ -45,20 +49,21 @@ class State:
         plan: Plan | None = None,
     ) -> None:
         raw, implementation = _raw(key)
-        self._leaves, self._structure = pack((system, optimizer_state, optimizer), plan or Plan(), implementation)
-        self._raw_key = raw
+        self.arrays, self.structure = pack((system, optimizer_state, optimizer), plan or Plan(), implementation)
+        self.raw_key = raw
         self._trees: Any = None
         self._step = np.int32(step) if isinstance(step, int) else step
 
     @classmethod
-    def _of(cls, leaves: Any, raw_key: Any, step: Any, structure: Structure) -> State:
+    def of(cls, arrays: Any, raw_key: Any, step: Any, structure: Structure) -> State:
+        """The state with these attributes."""
         state = object.__new__(cls)
-        state._leaves, state._raw_key, state._step, state._structure, state._trees = leaves, raw_key, step, structure, None
+        state.arrays, state.raw_key, state._step, state.structure, state._trees = arrays, raw_key, step, structure, None
         return state
 
     def _tree(self) -> Any:
         if self._trees is None:
-            self._trees = self._structure.unpack(self._leaves)
+            self._trees = self.structure.unpack(self.arrays)
         return self._trees
 
     @property
@@ -79,12 +84,12 @@ class State:
 
     @property
     def plan(self) -> Plan:
-        return self._structure.extra[0]
+        return self.structure.extra[0]
 
     @property
     def key(self) -> Any:
-        implementation = self._structure.extra[1]
-        return self._raw_key if implementation is None else jax.random.wrap_key_data(self._raw_key, impl=implementation)
+        implementation = self.structure.extra[1]
+        return self.raw_key if implementation is None else jax.random.wrap_key_data(self.raw_key, impl=implementation)
 
     def replace(self, **changes: Any) -> State:
         """The same state with other values for some attributes."""
@@ -93,7 +98,7 @@ class State:
 
     def next(self, leaves: Any) -> State:
         """The state one step later, with these leaves."""
-        return State._of(leaves, self._raw_key, self.step + 1, self._structure)
+        return State.of(leaves, self.raw_key, self.step + 1, self.structure)
 
     def __fields__(self) -> Any:
         return ((n, getattr(self, n)) for n in ("system", "optimizer_state", "optimizer", "step", "key"))
@@ -103,6 +108,9 @@ class State:
         if name == "system":
             _require_same_shapes(old, value)
         return self.replace(**{name: _as_weak(old, value)})
+
+    def __reduce__(self) -> Any:
+        return State._of, (self._leaves, self._raw_key, self.step, self._structure)
 
     def __repr__(self) -> str:
         return f"State(step={self.step}, system={self.system!r})"
@@ -160,7 +168,7 @@ def _raw(key: Any) -> tuple[Any, Any]:
 
 
 def _flatten(state: State) -> tuple[Any, Any]:
-    return (*state._leaves, state._raw_key, state.step), state._structure
+    return (*state.arrays, state.raw_key, state.step), state.structure
 
 
 def _flatten_with_keys(state: State) -> tuple[Any, Any]:
@@ -168,7 +176,7 @@ def _flatten_with_keys(state: State) -> tuple[Any, Any]:
     named = jax.tree_util.tree_flatten_with_path(trees)[0]
     order = {"system": 0, "optimizer_state": 1, "optimizer": 2}
     named = sorted(named, key=lambda pair: order[pair[0][0].key])  # as they were packed; sorting is stable
-    fixed = {place for place, _ in state._structure.fixed}
+    fixed = {place for place, _ in state.structure.fixed}
     keys = [jax.tree_util.GetAttrKey(_path(path)) for i, (path, _) in enumerate(named) if i not in fixed]
     keys += [jax.tree_util.GetAttrKey("key"), jax.tree_util.GetAttrKey("step")]
     children, aux = _flatten(state)
@@ -181,7 +189,7 @@ def _path(path: Any) -> str:
 
 def _unflatten(structure: Structure, children: Any) -> State:
     *leaves, key, step = children
-    return State._of(leaves, key, step, structure)
+    return State.of(leaves, key, step, structure)
 
 
 jax.tree_util.register_pytree_with_keys(State, _flatten_with_keys, _unflatten, _flatten)

@@ -51,7 +51,11 @@ class Structure:
             return found
 
     def __reduce__(self) -> Any:
-        return Structure, (self.treedef, self.fixed, self.extra)
+        # As a tree: in a treedef, the values that another library compares by identity would not survive.
+        return _structure_of, (self.unpack([_Hole] * (self.treedef.num_leaves - len(self.fixed))), self.extra)
+
+    def __deepcopy__(self, memo: Any) -> Structure:
+        return self
 
     def unpack(self, leaves: Any) -> Any:
         """The tree with these arrays."""
@@ -59,6 +63,15 @@ class Structure:
         for place, value in self.fixed:
             leaves.insert(place, value)
         return self.treedef.unflatten(leaves)
+
+
+class _Hole:
+    """Stands for an array in a pickled structure."""
+
+
+def _structure_of(tree: Any, extra: tuple[Any, ...]) -> Structure:
+    leaves, treedef = jax.tree.flatten(tree)
+    return Structure(treedef, tuple((i, v) for i, v in enumerate(leaves) if v is not _Hole), extra)
 
 
 def _exact(value: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
-from fulmen.core.border import checked
+from fulmen.core.border import checked_batch
 from fulmen.core.mode import Plan
 from fulmen.core.tree import remake
 from fulmen.core.verbs import as_batch, batches, steps_per_epoch, validate
@@ -289,7 +289,7 @@ class Source:
         """Ask the component about the first batch that is seen; of arrays it was asked about all."""
         if not self._validated:
             self._validated = True
-            validate(component, checked(as_batch(component, batch)))
+            validate(component, checked_batch(as_batch(component, batch)))
 
 
 def _with(batch: Any, found: Batches) -> Batches:

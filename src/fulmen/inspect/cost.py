@@ -113,11 +113,11 @@ def _step_costs(state: State, raw: Any, n: int) -> list[Cost]:
     for resting, kind in zip(schedule.sets(), schedule.kinds(), strict=True):
 
         def run(leaves: list[Any], key: Any, step: Any, raw: Any, resting: Any = resting) -> Any:
-            return step_program(state._structure, leaves, key, step, raw, resting)
+            return step_program(state.structure, leaves, key, step, raw, resting)
 
         names = [name for every in itertools.compress(schedule.every, kind) for name in schedule.names[every]]
         name = f"training step without {' and '.join(names)}" if names else "training step"
-        found.append(_cost(name, n, run, state._leaves, state._raw_key, state.step, raw, donate_argnums=0))
+        found.append(_cost(name, n, run, state.arrays, state.raw_key, state.step, raw, donate_argnums=0))
     return found
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from fulmen.compose.defence import Defence
 from fulmen.compose.losses import example_mean, part_batch, sums_its_losses
 from fulmen.core.batch import inner
-from fulmen.core.border import checked
+from fulmen.core.border import checked_batch
 from fulmen.core.component import Model, System, Wrapper, named_parts
 from fulmen.core.leaves import require_arrays
 from fulmen.core.mode import Eval, Mode, bound_mode
@@ -105,7 +105,7 @@ def loss_tree(component: Any, batch: Any, mode: Mode | None = None) -> LossNode:
         component, key = component.system, component.key
     else:
         require_arrays(component, "loss_tree")
-    batch = checked(as_batch(component, batch))
+    batch = checked_batch(as_batch(component, batch))
     mode = mode or bound_mode(component) or Eval(key)
     return _node("loss", bind(component, mode), batch)
 

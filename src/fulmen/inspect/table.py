@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from fulmen.core.component import Component, named_parts
+from fulmen.core.fields import STATIC
 from fulmen.core.leaves import BUFFER, FROZEN, OTHER, PARAMETER, components, is_array, leaves
 from fulmen.core.state import State
-from fulmen.core.tree import STATIC
 from fulmen.inspect.abstract import described
 from fulmen.inspect.text import Picture, align, describe_bytes, describe_flops, faint, fold, html_page, html_table
 

@@ -19,9 +19,9 @@ try:
 except ImportError:
     raise missing("equinox", "Equinox modules", "equinox") from None
 
+from fulmen.core.fields import STATIC
 from fulmen.core.leaves import BUFFER, OTHER, PARAMETER, is_array
 from fulmen.core.mode import Mode, Train
-from fulmen.core.tree import STATIC
 from fulmen.interop.foreign import Library, register
 from fulmen.interop.signatures import key_for, parameters_of
 

@@ -16,10 +16,11 @@ from typing import Any, ClassVar
 import jax
 
 from fulmen.core.component import Buffer, Component, Model, record
+from fulmen.core.fields import static
 from fulmen.core.leaves import is_array
 from fulmen.core.mode import Mode
 from fulmen.core.prediction import Prediction, outputs_for
-from fulmen.core.tree import remake, static
+from fulmen.core.tree import remake
 from fulmen.dispatching.lazy_libraries import library_of, teach
 from fulmen.dispatching.registry import dispatch
 

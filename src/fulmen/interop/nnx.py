@@ -19,9 +19,9 @@ except ImportError:
     raise missing("flax", "Flax modules", "flax") from None
 
 from fulmen.core.component import fold_name
+from fulmen.core.fields import STATIC
 from fulmen.core.leaves import BUFFER, OTHER, PARAMETER, is_array
 from fulmen.core.mode import Mode, Train
-from fulmen.core.tree import STATIC
 from fulmen.interop.foreign import Library, register
 from fulmen.interop.signatures import KEYS, flags, key_for, parameters_of
 

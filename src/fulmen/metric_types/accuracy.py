@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import jax.numpy as jnp
 
+from fulmen.core.fields import static
 from fulmen.core.mergeable import Mean
 from fulmen.core.prediction import check_classes
-from fulmen.core.tree import static
 from fulmen.core.verbs import metrics, validate
 from fulmen.dispatching.registry import dispatch
-from fulmen.metric_types.metric import Metric, labels_of, weight_of
+from fulmen.metric_types.metric import ClassMetric, labels_of, weight_of
 
 __all__ = ["Accuracy", "TopK"]
 
 
-class Accuracy(Metric):
+class Accuracy(ClassMetric):
     """The share of examples whose class has the largest output of all; a tie or a NaN counts as wrong.
 
     Targets are integer labels `(n,)`, or probabilities `(n, classes)`, of which the most probable class counts.
@@ -26,10 +26,8 @@ class Accuracy(Metric):
     0.667
     """
 
-    per_example: ClassVar[bool] = True
 
-
-class TopK(Metric):
+class TopK(ClassMetric):
     """The share of examples whose class is among the `k` with the largest outputs; a tie or a NaN counts against it.
 
     Targets are integer labels `(n,)`, or probabilities `(n, classes)`, of which the most probable class counts. It is logged
@@ -43,8 +41,6 @@ class TopK(Metric):
     0.5
     """
 
-    per_example: ClassVar[bool] = True
-
     k: int = static(minimum=1, default=5)
 
     @property
@@ -52,7 +48,7 @@ class TopK(Metric):
         return f"top_{self.k}"
 
 
-def _in_top(metric: Metric, prediction: Any, k: int) -> Mean:
+def _in_top(metric: ClassMetric, prediction: Any, k: int) -> Mean:
     y, outputs = labels_of(prediction, metric), jnp.asarray(prediction.outputs)
     own = jnp.take_along_axis(outputs, y[:, None], axis=1)
     # Cheaper than argmax or a sort, and a NaN is never smaller.
@@ -68,11 +64,6 @@ def metrics(metric: Accuracy, prediction):
 @dispatch
 def metrics(metric: TopK, prediction):
     return _in_top(metric, prediction, metric.k)
-
-
-@dispatch
-def validate(metric: Accuracy, prediction):
-    check_classes(prediction, metric)
 
 
 @dispatch

@@ -10,12 +10,13 @@ import numpy as np
 import optax
 
 from fulmen.core.batch import Labeled
+from fulmen.core.fields import static
 from fulmen.core.mergeable import Mean, Mergeable
 from fulmen.core.prediction import Prediction, at_least_float32, check_classes, class_targets
-from fulmen.core.tree import static
 from fulmen.core.verbs import metrics, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.metric_types.metric import (
+    ClassMetric,
     Metric,
     OfMean,
     labels_of,
@@ -29,7 +30,7 @@ from fulmen.metric_types.metric import (
 __all__ = ["BitsPerCharacter", "CalibrationError", "Perplexity"]
 
 
-class CalibrationError(Metric):
+class CalibrationError(ClassMetric):
     """How far the predicted probabilities are from the shares of right predictions: Σ_b n_b / n · |accuracy_b − confidence_b|.
 
     Examples are put into bins b by their confidence, the largest probability; a bin holds what is above its lower edge, and
@@ -44,8 +45,6 @@ class CalibrationError(Metric):
     >>> print(round(float(fm.metrics(fm.metric_types.CalibrationError(), prediction).compute()), 3))  # sure to 80 %, right in 50 %
     0.3
     """
-
-    per_example: ClassVar[bool] = True
 
     bins: int = static(minimum=1, default=15)
 
@@ -153,11 +152,6 @@ def _flat(prediction: Prediction) -> Prediction:
     weight = None if weight is None else jnp.repeat(jnp.asarray(weight), n // shape[0])
     y = y.reshape(n)
     return Prediction(prediction.model, outputs, Labeled(y, y, weight=weight))
-
-
-@dispatch
-def validate(metric: CalibrationError, prediction):
-    check_classes(prediction, metric)
 
 
 @dispatch

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
+from fulmen.core.fields import static
 from fulmen.core.mergeable import Mergeable
 from fulmen.core.prediction import check_classes
-from fulmen.core.tree import static
 from fulmen.core.verbs import metrics, validate
 from fulmen.dispatching.registry import dispatch
-from fulmen.metric_types.metric import Metric, labels_of, numpy_of, ratio, weighted_sum, weights
+from fulmen.metric_types.metric import ClassMetric, labels_of, numpy_of, ratio, weighted_sum, weights
 
 __all__ = ["F1", "ConfusionMatrix", "Precision", "Recall"]
 
 
-class ClassRate(Metric):
+class ClassRate(ClassMetric):
     """What precision, recall and F1 share: how they are averaged over classes."""
-
-    per_example: ClassVar[bool] = True
 
     average: Literal["macro", "micro"] | None = "macro"
 
@@ -63,7 +61,7 @@ class F1(ClassRate):
     """
 
 
-class ConfusionMatrix(Metric):
+class ConfusionMatrix(ClassMetric):
     """How many examples of each class (rows) were predicted to be of each (columns), by weight: `(classes, classes)`.
 
     Predictions and targets are read as by `Precision`.
@@ -76,8 +74,6 @@ class ConfusionMatrix(Metric):
     [[1. 0.]
      [1. 1.]]
     """
-
-    per_example: ClassVar[bool] = True
 
     classes: int | None = static(default=None)
 
@@ -121,7 +117,7 @@ class Counts(Mergeable):
         return self.counts
 
 
-def _classes(metric: Metric, prediction: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _classes(metric: ClassMetric, prediction: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
     """True and predicted classes, `(n, classes)` with a 1 for the class, and the examples' weights."""
     y, outputs = labels_of(prediction, metric), jnp.asarray(prediction.outputs)
     n, classes = outputs.shape
@@ -143,11 +139,6 @@ def metrics(metric: ClassRate, prediction):
 def metrics(metric: ConfusionMatrix, prediction):
     true, predicted, weight = _classes(metric, prediction)
     return Counts(weighted_sum(true[:, :, None] * predicted[:, None], weight))
-
-
-@dispatch
-def validate(metric: ClassRate, prediction):
-    check_classes(prediction, metric)
 
 
 @dispatch

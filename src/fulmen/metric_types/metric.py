@@ -12,8 +12,8 @@ import numpy as np
 from fulmen.core.border import check_weight
 from fulmen.core.mergeable import Mergeable
 from fulmen.core.naming import Named
-from fulmen.core.prediction import Prediction, class_targets
-from fulmen.core.verbs import metrics
+from fulmen.core.prediction import Prediction, check_classes, class_targets
+from fulmen.core.verbs import metrics, validate
 from fulmen.dispatching.registry import dispatch
 
 __all__ = ["Metric"]
@@ -30,6 +30,17 @@ class Metric(Named):
     __example__ = "fm.Accuracy()"
 
     per_example: ClassVar[bool] = False
+
+
+class ClassMetric(Metric):
+    """A metric of predicted classes. Targets are integer labels `(n,)` or probabilities `(n, classes)`."""
+
+    per_example: ClassVar[bool] = True
+
+
+@dispatch
+def validate(metric: ClassMetric, prediction):
+    check_classes(prediction, metric)
 
 
 @dispatch

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -27,28 +25,6 @@ class Function(Model):
     """
 
     function: Callable[..., Any]
-
-    def __reduce__(self) -> Any:
-        # JAX's own functions are objects that pickle refuses; by name they are found again.
-        module, name = getattr(self.function, "__module__", None), getattr(self.function, "__qualname__", "")
-        if module and _find(module, name) is self.function:
-            return _named, (module, name), {"mode": self.mode}
-        return Function, (self.function,), {"mode": self.mode}
-
-
-def _find(module: str, name: str) -> Any:
-    try:
-        return functools.reduce(getattr, name.split("."), sys.modules[module])
-    except (KeyError, AttributeError):
-        return None
-
-
-def _named(module: str, name: str) -> Function:
-    __import__(module)
-    function = _find(module, name)
-    if function is None:
-        raise ValueError(f"this pickle names the function {module}.{name}, which is not there.")
-    return Function(function)
 
 
 @dispatch

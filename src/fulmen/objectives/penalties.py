@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fulmen.core.fields import static
 from fulmen.core.leaves import PARAMETER, components, leaves
+from fulmen.core.paths import covers
 from fulmen.core.prediction import at_least_float32
-from fulmen.core.tree import items, static
+from fulmen.core.tree import items
 from fulmen.core.verbs import loss
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives.algebra import Objective, total
@@ -63,7 +65,7 @@ def _weights(objective: L1 | L2, model: Any) -> list[jax.Array]:
     found = []
     for leaf in leaves(model):
         if leaf.role == PARAMETER:
-            above = sum(_leading_axes(part) for path, part in stacked if not path or leaf.path.startswith(f"{path}."))
+            above = sum(_leading_axes(part) for path, part in stacked if covers(path, leaf.path))
             if leaf.value.ndim - above >= 2 or not objective.kernels_only:
                 found.append(at_least_float32(leaf.value))
     return found

@@ -13,7 +13,7 @@ import optax
 from fulmen.compose.vectorized import members_of
 from fulmen.core.leaves import PARAMETER, components, leaves
 from fulmen.core.mode import Plan
-from fulmen.core.paths import fitting, join, like, nearest, places_in, within
+from fulmen.core.paths import covers, join_path, matching_paths, nearest_above, parameter_paths, similar_pattern
 from fulmen.core.stacking import take
 from fulmen.core.tree import children, get
 from fulmen.core.verbs import configure_optimizers, intervals
@@ -93,25 +93,25 @@ def groups(system: Any, optimizer: Any, plan: Plan) -> list[Group]:
     trained = [leaf.path for leaf in found if leaf.role == PARAMETER]
     hand = _placed(system, "", optimizer, system, plan)
     for place, group in hand.items():
-        if group is not _FROZEN and not any(within(place, path) for path in trained):
+        if group is not _FROZEN and not any(covers(place, path) for path in trained):
             raise ValueError(f"an optimizer was given for {place!r}, where there is no parameter to train.")
     said: dict[str, Group] = {}
     for path, part in components(system):
-        if path not in said and nearest(path, hand) is None:
+        if path not in said and nearest_above(path, hand) is None:
             said = {**_placed(part, path, configure_optimizers(part, plan), system, plan), **said}
     named, chosen = _named(system), dict[Any, Group]()
-    given = [nearest(leaf.path, hand) or nearest(leaf.path, said) for leaf in found]
+    given = [nearest_above(leaf.path, hand) or nearest_above(leaf.path, said) for leaf in found]
     for i, (leaf, group) in enumerate(zip(found, given, strict=True)):
         if leaf.role == PARAMETER:
             if group is None:
                 raise MissingOptimizerError(_nothing_for(system, leaf.path), leaf.path)
             if group is not _FROZEN:
-                place, n = nearest(leaf.path, named) or ("", 1)
+                place, n = nearest_above(leaf.path, named) or ("", 1)
                 if (group, place) not in chosen:
                     chosen[group, place] = _at(group, place, n, system, plan)
                 chosen[group, place].members.append(i)
     for leaf, group in zip(found, given, strict=True):
-        own = chosen.get((group, (nearest(leaf.path, named) or ("", 1))[0]))
+        own = chosen.get((group, (nearest_above(leaf.path, named) or ("", 1))[0]))
         if own is not None:
             own.paths.append(leaf.path)
     return list(chosen.values())
@@ -142,15 +142,15 @@ def _named(system: Any) -> dict[str, tuple[str, int]]:
                 inside = ", ".join(name for name, _ in children(part))
                 message = f"`intervals` of {_name(part, path)} names {name!r}, and it has: {inside}."
                 raise ValueError(message) from None
-            place = join(path, name)
-            _, above = nearest(place, found) or ("", 1)
+            place = join_path(path, name)
+            _, above = nearest_above(place, found) or ("", 1)
             found[place] = place, above * whole(n, f"`intervals` of {type(part).__name__}, {name}")
     return found
 
 
 def _at(group: Group, place: str, n: int, system: Any, plan: Plan) -> Group:
     """The group of what lies at a place that moves every `n` steps."""
-    path = place if within(group.path, place) else group.path
+    path = place if covers(group.path, place) else group.path
     if n == 1:
         return dataclasses.replace(group, path=path, members=[], paths=[])
     return _group(Every(group.spec, n=n), path, system, plan)
@@ -165,16 +165,16 @@ def _placed(part: Any, path: str, spec: Any, system: Any, plan: Plan) -> dict[st
     plain: dict[str, Group] = {}
     by_pattern: dict[str, tuple[str, Group]] = {}
     for key, optimizer in _flat(spec, plan).items():
-        where = join(path, key)
+        where = join_path(path, key)
         if "*" not in key:
             _require_path(part, path, key)
             plain[where] = _group(optimizer, where, system, plan)
             continue
         group = _group(optimizer, where, system, plan)
-        places = places_in(part)
-        fits = fitting(key, places)
+        places = parameter_paths(part)
+        fits = matching_paths(key, places)
         if not fits:
-            near = like(key, places)
+            near = similar_pattern(key, places)
             hint = (
                 f"did you mean {near!r}?"
                 if near
@@ -185,10 +185,10 @@ def _placed(part: Any, path: str, spec: Any, system: Any, plan: Plan) -> dict[st
             other, _ = by_pattern.setdefault(name, (key, group))
             if other != key:
                 raise ValueError(
-                    f"optimizers were given for {other!r} and for {key!r}, and both fit {join(path, name)!r}: "
+                    f"optimizers were given for {other!r} and for {key!r}, and both fit {join_path(path, name)!r}: "
                     f"give one for {name!r} by itself."
                 )
-    return {**{join(path, name): group for name, (_, group) in by_pattern.items()}, **plain}
+    return {**{join_path(path, name): group for name, (_, group) in by_pattern.items()}, **plain}
 
 
 def _flat(spec: Any, plan: Plan, path: str = "") -> dict[str, Any]:
@@ -199,7 +199,7 @@ def _flat(spec: Any, plan: Plan, path: str = "") -> dict[str, Any]:
         return {} if spec is None else {path: spec}
     flat: dict[str, Any] = {}
     for key, inner in spec.items():
-        for place, optimizer in _flat(inner, plan, join(path, str(key))).items():
+        for place, optimizer in _flat(inner, plan, join_path(path, str(key))).items():
             if place in flat:
                 raise ValueError(f"two optimizers were given for {place!r}; one was expected.")
             flat[place] = optimizer
@@ -215,7 +215,7 @@ def _require_path(part: Any, path: str, key: str) -> None:
         get(part, key)
     except KeyError:
         inside = [name for name, _ in children(part)]
-        near = difflib.get_close_matches(key, [*inside, *places_in(part)], n=3)
+        near = difflib.get_close_matches(key, [*inside, *parameter_paths(part)], n=3)
         hint = f"did you mean {_either(near)}?" if near else f"it has: {', '.join(inside)}."
         what = "path" if "." in key else "field"
         message = f"an optimizer was given for {key!r}, and {_name(part, path)} has no such {what}; {hint}"

@@ -13,7 +13,7 @@ import optax
 from fulmen.core.component import Buffer, Component, Parameter, System, parts
 from fulmen.core.leaves import PARAMETER, leaves
 from fulmen.core.mode import Plan
-from fulmen.core.paths import join, nearest, within
+from fulmen.core.paths import covers, join_path, nearest_above
 from fulmen.core.tree import get, items
 from fulmen.core.verbs import layer_order
 from fulmen.dispatching.registry import dispatch
@@ -99,8 +99,8 @@ def depths(component: Any) -> dict[str, Any]:
             last += count
             places |= dict.fromkeys(names, np.arange(first, last + 1) if count > 1 else first)
         for leaf in leaves(component):
-            if leaf.role == PARAMETER and within(top, leaf.path):
-                place = nearest(leaf.path, places)
+            if leaf.role == PARAMETER and covers(top, leaf.path):
+                place = nearest_above(leaf.path, places)
                 found[leaf.path] = 0 if place is None else max(last, 0) - place
     return found
 
@@ -109,7 +109,7 @@ def _tops(value: Any, path: str) -> Iterator[str]:
     """The paths of what has layers of its own: models, and systems that say in which order their parts compute."""
     if isinstance(value, _CONTAINERS) or (isinstance(value, System) and layer_order(value) is None):
         for name, inner in _inside(value).items():
-            yield from _tops(inner, join(path, name))
+            yield from _tops(inner, join_path(path, name))
     else:
         yield path
 
@@ -127,9 +127,9 @@ def _layers(value: Any, path: str, whole: bool = False) -> list[tuple[list[str],
     layers = []
     for name in named:
         if isinstance(name, tuple):
-            layers.append(([join(path, one) for one in name], 1))
+            layers.append(([join_path(path, one) for one in name], 1))
         else:
-            layers += _layers(get(value, name), join(path, name), whole=isinstance(value, _CONTAINERS))
+            layers += _layers(get(value, name), join_path(path, name), whole=isinstance(value, _CONTAINERS))
     return layers
 
 

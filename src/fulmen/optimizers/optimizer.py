@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import optax
 
 from fulmen.core.component import Component
+from fulmen.core.fields import static
 from fulmen.core.mode import Plan
 from fulmen.core.schedule import Schedule
-from fulmen.core.tree import Tree, short, static
+from fulmen.core.tree import Tree, short
 from fulmen.core.verbs import configure_optimizers
 from fulmen.dispatching.registry import dispatch
 from fulmen.schedules.schedule_lengths import as_schedule, of_plan
@@ -32,8 +33,17 @@ class FrozenMarker(optax.GradientTransformation):
             f"`fm.Frozen({type(component).__name__}(...))`."
         )
 
+    def __repr__(self) -> str:
+        return "fm.frozen"
 
-frozen = FrozenMarker(*optax.set_to_zero())
+
+def _no_update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    """As in `optax.set_to_zero`, whose function is local to it and cannot be pickled with a state."""
+    del params
+    return jax.tree.map(jnp.zeros_like, updates), state
+
+
+frozen = FrozenMarker(optax.set_to_zero().init, _no_update)
 """As an optimizer: these parameters stay as they are."""
 
 

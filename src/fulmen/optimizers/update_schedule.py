@@ -62,11 +62,16 @@ class UpdateSchedule:
 
 def update_schedule(state: State) -> UpdateSchedule:
     """The update schedule of a state. It depends on the state's structure, not on its arrays, and is computed once for it."""
-    programs, key = state._structure.programs, ("update schedule", generation())
+    programs, key = state.structure.programs, ("update schedule", generation())
     if key not in programs:
         found: list[UpdateSchedule] = []
         # Not of the state itself: JAX's caches would keep its structure.
         find = lambda state: found.append(UpdateSchedule(groups(state.system, state.optimizer, state.plan)))
-        jax.eval_shape(lambda *arrays: find(State._of(*arrays, state._structure)), state._leaves, state._raw_key, state.step)
+        jax.eval_shape(
+            lambda arrays, key, step: find(State.of(arrays, key, step, state.structure)),
+            state.arrays,
+            state.raw_key,
+            state.step,
+        )
         programs[key] = found[0]
     return programs[key]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from numbers import Integral, Real
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from fulmen.core.mode import Plan
 from fulmen.core.schedule import Schedule
@@ -91,9 +91,9 @@ def of_plan(value: Any) -> bool:
 
 def run_length(value: Any, what: str) -> int | float:
     """A length or a place in the run: an int counts steps, a float is a fraction of the run."""
-    if isinstance(value, Integral) and value >= 0:
+    if isinstance(value, int | np.integer) and value >= 0:
         return int(value)
-    if isinstance(value, Real) and not isinstance(value, Integral) and 0 <= value <= 1:
+    if isinstance(value, float | np.floating) and 0 <= value <= 1:
         return float(value)
     raise ValueError(
         f"`{what}` must be a number of steps (an int) or a fraction of the run (a float from 0.0 to 1.0), got {value!r}."

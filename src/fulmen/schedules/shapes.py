@@ -8,9 +8,9 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
+from fulmen.core.fields import static
 from fulmen.core.mode import Plan
 from fulmen.core.schedule import Schedule
-from fulmen.core.tree import static
 from fulmen.schedules.schedule_lengths import after, as_schedule, length, run_length, steps_of
 
 __all__ = ["cosine", "linear", "one_cycle", "step_decay", "warmup"]

@@ -10,7 +10,7 @@ from fulmen.compose.game import owner, players
 from fulmen.compose.losses import augmented
 from fulmen.core.component import Game, Wrapper, part_name, parts
 from fulmen.core.leaves import PARAMETER, leaves
-from fulmen.core.paths import join, within
+from fulmen.core.paths import covers, join_path
 from fulmen.core.tree import remake
 from fulmen.core.verbs import bind, intervals, losses, update
 from fulmen.dispatching.registry import dispatch
@@ -48,12 +48,12 @@ def intervals(alternating: Alternating):
 def update(alternating: Alternating, state, batch, mode):
     path, game = "", state.system  # or a wrapper around it
     while not isinstance(game, Game):
-        path, game = join(path, part_name(type(game))), getattr(game, part_name(type(game)))
+        path, game = join_path(path, part_name(type(game))), getattr(game, part_name(type(game)))
     require_usual_steps(game, state, batch, mode)
     batch = augmented(alternating, batch, mode.at("augment"))
     everything, logs = leaves(state.system), {}
     for player, entries in _in_order(game, state.system, batch, mode).items():
-        others = {leaf.path for leaf in everything if not within(join(path, player), leaf.path)} | mode.resting
+        others = {leaf.path for leaf in everything if not covers(join_path(path, player), leaf.path)} | mode.resting
         if all(leaf.path in others or leaf.role != PARAMETER for leaf in everything):
             continue
         value, gradients, moved, found = differentiate(state.system, batch, remake(mode, {"resting": frozenset(others)}))

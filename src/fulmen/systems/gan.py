@@ -14,7 +14,6 @@ from fulmen.core.component import Component, Game
 from fulmen.core.fields import hyper, static
 from fulmen.core.mode import Mode, require_key
 from fulmen.core.output_shapes import evaluated, output_shapes
-from fulmen.core.tree import static
 from fulmen.core.verbs import forward, gan_losses, intervals, losses, sample, validate
 from fulmen.dispatching.registry import MissingMethodError, dispatch
 from fulmen.objectives.classification import Hinge
@@ -80,7 +79,7 @@ class GAN(Game):
 
 
 def _losses(gan: GAN, batch, mode: Mode):
-    given = parts_of(batch)
+    given: Any = parts_of(batch)
     real = given["critic"].x if given else batch.x
     key = mode.at("noise").key
     z = given["generator"].x if given else jax.random.normal(require_key(key, gan), (len(batch), gan.latent))

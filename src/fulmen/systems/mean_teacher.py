@@ -8,7 +8,7 @@ import jax
 
 from fulmen.compose.defence import Defence, logits, validate_logits
 from fulmen.compose.losses import augmented
-from fulmen.core.batch import Attacked, Labeled, PartBatches, is_unlabeled, parts_of
+from fulmen.core.batch import Labeled, PartBatches, inner, is_unlabeled, parts_of
 from fulmen.core.mode import Train
 from fulmen.core.prediction import Prediction, at_least_float32
 from fulmen.core.verbs import augment, defence_losses, loss, metrics, validate
@@ -57,7 +57,7 @@ def _views(batch: Any) -> tuple[Any, Any]:
 @dispatch
 def augment(mean: MeanTeacher, batch, mode):
     student, teacher = (augmented(mean.system, batch, mode.at(name)) for name in ("student", "teacher"))
-    teacher = teacher.clean if isinstance(teacher, Attacked) else teacher
+    teacher = teacher.clean if inner(teacher) is not teacher else teacher  # only the student is attacked
     if student is batch:
         return batch
     return PartBatches(batch, {"student": student, "teacher": teacher}, weight=batch.weight, index=batch.index)

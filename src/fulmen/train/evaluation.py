@@ -35,7 +35,7 @@ def evaluate(state: State, data, *, attack=None, batch_size=None):
     require_concrete("evaluate", "eval_step(state, batch)", state, data)
     source = _checked(state.system, data, attack)
     plan = _plan(source, batch_size, evaluation_size(state))
-    return evaluate_source(state.system, state.key, source, plan, attack, owner=state._structure)
+    return evaluate_source(state.system, state.key, source, plan, attack, owner=state.structure)
 
 
 @dispatch
@@ -172,7 +172,7 @@ def _measure(structure: Structure, leaves: list[Any], batch: Any, mode: Eval) ->
 @dispatch
 def predict(state: State, data, *, batch_size=None):
     require_concrete("predict", "forward(state, x)", state, data)
-    return _predict(state.system, state.key, data, batch_size, state._structure)
+    return _predict(state.system, state.key, data, batch_size, state.structure)
 
 
 @dispatch

@@ -132,7 +132,7 @@ def _run(
             loop.tell(EpochEnd())
             if validated is not None and not interrupted.is_set():
                 now = loop.state()
-                measured = evaluate_source(now.system, now.key, *validated, owner=now._structure)
+                measured = evaluate_source(now.system, now.key, *validated, owner=now.structure)
                 run.logs = {**figures, **{f"validation/{k}": v for k, v in measured.items()}}
                 loop.tell(ValidationEnd())
             if interrupted.is_set():

@@ -73,7 +73,7 @@ def setup(
     # Tracing a step finds missing methods, shapes that do not fit and a loss that is no number; the first step reuses it.
     for resting in update_schedule(state).sets():
         traced_step(state, raw, resting)
-    RECENT.keep(state._structure)
+    RECENT.keep(state.structure)
     return state
 
 

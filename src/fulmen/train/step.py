@@ -15,7 +15,7 @@ from jax.core import Tracer
 from fulmen.compose.losses import as_figure, augmented, entry_means, named, total_loss
 from fulmen.compose.supervised import with_outputs
 from fulmen.compose.vectorized import members_of, over_members, over_states
-from fulmen.core.border import checked
+from fulmen.core.border import checked_batch
 from fulmen.core.component import Buffer, Component, Frozen, System, Wrapper, named_parts, part_name, still
 from fulmen.core.leaves import BUFFER, PARAMETER, leaves
 from fulmen.core.marks import standard_step, sums_losses
@@ -258,18 +258,18 @@ def _step(
     structure: Structure, leaves: list[Any], raw_key: Any, step: Any, raw: Any, resting: frozenset[str]
 ) -> tuple[list[Any], dict[str, Any]]:
     """The leaves after a step, and its logs as mergeable values."""
-    state = State._of(leaves, raw_key, step, structure)
+    state = State.of(leaves, raw_key, step, structure)
     component = state.system
     mode = Train(jax.random.fold_in(state.key, state.step), state.step, resting)
     new, logs = update(component, state, as_batch(component, raw), mode)
     _require_same(state, new)
     logs = {name: v if isinstance(v, Mergeable) else Mean(v) for name, v in logs.items()}
-    return new._leaves, {**learning_rates(state, new), **logs}
+    return new.arrays, {**learning_rates(state, new), **logs}
 
 
 def _require_same(old: State, new: State) -> None:
     """A step that changed the structure or a type would compile again, or fail, at the next one."""
-    if new._structure is not old._structure:
+    if new.structure is not old.structure:
         before, after = (jax.tree.structure((s.system, s.optimizer_state)) for s in (old, new))
         raise TypeError(f"the step changed the state's structure.\nbefore: {before}\nafter:  {after}")
     paths = jax.tree_util.tree_flatten_with_path(old)[0]
@@ -298,8 +298,8 @@ def for_every_plan(program: Callable[..., T], structure: Structure, *args: Any) 
 
 def traced_step(state: State, raw: Any, resting: frozenset[str] = NOBODY) -> Any:
     """The step as jit traces it, with its program and what it returns."""
-    arrays = state._leaves, state._raw_key, state.step
-    return for_every_plan(lambda structure: step_program.of(structure).trace(*arrays, raw, resting), state._structure)
+    arrays = state.arrays, state.raw_key, state.step
+    return for_every_plan(lambda structure: step_program.of(structure).trace(*arrays, raw, resting), state.structure)
 
 
 @per_structure(static_argnums=4)
@@ -313,8 +313,8 @@ def _train_step(
 @dispatch
 def train_step(state: State, batch):
     batch = _at_border(state, batch)
-    schedule, arrays = update_schedule(state), (state._leaves, state._raw_key, state.step, batch)
-    step = functools.partial(for_every_plan, _train_step, state._structure)
+    schedule, arrays = update_schedule(state), (state.arrays, state.raw_key, state.step, batch)
+    step = functools.partial(for_every_plan, _train_step, state.structure)
     if schedule.every and isinstance(state.step, Tracer):
         # In a loop or a jit of somebody else's, who moves is part of what is computed.
         programs = [lambda *arrays, resting=resting: step(*arrays, resting) for resting in schedule.sets()]
@@ -338,13 +338,13 @@ def _measure_step(component: Any, raw: Any, key: Any) -> dict[str, Any]:
 
 @per_structure()
 def _eval_step(structure: Structure, leaves: list[Any], raw_key: Any, step: Any, raw: Any) -> dict[str, Any]:
-    state = State._of(leaves, raw_key, step, structure)
+    state = State.of(leaves, raw_key, step, structure)
     return _measure_step(state.system, raw, state.key)
 
 
 @dispatch
 def eval_step(state: State, batch):
-    return _eval_step(without_plan(state._structure), state._leaves, state._raw_key, state.step, _at_border(state, batch))
+    return _eval_step(without_plan(state.structure), state.arrays, state.raw_key, state.step, _at_border(state, batch))
 
 
 # Up to how many axes host arrays may be labels or weights, by their type; other types need a closer look.
@@ -368,10 +368,10 @@ def _at_border(state: State, raw: Any) -> Any:
 
 def _validated(state: State, raw: Any) -> Any:
     # Which arrays of a batch `validate` has accepted with negative numbers: it traces the model, so it is asked once.
-    raw, known = checked(raw), state._structure.programs.setdefault("signed", set())
+    raw, known = checked_batch(raw), state.structure.programs.setdefault("signed", set())
     signed = {i for i, leaf in enumerate(jax.tree.leaves(raw)) if _may_be_wrong(leaf)}
     if not signed <= known:
-        validate(state.system, checked(as_batch(state.system, raw)))
+        validate(state.system, checked_batch(as_batch(state.system, raw)))
         known |= signed
     return raw
 
@@ -393,22 +393,22 @@ def _look(state: State, mode: Mode) -> Any:
 
 @dispatch
 def losses(state: State, batch, mode: Mode):
-    return losses(_look(state, mode), checked(as_batch(state.system, batch)))
+    return losses(_look(state, mode), checked_batch(as_batch(state.system, batch)))
 
 
 @dispatch
 def loss(state: State, batch, mode: Mode):
-    return loss(_look(state, mode), checked(as_batch(state.system, batch)))
+    return loss(_look(state, mode), checked_batch(as_batch(state.system, batch)))
 
 
 @dispatch
 def metrics(state: State, batch, mode: Mode):
-    return metrics(_look(state, mode), checked(as_batch(state.system, batch)))
+    return metrics(_look(state, mode), checked_batch(as_batch(state.system, batch)))
 
 
 @dispatch
 def predictions(state: State, batch, mode: Mode):
-    return predictions(_look(state, mode), checked(as_batch(state.system, batch)))
+    return predictions(_look(state, mode), checked_batch(as_batch(state.system, batch)))
 
 
 @dispatch

@@ -29,14 +29,14 @@ class StepLoop:
     """The steps of a run: leaves that the compiled step takes over and gives back, and a ledger of the logs."""
 
     def __init__(self, state: State, run: Run, callbacks: list[Any]) -> None:
-        self.structure, self.raw_key = state._structure, state._raw_key
+        self.structure, self.raw_key = state.structure, state.raw_key
         self.run, self.callbacks = run, callbacks
         self.each_step = bool(listeners(StepEnd(), callbacks, run))
         self.often = bool(listeners(LogsRead(), callbacks, run))
         self.ledger: Ledger | None = None
         self.generation: int | None = None
         # What the step takes over is deleted by it, and the caller may hold the state still: copied once.
-        self.leaves: list[Any] = [jnp.copy(v) for v in state._leaves]
+        self.leaves: list[Any] = [jnp.copy(v) for v in state.arrays]
         self.moving: list[int] = []
         self.programs: dict[frozenset[str], Any] = {}
         run._state = self.state
@@ -46,7 +46,7 @@ class StepLoop:
             on(event, callback, self.run)
 
     def state(self) -> State:
-        return State._of(list(self.leaves), self.raw_key, np.int32(self.run.step), self.structure)
+        return State.of(list(self.leaves), self.raw_key, np.int32(self.run.step), self.structure)
 
     def _begin(self, raw: Any) -> None:
         """Learn from the traced step which leaves it moves and what it logs."""

@@ -9,8 +9,8 @@ import jax
 
 from fulmen.core.batch import Batch, inputs
 from fulmen.core.component import Component
+from fulmen.core.fields import hyper, static
 from fulmen.core.leaves import is_array
-from fulmen.core.tree import hyper, static
 from fulmen.core.verbs import loss, perturb
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import Attack

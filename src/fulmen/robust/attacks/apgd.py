@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.core.tree import remake, static
+from fulmen.core.fields import static
+from fulmen.core.tree import remake
 from fulmen.core.verbs import advance, begin, finish, project, start_point, toward, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import DLR, CrossEntropy, Objective

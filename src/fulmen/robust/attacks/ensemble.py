@@ -14,7 +14,7 @@ from fulmen.robust.attacks.attack import Attack
 from fulmen.robust.attacks.gradient import clean_look, indexed, of_the_rest
 from fulmen.robust.attacks.problem import Problem
 
-__all__ = ["WorstOf"]
+__all__ = ["WorstOf", "flattened"]
 
 
 class WorstOf(Attack):
@@ -39,6 +39,11 @@ steps=10, restarts=3))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(map(repr, self.attacks))})"
+
+
+def flattened(attack: Any) -> list[Any]:
+    """The attacks that an attack is made of."""
+    return [inner for each in attack.attacks for inner in flattened(each)] if isinstance(attack, WorstOf) else [attack]
 
 
 @dispatch

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.core.fields import hyper
-from fulmen.core.tree import remake, static
+from fulmen.core.fields import hyper, static
+from fulmen.core.tree import remake
 from fulmen.core.verbs import advance, begin, finish, length, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack_loop import Walk, along

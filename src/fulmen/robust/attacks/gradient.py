@@ -54,7 +54,7 @@ __all__ = ["last_point"]
 def _prepared(call, attack, system, batch, key, *, inside=False, checked=False, **options):
     """For every attack: a state stands for its system, raw data becomes a batch, and nothing is differentiated through."""
     if isinstance(system, State):
-        keep(pack(system.system)[1], system._structure)
+        keep(pack(system.system)[1], system.structure)
         system = system.system
     batch = as_batch(system, batch) if checked else prepared(batch, system)
     if key is not None and not is_array(key):

@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from fulmen.core.fields import hyper, static
 from fulmen.core.naming import concrete, number
-from fulmen.core.tree import hyper, static
 from fulmen.core.verbs import start_point, transformation, validate, views
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import CLEAN, FGSM, PGD, Start, SteepestAscent, require_key
 from fulmen.robust.attacks.balls import slide
 from fulmen.robust.attacks.input_transform import Diverse, Nesterov, View
-from fulmen.robust.attacks.region import L1Ball, ball_of
+from fulmen.robust.attacks.region import ball_of
 
 __all__ = ["BIM", "DIFGSM", "MIFGSM", "NIFGSM", "RFGSM", "SLIDE", "TIFGSM", "RandomSign", "momentum", "smooth"]
 
@@ -184,7 +184,7 @@ def transformation(attack: SLIDE):
 def validate(attack: SLIDE):
     validate.invoke(SteepestAscent)(attack)
     slide(0.0, attack.q)
-    if not isinstance(ball_of(attack.region), L1Ball):
+    if ball_of(attack.region).norm_order != 1:
         raise ValueError(f"SLIDE, region: one with an L1Ball was expected, and {attack.region!r} came.")
 
 

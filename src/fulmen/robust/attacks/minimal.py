@@ -8,8 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fulmen.core.fields import static
 from fulmen.core.prediction import Prediction
-from fulmen.core.tree import remake, static
+from fulmen.core.tree import remake
 from fulmen.core.verbs import project, succeeded, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import Margin, Objective

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 
 from fulmen.core.batch import index, inputs, unweighted, with_inputs, with_labels
 from fulmen.core.component import fold_name
+from fulmen.core.fields import static
 from fulmen.core.mode import Eval, bound_mode
-from fulmen.core.tree import Tree, remake, static
+from fulmen.core.tree import Tree, remake
 from fulmen.core.verbs import aim, bind, loss, predictions, succeeded, toward
 from fulmen.robust.attacks.example_losses import added, example_losses
 from fulmen.robust.attacks.targets import the_prediction

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.core.fields import hyper
-from fulmen.core.tree import remake, static
+from fulmen.core.fields import hyper, static
+from fulmen.core.tree import remake
 from fulmen.core.verbs import advance, begin, finish, project, validate
 from fulmen.dispatching.registry import dispatch, verb
 from fulmen.objectives import Margin, Objective
@@ -207,7 +207,7 @@ def changed(ball: L2Ball | L1Ball, offset, rows, columns, key):
     old = jnp.where(inside, offset, 0)
     new = peaks * _signs(drawn[5:]).astype(offset.dtype)[None, None] + old / _norm(ball, old, (0, 1))
     # What the square and the other one that is emptied had, and what the ball had left.
-    eps, power = jnp.asarray(ball.eps).astype(offset.dtype), ball.norm_order
+    eps, power = jnp.asarray(ball.eps).astype(offset.dtype), ball.norm_order or 1
     left = jnp.maximum(eps**power - _norm(ball, offset) ** power, 0) / offset.shape[2]
     budget = (left + _norm(ball, jnp.where(both, offset, 0), (0, 1)) ** power) ** (1 / power)
     after = jnp.where(inside, new / _norm(ball, new, (0, 1)) * budget, jnp.where(both, 0, offset))
@@ -236,7 +236,7 @@ def _peaks(ball: Ball, i: Any, j: Any, rows: Any, columns: Any, inside: jax.Arra
 
 @dispatch
 def validate(attack: Square):
-    if not isinstance(ball_of(attack.region), LinfBall | L2Ball | L1Ball):
+    if ball_of(attack.region).norm_order is None:
         raise TypeError(
             f"Square, region: one with a LinfBall, an L2Ball or an L1Ball was expected, and {attack.region!r} came."
         )

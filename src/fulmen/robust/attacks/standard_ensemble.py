@@ -6,7 +6,7 @@ from fulmen.objectives import DLR, CrossEntropy
 from fulmen.robust.attacks.apgd import APGD
 from fulmen.robust.attacks.ensemble import WorstOf
 from fulmen.robust.attacks.fab import FAB
-from fulmen.robust.attacks.region import L1Ball, Region, ball_of
+from fulmen.robust.attacks.region import Region, ball_of
 from fulmen.robust.attacks.square import Square
 from fulmen.robust.attacks.targets import LikelyTarget
 
@@ -44,7 +44,7 @@ def autoattack(
     for name, value, least in (("classes", classes, 2), ("targets", targets, 1)):
         if not (value is None and name == "targets") and (not isinstance(value, int) or value < least):
             raise ValueError(f"autoattack, {name}: a whole number of at least {least} was expected, and {value!r} came.")
-    sparse = isinstance(ball_of(region), L1Ball)
+    sparse = ball_of(region).norm_order == 1
     stages = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4)) if sparse else None
     first = APGD(region, steps, restarts=5 if sparse else 1, stages=stages)
     objective = DLR() if classes > 3 else CrossEntropy()

@@ -10,9 +10,10 @@ import numpy as np
 
 from fulmen.core.batch import with_labels
 from fulmen.core.component import Component
+from fulmen.core.fields import hyper
 from fulmen.core.naming import concrete
 from fulmen.core.prediction import Prediction
-from fulmen.core.tree import hyper, remake
+from fulmen.core.tree import remake
 from fulmen.core.verbs import aim, loss, predictions, succeeded, toward, validate
 from fulmen.dispatching.registry import dispatch
 

@@ -11,9 +11,10 @@ from fulmen.compose.defence import Defence
 from fulmen.compose.losses import augmented
 from fulmen.core.batch import inputs, with_inputs
 from fulmen.core.component import Buffer, Parameter
+from fulmen.core.fields import hyper, static
 from fulmen.core.mergeable import Last
 from fulmen.core.mode import Train
-from fulmen.core.tree import hyper, remake, static
+from fulmen.core.tree import remake
 from fulmen.core.verbs import (
     as_batch,
     augment,

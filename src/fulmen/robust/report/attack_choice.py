@@ -45,11 +45,6 @@ def as_attack(given: tuple | list, classes):
     return WorstOf(*(as_attack(each, classes) for each in given))
 
 
-def flattened(attack: Any) -> list[Any]:
-    """The attacks that an attack is made of."""
-    return [inner for each in attack.attacks for inner in flattened(each)] if isinstance(attack, WorstOf) else [attack]
-
-
 @dispatch
 def scaled(attack: object, factor):
     return attack

@@ -6,7 +6,8 @@ import functools
 
 import jax
 
-from fulmen.core.tree import remake, static
+from fulmen.core.fields import static
+from fulmen.core.tree import remake
 from fulmen.core.verbs import advance, begin, finish, project, start_point, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import Attack, Uniform

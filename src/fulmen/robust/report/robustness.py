@@ -22,8 +22,9 @@ from fulmen.core.verbs import as_attack, as_batch, examine, loss, robustness, sc
 from fulmen.core.version import __version__
 from fulmen.data.arrays import check_arrays
 from fulmen.dispatching.registry import MissingMethodError, dispatch
+from fulmen.robust.attacks.ensemble import flattened
 from fulmen.robust.attacks.region import Ball, Intersection, require_inside
-from fulmen.robust.report.attack_choice import flattened, name_of, norm_name, one_ball
+from fulmen.robust.report.attack_choice import name_of, norm_name, one_ball
 from fulmen.robust.report.attack_evaluation import Evaluation, is_right, margins, norms
 from fulmen.robust.report.attack_signs import BlackBox, Convergence, Falling, Gradients, Inside, Iterations
 from fulmen.robust.report.binarization import Binarization
