@@ -76,11 +76,11 @@ def state(request):
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_a_copied_state_trains_on_with_the_same_programs(state, way):
     copied = way()(state)
-    assert copied is not state and copied._structure is state._structure
+    assert copied is not state and copied.structure is state.structure
     expected, logs = fm.train_step(state, (X, Y))
     found, found_logs = fm.train_step(copied, (X, Y))
     assert float(found_logs["loss"]) == float(logs["loss"])
-    for a, b in zip(found._leaves, expected._leaves, strict=True):
+    for a, b in zip(found.arrays, expected.arrays, strict=True):
         np.testing.assert_array_equal(a, b)
 
 

@@ -110,7 +110,7 @@ class State:
         return self.replace(**{name: _as_weak(old, value)})
 
     def __reduce__(self) -> Any:
-        return State._of, (self._leaves, self._raw_key, self.step, self._structure)
+        return State.of, (self.arrays, self.raw_key, self.step, self.structure)
 
     def __repr__(self) -> str:
         return f"State(step={self.step}, system={self.system!r})"

@@ -22,11 +22,6 @@ class Normalization(Model):
     """What the layers share: a scale for each of `features`, and an `epsilon` under the root."""
 
 
-@dispatch
-def init(layer: Normalization, key):
-    return remake(layer, {"weight": jnp.ones(layer.features), "bias": jnp.zeros(layer.features)})
-
-
 class BatchNorm(Normalization):
     """Normalizes each feature over all axes but the last, then scales and shifts it: `(…, features)` to the same shape.
 
@@ -63,7 +58,7 @@ class BatchNorm(Normalization):
 @dispatch
 def init(layer: BatchNorm, key):
     buffers = {"mean": Buffer(jnp.zeros(layer.features)), "variance": Buffer(jnp.ones(layer.features))}
-    return remake(init.invoke(Normalization, object)(layer, key), buffers)
+    return remake(layer, {"weight": jnp.ones(layer.features), "bias": jnp.zeros(layer.features), **buffers})
 
 
 @dispatch
@@ -192,6 +187,11 @@ def validate(layer: GroupNorm):
         raise ValueError(
             f"GroupNorm.groups must divide its features, and {layer.groups} groups of {layer.features} features came."
         )
+
+
+@dispatch
+def init(layer: LayerNorm | GroupNorm, key):
+    return remake(layer, {"weight": jnp.ones(layer.features), "bias": jnp.zeros(layer.features)})
 
 
 @dispatch
