@@ -553,9 +553,9 @@ BALL = fm.LinfBall(0.1)
         (lambda: fm.FGSM(fm.LinfBall(jnp.nan)), ValueError, "LinfBall.eps .* got nan"),
         (lambda: fm.FGSM(fm.LinfBall(np.float32(np.inf)) & BOX), ValueError, "LinfBall.eps must be finite, got inf"),
         (lambda: fm.FGSM(fm.LinfBall("0.1")), TypeError, "LinfBall.eps must be a number, got '0.1'"),
-        (lambda: fm.FGSM(BALL & fm.Box(1, 0)), ValueError, "Box, lo: .* lo = 1, hi = 0 came"),
-        (lambda: fm.FGSM(BALL & fm.Box(0.5, 0.5)), ValueError, "Box, lo: a number below hi was expected"),
-        (lambda: fm.FGSM(BALL & fm.Box(np.nan, 0.5)), ValueError, "Box, lo: a number was expected, and nan came"),
+        (lambda: fm.FGSM(BALL & fm.Box(1, 0)), ValueError, "Box.lo must be below Box.hi, got lo = 1 and hi = 0"),
+        (lambda: fm.FGSM(BALL & fm.Box(0.5, 0.5)), ValueError, "Box.lo must be below Box.hi"),
+        (lambda: fm.FGSM(BALL & fm.Box(np.nan, 0.5)), ValueError, "Box.lo must be below Box.hi, got lo = nan"),
         (
             lambda: fm.FGSM(fm.attacks.Intersection((BALL, 3))),
             TypeError,

@@ -118,7 +118,7 @@ BAD = {
         "AWP defines its own training step.*outermost.*inside SAM",
     ),
     "somebody's own step": (lambda: SAM(Stubborn(net())), (X, Y), ValueError, "Stubborn defines its own training step"),
-    "a step that would be left out": (lambda: Pair(SAM(net()), net()), (X, Y), ValueError, "SAM has .* inside Pair"),
+    "a step that would be left out": (lambda: Pair(SAM(net()), net()), (X, Y), ValueError, "SAM defines .* inside Pair"),
     "Free within": (lambda: fm.Adversarial(FreeAdversarial(net(), REGION), PGD), (X, Y), ValueError, "stand outermost"),
 }
 

@@ -74,7 +74,7 @@ def test_it_prints_the_table_and_writes_json_and_page(run, tmp_path):
         ("examples.py:run --region linf", "--region must be numbers as in --region linf:0.1, got linf."),
         ("examples.py:run --region linf:-1", "LinfBall.eps must be at least 0, got -1."),
         ("examples.py:run --region l2:1 --box 0", "--box must be numbers as in --box 0:1, got 0."),
-        ("examples.py:run --region l2:1 --box 1:0", "Box, lo: a number below hi was expected"),
+        ("examples.py:run --region l2:1 --box 1:0", "Box.lo must be below Box.hi"),
         ("examples.py:run --region linf:0.1 --attack pdg", "did you mean 'pgd'?"),
         ("examples.py:run --region linf:0.1 --out report.pdf", "--out must be a file such as report.html, got report.pdf."),
         ("examples.py:rum --region linf:0.1", "did you mean 'run'?"),

@@ -213,13 +213,8 @@ def validate(attack: SteepestAscent):
 
 
 @dispatch
-def validate(attack: Attack, batch):
-    require_inside(attack.region, jax.tree.leaves(inputs(batch)))
-
-
-@dispatch
 def validate(attack: Attack, system, batch):
     for _, part in components(attack):
         validate(part)
-    validate(attack, batch)
+    require_inside(attack.region, jax.tree.leaves(inputs(batch)))
     validate(attack.target, system, batch)

@@ -67,12 +67,7 @@ def _attempted(problem: Problem) -> Any:
 
 
 @dispatch
-def validate(attack: WorstOf, batch):
-    for member in attack.attacks:
-        validate(member, batch)
-
-
-@dispatch
 def validate(attack: WorstOf, system, batch):
+    validate(attack)
     for member in attack.attacks:
         validate(member, system, batch)

@@ -148,5 +148,5 @@ def validate(schedule: AttackSchedule):
 @dispatch
 def validate(defence: AttackTrained, batch):
     batch = as_batch(defence.system, batch)
-    validate(attack_at(defence.attack, None), batch)
+    validate(attack_at(defence.attack, None), defence.system, batch)
     validate(defence.system, batch)
