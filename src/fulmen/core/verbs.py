@@ -125,6 +125,7 @@ def as_batch(component, raw):
     down; in training inside the compiled step.
 
     **Extending.** Overload it for a part or a system that selects its own, or for raw data of one's own type.
+    `@fm.marks.keeps_rows` declares that row i of the raw data becomes example i.
     """
 
 
@@ -142,6 +143,7 @@ def loss(component, batch, mode):
         `reduce_losses(system, losses(system, batch), batch)`.
 
     **Extending.** `def loss(net: Net, batch: fm.Labeled)` gives a model its loss.
+    `@fm.marks.sums_losses` on a system's method declares that it reduces `losses`, whose entries are then logged.
     """
 
 
@@ -414,6 +416,7 @@ def update(system, state, batch, mode):
 
     **Extending.** Overload it for a system whose step is of another kind; `fm.differentiate` and `fm.apply_gradients` are
     the pieces.
+    `@fm.marks.standard_step` declares that a component around this one may make the step in its place.
     """
 
 
@@ -596,6 +599,7 @@ def transformation(attack):
     """The optax chain of an attack: from the gradient of −loss at the input to the step that is added to it.
 
     **Extending.** Overload it for a new attack type; it is built while tracing, so its numbers may be data.
+    `@fm.marks.ignores_steps` declares that the chain does not read `steps`, so one program serves any number.
     """
 
 
