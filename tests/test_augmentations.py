@@ -211,5 +211,5 @@ def test_batches_that_do_not_fit(augmentation, given, error, message):
 
 
 def test_a_mode_without_a_key():
-    with pytest.raises(ValueError, match="Noise draws at random, and the mode that came has no key"):
+    with pytest.raises(ValueError, match="Noise draws at random and needs a mode with a key"):
         fm.augment(fm.augmentations.Noise(0.1), batch(), fm.Eval())

@@ -134,5 +134,5 @@ def test_bad_input(system, words):
 
 def test_a_draw_needs_a_key():
     vae = fm.init(fm.VAE(Linear(4, 4), Linear(2, 4)), jax.random.key(0))
-    with pytest.raises(ValueError, match="VAE draws codes, so it needs a mode with a key"):
+    with pytest.raises(ValueError, match="VAE draws at random and needs a mode with a key"):
         fm.losses(vae, fm.Unlabeled(X))

@@ -81,7 +81,7 @@ def partition(component, policy):
 
 def _as_batch(component: Any, batch: Any) -> Any:
     takes_batches = isinstance(component, Tree) or library_of(type(component)) is not None
-    return prepared(batch, component) if takes_batches else batch  # a state makes its system's batch by itself
+    return prepared.invoke(type(batch), object)(batch, component) if takes_batches else batch  # a state makes its system's batch by itself
 
 
 @verb(context=Mode, default=Eval(), bind=_bind)
