@@ -81,7 +81,8 @@ def partition(component, policy):
 
 def _as_batch(component: Any, batch: Any) -> Any:
     takes_batches = isinstance(component, Tree) or library_of(type(component)) is not None
-    return prepared.invoke(type(batch), object)(batch, component) if takes_batches else batch  # a state makes its system's batch by itself
+    # A state makes its system's batch by itself. By `invoke`, so that `explain` has no row for it.
+    return prepared.invoke(type(batch), object)(batch, component) if takes_batches else batch
 
 
 @verb(context=Mode, default=Eval(), bind=_bind)
