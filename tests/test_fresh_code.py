@@ -166,7 +166,7 @@ def test_a_batch_that_is_made_otherwise_takes_effect():
 
     @fm.as_batch.dispatch
     def _(model: Times, raw: Raw):
-        return fm.Unlabeled(np.ones(2))
+        return fm.Unlabeled(np.ones(2, np.float32))
 
     assert [fm.loss(Times(), Raw()) for _ in range(3)] == ["made"] * 3
 

@@ -52,7 +52,8 @@ def checked_batch(data: Any) -> Any:
 
 @dispatch
 def prepared(batch: object, component):
-    return checked_batch(as_batch(component, batch))
+    made = as_batch(component, batch)
+    return checked_batch(made) if isinstance(made, Batch) else made  # a user's type, which a method of `as_batch` lets through
 
 
 @dispatch
