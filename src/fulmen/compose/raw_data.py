@@ -35,12 +35,12 @@ def to_batch(raw, component):
 @dispatch
 def to_batch(raw: object, component):
     _check_arrays(raw)
-    return Unlabeled(raw)
+    return Unlabeled(raw)  # type: ignore[arg-type]
 
 
 @dispatch
 def to_batch(raw: int | float, component):
-    return Unlabeled(raw)  # a stand-in for a batch that no method reads
+    return Unlabeled(raw)  # type: ignore[arg-type] - a stand-in for a batch that no method reads
 
 
 @dispatch
