@@ -186,6 +186,7 @@ SOURCE = Path(fm.__file__).parent
 ALLOWED = {
     "dispatching/lazy_libraries.py": "loads what is known of other libraries when one is first seen",
     "dispatching/errors.py": "shows names",
+    "dispatching/resolution.py": "warns of a method that replaces one of another package",
     "dispatching/verb.py": "warns of a method that replaces one of another module",
     "core/tree.py": "finds the names that an annotation sees",
     "schedules/span.py": "reads optax's schedules",

@@ -9,91 +9,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.core.batch import Batch, Labeled, PartBatches, Unlabeled, inner, parts_of
-from fulmen.core.border import check_array, check_weight, named_arrays
+from fulmen.core.batch import Batch, PartBatches, inner, parts_of
+from fulmen.core.border import check_weight
 from fulmen.core.component import Model, System, Wrapper, named_parts, part_name
-from fulmen.core.marks import keeps_rows, sums_losses
+from fulmen.core.marks import sums_losses
 from fulmen.core.mergeable import Mean, Mergeable
 from fulmen.core.prediction import Prediction, outputs_for
 from fulmen.core.tree import remake, short
 from fulmen.core.verbs import as_batch, augment, loss, losses, metrics, predictions, reduce_losses, validate
-from fulmen.dispatching.registry import dispatch, verb
+from fulmen.dispatching.registry import dispatch
 
 __all__ = ["as_figure", "augmented", "entry", "example_mean", "named", "per_example", "reduced", "total_loss"]
-
-
-@dispatch
-@keeps_rows
-def as_batch(component: object, raw):
-    return to_batch(raw, component)
-
-
-@verb(hands_on=False)
-def to_batch(raw, component):
-    """The batch that raw data means to a component that has no `as_batch` method for it.
-
-    Args:
-        raw: an array, a tuple, a dict or a `Batch`.
-        component: the component that takes the batch.
-    """
-
-
-@dispatch
-def to_batch(raw: object, component):
-    _check_arrays(raw)
-    return Unlabeled(raw)
-
-
-@dispatch
-def to_batch(raw: int | float, component):
-    return Unlabeled(raw)  # a stand-in for a batch that no method reads
-
-
-@dispatch
-def to_batch(raw: Batch, component):
-    return raw
-
-
-@dispatch
-def to_batch(raw: tuple | list, component):
-    if len(raw) not in (2, 3):
-        raise ValueError(
-            f"a batch must be an array, a pair (x, y) or a triple (x, y, weight), got {len(raw)} arrays. For others, overload "
-            f"`as_batch(component: {type(component).__name__}, raw: tuple)`."
-        )
-    _check_arrays(raw)
-    if len(raw) == 2:
-        return Labeled(*raw)
-    x, y, weight = raw
-    if jnp.issubdtype(weight.dtype, jnp.integer):
-        raise TypeError(
-            f"weight, the third array, must be floating-point, got {weight.dtype}. Integer weights: weight.astype(np.float32), or by "
-            "name dict(x=…, y=…, weight=…). Two inputs and labels need a batch type: class Pair(fm.Batch) with a field for each."
-        )
-    return Labeled(x, y, weight=weight)
-
-
-def _check_arrays(raw: Any) -> None:
-    for name, value in named_arrays(raw):
-        check_array(name, value)
-
-
-@dispatch
-def to_batch(raw: dict, component):
-    inside = named_parts(component, Model, System) if isinstance(component, System) else {}
-    if raw and set(raw) <= set(inside):
-        return PartBatches(None, {name: as_batch(inside[name], own) for name, own in raw.items()})
-    kind = Labeled if "y" in raw else Unlabeled
-    allowed = {"x", "y", "weight", "index"}
-    if "x" not in raw or not set(raw) <= allowed:
-        parts = f", or an entry for each part of {type(component).__name__}: {', '.join(inside)}" if inside else ""
-        raise ValueError(
-            f"a dict of data has x, and may have y, weight and index{parts}; {', '.join(map(str, raw))} came. "
-            "For others, overload `as_batch(component, raw: dict)`, or give a `fm.Batch` of your own."
-        )
-    for name, value in named_arrays(raw):
-        check_array(name, value)
-    return kind(**raw)
 
 
 def example_mean(value: Any, batch: Any, what: str = "loss") -> jax.Array:

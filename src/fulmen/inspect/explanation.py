@@ -14,9 +14,10 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
+from fulmen.compose.raw_data import to_batch
 from fulmen.core.component import Component, Frozen, Model, System, Wrapper
 from fulmen.core.leaves import is_array
-from fulmen.core.verbs import init
+from fulmen.core.verbs import init, prepared
 from fulmen.dispatching.registry import Method, Verb, recorded
 from fulmen.inspect.abstract import described
 from fulmen.inspect.text import Picture, align, faint, html_page, html_table, place, tree_prefixes
@@ -24,6 +25,8 @@ from fulmen.inspect.text import Picture, align, faint, html_page, html_table, pl
 __all__ = ["Call", "Explanation", "explain"]
 
 _BASES = (object, Component, Frozen, Model, System, Wrapper)  # a method for one of these says nothing of a type
+
+_UNSEEN = (prepared, to_batch)  # steps of other verbs, by the type of a batch
 
 
 @dataclasses.dataclass
@@ -198,6 +201,9 @@ def _nest(recorded: list[tuple[int, Verb, tuple[type, ...], Any]]) -> list[Call]
     top: list[Call] = []
     levels = [top]
     for depth, verb, (context, *types), answer in recorded:
+        if verb in _UNSEEN:  # what it called counts as called by its caller
+            levels[depth + 1 :] = [levels[depth]]
+            continue
         mode = None if verb.context is None or context is type(None) else context.__name__
         call = Call(verb.__name__, tuple(map(_type_name, types)), mode, answer if isinstance(answer, Method) else None)
         levels[depth + 1 :] = [call.calls]
