@@ -140,7 +140,7 @@ def _cost(name: str, examples: int, function: Any, *args: Any, donate_argnums: A
     memory = program.memory_analysis()
     # Of donated arguments the results take the place.
     temporary = memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    jaxpr = traced.jaxpr.jaxpr
+    jaxpr = _opened(traced.jaxpr)
     used, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)
     arguments = [("input", i) for i in range(len(used.invars))]
     flops = _flops(program) + _repeated(used, arguments, {})[0]
@@ -180,7 +180,7 @@ def _repeated(jaxpr: Jaxpr, given: Sequence[Any], known: dict[Any, int]) -> tupl
     for equation in jaxpr.eqns:
         inputs, inside = tuple(map(value, equation.invars)), [*_inside(equation.params)]
         if equation.primitive.name in _CALLS and len(inside) == 1 and len(inside[0].in_avals) == len(inputs):
-            more, outputs = _repeated(inside[0].jaxpr, inputs, known)
+            more, outputs = _repeated(_opened(inside[0]), inputs, known)
             total += more
         else:
             key = equation.primitive.name, str(equation.params), inputs
@@ -197,11 +197,16 @@ _CALLS = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call")  #
 
 
 def _inner_rounds(body: ClosedJaxpr, rounds: int) -> float:
-    total = rounds * _repeated(body.jaxpr, [("input", i) for i in range(len(body.in_avals))], {})[0]
+    total = rounds * _repeated(_opened(body), [("input", i) for i in range(len(body.in_avals))], {})[0]
     if rounds > 1:
         shapes = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in body.in_avals]
         total += (rounds - 1) * _flops(_compiled(jax.jit(jaxpr_as_fun(body)).lower(*shapes)))
     return total
+
+
+def _opened(jaxpr: Any) -> Jaxpr:
+    """A jaxpr without its constants; from jax 0.12 on there is one class for both."""
+    return jaxpr if isinstance(jaxpr, Jaxpr) else jaxpr.jaxpr
 
 
 def _inside(params: dict[str, Any]) -> Iterator[ClosedJaxpr]:

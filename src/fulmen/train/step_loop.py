@@ -54,7 +54,7 @@ class StepLoop:
         state, n = self.state(), len(self.leaves)
         self.update_schedule = update_schedule(state)
         traced = {resting: traced_step(state, raw, resting) for resting in self.update_schedule.sets()}
-        every = [one.jaxpr.jaxpr for one in traced.values()]
+        every = [one.jaxpr for one in traced.values()]
         self.moving = [i for i in range(n) if any(each.outvars[i] is not each.invars[i] for each in every)]
         self.ledger = Ledger(next(iter(traced.values())).out_info[1])
         # An argument from the host costs microseconds: key and step are passed only where something is drawn or timed.

@@ -112,7 +112,7 @@ def examine(sign: Jumps, evaluation, report):
         (prediction,) = predictions(seen(evaluation.system, key), with_inputs(batch, x)).values()
         return prediction.outputs
 
-    program = jax.make_jaxpr(outputs)(inputs(batch)).jaxpr
+    program = jax.make_jaxpr(outputs)(inputs(batch))
     found = on_the_way(program, [True] * len(program.invars))[0]
     flat = sorted(found & FLAT.keys())
     if flat:
