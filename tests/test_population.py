@@ -555,7 +555,7 @@ def set_up(population, data=DATA, **options):
         (lambda: set_up(fm.Population(small(), 3, seeds=[1, 2])), ValueError, r"seeds must be 3 integers.*got i32\[2\]"),
         (lambda: set_up(fm.Population(small(), 1, seeds=[0.5])), ValueError, r"seeds must be 1 integers.*got f32\[1\]"),
         (lambda: fm.systems.PerMember([DATA, DATA[0]]), ValueError, "data of one kind for each member was expected"),
-        (lambda: set_up(fm.Population(small(), 2), (DATA[0], DATA[1] + 1)), ValueError, "labels from 0 to 2 were expected"),
+        (lambda: set_up(fm.Population(small(), 2), (DATA[0], DATA[1] + 1)), ValueError, "labels from 0 to 2"),
         (lambda: fm.robustness(set_up(fm.Population(small(), 2)), DATA, REGION), ValueError, r"fm.members\(state\)\[0\]"),
     ],
 )
