@@ -53,7 +53,8 @@ def checked_batch(data: Any) -> Any:
 @dispatch
 def prepared(batch: object, component):
     made = as_batch(component, batch)
-    return checked_batch(made) if isinstance(made, Batch) else made  # a user's type, which a method of `as_batch` lets through
+    # A type that a user's method of `as_batch` lets through is no raw data.
+    return checked_batch(made) if isinstance(made, Batch) else made
 
 
 @dispatch
