@@ -179,10 +179,10 @@ def explain(verb: Callable[..., Any], *args: Any, **options: Any) -> Explanation
         except Exception as raised:
             error = raised
 
-    calls = recorded(trace)
+    calls = _nest(recorded(trace))
     if error is not None and not calls:
         raise error
-    return Explanation(getattr(verb, "__name__", repr(verb)), _nest(calls), error)
+    return Explanation(getattr(verb, "__name__", repr(verb)), calls, error)
 
 
 _numbers = itertools.count()
