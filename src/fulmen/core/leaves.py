@@ -12,6 +12,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from fulmen.core import verbs as contracts
 from fulmen.core.component import Buffer, Component, Frozen, Model, Parameter, is_part, named_parts
@@ -157,7 +158,7 @@ def require_concrete(verb: str, instead: str, *trees: Any) -> None:
         *trees: components, states and data; the elements of lists are not looked at.
     """
     leaves = jax.tree.leaves(trees, is_leaf=lambda value: isinstance(value, list))
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+    if any(isinstance(leaf, Tracer) for leaf in leaves):
         raise TypeError(
             f"{verb} loops over data on the host, so it cannot be called under jax.jit, grad or vmap. Call it outside, or call "
             f"fm.{instead} there."

@@ -135,7 +135,7 @@ def _fast_program(
     """The step on flat leaves, which it takes over (donates), with the logs added to one vector."""
     key = (moving, tuple(ledger.order), ledger.structure, tuple(ledger.shapes), ledger.dtype, resting)
     if key not in structure.programs:
-        reference = weakref.ref(structure)
+        reference: Any = weakref.ref(structure)
 
         def program(moved: list[Any], fixed: list[Any], sums: Any, time: Any, raw: Any) -> Any:
             raw_key, step = time if time is not None else unused
