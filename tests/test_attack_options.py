@@ -300,8 +300,8 @@ def test_few_programs_are_compiled(model, data, key):
 
 
 BAD = {
-    "labels out of range": (lambda y: y + 5, None, "labels from 0 to 9 were expected.* from 5 to 14 came"),
-    "a class that is not there": (lambda y: y, fm.attacks.Target(np.int32(12)), "labels from 0 to 9 were expected.* 12"),
+    "labels out of range": (lambda y: y + 5, None, "labels from 0 to 9.* from 5 to 14"),
+    "a class that is not there": (lambda y: y, fm.attacks.Target(np.int32(12)), "labels from 0 to 9.* 12"),
 }
 
 

@@ -321,7 +321,7 @@ def test_class_weights_in_a_list():
             TypeError,
             r"integer labels were expected, and probabilities came: y.argmax\(1\)",
         ),
-        (fm.objectives.Hinge(), (4, 3), Y + 1, ValueError, "Hinge, y: labels from 0 to 2 were expected"),
+        (fm.objectives.Hinge(), (4, 3), Y + 1, ValueError, "Hinge, y: labels from 0 to 2"),
         (
             fm.objectives.Hinge(),
             (4,),
