@@ -22,7 +22,7 @@ def as_batch(component: object, raw):
     return to_batch(raw, component)
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def to_batch(raw, component):
     """The batch that raw data means to a component that has no `as_batch` method for it.
 

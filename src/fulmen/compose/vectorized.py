@@ -21,12 +21,12 @@ from fulmen.dispatching.registry import dispatch, verb
 __all__ = ["Members", "around", "inside"]  # the verbs are private
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def members_of(component, whole):
     """The members of `whole`, a component or a state, each as a single system or its state; empty for a single system."""
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def over_members(component, whole, function, *inputs, axis=0):
     """`function(member, *inputs)` of every member, in one program.
 
@@ -39,7 +39,7 @@ def over_members(component, whole, function, *inputs, axis=0):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def over_states(component, state, function, *inputs):
     """`function(state, *inputs) -> (state, extra)` of every member's state, in one program.
 
@@ -48,27 +48,27 @@ def over_states(component, state, function, *inputs):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def seeded(component, whole, seed):
     """`whole` with the members' seeds set, unless they are given: the first has `seed`, the others the numbers after it."""
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def check_parts(component, whole):
     """Raise on invalid values in the parts of `whole`, before any data is seen."""
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def check_setup(component, state, raw):
     """Raise on a new state whose arrays do not fit its members. `raw` is the first batch."""
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def check_attack(component, whole, attack, batch):
     """Raise on an attack that an evaluation cannot make on some data."""
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def attacked(component, whole, attack, batch, key):
     """The attacked batch of an evaluation: every member is attacked by itself."""
 

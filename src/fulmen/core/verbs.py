@@ -14,7 +14,7 @@ from fulmen.dispatching.registry import verb
 # Structure
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def bind(component, mode):
     """The tree with the mode in it: every component below gets the mode, with randomness of its own.
 
@@ -33,7 +33,7 @@ def _bind(component: Any, mode: Mode) -> Any:
     return bind(component, mode)
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def init(component, key):
     """The component with its arrays drawn. Each child gets a key of its own.
 
@@ -48,7 +48,7 @@ def init(component, key):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def validate(component):
     """Raise on invalid values. Called by `setup`, `check` and `perturb` for every component in the tree.
 
@@ -68,7 +68,7 @@ def validate(component):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def partition(component, policy):
     """How a component's arrays are distributed over devices. No component or policy has a method yet.
 
@@ -243,7 +243,7 @@ def sample(model, key, shape):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def gan_losses(objective, critic, real, fake, key):
     """The losses of a GAN's players.
 
@@ -261,7 +261,7 @@ def gan_losses(objective, critic, real, fake, key):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def embeddings(system, x):
     """The embeddings by which two views of an example are compared.
 
@@ -277,7 +277,7 @@ def embeddings(system, x):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def weigh(weights, losses):
     """One number from the losses of several tasks.
 
@@ -289,7 +289,7 @@ def weigh(weights, losses):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def defence_losses(defence, batch):
     """The entries of a defence's loss in training; their sum is the loss.
 
@@ -307,7 +307,7 @@ def defence_losses(defence, batch):
 # Environments, as `fm.environments.reset` and so on
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def reset(environment, key):
     """The state at the beginning of an episode.
 
@@ -322,7 +322,7 @@ def reset(environment, key):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def step(environment, state, action, key):
     """What an action leads to.
 
@@ -339,7 +339,7 @@ def step(environment, state, action, key):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def observe(environment, state):
     """What an agent observes of a state: an array. By default the state itself.
 
@@ -350,7 +350,7 @@ def observe(environment, state):
 # Training
 
 
-@verb(context=Plan, default=Plan(), hands_on=False)
+@verb(context=Plan, default=Plan(), delegates=False)
 def configure_optimizers(component, *constructor, plan):
     """How a component's parameters are optimized: None by default, which means as what it is inside is.
 
@@ -370,7 +370,7 @@ def configure_optimizers(component, *constructor, plan):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def layer_order(component):
     """The parts of a model in the order in which it computes, from its inputs to its outputs, for `fm.optimizers.layerwise`.
 
@@ -386,7 +386,7 @@ def layer_order(component):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def intervals(system):
     """Every how many steps the parts of a system move: `{}` by default, which is every step.
 
@@ -402,7 +402,7 @@ def intervals(system):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def update(system, state, batch, mode):
     """One step of training: `augment`, the gradient of `loss`, the optimizer, the buffers, `after_update`.
 
@@ -421,7 +421,7 @@ def update(system, state, batch, mode):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def after_update(component, batch, mode):
     """The component after a step: as it is by default, with the same for its parts.
 
@@ -429,7 +429,7 @@ def after_update(component, batch, mode):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def setup(component, data, **options):
     """Ready everything: validate, draw what is not there, optimizer state, shapes against the data. Returns a `State`.
 
@@ -449,7 +449,7 @@ def setup(component, data, **options):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def train_step(state, batch):
     """One compiled step of training: `(state, batch)` to `(state, logs)`. Pure; nothing is donated.
 
@@ -464,7 +464,7 @@ def train_step(state, batch):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def eval_step(state, batch):
     """One compiled step of evaluation: a dict of mergeable values.
 
@@ -472,7 +472,7 @@ def eval_step(state, batch):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def fit(state, data, **options):
     """Train. Returns `(state, history)`.
 
@@ -496,7 +496,7 @@ def fit(state, data, **options):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def steps(state, data, **options):
     """Train step by step: yields `(state, logs)` after each, for a loop of one's own.
 
@@ -509,7 +509,7 @@ def steps(state, data, **options):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def evaluate(state, data, **options):
     """The loss and the metrics on all the data, each example counted once: a dict of floats.
 
@@ -523,7 +523,7 @@ def evaluate(state, data, **options):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def predict(state, data, **options):
     """The outputs for all the data, in order, as NumPy arrays `(n, …)`.
 
@@ -644,7 +644,7 @@ def project(region, x, origin):
 # Parts of attacks, as `fm.attacks.begin` and so on
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def start_point(start, region, x, key):
     """The point at which the attack on one example starts; it is projected onto the region afterwards.
 
@@ -661,7 +661,7 @@ def start_point(start, region, x, key):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def begin(attack, problem):
     """The first `Walk` of an attack on a batch.
 
@@ -679,7 +679,7 @@ def begin(attack, problem):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def advance(attack, problem, walk, step):
     """One step of an attack.
 
@@ -696,7 +696,7 @@ def advance(attack, problem, walk, step):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def finish(attack, problem, walk):
     """The end of an attack: by default a last look decides whether the last point is the best.
 
@@ -704,7 +704,7 @@ def finish(attack, problem, walk):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def attempt(attack, system, batch, key, *, checked=False):
     """How far an attack gets with each example; an example on which it has succeeded is left alone from then on.
 
@@ -727,7 +727,7 @@ def attempt(attack, system, batch, key, *, checked=False):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def views(attack):
     """The views of an attack, first to last: by default its field `views`.
 
@@ -735,7 +735,7 @@ def views(attack):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def shown(view, problem, walk, x, step):
     """The points that the system sees in place of `x`.
 
@@ -753,7 +753,7 @@ def shown(view, problem, walk, x, step):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def aim(targeting, system, batch):
     """The batch with the labels that the attack leads away from, and the classes that it leads to.
 
@@ -769,7 +769,7 @@ def aim(targeting, system, batch):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def toward(objective, prediction, target):
     """What an attack towards a class maximises, one number per example.
 
@@ -784,7 +784,7 @@ def toward(objective, prediction, target):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def succeeded(targeting, prediction, target):
     """Whether the attack has succeeded on each example, `(n,)`: by default, whether the predicted class is wrong.
 
@@ -795,7 +795,7 @@ def succeeded(targeting, prediction, target):
 # Regions, as `fm.attacks.bounds` and so on
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def bounds(region, origin):
     """The smallest and the largest value of each coordinate.
 
@@ -811,7 +811,7 @@ def bounds(region, origin):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def length(ball, offset):
     """The norm of offsets `(n, …)` that belongs to a ball: `(n,)`.
 
@@ -819,7 +819,7 @@ def length(ball, offset):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def shortest(ball, steepness, gap, room):
     """The shortest steps u, by the ball's norm, with Σ aᵢ uᵢ = gap and 0 ≤ u ≤ room; `room` if there are none.
 
@@ -839,7 +839,7 @@ def shortest(ball, steepness, gap, room):
 # Defences and reports, as `fm.defences.ascent` and `fm.robust.report.examine`
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def ascent(worse, slopes, weights):
     """The displacement of the weights that increases the loss, v.
 
@@ -855,7 +855,7 @@ def ascent(worse, slopes, weights):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def robustness(state, data, attack, **options):
     """How robust a classifier is, with the evidence: a `Report`.
 
@@ -896,7 +896,7 @@ def robustness(state, data, attack, **options):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def as_attack(given, classes):
     """The attack that a region, or several attacks, stand for.
 
@@ -909,7 +909,7 @@ def as_attack(given, classes):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def scaled(attack, factor):
     """The attack in balls scaled by a factor, with its steps and starts scaled alike.
 
@@ -921,7 +921,7 @@ def scaled(attack, factor):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def examine(sign, evaluation, report):
     """What a warning sign finds.
 
@@ -948,7 +948,7 @@ def plot(x):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def show(value):
     """The HTML that a notebook displays for a value, as a string.
 

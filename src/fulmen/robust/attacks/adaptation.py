@@ -17,22 +17,22 @@ from fulmen.robust.attacks.region import Ball, L1Ball, others
 __all__: list[str] = []
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def window(ball, steps, number):
     """After how many steps the gains are looked at for the `number`-th time, from 0."""
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def first_size(ball):
     """The size of the first steps of an attack in the ball, in the inputs' units."""
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def memory(ball, x, origin, drawn):
     """What the adaptation remembers, at the beginning of a stage at `x`; `drawn` if that is the attack's random start."""
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def adapt(ball, memory, now, value, height, offset, size):
     """Whether steps gain enough.
 
@@ -50,7 +50,7 @@ def adapt(ball, memory, now, value, height, offset, size):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def move(ball, region, memory, now, x, previous, ascent, size, origin):
     """The points that the next step leads to, projected onto the region: `(n, …)`."""
 

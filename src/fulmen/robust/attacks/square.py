@@ -67,17 +67,17 @@ class SquareWalk(Walk):
     height: Any = None
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def pattern(ball, shape, key):
     """The first change of an image of a shape `(height, width, channels)`."""
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def changed(ball, offset, rows, columns, key):
     """A change of an image, with a square of `rows` and `columns` of it changed again."""
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def least_side(ball):
     """The smallest side that the squares of an attack in the ball may have, in pixels."""
 
