@@ -303,7 +303,7 @@ def test_values_that_make_no_sense(metric, message):
             np.zeros(3),
             r"RMSE, y: the shape of the model's outputs, \(3, 4\), was expected, and \(3,\) came",
         ),
-        (fm.metric_types.R2(), None, "R2 needs targets"),
+        (fm.metric_types.R2(), None, "R2 needs a batch with targets"),
     ],
 )
 def test_targets_that_do_not_fit(metric, y, message):

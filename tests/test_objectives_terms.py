@@ -303,7 +303,7 @@ def test_class_weights_in_a_list():
             (4, 1),
             np.ones(4, int),
             ValueError,
-            r"BinaryCrossEntropy, y: .*\(4, 1\), .* outputs\[..., 0\]",
+            r"BinaryCrossEntropy, y must have .*\(4, 1\), .* outputs\[..., 0\]",
         ),
         (fm.BinaryCrossEntropy(), (4,), np.full(4, np.nan), ValueError, "numbers from 0 to 1 were expected"),
         (
@@ -313,7 +313,7 @@ def test_class_weights_in_a_list():
             TypeError,
             r"KL, y: probabilities of shape \(4, 3\) .* for labels it is CrossEntropy\(\)",
         ),
-        (fm.objectives.KL(), (4, 3), 2 * P, ValueError, "KL, y: probabilities were expected.* rows add up to 2 to 2"),
+        (fm.objectives.KL(), (4, 3), 2 * P, ValueError, "KL, y must be probabilities.* rows add up to 2 to 2"),
         (
             fm.objectives.Hinge(),
             (4, 3),
@@ -321,7 +321,7 @@ def test_class_weights_in_a_list():
             TypeError,
             r"integer labels were expected, and probabilities came: y.argmax\(1\)",
         ),
-        (fm.objectives.Hinge(), (4, 3), Y + 1, ValueError, "Hinge, y: labels from 0 to 2"),
+        (fm.objectives.Hinge(), (4, 3), Y + 1, ValueError, "Hinge, y must be labels from 0 to 2"),
         (
             fm.objectives.Hinge(),
             (4,),
@@ -329,8 +329,8 @@ def test_class_weights_in_a_list():
             ValueError,
             r"−1 and 1 were expected.* Labels of 0 and 1: 2 \* y - 1",
         ),
-        (0.1 * fm.MAE(), (4, 3), Y, ValueError, r"MAE, y: the shape .*\(4, 3\), was expected, and \(4,\) came"),
-        (RISING * fm.objectives.Huber(), (4, 3), None, ValueError, "Huber needs targets"),
+        (0.1 * fm.MAE(), (4, 3), Y, ValueError, r"MAE, y must have the shape .*\(4, 3\), got \(4,\)"),
+        (RISING * fm.objectives.Huber(), (4, 3), None, ValueError, "Huber needs a batch with targets"),
     ],
 )
 def test_targets_that_do_not_fit(term, outputs, y, error, message):

@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fulmen.core.component import Wrapper, part_name
-from fulmen.core.leaves import components, require_dispatched
+from fulmen.core.field_checks import require_dispatched
+from fulmen.core.leaves import components
 from fulmen.core.tree import remake
 from fulmen.core.verbs import perturb, validate
 from fulmen.dispatching.registry import dispatch, verb

@@ -20,8 +20,10 @@ import optax
 from fulmen.compose.game import players
 from fulmen.compose.losses import augmented, total_loss
 from fulmen.core import verbs as contracts
-from fulmen.core.component import Game, fold_name, unbind
-from fulmen.core.leaves import BUFFER, PARAMETER, check_fields, components, leaves
+from fulmen.core.component import Game, fold_name
+from fulmen.core.component_methods import unbind
+from fulmen.core.field_checks import check_fields
+from fulmen.core.leaves import BUFFER, PARAMETER, components, leaves
 from fulmen.core.mode import Eval, Plan, Train
 from fulmen.core.state import State
 from fulmen.core.verbs import as_batch, augment, bind, init, setup, update, validate

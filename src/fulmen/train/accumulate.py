@@ -74,7 +74,7 @@ class Ledger:
         leaves = [part.reshape(shape) for part, shape in zip(parts, self.shapes, strict=True)]
         figures = dict(zip(self.order, self.structure.unflatten(leaves), strict=True))
         with np.errstate(invalid="ignore", divide="ignore"):
-            return {key: _plain(v) for name in self.names for key, v in figures[name].figures(name).items()}
+            return {key: _plain(v) for name in self.names for key, v in figures[name].logged(name).items()}
 
 
 def _plain(value: Any) -> Any:
