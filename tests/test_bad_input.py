@@ -387,7 +387,7 @@ def test_methods_inside_the_class():
     with said(TypeError, "Inside.forward", "below the class", "@dispatch", "def forward(inside: Inside, …)"):
         fm.setup(fm.Classifier(Inside(Linear(4, 3))), (X, Y), **ADAM)
     report = fm.check(Unseen(fm.models.Dense(4, 3)), (X, Y), **ADAM)
-    assert "Unseen.metrics is written inside the class" in report.errors[0].what
+    assert "Unseen.metrics is in the body of the class" in report.errors[0].what
 
 
 def test_functions_inside_the_class_that_a_method_calls():

@@ -263,9 +263,7 @@ def test_data_that_does_not_fit(model, raw, change, error, message):
 
 def test_regression_targets_are_not_broadcast(raw):
     x, _ = raw
-    with pytest.raises(
-        ValueError, match=r"MSE, y must have the shape of the model's outputs, \(50, 1\), got \(50,\)"
-    ):
+    with pytest.raises(ValueError, match=r"MSE, y must have the shape of the model's outputs, \(50, 1\), got \(50,\)"):
         fm.setup(fm.Regressor(Linear(4, 1)), (x, x[:, 0]), optimizer=optax.sgd(0.1))
 
 

@@ -220,7 +220,7 @@ def test_perplexity_of_sequences_counts_every_token_alike():
     flat = predict(outputs.reshape(15, CLASSES), y.reshape(15), np.repeat(weight, 5))
     assert float(found) == pytest.approx(float(fm.metrics(fm.metric_types.Perplexity(), flat).compute()), rel=1e-6)
     fm.validate(fm.metric_types.Perplexity(), predict(jax.ShapeDtypeStruct((3, 5, CLASSES), np.float32), y))
-    with pytest.raises(ValueError, match="Perplexity, y: labels from 0 to 3"):
+    with pytest.raises(ValueError, match="Perplexity, y must be labels from 0 to 3"):
         fm.validate(fm.metric_types.Perplexity(), predict(jax.ShapeDtypeStruct((3, 5, CLASSES), np.float32), y + 1))
 
 
@@ -296,12 +296,12 @@ def test_values_that_make_no_sense(metric, message):
             "TopK, k: fewer than the 4 classes of the outputs were expected, and 4 came",
         ),
         (fm.metric_types.ConfusionMatrix(5), np.zeros(3, int), "ConfusionMatrix, classes: 4 were expected.* and 5 came"),
-        (fm.Precision(), np.full(3, 4), "Precision, y: labels from 0 to 3"),
-        (fm.metric_types.CalibrationError(), np.zeros((3, 2), np.float32), r"CalibrationError, y: .* shape \(3, 2\) came"),
+        (fm.Precision(), np.full(3, 4), "Precision, y must be labels from 0 to 3"),
+        (fm.metric_types.CalibrationError(), np.zeros((3, 2), np.float32), r"CalibrationError, y must be .* got float32 of shape \(3, 2\)"),
         (
             fm.metric_types.RMSE(),
             np.zeros(3),
-            r"RMSE, y: the shape of the model's outputs, \(3, 4\), was expected, and \(3,\) came",
+            r"RMSE, y must have the shape of the model's outputs, \(3, 4\), got \(3,\)",
         ),
         (fm.metric_types.R2(), None, "R2 needs a batch with targets"),
     ],

@@ -421,9 +421,9 @@ def test_targets_that_fit_a_classification(y):
     ],
 )
 def test_targets_that_do_not_fit_a_regression(outputs, y, message):
-    with pytest.raises(ValueError, match=f"MSE, y: the shape of the model's {message}"):
+    with pytest.raises(ValueError, match=f"MSE, y must have the shape of the model's {message}"):
         fm.validate(2 * fm.MSE(), sizes(outputs, y))
-    with pytest.raises(ValueError, match=f"MSE, y: the shape of the model's {message}"):
+    with pytest.raises(ValueError, match=f"MSE, y must have the shape of the model's {message}"):
         fm.loss(fm.MSE(), predict(np.ones(outputs, np.float32), y))
 
 
