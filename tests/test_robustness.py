@@ -435,7 +435,7 @@ def three(z):
         (shaped(), (X, Y), DLR, ValueError, "DLR: at least 3 classes were expected, and the model gave outputs of 2"),
         (shaped(three), (X, Y), TARGETED, ValueError, "DLR towards a class: at least 4 classes"),
         (shaped(), (X, Y + 1), PGD, ValueError, "labels from 0 to 1, .* labels from 1 to 2"),
-        (shaped(), (BYTES, Y), PGD, ValueError, r"uint8 .* came\. Scale an image of bytes first"),
+        (shaped(), (BYTES, Y), PGD, ValueError, r"x must be floating-point.* got uint8 .*Scale images of bytes"),
         (
             shaped(),
             (X, Y),
