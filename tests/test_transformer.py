@@ -166,7 +166,7 @@ def test_sampling_follows_the_probabilities():
     np.testing.assert_array_equal(again[0][:, :4], start)
 
 
-LENGTH = r"sequences of at most 6 tokens, and \(2, 7\) came: cut them, tokens\[:, :6\]"
+LENGTH = r"sequences of at most 6 tokens, got \(2, 7\): write tokens\[:, :6\]"
 
 
 @pytest.mark.parametrize(
@@ -175,13 +175,13 @@ LENGTH = r"sequences of at most 6 tokens, and \(2, 7\) came: cut them, tokens\[:
         (lambda: model()(tokens(length=7)), ValueError, LENGTH),
         (lambda: forward_jit(model(rotary=True), tokens(length=7)), ValueError, LENGTH),
         (lambda: fm.validate(Transformer(**SIZES), fm.Unlabeled(tokens(length=7))), ValueError, LENGTH),
-        (lambda: model()(tokens() + 5), ValueError, "takes tokens from 0 to 10, and 15 came"),
-        (lambda: fm.validate(Transformer(**SIZES), fm.Unlabeled(tokens() - 1)), ValueError, "from 0 to 10, and -1 came"),
-        (lambda: model()(tokens()[0]), ValueError, r"takes tokens \(n, length\), and \(6,\) came"),
-        (lambda: model()(tokens().astype(np.float32)), TypeError, "takes integer tokens, and float32 came"),
-        (lambda: generate(model(), tokens() + 5, 2, jax.random.key(0)), ValueError, "from 0 to 10, and 15 came"),
-        (lambda: generate(model(), tokens()[:, :0], 2, jax.random.key(0)), ValueError, "at least one in each"),
-        (lambda: generate(model(), tokens(), -1, jax.random.key(0)), ValueError, "and -1 came"),
+        (lambda: model()(tokens() + 5), ValueError, "takes tokens from 0 to 10, got 15"),
+        (lambda: fm.validate(Transformer(**SIZES), fm.Unlabeled(tokens() - 1)), ValueError, "from 0 to 10, got -1"),
+        (lambda: model()(tokens()[0]), ValueError, r"takes tokens \(n, length\), got \(6,\)"),
+        (lambda: model()(tokens().astype(np.float32)), TypeError, "takes integer tokens, got float32"),
+        (lambda: generate(model(), tokens() + 5, 2, jax.random.key(0)), ValueError, "from 0 to 10, got 15"),
+        (lambda: generate(model(), tokens()[:, :0], 2, jax.random.key(0)), ValueError, "at least one per sequence"),
+        (lambda: generate(model(), tokens(), -1, jax.random.key(0)), ValueError, "n must be at least 0, got -1"),
         (
             lambda: fm.setup(Counting(Transformer(11, 6, 8, 3, 2)), tokens(), optimizer=optax.adam, lr=1e-3),
             ValueError,

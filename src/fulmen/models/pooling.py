@@ -18,14 +18,14 @@ __all__ = ["AvgPool", "GlobalAvgPool", "MaxPool"]
 
 
 class MaxPool(Model):
-    """The largest number in each window: `(n, height, width, channels)` to `(n, …, …, channels)`.
+    """The maximum of each window: `(n, height, width, channels)` to `(n, …, …, channels)`.
 
-    What does not fill a window at the right and at the bottom is left out.
+    Incomplete windows at the right and at the bottom are left out.
 
     Args:
         window: an integer, or height and width.
-        stride: how far windows are apart; None puts them side by side.
-        padding: how many rows and columns of −∞ to add on each side, less than the window.
+        stride: distance between windows; None makes them adjacent.
+        padding: number of rows and columns of −∞ added on each side, less than the window.
 
     >>> fm.models.MaxPool(2)(jnp.arange(16.0).reshape(1, 4, 4, 1)).ravel()
     Array([ 5.,  7., 13., 15.], dtype=float32)
@@ -39,11 +39,11 @@ class MaxPool(Model):
 class AvgPool(Model):
     """The mean of each window: `(n, height, width, channels)` to `(n, …, …, channels)`.
 
-    What does not fill a window at the right and at the bottom is left out.
+    Incomplete windows at the right and at the bottom are left out.
 
     Args:
         window: an integer, or height and width.
-        stride: how far windows are apart; None puts them side by side.
+        stride: distance between windows; None makes them adjacent.
 
     >>> fm.models.AvgPool(2)(jnp.arange(16.0).reshape(1, 4, 4, 1)).ravel()
     Array([ 2.5,  4.5, 10.5, 12.5], dtype=float32)
@@ -98,19 +98,19 @@ def forward(layer: GlobalAvgPool, x):
 
 
 def _images(layer: MaxPool | AvgPool, x: Any) -> tuple[jax.Array, tuple[int, int], tuple[int, int]]:
-    """The input, checked, with window and stride for height and width."""
+    """The checked input, and window and stride as (height, width)."""
     name, x = f"{type(layer).__name__}({layer.window})", jnp.asarray(x)
     require_images(name, x)
     window = pair(layer.window)
     if x.shape[1] < window[0] or x.shape[2] < window[1]:
-        raise ValueError(f"{name} takes images of at least {window[0]} × {window[1]}, and {x.shape} came.")
+        raise ValueError(f"{name} takes images of at least {window[0]} × {window[1]}, got {x.shape}.")
     return x, window, window if layer.stride is None else pair(layer.stride)
 
 
 def _tiles(x: jax.Array, window: tuple[int, int]) -> jax.Array:
     """`(n, rows, window height, columns, window width, channels)`.
 
-    Reducing this is several times faster on a CPU than windows that might overlap, most of all its gradient.
+    On a CPU, reducing this is several times faster than `reduce_window`, especially its gradient.
     """
     n, height, width, channels = x.shape
     rows, columns = height // window[0], width // window[1]
