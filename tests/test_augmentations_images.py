@@ -206,15 +206,15 @@ def test_values_that_make_no_sense(augmentation, message):
 )
 def test_images_have_four_axes(augmentation):
     with pytest.raises(
-        ValueError, match=rf"{type(augmentation).__name__}, x: images of shape \(n, height, width, channels\)"
+        ValueError, match=rf"{type(augmentation).__name__}: x must be images of shape \(n, height, width, channels\)"
     ):
         fm.augment(augmentation, batch(IMAGES[..., 0]), mode())
 
 
-def test_only_augmentations_are_put_in_turn():
+def test_only_augmentations_can_be_chained():
     with pytest.raises(TypeError):
         fm.augmentations.Flip() >> 3
     with pytest.raises(TypeError, match=r"Augmentations.steps must be a tuple of Augmentations, got .*3\)"):
         fm.validate(fm.augmentations.Augmentations((fm.augmentations.Flip(), 3)))
-    with pytest.raises(ValueError, match="CutMix, y: integer labels"):
+    with pytest.raises(ValueError, match="CutMix: y must be integer labels"):
         fm.augment(fm.augmentations.CutMix(1.0, 3), batch(y=np.ones(N, np.float32)), mode())

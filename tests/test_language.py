@@ -263,7 +263,7 @@ WRONG = {
     "heads": (
         lambda: setup(ragged(), heads=3),
         ValueError,
-        "heads must divide its features, and 3 heads for 8 features came",
+        "heads must divide features, got 3 heads for 8 features",
     ),
     "too long": (
         lambda: setup(np.ones((2, 9), np.int32)),
@@ -273,7 +273,7 @@ WRONG = {
     "too long, in a step": (
         lambda: fm.train_step(setup(ragged()), np.ones((2, 9), np.int32)),
         ValueError,
-        r"sequences of at most 6 tokens, and \(2, 8\) came",
+        r"sequences of at most 6 tokens, got \(2, 8\)",
     ),
     "out of range": (lambda: setup(ragged() + 5), ValueError, "takes tokens from 0 to 10, got 15"),
     "out of range, predicted": (

@@ -227,7 +227,7 @@ def test_pooling_of_integers():
     x = jnp.arange(16, dtype=jnp.uint8).reshape(1, 4, 4, 1)
     assert MaxPool(2)(x).ravel().tolist() == [5, 7, 13, 15]
     assert MaxPool(2, 1)(x).dtype == jnp.uint8 and MaxPool(2, 1)(x).ravel()[0] == 5
-    with pytest.raises(TypeError, match=r"AvgPool takes floating-point numbers, and uint8"):
+    with pytest.raises(TypeError, match=r"AvgPool takes floating-point numbers, got uint8"):
         AvgPool(2)(x)
 
 

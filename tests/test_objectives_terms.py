@@ -220,12 +220,12 @@ def test_it_follows_the_step_in_training_and_is_settled_in_evaluation():
     np.testing.assert_allclose(history["loss/rest"], [3 * seen[1], 4 * seen[1]], rtol=1e-5)
 
 
-def test_the_weight_outside_training_may_be_said():
+def test_the_weight_outside_training_can_be_given():
     term = fm.objectives.Scheduled(fm.MSE(), lambda step: 0.1 * step, evaluation=0.25)
     fm.validate(term)
     np.testing.assert_allclose(fm.loss(term, predict(Z, P)), 0.25 * fm.loss(fm.MSE(), predict(Z, P)), rtol=1e-6)
     with pytest.raises(
-        ValueError, match=r"does not settle .* Say it: fm.objectives.Scheduled\(objective, schedule, evaluation="
+        ValueError, match=r"does not converge .* Give it: fm.objectives.Scheduled\(objective, schedule, evaluation="
     ):
         fm.validate((lambda step: 0.1 * step) * fm.MSE())
     fm.validate((lambda step: 0.5**step) * fm.MSE())
@@ -272,7 +272,7 @@ def test_scheduled_terms_print():
         (fm.objectives.Huber(delta=-1.0), "delta must be above 0, got -1"),
         (
             fm.objectives.Scheduled(fm.MSE(), lambda step: jnp.log(step)),
-            "a finite number was expected at step 0, and -inf came",
+            "schedule must be a finite number at step 0, got -inf",
         ),
     ],
 )
@@ -281,8 +281,8 @@ def test_values_that_make_no_sense(term, message):
         fm.validate(term)
 
 
-def test_a_schedule_of_the_plan_is_no_weight():
-    with pytest.raises(TypeError, match=r"Cosine is one of the plan: `schedule\(fm.Plan\(total_steps=…\)\) \* term`"):
+def test_a_schedule_of_the_plan_is_refused_as_a_weight():
+    with pytest.raises(TypeError, match=r"got Cosine, a function of the plan: write `schedule\(fm.Plan\(total_steps=…\)\) \* term`"):
         fm.cosine(1.0) * fm.MSE()
     with pytest.raises(TypeError):
         fm.MSE() * np.float32
@@ -296,8 +296,8 @@ def test_class_weights_in_a_list():
 @pytest.mark.parametrize(
     ("term", "outputs", "y", "error", "message"),
     [
-        (fm.CrossEntropy(class_weights=np.ones(2)), (4, 3), Y, ValueError, r"class_weights: .*\(3,\), .* shape \(2,\) came"),
-        (fm.BinaryCrossEntropy(), (4,), np.array([1, -1, 1, 1]), ValueError, r"from -1 to 1 came. .*\(y \+ 1\) / 2"),
+        (fm.CrossEntropy(class_weights=np.ones(2)), (4, 3), Y, ValueError, r"class_weights must have .*\(3,\), got shape \(2,\)"),
+        (fm.BinaryCrossEntropy(), (4,), np.array([1, -1, 1, 1]), ValueError, r"got numbers from -1 to 1\. .*\(y \+ 1\) / 2"),
         (
             fm.BinaryCrossEntropy(),
             (4, 1),
@@ -305,29 +305,29 @@ def test_class_weights_in_a_list():
             ValueError,
             r"BinaryCrossEntropy, y: .*\(4, 1\), .* outputs\[..., 0\]",
         ),
-        (fm.BinaryCrossEntropy(), (4,), np.full(4, np.nan), ValueError, "numbers from 0 to 1 were expected"),
+        (fm.BinaryCrossEntropy(), (4,), np.full(4, np.nan), ValueError, "BinaryCrossEntropy: y must be from 0 to 1"),
         (
             fm.objectives.KL(),
             (4, 3),
             Y,
             TypeError,
-            r"KL, y: probabilities of shape \(4, 3\) .* for labels it is CrossEntropy\(\)",
+            r"KL: y must be probabilities of shape \(4, 3\), got integer labels: use CrossEntropy\(\)",
         ),
-        (fm.objectives.KL(), (4, 3), 2 * P, ValueError, "KL, y: probabilities were expected.* rows add up to 2 to 2"),
+        (fm.objectives.KL(), (4, 3), 2 * P, ValueError, "KL.* y must be probabilities.* add up to 2 to 2"),
         (
             fm.objectives.Hinge(),
             (4, 3),
             P,
             TypeError,
-            r"integer labels were expected, and probabilities came: y.argmax\(1\)",
+            r"y must be integer labels, got probabilities: write y.argmax\(1\)",
         ),
-        (fm.objectives.Hinge(), (4, 3), Y + 1, ValueError, "Hinge, y: labels from 0 to 2"),
+        (fm.objectives.Hinge(), (4, 3), Y + 1, ValueError, "Hinge.*y.* labels from 0 to 2"),
         (
             fm.objectives.Hinge(),
             (4,),
             np.array([0, 1, 1, 0]),
             ValueError,
-            r"−1 and 1 were expected.* Labels of 0 and 1: 2 \* y - 1",
+            r"y must be −1 or 1.* labels of 0 and 1: 2 \* y - 1",
         ),
         (0.1 * fm.MAE(), (4, 3), Y, ValueError, r"MAE, y: the shape .*\(4, 3\), was expected, and \(4,\) came"),
         (RISING * fm.objectives.Huber(), (4, 3), None, ValueError, "Huber needs targets"),

@@ -44,14 +44,15 @@ def require_last_axis(name: str, x: Any, size: int) -> None:
         raise ValueError(f"{name} takes (…, {size}), got {x.shape}{hint}")
 
 
-def common_dtype(name: str, x: Any, weight: Any) -> np.dtype:
-    """The type to compute in: that of both, or the type that JAX's settings promote them to."""
+def promoted(name: str, x: Any, weight: Any) -> tuple[jax.Array, jax.Array]:
+    """Both in the same type, that of JAX's promotion setting."""
     try:
-        return jnp.result_type(x, weight)
+        dtype = jnp.result_type(x, weight)
     except jax.dtypes.TypePromotionError:
         raise TypeError(
             f"{name} has weights of {weight.dtype}, got an input of {x.dtype}: write x.astype({str(weight.dtype)!r})."
         ) from None
+    return x.astype(dtype), weight.astype(dtype)
 
 
 def pair(value: Any) -> tuple[Any, Any]:

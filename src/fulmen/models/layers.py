@@ -16,8 +16,8 @@ from fulmen.core.verbs import forward, init, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.models.input_checks import (
     aligned,
-    common_dtype,
     pair,
+    promoted,
     require_arrays,
     require_images,
     require_inexact,
@@ -30,15 +30,13 @@ __all__ = ["Conv", "Dense", "Dropout", "Flatten"]
 class Dense(Model):
     """A linear map of the last axis: `(…, in_features)` to `(…, out_features)`.
 
-    `init` draws the weight LeCun normal (a truncated normal distribution of variance 1 / in_features; LeCun, Bottou, Orr
-    and Müller 1998, "Efficient BackProp") and sets the bias to 0.
+    `init` draws the weight from a truncated normal distribution of variance 1 / in_features (LeCun, Bottou, Orr and Müller
+    1998, "Efficient BackProp") and sets the bias to 0.
 
     Args:
-        in_features: size of the last axis of the input.
-        out_features: size of the last axis of the output.
+        in_features, out_features: sizes of the last axis of the input and of the output.
         use_bias: whether to add a bias.
-        weight: `(in_features, out_features)`; None before `init`.
-        bias: `(out_features,)`.
+        weight, bias: `(in_features, out_features)` and `(out_features,)`; None before `init`.
 
     >>> layer = fm.init(fm.models.Dense(64, 10), jax.random.key(0))
     >>> layer(jnp.ones((32, 64))).shape
@@ -63,26 +61,23 @@ def forward(layer: Dense, x):
     x = jnp.asarray(x)
     weight, bias = _weights(layer)
     require_last_axis(name, x, layer.in_features)
-    dtype = common_dtype(name, x, weight)
-    return _add_bias(jnp.dot(x.astype(dtype), weight.astype(dtype)), bias)
+    return _add_bias(jnp.dot(*promoted(name, x, weight)), bias)
 
 
 class Conv(Model):
     """A convolution over height and width: `(n, height, width, in_channels)` to `(n, …, …, out_channels)`.
 
-    The kernel is not flipped (a cross-correlation). `init` draws the weight LeCun normal
-    (a truncated normal distribution of variance 1 / (in_channels · kernel height · kernel width)) and sets the bias to 0.
+    The kernel is not flipped (a cross-correlation). `init` draws the weight as for `Dense`, of variance
+    1 / (in_channels · kernel height · kernel width).
 
     Args:
-        in_channels: channels of the input, its last axis.
-        out_channels: channels of the output.
+        in_channels, out_channels: channels of the input and of the output.
         kernel_size: an integer, or height and width.
         stride: an integer, or one each for height and width.
         padding: `"SAME"` (with stride 1 the output has the size of the input), `"VALID"` (none), an integer for all sides,
             or for height and width each an integer or a pair (before, after).
         use_bias: whether to add a bias.
-        weight: `(kernel height, kernel width, in_channels, out_channels)`; None before `init`.
-        bias: `(out_channels,)`.
+        weight, bias: `(kernel height, kernel width, in_channels, out_channels)` and `(out_channels,)`; None before `init`.
 
     >>> layer = fm.init(fm.models.Conv(1, 32, stride=2), jax.random.key(0))
     >>> layer(jnp.ones((5, 8, 8, 1))).shape
@@ -121,8 +116,7 @@ def forward(layer: Conv, x):
         raise ValueError(
             f"{name} with padding {layer.padding!r} has a kernel of {kernel}, larger than the images, {x.shape}."
         )
-    dtype = common_dtype(name, x, weight)
-    x, weight = x.astype(dtype), weight.astype(dtype)
+    x, weight = promoted(name, x, weight)
     convolved = _by_patches if _are_small(weight) else _by_convolution
     return _add_bias(convolved(x, weight, pair(layer.stride), pads), bias)
 

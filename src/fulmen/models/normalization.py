@@ -10,10 +10,11 @@ import jax.numpy as jnp
 from fulmen.core.component import Buffer, Model, record
 from fulmen.core.fields import hyper, static
 from fulmen.core.mode import Train
+from fulmen.core.prediction import at_least_float32
 from fulmen.core.tree import remake
 from fulmen.core.verbs import forward, init, validate
 from fulmen.dispatching.registry import dispatch
-from fulmen.models.input_checks import aligned, common_dtype, require_arrays, require_last_axis
+from fulmen.models.input_checks import aligned, promoted, require_arrays, require_last_axis
 
 __all__ = ["BatchNorm", "GroupNorm", "LayerNorm", "RMSNorm"]
 
@@ -41,10 +42,8 @@ class BatchNorm(Normalization):
         features: size of the last axis.
         momentum: weight of the batch in the running statistics, in [0, 1].
         epsilon: added to the variance.
-        weight: `(features,)`, the scale; initially 1.
-        bias: `(features,)`, the shift; initially 0.
-        mean: the running mean, a `Buffer` of `(features,)`; initially 0.
-        variance: the running variance, a `Buffer` of `(features,)`; initially 1.
+        weight, bias: scale and shift, `(features,)`; initially 1 and 0.
+        mean, variance: the running statistics, `Buffer`s of `(features,)`; initially 0 and 1.
 
     >>> norm = fm.init(fm.models.BatchNorm(2), jax.random.key(0))
     >>> x = jnp.array([[1.0, 10.0], [3.0, 30.0]])
@@ -99,8 +98,7 @@ class LayerNorm(Normalization):
     Args:
         features: size of the last axis.
         epsilon: added to the variance.
-        weight: `(features,)`, the scale; initially 1.
-        bias: `(features,)`, the shift; initially 0.
+        weight, bias: scale and shift, `(features,)`; initially 1 and 0.
 
     >>> norm = fm.init(fm.models.LayerNorm(2), jax.random.key(0))
     >>> norm(jnp.array([[1.0, 3.0], [10.0, 30.0]])).round(3)
@@ -124,8 +122,7 @@ def forward(layer: LayerNorm, x):
 class RMSNorm(Normalization):
     """Divides each vector along the last axis by its root mean square, then scales it: `(…, features)` to the same shape.
 
-    `x / √(mean(x²) + epsilon) · weight`. Half precision is normalized in float32. Zhang and Sennrich 2019,
-    arXiv:1910.07467.
+    `x / √(mean(x²) + epsilon) · weight`, in at least float32. Zhang and Sennrich 2019, arXiv:1910.07467.
 
     Args:
         features: size of the last axis.
@@ -154,16 +151,14 @@ def forward(layer: RMSNorm, x):
 class GroupNorm(Normalization):
     """Normalizes each example's features in groups, over all its positions, then scales and shifts each feature.
 
-    `(n, …, features)` to the same shape: in each example and group of `features / groups` neighbouring features,
-    `(x − mean) / √(variance + epsilon) · weight + bias`. Examples do not mix, so training and evaluation are the same.
-    Half precision is normalized in float32. Wu and He 2018, arXiv:1803.08494.
+    `(n, …, features)` to the same shape: in each example and group of `features / groups` adjacent features,
+    `(x − mean) / √(variance + epsilon) · weight + bias`, in at least float32. Wu and He 2018, arXiv:1803.08494.
 
     Args:
         groups: number of groups; must divide `features`.
         features: size of the last axis.
         epsilon: added to the variance.
-        weight: `(features,)`, the scale; initially 1.
-        bias: `(features,)`, the shift; initially 0.
+        weight, bias: scale and shift, `(features,)`; initially 1 and 0.
 
     >>> norm = fm.init(fm.models.GroupNorm(2, 4), jax.random.key(0))
     >>> norm(jnp.array([[1.0, 3.0, 10.0, 30.0]])).round(3)
@@ -203,8 +198,8 @@ def _checked(layer: Any, x: Any) -> tuple[jax.Array, Any]:
     name, x = f"{type(layer).__name__}({layer.features})", jnp.asarray(x)
     (weight,) = require_arrays(layer, "weight")
     require_last_axis(name, x, layer.features)
-    dtype = common_dtype(name, x, weight)
-    return x.astype(dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32), dtype
+    x, _ = promoted(name, x, weight)
+    return at_least_float32(x), x.dtype
 
 
 def _normalized(layer: Any, x: jax.Array, variance: jax.Array, mean: jax.Array) -> jax.Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -128,8 +128,6 @@ class ResNet(Model):
     ) -> None:
         if len(depths) != len(widths) or not widths:
             raise ValueError(f"ResNet takes one width per stage, got depths {depths} and widths {widths}.")
-        if stem not in _STEMS:
-            raise ValueError(f"ResNet.stem must be {' or '.join(map(repr, _STEMS))}, got {stem!r}.")
         stages, channels = [], widths[0]
         for i, (depth, width) in enumerate(zip(depths, widths, strict=True)):
             blocks = []
@@ -137,20 +135,16 @@ class ResNet(Model):
                 blocks.append(block(channels, width, 2 if i > 0 and j == 0 else 1))
                 channels = block.channels(width)
             stages.append(Chain(*blocks))
-        self.__dict__.update(
-            stem=_STEMS[stem](in_channels, widths[0]), stages=Chain(*stages), head=Dense(channels, classes), mode=None
-        )
+        head = Dense(channels, classes)
+        self.__dict__.update(stem=_stem(stem, in_channels, widths[0]), stages=Chain(*stages), head=head, mode=None)
 
 
-def _imagenet_stem(in_channels: int, width: int) -> Chain:
-    return Chain(*_conv(in_channels, width, 7, 2), jax.nn.relu, MaxPool(3, 2, padding=1))
-
-
-def _cifar_stem(in_channels: int, width: int) -> Chain:
-    return Chain(*_conv(in_channels, width, 3), jax.nn.relu)
-
-
-_STEMS: dict[str, Callable[[int, int], Chain]] = {"imagenet": _imagenet_stem, "cifar": _cifar_stem}
+def _stem(kind: str, in_channels: int, width: int) -> Chain:
+    if kind == "imagenet":
+        return Chain(*_conv(in_channels, width, 7, 2), jax.nn.relu, MaxPool(3, 2, padding=1))
+    if kind == "cifar":
+        return Chain(*_conv(in_channels, width, 3), jax.nn.relu)
+    raise ValueError(f"ResNet.stem must be 'imagenet' or 'cifar', got {kind!r}.")
 
 
 @dispatch
