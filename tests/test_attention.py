@@ -62,7 +62,7 @@ def test_who_sees_whom(options):
     assert (reached == (np.tril(np.ones((5, 5), bool)) if options else True)).all()
 
 
-def test_what_is_masked_is_not_seen():
+def test_masked_positions_are_ignored():
     layer, x = filled(Attention(8, 2)), inputs()
     mask = np.arange(5)[None] < np.array([[3], [5]])
     changed = x.copy()
@@ -73,7 +73,7 @@ def test_what_is_masked_is_not_seen():
     close(before[:1, :3], forward_jit(layer, x[:1, :3]))
 
 
-def test_attention_without_positions_does_not_know_order():
+def test_attention_without_positions_is_permutation_equivariant():
     layer, x = filled(Attention(8, 2)), inputs()
     order = np.array([3, 1, 4, 0, 2])
     close(forward_jit(layer, x[:, order]), forward_jit(layer, x)[:, order])
@@ -125,7 +125,7 @@ def test_tokens_out_of_range(token, key):
     ],
     ids=lambda v: type(v).__name__,
 )
-def test_values_that_make_no_sense(layer, message):
+def test_field_values_out_of_range(layer, message):
     with pytest.raises(ValueError, match=message):
         fm.validate(layer)
 
@@ -143,11 +143,11 @@ def test_values_that_make_no_sense(layer, message):
     ],
     ids=range(7),
 )
-def test_inputs_that_do_not_fit(layer, inputs, error, message):
+def test_invalid_inputs(layer, inputs, error, message):
     with pytest.raises(error, match=message):
         filled(layer)(*inputs)
 
 
-def test_rotary_turns_pairs():
+def test_rotary_needs_an_even_size():
     with pytest.raises(ValueError, match=r"the last axis must be even, got shape \(1, 1, 1, 3\)"):
         rotary(jnp.ones((1, 1, 1, 3)))

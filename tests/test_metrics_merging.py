@@ -150,7 +150,7 @@ def predict(outputs, y, weight=None):
     return fm.Prediction(None, outputs, fm.Labeled(None, y, weight=weight))
 
 
-def test_r2_of_targets_that_are_all_the_same_is_no_number():
+def test_r2_of_equal_targets_is_nan():
     y = np.full(8, 0.1, np.float32)
     assert np.isnan(compiled(fm.metric_types.R2(), predict(y + 1, y)).compute())
 
@@ -182,7 +182,7 @@ METRICS = [
 
 
 @pytest.mark.parametrize(("metric", "shape"), METRICS)
-def test_of_no_examples_there_is_no_figure(metric, shape):
+def test_metrics_of_no_examples_are_nan(metric, shape):
     found = fm.metrics(
         metric, predict(np.zeros((SIZE, CLASSES), np.float32), np.zeros(SIZE, int), np.zeros(SIZE, np.float32))
     )
@@ -195,7 +195,7 @@ def test_of_no_examples_there_is_no_figure(metric, shape):
 
 
 @pytest.mark.parametrize(("metric", "shape"), METRICS)
-def test_probabilities_count_by_the_most_probable_class(metric, shape):
+def test_the_class_of_probabilities_is_the_most_probable_one(metric, shape):
     rng = np.random.default_rng(0)
     outputs, y = rng.normal(size=(SIZE, CLASSES)).astype(np.float32), rng.integers(0, CLASSES, SIZE)
     one_hot = np.eye(CLASSES, dtype=np.float32)[y]
@@ -212,7 +212,7 @@ def test_ties_and_nan_count_against_the_top_2(rank, right):
     )
 
 
-def test_perplexity_of_sequences_counts_every_token_alike():
+def test_perplexity_weighs_all_tokens_equally():
     rng = np.random.default_rng(0)
     outputs, y = rng.normal(size=(3, 5, CLASSES)).astype(np.float32), rng.integers(0, CLASSES, (3, 5)).astype(np.int32)
     weight = np.array([1, 0, 2], np.float32)
@@ -243,7 +243,7 @@ def run():
     return state, (x, y)
 
 
-def test_evaluation_in_batches_with_figures_that_are_arrays():
+def test_evaluation_of_metrics_that_are_arrays():
     state, (x, y) = run()
     found, whole = fm.evaluate(state, (x, y), batch_size=16), fm.evaluate(state, (x, y))
     predicted = fm.predict(state, x).argmax(1)
@@ -282,7 +282,7 @@ def test_names_and_prints():
         (fm.metric_types.CalibrationError(0), "CalibrationError.bins must be at least 1, got 0"),
     ],
 )
-def test_values_that_make_no_sense(metric, message):
+def test_field_values_out_of_range(metric, message):
     with pytest.raises(ValueError, match=message):
         fm.validate(metric)
 
@@ -306,7 +306,7 @@ def test_values_that_make_no_sense(metric, message):
         (fm.metric_types.R2(), None, "R2 needs targets"),
     ],
 )
-def test_targets_that_do_not_fit(metric, y, message):
+def test_invalid_targets(metric, y, message):
     with pytest.raises(ValueError, match=message):
         fm.validate(metric, predict(jax.ShapeDtypeStruct((3, 4), np.float32), y))
 

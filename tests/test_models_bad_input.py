@@ -70,7 +70,7 @@ def test_batch_norm_of_one_example(key):
 
 
 @pytest.mark.parametrize("layer", [Dense(6, 4), Conv(1, 2), BatchNorm(6), LayerNorm(6)])
-def test_arrays_that_are_not_there(layer):
+def test_missing_arrays(layer):
     x = jnp.ones((2, 6, 6, 1) if isinstance(layer, Conv) else (2, 6))
     for mode in (fm.Eval(), train()):
         with pytest.raises(ValueError, match=rf"this {type(layer).__name__} has no \w+ yet.*fm\.init"):
@@ -78,7 +78,7 @@ def test_arrays_that_are_not_there(layer):
 
 
 @pytest.mark.parametrize("layer", [Dense(6, 4), Conv(1, 2), BatchNorm(6), LayerNorm(6)])
-def test_input_of_another_type(layer, key):
+def test_input_of_the_wrong_type(layer, key):
     x = jnp.ones((2, 6, 6, 1) if isinstance(layer, Conv) else (2, 6), jnp.uint8)
     message = r"has weights of float32, got an input of uint8: write x\.astype\('float32'\)"
     with pytest.raises(TypeError, match=message):
@@ -114,7 +114,7 @@ VALUES = [
 
 
 @pytest.mark.parametrize("layer, message", VALUES, ids=lambda v: v if isinstance(v, str) else "")
-def test_values_that_make_no_sense(layer, message):
+def test_field_values_out_of_range(layer, message):
     with pytest.raises(ValueError, match=message):
         fm.validate(layer)
 
@@ -132,12 +132,12 @@ def test_values_that_make_no_sense(layer, message):
         (Dropout("0.1"), r"Dropout\.rate must be a number, got '0\.1'"),
     ],
 )
-def test_values_of_another_type(layer, message):
+def test_field_values_of_the_wrong_type(layer, message):
     with pytest.raises(TypeError, match=message):
         fm.validate(layer)
 
 
-def test_values_at_the_border_are_fine():
+def test_values_at_the_limits_are_valid():
     for layer in (
         Dropout(0.0),
         BatchNorm(1, momentum=0.0),
@@ -170,6 +170,6 @@ def test_values_at_the_border_are_fine():
         ),
     ],
 )
-def test_models_that_cannot_be_made(make, error, message):
+def test_invalid_constructor_arguments(make, error, message):
     with pytest.raises(error, match=message):
         make()

@@ -68,7 +68,7 @@ def test_the_embedding_is_tied():
     assert [path for path in paths if "tokens" in path] == ["tokens.weight"]
 
 
-def test_it_is_drawn_as_gpt2_was():
+def test_initialization_is_that_of_gpt2():
     net = jax.jit(lambda key: fm.init(Transformer(400, 100, 64, 2, 8), key))(jax.random.key(0))
     for path in ("tokens.weight", "positions.weight"):
         assert abs(float(fm.get(net, path).std()) / 0.02 - 1) < 0.05
@@ -79,7 +79,7 @@ def test_it_is_drawn_as_gpt2_was():
 
 
 @pytest.mark.parametrize("rotary", [False, True], ids=["learned", "rotary"])
-def test_no_token_sees_what_follows(rotary):
+def test_outputs_do_not_depend_on_later_tokens(rotary):
     net, x = model(rotary=rotary), tokens()
     changed = x.copy()
     changed[:, 4] = (x[:, 4] + 1) % SIZES["vocabulary"]
@@ -100,12 +100,12 @@ def test_options_change_nothing():
 
 
 @pytest.mark.parametrize("rotary", [False, True], ids=["learned", "rotary"])
-def test_numbers_of_16_bits_stay_so(rotary):
+def test_half_precision_is_kept(rotary):
     net = jax.tree.map(lambda v: v.astype(jnp.bfloat16) if hasattr(v, "dtype") else v, model(rotary=rotary, dropout=0.3))
     assert jax.eval_shape(fm.forward, net, tokens(), train()).dtype == jnp.bfloat16
 
 
-def test_a_part_may_be_another():
+def test_parts_can_be_replaced():
     """Any component with the same shapes: RMSNorm in the place of LayerNorm."""
     norms = {path: RMSNorm(8) for path in ("norm", "blocks.blocks.attention_norm", "blocks.blocks.mlp_norm")}
     net = fm.replace(Transformer(**SIZES), norms)

@@ -18,7 +18,14 @@ from fulmen.dispatching.registry import dispatch
 __all__ = ["CutMix", "Mixup"]
 
 
-class Mixup(Augmentation):
+class Mixing(Augmentation):
+    """An augmentation that mixes examples of `classes` in shares from Beta(α, α)."""
+
+    alpha: float = hyper(above=0)
+    classes: int = static(minimum=2)
+
+
+class Mixup(Mixing):
     """Mixes each example with another of the batch, λ x + (1 − λ) x', and their targets likewise, as probabilities.
 
     λ is drawn for each example from Beta(α, α) (Zhang et al. 2018, arXiv:1710.09412). The weights of examples do not change.
@@ -28,11 +35,8 @@ class Mixup(Augmentation):
         classes: number of classes.
     """
 
-    alpha: float = hyper(above=0)
-    classes: int = static(minimum=2)
 
-
-class CutMix(Augmentation):
+class CutMix(Mixing):
     """Copies a rectangle of another image of the batch into each, and mixes their targets, as probabilities, by area.
 
     The rectangle has √(1 − λ) of the image's height and width, for λ from Beta(α, α), and any pixel as its centre; the part
@@ -43,9 +47,6 @@ class CutMix(Augmentation):
         alpha: α; 1 makes all λ equally likely.
         classes: number of classes.
     """
-
-    alpha: float = hyper(above=0)
-    classes: int = static(minimum=2)
 
 
 @dispatch
@@ -69,7 +70,7 @@ def augment(cutmix: CutMix, batch, mode):
     return remake(batch, {"x": jnp.where(inside, x[partner], x), "y": _mix(y, y[partner], share)})
 
 
-def _shares(mixing: Mixup | CutMix, key: Any, x: jax.Array, dtype: Any) -> jax.Array:
+def _shares(mixing: Mixing, key: Any, x: jax.Array, dtype: Any) -> jax.Array:
     """λ, `(draws,)`."""
     alpha = jnp.asarray(mixing.alpha).astype(dtype)
     return jax.random.beta(key, alpha, alpha, (draws(mixing, x),), dtype)
@@ -80,7 +81,7 @@ def _mix(values: jax.Array, others: jax.Array, share: jax.Array) -> jax.Array:
     return share * values + (1 - share) * others
 
 
-def _probabilities(mixing: Mixup | CutMix, batch: Any) -> jax.Array:
+def _probabilities(mixing: Mixing, batch: Any) -> jax.Array:
     y, name = getattr(batch, "y", None), type(mixing).__name__
     if y is None:
         raise ValueError(f"{name} mixes targets too: the batch must have y, got {type(batch).__name__} without it.")

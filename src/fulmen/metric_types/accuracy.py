@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import ClassVar
 
 import jax.numpy as jnp
 
@@ -26,6 +26,8 @@ class Accuracy(ClassMetric):
     0.667
     """
 
+    k: ClassVar[int] = 1
+
 
 class TopK(ClassMetric):
     """The share of examples whose class is among the `k` with the largest outputs; a tie or a NaN counts as wrong.
@@ -47,22 +49,13 @@ class TopK(ClassMetric):
         return f"top_{self.k}"
 
 
-def _in_top(metric: ClassMetric, prediction: Any, k: int) -> Mean:
+@dispatch
+def metrics(metric: Accuracy | TopK, prediction):
     y, outputs = labels_of(prediction, metric), jnp.asarray(prediction.outputs)
     true = jnp.take_along_axis(outputs, y[:, None], axis=1)
     # Cheaper than argmax or a sort, and a NaN is never smaller.
-    right = (outputs < true).sum(1) >= outputs.shape[1] - k
+    right = (outputs < true).sum(1) >= outputs.shape[1] - metric.k
     return Mean(right, weight_of(prediction))
-
-
-@dispatch
-def metrics(metric: Accuracy, prediction):
-    return _in_top(metric, prediction, 1)
-
-
-@dispatch
-def metrics(metric: TopK, prediction):
-    return _in_top(metric, prediction, metric.k)
 
 
 @dispatch

@@ -25,8 +25,8 @@ class Normalization(Model):
 
 @dispatch
 def init(layer: Normalization, key):
-    zeros, ones = jnp.zeros(layer.features), jnp.ones(layer.features)
-    arrays = {"weight": ones, "bias": zeros, "mean": Buffer(zeros), "variance": Buffer(ones)}
+    n: int = layer.features  # type: ignore[attr-defined]
+    arrays = {"weight": jnp.ones(n), "bias": jnp.zeros(n), "mean": Buffer(jnp.zeros(n)), "variance": Buffer(jnp.ones(n))}
     return remake(layer, {name: array for name, array in arrays.items() if hasattr(layer, name)})
 
 

@@ -17,10 +17,15 @@ from fulmen.models.input_checks import pair, require_images, require_inexact
 __all__ = ["AvgPool", "GlobalAvgPool", "MaxPool"]
 
 
-class MaxPool(Model):
-    """The maximum of each window: `(n, height, width, channels)` to `(n, …, …, channels)`.
+class Pool(Model):
+    """Pooling over windows of images; incomplete windows at the right and at the bottom are left out."""
 
-    Incomplete windows at the right and at the bottom are left out.
+    window: int | tuple[int, int] = static(minimum=1)
+    stride: int | tuple[int, int] | None = static(minimum=1, default=None)
+
+
+class MaxPool(Pool):
+    """The maximum of each complete window: `(n, height, width, channels)` to `(n, …, …, channels)`.
 
     Args:
         window: an integer, or height and width.
@@ -31,26 +36,18 @@ class MaxPool(Model):
     Array([ 5.,  7., 13., 15.], dtype=float32)
     """
 
-    window: int | tuple[int, int] = static(minimum=1)
-    stride: int | tuple[int, int] | None = static(minimum=1, default=None)
     padding: int = static(minimum=0, default=0)
 
 
-class AvgPool(Model):
-    """The mean of each window: `(n, height, width, channels)` to `(n, …, …, channels)`.
-
-    Incomplete windows at the right and at the bottom are left out.
+class AvgPool(Pool):
+    """The mean of each complete window: `(n, height, width, channels)` to `(n, …, …, channels)`.
 
     Args:
-        window: an integer, or height and width.
-        stride: distance between windows; None makes them adjacent.
+        window, stride: as in `MaxPool`.
 
     >>> fm.models.AvgPool(2)(jnp.arange(16.0).reshape(1, 4, 4, 1)).ravel()
     Array([ 2.5,  4.5, 10.5, 12.5], dtype=float32)
     """
-
-    window: int | tuple[int, int] = static(minimum=1)
-    stride: int | tuple[int, int] | None = static(minimum=1, default=None)
 
 
 class GlobalAvgPool(Model):
@@ -97,7 +94,7 @@ def forward(layer: GlobalAvgPool, x):
     return x.mean((1, 2))
 
 
-def _images(layer: MaxPool | AvgPool, x: Any) -> tuple[jax.Array, tuple[int, int], tuple[int, int]]:
+def _images(layer: Pool, x: Any) -> tuple[jax.Array, tuple[int, int], tuple[int, int]]:
     """The checked input, and window and stride as (height, width)."""
     name, x = f"{type(layer).__name__}({layer.window})", jnp.asarray(x)
     require_images(name, x)

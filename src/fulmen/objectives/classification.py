@@ -178,25 +178,26 @@ def validate(objective: BinaryCrossEntropy, prediction):
 
 @dispatch
 def loss(objective: KL, prediction):
-    y = _probabilities(objective, prediction)
+    y = _require_kind(objective, prediction, labels=False)
     logits = at_least_float32(prediction.outputs)
     y = y.astype(logits.dtype)
     entropy = -(y * jnp.log(jnp.where(y > 0, y, 1))).sum(1)
     return optax.softmax_cross_entropy(logits, y) - entropy
 
 
-def _probabilities(objective: KL, prediction):
-    y, labels = class_targets(prediction, objective)
-    if labels:
-        raise TypeError(
-            f"KL: y must be probabilities of shape {tuple(prediction.outputs.shape)}, got integer labels: use CrossEntropy()."
-        )
+def _require_kind(objective: KL | Hinge, prediction: Any, labels: bool) -> Any:
+    """The targets, which must be integer labels, or must be probabilities."""
+    y, are_labels = class_targets(prediction, objective)
+    if are_labels != labels:
+        kinds = ["probabilities", "integer labels"]
+        instead = "write y.argmax(1)" if labels else "use CrossEntropy()"
+        raise TypeError(f"{type(objective).__name__}: y must be {kinds[labels]}, got {kinds[not labels]}: {instead}.")
     return y
 
 
 @dispatch
 def validate(objective: KL, prediction):
-    _probabilities(objective, prediction)
+    _require_kind(objective, prediction, labels=False)
     check_classes(prediction, objective)
 
 
@@ -214,7 +215,7 @@ def loss(objective: Hinge, prediction):
         y = number_targets(prediction, objective)
         scores = at_least_float32(prediction.outputs)
         return jax.nn.relu(1 - jnp.asarray(y).astype(scores.dtype) * scores)
-    y = _labels(objective, prediction)
+    y = _require_kind(objective, prediction, labels=True)
     scores = at_least_float32(prediction.outputs)
     true = jax.nn.one_hot(y, scores.shape[1], dtype=bool)
     best = jnp.where(true, -jnp.inf, scores).max(1)
@@ -225,17 +226,10 @@ def _is_binary(prediction) -> bool:
     return len(getattr(prediction.outputs, "shape", ())) == 1
 
 
-def _labels(objective: Hinge, prediction):
-    y, labels = class_targets(prediction, objective)
-    if not labels:
-        raise TypeError("Hinge: y must be integer labels, got probabilities: write y.argmax(1).")
-    return y
-
-
 @dispatch
 def validate(objective: Hinge, prediction):
     if not _is_binary(prediction):
-        _labels(objective, prediction)
+        _require_kind(objective, prediction, labels=True)
         check_classes(prediction, objective)
         return
     number_targets(prediction, objective)

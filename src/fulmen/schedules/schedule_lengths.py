@@ -62,8 +62,7 @@ class Constant(Schedule):
     def __call__(self, plan: Plan) -> Any:
         return lambda step: jnp.asarray(self.rate)
 
-    def span(self, plan: Plan) -> int | None:
-        return None
+    span = StepFunction.span
 
 
 def as_schedule(value: Any) -> Schedule:
