@@ -105,12 +105,13 @@ def groups(system: Any, optimizer: Any, plan: Plan) -> list[Group]:
         group = nearest_above(leaf.path, by_argument) or nearest_above(leaf.path, by_method)
         path, n = nearest_above(leaf.path, rarely) or ("", 1)
         keys.append((group, path))
-        if leaf.role == PARAMETER and group is None:
+        if leaf.role != PARAMETER or group is _FROZEN:
+            continue
+        if group is None:
             raise MissingOptimizerError(_missing_optimizer(system, leaf.path), leaf.path)
-        if leaf.role == PARAMETER and group is not _FROZEN:
-            if (group, path) not in chosen:
-                chosen[group, path] = _with_interval(group, path, n, system, plan)
-            chosen[group, path].members.append(i)
+        if (group, path) not in chosen:
+            chosen[group, path] = _with_interval(group, path, n, system, plan)
+        chosen[group, path].members.append(i)
     for leaf, key in zip(found, keys, strict=True):
         if key in chosen:
             chosen[key].paths.append(leaf.path)
