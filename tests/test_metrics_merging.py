@@ -220,7 +220,7 @@ def test_perplexity_weighs_all_tokens_equally():
     flat = predict(outputs.reshape(15, CLASSES), y.reshape(15), np.repeat(weight, 5))
     assert float(found) == pytest.approx(float(fm.metrics(fm.metric_types.Perplexity(), flat).compute()), rel=1e-6)
     fm.validate(fm.metric_types.Perplexity(), predict(jax.ShapeDtypeStruct((3, 5, CLASSES), np.float32), y))
-    with pytest.raises(ValueError, match="Perplexity.*y.* labels from 0 to 3"):
+    with pytest.raises(ValueError, match=r"Perplexity.*y.* labels from 0 to 3"):
         fm.validate(fm.metric_types.Perplexity(), predict(jax.ShapeDtypeStruct((3, 5, CLASSES), np.float32), y + 1))
 
 
