@@ -137,6 +137,11 @@ def test_leading_axes_do_not_count_for_kernels():
     assert jax.tree.structure(fm.objectives.kernels(both)) == jax.tree.structure(both)
 
 
+def test_the_mask_of_kernels_keeps_empty_containers():
+    block = fm.models.BasicBlock(2, 2)  # its shortcut is an empty chain
+    assert jax.tree.structure(fm.objectives.kernels(block)) == jax.tree.structure(block)
+
+
 def _arrays(tree):
     return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]]
 
