@@ -204,11 +204,11 @@ def test_dlr_equals_its_formula(key):
 def test_dlr_refuses_too_few_classes(key):
     region = fm.LinfBall(0.1) & BOX
     for classes, target, message in [
-        (2, fm.attacks.TrueLabel(), "at least 3 classes"),
+        (2, fm.attacks.TrueLabel(), "at least 3 outputs"),
         (3, fm.attacks.LikelyTarget(1), "at least 4"),
     ]:
         system, batch = affine(classes=classes)
-        with pytest.raises(ValueError, match=f"DLR.*{message}.*outputs of {classes}.*CrossEntropy"):
+        with pytest.raises(ValueError, match=f"DLR.*{message}.*got {classes}.*CrossEntropy"):
             fm.perturb(APGD(region, 3, objective=DLR(), target=target), system, batch, key)
 
 
