@@ -18,7 +18,7 @@ from fulmen.data.source import Source
 from fulmen.dispatching.registry import dispatch
 from fulmen.dispatching.warning import warn
 from fulmen.optimizers import groups
-from fulmen.train.evaluation import evaluate_source, evaluation_size, checked_source
+from fulmen.train.evaluation import checked_source, evaluate_source, evaluation_size
 from fulmen.train.events import (
     EpochEnd,
     EpochStart,
