@@ -12,7 +12,7 @@ from tiny import Compilations, Linear, Net, Pair, data, net, pair
 import fulmen as fm
 from fulmen import configure_optimizers, dispatch, update
 from fulmen.optimizers import groups, unfreeze
-from fulmen.train.step import learning_rates
+from fulmen.train.gradients import learning_rates
 
 PLAN = fm.Plan(steps_per_epoch=4, epochs=2, total_steps=8, batch_size=16)
 

@@ -32,8 +32,9 @@ from fulmen.dispatching.registry import AmbiguousMethodError, MissingMethodError
 from fulmen.inspect.text import Picture, html_page, html_table, place, render_table
 from fulmen.optimizers import MissingOptimizerError, groups
 from fulmen.optimizers.update_schedule import update_schedule
+from fulmen.train.gradients import differentiate
 from fulmen.train.setup import check_component
-from fulmen.train.step import differentiate, observe
+from fulmen.train.step_logs import observe
 
 __all__ = ["Finding", "Report", "check"]
 
