@@ -267,7 +267,7 @@ def test_the_thread_ends_with_the_run(lists, how, capsys):
         finally:
             ended.set()
 
-    run = lambda: fm.fit(adam(), source, steps=100, callbacks=[Stop(how)], **QUIET)
+    run = lambda: fm.fit(adam(), source, steps=100, callbacks=[Stop(how)], progress=how == "ctrl-c")
     if how == "raise":
         with pytest.raises(KeyError, match="no more"):
             run()
