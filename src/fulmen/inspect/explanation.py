@@ -97,9 +97,13 @@ class Explanation(Picture):
 
     def _notes(self) -> list[str]:
         hidden = sorted({call.verb for call in _all(self.calls) if call._is_default()} - {self.name})
-        notes = [f"Not shown, where the default methods were chosen: {', '.join(hidden)}. `.calls` has them."] if hidden else []
+        notes = (
+            [f"Not shown, where the default methods were chosen: {', '.join(hidden)}. `.calls` has them."] if hidden else []
+        )
         if isinstance(self.error, _NEEDS_VALUES):
-            notes.append("stopped where values are needed, since `explain` computes nothing: explain `train_step` or `loss`.")
+            notes.append(
+                "stopped where values are needed, since `explain` computes nothing: explain `train_step` or `loss`."
+            )
         elif self.error is not None:
             first_line = str(self.error).strip().partition("\n")[0]
             notes.append(f"stopped by {type(self.error).__name__}: {first_line}")

@@ -7,7 +7,7 @@ from typing import Any
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict  # pyright: ignore[reportMissingImports]
 
 from fulmen.core.verbs import batches, steps_per_epoch
-from fulmen.data.arrays import cuts, order
+from fulmen.data.arrays import batch_count, order
 from fulmen.dispatching.registry import dispatch
 
 __all__: list[str] = []
@@ -22,7 +22,7 @@ def batches(data: Dataset, plan, epoch, start=0):
 
 @dispatch
 def steps_per_epoch(data: Dataset, plan):
-    return cuts(len(data), plan)
+    return batch_count(len(data), plan)
 
 
 @dispatch

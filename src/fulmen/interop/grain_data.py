@@ -5,7 +5,7 @@ from __future__ import annotations
 from grain import MapDataset  # pyright: ignore[reportMissingImports]
 
 from fulmen.core.verbs import batches, steps_per_epoch
-from fulmen.data.iterables import own_cuts
+from fulmen.data.iterables import refuse_drop_last
 from fulmen.dispatching.registry import dispatch
 
 __all__: list[str] = []
@@ -19,5 +19,5 @@ def batches(data: MapDataset, plan, epoch, start=0):
 
 @dispatch
 def steps_per_epoch(data: MapDataset, plan):
-    own_cuts(data, plan)
+    refuse_drop_last(data, plan)
     return len(data)

@@ -13,8 +13,8 @@ import torch  # pyright: ignore[reportMissingImports]
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate  # pyright: ignore[reportMissingImports]
 
 from fulmen.core.verbs import batches, steps_per_epoch
-from fulmen.data.arrays import cuts, order
-from fulmen.data.iterables import length, own_cuts
+from fulmen.data.arrays import batch_count, order
+from fulmen.data.iterables import length, refuse_drop_last
 from fulmen.dispatching.registry import dispatch
 
 __all__: list[str] = []
@@ -33,7 +33,7 @@ def batches(data: DataLoader, plan, epoch, start=0):
 
 @dispatch
 def steps_per_epoch(data: DataLoader, plan):
-    own_cuts(data, plan)
+    refuse_drop_last(data, plan)
     return length(data)
 
 
@@ -73,7 +73,7 @@ def batches(data: Dataset, plan, epoch, start=0):
 
 @dispatch
 def steps_per_epoch(data: Dataset, plan):
-    return cuts(_examples(data), plan)
+    return batch_count(_examples(data), plan)
 
 
 def _examples(data: Dataset) -> int:
@@ -107,7 +107,7 @@ def batches(data: IterableDataset, plan, epoch):
 @dispatch
 def steps_per_epoch(data: IterableDataset, plan):
     n = length(data)
-    return None if n is None else cuts(n, plan)
+    return None if n is None else batch_count(n, plan)
 
 
 def _plain(batch: Any) -> Any:
