@@ -185,7 +185,7 @@ def test_hugging_face_datasets(raw):
     shuffled = stream.shuffle(seed=0, buffer_size=50)
     first, second = ([b["y"].tolist() for b in fm.batches(shuffled, fm.Plan(batch_size=16), e)] for e in range(2))
     assert first != second
-    with pytest.raises(TypeError, match="one data set was expected, and several came: 'train'"):
+    with pytest.raises(TypeError, match="must be one data set, got a dict of them: 'train'"):
         fit(datasets.DatasetDict(train=made))
     with pytest.raises(ValueError, match="a dict of data has x"):
         fit(made.rename_column("x", "image"), batch_size=16)

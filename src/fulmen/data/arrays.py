@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ __all__ = [
     "count",
     "cut",
     "host_array",
+    "index_batches",
     "order",
     "split",
 ]
@@ -92,6 +93,12 @@ def count(data: Any) -> int:
 def order(n: int, plan: Any, epoch: int) -> np.ndarray:
     """The order of the examples in an epoch: a pure function of the plan's seed and the epoch's number."""
     return np.arange(n) if plan.seed is None else np.random.default_rng([plan.seed, epoch]).permutation(n)
+
+
+def index_batches(n: int, plan: Any, epoch: int, start: int = 0) -> Iterator[np.ndarray]:
+    """The indices of each batch of an epoch of `n` examples, from the batch `start` on."""
+    indices = order(n, plan, epoch)[: n - n % plan.batch_size if plan.drop_last else n]
+    return (indices[i : i + plan.batch_size] for i in range(start * plan.batch_size, len(indices), plan.batch_size))
 
 
 @dispatch

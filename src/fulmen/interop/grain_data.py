@@ -1,4 +1,4 @@
-"""grain's `MapDataset`, `IterDataset` and `DataLoader` as data: their items are the batches, as `.batch(…)` makes them."""
+"""grain's `MapDataset` as data. Its items are the batches, as `.batch(…)` makes them. Other grain loaders are iterables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__: list[str] = []
 @dispatch
 def batches(data: MapDataset, plan, epoch, start=0):
     n = len(data)
-    return (data[epoch * n + i] for i in range(start, n))  # past its end it goes on with the next epoch's order
+    return (data[epoch * n + i] for i in range(start, n))  # an index past the end is an item of the next epoch
 
 
 @dispatch

@@ -1,4 +1,4 @@
-"""`tf.data.Dataset` as data: its items are the batches, as `.batch(…)` makes them, here as NumPy arrays."""
+"""`tf.data.Dataset` as data. Its items are the batches, as `.batch(…)` makes them, converted to NumPy arrays."""
 
 from __future__ import annotations
 
@@ -20,4 +20,4 @@ def batches(data: tf.data.Dataset, plan, epoch, start=0):
 def steps_per_epoch(data: tf.data.Dataset, plan):
     refuse_drop_last(data, plan)
     n = int(data.cardinality())
-    return None if n < 0 else n  # infinite, or unknown
+    return None if n < 0 else n  # negative: infinite or unknown
