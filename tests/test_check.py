@@ -266,7 +266,7 @@ def test_data_that_will_not_do(bad, said):
 
 def test_labels_that_will_not_do():
     (error,) = check(fm.Classifier(net(classes=2)), (X, Y), **ADAM).errors
-    assert "labels from 0 to 1" in error.what
+    assert "must be labels from 0 to 1" in error.what
 
 
 def test_an_optimizer_that_is_not_there_is_a_warning():

@@ -309,7 +309,7 @@ def test_both_kinds_as_data(labeled, unlabeled):
             fm.evaluate(once, evaluated)
     with pytest.raises(ValueError, match="for training"):
         fm.fit(once, data, epochs=1, validation=data, progress=False)
-    with pytest.raises(RuntimeError, match="Mixed, labeled: arrays of equal length"):
+    with pytest.raises(RuntimeError, match=r"Mixed.labeled must be arrays of equal length"):
         fm.fit(semi, fm.data.Mixed((labeled[0], labeled[1][:2]), unlabeled), optimizer=SGD, epochs=1, **options)
 
 

@@ -13,7 +13,7 @@ from fulmen.core.marks import keeps_rows
 from fulmen.core.verbs import as_batch
 from fulmen.dispatching.registry import dispatch, verb
 
-__all__ = ["to_batch"]
+__all__: list[str] = []  # the verb is private
 
 
 @dispatch

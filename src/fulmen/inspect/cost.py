@@ -70,7 +70,7 @@ def costs(
     """
     state = component if isinstance(component, State) else None
     size = batch_size or (state.plan.batch_size if state is not None else None) or 32
-    source = Source.looked_at(jax.tree.map(lambda leaf: _stand_in(leaf, size), data))
+    source = Source.with_first(jax.tree.map(lambda leaf: _stand_in(leaf, size), data))
     data = source.first(source.plan(usual=size))
     raw = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype), data)
     n, remark = count(data), ""

@@ -26,7 +26,7 @@ from fulmen.core.mode import Eval, Plan, Train
 from fulmen.core.state import State
 from fulmen.core.verbs import as_batch, augment, bind, init, setup, update, validate
 from fulmen.data.arrays import count
-from fulmen.data.iterables import told
+from fulmen.data.iterables import describe_data
 from fulmen.data.source import Source
 from fulmen.dispatching.registry import AmbiguousMethodError, MissingMethodError, ambiguities, verbs
 from fulmen.inspect.text import Picture, html_page, html_table, place, render_table
@@ -161,11 +161,11 @@ def check(
         component = component.system
     report = Report(type(component).__name__)
     with report._step("data"):
-        source = Source.looked_at(data)
+        source = Source.with_first(data)
         plan = source.plan(usual=batch_size, epochs=epochs, steps=steps, seed=seed)
         raw = source.first(plan)
         data = source.data if source.in_memory else raw
-        which = "" if source.in_memory else f" in the first batch of {told(source.data)}"
+        which = "" if source.in_memory else f" in the first batch of {describe_data(source.data)}"
         report._add(OK, f"data: {count(data):,} examples{which}, finite, of types that jax takes")
     with report._step("fields"):
         check_component(component)  # as it was given: its parts are other objects once it is unbound

@@ -1,4 +1,4 @@
-"""`functional`: a model that is a pair of functions, as Haiku, stax and Hugging Face's Flax models are."""
+"""`functional`: a model that is a pair of functions, as in Haiku, stax and Hugging Face's Flax models."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ class Functional(Model):
 def functional(init: Callable[..., Any], apply: Callable[..., Any], *like: Any, parameters: Any = None) -> Functional:
     """A model that is a pair of functions: `(init, apply)`.
 
-    The names of `apply`'s parameters say what it is given: first the parameters; `state`, if it has one, and then it returns
-    `(outputs, state)`; `key`, `rng`, `rng_key` or `dropout_rng`, the mode's random key, or None in an evaluation;
-    `train`, `training` or `is_training`, and `deterministic`, `use_running_average` or `inference`, whether it is training;
-    all others, inputs. `fm.functional(*hk.transform_with_state(f), x[:1])` is a Haiku model.
+    The first argument of `apply` is the parameters. Its other arguments are chosen by their names: `state` (then `apply`
+    returns `(outputs, state)`); `key`, `rng`, `rng_key` or `dropout_rng`: the mode's random key, None in evaluation; `train`,
+    `training`, `is_training`, `deterministic`, `use_running_average` or `inference`: whether the mode is training; all others:
+    inputs. `fm.functional(*hk.transform_with_state(f), x[:1])` is a Haiku model.
 
     Args:
         init: `init(key, *like)` gives the parameters, or `(parameters, state)`.
         apply: `apply(parameters, *inputs)` gives the outputs for a batch.
-        *like: an example of the inputs, batch axis first: arrays, or `jax.ShapeDtypeStruct`s; of arrays only shapes and
-            types are kept. Nothing, if `init` takes a key alone.
-        parameters: those that are there already, such as pretrained ones, which are not drawn then.
+        *like: an example of the inputs, batch axis first: arrays, of which only shapes and types are kept, or
+            `jax.ShapeDtypeStruct`s. None if `init` takes only a key.
+        parameters: the parameters, such as pretrained ones; None to draw them by `init`.
 
     >>> def draw(key): return {"w": jax.random.normal(key, (4, 3))}
     >>> def apply(parameters, x): return x @ parameters["w"]
@@ -62,23 +62,21 @@ def functional(init: Callable[..., Any], apply: Callable[..., Any], *like: Any, 
 
 
 def shapes_of(like: Any) -> tuple[Any, ...]:
-    """Shapes and types in the place of arrays, as something that is part of a type."""
-    return tuple(jax.ShapeDtypeStruct(jnp.shape(v), jnp.result_type(v)) if not _is_shape(v) else v for v in like)
-
-
-def _is_shape(value: Any) -> bool:
-    return isinstance(value, jax.ShapeDtypeStruct)
+    """Shapes and types in place of arrays: unlike arrays, they can be static."""
+    return tuple(
+        v if isinstance(v, jax.ShapeDtypeStruct) else jax.ShapeDtypeStruct(jnp.shape(v), jnp.result_type(v)) for v in like
+    )
 
 
 def zeros(like: tuple[Any, ...]) -> list[jax.Array]:
-    """Inputs of some shapes and types."""
+    """Inputs of given shapes and types."""
     return [jnp.zeros(v.shape, v.dtype) for v in like]
 
 
 @dispatch
 def validate(model: Functional):
     if not parameters_of(model.apply):
-        raise TypeError("functional, apply: a function of the parameters and the inputs was expected, and it takes nothing.")
+        raise TypeError("functional: apply must take the parameters and the inputs, got a function without parameters.")
 
 
 @dispatch
@@ -90,8 +88,7 @@ def init(model: Functional, key):
         return remake(model, {"parameters": drawn})
     if not isinstance(drawn, tuple) or len(drawn) != 2:
         raise TypeError(
-            f"functional, init: (parameters, state) was expected, since `apply` has a parameter `state`, and a "
-            f"{type(drawn).__name__} came."
+            f"functional: init must return (parameters, state), since `apply` has a parameter `state`, got {type(drawn).__name__}."
         )
     parameters, state = drawn
     return remake(model, {"parameters": parameters, "state": Buffer(state)})
@@ -111,7 +108,7 @@ def forward(model: Functional, *inputs, mode):
 
 
 def _arguments(model: Functional, inputs: tuple[Any, ...], mode: Mode) -> list[Any]:
-    """What `apply` is given by position."""
+    """The positional arguments of `apply`."""
     known, waiting = flags(model.apply, mode), list(inputs)
     found: list[Any] = [model.parameters]
     _, *others = parameters_of(model.apply).items()
@@ -134,7 +131,7 @@ def _arguments(model: Functional, inputs: tuple[Any, ...], mode: Mode) -> list[A
 
 
 def _keywords(function: Callable[..., Any], mode: Mode) -> dict[str, Any]:
-    """The mode's key and what it says of training, for parameters that are given by name."""
+    """The keyword arguments of `apply`: the mode's key and flags."""
     known, named = flags(function, mode), parameters_of(function)
     keyword = {name: p for name, p in named.items() if p.kind is p.KEYWORD_ONLY}
     keys = {name: key_for(p, mode) for name, p in keyword.items() if name in KEYS}

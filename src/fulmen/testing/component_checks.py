@@ -48,7 +48,7 @@ def check_component(component: Any, data: Any, *, optimizer: Any = optax.sgd, lr
     """
     if not any(leaf.role == PARAMETER for leaf in drawn(component)):
         optimizer = lr = None
-    source = Source.looked_at(data)
+    source = Source.with_first(data)
     data = source.data if source.in_memory else source.first(source.plan())
     report = fm.check(component, data, optimizer=optimizer, lr=lr)
     assert report.ok, f"fm.check found errors.\n{report}"
@@ -259,7 +259,7 @@ def check_source(data: Any, *, batch_size: int | None = None) -> None:
     whole, _ = ([*source.read(plan, number, depth=0)] for number in range(2))
     n = len(whole)
     assert declared in (None, n), f"{source.name} has {n} batches, and declares {declared}: see `steps_per_epoch`."
-    for start in {1, n - 1} & {*range(1, n)} if source.seeks() else ():
+    for start in {1, n - 1} & {*range(1, n)} if source.reader.seeks() else ():
         rest = [*source.read(plan, 0, start, depth=0)]
         same = len(rest) == n - start and all(_same(_bits(a), _bits(b)) for a, b in zip(rest, whole[start:]))
         assert same, f"{source.name} gives other batches from batch {start} on when it is begun there."

@@ -52,7 +52,7 @@ def setup(
     component = unbind(component)
     if epochs is not None and steps is not None:
         raise ValueError(f"epochs or steps was expected, and both came: epochs={epochs}, steps={steps}.")
-    source = Source.looked_at(data)
+    source = Source.with_first(data)
     reading = source.plan(usual=batch_size, epochs=epochs, steps=steps, seed=seed, drop_last=drop_last)
     raw = source.first(reading)
     # Another order is no other program.

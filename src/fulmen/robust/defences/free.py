@@ -72,7 +72,7 @@ class FreeAdversarial(Defence):
 @dispatch
 def setup(free: FreeAdversarial, data, *, batch_size=None, seed=0, **options):
     check_component(free)
-    source = Source.looked_at(data)
+    source = Source.with_first(data)
 
     def attacked(raw: Any, key: Any) -> Any:
         return inputs(augment(init(free.system, key), as_batch(free.system, raw), Train(key)))
