@@ -205,8 +205,8 @@ def test_radii_are_hyperparameters(data):
 @pytest.mark.parametrize(
     ("attack", "inputs", "error", "message"),
     [
-        (PGD, lambda x: 2 * x, ValueError, r"x: values in Box\(lo=0.0, hi=1.0\)"),
-        (FGSM, lambda x: (255 * x).astype(np.uint8), ValueError, "x: floating-point numbers .* uint8 .*x / 255"),
+        (PGD, lambda x: 2 * x, ValueError, r"x must be in Box\(lo=0.0, hi=1.0\)"),
+        (FGSM, lambda x: (255 * x).astype(np.uint8), ValueError, "x must be floating-point.* uint8 .*x / 255"),
         (fm.FGSM(fm.LinfBall(-1.0)), lambda x: x, ValueError, "LinfBall.eps"),
         (fm.PGD(REGION, 0.1, 0), lambda x: x, ValueError, "PGD.steps"),
         (

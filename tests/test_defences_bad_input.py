@@ -103,7 +103,7 @@ BAD = {
         TypeError,
         "FreeAdversarial.region must be a Region.*fm.LinfBall",
     ),
-    "Free, outside": (lambda: FreeAdversarial(classifier(), REGION), (2 * X, Y), ValueError, "x: values in Box"),
+    "Free, outside": (lambda: FreeAdversarial(classifier(), REGION), (2 * X, Y), ValueError, "x must be in Box"),
     "NFGSM, noise": (lambda: fm.Adversarial(net(), NFGSM(REGION, noise=-1.0)), (X, Y), ValueError, "NFGSM.noise"),
     "TRADES, where it starts": (lambda: TRADES(classifier(), fm.FGSM(REGION)), (X, Y), ValueError, "starts at random"),
     "no attack": (lambda: TRADES(classifier(), REGION), (X, Y), TypeError, "TRADES.attack must be an Attack.*fm.PGD"),

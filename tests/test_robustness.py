@@ -429,9 +429,9 @@ def three(z):
 @pytest.mark.parametrize(
     ("system", "pairs", "attack", "error", "said"),
     [
-        (shaped(), (X + 0.5, Y), PGD, ValueError, r"values in Box\(lo=0, hi=1\).*give the box of the data"),
-        (shaped(), (np.where(X > 0.8, np.float32(np.nan), X), Y), PGD, ValueError, r"x: .*nan is (among them|at \[)"),
-        (shaped(), (X, Y), fm.FGSM(fm.LinfBall(0.1) & fm.Box(0.5, 1)), ValueError, r"values in Box\(lo=0.5, hi=1\)"),
+        (shaped(), (X + 0.5, Y), PGD, ValueError, r"x must be in Box\(lo=0, hi=1\).*use the range of the data: fm.Box"),
+        (shaped(), (np.where(X > 0.8, np.float32(np.nan), X), Y), PGD, ValueError, r"x.* (got nan|nan is at \[)"),
+        (shaped(), (X, Y), fm.FGSM(fm.LinfBall(0.1) & fm.Box(0.5, 1)), ValueError, r"x must be in Box\(lo=0.5, hi=1\)"),
         (shaped(), (X, Y), DLR, ValueError, "DLR: at least 3 classes were expected, and the model gave outputs of 2"),
         (shaped(three), (X, Y), TARGETED, ValueError, "DLR towards a class: at least 4 classes"),
         (shaped(), (X, Y + 1), PGD, ValueError, "labels from 0 to 1, .* labels from 1 to 2"),
