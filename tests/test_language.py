@@ -333,7 +333,7 @@ WRONG = {
     "objective": (
         lambda: setup(ragged(), LanguageModel(Transformer(**SIZES), fm.CrossEntropy(class_weights=jnp.ones(3)))),
         ValueError,
-        r"class_weights: one number per class, \(11,\)",
+        r"class_weights must have one number per class, \(11,\)",
     ),
 }
 
