@@ -241,8 +241,12 @@ def test_costs_of_a_state_compile_nothing_that_training_has(state):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda state: summary(pair(), optimizer=optax.adam, lr=1e-3), TypeError, "optimizer, lr came, .* needs data="),
-        (lambda state: summary(state, (X, Y), lr=1e-3), TypeError, "lr came, and a state has its optimizer"),
+        (
+            lambda state: summary(pair(), optimizer=optax.adam, lr=1e-3),
+            TypeError,
+            "optimizer, lr cannot be used here: .* needs data=",
+        ),
+        (lambda state: summary(state, (X, Y), lr=1e-3), TypeError, "lr cannot be used here: a state has its optimizer"),
         (lambda state: summary(pair(), (X.astype(np.float64), Y)), TypeError, "x must be float32"),
         (lambda state: summary(pair(), (SHAPES[0], jax.ShapeDtypeStruct((7,), np.int32))), ValueError, "different lengths"),
         (lambda state: summary(pair(), SHAPES, optimizer={"three": optax.sgd(0.1)}), ValueError, "no such field"),
