@@ -102,6 +102,11 @@ def _in_units(n: int, unit: str) -> str:
     return f"{size:.1f} {prefix}{unit}" if prefix else f"{n} {unit}"
 
 
+def first_line(value: Any) -> str:
+    """The first line of a docstring."""
+    return (getattr(value, "__doc__", None) or "").strip().partition("\n")[0]
+
+
 def html_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of HTML cells.
 
