@@ -508,9 +508,9 @@ def test_a_misspelt_option_of_a_states_fit_is_not_taken_for_the_optimizers():
 @pytest.mark.parametrize(
     ("lr", "words"),
     [
-        ("1e-3", ["'1e-3' came", "lr=1e-3"]),
-        (dict(layer=1e-4), ["{'layer': 0.0001} came", "optimizer={'layer': fm.optimizers.Optimizer(optax.adam, 0.0001)}"]),
-        ([1e-3, 1e-4], ["[0.001, 0.0001] came", "fm.Population"]),
+        ("1e-3", ["got '1e-3'", "lr=1e-3"]),
+        (dict(layer=1e-4), ["got {'layer': 0.0001}", "optimizer={'layer': fm.optimizers.Optimizer(optax.adam, 0.0001)}"]),
+        ([1e-3, 1e-4], ["[0.001, 0.0001]", "fm.Population"]),
     ],
     ids=["text", "dict", "list"],
 )
@@ -519,7 +519,7 @@ def test_what_is_no_learning_rate(lr, words):
         lambda: fm.setup(net(), (X, Y), optimizer=optax.adam, lr=lr),
         lambda: fm.optimizers.Optimizer(optax.adam, lr),
     ):
-        with said(TypeError, "lr:", "number", *words):
+        with said(TypeError, "lr", "number", *words):
             make()
 
 

@@ -10,7 +10,7 @@ from tiny import Linear, Net, Pair, data, net, pair
 import fulmen as fm
 from fulmen import dispatch
 from fulmen.core.component import record
-from fulmen.train.step import traced_step
+from fulmen.train.compiled_step import traced_step
 
 
 @pytest.fixture(scope="module")

@@ -189,7 +189,7 @@ ALLOWED = {
     "dispatching/resolution.py": "warns of a method that replaces one of another package",
     "dispatching/verb.py": "warns of a method that replaces one of another module",
     "core/tree.py": "finds the names that an annotation sees",
-    "schedules/span.py": "reads optax's schedules",
+    "core/pickling.py": "classes of a script are found by name in no other process",
 }
 OF_TEXT = {"startswith", "endswith", "partition", "rpartition", "split", "removeprefix", "removesuffix"}
 
@@ -224,3 +224,56 @@ def test_nothing_is_decided_by_the_name_of_a_module():
 )
 def test_the_check_finds_such_code(code):
     assert list(decides_by_module(ast.parse(f"if {code}: pass")))
+
+
+# No code decides by the text of an error.
+
+
+def decides_by_error_text(tree):
+    """The lines that compare the text of a caught error, or search in it."""
+    for handler in (node for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler) and node.name):
+
+        def is_text(node, name=handler.name):
+            names = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+            return (
+                name in names
+                and not isinstance(node, ast.Name)
+                and any(
+                    (isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id in ("str", "repr"))
+                    or (isinstance(n, ast.Attribute) and n.attr == "args")
+                    for n in ast.walk(node)
+                )
+            )
+
+        for node in ast.walk(handler):
+            if isinstance(node, ast.Compare):
+                inside = [node.left, *node.comparators]
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                searches = node.func.attr in ("startswith", "endswith", "find", "index", "match", "search", "fullmatch")
+                inside = [node.func.value, *node.args] if searches else []
+            else:
+                continue
+            if any(map(is_text, inside)):
+                yield node.lineno
+
+
+def test_nothing_is_decided_by_the_text_of_an_error():
+    found = {}
+    for path in SOURCE.rglob("*.py"):
+        lines = list(decides_by_error_text(ast.parse(path.read_text())))
+        if lines:
+            found[path.relative_to(SOURCE).as_posix()] = lines
+    assert not found
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "'fm.init' in str(error)",
+        "str(error).startswith('no optimizer')",
+        "re.match('a', str(error))",
+        "error.args[0] == 'a'",
+    ],
+)
+def test_the_check_of_errors_finds_such_code(code):
+    assert list(decides_by_error_text(ast.parse(f"try: pass\nexcept ValueError as error:\n    if {code}: pass")))

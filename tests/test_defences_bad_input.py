@@ -91,7 +91,12 @@ BAD = {
         "clean_weight must be between 0 and 1",
     ),
     "Free, replays": (lambda: FreeAdversarial(classifier(), REGION, replays=0), (X, Y), ValueError, "replays"),
-    "Free, no ball": (lambda: FreeAdversarial(classifier(), fm.Box(0, 1)), (X, Y), ValueError, "region: one ball"),
+    "Free, no ball": (
+        lambda: FreeAdversarial(classifier(), fm.Box(0, 1)),
+        (X, Y),
+        ValueError,
+        "region must contain one ball",
+    ),
     "Free, no region": (
         lambda: FreeAdversarial(classifier(), PGD),
         (X, Y),

@@ -10,7 +10,7 @@ from tiny import Linear, data
 import fulmen as fm
 from fulmen import dispatch
 from fulmen.optimizers.update_schedule import update_schedule
-from fulmen.train.step import traced_step
+from fulmen.train.compiled_step import traced_step
 
 X, _ = data(16)
 

@@ -263,7 +263,7 @@ WRONG = {
     "heads": (
         lambda: setup(ragged(), heads=3),
         ValueError,
-        "heads must divide its features, and 3 heads for 8 features came",
+        "heads must divide features, got 3 heads for 8 features",
     ),
     "too long": (
         lambda: setup(np.ones((2, 9), np.int32)),
@@ -273,27 +273,27 @@ WRONG = {
     "too long, in a step": (
         lambda: fm.train_step(setup(ragged()), np.ones((2, 9), np.int32)),
         ValueError,
-        r"sequences of at most 6 tokens, and \(2, 8\) came",
+        r"sequences of at most 6 tokens, got \(2, 8\)",
     ),
-    "out of range": (lambda: setup(ragged() + 5), ValueError, "takes tokens from 0 to 10, and 15 came"),
+    "out of range": (lambda: setup(ragged() + 5), ValueError, "takes tokens from 0 to 10, got 15"),
     "out of range, predicted": (
         lambda: fm.predict(setup(ragged()), ragged() + 5),
         ValueError,
-        "takes tokens from 0 to 10, and 15 came",
+        "takes tokens from 0 to 10, got 15",
     ),
     "out of range, predicted by members in a wrapper": (
         lambda: fm.predict(
             setup(ragged(), fm.EMA(fm.Population(LanguageModel(Transformer(**SIZES)), 2), 0.9)), ragged() + 5
         ),
         ValueError,
-        "takes tokens from 0 to 10, and 15 came",
+        "takes tokens from 0 to 10, got 15",
     ),
     "last token out of range": (
         lambda: setup(np.array([[1, 2, 11]])),
         ValueError,
-        r"LanguageModel \(its model gives logits of 11 tokens\) takes tokens from 0 to 10, and 11 came",
+        r"LanguageModel \(its model gives logits of 11 tokens\) takes tokens from 0 to 10, got 11",
     ),
-    "negative": (lambda: setup(ragged() - 1), ValueError, "takes tokens from 0 to 10, and -1 came"),
+    "negative": (lambda: setup(ragged() - 1), ValueError, "takes tokens from 0 to 10, got -1"),
     "one token": (lambda: setup(np.ones((4, 1), np.int32)), ValueError, r"at least 2 tokens .* \(4, 1\) came"),
     "floats": (lambda: setup(ragged().astype(np.float32)), TypeError, r"float32 came: tokens\.astype\(np\.int32\)"),
     "one text": (lambda: setup(ragged()[0]), ValueError, r"\(7,\) came\. One long text is cut into windows: tokens\["),

@@ -86,7 +86,7 @@ def test_cross_entropy_of_probabilities():
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.7, jnp.asarray(0.1), np.float32(0.1)])
-def test_smoothing_spreads_labels_and_probabilities_alike(smoothing):
+def test_smoothing_of_labels_equals_smoothing_of_probabilities(smoothing):
     term = fm.CrossEntropy(smoothing=smoothing)
     one_hot = np.eye(CLASSES, dtype=np.float32)[LABELS]
     expected = optax.softmax_cross_entropy(LOGITS, optax.smooth_labels(one_hot, float(smoothing)))
@@ -99,7 +99,7 @@ def test_smoothing_of_zero_is_none_bit_for_bit():
     np.testing.assert_array_equal(with_zero, without)
 
 
-def test_cross_entropy_of_a_label_out_of_range_is_no_number():
+def test_cross_entropy_of_a_label_out_of_range_is_nan():
     assert np.isnan(fm.loss(fm.CrossEntropy(), predict(y=LABELS + 50))).all()
 
 
@@ -125,7 +125,7 @@ def test_l2_is_half_the_sum_of_squares_of_the_kernels(nets):
     np.testing.assert_allclose(fm.loss(fm.L2(kernels_only=False), predict(model=nets)), (kernels + biases) / 2, rtol=1e-6)
 
 
-def test_l2_leaves_out_what_is_frozen_and_is_zero_without_parameters(nets):
+def test_l2_ignores_frozen_parameters_and_is_zero_without_any(nets):
     assert float(fm.loss(fm.L2(), predict(model=fm.Frozen(nets)))) == 0
 
 
@@ -136,7 +136,7 @@ def test_the_gradient_of_l2_is_the_weights_themselves(nets):
     np.testing.assert_allclose(jax.grad(of)(nets.one.weight), nets.one.weight, rtol=1e-6)
 
 
-def test_the_gradient_of_cross_entropy_is_softmax_less_target():
+def test_the_gradient_of_cross_entropy_is_softmax_minus_target():
     smoothing = 0.2
     slopes = jax.grad(lambda z: fm.loss(fm.CrossEntropy(smoothing), predict(z)).sum())(LOGITS)
     target = (1 - smoothing) * np.eye(CLASSES)[LABELS] + smoothing / CLASSES
@@ -191,7 +191,7 @@ PREDICTION = predict(y=PROBABILITIES)
 
 @settings(max_examples=30, deadline=None)
 @given(OBJECTIVES, OBJECTIVES)
-def test_the_algebra_means_what_it_says(a, b):
+def test_values_of_sums_and_products(a, b):
     def value(objective):
         return np.broadcast_to(fm.loss(objective, PREDICTION), (N,))
 
@@ -236,7 +236,7 @@ def test_a_weight_may_be_traced():
         lambda: fm.L2() * True,
     ],
 )
-def test_what_is_no_number_and_no_objective_is_refused(bad):
+def test_other_operands_are_refused(bad):
     with pytest.raises(TypeError):
         bad()
 
@@ -335,7 +335,7 @@ def test_sums_are_of_objectives():
 
 
 @pytest.mark.parametrize("objective", [fm.CrossEntropy(), fm.CrossEntropy(0.0), -0.1 * fm.MSE(), fm.MSE() + fm.L2()])
-def test_what_makes_sense_is_let_through(objective):
+def test_valid_objectives(objective):
     fm.validate(objective)
 
 
@@ -427,7 +427,7 @@ def test_targets_that_do_not_fit_a_regression(outputs, y, message):
         fm.loss(fm.MSE(), predict(np.ones(outputs, np.float32), y))
 
 
-def test_outputs_that_are_no_floating_point_array():
+def test_outputs_must_be_one_floating_point_array():
     with pytest.raises(TypeError, match="floating-point outputs were expected, and the model gave int32"):
         fm.loss(fm.CrossEntropy(), predict(np.ones((N, CLASSES), np.int32)))
     with pytest.raises(TypeError, match="one array of outputs was expected, and the model gave a dict"):
@@ -444,7 +444,7 @@ def test_an_objective_without_a_method_says_what_to_write():
 
 
 @pytest.mark.parametrize("weights", [None, jnp.ones(3)])
-def test_no_smoothing_of_a_class_that_is_excluded(weights):
+def test_no_smoothing_of_an_excluded_class(weights):
     logits, y = jnp.array([[1.0, 2.0, -jnp.inf]]), jnp.array([0])
     value = lambda z, s: fm.loss(fm.CrossEntropy(smoothing=s, class_weights=weights), predict(z, y)).sum()
     found, slopes = jax.value_and_grad(value)(logits, 0.0)

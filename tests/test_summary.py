@@ -13,7 +13,7 @@ from tiny import Compilations, Linear, Net, data, net, pair
 import fulmen as fm
 from fulmen import dispatch
 from fulmen.inspect import summary
-from fulmen.train.step import traced_step
+from fulmen.train.compiled_step import traced_step
 
 X, Y = data(20)
 SHAPES = jax.ShapeDtypeStruct((20, 4), np.float32), jax.ShapeDtypeStruct((20,), np.int32)

@@ -663,14 +663,14 @@ def start_point(start, region, x, key):
 
 @verb(hands_on=False)
 def begin(attack, problem):
-    """The first `Walk` of an attack on a batch.
+    """The first state of an attack on a batch.
 
     Args:
         attack: an `Attack`.
         problem: a `Problem`.
 
     Returns:
-        A `Walk`.
+        An `AttackState`.
 
     **Extending.** An iterative attack that is not an optax chain has methods of `begin` and `advance`, which are traced, and
     if it needs a last look, of `finish`. It then runs on the host or within a training step, and examples on which it has
@@ -680,24 +680,24 @@ def begin(attack, problem):
 
 
 @verb(hands_on=False)
-def advance(attack, problem, walk, step):
+def advance(attack, problem, state, step):
     """One step of an attack.
 
     Args:
         attack: an `Attack`.
         problem: a `Problem`.
-        walk: as `begin` or the last step returned it.
+        state: as `begin` or the last step returned it.
         step: how many steps have been done, an integer, traced.
 
     Returns:
-        A `Walk` of the same structure and types.
+        An `AttackState` of the same structure and types.
 
     **Extending.** See `begin`.
     """
 
 
 @verb(hands_on=False)
-def finish(attack, problem, walk):
+def finish(attack, problem, state):
     """The end of an attack: by default a last look decides whether the last point is the best.
 
     **Extending.** See `begin`.
@@ -719,7 +719,7 @@ def attempt(attack, system, batch, key, *, checked=False):
         checked: as in `perturb`.
 
     Returns:
-        A `Walk`: `x`, the first point at which the attack succeeded, or else the best one; `succeeded`, `(n,)`; `first`,
+        An `AttackState`: `x`, the first point at which the attack succeeded, or else the best one; `succeeded`, `(n,)`; `first`,
         `(n,)`, the number of steps until then, where 0 is the clean input and −1 never; `value`, `(n,)`, what the attack
         maximises.
 
@@ -736,13 +736,13 @@ def views(attack):
 
 
 @verb(hands_on=False)
-def shown(view, problem, walk, x, step):
+def shown(view, problem, state, x, step):
     """The points that the system sees in place of `x`.
 
     Args:
         view: a `View`.
         problem: a `Problem`; a view that draws takes its keys from `problem.keys(step, …)`.
-        walk: a `ChainWalk`, the state of the attack.
+        state: a `ChainState`, the state of the attack.
         x: the points, of the structure that `inputs` returns.
         step: how many steps have been done, an integer, traced.
 

@@ -23,7 +23,7 @@ from fulmen.data.source import Source
 from fulmen.inspect.abstract import described
 from fulmen.optimizers import MissingOptimizerError
 from fulmen.optimizers.update_schedule import update_schedule
-from fulmen.train.step import step_program
+from fulmen.train.compiled_step import step_program
 
 __all__ = ["Cost", "costs"]
 

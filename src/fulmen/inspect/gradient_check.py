@@ -18,7 +18,7 @@ from fulmen.core.verbs import as_batch, augment, update
 from fulmen.inspect.findings import ERROR, OK, WARNING, Report
 from fulmen.inspect.text import shortened
 from fulmen.optimizers import groups
-from fulmen.train.step import differentiate
+from fulmen.train.gradients import differentiate
 
 __all__ = ["check_numbers"]
 

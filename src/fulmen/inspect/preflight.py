@@ -27,7 +27,7 @@ from fulmen.inspect.text import place, shortened
 from fulmen.optimizers import MissingOptimizerError, groups
 from fulmen.optimizers.update_schedule import update_schedule
 from fulmen.train.setup import check_component
-from fulmen.train.step import observe
+from fulmen.train.step_logs import observe
 
 __all__ = ["check"]
 

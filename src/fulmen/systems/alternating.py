@@ -14,7 +14,8 @@ from fulmen.core.paths import covers, join_path
 from fulmen.core.tree import remake
 from fulmen.core.verbs import bind, intervals, losses, update
 from fulmen.dispatching.registry import dispatch
-from fulmen.train.step import apply_gradients, differentiate, end_step, require_usual_steps
+from fulmen.train.gradients import apply_gradients, differentiate
+from fulmen.train.step import end_step, require_standard_steps
 
 __all__ = ["Alternating"]
 
@@ -49,7 +50,7 @@ def update(alternating: Alternating, state, batch, mode):
     path, game = "", state.system  # or a wrapper around it
     while not isinstance(game, Game):
         path, game = join_path(path, part_name(type(game))), getattr(game, part_name(type(game)))
-    require_usual_steps(game, state, batch, mode)
+    require_standard_steps(game, state, batch, mode)
     batch = augmented(alternating, batch, mode.at("augment"))
     everything, logs = leaves(state.system), {}
     for player, entries in _in_order(game, state.system, batch, mode).items():

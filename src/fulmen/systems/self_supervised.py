@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from fulmen.augmentations.image_augmentations import Augmentation
+from fulmen.augmentations.augmentation import Augmentation
 from fulmen.compose.losses import augmented
 from fulmen.core.batch import Labeled, PartBatches, parts_of
 from fulmen.core.component import Component, System

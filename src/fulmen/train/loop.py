@@ -18,7 +18,7 @@ from fulmen.data.source import Source
 from fulmen.dispatching.registry import dispatch
 from fulmen.dispatching.warning import warn
 from fulmen.optimizers import groups
-from fulmen.train.evaluation import evaluate_source, evaluation_size, looked_at
+from fulmen.train.evaluation import checked_source, evaluate_source, evaluation_size
 from fulmen.train.events import (
     EpochEnd,
     EpochStart,
@@ -171,7 +171,7 @@ def prepare(
 
 
 def _validation(state: State, data: Any, epochs: int | None) -> tuple[Source, Plan]:
-    source = looked_at(state.system, data, "validation")
+    source = checked_source(state.system, data, "validation")
     return source, source.plan(usual=evaluation_size(state), epochs=epochs)
 
 

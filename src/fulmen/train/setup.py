@@ -23,8 +23,9 @@ from fulmen.dispatching.lazy_libraries import hint
 from fulmen.dispatching.registry import dispatch
 from fulmen.optimizers import Enclosing, groups, is_constructor, warn_of_unreached_ends
 from fulmen.optimizers.update_schedule import update_schedule
+from fulmen.train.compiled_step import traced_step
+from fulmen.train.gradients import start_optimizer
 from fulmen.train.interruption import stop_if_interrupted
-from fulmen.train.step import start_optimizer, traced_step
 
 __all__: list[str] = []
 

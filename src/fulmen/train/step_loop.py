@@ -16,9 +16,9 @@ from fulmen.core.verbs import on
 from fulmen.dispatching.registry import generation
 from fulmen.optimizers.update_schedule import update_schedule
 from fulmen.train.accumulate import Ledger
+from fulmen.train.compiled_step import step_program, step_structure, traced_step
 from fulmen.train.events import Event, LogsRead, Run, StepEnd, listeners
 from fulmen.train.interruption import Interruption
-from fulmen.train.step import step_program, step_structure, traced_step
 
 __all__ = ["StepLoop"]
 

@@ -18,7 +18,7 @@ from fulmen.core.verbs import as_batch, augment, defence_losses, loss, validate
 from fulmen.data.mixed import Mixed
 from fulmen.dispatching.registry import dispatch, verb
 from fulmen.robust.attacks.attack import Attack
-from fulmen.robust.attacks.gradient import last_point
+from fulmen.robust.attacks.attack_runs import last_point
 from fulmen.systems.ema import trained
 
 __all__ = ["Adversarial", "AttackSchedule", "AttackTrained", "attack_at"]

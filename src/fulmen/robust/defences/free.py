@@ -31,8 +31,9 @@ from fulmen.core.verbs import (
 from fulmen.data.source import Source
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.region import Region, ball_of, require_inside
+from fulmen.train.gradients import apply_gradients, differentiate, learning_rates
 from fulmen.train.setup import check_component
-from fulmen.train.step import apply_gradients, differentiate, end_step, learning_rates, require_usual_steps
+from fulmen.train.step import end_step, require_standard_steps
 
 __all__ = ["FreeAdversarial"]
 
@@ -89,7 +90,7 @@ def update(free: FreeAdversarial, state, batch, mode):
         raise ValueError(
             f"FreeAdversarial has a step of its own: it has to stand outermost, and in {type(free).__name__} it does not."
         )
-    require_usual_steps(free, state, batch, mode)
+    require_standard_steps(free, state, batch, mode)
     batch = augmented(free, batch, mode.at("augment"))
     origin = jax.tree.map(jnp.asarray, inputs(batch))
     stored = perturbation(free)

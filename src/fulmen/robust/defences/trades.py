@@ -13,7 +13,7 @@ from fulmen.core.mode import Eval
 from fulmen.core.verbs import bind, defence_losses, loss, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import Attack, Clean
-from fulmen.robust.attacks.gradient import last_point
+from fulmen.robust.attacks.attack_runs import last_point
 from fulmen.robust.defences.adversarial import AttackTrained
 from fulmen.robust.defences.divergence import Divergence, total_divergence, with_reference
 

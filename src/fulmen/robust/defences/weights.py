@@ -15,7 +15,8 @@ from fulmen.core.leaves import components, leaves
 from fulmen.core.naming import briefly
 from fulmen.core.verbs import ascent, update
 from fulmen.dispatching.registry import dispatch
-from fulmen.train.step import apply_gradients, differentiate, end_step, require_usual_steps
+from fulmen.train.gradients import apply_gradients, differentiate
+from fulmen.train.step import end_step, require_standard_steps
 
 __all__ = ["AWP", "SAM", "WorseWeights"]
 
@@ -114,7 +115,7 @@ def update(worse: WorseWeights, state, batch, mode):
     part = component
     while not isinstance(part, WorseWeights):
         part = getattr(part, part_name(type(part)))
-    require_usual_steps(part, state, batch, mode)
+    require_standard_steps(part, state, batch, mode)
     batch = augmented(component, batch, mode.at("augment"))
     value, slopes, moved, logs = differentiate(component, batch, mode)
     up = ascent(part, slopes, trained(slopes, component))

@@ -15,7 +15,7 @@ from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import Attack, SteepestAscent
 from fulmen.robust.attacks.ensemble import WorstOf
 from fulmen.robust.attacks.iterated import RandomSign
-from fulmen.robust.attacks.region import Ball, Intersection, Region, balls
+from fulmen.robust.attacks.region import Ball, Region, balls
 from fulmen.robust.attacks.standard_ensemble import autoattack
 
 __all__ = []
@@ -46,11 +46,6 @@ def as_attack(given: tuple | list, classes):
 
 
 @dispatch
-def scaled(attack: object, factor):
-    return attack
-
-
-@dispatch
 def scaled(attack: Attack, factor):
     changes = {"region": scaled(attack.region, factor), "start": scaled(attack.start, factor)}
     return remake(attack, {**changes, **_times(attack, "step_size", factor)})
@@ -60,16 +55,6 @@ def scaled(attack: Attack, factor):
 def scaled(attack: WorstOf, factor):
     region = scaled(attack.region, factor)
     return remake(attack, {"region": region, "attacks": tuple(scaled(each, factor) for each in attack.attacks)})
-
-
-@dispatch
-def scaled(region: Ball, factor):
-    return remake(region, {"eps": region.eps * factor})
-
-
-@dispatch
-def scaled(region: Intersection, factor):
-    return remake(region, {"regions": tuple(scaled(each, factor) for each in region.regions)})
 
 
 @dispatch

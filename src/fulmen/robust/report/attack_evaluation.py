@@ -85,7 +85,7 @@ class Evaluation:
         return np.concatenate(found) if found else np.zeros((0, self.classes))
 
     def attempt(self, attack: Any, rows: np.ndarray, key: Any) -> Any:
-        """A `Walk` with how far an attack gets with some examples, `(rows, …)`; it has succeeded where the class is wrong."""
+        """An `AttackState` with how far an attack gets with some examples, `(rows, …)`; it has succeeded where the class is wrong."""
         found = []
         for piece in self.pieces(rows):
             batch = self.batch(piece)
@@ -138,8 +138,8 @@ def _outputs(structure: Structure, leaves: list[Any], batch: Any, key: Any) -> j
 
 @per_structure()
 def _slopes(structure: Structure, leaves: list[Any]) -> Any:
-    problem = structure.unpack(leaves).aimed()
-    return jax.grad(lambda x: problem.look(x).value.sum())(problem.origin)
+    problem = structure.unpack(leaves).with_targets()
+    return jax.grad(lambda x: problem.evaluate(x).value.sum())(problem.origin)
 
 
 def is_right(outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
