@@ -98,7 +98,7 @@ def no_thread_is_left():
 
 
 @pytest.mark.parametrize("kind", SOURCES)
-def test_fit_from_a_source_is_fit_from_arrays(raw, lists, kind):
+def test_fit_from_a_source_equals_fit_from_arrays(raw, lists, kind):
     expected, history = fitted(raw, epochs=2, batch_size=SIZE)
     state, ours = fitted(SOURCES[kind](lists), epochs=2)
     assert equal(state, expected) and int(state.step) == 8

@@ -55,7 +55,7 @@ def test_mapped_arrays_are_arrays(folder, raw, make):
     fm.testing.check_source(mapped, batch_size=16)
 
 
-def test_no_more_is_read_than_a_batch(tmp_path):
+def test_only_the_rows_of_a_batch_are_read(tmp_path):
     x = np.lib.format.open_memmap(tmp_path / "large.npy", "w+", np.float32, (1 << 18, 64))  # 64 MiB, and sparse
     x[:40] = 1.0
     mapped = fm.data.open(tmp_path / "large.npy")

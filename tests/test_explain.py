@@ -108,7 +108,7 @@ def test_leaves_compiled_programs_alone():
     assert len(traced) == 2
 
 
-def test_says_where_a_call_ended():
+def test_shows_where_a_call_failed():
     class Hollow(fm.Model):
         layer: Linear
 
@@ -128,7 +128,7 @@ def test_verbs_that_run_on_the_host(state):
     assert "fit(State, tuple)" in text and "values are needed" in text
 
 
-def test_keeps_the_types_of_what_is_no_array():
+def test_keeps_the_types_of_leaves_that_are_not_arrays():
     @fm.verb
     def describe(what, n):
         """Something."""

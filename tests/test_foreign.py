@@ -154,7 +154,7 @@ def test_attacks_leave_statistics_alone(states, name):
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.filterwarnings("ignore:fm.check")
-def test_component_keeps_to_what_training_relies_on(name):
+def test_component_passes_all_checks(name):
     fm.testing.check_component(fm.Classifier(MODELS[name]()), (X, Y))
 
 
@@ -266,7 +266,7 @@ class Pair(fm.System):
     two: Scaled
 
 
-def test_modules_with_a_loss_of_their_own():
+def test_modules_with_a_loss():
     state, history = fm.fit(Judged(), (X, Y), optimizer=optax.sgd, lr=0.1, epochs=2, batch_size=24, progress=False)
     assert history["loss"][1] < history["loss"][0] and isinstance(state.system, Judged)
     assert set(fm.evaluate(state.system, (X, Y))) == {"loss"}
@@ -295,7 +295,7 @@ def test_frozen(name):
 # Each library's own
 
 
-def test_equinox_state_in_a_module_and_beside_it():
+def test_equinox_state_inside_a_module_and_as_a_pair():
     model, state = eqx.nn.make_with_state(EquinoxNet)()
     with pytest.raises(ValueError, match=r"must have its state inside.*with_state\(model, state\)"):
         forward(model, X)
@@ -331,7 +331,7 @@ def test_equinox_modules_that_cannot_be_called():
         forward(EquinoxNet(), np.float32(1.0))
 
 
-def test_nnx_modules_stay_as_they_were():
+def test_nnx_modules_are_not_changed():
     net = FlaxNet()
     before = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(net, nnx.Not(nnx.RngState))))
     state, _ = fm.train_step(fm.setup(fm.Classifier(net), (X, Y), optimizer=optax.sgd, lr=0.1), (X, Y))
@@ -386,14 +386,14 @@ class NoTree(nnx.Module, pytree=False):
     pass
 
 
-def test_modules_that_jit_cannot_take():
+def test_modules_that_jit_does_not_accept():
     with pytest.raises(TypeError, match=r"model.sizes is static, and a set cannot be compared by jit"):
         fm.setup(fm.Classifier(WithSet({1})), (X, Y), optimizer=optax.sgd, lr=0.1)
     with pytest.raises(TypeError, match=r"NoTree at 'model' is no pytree.*pytree=False"):
         fm.setup(fm.Classifier(NoTree()), (X, Y), optimizer=optax.sgd, lr=0.1)
 
 
-def test_linen_variables_that_are_there():
+def test_given_linen_variables():
     module = LinenNet()
     variables = module.init(jax.random.key(5), jnp.asarray(X), train=False)
     model = fm.init(fm.Linen(module, variables=variables), jax.random.key(0))
@@ -481,7 +481,7 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch, library, package
         __import__(f"fulmen.interop.{library}")
 
 
-def test_libraries_that_are_known_and_not_taught():
+def test_modules_of_known_libraries_get_advice():
     with pytest.raises(TypeError, match=r"model is data.*fm.Linen\(module, x\[:1\]\)"):
         fm.setup(fm.Classifier(LinenNet()), (X, Y), optimizer=optax.sgd, lr=0.1)
     with pytest.raises(TypeError, match=r"a component was expected, and LinenNet came.*fm.Linen"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Generator, Iterator
 from typing import Any, TypeAlias
@@ -48,7 +49,7 @@ class EpochReader:
             TypeError, ValueError: for a batch that is unlike the first one, and for another number of batches than declared.
         """
         raw_batches, index, declared = self._open(plan, epoch, start), start, plan.steps_per_epoch
-        try:
+        with contextlib.closing(raw_batches):
             while True:
                 where = f"{self.name}, batch {index} of epoch {epoch}"
                 try:
@@ -70,8 +71,6 @@ class EpochReader:
                     )
                 yield batch
                 index += 1
-        finally:
-            raw_batches.close()
         if not index:
             raise ValueError(f"{self.name} gave no batch in epoch {epoch}{self._used_up()}.")
         if declared is not None and index < declared:

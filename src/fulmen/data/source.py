@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -214,12 +215,10 @@ class Source:
 
     def _validating(self, reading: Batches, component: Any) -> Batches:
         # Not on the thread that prefetches: validation traces, under the settings of this thread.
-        try:
+        with contextlib.closing(reading):
             for batch in reading:
                 self.validate(component, batch)
                 yield batch
-        finally:
-            reading.close()
 
     def validate(self, component: Any, batch: Any) -> None:
         """Validate the component with data, once: with all arrays in memory, or with the first batch that is read."""
@@ -229,19 +228,15 @@ class Source:
 
 
 def _with(batch: Any, reading: Batches) -> Batches:
-    try:
+    with contextlib.closing(reading):
         yield batch
         yield from reading
-    finally:
-        reading.close()
 
 
 def _limited(reading: Batches, limit: int) -> Batches:
     """The first batches; no more are read."""
-    try:
+    with contextlib.closing(reading):
         yield from itertools.islice(reading, limit)
-    finally:
-        reading.close()
 
 
 @dispatch

@@ -19,7 +19,7 @@ from fulmen.core.leaves import TracedArraysError, is_array
 from fulmen.core.verbs import init
 from fulmen.dispatching.registry import Method, Verb, is_public, recorded
 from fulmen.inspect.abstract import described
-from fulmen.inspect.text import Picture, align, faint, html_page, html_table, place, tree_prefixes
+from fulmen.inspect.text import Picture, align, faint, html_code, html_page, html_table, place, tree_prefixes
 
 __all__ = ["Call", "Explanation", "explain"]
 
@@ -117,10 +117,7 @@ class Explanation(Picture):
         return "\n".join([text, *self._notes()])
 
     def _repr_html_(self) -> str:
-        rows = []
-        for line, call in self._lines():
-            label = f'<span style="white-space:pre">{html.escape(line)}</span>'
-            rows.append((label, html.escape(call._chosen), faint(call.where)))
+        rows = [(html_code(line), html.escape(call._chosen), faint(call.where)) for line, call in self._lines()]
         body = html_table(_COLUMNS, rows) if rows else faint(f"{self.name} called no verb.")
         return html_page("", body + "".join(f"<div>{faint(note)}</div>" for note in self._notes()))
 

@@ -14,7 +14,7 @@ from fulmen.core.mode import Mode, Train
 from fulmen.core.tree import remake
 from fulmen.core.verbs import forward, init, validate
 from fulmen.dispatching.registry import dispatch
-from fulmen.interop.signatures import FLAGS, KEYS, flags, key_for, parameters_of
+from fulmen.interop.signatures import KEYS, flags, key_for, parameters_of
 
 __all__ = ["Functional", "functional", "shapes_of", "zeros"]
 
@@ -100,39 +100,36 @@ def _stateful(model: Functional) -> bool:
 
 @dispatch
 def forward(model: Functional, *inputs, mode):
-    result = model.apply(*_arguments(model, inputs, mode), **_keywords(model.apply, mode))
+    arguments, keywords = _arguments(model, inputs, mode)
+    result = model.apply(*arguments, **keywords)
     if model.state is None:
         return result
     outputs, state = result
     return record(outputs, model.state, state) if isinstance(mode, Train) else outputs
 
 
-def _arguments(model: Functional, inputs: tuple[Any, ...], mode: Mode) -> list[Any]:
-    """The positional arguments of `apply`."""
-    known, waiting = flags(model.apply, mode), list(inputs)
-    found: list[Any] = [model.parameters]
+def _arguments(model: Functional, inputs: tuple[Any, ...], mode: Mode) -> tuple[list[Any], dict[str, Any]]:
+    """The positional and the keyword arguments of `apply`. Positional ones end at the first parameter without a value."""
+    values, waiting = flags(model.apply, mode), list(inputs)
+    positional: list[Any] = [model.parameters]
+    keywords, ended = {}, False
     _, *others = parameters_of(model.apply).items()
     for name, parameter in others:
-        if parameter.kind in (parameter.KEYWORD_ONLY, parameter.VAR_KEYWORD):
-            break
-        if parameter.kind is parameter.VAR_POSITIONAL:
-            return found + waiting
-        if name == "state" and model.state is not None:
-            found.append(model.state.value)
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            if name in KEYS:
+                keywords[name] = key_for(parameter, mode)
+            elif name in values:
+                keywords[name] = values[name]
+        elif ended or parameter.kind is parameter.VAR_KEYWORD:
+            continue
+        elif name == "state" and model.state is not None:
+            positional.append(model.state.value)
         elif name in KEYS:
-            found.append(mode.key)
-        elif name in FLAGS:
-            found.append(known[name])
-        elif waiting:
-            found.append(waiting.pop(0))
+            positional.append(mode.key)
+        elif name in values:
+            positional.append(values[name])
+        elif waiting and parameter.kind is not parameter.VAR_POSITIONAL:
+            positional.append(waiting.pop(0))
         else:
-            break
-    return found + waiting
-
-
-def _keywords(function: Callable[..., Any], mode: Mode) -> dict[str, Any]:
-    """The keyword arguments of `apply`: the mode's key and flags."""
-    known, named = flags(function, mode), parameters_of(function)
-    keyword = {name: p for name, p in named.items() if p.kind is p.KEYWORD_ONLY}
-    keys = {name: key_for(p, mode) for name, p in keyword.items() if name in KEYS}
-    return {**keys, **{name: known[name] for name in keyword if name in known}}
+            ended = True
+    return [*positional, *waiting], keywords

@@ -10,9 +10,9 @@ import jax
 
 from fulmen.core.mode import Mode, Train
 
-__all__ = ["FLAGS", "KEYS", "flags", "key_for", "parameters_of"]
+__all__ = ["KEYS", "flags", "key_for", "parameters_of"]
 
-FLAGS = {
+_FLAGS = {
     "train": True,
     "training": True,
     "is_training": True,
@@ -32,7 +32,7 @@ def parameters_of(function: Callable[..., Any]) -> Mapping[str, inspect.Paramete
 def flags(function: Callable[..., Any], mode: Mode) -> dict[str, bool]:
     """The values of a function's parameters for the mode."""
     training = isinstance(mode, Train)
-    return {name: FLAGS[name] == training for name in parameters_of(function) if name in FLAGS}
+    return {name: _FLAGS[name] == training for name in parameters_of(function) if name in _FLAGS}
 
 
 def key_for(parameter: inspect.Parameter, mode: Mode) -> Any:
