@@ -37,19 +37,14 @@ def losses(game: Duel, batch, mode):
     return {"one": gap, "two": {"gap": -gap, "own": (game.two(batch.x) ** 2).mean()}}
 
 
-class Noisy(fm.Model):
-    """A model with an augmentation of its own."""
+class Brighter(fm.Wrapper):
+    """A model with an augmentation."""
 
     inner: Net
 
 
 @dispatch
-def loss(model: Noisy, batch: fm.Labeled):
-    return fm.loss(model.inner, batch)
-
-
-@dispatch
-def augment(model: Noisy, batch, mode):
+def augment(model: Brighter, batch, mode):
     return fm.replace(batch, x=jnp.clip(batch.x + 0.05, 0, 1))
 
 
@@ -62,7 +57,7 @@ WRAPPED = {
     "a classifier with terms": lambda: fm.Classifier(MLP(4, 16, 3), fm.CrossEntropy() + 1e-3 * fm.L2()),
     "a model": net,
     "a system of two": pair,
-    "a system with augmentations": lambda: Pair(Noisy(net()), net()),
+    "a system with augmentations": lambda: Pair(Brighter(net()), net()),
     "a game": lambda: Duel(net(), net()),
     "frozen and not": lambda: Pair(fm.Frozen(net()), net()),
     "another": lambda: fm.Adversarial(classifier(), FGSM),
@@ -145,7 +140,7 @@ def test_the_attack_comes_after_the_augmentation(data):
 
 
 def test_parts_with_batches_of_their_own_are_attacked_each(data):
-    adv = ready(fm.Adversarial(Pair(Noisy(net()), net()), FGSM))
+    adv = ready(fm.Adversarial(Pair(Brighter(net()), net()), FGSM))
     attacked = fm.augment(adv, fm.as_batch(adv, data), fm.Train(jax.random.key(0)))
     own, clean = attacked.batch.parts["one"].x, attacked.clean.parts["one"].x
     np.testing.assert_allclose(clean, np.clip(data[0] + 0.05, 0, 1), rtol=0, atol=1e-7)
