@@ -1,4 +1,4 @@
-"""`robustness`: figures against closed forms, files and pictures, Ctrl-C, and bad input."""
+"""`robustness`: results against closed forms, files and pictures, Ctrl-C, and bad input."""
 
 import json
 import re
@@ -256,14 +256,14 @@ def test_of_the_first_batch_a_report_has_the_attacks_that_were_done(second, caps
     assert [each["name"] for each in seen.attacks] == ["FGSM"] and set(seen.by) == {-1, 0}
     np.testing.assert_array_equal(seen.robust, (margins(*data(), EPS) > 0)[:8])  # of a linear model FGSM is the worst case
     assert "Interrupted: 8 of 16 examples and 1 of 2 attacks." in " ".join(str(seen).split())
-    assert capsys.readouterr().err.startswith("Ctrl-C: ends after the attack at hand")
+    assert capsys.readouterr().err.startswith("Ctrl-C: stops after the current attack")
 
 
 def test_ctrl_c_in_the_curve_keeps_the_radii_that_are_done():
     seen = evaluate(shaped(), progress=Loud(3), signs=SIGNS, eps=(0.05, 0.1, 0.2, 0.3))
     assert seen.partial and len(seen) == N and not seen.findings
     np.testing.assert_array_equal(seen.curve["eps"], [0.1, 0.2])
-    assert "Interrupted: the curve or the warning signs are not complete." in " ".join(str(seen).split())
+    assert "Interrupted: the curve or the warning signs are incomplete." in " ".join(str(seen).split())
 
 
 class Touchy(fm.LinfBall):
@@ -401,10 +401,10 @@ def test_the_page_goes_without_matplotlib(of_images, tmp_path, monkeypatch):
 
 
 def test_other_files_are_refused(report, tmp_path):
-    with pytest.raises(ValueError, match=r"report\.json or report\.html was expected, and .*pdf"):
+    with pytest.raises(ValueError, match=r"path must be .*report\.json or report\.html, got .*pdf"):
         report.save(tmp_path / "report.pdf")
     (tmp_path / "other.json").write_text("[1]")
-    with pytest.raises(ValueError, match="is no report"):
+    with pytest.raises(ValueError, match=r"other\.json must be a report"):
         Report.load(tmp_path / "other.json")
 
 
@@ -474,24 +474,26 @@ class Both(fm.System):
             (X, Y[:, None].astype(np.float32)),
             {},
             ValueError,
-            r"logits \(n, classes\) and integer labels .* y is f32\[16, 1\]",
+            r"logits \(n, classes\) and integer labels .* y f32\[16, 1\]",
         ),
-        (fm.Regressor(Shaped(jnp.asarray(WEIGHT), identity)), (X, X[:, :2]), {}, ValueError, "counts wrong classes"),
-        (shaped(), X, {}, ValueError, "no labels y"),
+        (fm.Regressor(Shaped(jnp.asarray(WEIGHT), identity)), (X, X[:, :2]), {}, ValueError, "needs logits.*fm.evaluate"),
+        (shaped(), X, {}, ValueError, "needs labels.*no labels y.*pairs"),
         (shaped().model, (X, Y), {}, ValueError, r"Shaped has none: give fm.Classifier\(model\)"),
         (Both(shaped(), shaped()), (X, Y), {}, ValueError, r"2 predictions \('one', 'other'\).*state\.system\.one"),
         (fm.Classifier(fm.models.Dense(4, 2)), (X, Y), {}, ValueError, "arrays are there"),
-        (shaped(), (X, Y), dict(attack="pgd"), TypeError, r"a region such as .* was expected, and 'pgd' came"),
-        (shaped(), (X, Y), dict(attack=fm.FGSM), TypeError, r"Make one: FGSM\(…\)"),
+        (shaped(), (X, Y), dict(attack="pgd"), TypeError, r"attack must be .* a region such as .* got 'pgd'"),
+        (shaped(), (X, Y), dict(attack=fm.FGSM), TypeError, r"attack must be .* got the class FGSM; write FGSM\(…\)"),
         (shaped(), (X, Y), dict(attack=()), ValueError, "at least one attack"),
         (
             shaped(),
             (X, Y),
             dict(batch_size=0),
             ValueError,
-            "batch_size: a whole number of at least 1 was expected, and 0 came",
+            "batch_size must be a positive integer, got 0",
         ),
-        (shaped(), (X, Y), dict(eps=(-1.0,)), ValueError, "finite radii of at least 0"),
+        (shaped(), (X, Y), dict(eps=(-1.0,)), ValueError, "eps must be finite radii of at least 0"),
+        (shaped(), (X, Y), dict(eps=0.2, attack=fm.FGSM(fm.LinfBall(0.0))), ValueError, r"eps must be \(\)"),
+        (shaped(), (X, Y), dict(signs=True), TypeError, r"signs must be a tuple .*signs=\(\)"),
     ],
 )
 def test_what_robustness_cannot_be_measured_of(system, pairs, options, error, said):
