@@ -1,4 +1,4 @@
-"""Each warning sign that an evaluation is wrong, on a system made to show it."""
+"""Each warning sign, on a system made to trigger it."""
 
 import re
 
@@ -51,7 +51,7 @@ SHORT = fm.PGD(REGION, step_size=0.003, steps=5, start=fm.attacks.Clean())
             shaped(rounded),
             dict(attack=STILL),
             "wrong",
-            r"At ε = 1, a ball that contains the whole box, the accuracy is 0\.[4-9]",
+            r"radius 1, which contains the whole box, the accuracy is 0\.[4-9]",
         ),
         (Binarization(), shaped(), {}, "ok", r"Of 1\d adversarial examples that are known to exist, PGD finds 1\d"),
         (Binarization(), shaped(jax.lax.stop_gradient), {}, "wrong", r"PGD finds 0\. Use more steps"),
@@ -76,24 +76,24 @@ SHORT = fm.PGD(REGION, step_size=0.003, steps=5, start=fm.attacks.Clean())
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Sign) else None,
 )
-def test_a_sign_shows_on_what_is_made_to_show_it(sign, system, options, verdict, said):
+def test_a_sign_is_triggered(sign, system, options, verdict, said):
     (finding,) = evaluate(system, **{"attack": STILL, **options}, signs=(sign,)).findings
     assert (finding.verdict, finding.sign) == (verdict, sign.title)
     assert re.search(said, finding.text), finding.text
 
 
-def test_a_random_model_is_attacked_in_the_mean_over_draws():
+def test_attacks_on_the_mean_over_draws_are_right_for_a_random_model():
     noisy = fm.Classifier(Noisy(jnp.asarray(WEIGHT)))
     (finding,) = evaluate(noisy, attack=fm.FGSM(REGION, samples=2), signs=(Randomness(),)).findings
     assert finding.verdict == "ok" and "samples=" in finding.text
 
 
-def test_without_a_box_the_radius_grows_until_nothing_is_left():
+def test_without_a_box_the_radius_grows_until_no_example_survives():
     (finding,) = evaluate(shaped(), attack=fm.FGSM(fm.LinfBall(0.05)), signs=(Falling(),)).findings
     assert finding.verdict == "ok" and re.search(r"(\d+) times the region's, the accuracy is 0\.[0-4]", finding.text)
 
 
-def test_a_sign_of_one_s_own():
+def test_a_custom_sign():
     class Small(Sign):
         """There are many examples."""
 

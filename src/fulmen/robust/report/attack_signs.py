@@ -28,14 +28,14 @@ MASKED = (
 
 
 class Iterations(Sign):
-    """Iterated attacks break every example that a single step breaks.
+    """Iterated attacks should break what a single step breaks.
 
     FGSM and PGD-40 attack the same examples in the same region.
     """
 
 
 class Convergence(Sign):
-    """More steps and other random starts break no further examples.
+    """More steps and other random starts should break no further examples.
 
     The first iterated attack, or else PGD-40, attacks examples that survived, with four times the steps and other random
     numbers.
@@ -43,7 +43,7 @@ class Convergence(Sign):
 
 
 class Falling(Sign):
-    """No example survives a sufficiently large perturbation.
+    """No example should survive a sufficiently large perturbation.
 
     A ball that contains the whole box contains inputs of the other classes. Without a box, the radius is doubled, up to a
     factor of 1024.
@@ -51,7 +51,7 @@ class Falling(Sign):
 
 
 class BlackBox(Sign):
-    """Attacks that use no gradient break no further examples.
+    """Attacks without gradients should break no further examples.
 
     100 draws of noise, and `Square` with 500 queries, attack examples that survived. A `Square` among the evaluation's attacks
     counts by the examples that it broke after the attacks before it.
@@ -59,11 +59,11 @@ class BlackBox(Sign):
 
 
 class Gradients(Sign):
-    """Gradients at the clean inputs are finite and not 0."""
+    """Gradients at the clean inputs should be finite and not 0."""
 
 
 class Inside(Sign):
-    """Attacked inputs are in the region, and the region has the limits of the data."""
+    """Attacked inputs should be in the region, and the region should have the limits of the data."""
 
 
 def spread(mask: np.ndarray, n: int) -> np.ndarray:
@@ -142,8 +142,8 @@ def examine(sign: Falling, evaluation, report):
         if survives.mean() <= chance:
             break
     accuracy = float(survives.mean())
-    where = "a ball that contains the whole box" if has_box else f"{radius / eps:.0f} times the region's"
-    text = f"At ε = {radius:.4g}, {where}, the accuracy is {accuracy:.3f} (chance: {chance:.3f})."
+    what = "which contains the whole box" if has_box else f"{radius / eps:.0f} times the region's"
+    text = f"In a ball of radius {radius:.4g}, {what}, the accuracy is {accuracy:.3f} (chance: {chance:.3f})."
     return graded(accuracy, chance, (chance + report.accuracy) / 2, text, MASKED)
 
 

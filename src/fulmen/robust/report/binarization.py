@@ -29,7 +29,7 @@ INNER = 32  # points near the example that its readout assigns to the example's 
 
 
 class Binarization(Sign):
-    """The attack finds adversarial examples that are known to exist.
+    """The attack should find adversarial examples that are known to exist.
 
     Each example has a linear readout of the model's outputs that separates a point drawn from the region's boundary from the
     example and points drawn near it. So the region contains a point of the other class, and the first iterated attack, or else

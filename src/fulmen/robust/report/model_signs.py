@@ -20,26 +20,26 @@ __all__ = ["Batches", "Jumps", "Modes", "Probabilities", "Randomness"]
 
 
 class Randomness(Sign):
-    """The model is deterministic, or the attacks average over several draws.
+    """A random model should be attacked in the mean over several draws.
 
     Two passes over the same inputs use different random keys.
     """
 
 
 class Probabilities(Sign):
-    """The outputs are logits, not probabilities."""
+    """The outputs should be logits, not probabilities."""
 
 
 class Modes(Sign):
-    """No part of the model is in training mode."""
+    """No part of the model should be in training mode."""
 
 
 class Batches(Sign):
-    """An example's outputs do not depend on the other examples in its batch."""
+    """An example's outputs should not depend on the other examples in its batch."""
 
 
 class Jumps(Sign):
-    """The model has no loops and no operations whose gradient is 0.
+    """The model should have no loops and no operations whose gradient is 0.
 
     The traced program is searched, on the path from the input to the outputs, for rounding, signs, conversions to integers and
     `stop_gradient`, and for loops, which may be an optimization at test time. An unrolled optimization is not recognised.
@@ -102,7 +102,7 @@ def examine(sign: Batches, evaluation, report):
         return Finding(UNCHECKED, "The model draws at random, so outputs in different batches cannot be compared.")
     alone = np.concatenate([evaluation.predict(row) for row in rows[:4, None]])
     difference = float(np.abs(alone - together[:4]).max(initial=0) / (np.abs(alone).max(initial=0) + 1e-12))
-    text = f"Alone and in a batch of {len(rows)}, outputs differ by {difference:.2g} times the largest one."
+    text = f"Between an example alone and in a batch of {len(rows)}, the relative difference of outputs is {difference:.2g}."
     if difference <= 1e-2:
         return Finding(OK, text)
     return Finding(

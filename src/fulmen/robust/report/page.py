@@ -13,7 +13,7 @@ from fulmen.inspect.plot_style import grid
 from fulmen.inspect.text import faint, html_table
 from fulmen.robust.report.html import attacks_table, curve_table, escaped, findings_list
 from fulmen.robust.report.pictures import panels
-from fulmen.robust.report.report_text import ATTACKS, CURVE, headline, verdicts
+from fulmen.robust.report.report_text import ATTACKS, CURVE, counts, verdicts
 
 __all__ = ["report_page"]
 
@@ -51,13 +51,13 @@ def report_page(report: Any) -> str:
         "Examples": _examples(report),
         "Settings": _settings(report),
     }
-    region = faint(report.settings["region"])
+    region = faint(f"Region: {report.settings['region']}")
     body = "".join(f"<h2>{html.escape(name)}</h2>\n{text}\n" for name, text in sections.items() if text)
     head = (
         '<meta charset="utf-8"><meta name="color-scheme" content="light dark"><meta name="viewport" content="width=device-width">'
         f"<title>{html.escape(title)}</title><style>{STYLE}</style>"
     )
-    above = f'<h1>Robustness</h1><div class="metrics">{boxes}</div><p>{html.escape(headline(report))}<br>{region}</p>'
+    above = f'<h1>Robustness</h1><div class="metrics">{boxes}</div><p>{html.escape(counts(report))}<br>{region}</p>'
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>{above}\n{body}</body></html>\n'
 
 

@@ -48,7 +48,7 @@ def draw_curve(axes: Any, report: Any) -> None:
     axes.axhline(1 / classes, color=TEXT, lw=0.8, ls=":")
     axes.annotate("chance", (0, 1 / classes), (2, 2), textcoords="offset points", color=TEXT, fontsize=8)
     axes.axvline(report.settings["eps"], color=TEXT, lw=0.8, ls=":")
-    axes.annotate("ε", (report.settings["eps"], 0.0), (3, -3), textcoords="offset points", color=TEXT, fontsize=8)
+    axes.annotate("ε", (report.settings["eps"], 0.0), (3, 2), textcoords="offset points", color=TEXT, fontsize=8)
     axes.set(xlabel="radius of the ball", ylim=(-0.03, 1.05))
     axes.set_title("accuracy by radius")
     axes.xaxis.label.set_color(TEXT)
@@ -64,7 +64,7 @@ def draw_classes(axes: Any, report: Any) -> None:
     step = -(-len(classes) // 20)
     axes.set_xticks(positions[::step], [str(c) for c in classes][::step])
     axes.set(xlabel="class", ylim=(0, 1.05))
-    axes.set_title("accuracy by class (narrow: attacked)")
+    axes.set_title("accuracy by class (wide: clean, narrow: attacked)")
 
 
 def broken_examples(report: Any) -> np.ndarray:

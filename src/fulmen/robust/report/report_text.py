@@ -18,11 +18,13 @@ WORST_FIRST = ("wrong", "suspicious", "not checked", "ok")
 
 def headline(report: Any) -> str:
     """The results in a sentence or two."""
+    return f"accuracy {report.accuracy:.3f}, robust accuracy {report.robust_accuracy:.3f}: {counts(report)}"
+
+
+def counts(report: Any) -> str:
+    """The numbers of examples in a sentence or two."""
     n, broken = len(report), int((report.correct & ~report.robust).sum())
-    return (
-        f"accuracy {report.accuracy:.3f}, robust accuracy {report.robust_accuracy:.3f}: {report.correct.sum()} of {n} examples "
-        f"are classified correctly, and the attacks break {broken} of these.{_interrupted(report) if report.partial else ''}"
-    )
+    return f"{report.correct.sum()} of {n} examples are classified correctly, and the attacks break {broken} of these.{_interrupted(report) if report.partial else ''}"
 
 
 def _interrupted(report: Any) -> str:

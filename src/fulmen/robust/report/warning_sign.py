@@ -31,7 +31,8 @@ class Sign(Component):
     """A sign that the results of an evaluation are wrong.
 
     **Extending.** Subclass it, write `examine(sign: Mine, evaluation, report)`, and pass it as
-    `fm.robustness(…, signs=(*fm.robust.report.SIGNS, Mine()))`. The first line of its docstring is its title in reports.
+    `fm.robustness(…, signs=(*fm.robust.report.SIGNS, Mine()))`. The first line of its docstring is its title in
+    reports: what should be the case.
     """
 
     @property
