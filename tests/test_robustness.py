@@ -468,7 +468,7 @@ class Both(fm.System):
 @pytest.mark.parametrize(
     ("system", "pairs", "options", "error", "said"),
     [
-        (shaped(), (X, Y + 1), {}, ValueError, r"labels from 0 to 1, .* labels from 1 to 2 .*y - 1"),
+        (shaped(), (X, Y + 1), {}, ValueError, r"labels from 0 to 1, .* labels from 1 to 2.*y - 1"),
         (
             shaped(),
             (X, Y[:, None].astype(np.float32)),

@@ -64,7 +64,13 @@ SHORT = fm.PGD(REGION, step_size=0.003, steps=5, start=fm.attacks.Clean())
         (Jumps(), shaped(lambda z: jax.lax.fori_loop(0, 3, lambda i, z: z * 2, z)), {}, "not checked", r"loops \(scan\)"),
         (Randomness(), fm.Classifier(Noisy(jnp.asarray(WEIGHT))), {}, "suspicious", "[1-9] of 16 predicted classes"),
         (Probabilities(), shaped(jax.nn.softmax), {}, "wrong", "return logits"),
-        (Batches(), shaped(lambda z: z - z.mean(0, keepdims=True)), {}, "wrong", "depends on the other examples"),
+        (
+            Batches(),
+            shaped(lambda z: z - z.mean(0, keepdims=True)),
+            {},
+            "wrong",
+            "depends on the other examples, perhaps by BatchNorm",
+        ),
         (
             Modes(),
             fm.bind(shaped(), fm.Train(jax.random.key(0))),

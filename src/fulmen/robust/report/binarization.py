@@ -78,7 +78,7 @@ def examine(sign: Binarization, evaluation, report):
     direction, offset, separable = _readouts(evaluation, region, rows)
     if not separable.any():
         return Finding(
-            UNCHECKED, f"For none of {len(rows)} examples do the outputs separate the region's boundary from points nearby."
+            UNCHECKED, f"Of {len(rows)} examples, the outputs of none separate the region's boundary from its centre."
         )
     rows, direction, offset = rows[separable], direction[separable], offset[separable]
     attack = iterated_of(evaluation, region)
@@ -91,9 +91,8 @@ def examine(sign: Binarization, evaluation, report):
     binary = Attacked(with_labels(batch, np.zeros(n, np.int32)), line)
     result = attempt(attack, _Readout(evaluation.system), binary, fold_name(evaluation.key, "binarization"))
     missed = int((~np.asarray(result.succeeded)[: len(rows)]).sum())
-    text = (
-        f"Of {len(rows)} adversarial examples that are known to exist, {type(attack).__name__} finds {len(rows) - missed}."
-    )
+    name = type(attack).__name__
+    text = f"Of {len(rows)} adversarial examples that are known to exist, {name} finds {len(rows) - missed}."
     return graded(missed / len(rows), 0.05, 0.2, text, f"Use more steps. {MASKED}")
 
 

@@ -59,14 +59,12 @@ class ExampleResults:
         result["gradient"] = {name: np.where(np.isfinite(values), values, np.nan) for name, values in gradient.items()}
         result["distance"] = norms(jax.tree.map(lambda a, b: a.astype(np.float64) - b, result["x"], clean))
         del self.attacks[len(counts) :]
-        for attack, (given, broken, seconds) in zip(self.attacks, counts, strict=True):
-            attack.update(
-                given=attack["given"] + given, broken=attack["broken"] + broken, seconds=attack["seconds"] + seconds
-            )
+        for attack, added in zip(self.attacks, counts, strict=True):
+            attack.update({name: attack[name] + value for name, value in added.items()})
         self.batches.append(result)
         self.progress.metrics(accuracy=self._mean("correct"), robust=self._mean("robust"))
 
-    def _attack(self, rows: np.ndarray, result: dict[str, Any]) -> list[tuple[int, int, float]]:
+    def _attack(self, rows: np.ndarray, result: dict[str, Any]) -> list[dict[str, Any]]:
         """Update a result by each attack; returns how many examples each was given and has broken, and its seconds."""
         evaluation, robust, counts = self.evaluation, result["robust"], []
         margin = np.full(len(rows), np.inf)
@@ -85,7 +83,7 @@ class ExampleResults:
                 break
             if left.size:
                 self._update(result, margin, left, number, found, outputs)
-            counts.append((left.size, left.size - int(robust.sum()), time.perf_counter() - begun))
+            counts.append(dict(given=left.size, broken=left.size - int(robust.sum()), seconds=time.perf_counter() - begun))
             self.progress.step()
         return counts
 

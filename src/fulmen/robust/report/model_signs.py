@@ -53,10 +53,8 @@ def examine(sign: Randomness, evaluation, report):
     if np.array_equal(one, other, equal_nan=True):
         return Finding(OK, "Two passes with different random keys give the same outputs.")
     changed, difference = int((one.argmax(1) != other.argmax(1)).sum()), float(np.abs(one - other).max())
-    text = (
-        f"Two passes with different random keys differ by up to {difference:.3g}, and {changed} of {len(rows)} predicted classes "
-        "change."
-    )
+    classes = f"{changed} of {len(rows)} predicted classes change"
+    text = f"Two passes with different random keys differ by up to {difference:.3g}, and {classes}."
     if all(attack.samples is not None for attack in evaluation.attacks):
         return Finding(OK, f"{text} The attacks use the mean of several draws (samples=).")
     return Finding(SUSPICIOUS, f"{text} Attack the mean over several draws, such as samples=20.")
@@ -105,9 +103,7 @@ def examine(sign: Batches, evaluation, report):
     text = f"Between an example alone and in a batch of {len(rows)}, the relative difference of outputs is {difference:.2g}."
     if difference <= 1e-2:
         return Finding(OK, text)
-    return Finding(
-        WRONG, f"{text} An example's output depends on the other examples; does BatchNorm use the batch's statistics?"
-    )
+    return Finding(WRONG, f"{text} It depends on the other examples, perhaps by BatchNorm in training mode.")
 
 
 @dispatch

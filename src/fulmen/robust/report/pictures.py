@@ -26,12 +26,11 @@ def report_figure(report: Any) -> Any:
 
 def panels(report: Any) -> dict[str, Any]:
     """The panels that a report has, by name: functions of axes and the report."""
-    has_examples = as_images(report.x) is not None and len(broken_examples(report)) > 0
-    return {
-        **({"curve": draw_curve} if report.curve else {}),
-        "classes": draw_classes,
-        **({"examples": draw_examples} if has_examples else {}),
-    }
+    found = {"curve": draw_curve} if report.curve else {}
+    found["classes"] = draw_classes
+    if as_images(report.x) is not None and len(broken_examples(report)):
+        found["examples"] = draw_examples
+    return found
 
 
 def draw_curve(axes: Any, report: Any) -> None:

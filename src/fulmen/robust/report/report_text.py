@@ -24,7 +24,9 @@ def headline(report: Any) -> str:
 def counts(report: Any) -> str:
     """The numbers of examples in a sentence or two."""
     n, broken = len(report), int((report.correct & ~report.robust).sum())
-    return f"{report.correct.sum()} of {n} examples are classified correctly, and the attacks break {broken} of these.{_interrupted(report) if report.partial else ''}"
+    interrupted = _interrupted(report) if report.partial else ""
+    right = f"{report.correct.sum()} of {n} examples are classified correctly"
+    return f"{right}, and the attacks break {broken} of these.{interrupted}"
 
 
 def _interrupted(report: Any) -> str:

@@ -37,20 +37,9 @@ from fulmen.train.interruption import interruptible
 
 __all__ = ["SIGNS"]
 
-SIGNS: tuple[Sign, ...] = (
-    Iterations(),
-    Convergence(),
-    Falling(),
-    BlackBox(),
-    Binarization(),
-    Gradients(),
-    Inside(),
-    Randomness(),
-    Probabilities(),
-    Modes(),
-    Batches(),
-    Jumps(),
-)
+_OF_ATTACKS = (Iterations, Convergence, Falling, BlackBox, Binarization, Gradients, Inside)
+_OF_MODELS = (Randomness, Probabilities, Modes, Batches, Jumps)
+SIGNS: tuple[Sign, ...] = tuple(sign() for sign in _OF_ATTACKS + _OF_MODELS)
 """The warning signs; a report has a finding for each."""
 
 INTERRUPTED = "Ctrl-C: stops after the current attack and reports what is done; press it again to stop immediately."

@@ -155,58 +155,49 @@ def plot(report: Report):
 
 # As JSON
 
-_ARRAYS = {"labels": int, "predicted": int, "correct": bool, "robust": bool, "by": int, "first": int, "attacked": int}
-_FLOATS = ("distance", "gradient", "curve")
-_INPUTS = ("x", "clean")
-
 
 def _encoded(report: Report) -> dict[str, Any]:
     found: dict[str, Any] = {"report": 1, "accuracy": report.accuracy, "robust_accuracy": report.robust_accuracy}
     for field in dataclasses.fields(report):
-        name, value = field.name, getattr(report, field.name)
-        if name in _ARRAYS:
-            found[name] = value.tolist()
-        elif name in _FLOATS:
-            found[name] = {key: _numbers(values) for key, values in value.items()}
-        elif name in _INPUTS:
-            found[name] = _stored(value)
-        else:
-            found[name] = [dataclasses.asdict(each) for each in value] if name == "findings" else value
+        encode, _ = _FORMATS.get(field.name, _AS_IT_IS)
+        found[field.name] = encode(getattr(report, field.name))
     return found
 
 
-def _numbers(values: np.ndarray) -> list[float | None]:
-    """As a list, with None for NaN and infinity, which JSON lacks."""
-    return [float(v) if np.isfinite(v) else None for v in values]
+def _decoded(stored: dict[str, Any]) -> dict[str, Any]:
+    names = [field.name for field in dataclasses.fields(Report)]
+    return {name: _FORMATS.get(name, _AS_IT_IS)[1](stored[name]) for name in names}
 
 
-def _stored(x: Any) -> Any:
+def _numbers(arrays: dict[str, np.ndarray]) -> dict[str, list[float | None]]:
+    """As lists, with None for NaN and infinity, which JSON lacks."""
+    return {name: [float(v) if np.isfinite(v) else None for v in values] for name, values in arrays.items()}
+
+
+def _bytes(x: Any) -> Any:
     """Inputs bit for bit, or their hash if they are large."""
     if x is None or isinstance(x, dict):
-        return None if x is None else {"fields": {name: _stored(value) for name, value in x.items()}}
+        return None if x is None else {"fields": {name: _bytes(value) for name, value in x.items()}}
     x = np.ascontiguousarray(x)
     about = {"dtype": str(x.dtype), "shape": list(x.shape), "sha256": hashlib.sha256(x.tobytes()).hexdigest()}
     return about if x.nbytes > LARGEST else {**about, "base64": base64.b64encode(x.tobytes()).decode()}
 
 
-def _decoded(stored: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name in (field.name for field in dataclasses.fields(Report)):
-        value = stored[name]
-        if name in _ARRAYS:
-            value = np.array(value, _ARRAYS[name])
-        elif name in _FLOATS:
-            value = {key: np.array(values, float) for key, values in value.items()}
-        elif name in _INPUTS:
-            value = _read(value)
-        found[name] = [Finding(**each) for each in value] if name == "findings" else value
-    return found
-
-
-def _read(stored: Any) -> Any:
+def _from_bytes(stored: Any) -> Any:
     if stored is None or "fields" in stored:
-        return None if stored is None else {name: _read(value) for name, value in stored["fields"].items()}
+        return None if stored is None else {name: _from_bytes(value) for name, value in stored["fields"].items()}
     if "base64" not in stored:
         return None
     flat = np.frombuffer(base64.b64decode(stored["base64"]), np.dtype(stored["dtype"]))
     return flat.reshape(stored["shape"]).copy()
+
+
+_AS_IT_IS: Any = (lambda value: value,) * 2
+_FORMATS: dict[str, Any] = {
+    **dict.fromkeys(("labels", "predicted", "correct", "robust", "by", "first", "attacked"), (np.ndarray.tolist, np.array)),
+    **dict.fromkeys(
+        ("distance", "gradient", "curve"), (_numbers, lambda lists: {k: np.array(v, float) for k, v in lists.items()})
+    ),
+    **dict.fromkeys(("x", "clean"), (_bytes, _from_bytes)),
+    "findings": (lambda found: [*map(dataclasses.asdict, found)], lambda stored: [Finding(**each) for each in stored]),
+}
