@@ -153,9 +153,8 @@ def defence_losses(free: FreeAdversarial, batch):
 def metrics(free: FreeAdversarial, batch):
     if not free.defends(batch):
         return metrics(free.system, batch)
-    return {
-        f"robust/{name}": figure for name, figure in metrics(free.system, with_inputs(batch, perturbation(free))).items()
-    }
+    found = metrics(free.system, with_inputs(batch, perturbation(free)))
+    return {f"robust/{name}": metric for name, metric in found.items()}
 
 
 @dispatch

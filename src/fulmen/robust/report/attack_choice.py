@@ -1,4 +1,4 @@
-"""The attacks that the argument `attack` stands for, their names, and the same attacks at another radius."""
+"""The attacks that the argument `attack` means, their names, and the same attacks at another radius."""
 
 from __future__ import annotations
 

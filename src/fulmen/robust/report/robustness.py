@@ -35,7 +35,7 @@ from fulmen.robust.report.robustness_report import Report
 from fulmen.robust.report.warning_sign import Sign
 from fulmen.train.interruption import interruptible
 
-__all__ = ["SIGNS"]
+__all__ = ["SIGNS", "versions"]
 
 _OF_ATTACKS = (Iterations, Convergence, Falling, BlackBox, Binarization, Gradients, Inside)
 _OF_MODELS = (Randomness, Probabilities, Modes, Batches, Jumps)
@@ -80,7 +80,7 @@ def _robustness(
         with contextlib.suppress(KeyboardInterrupt):
             for rows in chunks:
                 results.add(rows)
-        report = results.report(settings, _versions())
+        report = results.report(settings, versions())
         points: list[tuple[float, float, float]] = []
         with contextlib.suppress(KeyboardInterrupt):
             for point in curve_points(radii, evaluation, report, shown):
@@ -105,7 +105,7 @@ def _check_options(signs: Any, **sizes: int | None) -> None:
 def _evaluation(
     system: Any, data: Any, attack: Any, seed: int, batch_size: int | None, sample: int, has_signs: bool
 ) -> tuple[Evaluation, Any]:
-    """The evaluation, and the attack that `attack` stands for; raises for what cannot be evaluated."""
+    """The evaluation, and the attack that the argument means; raises for what cannot be evaluated."""
     leaves, structure = pack(system)
     system, data, key = structure.unpack(leaves), check_arrays(data), jax.random.key(seed)
     batch = as_batch(system, data)
@@ -148,7 +148,8 @@ def _settings(evaluation: Evaluation, attack: Any, seed: int, radii: list[float]
     }
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """The versions of the packages, and the device."""
     return {
         "fulmen": __version__,
         "jax": jax.__version__,
