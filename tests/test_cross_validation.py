@@ -20,7 +20,7 @@ def rows(some, raw):
     return tuple(v[some] for v in raw)
 
 
-def test_folds_of_one_size():
+def test_equal_folds():
     raw = data(18)
     state, history, figures, folds = fm.cross_validate(classifier(), raw, folds=3, seed=4, **OPTIONS)
     assert sorted(np.concatenate(folds)) == list(range(18)) and {len(fold) for fold in folds} == {6}
@@ -39,7 +39,7 @@ def test_folds_of_one_size():
     np.testing.assert_allclose(figures["loss/members"], history["validation/loss/members"][-1], rtol=1e-4)
 
 
-def test_folds_that_cannot_be_equal():
+def test_folds_that_differ_by_one_example():
     raw, system = data(17), fm.Classifier(Dense(4, 3))
     options = {**OPTIONS, "batch_size": 12, "epochs": 1}
     state, history, figures, folds = fm.cross_validate(system, raw, folds=3, seed=2, **options)
