@@ -234,7 +234,7 @@ ERRORS = {
     "evaluation": (lambda: Half(net()), ["evaluation: RuntimeError: not yet written", "test_check.py:"]),
     "an init that fails": (lambda: Undrawable(Linear(4, 3)), ["arrays: ZeroDivisionError", "test_check.py:"]),
     "the same part twice": (lambda: (lambda one: fm.replace(pair(), one=one, two=one))(net()), ["'one' and at 'two'"]),
-    "no component": (lambda: 3, ["fields: TypeError: a component was expected"]),
+    "no component": (lambda: 3, ["fields: TypeError: a component must be given, got int"]),
 }
 
 

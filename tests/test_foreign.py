@@ -484,7 +484,7 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch, library, package
 def test_modules_of_known_libraries_get_advice():
     with pytest.raises(TypeError, match=r"model is data.*fm.Linen\(module, x\[:1\]\)"):
         fm.setup(fm.Classifier(LinenNet()), (X, Y), optimizer=optax.sgd, lr=0.1)
-    with pytest.raises(TypeError, match=r"a component was expected, and LinenNet came.*fm.Linen"):
+    with pytest.raises(TypeError, match=r"a component must be given, got LinenNet.*fm.Linen"):
         fm.setup(LinenNet(), (X, Y), optimizer=optax.sgd, lr=0.1)
     with pytest.raises(fm.MissingMethodError, match=r"fm.Linen\(module, x\[:1\]\)"):
         forward(LinenNet(), X)

@@ -541,7 +541,7 @@ def test_a_game_that_reads_the_batches_of_its_players():
         ({"one": (X, Y)}, ValueError, r"the data has batches for one, and none for 'two': give it one"),
         ({"one": (X, Y), "tow": (X, Y)}, ValueError, r"or an entry for each part of Pair: one, two; one, tow came"),
         ({"one": (X, Y), "two": (X[:5], Y[:5])}, ValueError, r"different lengths: one.x 16, one.y 16, two.x 5, two.y 5"),
-        ({"one": (X, Y), "two": (X, "labels")}, TypeError, r"two.y: a NumPy or JAX array was expected"),
+        ({"one": (X, Y), "two": (X, "labels")}, TypeError, r"two.y must be a NumPy or JAX array"),
     ],
 )
 def test_batches_by_part_that_make_no_sense(raw, error, message):

@@ -329,7 +329,7 @@ def test_members_of_components():
     robust = fm.Adversarial(fm.Population(small(), 2), fm.FGSM(REGION))
     assert [type(m.system) for m in fm.members(robust)] == [fm.Classifier] * 2
     assert fm.members(robust)[0].attack is robust.attack
-    with pytest.raises(TypeError, match=r"a population, or a state of one, was expected, and Classifier came"):
+    with pytest.raises(TypeError, match=r"got Classifier; write fm.Population\(system, n\)"):
         fm.members(small())
 
 
@@ -346,17 +346,17 @@ def test_the_best_member(trained):
 @pytest.mark.parametrize(
     ("figures", "options", "error", "message"),
     [
-        (None, dict(by="loss"), TypeError, "figures with 'loss' in them were expected"),
-        ({"loss/members": np.zeros(3)}, dict(by="los"), KeyError, "no figure 'los' of each member; there are: loss"),
+        (None, dict(by="loss"), TypeError, "`figures` must be a history .*got NoneType.*by='loss'"),
+        ({"loss/members": np.zeros(3)}, dict(by="los"), KeyError, "no metric 'los' for each member; there are: loss"),
         (
             {"norm/members": np.zeros(3)},
             dict(by="norm"),
             ValueError,
-            "whether a higher norm is better; say it: highest=True",
+            "whether a higher norm is better is unknown; write highest=True",
         ),
-        (None, dict(by=np.zeros(3)), ValueError, "whether a higher figure is better"),
-        (None, dict(by=np.zeros(2), highest=True), ValueError, r"each of the 3 members was expected, and \(2,\) came"),
-        (None, dict(by=[np.nan] * 3, highest=True), ValueError, "no member has a finite figure"),
+        (None, dict(by=np.zeros(3)), ValueError, "whether a higher value is better"),
+        (None, dict(by=np.zeros(2), highest=True), ValueError, r"each of the 3 members, got shape \(2,\)"),
+        (None, dict(by=[np.nan] * 3, highest=True), ValueError, "no member has a finite value"),
     ],
 )
 def test_no_best_member(trained, figures, options, error, message):
@@ -535,7 +535,7 @@ def set_up(population, data=DATA, **options):
             ValueError,
             "lr: one number, or one for each of the 3 members, was expected, and 2 came",
         ),
-        (lambda: set_up(small(), lr=[1e-3, 1e-2]), TypeError, "one for each member is for a fm.Population"),
+        (lambda: set_up(small(), lr=[1e-3, 1e-2]), TypeError, "lr must be one number.* needs a fm.Population"),
         (lambda: set_up(fm.Population([classifier(rate=r) for r in (0.1, 1.5)])), ValueError, "Dropout"),
         (
             lambda: set_up(Weighed(fm.Population(small(), 2), fm.Parameter(jnp.ones(())))),

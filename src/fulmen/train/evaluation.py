@@ -162,7 +162,7 @@ def _totals(batches: list[dict[str, Any]]) -> dict[str, Any]:
     ledger = Ledger(batches[0])
     for logs in batches:
         leaves = jax.tree.leaves([logs[name] for name in ledger.order])
-        ledger.hand_over(np.concatenate([np.ravel(np.asarray(v, np.float64)) for v in leaves]))
+        ledger.append(np.concatenate([np.ravel(np.asarray(v, np.float64)) for v in leaves]))
     return ledger.read()
 
 
