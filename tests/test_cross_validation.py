@@ -20,7 +20,7 @@ def rows(some, raw):
     return tuple(v[some] for v in raw)
 
 
-def test_folds_of_one_size():
+def test_folds_of_equal_size():
     raw = data(18)
     state, history, figures, folds = fm.cross_validate(classifier(), raw, folds=3, seed=4, **OPTIONS)
     assert sorted(np.concatenate(folds)) == list(range(18)) and {len(fold) for fold in folds} == {6}
@@ -65,7 +65,7 @@ def test_folds_that_cannot_be_equal():
         (dict(folds=1), ValueError, "folds: at least 2 were expected, and 1 came"),
         (dict(folds=19), ValueError, "folds: no more than the 18 examples were expected, and 19 came"),
         (dict(validation=data(18)), TypeError, "`validation` is each member's own fold"),
-        (dict(lr=[0.1, 0.2], folds=3), ValueError, "one for each of the 3 members, was expected, and 2 came"),
+        (dict(lr=[0.1, 0.2], folds=3), ValueError, "lr must have one value for each of the 3 members"),
         (dict(system=fm.Population(classifier(), 2)), TypeError, "makes a population itself, of one system"),
     ],
 )

@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from fulmen.compose.example_means import total_loss
 from fulmen.compose.game import players
-from fulmen.compose.losses import augmented, total_loss
+from fulmen.compose.part_defaults import augmented
 from fulmen.core import verbs as contracts
 from fulmen.core.component import Game, fold_name, unbind
 from fulmen.core.leaves import BUFFER, PARAMETER, check_fields, components, leaves
