@@ -225,7 +225,10 @@ def loss(system: Half, batch, mode: fm.Eval):
 ERRORS = {
     "no method": (lambda: Silent(Linear(4, 3)), ["`loss(Silent, Labeled)`: no method", "@dispatch"]),
     "a shape": (lambda: Net(Linear(7, 3)), ["the loss in training: TypeError", "tiny.py:"]),
-    "a loss of many numbers": (lambda: Vector(Linear(4, 3)), ["loss of Vector has shape (32, 3)"]),
+    "a loss of many numbers": (
+        lambda: Vector(Linear(4, 3)),
+        ["loss of Vector must be a number or one per example, (32,), got shape (32, 3)"],
+    ),
     "another type after a step": (
         lambda: Growing(Linear(4, 3), fm.Buffer(jnp.zeros(()))),
         ["a step: TypeError", "total", "bfloat16"],

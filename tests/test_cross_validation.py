@@ -65,7 +65,7 @@ def test_folds_that_differ_by_one_example():
         (dict(folds=1), ValueError, "folds must be from 2 .*, got 1"),
         (dict(folds=19), ValueError, "folds must be .* number of examples, 18, got 19"),
         (dict(validation=data(18)), TypeError, "no option `validation`: each member"),
-        (dict(lr=[0.1, 0.2], folds=3), ValueError, "one for each of the 3 members, was expected, and 2 came"),
+        (dict(lr=[0.1, 0.2], folds=3), ValueError, "lr must have one value for each of the 3 members"),
         (
             dict(system=fm.Population(classifier(), 2)),
             TypeError,

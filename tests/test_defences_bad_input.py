@@ -62,8 +62,18 @@ def distance():
 
 
 BAD = {
-    "TRADES, no classifier": (lambda: TRADES(distance(), PGD), (X, Y), ValueError, "TRADES, system: one with a classifier"),
-    "VAT, no classifier": (lambda: VAT(distance(), eps=1.0), (X, Y), ValueError, "VAT, system: one with a classifier"),
+    "TRADES, no classifier": (
+        lambda: TRADES(distance(), PGD),
+        (X, Y),
+        ValueError,
+        "system of TRADES must contain a classifier.* Write `predictions",
+    ),
+    "VAT, no classifier": (
+        lambda: VAT(distance(), eps=1.0),
+        (X, Y),
+        ValueError,
+        "system of VAT must contain a classifier.* Write `predictions",
+    ),
     "MART, a regressor": (
         lambda: MART(fm.Regressor(fm.models.Dense(4, 1)), PGD),
         (X, X[:, :1]),

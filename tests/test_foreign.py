@@ -368,10 +368,11 @@ def test_members_of_a_population():
     options = dict(optimizer=optax.sgd, lr=0.1)
     for make in makers:
         with pytest.raises(
-            TypeError, match=r"member 0 is .*Put it in a system: fm.Population\(fm.Classifier\(module\), 3\)"
+            TypeError,
+            match=r"members must be systems, got .* as member 0\. Write fm.Population\(fm.Classifier\(module\), 3\)",
         ):
             fm.Population(make(0), 3)
-        with pytest.warns(UserWarning, match="its 2 members begin as copies of one another"):
+        with pytest.warns(UserWarning, match="its 2 members start with the same arrays"):
             fm.setup(fm.Population(fm.Classifier(make(0)), 2), (X, Y), **options)
         state = fm.setup(fm.Population([fm.Classifier(make(i)) for i in range(2)]), (X, Y), **options)
         for i, member in enumerate(fm.members(state)):

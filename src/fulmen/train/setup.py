@@ -104,7 +104,7 @@ def check_component(component: Any) -> None:
         where = next(jax.tree_util.keystr(path, simple=True, separator=".") for path, part in found if is_state(part))
         raise TypeError(f"{where} must be a component, got a State; write state.system.")
     check_fields(component)
-    check_parts(component, component)
+    check_parts(component)
 
 
 def _configured(component: Any, optimizer: Any, lr: Any, options: dict[str, Any]) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.compose.losses import per_example, total_loss
+from fulmen.compose.example_means import per_example, total_loss
 from fulmen.core.batch import index, inputs, unweighted, with_inputs, with_labels
 from fulmen.core.component import System, fold_name
 from fulmen.core.fields import static

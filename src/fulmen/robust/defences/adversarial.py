@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from fulmen.compose.defence import Defence
-from fulmen.compose.losses import augmented
+from fulmen.compose.part_defaults import augmented
 from fulmen.core.batch import Attacked
 from fulmen.core.component import Component
 from fulmen.core.fields import hyper

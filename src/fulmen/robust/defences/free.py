@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fulmen.compose.defence import Defence
-from fulmen.compose.losses import augmented
+from fulmen.compose.part_defaults import augmented
 from fulmen.core.batch import inputs, with_inputs
 from fulmen.core.component import Buffer, Parameter
 from fulmen.core.fields import hyper, static

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from fulmen.compose.losses import total_loss
+from fulmen.compose.example_means import total_loss
 from fulmen.core.batch import index, inputs, with_inputs
 from fulmen.core.fields import hyper
 from fulmen.core.verbs import defence_losses, loss, project, start_point

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fulmen.compose.losses import augmented
+from fulmen.compose.part_defaults import augmented
 from fulmen.core.component import Component, Wrapper, part_name
 from fulmen.core.fields import hyper
 from fulmen.core.leaves import components, leaves
