@@ -1,4 +1,4 @@
-"""APGD against the authors' code and torchattacks, closed forms, and an example by itself; DLR by its formula."""
+"""APGD against the authors' code, torchattacks and closed forms, and independence of examples; the formula of DLR."""
 
 import functools
 import sys
@@ -24,11 +24,11 @@ OBJECTIVES = {"dlr": DLR(), "dlr-targeted": DLR()}
 SHRINKING = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))
 
 
-# What others computed
+# Recorded results of other implementations
 
 
 class Wave(fm.attacks.Start):
-    """A point of the ball's boundary that the image alone decides, as in `parity/record_apgd.py`."""
+    """A point on the ball's boundary that depends on the image only, as in `parity/record_apgd.py`."""
 
 
 @dispatch
@@ -57,8 +57,8 @@ def found(norm, loss, steps, dtype):
 
 
 def comparable(case, precision, limit):
-    """The images for which the peer itself finds the same again with its numbers moved by rounding errors, which decide on a
-    step's direction where a slope is about 0; and whose second class, the peers' target, is a wrong one."""
+    """The images for which the other implementation is stable under rounding errors, which decide the direction of a step where
+    the gradient is about 0, and whose second class, its target, is wrong."""
     x, y = examples(N)
     steady = recorded()[f"{case}/unsteadiness{precision}"] < limit
     steady &= np.asarray(classifier().model(jnp.asarray(x)).argmax(1)) == y
@@ -70,20 +70,20 @@ def comparable(case, precision, limit):
     ("norm", "loss", "steps"),
     [("Linf", "ce", 100), ("Linf", "dlr-targeted", 10), ("L2", "ce", 10), ("L2", "dlr", 10), ("L1", "shrinking", 10)],
 )
-def test_it_finds_what_the_authors_code_finds(norm, loss, steps):
+def test_apgd_equals_the_authors_code(norm, loss, steps):
     with jax.enable_x64(True):
         x = found(norm, loss, steps, np.float64)
     steady = np.ones(N, bool)
     for who in ("authors", "torchattacks"):
         case = f"{who}/{norm}/{loss}/{steps}"
         if who == "authors" or case in recorded():
-            steady &= comparable(case, "", 1e-10)  # of the same computation: an image is unsteady to both
+            steady &= comparable(case, "", 1e-10)  # an image is unstable for both
             assert steady.sum() >= 10
             np.testing.assert_allclose(x[steady], recorded()[case][steady], rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize(("norm", "loss"), [("Linf", "dlr"), ("L2", "dlr-targeted")])
-def test_in_single_precision_too(norm, loss):
+def test_apgd_equals_the_authors_code_in_single_precision(norm, loss):
     case = f"authors/{norm}/{loss}/10"
     steady = comparable(case, "32", 1e-5)
     far = np.abs(found(norm, loss, 10, np.float32) - recorded()[case])[steady] > 1e-5
@@ -111,13 +111,13 @@ def affine(dtype=np.float32, classes=5, features=12, n=24):
     return fm.Classifier(Affine(weight), fm.CrossEntropy()), fm.Labeled(x, np.asarray(x @ weight).argmax(1).astype(np.int32))
 
 
-# The L1 attack moves few coordinates, and by the end not always to the best one alone.
+# The L1 attack moves few coordinates, at the end not always the best one only.
 @pytest.mark.parametrize(
     ("ball", "order", "share"),
     [(fm.LinfBall, 1, 0.9999), (L2Ball, 2, 0.9998), (L1Ball, np.inf, 0.9)],
     ids=["Linf", "L2", "L1"],
 )
-def test_it_reaches_the_worst_case_of_a_linear_model(ball, order, share, key):
+def test_apgd_reaches_the_worst_case_of_a_linear_model(ball, order, share, key):
     system, batch = affine(classes=2)
     attacked = fm.perturb(APGD(ball(0.05) & BOX, 40, objective=Margin()), system, batch, key)
     gained = margins(system, attacked) - margins(system, batch)
@@ -130,7 +130,7 @@ def margins(system, batch):
     return np.asarray(fm.loss(Margin(), fm.Prediction(None, system.model(jnp.asarray(batch.x)), batch)))
 
 
-def test_it_starts_on_the_boundary(key):
+def test_apgd_starts_on_the_boundary(key):
     x, k = jnp.full(1000, 0.5), jax.random.key(1)
     for ball, size in [(fm.LinfBall(0.25), lambda d: abs(d).max()), (L2Ball(0.25), lambda d: (d**2).sum() ** 0.5)]:
         offset = np.asarray(fm.attacks.start_point(Boundary(), ball & BOX, x, k) - x)
@@ -138,7 +138,7 @@ def test_it_starts_on_the_boundary(key):
         assert abs(offset.mean()) < 0.02 and len(np.unique(offset)) > 900
 
 
-# By itself, in pieces, in one program
+# Independence of examples, of the batch and of the program
 
 
 LINF = APGD(fm.LinfBall(0.03) & BOX, 9, objective=DLR(), target=fm.attacks.LikelyTarget(2))
@@ -146,7 +146,7 @@ L1 = APGD(L1Ball(0.2) & BOX, 10, stages=SHRINKING)
 
 
 @pytest.mark.parametrize("attack", [LINF, L1], ids=["Linf", "L1"])
-def test_an_example_is_attacked_alike_in_any_company(attack, key):
+def test_an_attack_on_an_example_does_not_depend_on_the_others(attack, key):
     with jax.enable_x64(True):
         system, batch = affine(np.float64)
         batch = fm.replace(batch, index=np.arange(len(batch.x)) + 3)
@@ -160,7 +160,7 @@ def test_an_example_is_attacked_alike_in_any_company(attack, key):
             np.testing.assert_allclose(fm.perturb(attack, system, batch[5:6], key).x, x[5:6], rtol=0, atol=1e-12)
 
 
-def test_survivors_go_on_as_they_would_have(key):
+def test_the_remaining_examples_continue_unchanged(key):
     with jax.enable_x64(True):
         system, batch = affine(np.float64)
         batch = fm.replace(batch, index=np.arange(len(batch.x)) + 3)
@@ -184,7 +184,7 @@ def test_only_points_of_the_last_stage_count(key):
 # The objectives
 
 
-def test_dlr_is_its_formula(key):
+def test_dlr_equals_its_formula(key):
     logits = np.random.default_rng(0).normal(size=(40, 6))
     y, target = np.arange(40) % 6, (np.arange(40) * 5 + 1) % 6
     prediction = fm.Prediction(None, jnp.asarray(logits, jnp.float32), fm.Labeled(None, jnp.asarray(y)))
@@ -196,39 +196,47 @@ def test_dlr_is_its_formula(key):
     towards = -(logits[rows, y] - logits[rows, target]) / (down[:, 0] - (down[:, 2] + down[:, 3]) / 2)
     got = fm.attacks.toward(DLR(), prediction, jnp.asarray(target))
     np.testing.assert_allclose(got, towards, rtol=1e-4, atol=1e-5)
-    # Probabilities count as their likeliest class, and neither shift nor scale matters.
+    # Probabilities count as their most likely class, and DLR is invariant to shift and scale.
     soft = fm.replace(prediction, batch=fm.Labeled(None, jax.nn.one_hot(y, 6)), outputs=3 * prediction.outputs + 2)
     np.testing.assert_allclose(fm.loss(DLR(), soft), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_too_few_classes_for_dlr(key):
+def test_dlr_refuses_too_few_classes(key):
     region = fm.LinfBall(0.1) & BOX
     for classes, target, message in [
-        (2, fm.attacks.TrueLabel(), "at least 3 classes"),
+        (2, fm.attacks.TrueLabel(), "at least 3 outputs"),
         (3, fm.attacks.LikelyTarget(1), "at least 4"),
     ]:
         system, batch = affine(classes=classes)
-        with pytest.raises(ValueError, match=f"DLR.*{message}.*outputs of {classes}.*CrossEntropy"):
+        with pytest.raises(ValueError, match=f"DLR.*{message}.*got {classes}.*CrossEntropy"):
             fm.perturb(APGD(region, 3, objective=DLR(), target=target), system, batch, key)
 
 
 @pytest.mark.parametrize(
     ("attack", "error", "message"),
     [
-        (lambda: APGD(BOX), ValueError, "region: one ball"),
+        (lambda: APGD(BOX), ValueError, "region must contain one ball"),
         (lambda: APGD(fm.LinfBall(0.1), 0), ValueError, "APGD.steps .* got 0"),
-        (lambda: APGD(fm.LinfBall(0.1), stages=((1.0, 0.3), (2.0, 0.7))), ValueError, "APGD, stages: .* the last is 1"),
-        (lambda: APGD(fm.LinfBall(0.1), stages=((2.0, 0.3), (1.0, 0.3))), ValueError, "APGD, stages: .* add up to 1"),
+        (
+            lambda: APGD(fm.LinfBall(0.1), stages=((1.0, 0.3), (2.0, 0.7))),
+            ValueError,
+            r"APGD.stages .* the last is 1.* got \(\(1.0",
+        ),
+        (lambda: APGD(fm.LinfBall(0.1), stages=((2.0, 0.3), (1.0, 0.3))), ValueError, "APGD.stages .* add up to 1"),
         (lambda: APGD(fm.LinfBall(0.1), stages=(1.0,)), TypeError, "APGD.stages must be a tuple of tuple"),
-        (lambda: APGD(L1Ball(0.1), 2, stages=SHRINKING), ValueError, "APGD, steps: at least one for each stage"),
+        (
+            lambda: APGD(L1Ball(0.1), 2, stages=SHRINKING),
+            ValueError,
+            "APGD.steps must be at least one for each stage, got 2",
+        ),
     ],
 )
-def test_bad_attacks_say_so(attack, error, message, key):
+def test_invalid_attacks_are_refused(attack, error, message, key):
     with pytest.raises(error, match=message):
         fm.perturb(attack(), *affine(), key)
 
 
-def test_no_radius_returns_the_input(key):
+def test_a_radius_of_zero_returns_the_input(key):
     system, batch = affine()
     np.testing.assert_array_equal(fm.perturb(APGD(L1Ball(0.0) & BOX, 2), system, batch, key).x, batch.x)
 

@@ -1,4 +1,4 @@
-"""What every attack can be told: targets, restarts, several draws; and `attempt`, by which examples leave the batch."""
+"""The options of every attack: targets, restarts, samples; and `attempt`, which drops examples that are done."""
 
 from typing import ClassVar
 
@@ -40,7 +40,7 @@ def near(a, b, atol=1e-6):
 # Targets
 
 
-def test_towards_a_class(model, data, key):
+def test_a_target_makes_the_attack_lead_to_that_class(model, data, key):
     wide = fm.LinfBall(0.6) & BOX
     target = np.arange(N, dtype=np.int32) % 10
     reached = fm.perturb(fm.PGD(wide, 0.05, 30, target=fm.attacks.Target(target)), model, data, key)
@@ -50,7 +50,7 @@ def test_towards_a_class(model, data, key):
     assert (logits(model, same.x).argmax(1) == 3).mean() > 0.95
 
 
-def test_towards_a_class_is_success_only_there(model, data, key):
+def test_a_targeted_attack_succeeds_only_at_its_target(model, data, key):
     target = np.full(N, 3, np.int32)
     found = attacks.attempt(fm.PGD(REGION, 0.02, 10, target=fm.attacks.Target(target)), model, data, key)
     np.testing.assert_array_equal(found.succeeded, logits(model, found.x).argmax(1) == 3)
@@ -59,7 +59,7 @@ def test_towards_a_class_is_success_only_there(model, data, key):
     assert already.sum() < np.asarray(found.succeeded).sum() < N
 
 
-def test_the_predicted_label_is_not_the_true_one(model, data, key):
+def test_predicted_label_ignores_the_true_label(model, data, key):
     attack = fm.PGD(REGION, 0.02, 5, target=fm.attacks.PredictedLabel())
     wrong = fm.replace(data, y=(data.y + 1) % 10)
     one, other = (fm.perturb(attack, model, batch, key) for batch in (data, wrong))
@@ -72,7 +72,7 @@ def test_the_predicted_label_is_not_the_true_one(model, data, key):
 
 
 @pytest.mark.parametrize("rank", [1, 4])
-def test_towards_a_likely_class(rank, model, data, key):
+def test_a_likely_target_has_the_given_rank(rank, model, data, key):
     z = logits(model, data.x).copy()
     z[np.arange(N), data.y] = -np.inf
     target = np.argsort(-z, axis=1)[:, rank - 1].astype(np.int32)
@@ -83,7 +83,7 @@ def test_towards_a_likely_class(rank, model, data, key):
 # Restarts
 
 
-def test_of_restarts_each_examples_best_counts(model, data, key):
+def test_restarts_keep_the_best_point_of_each_example(model, data, key):
     value = lambda x: np.asarray(sum(fm.losses(model, fm.replace(data, x=x)).values()))
     attack = fm.PGD(REGION, 0.02, 2)
     together = value(fm.perturb(fm.replace(attack, restarts=3), model, data, key).x)
@@ -93,7 +93,7 @@ def test_of_restarts_each_examples_best_counts(model, data, key):
     assert len(np.unique(alone.argmax(0))) == 3
 
 
-def test_restarts_are_for_those_that_are_left(model, data, key):
+def test_restarts_attack_the_remaining_examples_only(model, data, key):
     attack = fm.PGD(REGION, 0.02, 3)
     once, often = (attacks.attempt(fm.replace(attack, restarts=n), model, data, key) for n in (1, 4))
     done = np.asarray(once.succeeded)
@@ -106,7 +106,7 @@ def test_restarts_are_for_those_that_are_left(model, data, key):
 
 
 class Noisy(fm.Model):
-    """Its logits are of an input to which noise was added, the same to every example of a call."""
+    """Adds noise to the input, the same for every example of a call."""
 
     weight: jax.Array
 
@@ -124,7 +124,7 @@ def noisy(n=6):
 
 
 @pytest.mark.parametrize("attack", [fm.FGSM(REGION), attacks.DIFGSM(REGION, 0.02, 3, 1.0, views=())], ids=["FGSM", "MI"])
-def test_several_draws_are_each_examples_own(attack, key):
+def test_samples_are_drawn_separately_for_each_example(attack, key):
     with jax.enable_x64(True):
         system, data = noisy()
         attack = fm.replace(attack, samples=4)
@@ -133,29 +133,29 @@ def test_several_draws_are_each_examples_own(attack, key):
         order = np.array([3, 0, 5, 1, 4, 2])
         near(fm.perturb(attack, system, data[order], key, best=False).x, together[order], 1e-12)
         near(fm.perturb(attack, system, data[2:3], key, best=False).x, together[2:3], 1e-12)
-        # The same example twice, by two indices, draws twice.
+        # The same example with two indices has two draws.
         twice = fm.Labeled(np.repeat(data.x[:1], 2, 0), np.repeat(data.y[:1], 2), index=np.array([0, 1]))
         problem = attacks.Problem(attack, system, twice, key=key)
-        value = problem.look(problem.origin).value
+        value = problem.evaluate(problem.origin).value
         assert abs(float(value[0] - value[1])) > 1e-3
 
 
-def test_more_draws_come_closer_to_the_expected_gradient(key):
+def test_more_samples_approximate_the_expected_gradient_better(key):
     with jax.enable_x64(True):
         system, data = noisy()
         problem = lambda samples, key: attacks.Problem(fm.FGSM(REGION, samples=samples), system, data, key=key)
-        slopes = lambda samples: jax.jit(lambda key: problem(samples, key).slopes(jnp.asarray(data.x))[0])
-        expected = slopes(4000)(key)
-        error = lambda slopes: np.mean([(slopes(jax.random.key(seed)) - expected) ** 2 for seed in range(1, 5)])
-        few, many = error(slopes(2)), error(slopes(128))
+        gradient = lambda samples: jax.jit(lambda key: problem(samples, key).gradient(jnp.asarray(data.x))[0])
+        expected = gradient(4000)(key)
+        error = lambda gradient: np.mean([(gradient(jax.random.key(seed)) - expected) ** 2 for seed in range(1, 5)])
+        few, many = error(gradient(2)), error(gradient(128))
         assert 16 < few / many < 256  # 64 is expected
 
 
-# Batches and systems of one's own
+# Custom batches and systems
 
 
 class Seen(fm.Batch):
-    """Two inputs, of which only one may be attacked, or both."""
+    """Two inputs; one or both may be attacked."""
 
     image: jax.Array
     sound: jax.Array
@@ -177,7 +177,7 @@ def loss(net: Fused, batch: Seen):
     return ((batch.image @ net.weight + batch.sound.sum(-1) @ net.other - batch.y) ** 2).astype(jnp.float32)
 
 
-def test_a_batch_says_what_of_it_is_attacked(key):
+def test_attackable_names_the_attacked_fields(key):
     rng = np.random.default_rng(0)
     draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
     net, arrays = Fused(jnp.asarray(draw(4)), jnp.asarray(draw(3))), (draw(5, 4), draw(5, 3, 2), draw(5))
@@ -192,7 +192,7 @@ def test_a_batch_says_what_of_it_is_attacked(key):
         np.testing.assert_array_equal(attacked.y, arrays[2])
     np.testing.assert_array_equal(one.sound, arrays[1])
     near(both.sound, arrays[1] + 0.3 * heard)
-    with pytest.raises(ValueError, match=r"APGD attacks one array.*has 2.*fm.PGD.*attackable: ClassVar"):
+    with pytest.raises(ValueError, match=r"APGD attacks one array, got a batch with 2.*fm.PGD.*attackable: ClassVar"):
         fm.perturb(fm.attacks.APGD(fm.LinfBall(0.3)), net, Both(*arrays), key)
 
 
@@ -203,8 +203,8 @@ class Twins(fm.System):
     two: fm.Classifier
 
 
-def test_a_system_of_two_is_attacked_in_both(model, data, key):
-    """The default objective is the sum of their losses; success is to fool both."""
+def test_both_parts_of_a_system_are_attacked(model, data, key):
+    """The default objective is the sum of their losses; the attack succeeds if it fools both."""
     other = fm.init(attacks_model.described(), jax.random.key(5))
     twins = Twins(model, other)
     batch = data[:16]
@@ -217,7 +217,7 @@ def test_a_system_of_two_is_attacked_in_both(model, data, key):
     np.testing.assert_array_equal(found.succeeded, ~right[0] & ~right[1])
 
 
-def test_a_regressor_is_attacked_by_its_own_loss(key):
+def test_a_regressor_is_attacked_by_its_loss(key):
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(7, 4)).astype(np.float32), rng.normal(size=(7, 1)).astype(np.float32)
     regressor = fm.init(fm.Regressor(fm.models.Dense(4, 1)), key)
@@ -238,7 +238,7 @@ MANY = {
 
 
 @pytest.mark.parametrize("attack", MANY.values(), ids=MANY)
-def test_an_attempt_is_the_same_in_any_company_exactly(attack, key):
+def test_an_attempt_does_not_depend_on_the_other_examples_exactly(attack, key):
     with jax.enable_x64(True):
         model, n = attacks_model.classifier(np.float64), 40
         x, y = attacks_model.examples(n, np.float64)
@@ -253,7 +253,7 @@ def test_an_attempt_is_the_same_in_any_company_exactly(attack, key):
                 np.testing.assert_array_equal(getattr(part, name), np.asarray(getattr(whole, name))[rows])
 
 
-def test_an_attempt_is_the_same_in_any_company_in_single_precision(model, key):
+def test_an_attempt_does_not_depend_on_the_other_examples_in_single_precision(model, key):
     x, y = attacks_model.examples(256)
     data, attack = fm.Labeled(x, y, index=np.arange(256)), fm.PGD(REGION, 0.02, 12)
     whole, order = attacks.attempt(attack, model, data, key), np.random.default_rng(0).permutation(256)
@@ -264,8 +264,8 @@ def test_an_attempt_is_the_same_in_any_company_in_single_precision(model, key):
         assert alike.mean() >= 0.995
 
 
-def test_those_that_stay_are_attacked_as_by_perturb(key):
-    """Whatever leaves the batch: the best points of those that no step has fooled are those of the whole attack."""
+def test_attempt_attacks_the_remaining_examples_like_perturb(key):
+    """Examples that never succeed get the same best points as without dropping the others."""
     with jax.enable_x64(True):
         model = attacks_model.classifier(np.float64)
         x, y = attacks_model.examples(64, np.float64)
@@ -277,7 +277,7 @@ def test_those_that_stay_are_attacked_as_by_perturb(key):
         fooled = logits(model, found.x).argmax(1) != y
         np.testing.assert_array_equal(found.succeeded, fooled)
         assert (np.asarray(found.first)[left] == -1).all()
-        # The first success, and not the best point after it.
+        # The first success, not the best point after it.
         steps = np.asarray(found.first)
         one = int(steps[steps > 1].min())
         shorter = attacks.attempt(fm.replace(attack, steps=one - 1), model, data, key)
@@ -306,14 +306,14 @@ BAD = {
 
 
 @pytest.mark.parametrize(("change", "target", "message"), BAD.values(), ids=BAD)
-def test_classes_that_are_not_there_say_so(change, target, message, model, data, key):
+def test_labels_out_of_range_are_refused(change, target, message, model, data, key):
     options = {} if target is None else {"target": target}
     with pytest.raises(ValueError, match=message):
         fm.perturb(fm.PGD(REGION, 0.02, 2, **options), model, fm.replace(data, y=change(data.y)), key)
 
 
 def test_the_step_of_the_first_success_is_counted(key):
-    """Also where it comes with the last step, by a program that serves any number of steps."""
+    """Also at the last step of a program that serves any number of steps."""
     weight = jnp.array([[0.0, 1.0], [0.0, 0.0]])
 
     class Plane(fm.Model):

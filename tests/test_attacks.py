@@ -1,4 +1,4 @@
-"""Regions, attacks and `perturb` against formulas and loops written by hand."""
+"""Regions, attacks and `perturb` against formulas and hand-written loops."""
 
 import functools
 from typing import Any, ClassVar
@@ -15,14 +15,14 @@ from tiny import Compilations
 import fulmen as fm
 from fulmen import dispatch
 from fulmen.robust.attacks.attack_loop import UNROLL
-from fulmen.robust.attacks.gradient import last_point
+from fulmen.robust.attacks.attack_runs import last_point
 
 N, WIDTH, CLASSES = 6, 5, 3
 BOX = fm.Box(0.0, 1.0)
 
 
 class Perceptron(fm.Model):
-    """Two layers with a loss of their own, one per example."""
+    """Two layers with a custom loss, one value per example."""
 
     first: jax.Array
     second: jax.Array
@@ -39,7 +39,7 @@ def loss(net: Perceptron, batch: fm.Labeled):
 
 
 class Declared(fm.System):
-    """The same, saying of itself that its losses are per example."""
+    """The same with `per_example = True`."""
 
     per_example: ClassVar[bool] = True
     net: Perceptron
@@ -51,7 +51,7 @@ def losses(system: Declared, batch: fm.Labeled):
 
 
 class Coupled(fm.Model):
-    """Its loss is of the batch as a whole, and its slope at one example depends on the others."""
+    """A loss of the whole batch; its gradient at one example depends on the others."""
 
     net: Perceptron
 
@@ -62,7 +62,7 @@ def loss(system: Coupled, batch: fm.Labeled):
 
 
 class Curve(fm.Model):
-    """A loss that is a function of the input alone."""
+    """A loss that depends on the input only."""
 
     function: Any = fm.static()
 
@@ -90,7 +90,7 @@ def slope(net, x, y):
 
 
 def pgd_by_hand(net, x, y, eps, step_size, steps, start=None, box=(0, 1)):
-    """The attack as it stands in the paper: ascend the loss."""
+    """The attack as in the paper: ascend the loss."""
     point = x if start is None else start
     for _ in range(steps):
         point = point + np.asarray(step_size, x.dtype) * np.sign(slope(net, point, y))
@@ -160,7 +160,7 @@ def test_projection_is_inside_idempotent_and_nearest(dtype, seed, size, eps, low
             assert there.dtype == dtype
             np.testing.assert_array_equal(project(region, there, origin), there)
             np.testing.assert_array_equal(project(region, origin, origin), origin)
-            # In exact arithmetic: float64 for the narrow types, and long doubles for float64.
+            # Checked in a wider type: float64, or long double for float64.
             wide = np.longdouble if dtype == np.float64 else np.float64
             w_there, w_x, w_origin, w_eps = (np.asarray(v).astype(wide) for v in (there, x, origin, eps))
             lo, hi = w_origin * 0 - np.inf, w_origin * 0 + np.inf
@@ -182,7 +182,7 @@ def project(region, x, origin):
     return fm.attacks.project(region, x, origin)
 
 
-def test_clipping_alone_would_leave_the_ball():
+def test_clipping_without_rounding_down_leaves_the_ball():
     origin = jnp.linspace(0, 1, 1000)
     naive = jnp.clip(origin + 1, origin - 0.1, origin + 0.1)
     assert (jnp.abs(naive - origin) > 0.1).any()
@@ -194,7 +194,7 @@ def test_intersections_are_flat_and_project_balls_first():
     both = (b & a) & (c & a)
     assert both.regions == (b, a, c, a)
     assert repr(b & a) == "Box(lo=0, hi=1) & LinfBall(eps=0.1)"
-    # The ball around 0.15 ends at 0.25; its part in both boxes begins at 0.2. That around 0.05 has no part in them.
+    # The ball around 0.15 ends at 0.25 and intersects both boxes from 0.2 on; the one around 0.05 intersects neither.
     origin, x = jnp.array([[0.15, 0.15, 0.15, 0.05]]), jnp.array([[-1.0, 0.22, 9.0, 0.5]])
     for region in (both, fm.attacks.Intersection((fm.attacks.Intersection((c, b)), a))):
         near(fm.attacks.project(region, x, origin), [[0.2, 0.22, 0.25, 0.2]])
@@ -224,8 +224,8 @@ def test_pgd_is_the_loop(perturb, steps, key):
 @pytest.mark.parametrize(
     "system", [lambda n: n, Declared, lambda n: fm.Frozen(Declared(n))], ids=["model", "system", "wrapper"]
 )
-def test_each_example_is_attacked_by_its_own_loss(system, key):
-    data = batch(weight=np.arange(N, dtype=np.float32))  # also an example that counts nothing
+def test_each_example_is_attacked_by_its_own_loss_only(system, key):
+    data = batch(weight=np.arange(N, dtype=np.float32))  # includes an example of weight 0
     attack = fm.PGD(fm.LinfBall(0.2) & BOX, step_size=0.07, steps=3, start=fm.attacks.Clean())
     expected = pgd_by_hand(net(), data.x, data.y, 0.2, 0.07, 3)
     attacked = fm.perturb(attack, system(net()), data, key, best=False)
@@ -239,7 +239,7 @@ def test_pgd_starts_at_random_in_the_ball(key):
     start = np.asarray(fm.perturb(still, net(), data, key, best=False).x)
     offsets = start - data.x
     assert np.abs(offsets).max() <= 0.2 and np.abs(offsets).max() > 0.15
-    assert len(np.unique(offsets.round(4))) > N * WIDTH - 8  # clipped ones apart
+    assert len(np.unique(offsets.round(4))) > N * WIDTH - 8  # except for clipped coordinates
     expected = pgd_by_hand(net(), data.x, data.y, 0.2, 0.07, 4, start=start)
     near(fm.perturb(fm.PGD(fm.LinfBall(0.2) & BOX, 0.07, 4), net(), data, key, best=False).x, expected)
     wide = fm.Labeled(np.full((200, 20), 0.5, np.float32), np.zeros(200, np.int32))
@@ -253,7 +253,7 @@ def test_pgd_starts_at_random_in_the_ball(key):
 
 @pytest.mark.parametrize("perturb", [fm.perturb, perturb_traced], ids=["from the host", "traced"])
 @pytest.mark.parametrize("attack", [fm.FGSM(fm.LinfBall(0.25)), fm.PGD(fm.LinfBall(0.25), 0.1, 5)], ids=["FGSM", "PGD"])
-def test_linear_model_has_its_closed_form(perturb, attack, key):
+def test_a_linear_model_reaches_its_closed_form_worst_case(perturb, attack, key):
     w = jax.random.normal(key, (WIDTH,))
     data = fm.Unlabeled(batch().x)
     linear = Curve(lambda x: x * w[None])
@@ -262,14 +262,14 @@ def test_linear_model_has_its_closed_form(perturb, attack, key):
 
 
 @pytest.mark.parametrize("make", [fm.FGSM, lambda r: fm.PGD(r, 0.1, 3)], ids=["FGSM", "PGD"])
-def test_no_radius_returns_the_input(make, key):
+def test_a_radius_of_zero_returns_the_input(make, key):
     data = batch()
     for best in (True, False):
         attacked = fm.perturb(make(fm.LinfBall(0.0) & BOX), net(), data, key, best=best)
         np.testing.assert_array_equal(attacked.x, data.x)
 
 
-def test_momentum_from_its_parts(key):
+def test_momentum_can_be_composed_from_optax_parts(key):
     data, eps, steps = batch(), 0.1, 6
     chain = optax.chain(optax.normalize_by_update_norm(), optax.trace(decay=1.0), fm.attacks.fgsm(0.02))
     x, m = data.x, 0.0
@@ -295,7 +295,7 @@ COMPANY = {
 
 
 @pytest.mark.parametrize(("system", "make"), COMPANY.values(), ids=COMPANY)
-def test_an_example_is_attacked_alike_in_any_company(system, make, key):
+def test_an_attack_on_an_example_does_not_depend_on_the_others(system, make, key):
     with jax.enable_x64(True):
         attack, whole = make(fm.LinfBall(0.1) & BOX), system(net(np.float64))
         data = batch(dtype=np.float64, index=np.arange(N) + 7)
@@ -308,7 +308,7 @@ def test_an_example_is_attacked_alike_in_any_company(system, make, key):
             near(fm.perturb(attack, whole, data[i : i + 1], key).x, together[i : i + 1], 1e-12)
 
 
-def test_without_an_index_an_example_draws_by_its_place(key):
+def test_without_an_index_examples_draw_by_position(key):
     attack, data = fm.PGD(fm.LinfBall(0.1), 0.01, 1), batch()
     drawn = fm.perturb(attack, net(), data, key).x
     np.testing.assert_array_equal(drawn, fm.perturb(attack, net(), batch(index=np.arange(N)), key).x)
@@ -323,27 +323,27 @@ def test_the_best_point_is_kept(perturb, key):
     for steps, last in [(2, 0.4), (3, 0.2), (4, 0.4), (13, 0.2)]:
         near(perturb(attack(steps=steps), hill, data, key, best=False).x, [[last]] * 2)
         near(perturb(attack(steps=steps), hill, data, key).x, [[0.4]] * 2)
-    # One step too long: the clean point is better.
+    # The step is too long: the clean point is better.
     far = fm.FGSM(fm.LinfBall(1.0))
     near(perturb(far, hill, data, key, best=False).x, [[1.0]] * 2)
     near(perturb(far, hill, data, key).x, [[0.0]] * 2)
 
 
-def test_the_best_point_is_each_examples_own(key):
+def test_the_best_point_is_kept_per_example(key):
     hill = Curve(lambda x: -((x - 0.35) ** 2))
     data = fm.Unlabeled(np.array([[0.0], [0.1], [0.35]], np.float32))
     attack = fm.PGD(fm.LinfBall(1.0), 0.2, 3, start=fm.attacks.Clean())
     near(fm.perturb(attack, hill, data, key).x, [[0.4], [0.3], [0.35]])
 
 
-def test_slopes_that_are_not_finite_count_as_none(key):
+def test_gradients_that_are_not_finite_count_as_zero(key):
     root = Curve(jnp.sqrt)
     data = fm.Unlabeled(np.array([[0.0, 0.25], [0.25, 0.25]], np.float32))
     near(fm.perturb(fm.FGSM(fm.LinfBall(0.1)), root, data, key).x, [[0.0, 0.35], [0.35, 0.35]])
 
 
 class Recording(fm.Model):
-    """A model with running statistics, that draws in training."""
+    """A model with running statistics and dropout in training."""
 
     weight: jax.Array
     mean: fm.Buffer
@@ -430,13 +430,13 @@ def test_a_plain_function_is_attacked(key):
         assert not direct.any()
     near(attacked(params, data.x, data.y, 2.0), function(params, there, data.y, 2.0))
     random = fm.attacks.adversarial(per_example_loss, fm.PGD(fm.LinfBall(0.2), 0.05, 3))
-    with pytest.raises(ValueError, match="key: a start drawn at random needs a random key"):
+    with pytest.raises(ValueError, match="key: a random start needs a random key, got None"):
         random(params, data.x, data.y)
     one, two = (random(params, data.x, data.y, key=jax.random.key(seed)) for seed in (0, 1))
     assert (one > per_example_loss(params, data.x, data.y)).all() and (one != two).any()
 
 
-def test_the_slope_of_a_scalar_is_not_scaled(key):
+def test_the_gradient_of_a_scalar_loss_is_not_scaled(key):
     attack = fm.Attack(optax.scale(-0.5), fm.LinfBall(9.0))
     f = fm.attacks.adversarial(lambda w, x: ((x @ w) ** 2).mean(), attack)
     x, w = jnp.arange(6.0).reshape(3, 2), jnp.array([1.0, -2.0])
@@ -444,7 +444,7 @@ def test_the_slope_of_a_scalar_is_not_scaled(key):
     near(f(w, x), ((there @ w) ** 2).mean(), 1e-4)
 
 
-# Types of one's own
+# Custom types
 
 
 class L2Ball(fm.attacks.Ball):
@@ -462,7 +462,7 @@ def transformation(ball: L2Ball, step_size):
     return optax.chain(optax.normalize_by_update_norm(), optax.scale_by_learning_rate(step_size))
 
 
-def test_another_norm_is_a_few_methods(key):
+def test_a_custom_norm_needs_a_few_methods(key):
     w = jax.random.normal(key, (WIDTH,))
     linear, data = Curve(lambda x: x * w[None]), fm.Unlabeled(batch().x)
     for attack in (fm.FGSM(L2Ball(0.3)), fm.PGD(L2Ball(0.3), 0.1, 5, fm.attacks.Clean())):
@@ -476,7 +476,7 @@ def test_another_norm_is_a_few_methods(key):
 
 
 class Decaying(fm.Attack):
-    """Steps that shrink over the attack."""
+    """Step sizes that decay during the attack."""
 
     size: float = 0.1
 
@@ -496,7 +496,7 @@ def transformation(attack: Momentum):
 
 
 class Noise(fm.Attack):
-    """No gradient at all, and no choice of the point."""
+    """No gradient, and no option `best`."""
 
 
 @dispatch
@@ -504,7 +504,7 @@ def perturb(attack: Noise, system, batch, key):
     return fm.replace(batch, x=fm.attacks.project(attack.region, batch.x + jax.random.normal(key, batch.x.shape), batch.x))
 
 
-def test_attacks_of_ones_own(key):
+def test_custom_attacks(key):
     linear, data = Curve(lambda x: x), fm.Unlabeled(batch().x)
     for steps in (2, 4):
         attack = Decaying(fm.LinfBall(1.0), size=0.1, steps=steps)
@@ -521,7 +521,7 @@ def test_attacks_of_ones_own(key):
     ).x
     assert 0.09 < np.abs(np.asarray(moved) - batch().x).max() <= 0.1
     near(last_point(noisy, net(), batch(), key).x, moved)
-    with pytest.raises(ValueError, match="Noise, steps"):
+    with pytest.raises(ValueError, match=r"Noise.steps must be at least 1, got 0"):
         fm.perturb(Noise(fm.LinfBall(0.1), steps=0), net(), batch(), key)
 
 
@@ -578,24 +578,24 @@ BALL = fm.LinfBall(0.1)
             TypeError,
             "Attack.transform must be a GradientTransformation.* got 0.1; write fm.attacks.fgsm",
         ),
-        (lambda: fm.FGSM(BOX), ValueError, "region: one ball, .* has none.*fm.LinfBall"),
-        (lambda: fm.FGSM(BALL & fm.LinfBall(0.2)), ValueError, "region: one ball, .* has 2"),
+        (lambda: fm.FGSM(BOX), ValueError, "region must contain one ball, .* got 0 in .*fm.LinfBall"),
+        (lambda: fm.FGSM(BALL & fm.LinfBall(0.2)), ValueError, "region must contain one ball, .* got 2 in"),
     ],
 )
-def test_bad_attacks_say_so(attack, error, message, key):
+def test_invalid_attacks_are_refused(attack, error, message, key):
     with pytest.raises(error, match=message):
         fm.perturb(attack(), net(), batch(), key)
 
 
-def test_bad_inputs_say_so(key):
+def test_invalid_inputs_are_refused(key):
     data, attack = batch(), fm.FGSM(BALL & BOX)
-    with pytest.raises(ValueError, match=r"values in Box\(lo=0.0, hi=1.0\).* from 0\.\d+ to 255.* came"):
+    with pytest.raises(ValueError, match=r"x must be in Box\(lo=0.0, hi=1.0\).* got values from 0\.\d+ to 255.*fm.Box"):
         fm.perturb(attack, net(), fm.replace(data, x=np.where(data.x == data.x.max(), np.float32(255), data.x)), key)
-    with pytest.raises(ValueError, match=r"uint8 from \d+ to \d+ came.*x / 255"):
+    with pytest.raises(ValueError, match=r"x must be floating-point.* got uint8 from \d+ to \d+.*x / 255"):
         fm.perturb(attack, net(), fm.replace(data, x=(data.x * 255).astype(np.uint8)), key)
     with pytest.raises(TypeError, match="batch must have an `x`"):
         fm.perturb(attack, net(), fm.Labeled(None, data.y), key)
-    with pytest.raises(TypeError, match="key: a random key"):
+    with pytest.raises(TypeError, match=r"key must be a random key .* got 0"):
         fm.perturb(attack, net(), data, 0)
     with pytest.raises(fm.MissingMethodError, match=r"transformation\(attack: Bare\)"):
         fm.perturb(Bare(BALL), net(), data, key)
@@ -603,4 +603,4 @@ def test_bad_inputs_say_so(key):
 
 
 class Bare(fm.Attack):
-    """An attack that says nothing of its steps."""
+    """An attack without methods."""

@@ -20,7 +20,7 @@ LINF = fm.LinfBall(EPS) & BOX
 
 
 class BallThenBox(attacks.L2Ball):
-    """Where torchattacks and foolbox project to: the ball's nearest point, and then the box's of that.
+    """The projection of torchattacks and foolbox: onto the ball, then onto the box.
 
     It is inside, but not the nearest point of the two, which `L2Ball(eps) & Box(0, 1)` gives.
     """
@@ -32,7 +32,7 @@ def project(region: BallThenBox, x, origin):
 
 
 class FarNIFGSM(attacks.NIFGSM):
-    """torchattacks divides gradients by the mean of their coordinates' sizes, as the authors' code does, and not by the sum of them.
+    """torchattacks divides gradients by the mean absolute value, as the authors' code does, not by the sum.
 
     To `MIFGSM` that is nothing, but it makes `NIFGSM` look as many times further ahead as an image has pixels. The paper
     (equation 6) has the L1 norm, and so has Fulmen.
@@ -52,7 +52,7 @@ ATTACKS = {
     "torchattacks/pgd_l2": fm.PGD(BallThenBox(EPS_L2), STEP_L2, STEPS, start=fm.attacks.Clean()),
     "torchattacks/mifgsm": attacks.MIFGSM(LINF, STEP, STEPS, 0.9),
     "torchattacks/nifgsm": FarNIFGSM(LINF, STEP, STEPS, 0.9),
-    # The peer's kernel was rounded to float32, which changes the sign of a sum of slopes where it is about 0.
+    # The other library's kernel was rounded to float32, which changes signs of sums that are about 0.
     "torchattacks/tifgsm": attacks.TIFGSM(LINF, STEP, STEPS),
     "torchattacks/tifgsm_momentum": attacks.TIFGSM(LINF, STEP, STEPS, 1.0),
     "foolbox/fgsm": fm.FGSM(LINF),
@@ -72,7 +72,7 @@ def found(attack, dtype):
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_in_float64_every_coordinate_is_the_peers(name):
+def test_in_float64_all_coordinates_equal_those_of_other_libraries(name):
     with jax.enable_x64(True):
         x, clean = found(ATTACKS[name], np.float64)
     assert np.abs(x - clean).max() > 0.09
@@ -80,13 +80,13 @@ def test_in_float64_every_coordinate_is_the_peers(name):
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_in_float32_nearly_every_coordinate_is(name):
+def test_in_float32_nearly_all_coordinates_are_equal(name):
     x, _ = found(ATTACKS[name], np.float32)
     assert (np.abs(x - RECORDED[name]) <= 1e-5).mean() >= 0.999
 
 
-def test_the_peers_agree_and_the_attacks_differ():
-    """Otherwise the comparisons above would be of one thing."""
+def test_the_other_libraries_agree_and_the_attacks_differ():
+    """Otherwise the comparisons above would compare one attack with itself."""
     for one, other in [
         ("torchattacks/fgsm", "art/fgm"),
         ("torchattacks/bim", "art/pgd"),

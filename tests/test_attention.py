@@ -62,7 +62,7 @@ def test_who_sees_whom(options):
     assert (reached == (np.tril(np.ones((5, 5), bool)) if options else True)).all()
 
 
-def test_what_is_masked_is_not_seen():
+def test_masked_positions_are_ignored():
     layer, x = filled(Attention(8, 2)), inputs()
     mask = np.arange(5)[None] < np.array([[3], [5]])
     changed = x.copy()
@@ -73,7 +73,7 @@ def test_what_is_masked_is_not_seen():
     close(before[:1, :3], forward_jit(layer, x[:1, :3]))
 
 
-def test_attention_without_positions_does_not_know_order():
+def test_attention_without_positions_is_permutation_equivariant():
     layer, x = filled(Attention(8, 2)), inputs()
     order = np.array([3, 1, 4, 0, 2])
     close(forward_jit(layer, x[:, order]), forward_jit(layer, x)[:, order])
@@ -106,7 +106,7 @@ def test_embedding(key):
 @pytest.mark.parametrize("token", [-1, 7, 100])
 def test_tokens_out_of_range(token, key):
     layer = fm.init(Embedding(7, 2), key)
-    with pytest.raises(ValueError, match=rf"Embedding\(7, 2\) takes tokens from 0 to 6, and {token} came\."):
+    with pytest.raises(ValueError, match=rf"Embedding\(7, 2\) takes tokens from 0 to 6, got {token}\."):
         layer(np.array([0, token]))
     compiled = np.asarray(forward_jit(layer, np.array([0, token])))  # nobody can see it there: no vector at all
     assert np.isnan(compiled[1]).all()
@@ -116,16 +116,16 @@ def test_tokens_out_of_range(token, key):
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
-        (Attention(8, 3), r"Attention\.heads must divide its features, and 3 heads for 8 features came"),
-        (Attention(6, 2, rotary=True), "heads must have an even size, and 6 features for 2 heads came: 3 each"),
-        (GroupNorm(3, 4), r"GroupNorm\.groups must divide its features, and 3 groups of 4 features came"),
+        (Attention(8, 3), r"Attention\.heads must divide features, got 3 heads for 8 features"),
+        (Attention(6, 2, rotary=True), "heads of an even size, got 6 features for 2 heads: 3 each"),
+        (GroupNorm(3, 4), r"GroupNorm\.groups must divide features, got 3 groups of 4 features"),
         (GroupNorm(0, 4), r"GroupNorm\.groups must be at least 1, got 0"),
         (RMSNorm(4, epsilon=0.0), r"RMSNorm\.epsilon must be above 0"),
         (Embedding(0, 4), r"Embedding\.count must be at least 1, got 0"),
     ],
     ids=lambda v: type(v).__name__,
 )
-def test_values_that_make_no_sense(layer, message):
+def test_field_values_out_of_range(layer, message):
     with pytest.raises(ValueError, match=message):
         fm.validate(layer)
 
@@ -133,21 +133,21 @@ def test_values_that_make_no_sense(layer, message):
 @pytest.mark.parametrize(
     ("layer", "inputs", "error", "message"),
     [
-        (Attention(8, 2), [np.ones((5, 8), np.float32)], ValueError, r"takes \(n, length, 8\), and \(5, 8\) came"),
+        (Attention(8, 2), [np.ones((5, 8), np.float32)], ValueError, r"takes \(n, length, 8\), got \(5, 8\)"),
         (Attention(8, 3), [np.ones(SHAPE, np.float32)], ValueError, "heads must divide"),
         (Attention(8, 2), [np.ones(SHAPE, np.int32)], TypeError, "takes floating-point numbers"),
         (Attention(8, 2), [np.ones(SHAPE, np.float32), np.ones((2, 5))], ValueError, r"boolean mask \(n, length\)"),
-        (GroupNorm(2, 4), [np.ones(4, np.float32)], ValueError, r"GroupNorm takes \(n, …, 4\), and \(4,\) came"),
-        (RMSNorm(4), [np.ones((2, 3), np.float32)], ValueError, r"RMSNorm\(4\) takes \(…, 4\), and \(2, 3\) came"),
-        (Embedding(4, 4), [np.ones((2, 3), np.float32)], TypeError, "takes integer tokens, and float32 came"),
+        (GroupNorm(2, 4), [np.ones(4, np.float32)], ValueError, r"GroupNorm takes \(n, …, 4\), got \(4,\)"),
+        (RMSNorm(4), [np.ones((2, 3), np.float32)], ValueError, r"RMSNorm\(4\) takes \(…, 4\), got \(2, 3\)"),
+        (Embedding(4, 4), [np.ones((2, 3), np.float32)], TypeError, "takes integer tokens, got float32"),
     ],
     ids=range(7),
 )
-def test_inputs_that_do_not_fit(layer, inputs, error, message):
+def test_invalid_inputs(layer, inputs, error, message):
     with pytest.raises(error, match=message):
         filled(layer)(*inputs)
 
 
-def test_rotary_turns_pairs():
-    with pytest.raises(ValueError, match=r"the last axis must be even, and \(1, 1, 1, 3\) came"):
+def test_rotary_needs_an_even_size():
+    with pytest.raises(ValueError, match=r"the last axis must be even, got shape \(1, 1, 1, 3\)"):
         rotary(jnp.ones((1, 1, 1, 3)))

@@ -46,7 +46,7 @@ def test_noise_has_its_scale_and_no_mean(scale):
     assert len(np.unique(np.round(added, 5))) > 0.9 * added.size
 
 
-def test_mixup_mixes_inputs_and_targets_alike():
+def test_mixup_mixes_inputs_and_targets_in_the_same_share():
     found = fm.augment(fm.augmentations.Mixup(1.0, CLASSES), batch(), mode())
     one_hot = np.eye(CLASSES, dtype=np.float32)[LABELS]
     x, y = np.asarray(found.x), np.asarray(found.y)
@@ -68,7 +68,7 @@ def test_mixup_mixes_inputs_and_targets_alike():
     assert len(np.unique(np.round(shares, 4))) > 0.9 * N
 
 
-def test_mixup_of_little_alpha_leaves_most_examples_nearly_as_they_are():
+def test_mixup_with_a_small_alpha_hardly_changes_most_examples():
     found = fm.augment(fm.augmentations.Mixup(jnp.asarray(0.01), CLASSES), batch(), mode())
     sharp = np.asarray(found.y).max(1) > 0.99
     assert sharp.mean() > 0.9
@@ -91,7 +91,7 @@ def test_mixup_of_inputs_in_half_precision():
 @pytest.mark.parametrize(
     "augmentation", [fm.augmentations.Flip(), fm.augmentations.Noise(0.1), fm.augmentations.Mixup(0.4, CLASSES)]
 )
-def test_the_key_says_what_is_drawn(augmentation):
+def test_results_depend_only_on_the_key(augmentation):
     first, again, other = (fm.augment(augmentation, batch(), mode(seed)).x for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
@@ -107,7 +107,7 @@ def test_a_scale_changes_without_compiling():
 # In a system
 
 
-def test_each_augmentation_of_a_classifier_draws_by_itself():
+def test_augmentations_of_a_classifier_have_separate_keys():
     system = fm.Classifier(Linear(4, CLASSES), augment=(fm.augmentations.Noise(1.0), fm.augmentations.Noise(1.0)))
     x = np.zeros((N, 4), np.float32)
     both = fm.augment(system, batch(x), mode())
@@ -118,12 +118,12 @@ def test_each_augmentation_of_a_classifier_draws_by_itself():
     assert abs(np.corrcoef(second.ravel(), np.asarray(one.x).ravel())[0, 1]) < 0.1
 
 
-def test_without_augmentations_the_batch_stays_itself():
+def test_without_augmentations_the_batch_is_unchanged():
     whole = batch()
     assert fm.augment(fm.Classifier(Linear(4, CLASSES)), whole, mode()) is whole
 
 
-def test_augmentations_run_in_turn_in_the_training_step_and_not_in_evaluation():
+def test_augmentations_run_in_order_in_training_only():
     seen = []
 
     class Wipe(fm.augmentations.Augmentation):
@@ -159,7 +159,7 @@ def test_augmentations_run_in_turn_in_the_training_step_and_not_in_evaluation():
         (fm.augmentations.Mixup(0.4, 1), "Mixup.classes must be at least 2, got 1"),
     ],
 )
-def test_values_that_make_no_sense(augmentation, message):
+def test_field_values_out_of_range(augmentation, message):
     with pytest.raises(ValueError, match=message):
         fm.validate(augmentation)
 
@@ -171,41 +171,41 @@ def test_values_that_make_no_sense(augmentation, message):
             fm.augmentations.Flip(),
             batch(IMAGES[0]),
             ValueError,
-            r"x: images of shape \(n, height, width, channels\) were expected, and \(3, 5, 2\) came",
+            r"Flip: x must be images of shape \(n, height, width, channels\), got \(3, 5, 2\)",
         ),
         (
             fm.augmentations.Noise(0.1),
             batch(LABELS),
             TypeError,
-            r"Noise, x: floating-point numbers were expected, and int32 came",
+            r"Noise: x must be of floating-point numbers, got int32",
         ),
         (
             fm.augmentations.Mixup(0.1, 3),
             fm.Unlabeled(IMAGES),
             ValueError,
-            "Mixup mixes targets too, and the Unlabeled batch that came has no y",
+            "Mixup mixes targets too: the batch must have y, got Unlabeled",
         ),
         (
             fm.augmentations.Mixup(0.1, 3),
             batch(y=np.ones(N, np.float32)),
             ValueError,
-            r"Mixup, y: integer labels .* float32 of shape \(200,\) came",
+            r"Mixup: y must be integer labels .* got float32 of shape \(200,\)",
         ),
         (
             fm.augmentations.Mixup(0.1, 3),
             batch(y=np.ones((N, 2), np.float32)),
             ValueError,
-            r"\(n, 3\) were expected, and float32 of shape \(200, 2\)",
+            r"\(n, 3\), got float32 of shape \(200, 2\)",
         ),
         (
             fm.augmentations.Flip(),
             batch({"a": IMAGES}),
             TypeError,
-            "Flip changes batch.x, and the Labeled batch that came has no array x",
+            "Flip changes batch.x, which must be an array, got Labeled without one",
         ),
     ],
 )
-def test_batches_that_do_not_fit(augmentation, given, error, message):
+def test_invalid_batches(augmentation, given, error, message):
     with pytest.raises(error, match=message):
         fm.augment(augmentation, given, mode())
 

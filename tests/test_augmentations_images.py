@@ -42,7 +42,7 @@ def shifts(found, pixels, fill):
 
 
 @pytest.mark.parametrize(("pixels", "fill"), [(1, 0.0), (2, -1.0)])
-def test_shift_crop_moves_each_image_by_some_pixels(pixels, fill):
+def test_shift_crop_shifts_each_image(pixels, fill):
     found = apply(fm.augmentations.ShiftCrop(pixels, fill), batch(weight=np.ones(N, np.float32)), mode())
     moved = shifts(np.asarray(found.x), pixels, fill)
     assert roughly_even(np.bincount(moved, minlength=(2 * pixels + 1) ** 2))
@@ -89,7 +89,7 @@ def test_cutout_covers_a_square_around_any_pixel(size):
         assert bottom - top == size or top == 0 or bottom == H
 
 
-def test_cutout_of_a_whole_batch_covers_one_place():
+def test_cutout_of_a_whole_batch_covers_the_same_square():
     found = np.asarray(apply(fm.augmentations.Cutout(2, per_batch=True), batch(), mode()).x)
     covered = (found == 0).all(3)
     assert (covered == covered[0]).all() and covered[0].any()
@@ -105,7 +105,7 @@ def test_the_value_that_covers_is_data():
 # CutMix
 
 
-def test_cutmix_puts_a_rectangle_of_another_image_in_and_mixes_targets_by_area():
+def test_cutmix_copies_a_rectangle_and_mixes_targets_by_area():
     found = apply(fm.augmentations.CutMix(1.0, CLASSES), batch(), mode())
     x, y = np.asarray(found.x), np.asarray(found.y)
     one_hot = np.eye(CLASSES, dtype=np.float32)[LABELS]
@@ -154,7 +154,7 @@ def test_noise_and_mixup_of_a_whole_batch():
 # One after another
 
 
-def test_in_turn_is_one_after_the_other_each_drawing_by_itself():
+def test_a_sequence_applies_each_with_a_separate_key():
     several = (
         fm.augmentations.Flip() >> (fm.augmentations.Cutout(2) >> fm.augmentations.Cutout(2)) >> fm.augmentations.Noise(0.1)
     )
@@ -196,7 +196,7 @@ def test_it_trains():
         (fm.augmentations.CutMix(1.0, 1), "CutMix.classes must be at least 2, got 1"),
     ],
 )
-def test_values_that_make_no_sense(augmentation, message):
+def test_field_values_out_of_range(augmentation, message):
     with pytest.raises(ValueError, match=message):
         fm.validate(augmentation)
 
@@ -206,15 +206,15 @@ def test_values_that_make_no_sense(augmentation, message):
 )
 def test_images_have_four_axes(augmentation):
     with pytest.raises(
-        ValueError, match=rf"{type(augmentation).__name__}, x: images of shape \(n, height, width, channels\)"
+        ValueError, match=rf"{type(augmentation).__name__}: x must be images of shape \(n, height, width, channels\)"
     ):
         fm.augment(augmentation, batch(IMAGES[..., 0]), mode())
 
 
-def test_only_augmentations_are_put_in_turn():
+def test_only_augmentations_can_be_chained():
     with pytest.raises(TypeError):
         fm.augmentations.Flip() >> 3
     with pytest.raises(TypeError, match=r"Augmentations.steps must be a tuple of Augmentations, got .*3\)"):
         fm.validate(fm.augmentations.Augmentations((fm.augmentations.Flip(), 3)))
-    with pytest.raises(ValueError, match="CutMix, y: integer labels"):
+    with pytest.raises(ValueError, match="CutMix: y must be integer labels"):
         fm.augment(fm.augmentations.CutMix(1.0, 3), batch(y=np.ones(N, np.float32)), mode())

@@ -1,4 +1,4 @@
-"""The standard ensemble: what it is made of, and that it finds what others find."""
+"""The standard ensemble: its members, and agreement with other implementations."""
 
 import sys
 from pathlib import Path
@@ -12,7 +12,7 @@ import fulmen as fm
 from fulmen import dispatch
 from fulmen.objectives import DLR
 from fulmen.robust.attacks import APGD, Square, attempt, autoattack
-from fulmen.robust.attacks.attack_loop import SMALLEST, gathered
+from fulmen.robust.attacks.attack_loop import SMALLEST, padded_size
 from fulmen.robust.attacks.fab import FAB
 from fulmen.robust.attacks.region import L1Ball, L2Ball
 
@@ -49,7 +49,7 @@ def ranks(attack):
 
 
 @pytest.mark.parametrize("ball", [fm.LinfBall, L2Ball])
-def test_the_standard_attacks(ball):
+def test_the_standard_ensemble(ball):
     attack = autoattack(ball(0.1) & BOX)
     assert kinds(attack) == [APGD] * 10 + [FAB, Square]
     assert ranks(attack) == [None, *range(1, 10), None, None]
@@ -59,7 +59,7 @@ def test_the_standard_attacks(ball):
     assert attack.attacks[0].restarts == 1 and attack.attacks[0].stages is None
 
 
-def test_in_the_l1_ball_they_are_others():
+def test_the_ensemble_for_the_l1_ball():
     attack = autoattack(L1Ball(2.0) & BOX)
     assert kinds(attack) == [APGD] * 6 + [FAB, Square]
     assert [m.restarts for m in attack.attacks[:2]] == [5, 1]
@@ -80,15 +80,15 @@ def test_fewer_classes_have_fewer_targets():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"classes": 1}, "autoattack, classes: .* at least 2 was expected, and 1 came"),
-        ({"targets": 0}, "autoattack, targets: .* at least 1 was expected, and 0 came"),
-        ({"classes": 2.5}, "autoattack, classes: .* 2.5 came"),
+        ({"classes": 1}, "autoattack: classes must be .* at least 2, got 1"),
+        ({"targets": 0}, "autoattack: targets must be .* at least 1, got 0"),
+        ({"classes": 2.5}, "autoattack: classes must be .* got 2.5"),
     ],
 )
-def test_bad_numbers_say_so(options, message):
+def test_invalid_numbers_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         autoattack(fm.LinfBall(0.1), **options)
-    with pytest.raises(ValueError, match="region: one ball"):
+    with pytest.raises(ValueError, match="region must contain one ball"):
         autoattack(BOX)
 
 
@@ -96,7 +96,7 @@ def test_bad_numbers_say_so(options, message):
 
 
 @pytest.mark.parametrize(("classes", "eps"), [(2, 0.05), (4, 0.15)])
-def test_of_an_affine_model_it_finds_all_that_there_is(classes, eps, key):
+def test_autoattack_breaks_all_breakable_examples_of_an_affine_model(classes, eps, key):
     system, batch = affine(classes)
     weight = np.asarray(system.model.weight)
     gaps = weight[:, batch.y].T[:, :, None] - weight[None]
@@ -111,7 +111,7 @@ def test_of_an_affine_model_it_finds_all_that_there_is(classes, eps, key):
     np.testing.assert_array_equal(fooled, ~robust)
 
 
-def test_an_example_comes_out_alike_in_any_company(key):
+def test_an_attack_on_an_example_does_not_depend_on_the_others(key):
     with jax.enable_x64(True):
         system, batch = affine(n=24, dtype=np.float64)
         batch = fm.replace(batch, index=np.arange(24) + 5)
@@ -123,16 +123,16 @@ def test_an_example_comes_out_alike_in_any_company(key):
         np.testing.assert_allclose(some.x, np.asarray(whole.x)[order], rtol=0, atol=1e-12)
 
 
-def test_few_sizes_of_batches():
-    sizes = [gathered(n, 256) for n in range(1, 257)]
+def test_there_are_few_batch_sizes():
+    sizes = [padded_size(n, 256) for n in range(1, 257)]
     assert all(size >= n for n, size in enumerate(sizes, 1))
     assert all(size <= max(SMALLEST, n * 9 / 8 + 7) for n, size in enumerate(sizes, 1))
     assert len(set(sizes)) <= 24 and sizes[-1] == 256
-    assert gathered(5, 7) == 7  # never more than there were
+    assert padded_size(5, 7) == 7  # never more than the whole batch
 
 
-def test_on_digits_it_leaves_what_others_leave(key):
-    # Theirs at full budgets; tests/benchmarks/autoattack.py runs all three so.
+def test_on_digits_autoattack_agrees_with_other_implementations(key):
+    # The others ran at full budgets; tests/benchmarks/autoattack.py compares all three there.
     with np.load(Path(__file__).parent / "parity" / "apgd.npz") as recorded:
         theirs = recorded["robust/torchattacks"], recorded["robust/authors"]
     x, y = examples(128)

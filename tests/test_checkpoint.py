@@ -83,7 +83,7 @@ def bits(tree):
     return found
 
 
-def test_a_state_comes_back_bit_for_bit(state, path):
+def test_a_state_is_restored_bit_for_bit(state, path):
     save(path, state)
     loaded = load(path, like=ready(seed=1))
     assert bits(loaded) == bits(state) and loaded.structure is state.structure
@@ -92,13 +92,13 @@ def test_a_state_comes_back_bit_for_bit(state, path):
     assert jax.random.key_data(loaded.key).tolist() == jax.random.key_data(state.key).tolist()
 
 
-def test_a_resumed_run_is_an_uninterrupted_one(path):
-    def go_on(state):
+def test_resume_continues_as_without_interruption(path):
+    def train(state):
         return fm.fit(state, (X, Y), epochs=2, batch_size=16, seed=5, progress=False)[0]
 
     first, _ = fm.fit(ready(), (X, Y), epochs=2, batch_size=16, seed=5, progress=False)
     save(path, first)
-    assert bits(go_on(load(path, like=ready(seed=7)))) == bits(go_on(first))
+    assert bits(train(load(path, like=ready(seed=7)))) == bits(train(first))
 
 
 def test_a_loaded_state_compiles_nothing(state, path):
@@ -121,7 +121,7 @@ class Leaves(fm.Component):
     numpy: np.ndarray = fm.hyper(default=None)
 
 
-def test_every_type_of_number_comes_back(path):
+def test_every_dtype_is_restored(path):
     rng = np.random.default_rng(0)
     arrays = {
         "bfloat16": jnp.asarray(rng.normal(size=(3, 2)), jnp.bfloat16),
@@ -149,7 +149,7 @@ def test_every_type_of_number_comes_back(path):
     assert np.asarray(load(path, like=like).arrays["bfloat16"]).dtype == ml_dtypes.bfloat16
 
 
-def test_shapes_will_do_for_what_to_load_into(state, path):
+def test_like_may_hold_shapes(state, path):
     save(path, state)
     shapes = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype), state)
     loaded = load(path, like=shapes)
@@ -160,7 +160,7 @@ def test_shapes_will_do_for_what_to_load_into(state, path):
     assert bits(load(path, like=drawn)) == bits(fm.init(net(), jax.random.key(0)))
 
 
-def test_the_file_says_what_is_in_it(state, path):
+def test_the_file_describes_its_arrays(state, path):
     save(path, state)
     with safetensors.safe_open(path, framework="np") as file:
         header = json.loads(file.metadata()["fulmen"])
@@ -196,7 +196,7 @@ def test_the_file_says_what_is_in_it(state, path):
         ),
     ],
 )
-def test_another_structure_is_one_error_that_lists_the_differences(state, path, other, said):
+def test_another_structure_gives_one_error_with_the_differences(state, path, other, said):
     save(path, state)
     with pytest.raises(ValueError, match="does not fit `like`") as raised:
         load(path, like=other())
@@ -205,7 +205,7 @@ def test_another_structure_is_one_error_that_lists_the_differences(state, path, 
     assert len(str(raised.value).splitlines()) <= 9
 
 
-def test_the_same_arrays_in_another_type(path):
+def test_the_same_arrays_in_another_component(path):
     class Other(fm.Model):
         layer: Linear
 
@@ -219,13 +219,23 @@ def test_the_same_arrays_in_another_type(path):
     [
         (lambda s: s, lambda s: s.system, ValueError, "holds a State, and `like` is a Tracked: give a state, `fm.setup"),
         (lambda s: s.system, lambda s: s, ValueError, "holds a Tracked, and `like` is a State: .*`like=state.system`"),
-        (lambda s: s.system.layer, lambda s: Linear(4, 3), ValueError, r"has weight, bias, and .*fm.init\(component, key\)"),
-        (lambda s: s, lambda s: Tracked, TypeError, "made anew .* the class Tracked came"),
-        (lambda s: s, lambda s: None, TypeError, "and NoneType came"),
+        (
+            lambda s: s.system.layer,
+            lambda s: Linear(4, 3),
+            ValueError,
+            r"has weight, bias, which `like` does not.*fm.init\(component, key\)",
+        ),
+        (
+            lambda s: s,
+            lambda s: Tracked,
+            TypeError,
+            "like must be what was saved, got the class Tracked; write like=fm.setup",
+        ),
+        (lambda s: s, lambda s: None, TypeError, "like must be .*got NoneType; write like=fm.setup"),
     ],
     ids=["component", "state", "description", "class", "None"],
 )
-def test_another_kind_of_thing_is_answered_with_what_to_give(state, path, saved, like, error, words):
+def test_a_wrong_like_is_refused_with_a_remedy(state, path, saved, like, error, words):
     save(path, saved(state))
     with pytest.raises(error, match=words) as raised:
         load(path, like=like(state))
@@ -264,7 +274,7 @@ def rewrite(path, change):
 
 
 CHANGES = {
-    "no JSON": (lambda header, tensors: "{", "damaged: its description is no JSON"),
+    "no JSON": (lambda header, tensors: "{", "damaged: its description is not JSON"),
     "deep JSON": (lambda header, tensors: "[" * 100_000, "damaged"),
     "a list": (lambda header, tensors: "[]", "damaged: its description has no format"),
     "no leaves": (lambda header, tensors: header.update(leaves=3), "damaged"),
@@ -280,14 +290,14 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_file_that_contradicts_itself(state, path, change):
+def test_a_file_that_contradicts_its_description(state, path, change):
     save(path, state)
     rewrite(path, CHANGES[change][0])
     with pytest.raises(ValueError, match=CHANGES[change][1]):
         load(path, like=state)
 
 
-def test_files_of_others(state, path):
+def test_files_of_other_programs_are_refused(state, path):
     safetensors.save_file({"a": np.zeros(3)}, path)
     with pytest.raises(ValueError, match=r"not written by `fm\.save`"):
         load(path, like=state)
@@ -296,7 +306,7 @@ def test_files_of_others(state, path):
         load(path, like=state)
 
 
-def test_no_such_file(state, path, tmp_path):
+def test_a_missing_file(state, path, tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         load(path, like=state)
     with pytest.raises(FileNotFoundError, match="is a folder"):
@@ -317,14 +327,14 @@ def test_an_old_file_stays_until_the_new_one_is_complete(state, path, monkeypatc
     assert path.read_bytes() == content and os.listdir(path.parent) == [path.name]
 
 
-def test_the_file_has_the_rights_that_others_have(state, tmp_path):
+def test_the_file_has_the_usual_permissions(state, tmp_path):
     (tmp_path / "other").touch()
     save(tmp_path / "new" / "folder" / "run.safetensors", state)
     mode = (tmp_path / "new" / "folder" / "run.safetensors").stat().st_mode
     assert stat.S_IMODE(mode) == stat.S_IMODE((tmp_path / "other").stat().st_mode)
 
 
-def test_what_is_not_there_cannot_be_saved(path):
+def test_missing_arrays_cannot_be_saved(path):
     with pytest.raises(ValueError, match=r"layer\.weight"):
         save(path, net())
     with pytest.raises(ValueError, match=r"layer\.weight is a ShapeDtypeStruct"):
@@ -332,14 +342,14 @@ def test_what_is_not_there_cannot_be_saved(path):
     assert not path.exists()
 
 
-def test_without_the_package(state, path, monkeypatch):
+def test_without_safetensors(state, path, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors", None)
     for use in (lambda: save(path, state), lambda: load(path, like=state)):
         with pytest.raises(ImportError, match=r'pip install "fulmen\[save\]"'):
             use()
 
 
-def test_names_that_would_be_alike(path):
+def test_equal_paths_are_told_apart(path):
     class Alike(fm.Model):
         arrays: dict
 
@@ -348,7 +358,7 @@ def test_names_that_would_be_alike(path):
     assert bits(load(path, like=tree)) == bits(tree)
 
 
-def test_pickling_is_another_matter(state):
+def test_pickle_restores_states(state):
     assert bits(pickle.loads(pickle.dumps(state))) == bits(state)
     assert isinstance(pickle.loads(pickle.dumps(state.system)), Tracked)
 

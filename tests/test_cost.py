@@ -6,7 +6,7 @@ import pytest
 from tiny import Compilations
 
 import fulmen as fm
-from fulmen.train.step import traced_step
+from fulmen.train.compiled_step import traced_step
 
 X = np.random.default_rng(0).random((64, 64), np.float32)
 Y = np.random.default_rng(1).integers(0, 10, 64)

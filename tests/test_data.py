@@ -98,7 +98,7 @@ def no_thread_is_left():
 
 
 @pytest.mark.parametrize("kind", SOURCES)
-def test_fit_from_a_source_is_fit_from_arrays(raw, lists, kind):
+def test_fit_from_a_source_equals_fit_from_arrays(raw, lists, kind):
     expected, history = fitted(raw, epochs=2, batch_size=SIZE)
     state, ours = fitted(SOURCES[kind](lists), epochs=2)
     assert equal(state, expected) and int(state.step) == 8
@@ -107,14 +107,14 @@ def test_fit_from_a_source_is_fit_from_arrays(raw, lists, kind):
     assert no_thread_is_left()
 
 
-def test_arrays_read_ahead_are_arrays(raw):
+def test_prefetched_arrays_are_the_same_arrays(raw):
     expected, _ = fitted(raw, epochs=2, batch_size=SIZE)
     assert equal(fitted(fm.data.Prefetch(raw), epochs=2, batch_size=SIZE)[0], expected)
     assert [len(x) for x, _ in fm.batches(fm.data.Prefetch(raw, 3), batch_size=SIZE)] == [16, 16, 16, 2]
 
 
 @pytest.mark.parametrize("make", [iter, Again, list, lambda b: (v for v in b), lambda b: map(tuple, b), lambda b: lambda: b])
-def test_one_epoch_of_anything_python_goes_through(raw, lists, make):
+def test_one_epoch_of_any_iterable(raw, lists, make):
     expected, _ = fitted(raw, epochs=1, batch_size=SIZE)
     assert equal(fitted(make(lists[0]), epochs=1)[0], expected)
 
@@ -170,13 +170,13 @@ def test_a_plan_of_a_source(lists):
     assert fm.setup(net(), Plain(lists), steps=3, **cosine).plan.total_steps == 3
 
 
-def test_a_look_takes_nothing_out_of_a_generator(raw, lists):
+def test_reading_the_first_batch_takes_nothing_out_of_a_generator(raw, lists):
     expected, _ = fitted(raw, epochs=1, batch_size=SIZE)
     batches = (batch for batch in lists[0])
     assert fm.check(net(), batches, **ADAM).ok
     state = fm.setup(net(), batches, **ADAM)
     assert equal(fm.fit(state, batches, epochs=1, **QUIET)[0].system, expected.system)
-    with pytest.raises(TypeError, match=r"the map would lose the batch.*a function that makes the map"):
+    with pytest.raises(TypeError, match=r"got a map, which would lose that batch.*a function that makes the map"):
         fm.setup(net(), map(tuple, lists[0]), **ADAM)
 
 
@@ -188,7 +188,7 @@ def test_a_generator_of_long_integers(raw):
     assert equal(short.system, long.system)
 
 
-def test_an_iterator_goes_on_where_it_stands(raw, lists):
+def test_an_iterator_continues_at_its_position(raw, lists):
     whole, _ = fm.fit(adam(), iter(itertools.chain(*lists)), steps=9, **QUIET)
     state, stream = adam(), (batch for batch in itertools.chain(*lists))
     for steps in (2, 3, 4):
@@ -216,17 +216,17 @@ def test_a_source_that_can_seek_is_resumed_by_seeking(raw, lists):
 
 
 @pytest.mark.parametrize("make", [Plain, lambda lists: lambda epoch: lists[epoch]], ids=["plain", "function"])
-def test_one_that_cannot_says_so_and_is_read_through(raw, lists, make):
+def test_a_source_that_cannot_seek_warns_and_is_read_from_the_beginning(raw, lists, make):
     whole, _ = fm.fit(adam(), raw, steps=11, batch_size=SIZE, **QUIET)
     state, source = adam(), make(lists)
     state, _ = fm.fit(state, source, steps=2, **QUIET)
     for steps in (2, 3, 4):
-        with pytest.warns(UserWarning, match=r"cannot seek.* passed over.*batches\(data: \w+, plan, epoch, start=0\)"):
+        with pytest.warns(UserWarning, match=r"cannot seek.* skipped.*batches\(data: \w+, plan, epoch, start=0\)"):
             state, _ = fm.fit(state, source, steps=steps, **QUIET)
     assert equal(whole, state)
 
 
-def test_epochs_begin_with_the_next_one_and_need_no_seeking(lists):
+def test_resuming_at_an_epoch_needs_no_seeking(lists):
     state, _ = fm.fit(adam(), Again(lists[0]), steps=3, **QUIET)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -267,7 +267,7 @@ def test_the_thread_ends_with_the_run(lists, how, capsys):
         finally:
             ended.set()
 
-    run = lambda: fm.fit(adam(), source, steps=100, callbacks=[Stop(how)], **QUIET)
+    run = lambda: fm.fit(adam(), source, steps=100, callbacks=[Stop(how)], progress=how == "ctrl-c")
     if how == "raise":
         with pytest.raises(KeyError, match="no more"):
             run()
@@ -278,13 +278,13 @@ def test_the_thread_ends_with_the_run(lists, how, capsys):
         assert "Interrupted: the state after" in capsys.readouterr().out
 
 
-def test_a_loop_that_is_left_ends_the_thread(lists):
+def test_leaving_the_loop_ends_the_thread(lists):
     for _ in fm.steps(adam(), Again(lists[0]), epochs=1):
         break
     assert no_thread_is_left()
 
 
-def test_batches_are_read_ahead_and_no_more_than_asked_for(lists):
+def test_batches_are_prefetched_and_no_more_than_needed(lists):
     given, seen = [], []
 
     def source():
@@ -304,7 +304,7 @@ def test_batches_are_read_ahead_and_no_more_than_asked_for(lists):
     assert max(seen) <= 4  # the one that the loop has, two that lie ready, and one that is being made
 
 
-def test_a_source_may_fill_the_same_arrays_again(raw, lists):
+def test_a_source_may_reuse_its_arrays(raw, lists):
     expected, _ = fitted(raw, epochs=1, batch_size=SIZE)
 
     def source():
@@ -353,13 +353,13 @@ BROKEN = {
     "nan": (with_nan, ValueError, ["x", "finite", "nan", "[1, 2]"]),
     "nothing": (lambda x, y: None, TypeError, ["(f32[16, 4], i32[16])", "None"]),
     "string": (lambda x, y: (x, "labels"), TypeError, ["y", "str"]),
-    "lists": (lambda x, y: (x.tolist(), y.tolist()), TypeError, ["an array was expected", "float"]),
+    "lists": (lambda x, y: (x.tolist(), y.tolist()), TypeError, ["must be an array", "float"]),
     "too large": (lambda x, y: (x, np.full(16, 2**40)), ValueError, ["y", "fit into 32 bits"]),
 }
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_batch_that_is_not_as_the_first(lists, name):
+def test_a_batch_unlike_the_first_is_refused(lists, name):
     change, error, words = BROKEN[name]
     with pytest.raises(error, match="function numbers, batch 2 of epoch 0") as caught:
         fm.fit(adam(), broken(lists, change), epochs=1, **QUIET)
@@ -397,25 +397,25 @@ class Long(Again):
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [
-        (lambda lists: Short(lists[0]), ValueError, ["the Short ended after 4 of the 9 batches", "epoch 0"]),
-        (lambda lists: Long(lists[0]), ValueError, ["the Long goes on after the 1 batches", "epoch 0"]),
+        (lambda lists: Short(lists[0]), ValueError, ["the Short ended after 4 of its declared 9 batches", "epoch 0"]),
+        (lambda lists: Long(lists[0]), ValueError, ["the Long has more than its declared 1 batches", "epoch 0"]),
         (lambda lists: lambda: iter(()), ValueError, ["gave no batch in epoch 0"]),
         (lambda lists: iter(()), ValueError, ["gave no batch", "used up"]),
         (lambda lists: Plain([[]]), ValueError, ["the Plain gave no batch"]),
         (lambda lists: lambda: None, RuntimeError, ["an iterable of batches", "NoneType"]),
-        (lambda lists: lambda: [(["a"], ["b"])], TypeError, ["x", "an array was expected", "str"]),
+        (lambda lists: lambda: [(["a"], ["b"])], TypeError, ["0.0 must be an array", "str"]),
         (lambda lists: lambda: [np.array(["a", "b"])], TypeError, ["x", "numbers", "<U1"]),
         (lambda lists: lambda: [(np.ones((3, 4)), np.ones(3, int))], TypeError, ["x", "float32"]),
         (lambda lists: lambda: [(np.ones((3, 4), np.float32), np.full(3, 2**40))], ValueError, ["y", "32 bits"]),
-        (lambda lists: lambda: [()], TypeError, ["arrays", "() came"]),
+        (lambda lists: lambda: [()], TypeError, ["arrays", "got ()"]),
         (lambda lists: lambda: [np.float32(1)], ValueError, ["one row per example"]),
         (lambda lists: "images.npy", TypeError, ["str 'images.npy'", "fm.data.open"]),
-        (lambda lists: 3, TypeError, ["the int came", "batches(data: int, plan, epoch)"]),
-        (lambda lists: object(), TypeError, ["the object came"]),
+        (lambda lists: 3, TypeError, ["got the int", "batches(data: int, plan, epoch)"]),
+        (lambda lists: object(), TypeError, ["got the object"]),
         (lambda lists: [1.0, 2.0], TypeError, ["a list of numbers"]),
     ],
 )
-def test_sources_that_give_nothing_that_can_be_used(lists, make, error, words):
+def test_sources_without_usable_batches_are_refused(lists, make, error, words):
     for run in (
         lambda: fm.fit(net(), make(lists), epochs=1, **ADAM, **QUIET),
         lambda: fm.fit(adam(), make(lists), epochs=1, **QUIET),
@@ -427,13 +427,13 @@ def test_sources_that_give_nothing_that_can_be_used(lists, make, error, words):
         assert all(word in text for word in words), caught.value
 
 
-def test_a_generator_is_good_for_one_epoch(lists):
+def test_a_generator_can_be_iterated_only_once(lists):
     def numbers():
         yield from lists[0]
 
-    with pytest.raises(ValueError, match=r"the generator numbers is good for one epoch, and epochs=2.*Give a function"):
+    with pytest.raises(ValueError, match=r"the generator numbers can be iterated only once, but epochs=2.*Give a function"):
         fm.fit(adam(), numbers(), epochs=2, **QUIET)
-    with pytest.raises(ValueError, match="validation: the generator numbers is good for one epoch"):
+    with pytest.raises(ValueError, match="validation: the generator numbers can be iterated only once"):
         fm.fit(adam(), data(), epochs=2, validation=numbers(), **QUIET)
     with pytest.raises(ValueError, match="the generator numbers gave no batch in epoch 1: it is used up"):
         fm.fit(adam(), numbers(), steps=6, **QUIET)
@@ -446,16 +446,16 @@ def test_a_generator_is_good_for_one_epoch(lists):
     fitted(numbers, epochs=2)
 
 
-def test_options_that_are_the_sources_own(lists):
-    with pytest.raises(ValueError, match="batch_size: 8 came, and the batches of the Again have 16"):
+def test_options_that_a_source_decides_are_refused(lists):
+    with pytest.raises(ValueError, match=r"batch_size must be .* 16, the size of the batches that the Again makes, got 8"):
         fm.fit(adam(), Again(lists[0]), epochs=1, batch_size=8, **QUIET)
-    with pytest.raises(ValueError, match="drop_last: the Again comes in batches"):
+    with pytest.raises(ValueError, match="drop_last must be False, since the Again makes its own batches"):
         fitted(Again(lists[0]), epochs=1, drop_last=True)
-    with pytest.raises(ValueError, match="depth: a whole number of batches"):
+    with pytest.raises(ValueError, match=r"Prefetch.depth must be a non-negative integer"):
         fm.data.Prefetch(lists[0], -1)
 
 
-def test_labels_of_the_first_batch_are_looked_at(lists):
+def test_labels_of_the_first_batch_are_checked(lists):
     wrong = [(x, y + 3) for x, y in lists[0]]
     for verb in (fm.setup, fm.check):
         found = None
@@ -486,7 +486,7 @@ def test_progress_without_a_length(lists, capsys):
     assert "epoch 1  4  " in bar.display.text[0] and "<progress></progress>" in bar.display.text[1]
 
 
-def test_dicts_and_batches_of_ones_own(raw, lists):
+def test_dicts_and_user_defined_batches(raw, lists):
     expected, _ = fitted(raw, epochs=1, batch_size=SIZE)
     for make in (lambda x, y: dict(x=x, y=y), fm.Labeled, lambda x, y: [x, jnp.asarray(y)]):
         state, _ = fitted(Again([make(x, y) for x, y in lists[0]]), epochs=1)
@@ -509,7 +509,7 @@ def test_a_source_for_each_part(raw, lists):
     assert caught.value.__cause__.__notes__ == ["in the data of 'two'"]
     with pytest.raises(ValueError, match=r"batch 0 of epoch 0: .*one\.0 16, one\.1 16, two\.0 8, two\.1 8"):
         fitted({"one": lists[0], "two": raw}, Pair(net(), net()), epochs=1, batch_size=8)
-    with pytest.raises(TypeError, match="data, two: the generator can be read but once"):
+    with pytest.raises(TypeError, match="data, two: a generator can be iterated only once"):
         fitted({"one": raw, "two": (batch for batch in lists[0])}, Pair(net(), net()), epochs=1)
 
 

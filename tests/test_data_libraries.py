@@ -58,9 +58,11 @@ def test_a_torch_loader_is_its_batches(torch_data, tensors, raw):
         epochs = [[(x.numpy(), y.numpy()) for x, y in loader] for _ in range(2)]
         assert equal(fit(make()), fit(lambda epoch, epochs=epochs: epochs[epoch]))
         assert fm.steps_per_epoch(make(), fm.Plan()) == len(epochs[0])
-    with pytest.raises(ValueError, match="drop_last: the DataLoader comes in batches"):
+    with pytest.raises(ValueError, match="drop_last must be False, since the DataLoader makes its own batches"):
         fit(make(), drop_last=True)
-    with pytest.raises(ValueError, match="batch_size: 8 came, and the batches of the DataLoader have 16"):
+    with pytest.raises(
+        ValueError, match=r"batch_size must be .* 16, the size of the batches that the DataLoader makes, got 8"
+    ):
         fit(make(), batch_size=8)
     assert fm.evaluate(adam(), torch_data.DataLoader(tensors, 16))["loss"] == pytest.approx(
         fm.evaluate(adam(), raw)["loss"], rel=1e-6
@@ -152,7 +154,7 @@ def test_torch_batches_of_other_kinds(torch_data, raw):
         def __getitem__(self, i):
             return raw[0][i], "word"
 
-    with pytest.raises(TypeError, match=r"batch 0 of epoch 0: .*an array was expected, and a str came"):
+    with pytest.raises(TypeError, match=r"batch 0 of epoch 0: .*must be an array, got str"):
         fit(torch_data.DataLoader(Words(), 2))
 
 
@@ -183,9 +185,9 @@ def test_hugging_face_datasets(raw):
     shuffled = stream.shuffle(seed=0, buffer_size=50)
     first, second = ([b["y"].tolist() for b in fm.batches(shuffled, fm.Plan(batch_size=16), e)] for e in range(2))
     assert first != second
-    with pytest.raises(TypeError, match="one data set was expected, and several came: 'train'"):
+    with pytest.raises(TypeError, match="must be one data set, got a dict of them: 'train'"):
         fit(datasets.DatasetDict(train=made))
-    with pytest.raises(ValueError, match="a dict of data has x"):
+    with pytest.raises(ValueError, match="a dict of data must have x"):
         fit(made.rename_column("x", "image"), batch_size=16)
 
 

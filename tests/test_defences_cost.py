@@ -9,7 +9,7 @@ import pytest
 
 import fulmen as fm
 from fulmen.robust.defences import AWP, MART, NFGSM, SAM, TRADES, VAT, FreeAdversarial, Gaussian, fast_fgsm
-from fulmen.train.step import traced_step
+from fulmen.train.compiled_step import traced_step
 
 SIZE, N = 256, 64
 X = np.random.default_rng(0).random((N, SIZE), np.float32)

@@ -108,7 +108,7 @@ def test_leaves_compiled_programs_alone():
     assert len(traced) == 2
 
 
-def test_says_where_a_call_ended():
+def test_shows_where_a_call_failed():
     class Hollow(fm.Model):
         layer: Linear
 
@@ -128,7 +128,7 @@ def test_verbs_that_run_on_the_host(state):
     assert "fit(State, tuple)" in text and "values are needed" in text
 
 
-def test_keeps_the_types_of_what_is_no_array():
+def test_keeps_the_types_of_leaves_that_are_not_arrays():
     @fm.verb
     def describe(what, n):
         """Something."""
@@ -143,3 +143,15 @@ def test_keeps_the_types_of_what_is_no_array():
 
     (root,) = explain(describe, net(), "x").calls
     assert (root.types, root.calls[0].types) == (("Net", "str"), ("Net", "int"))
+
+
+def test_leaves_private_verbs_out(state):
+    """Steps between public verbs, such as from raw data to a batch, are not shown, but what they call is."""
+    (root,) = explain(fm.loss, state.system, (X, Y), fm.Train(jax.random.key(0))).calls[-1:]
+    names = {call.verb for call in explanation_calls(root)}
+    assert names <= {verb.__name__ for verb in fm.verbs()} and "forward" in names
+    assert not {"prepared", "to_batch"} & {verb.__name__ for verb in fm.verbs()}
+
+
+def explanation_calls(call):
+    return [call, *(inner for each in call.calls for inner in explanation_calls(each))]

@@ -154,7 +154,7 @@ def test_attacks_leave_statistics_alone(states, name):
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.filterwarnings("ignore:fm.check")
-def test_component_keeps_to_what_training_relies_on(name):
+def test_component_passes_all_checks(name):
     fm.testing.check_component(fm.Classifier(MODELS[name]()), (X, Y))
 
 
@@ -266,7 +266,7 @@ class Pair(fm.System):
     two: Scaled
 
 
-def test_modules_with_a_loss_of_their_own():
+def test_modules_with_a_loss():
     state, history = fm.fit(Judged(), (X, Y), optimizer=optax.sgd, lr=0.1, epochs=2, batch_size=24, progress=False)
     assert history["loss"][1] < history["loss"][0] and isinstance(state.system, Judged)
     assert set(fm.evaluate(state.system, (X, Y))) == {"loss"}
@@ -295,9 +295,9 @@ def test_frozen(name):
 # Each library's own
 
 
-def test_equinox_state_in_a_module_and_beside_it():
+def test_equinox_state_inside_a_module_and_as_a_pair():
     model, state = eqx.nn.make_with_state(EquinoxNet)()
-    with pytest.raises(ValueError, match=r"without its state.*with_state\(model, state\)"):
+    with pytest.raises(ValueError, match=r"must have its state inside.*with_state\(model, state\)"):
         forward(model, X)
     net = with_state(model, state)
     assert jnp.array_equal(forward(net, X), forward(EquinoxNet(), X))
@@ -327,11 +327,11 @@ def test_equinox_modules_that_cannot_be_called():
         forward(Axes(), X)
     with pytest.raises(TypeError, match=r"Mute has no __call__: write forward\(module: Mute, x\)"):
         forward(Mute(jnp.ones(3)), X)
-    with pytest.raises(ValueError, match=r"a batch axis were expected"):
+    with pytest.raises(ValueError, match=r"the inputs of \w+ must have a batch axis"):
         forward(EquinoxNet(), np.float32(1.0))
 
 
-def test_nnx_modules_stay_as_they_were():
+def test_nnx_modules_are_not_changed():
     net = FlaxNet()
     before = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(net, nnx.Not(nnx.RngState))))
     state, _ = fm.train_step(fm.setup(fm.Classifier(net), (X, Y), optimizer=optax.sgd, lr=0.1), (X, Y))
@@ -368,10 +368,11 @@ def test_members_of_a_population():
     options = dict(optimizer=optax.sgd, lr=0.1)
     for make in makers:
         with pytest.raises(
-            TypeError, match=r"member 0 is .*Put it in a system: fm.Population\(fm.Classifier\(module\), 3\)"
+            TypeError,
+            match=r"members must be systems, got .* as member 0\. Write fm.Population\(fm.Classifier\(module\), 3\)",
         ):
             fm.Population(make(0), 3)
-        with pytest.warns(UserWarning, match="its 2 members begin as copies of one another"):
+        with pytest.warns(UserWarning, match="its 2 members start with the same arrays"):
             fm.setup(fm.Population(fm.Classifier(make(0)), 2), (X, Y), **options)
         state = fm.setup(fm.Population([fm.Classifier(make(i)) for i in range(2)]), (X, Y), **options)
         for i, member in enumerate(fm.members(state)):
@@ -386,14 +387,14 @@ class NoTree(nnx.Module, pytree=False):
     pass
 
 
-def test_modules_that_jit_cannot_take():
+def test_modules_that_jit_does_not_accept():
     with pytest.raises(TypeError, match=r"model.sizes is static, and a set cannot be compared by jit"):
         fm.setup(fm.Classifier(WithSet({1})), (X, Y), optimizer=optax.sgd, lr=0.1)
     with pytest.raises(TypeError, match=r"NoTree at 'model' is no pytree.*pytree=False"):
         fm.setup(fm.Classifier(NoTree()), (X, Y), optimizer=optax.sgd, lr=0.1)
 
 
-def test_linen_variables_that_are_there():
+def test_given_linen_variables():
     module = LinenNet()
     variables = module.init(jax.random.key(5), jnp.asarray(X), train=False)
     model = fm.init(fm.Linen(module, variables=variables), jax.random.key(0))
@@ -402,7 +403,7 @@ def test_linen_variables_that_are_there():
     assert jax.tree.structure(model.variables) == jax.tree.structure(dict(variables))
     with pytest.raises(ValueError, match=r"fm.Linen\(module, x\[:1\]\)"):
         fm.setup(fm.Classifier(fm.Linen(module)), (X, Y), optimizer=optax.sgd, lr=0.1)
-    with pytest.raises(TypeError, match=r"a module of flax.linen was expected"):
+    with pytest.raises(TypeError, match=r"Linen.module must be a module of flax.linen"):
         fm.validate(fm.Linen(jnp.tanh, X[:1]))
 
 
@@ -420,7 +421,7 @@ def test_functional_pairs():
     assert [leaf.role for leaf in fm.leaves(model)] == ["parameter"]
     kept = fm.init(fm.functional(lambda key: 1 / 0, apply, parameters=jnp.ones((4, 3))), jax.random.key(0))
     assert kept.parameters.shape == (4, 3)
-    with pytest.raises(TypeError, match=r"\(parameters, state\) was expected"):
+    with pytest.raises(TypeError, match=r"init must return \(parameters, state\)"):
         fm.init(fm.functional(lambda key, x: jnp.ones(3), applied, X[:1]), jax.random.key(0))
     with pytest.raises(TypeError, match=r"Functional.apply must be a function, got 3"):
         fm.validate(fm.functional(lambda key: key, 3))
@@ -481,10 +482,10 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch, library, package
         __import__(f"fulmen.interop.{library}")
 
 
-def test_libraries_that_are_known_and_not_taught():
+def test_modules_of_known_libraries_get_advice():
     with pytest.raises(TypeError, match=r"model is data.*fm.Linen\(module, x\[:1\]\)"):
         fm.setup(fm.Classifier(LinenNet()), (X, Y), optimizer=optax.sgd, lr=0.1)
-    with pytest.raises(TypeError, match=r"a component was expected, and LinenNet came.*fm.Linen"):
+    with pytest.raises(TypeError, match=r"a component must be given, got LinenNet.*fm.Linen"):
         fm.setup(LinenNet(), (X, Y), optimizer=optax.sgd, lr=0.1)
     with pytest.raises(fm.MissingMethodError, match=r"fm.Linen\(module, x\[:1\]\)"):
         forward(LinenNet(), X)

@@ -1,4 +1,4 @@
-"""The iterated attacks against loops written by hand, in float64: starts, momentum, smoothing, views, and their costs."""
+"""The iterated attacks against hand-written loops in float64: starts, momentum, smoothing and views."""
 
 import itertools
 
@@ -75,7 +75,7 @@ def norm(g, order):
 
 
 @pytest.mark.parametrize("alpha", [None, 0.02], ids=["half the radius", "given"])
-def test_rfgsm_steps_at_random_and_then_with_the_rest(alpha, key):
+def test_rfgsm_takes_a_random_step_and_then_the_rest(alpha, key):
     start = attacks.RandomSign(alpha)
     x, y = data()
     begun = found(attacks.RFGSM(fm.LinfBall(EPS), start=start, step_size=0.0), key)
@@ -89,7 +89,7 @@ def test_rfgsm_steps_at_random_and_then_with_the_rest(alpha, key):
 
 
 def iterated(x, y, direction=np.sign, step=STEP, ahead=0.0, decay=0.0, smooth=lambda g: g, project=clipped):
-    """The loop that stands in the papers, ascending the loss."""
+    """The loop of the papers, ascending the loss."""
     point, m = x, np.zeros_like(x)
     for _ in range(STEPS):
         g = smooth(slope(point + ahead * m, y))
@@ -99,7 +99,7 @@ def iterated(x, y, direction=np.sign, step=STEP, ahead=0.0, decay=0.0, smooth=la
 
 
 def smoothed_by_hand(g):
-    """Every pixel's neighbours, weighted."""
+    """A weighted sum of every pixel's neighbours."""
     offsets = range(-2, 3)
     weights = {(i, j): np.exp(-(i**2 + j**2) / 2 / (2 / 3) ** 2) for i in offsets for j in offsets}
     out = np.zeros_like(g)
@@ -140,14 +140,14 @@ ITERATED = {
 
 
 @pytest.mark.parametrize(("attack", "options"), ITERATED.values(), ids=ITERATED)
-def test_iterated_attacks_are_their_papers_loops(attack, options, key):
+def test_iterated_attacks_equal_the_loops_of_their_papers(attack, options, key):
     x, y = data()
     expected = iterated(x, y, **options)
     near(found(attack, key), expected)
 
 
 def test_the_loops_differ():
-    """Otherwise the test above would be of one thing."""
+    """Otherwise the test above would compare one attack with itself."""
     x, y = data()
     names = ("BIM", "MI", "NI by default", "far NI", "TI", "TI-MI", "TI-NI of parts")
     for one, other in itertools.combinations([iterated(x, y, **ITERATED[name][1]) for name in names], 2):
@@ -164,7 +164,7 @@ def test_adam_as_the_chain(key):
     near(found(fm.Attack(optax.adam(STEP), LINF, steps=STEPS), key), point, 1e-9)
 
 
-def test_slide_moves_the_largest_slopes(key):
+def test_slide_moves_the_coordinates_of_largest_gradient(key):
     x, y = data()
     g, count = slope(x, y), 6  # a tenth of 60
     largest = np.abs(g) >= np.sort(np.abs(g).reshape(N, -1), axis=1)[:, -count].reshape(-1, 1, 1, 1)
@@ -172,7 +172,7 @@ def test_slide_moves_the_largest_slopes(key):
     near(found(attacks.SLIDE(attacks.L1Ball(0.5), 0.3, 1, start=fm.attacks.Clean(), q=0.1), key), expected)
 
 
-def test_a_gradient_of_zeros_counts_nothing(key):
+def test_a_gradient_of_zeros_adds_no_momentum(key):
     flat = fm.Classifier(Small(jnp.zeros((60, 12)), jnp.zeros((12, CLASSES))))
     for attack in (attacks.MIFGSM(LINF), attacks.TIFGSM(LINF, decay=1.0), attacks.NIFGSM(attacks.L2Ball(1.0) & BOX)):
         np.testing.assert_array_equal(fm.perturb(attack, flat, data(), key).x, data()[0])
@@ -182,7 +182,7 @@ def test_a_gradient_of_zeros_counts_nothing(key):
 
 
 def resized_by_hand(image, height, width, top, left):
-    """Linear between the centres of pixels, as far as there are any, and zeros around."""
+    """Linear interpolation between the centres of pixels, padded with zeros."""
     out = np.zeros_like(image)
     for r, c in np.ndindex(height, width):
         at = [(i + 0.5) * full / size - 0.5 for i, size, full in zip((r, c), (height, width), image.shape[:2], strict=True)]
@@ -197,7 +197,7 @@ def shown(view, problem, x, step):
     return attacks.shown(view, problem, None, x, step)
 
 
-def test_diverse_makes_images_smaller_at_every_place():
+def test_diverse_places_shrunk_images_everywhere():
     n = 600
     image = data(1)[0][0]
     problem = attacks.Problem(None, None, fm.Unlabeled(jnp.broadcast_to(image, (n, *image.shape))), key=jax.random.key(3))
@@ -233,7 +233,7 @@ def test_without_diversity_difgsm_is_bim(view, key):
     near(found(attacks.DIFGSM(LINF, STEP, STEPS, views=(view,)), key), iterated(*data()))
 
 
-def test_combinations_are_their_parts(key):
+def test_combinations_equal_their_parts(key):
     chain = optax.chain(attacks.smooth(5), attacks.momentum(1.0), fm.attacks.fgsm(STEP))
     views = (attacks.Nesterov(STEP), attacks.Diverse())
     parts = fm.Attack(chain, LINF, steps=STEPS, views=views)
@@ -244,8 +244,8 @@ def test_combinations_are_their_parts(key):
 
 
 @pytest.mark.parametrize("attack", [attacks.NIFGSM(LINF, STEP, 3), attacks.DIFGSM(LINF, STEP, 3)], ids=["NI", "DI"])
-def test_the_best_point_is_one_that_was_looked_at_itself(attack, key):
-    """And not by what the system made of the view of it."""
+def test_the_best_point_was_evaluated_without_views(attack, key):
+    """The value at the view does not count."""
     (x, y), whole = data(), system()
     lengths = [fm.replace(attack, steps=steps) for steps in (1, 2, 3)]
     passed = [x, *(found(length, key) for length in lengths)]
@@ -266,7 +266,7 @@ BAD = {
     "no steps": (of(attacks.MIFGSM, LINF, STEP, 0), ValueError, "MIFGSM.steps must be at least 1, got 0"),
     "negative decay": (of(attacks.MIFGSM, LINF, decay=-1.0), ValueError, "MIFGSM.decay must be at least 0, got -1"),
     "negative step": (of(attacks.BIM, LINF, -1.0, 3), ValueError, "BIM.step_size must be at least 0, got -1"),
-    "even kernel": (of(attacks.TIFGSM, LINF, size=4), ValueError, "smooth, size: an odd number"),
+    "even kernel": (of(attacks.TIFGSM, LINF, size=4), ValueError, "smooth: size must be an odd number .* got 4"),
     "a share over one": (
         of(attacks.DIFGSM, LINF, views=(attacks.Diverse(1.5),)),
         ValueError,
@@ -285,7 +285,7 @@ BAD = {
     "no momentum": (
         of(fm.Attack, fm.attacks.fgsm(STEP), LINF, views=(attacks.Nesterov(0.1),)),
         ValueError,
-        r"the chain has none. Put fm.attacks.momentum\(1.0\)",
+        r"Nesterov needs a chain with momentum. Add fm.attacks.momentum\(1.0\)",
     ),
     "looking back": (
         of(attacks.MIFGSM, LINF, views=(attacks.Nesterov(-0.1),)),
@@ -295,20 +295,24 @@ BAD = {
     "a random step too far": (
         of(attacks.RFGSM, LINF, start=attacks.RandomSign(0.2)),
         ValueError,
-        "RFGSM, start: a random step of at most the radius, 0.1, was expected, and 0.2 came",
+        "RFGSM.start: its size must be at most the radius, 0.1, got 0.2",
     ),
     "a start that is not random": (
         of(attacks.RFGSM, LINF, start=fm.attacks.Clean()),
         TypeError,
         "RFGSM.start must be a RandomSign.*fm.attacks.RandomSign",
     ),
-    "SLIDE in another norm": (of(attacks.SLIDE, LINF, STEP, 3), ValueError, "SLIDE, region: one with an L1Ball"),
-    "SLIDE of too many": (of(attacks.SLIDE, attacks.L1Ball(1.0), STEP, 3, q=2.0), ValueError, "slide, q: the share"),
+    "SLIDE in another norm": (of(attacks.SLIDE, LINF, STEP, 3), ValueError, "SLIDE, region: must contain an L1Ball"),
+    "SLIDE of too many": (
+        of(attacks.SLIDE, attacks.L1Ball(1.0), STEP, 3, q=2.0),
+        ValueError,
+        "SLIDE.q must be between 0 and 1, got 2",
+    ),
 }
 
 
 @pytest.mark.parametrize(("make", "error", "message"), BAD.values(), ids=BAD)
-def test_bad_attacks_say_so(make, error, message, key):
+def test_invalid_attacks_are_refused(make, error, message, key):
     with pytest.raises(error, match=message):
         fm.perturb(make(), system(), data(), key)
 
@@ -320,7 +324,7 @@ def test_random_attacks_need_a_key():
 
 
 @pytest.mark.parametrize("attack", [attacks.TIFGSM(LINF), attacks.DIFGSM(LINF)], ids=["TI", "DI"])
-def test_attacks_on_images_want_images(attack, key):
+def test_attacks_on_images_refuse_vectors(attack, key):
     x, y = data()
-    with pytest.raises(ValueError, match=r"images \(height, width, channels\).* examples \(60,\) came"):
+    with pytest.raises(ValueError, match=r"needs images \(height, width, channels\), got examples \(60,\)"):
         fm.perturb(attack, system(), (x.reshape(N, 60), y), key)

@@ -1,4 +1,4 @@
-"""What the iterated attacks must reach, what they cost, and what they leave alone."""
+"""The strength and the cost of the iterated attacks, and that they change no statistics."""
 
 import functools
 
@@ -28,7 +28,7 @@ def data(n=N):
     return rng.uniform(size=(n, *SHAPE)), rng.integers(0, CLASSES, n).astype(np.int32)
 
 
-# What they must reach
+# Strength
 
 
 BALLS = {"Linf": (fm.LinfBall(0.25), 1), "L2": (attacks.L2Ball(0.25), 2), "L1": (attacks.L1Ball(0.25), np.inf)}
@@ -46,7 +46,7 @@ def loss(line: Line, batch):
 
 
 @pytest.mark.parametrize("name", BALLS)
-def test_they_reach_a_linear_models_worst_case(name, key):
+def test_attacks_reach_the_worst_case_of_a_linear_model(name, key):
     ball, dual = BALLS[name]
     weight = np.random.default_rng(4).normal(size=SHAPE)
     line, (x, _) = Line(jnp.asarray(weight)), data()
@@ -68,7 +68,7 @@ def test_they_reach_a_linear_models_worst_case(name, key):
         np.testing.assert_allclose(gained, worst, rtol=0, atol=1e-9)
 
 
-# What they cost
+# Cost
 
 
 def flops(function, *arguments):
@@ -85,7 +85,7 @@ COSTS = {
 
 @pytest.mark.parametrize("make", COSTS.values(), ids=COSTS)
 def test_a_step_costs_two_passes(make, key):
-    """Counted on the unrolled program of a network with dropout; a look at the last point is one more."""
+    """Counted on the unrolled program of a network with dropout; the pass at the last point is one more."""
     model = fm.init(fm.models.MLP(64, 256, 256, 10, dropout=0.1), key)
     whole = fm.bind(fm.Classifier(model), fm.Train(key))
     batch = fm.Labeled(jnp.zeros((64, 64)), jnp.zeros(64, jnp.int32))
@@ -93,7 +93,7 @@ def test_a_step_costs_two_passes(make, key):
     run = lambda steps, best: flops(lambda s, b: fm.perturb(make(steps), s, b, key, best=best).x, whole, batch)
     three = run(3, False)
     assert 1.7 * 3 * forward < three <= 1.05 * 6 * forward
-    looks = 4 if "NI" in repr(make(1)) else 1  # at the last point, and at each where the gradient is of another
+    looks = 4 if "NI" in repr(make(1)) else 1  # the last point, and each point whose gradient is taken elsewhere
     assert run(3, True) <= 1.05 * (6 + looks) * forward
 
 
@@ -120,7 +120,7 @@ EVERY = {
 
 
 class Attacking(fm.System):
-    """A classifier that attacks itself in the midst of its loss."""
+    """A classifier that attacks itself in its loss."""
 
     part: fm.Classifier
     attack: fm.Attack
@@ -133,7 +133,7 @@ def losses(system: Attacking, batch, mode):
 
 
 def statistics(system, part):
-    """Those after a training step, in which they move to the batch's. In eighths they come out exactly, in any program."""
+    """The statistics after a training step. Multiples of 1/8 are exact in any program."""
     rng = np.random.default_rng(2)
     x, y = rng.integers(0, 9, (8, 8, 4, 2)) / 8, rng.integers(0, CLASSES, 8).astype(np.int32)
     state, _ = fm.train_step(fm.setup(system, (x, y), optimizer=optax.sgd, lr=0.0), (x, y))
@@ -152,8 +152,8 @@ def normalized():
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_running_statistics_stay_bit_for_bit(name):
-    """Also where the attacked system is in training, and what its passes record would count."""
+def test_attacks_leave_running_statistics_unchanged(name):
+    """Also if the attacked system is in training, where its passes could record statistics."""
     moved = statistics(Attacking(normalized(), EVERY[name]), lambda system: system.part)
     assert (np.abs(moved - [[0, 0], [1, 1]]) > 0.1).all()
     np.testing.assert_array_equal(moved, by_itself())

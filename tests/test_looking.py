@@ -120,7 +120,7 @@ def shown(picture):
 # loss_tree
 
 
-def test_loss_tree_is_what_is_summed(state):
+def test_loss_tree_has_the_values_that_are_summed(state):
     tree = loss_tree(state, (X, Y))
     inner = tree.children["inner"]
     entries = fm.losses(state, (X, Y))["inner"]
@@ -136,7 +136,7 @@ def test_loss_tree_is_what_is_summed(state):
     assert (tree.name, tree.type, tree.children["frozen"].type) == ("loss", "Halved", "Frozen(Net)")
 
 
-def test_loss_tree_weighs_examples():
+def test_loss_tree_weights_examples():
     system = fm.init(pair(), jax.random.key(3))
     weight = np.arange(20, dtype=np.float32)
     tree = loss_tree(system, (X, Y, weight))
@@ -163,7 +163,7 @@ def losses(game: Players, batch):
     return {"first": loss(game.first, batch), "second": {"a": loss(game.second, batch), "b": jnp.float32(2)}}
 
 
-def test_loss_tree_of_games_models_and_losses_of_ones_own():
+def test_loss_tree_of_games_models_and_user_defined_losses():
     game = fm.init(Players(net(), net()), jax.random.key(0))
     tree = loss_tree(game, (X, Y))
     assert tree.children["second"].value == pytest.approx(tree.children["second"].children["a"].value + 2, rel=1e-6)
@@ -203,7 +203,7 @@ def loss(system: Opaque, batch):
     return jnp.float32(7)
 
 
-def test_loss_tree_of_a_loss_of_ones_own():
+def test_loss_tree_of_a_user_defined_loss():
     tree = loss_tree(fm.init(Opaque(pair(), net()), jax.random.key(0)), (X, Y))
     assert tree.value == 7 and list(tree.children) == ["pair", "extra", "terms"]
     assert "by loss(Opaque, object) at test_looking.py:" in tree.note
@@ -283,7 +283,7 @@ def test_html_of_a_state(state):
     assert "steps per epoch: 1 · batch size: 20" in text and "inner: Weighted" in text
 
 
-def test_html_of_batches_tells_sizes_and_no_numbers():
+def test_html_of_batches_has_sizes_and_no_values():
     text = shown(fm.show(fm.Labeled(X, Y)))
     assert text.split() == ["Labeled", "20", "examplesx:", "f32[20,", "4]", "y:", "i32[20]"]
     attacked = shown(fm.show(fm.data.Attacked(fm.Labeled(X, Y), fm.Labeled(X, Y, weight=np.ones(20, np.float32)))))
@@ -316,7 +316,7 @@ def test_html_escapes():
     assert "<script>" in shown(fm.show(Text()))
 
 
-def test_html_of_what_cannot_be_drawn():
+def test_html_of_a_component_whose_init_fails():
     class Broken(fm.Model):
         layer: Linear
 
@@ -339,17 +339,17 @@ def test_bytes(n, text):
 @pytest.mark.parametrize(
     ("location", "module", "text"),
     [
-        ("/somewhere/src/fulmen/compose/losses.py:7", "fulmen.compose.losses", "fulmen/compose/losses.py:7"),
+        ("/somewhere/src/fulmen/compose/game.py:7", "fulmen.compose.game", "fulmen/compose/game.py:7"),
         ("/somewhere/src/fulmen/models/__init__.py:7", "fulmen.models", "fulmen/models/__init__.py:7"),
         ("/home/me/train.py:12", "__main__", "train.py:12"),
         ("<built-in function sin>", "math", "<built-in function sin>"),
     ],
 )
-def test_places(location, module, text):
+def test_locations(location, module, text):
     assert place(location, module) == text
 
 
-def test_text_where_lines_cannot_be_shown(state):
+def test_text_in_ascii(state):
     code = "from fulmen.inspect.text import drawable; print(drawable('├─ loss × 2 …'))"
     run = subprocess.run(
         [sys.executable, "-c", code], env={"PYTHONIOENCODING": "ascii", "JAX_PLATFORMS": "cpu"}, capture_output=True

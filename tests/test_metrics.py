@@ -65,7 +65,7 @@ def test_accuracy_by_weight():
         ([-np.inf, -5, -np.inf], True),
     ],
 )
-def test_ties_and_what_is_no_number_are_wrong(row, right):
+def test_ties_and_nan_are_wrong(row, right):
     assert figure(fm.Accuracy(), np.array([row], np.float32), np.array([1])) == float(right)
 
 
@@ -84,7 +84,7 @@ def test_mean_absolute_error(weight):
 
 @pytest.mark.parametrize(("metric", "y"), [(fm.Accuracy(), LABELS), (fm.metric_types.MeanAbsoluteError(), NUMBERS)])
 @pytest.mark.parametrize("cuts", [(20,), (1, 21), (19, 39)])
-def test_a_figure_is_exact_however_the_data_is_cut(metric, y, cuts):
+def test_metrics_do_not_depend_on_the_batch_size(metric, y, cuts):
     places = [0, *cuts, N]
     parts = [jitted()(metric, predict(LOGITS[a:b], y[a:b], WEIGHT[a:b])) for a, b in itertools.pairwise(places)]
     merged = jax.tree.map(lambda *sums: np.sum(np.asarray(sums, np.float64)), *parts)
@@ -92,7 +92,7 @@ def test_a_figure_is_exact_however_the_data_is_cut(metric, y, cuts):
 
 
 @pytest.mark.parametrize(("metric", "y"), [(fm.Accuracy(), LABELS), (fm.metric_types.MeanAbsoluteError(), NUMBERS)])
-def test_padding_counts_for_nothing(metric, y):
+def test_padding_has_no_effect(metric, y):
     padded = np.concatenate([LOGITS, np.full((3, CLASSES), np.nan, np.float32)])
     targets = np.concatenate([y, y[:3]])
     weight = np.concatenate([np.ones(N), np.zeros(3)]).astype(np.float32)
@@ -126,7 +126,7 @@ def test_metrics_have_names():
         ),
     ],
 )
-def test_targets_that_do_not_fit(metric, y, error, message):
+def test_invalid_targets(metric, y, error, message):
     with pytest.raises(error, match=message):
         fm.validate(metric, predict(jax.ShapeDtypeStruct((N, CLASSES), np.float32), y))
     if "labels from" not in message:  # which needs all the data

@@ -1,4 +1,4 @@
-"""C&W, DeepFool and FAB against linear programs, other people's code, and themselves in other company."""
+"""C&W, DeepFool and FAB against linear programs and other implementations, and independence of examples."""
 
 import importlib
 
@@ -40,7 +40,7 @@ PLANE = {norm: jax.jit(lambda *case, norm=norm: onto_hyperplane(BALLS[norm], *ca
 
 
 def shortest_by_program(norm, x, slope, gap, lo, hi):
-    """The length of the shortest offset, by a solver that knows nothing of it; infinite where the plane is out of reach."""
+    """The length of the shortest offset by a general solver; infinite where the plane is out of reach."""
     d, bounds = len(x), np.stack([lo - x, hi - x], 1)
     if np.where(slope * gap > 0, hi - x, x - lo) @ np.abs(slope) < abs(gap) - 1e-9:
         return np.inf
@@ -68,7 +68,7 @@ def planes(seed, n=12, d=7):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_no_offset_to_the_plane_is_shorter(norm):
+def test_the_offset_to_the_plane_is_the_shortest(norm):
     with jax.enable_x64(True):
         for seed in range(3):
             x, slope, gap, lo, hi = case = planes(seed)
@@ -88,7 +88,7 @@ def test_no_offset_to_the_plane_is_shorter(norm):
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**31), st.sampled_from(NORMS), st.sampled_from([1.0, np.inf]))
-def test_the_plane_of_one_example_is_nothing_to_another(seed, norm, hi):
+def test_projections_onto_planes_do_not_depend_on_other_examples(seed, norm, hi):
     with jax.enable_x64(True):
         x, slope, gap, lo, _ = planes(seed)
         whole = PLANE[norm](x, slope, gap, lo, np.full_like(x, hi))
@@ -151,7 +151,7 @@ def test_deepfool_goes_to_the_nearest_boundary(norm, classes, key):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_in_a_box_too(norm, key):
+def test_deepfool_goes_to_the_nearest_boundary_within_a_box(norm, key):
     with jax.enable_x64(True):
         system, batch = affine(low=-0.8)
         least, free = nearest_plane(norm, system, batch, boxed=True), nearest_plane(norm, system, batch)
@@ -164,7 +164,7 @@ def test_in_a_box_too(norm, key):
         assert (norm_of(norm, offset) <= 1.01 * least).all()
 
 
-def test_carlini_and_wagner_come_near(key):
+def test_carlini_and_wagner_approach_the_nearest_point(key):
     with jax.enable_x64(True):
         system, batch = affine()
         least = nearest_plane("L2", system, batch, boxed=True)
@@ -175,7 +175,7 @@ def test_carlini_and_wagner_come_near(key):
         assert (ratio[least > 0.05] < 1.03).all() and (least > 0.05).sum() > 8
 
 
-# What others computed
+# Recorded results of other implementations
 
 
 def cw(step_size, confidence=0.0):
@@ -207,7 +207,7 @@ def found(attack, dtype):
 
 
 def expected(name, x, clean):
-    """What is recorded; but foolbox returns black images where it has found nothing, and moves what is wrong already."""
+    """The recorded points, except that foolbox returns black images on failure and moves misclassified inputs."""
     theirs = RECORDED[name].copy()
     unfound = ~theirs.any((1, 2, 3)) | (np.abs(theirs - clean).max((1, 2, 3)) < 1e-6)
     assert unfound.mean() < 0.3
@@ -216,7 +216,7 @@ def expected(name, x, clean):
 
 
 @pytest.mark.parametrize("name", PEERS)
-def test_in_float64_every_coordinate_is_the_peers(name):
+def test_in_float64_all_coordinates_equal_those_of_other_libraries(name):
     with jax.enable_x64(True):
         x, clean = found(PEERS[name], np.float64)
     assert np.abs(x - clean).max() > 0.09
@@ -224,15 +224,15 @@ def test_in_float64_every_coordinate_is_the_peers(name):
 
 
 @pytest.mark.parametrize("name", ["fab/Linf/1", "deepfool/L2/unbounded", "carlini_wagner/plain"])
-def test_in_float32_nearly_every_coordinate_is(name):
+def test_in_float32_nearly_all_coordinates_are_equal(name):
     x, clean = found(PEERS[name], np.float32)
     assert (np.abs(x - expected(name, x, clean)) <= 1e-5).mean() >= 0.999
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
-def test_in_a_box_deepfool_gets_there_where_clipping_does_not(norm):
-    """foolbox clips to the box what has been gone, and then its linearised boundary is not reached: within 50 steps not all
-    images are fooled. The shortest step within the box reaches it."""
+def test_deepfool_in_a_box_succeeds_where_clipping_fails(norm):
+    """foolbox clips the step to the box and then misses the linearised boundary: 50 steps do not fool all images. The shortest
+    step within the box reaches it."""
     with jax.enable_x64(True):
         x, clean = found(DeepFool(BALLS[norm] & BOX), np.float64)
         wrong = lambda x: (
@@ -246,7 +246,7 @@ def test_in_a_box_deepfool_gets_there_where_clipping_does_not(norm):
     assert ratio.max() < 1.25
 
 
-# By itself, in pieces, in a traced step
+# Independence of examples, of the batch and of the program
 
 
 ATTACKS = {
@@ -257,7 +257,7 @@ ATTACKS = {
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_an_example_is_attacked_alike_in_any_company(name, key):
+def test_an_attack_on_an_example_does_not_depend_on_the_others(name, key):
     attack, radius = ATTACKS[name](), ATTACKS[name]().region.regions[0].eps
     with jax.enable_x64(True):
         system, batch = curved(n=32)
@@ -273,7 +273,7 @@ def test_an_example_is_attacked_alike_in_any_company(name, key):
         nowhere = attacks.attempt(fm.replace(attack, {"region.regions.0.eps": 0.0}), system, batch, key)
         assert not nowhere.succeeded.any() and (nowhere.x == batch.x).all()
 
-    # What counts is the nearest point's distance; and no point outside the region comes out.
+    # The nearest point counts, and no point outside the region is returned.
     succeeded, reached = np.asarray(whole.succeeded), norm_of(ball_name(attack), np.asarray(whole.x) - batch.x)
     assert 5 < succeeded.sum() < 27
     np.testing.assert_array_equal(succeeded, (far > 0) & (far <= radius))
@@ -282,7 +282,7 @@ def test_an_example_is_attacked_alike_in_any_company(name, key):
 
 
 @pytest.mark.parametrize("name", ["fab", "deepfool"])
-def test_it_is_the_same_in_a_program_that_is_traced(name, key):
+def test_traced_attacks_return_the_same_points(name, key):
     with jax.enable_x64(True):
         system, batch = curved(n=16)
         traced = jax.jit(lambda s, b, k: fm.perturb(ATTACKS[name](), s, b, k).x)(system, batch, key)
@@ -295,7 +295,7 @@ def ball_name(attack):
 
 
 class Curved(fm.Model):
-    """A function that is not linear, of which the boundaries are no planes."""
+    """A nonlinear model with curved boundaries."""
 
     weight: jax.Array
 
@@ -311,7 +311,7 @@ def curved(**options):
     return fm.replace(system, model=model), fm.replace(batch, y=np.asarray(model(batch.x)).argmax(1).astype(np.int32))
 
 
-def test_in_an_ensemble_each_attack_has_what_the_last_one_left(key):
+def test_in_an_ensemble_each_attack_gets_the_remaining_examples(key):
     system, batch = affine(dtype=np.float32)
     region = fm.LinfBall(0.05) & BOX
     fast, slow = FAB(region, 12, target=fm.attacks.LikelyTarget(2)), FAB(region, 12, targets=4)
@@ -321,7 +321,7 @@ def test_in_an_ensemble_each_attack_has_what_the_last_one_left(key):
     np.testing.assert_array_equal(both.succeeded, alone[0] | alone[1])
 
 
-def test_an_evaluation_counts_what_is_in_the_region(key):
+def test_an_evaluation_counts_points_inside_the_region(key):
     system, batch = affine(dtype=np.float32)
     attack = FAB(fm.LinfBall(0.05) & BOX, 12, targets=4)
     left = 1 - np.asarray(attacks.attempt(attack, system, batch, key).succeeded).mean()
@@ -331,7 +331,7 @@ def test_an_evaluation_counts_what_is_in_the_region(key):
 
 
 class Plateau(fm.Model):
-    """Flat near the middle, and of another class further from it."""
+    """Constant near the middle, with another class further away."""
 
     steepness: jax.Array
 
@@ -342,22 +342,22 @@ def forward(model: Plateau, x):
     return jnp.stack([jnp.ones_like(rise), rise], 1)
 
 
-def test_later_restarts_begin_elsewhere_and_the_nearest_counts(key):
+def test_later_restarts_start_elsewhere_and_the_nearest_point_is_kept(key):
     system, batch = (
         fm.Classifier(Plateau(jnp.array(20.0))),
         fm.Labeled(np.full((16, 3), 0.5, np.float32), np.zeros(16, np.int32)),
     )
     attack = lambda restarts: FAB(attacks.L2Ball(0.2) & BOX, 8, targets=1, restarts=restarts)
     offset, wrong = moved(attack(1), system, batch, key)
-    assert not wrong.any() and not offset.any()  # there is no slope where it begins
+    assert not wrong.any() and not offset.any()  # the gradient is 0 at the start
     few, many = (norm_of("L2", moved(attack(restarts), system, batch, key)[0]) for restarts in (2, 4))
     assert (few > 0.03).all() and (many <= few).all() and (many < few - 1e-4).sum() > 5
-    with pytest.raises(ValueError, match="key: FAB draws at random"):
+    with pytest.raises(ValueError, match="key: FAB needs a random key"):
         fm.perturb(attack(2), system, batch, None)
     fm.perturb(attack(1), system, batch, None)
 
 
-# What they are after
+# Targets
 
 
 @pytest.mark.parametrize(
@@ -369,7 +369,7 @@ def test_later_restarts_begin_elsewhere_and_the_nearest_counts(key):
     ],
     ids=["deepfool", "fab", "cw"],
 )
-def test_they_lead_to_a_class(make, key):
+def test_minimal_attacks_lead_to_a_target(make, key):
     system, batch = affine(dtype=np.float32)
     classify = lambda x: np.asarray(system.model(jnp.asarray(x))).argmax(1)
     target = (np.asarray(batch.y) + 1) % 5
@@ -377,7 +377,7 @@ def test_they_lead_to_a_class(make, key):
     np.testing.assert_array_equal(classify(there.x), target)
 
 
-def test_what_is_wrong_already_is_the_nearest_point(key):
+def test_a_misclassified_input_is_its_own_nearest_point(key):
     system, batch = affine(dtype=np.float32)
     mistaken = fm.replace(batch, y=np.roll(batch.y, 1))
     wrong = mistaken.y != batch.y
@@ -388,10 +388,10 @@ def test_what_is_wrong_already_is_the_nearest_point(key):
     assert (np.asarray(system.model(jnp.asarray(away))).argmax(1) != batch.y).all()
 
 
-# How much it takes
+# Cost
 
 
-def test_steps_take_the_passes_that_they_say(key):
+def test_steps_take_the_documented_number_of_passes(key):
     draw = lambda seed, *shape: jax.random.normal(jax.random.key(seed), shape)
     big = Perceptron(draw(0, 64, 512), draw(1, 512, 10))
     data = fm.Labeled(jax.random.uniform(key, (32, 64)), jnp.zeros(32, jnp.int32))
@@ -405,8 +405,8 @@ def test_steps_take_the_passes_that_they_say(key):
         (CarliniWagner(BOX), 2),
     ]:
         problem = attacks.Problem(attack, system, data)
-        walk = jax.jit(lambda problem: attacks.begin(problem.attack, problem))(problem)
-        step = flops(lambda problem, walk: attacks.advance(problem.attack, problem, walk, 0), problem, walk)
+        state = jax.jit(lambda problem: attacks.begin(problem.attack, problem))(problem)
+        step = flops(lambda problem, state: attacks.advance(problem.attack, problem, state, 0), problem, state)
         assert 0.9 * passes < step / one < 1.1 * passes, attack
 
 
@@ -422,20 +422,20 @@ def forward(model: Perceptron, x):
     return jax.nn.relu(x @ model.one) @ model.two
 
 
-def test_deepfool_ends_where_all_are_led_over(key, monkeypatch):
-    """In `perturb` as well, where it does not matter how near the points are."""
-    walk = importlib.import_module("fulmen.robust.attacks.attack_loop")
-    calls, advance = [], walk._advance
-    monkeypatch.setattr(walk, "_advance", lambda *a: calls.append(a[3]) or advance(*a))
+def test_deepfool_ends_when_all_examples_crossed_the_boundary(key, monkeypatch):
+    """In `perturb` too, where the distance does not matter."""
+    loop = importlib.import_module("fulmen.robust.attacks.attack_loop")
+    calls, advance = [], loop._advance
+    monkeypatch.setattr(loop, "_advance", lambda *a: calls.append(a[3]) or advance(*a))
     fm.perturb(DeepFool(BALLS["L2"] & BOX), *affine(dtype=np.float32), key)
-    assert len(calls) == walk.LOOK
+    assert len(calls) == loop.CHECK_EVERY
 
 
 # Bad input
 
 
 class Broken(fm.Model):
-    """Of some examples the slope is no number, of others it is 0."""
+    """The gradient of some examples is NaN, of others 0."""
 
     weight: jax.Array
 
@@ -443,12 +443,12 @@ class Broken(fm.Model):
 @dispatch
 def forward(model: Broken, x):
     logits = x @ model.weight
-    nowhere = jnp.sqrt(x - x).sum(1, keepdims=True)  # 0, of slope inf − inf
+    nowhere = jnp.sqrt(x - x).sum(1, keepdims=True)  # 0, with gradient inf − inf
     return jnp.where(x[:, 1:2] > 0.5, logits + nowhere, jax.lax.stop_gradient(logits))
 
 
 @pytest.mark.parametrize("name", ["fab", "deepfool", "cw"])
-def test_slopes_that_are_not_finite_lead_nowhere(name, key):
+def test_gradients_that_are_not_finite_leave_the_input_unchanged(name, key):
     system, batch = affine(dtype=np.float32)
     x = fm.perturb(ATTACKS[name](), fm.replace(system, model=Broken(system.model.weight)), batch, key).x
     np.testing.assert_array_equal(x, batch.x)
@@ -460,11 +460,15 @@ L2 = BALLS["L2"]
 @pytest.mark.parametrize(
     ("attack", "error", "message"),
     [
-        (lambda: DeepFool(BOX), ValueError, "region: one ball, .* has none"),
-        (lambda: FAB(BOX), ValueError, "region: one ball, .* has none"),
-        (lambda: CarliniWagner(L2), ValueError, r"CarliniWagner, region: one with a box.*L2Ball.*Write fm.Box\(0, 1\)"),
-        (lambda: FAB(L2 & fm.attacks.Region()), TypeError, "FAB, region: a ball and regions that bound each coordinate"),
-        (lambda: FAB(L2, targets=5), ValueError, r"FAB, targets: .* 5 came, .* outputs of 5.*FAB\(region, targets=4\)"),
+        (lambda: DeepFool(BOX), ValueError, "region must contain one ball, .* got 0 in"),
+        (lambda: FAB(BOX), ValueError, "region must contain one ball, .* got 0 in"),
+        (lambda: CarliniWagner(L2), ValueError, r"CarliniWagner, region: must contain a box.*L2Ball.*Write fm.Box\(0, 1\)"),
+        (
+            lambda: FAB(L2 & fm.attacks.Region()),
+            TypeError,
+            "FAB, region: must consist of a ball and of intervals .* got Region",
+        ),
+        (lambda: FAB(L2, targets=5), ValueError, r"FAB.targets .* got 5 .* with 5 outputs.*FAB\(region, targets=4\)"),
         (lambda: FAB(L2, 0), ValueError, "FAB.steps .* got 0"),
         (lambda: FAB(L2, targets=0), ValueError, "FAB.targets .* got 0"),
         (lambda: FAB(L2, alpha_max=1.5), ValueError, "FAB.alpha_max must be between 0 and 1, got 1.5"),
@@ -476,16 +480,16 @@ L2 = BALLS["L2"]
         (lambda: CarliniWagner(BOX, confidence=-1.0), ValueError, "CarliniWagner.confidence .* got -1"),
     ],
 )
-def test_bad_attacks_say_so(attack, error, message, key):
+def test_invalid_attacks_are_refused(attack, error, message, key):
     with pytest.raises(error, match=message):
         fm.perturb(attack(), *affine(dtype=np.float32), key)
 
 
-def test_bad_inputs_say_so(key):
+def test_invalid_inputs_are_refused(key):
     system, batch = affine(dtype=np.float32)
-    with pytest.raises(ValueError, match=r"uint8 from \d+ to \d+ came.*x / 255"):
+    with pytest.raises(ValueError, match=r"x must be floating-point.* got uint8 from \d+ to \d+.*x / 255"):
         fm.perturb(DeepFool(L2), system, fm.replace(batch, x=(batch.x * 255).astype(np.uint8)), key)
-    with pytest.raises(ValueError, match="FAB looks at one model's logits, and Twins has 2 predictions"):
+    with pytest.raises(ValueError, match=r"FAB needs the logits of one model, got 2 predictions .*Twins"):
         fm.perturb(FAB(L2), Twins(system, system), batch, key)
     with pytest.raises(TypeError, match="objective"):
         FAB(L2, objective=fm.CrossEntropy())

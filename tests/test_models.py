@@ -156,7 +156,7 @@ def test_weights_are_lecun_normal(layer, fan_in, key):
     assert (np.asarray(drawn.bias) == 0).all()
 
 
-def test_norms_begin_as_they_should(key):
+def test_norms_are_initialized_to_the_identity(key):
     for norm in (fm.init(BatchNorm(3), key), fm.init(LayerNorm(3), key)):
         assert norm.weight.tolist() == [1, 1, 1] and norm.bias.tolist() == [0, 0, 0]
     norm = fm.init(BatchNorm(3), key)
@@ -171,7 +171,7 @@ def test_norms_begin_as_they_should(key):
     }
 
 
-def test_drawing_depends_on_key_and_path(key):
+def test_initialization_depends_on_key_and_path(key):
     net = Chain(Dense(4, 4), Dense(4, 4))
     drawn, again, other = fm.init(net, key), fm.init(net, key), fm.init(net, jax.random.key(1))
     assert (drawn[0].weight == again[0].weight).all() and (drawn[1].weight == again[1].weight).all()
@@ -181,7 +181,7 @@ def test_drawing_depends_on_key_and_path(key):
     assert (longer[0].weight == drawn[0].weight).all()
 
 
-def test_no_array_is_drawn_for_two_fields():
+def test_no_two_fields_share_initial_values():
     leaves = [leaf for leaf in jax.tree.leaves(draw("convnet, all")) if isinstance(leaf, jax.Array)]
     assert len({id(leaf) for leaf in leaves}) == len(leaves)
 
@@ -227,7 +227,7 @@ def test_pooling_of_integers():
     x = jnp.arange(16, dtype=jnp.uint8).reshape(1, 4, 4, 1)
     assert MaxPool(2)(x).ravel().tolist() == [5, 7, 13, 15]
     assert MaxPool(2, 1)(x).dtype == jnp.uint8 and MaxPool(2, 1)(x).ravel()[0] == 5
-    with pytest.raises(TypeError, match=r"AvgPool takes floating-point numbers, and uint8"):
+    with pytest.raises(TypeError, match=r"AvgPool takes floating-point numbers, got uint8"):
         AvgPool(2)(x)
 
 

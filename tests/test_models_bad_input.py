@@ -23,35 +23,35 @@ from fulmen.models import (
 )
 
 INPUTS = {
-    "wrong size": (Dense(64, 10), (32, 60), r"^Dense\(64, 10\) takes \(…, 64\), and \(32, 60\) came\.$"),
-    "a number": (Dense(64, 10), (), r"Dense\(64, 10\) takes \(…, 64\), and \(\) came"),
-    "images for Dense": (Dense(64, 10), (32, 8, 8), r"\(32, 8, 8\) came; fm\.models\.Flatten\(\)"),
-    "inside a chain": (MLP(6, 4, 3), (2, 5), r"Dense\(6, 4\) takes \(…, 6\), and \(2, 5\) came"),
+    "wrong size": (Dense(64, 10), (32, 60), r"^Dense\(64, 10\) takes \(…, 64\), got \(32, 60\)\.$"),
+    "a number": (Dense(64, 10), (), r"Dense\(64, 10\) takes \(…, 64\), got \(\)"),
+    "images for Dense": (Dense(64, 10), (32, 8, 8), r"got \(32, 8, 8\); fm\.models\.Flatten\(\)"),
+    "inside a chain": (MLP(6, 4, 3), (2, 5), r"Dense\(6, 4\) takes \(…, 6\), got \(2, 5\)"),
     "no channel axis": (
         Conv(1, 4),
         (32, 8, 8),
-        r"Conv\(1, 4\) takes images .*, 1\), and \(32, 8, 8\) came.*x\[\.\.\., None\]",
+        r"Conv\(1, 4\) takes images .*, 1\), got \(32, 8, 8\).*x\[\.\.\., None\]",
     ),
     "no channel axis, three": (Conv(3, 4), (32, 8, 8), r"channel axis is missing.*x\[\.\.\., None\]"),
     "no batch axis": (Conv(3, 4), (8, 8, 3), r"batch axis, x\[None\]"),
     "flat images": (Conv(1, 4), (32, 64), r"x\.reshape\(-1, height, width, 1\)"),
-    "channels first": (Conv(3, 4), (2, 3, 8, 8), r"channels come last, jnp\.moveaxis\(x, 1, -1\)"),
+    "channels first": (Conv(3, 4), (2, 3, 8, 8), r"channels must be the last axis, jnp\.moveaxis\(x, 1, -1\)"),
     "other channels": (
         Conv(3, 4),
         (2, 8, 8, 4),
-        r"Conv\(3, 4\) takes images \(n, height, width, 3\), and \(2, 8, 8, 4\) came\.$",
+        r"Conv\(3, 4\) takes images \(n, height, width, 3\), got \(2, 8, 8, 4\)\.$",
     ),
     "small images": (
         Conv(1, 4, 3, padding="VALID"),
         (2, 2, 8, 1),
-        r"kernel of \(3, 3\), larger than the images of \(2, 2, 8, 1\)",
+        r"kernel of \(3, 3\), larger than the images, \(2, 2, 8, 1\)",
     ),
-    "pooling a vector": (MaxPool(2), (2, 8), r"MaxPool\(2\) takes images \(n, height, width, channels\), and \(2, 8\) came"),
-    "pooling little": (AvgPool(3), (2, 2, 8, 1), r"AvgPool\(3\) takes images of at least 3 × 3, and \(2, 2, 8, 1\) came"),
+    "pooling a vector": (MaxPool(2), (2, 8), r"MaxPool\(2\) takes images \(n, height, width, channels\), got \(2, 8\)"),
+    "pooling little": (AvgPool(3), (2, 2, 8, 1), r"AvgPool\(3\) takes images of at least 3 × 3, got \(2, 2, 8, 1\)"),
     "pooling all": (GlobalAvgPool(), (2, 8, 8), r"channel axis is missing"),
     "flattening nothing": (Flatten(), (), r"Flatten takes \(n, …\)"),
-    "batch norm": (BatchNorm(4), (2, 3), r"BatchNorm\(4\) takes \(…, 4\), and \(2, 3\) came"),
-    "layer norm": (LayerNorm(4), (2, 3), r"LayerNorm\(4\) takes \(…, 4\), and \(2, 3\) came"),
+    "batch norm": (BatchNorm(4), (2, 3), r"BatchNorm\(4\) takes \(…, 4\), got \(2, 3\)"),
+    "layer norm": (LayerNorm(4), (2, 3), r"LayerNorm\(4\) takes \(…, 4\), got \(2, 3\)"),
 }
 
 
@@ -65,12 +65,12 @@ def test_input_of_the_wrong_shape(name):
 def test_batch_norm_of_one_example(key):
     norm = fm.init(BatchNorm(4), key)
     assert norm(jnp.ones((1, 4))).shape == (1, 4)
-    with pytest.raises(ValueError, match=r"at least two values of each feature in training, and \(1, 4\) came.*drop_last"):
+    with pytest.raises(ValueError, match=r"at least two values per feature in training, got shape \(1, 4\).*drop_last"):
         fm.forward(norm, jnp.ones((1, 4)), fm.Train(key))
 
 
 @pytest.mark.parametrize("layer", [Dense(6, 4), Conv(1, 2), BatchNorm(6), LayerNorm(6)])
-def test_arrays_that_are_not_there(layer):
+def test_missing_arrays(layer):
     x = jnp.ones((2, 6, 6, 1) if isinstance(layer, Conv) else (2, 6))
     for mode in (fm.Eval(), train()):
         with pytest.raises(ValueError, match=rf"this {type(layer).__name__} has no \w+ yet.*fm\.init"):
@@ -78,14 +78,14 @@ def test_arrays_that_are_not_there(layer):
 
 
 @pytest.mark.parametrize("layer", [Dense(6, 4), Conv(1, 2), BatchNorm(6), LayerNorm(6)])
-def test_input_of_another_type(layer, key):
+def test_input_of_the_wrong_type(layer, key):
     x = jnp.ones((2, 6, 6, 1) if isinstance(layer, Conv) else (2, 6), jnp.uint8)
-    message = r"has weights of float32, and an input of uint8 came: x\.astype\('float32'\)"
+    message = r"has weights of float32, got an input of uint8: write x\.astype\('float32'\)"
     with pytest.raises(TypeError, match=message):
         filled(layer)(x)
     with jax.numpy_dtype_promotion("standard"):
         assert jax.eval_shape(filled(layer), x).dtype == jnp.float32
-    with pytest.raises(TypeError, match=r"Dropout takes floating-point numbers, and uint8 came"):
+    with pytest.raises(TypeError, match=r"Dropout takes floating-point numbers, got uint8"):
         fm.forward(Dropout(0.5), x, fm.Train(key))
 
 
@@ -95,9 +95,9 @@ VALUES = [
     (Conv(0, 4), r"Conv\.in_channels"),
     (Conv(1, 4, kernel_size=0), r"Conv\.kernel_size .* got 0"),
     (Conv(1, 4, stride=(1, 0)), r"Conv\.stride must be at least 1, got 0"),
-    (Conv(1, 4, padding="same"), r"Conv\.padding must be 'SAME', 'VALID'.*'same' came"),
-    (Conv(1, 4, padding=-1), r"Conv\.padding .* -1 came"),
-    (Conv(1, 4, padding=(1, 2, 3)), r"Conv\.padding .* \(1, 2, 3\) came"),
+    (Conv(1, 4, padding="same"), r"Conv\.padding must be 'SAME', 'VALID'.*got 'same'"),
+    (Conv(1, 4, padding=-1), r"Conv\.padding .* got -1"),
+    (Conv(1, 4, padding=(1, 2, 3)), r"Conv\.padding .* got \(1, 2, 3\)"),
     (Dropout(1.0), r"Dropout\.rate must be at least 0 and below 1, got 1"),
     (Dropout(-0.1), r"Dropout\.rate .* got -0\.1"),
     (Dropout(float("nan")), r"Dropout\.rate .* got nan"),
@@ -114,7 +114,7 @@ VALUES = [
 
 
 @pytest.mark.parametrize("layer, message", VALUES, ids=lambda v: v if isinstance(v, str) else "")
-def test_values_that_make_no_sense(layer, message):
+def test_field_values_out_of_range(layer, message):
     with pytest.raises(ValueError, match=message):
         fm.validate(layer)
 
@@ -132,12 +132,12 @@ def test_values_that_make_no_sense(layer, message):
         (Dropout("0.1"), r"Dropout\.rate must be a number, got '0\.1'"),
     ],
 )
-def test_values_of_another_type(layer, message):
+def test_field_values_of_the_wrong_type(layer, message):
     with pytest.raises(TypeError, match=message):
         fm.validate(layer)
 
 
-def test_values_at_the_border_are_fine():
+def test_values_at_the_limits_are_valid():
     for layer in (
         Dropout(0.0),
         BatchNorm(1, momentum=0.0),
@@ -152,24 +152,24 @@ def test_values_at_the_border_are_fine():
 @pytest.mark.parametrize(
     "make, error, message",
     [
-        (lambda: Chain(Dense), TypeError, r"a class came as the one of index 0: write Dense\(…\)"),
-        (lambda: Chain([Dense(1, 1)]), TypeError, r"by position.*a list came: Chain\(\*layers\)"),
+        (lambda: Chain(Dense), TypeError, r"got a class at index 0: write Dense\(…\)"),
+        (lambda: Chain([Dense(1, 1)]), TypeError, r"by position.*got a list: write Chain\(\*layers\)"),
         (
             lambda: Chain(Dense(1, 1), 3),
             TypeError,
-            r"Chain takes models and functions, and a int came as the layer of index 1",
+            r"Chain takes models and functions, got int at index 1",
         ),
-        (lambda: MLP(6), ValueError, r"at least the sizes of its input and its output.*\(6,\) came"),
+        (lambda: MLP(6), ValueError, r"at least the sizes of its input and its output.*got \(6,\)"),
         (lambda: MLP([6, 3]), TypeError, r"integers by position, MLP\(64, 128, 10\)"),
         (lambda: ConvNet(image_size=1), ValueError, r"ConvNet\.image_size 1 is too small"),
         (lambda: ConvNet(widths=()), ValueError, r"ConvNet\.widths"),
         (
             lambda: ConvNet(1, (16, 32), 10),
             TypeError,
-            r"ConvNet\(1, 10, \(32, 64\)\).*classes \(16, 32\) and widths 10 came",
+            r"ConvNet\(1, 10, \(32, 64\)\).*got classes \(16, 32\) and widths 10",
         ),
     ],
 )
-def test_models_that_cannot_be_made(make, error, message):
+def test_invalid_constructor_arguments(make, error, message):
     with pytest.raises(error, match=message):
         make()

@@ -159,7 +159,7 @@ def test_scale_and_shift(key):
         close(fm.forward(fm.replace(norm, weight=weight, bias=bias), x, train()), plain * weight[None] + bias[None])
 
 
-def test_small_numbers_are_normalized_in_32_bits():
+def test_half_precision_is_normalized_in_float32():
     """A mean of 1000 bfloat16 numbers near 100, taken in bfloat16, would be off by far more than their spread."""
     x = (100 + jnp.arange(1000.0) % 2).astype(jnp.bfloat16)[:, None]
     norm = jax.tree.map(

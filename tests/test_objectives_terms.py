@@ -53,14 +53,14 @@ def train(step):
         (fm.objectives.KL(), P, [1.124944, 0.065884, 4.855354, 0.099564]),
     ],
 )
-def test_the_same_as_pytorch(term, y, expected):
+def test_values_agree_with_pytorch(term, y, expected):
     """The figures are those of PyTorch 2.13, without reduction."""
     found = jax.jit(fm.loss)(term, predict(Z, y))
     assert found.shape == (4,) and found.dtype == np.float32 and type(term).per_example
     np.testing.assert_allclose(found, expected, rtol=2e-6)
 
 
-def test_binary_cross_entropy_of_one_question():
+def test_binary_cross_entropy_of_one_output():
     z, y = Z[:, 0], (Y > 0).astype(np.int32)
     found = fm.loss(fm.BinaryCrossEntropy(), predict(z, y))
     assert found.shape == (4,)
@@ -78,7 +78,7 @@ def test_hinge_of_several_classes_and_of_two():
     assert float(found.mean()) == pytest.approx(sklearn.metrics.hinge_loss(signs, Z[:, 0]))
 
 
-def test_kl_is_cross_entropy_less_entropy_with_the_same_gradient():
+def test_kl_is_cross_entropy_minus_entropy_with_the_same_gradient():
     slopes = [jax.grad(lambda z, t=t: fm.loss(t, predict(z, P)).sum())(Z) for t in (fm.objectives.KL(), fm.CrossEntropy())]
     np.testing.assert_allclose(*slopes, atol=1e-6)
     np.testing.assert_allclose(fm.loss(fm.objectives.KL(), predict(np.log(P + 1e-30), P)), 0, atol=1e-6)
@@ -121,7 +121,7 @@ class Several(fm.Model):
     block: Linear
 
 
-def test_axes_in_front_do_not_make_a_kernel():
+def test_leading_axes_do_not_count_for_kernels():
     model = Net(Linear(2, 2, jnp.ones((2, 2)), jnp.ones(2)), jnp.float32(1.0))
     both = fm.models.Chain(model, Several(Linear(2, 2, jnp.ones((3, 2, 2)), jnp.ones((3, 2)))))
     assert float(fm.loss(fm.L1(), predict(Z, Y, both))) == 4 + 12
@@ -137,11 +137,16 @@ def test_axes_in_front_do_not_make_a_kernel():
     assert jax.tree.structure(fm.objectives.kernels(both)) == jax.tree.structure(both)
 
 
+def test_the_mask_of_kernels_keeps_empty_containers():
+    block = fm.models.BasicBlock(2, 2)  # its shortcut is an empty chain
+    assert jax.tree.structure(fm.objectives.kernels(block)) == jax.tree.structure(block)
+
+
 def _arrays(tree):
     return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]]
 
 
-def test_weight_decay_by_the_mask_of_kernels_leaves_biases_alone():
+def test_weight_decay_with_the_mask_of_kernels_does_not_change_biases():
     system = fm.Classifier(Linear(3, 3), 0.0 * fm.CrossEntropy(), metrics=())
     state = fm.setup(system, (Z, Y), optimizer=optax.adamw, lr=0.1, weight_decay=0.5, mask=fm.objectives.kernels)
     state = fm.replace(state, {"system.model.bias": jnp.ones(3)})
@@ -165,7 +170,7 @@ TERMS = [
 
 
 @pytest.mark.parametrize(("term", "y"), TERMS)
-def test_examples_count_by_their_weight(term, y):
+def test_examples_are_weighted(term, y):
     weight = np.array([1, 0, 0.5, 2], np.float32)
     each = np.asarray(fm.loss(term, predict(Z, y)))
     system = fm.Classifier(fm.models.Flatten(), term, metrics=())
@@ -207,7 +212,7 @@ def test_a_schedule_of_the_step_as_a_weight():
     np.testing.assert_allclose(fm.loss(3 * (RISING * fm.MSE()), predict(Z, P), train(5)), 3 * mse, rtol=1e-6)
 
 
-def test_it_follows_the_step_in_training_and_is_settled_in_evaluation():
+def test_a_weight_follows_the_step_in_training_and_is_the_limit_in_evaluation():
     system = fm.Classifier(Linear(3, 3), fm.CrossEntropy() + RISING * (2 * fm.L2() + fm.MSE()).named("rest"), metrics=())
     state = fm.setup(system, (Z, P), optimizer=fm.frozen)
     seen = []
@@ -220,19 +225,19 @@ def test_it_follows_the_step_in_training_and_is_settled_in_evaluation():
     np.testing.assert_allclose(history["loss/rest"], [3 * seen[1], 4 * seen[1]], rtol=1e-5)
 
 
-def test_the_weight_outside_training_may_be_said():
+def test_the_weight_outside_training_can_be_given():
     term = fm.objectives.Scheduled(fm.MSE(), lambda step: 0.1 * step, evaluation=0.25)
     fm.validate(term)
     np.testing.assert_allclose(fm.loss(term, predict(Z, P)), 0.25 * fm.loss(fm.MSE(), predict(Z, P)), rtol=1e-6)
     with pytest.raises(
-        ValueError, match=r"does not settle .* Say it: fm.objectives.Scheduled\(objective, schedule, evaluation="
+        ValueError, match=r"does not converge .* Give it: fm.objectives.Scheduled\(objective, schedule, evaluation="
     ):
         fm.validate((lambda step: 0.1 * step) * fm.MSE())
     fm.validate((lambda step: 0.5**step) * fm.MSE())
     fm.validate(optax.cosine_decay_schedule(1.0, 1000) * fm.MSE())
 
 
-def test_a_term_of_ones_own_may_look_at_the_step():
+def test_a_custom_term_may_use_the_step():
     class Late(fm.Objective):
         """0 before step 3."""
 
@@ -272,17 +277,19 @@ def test_scheduled_terms_print():
         (fm.objectives.Huber(delta=-1.0), "delta must be above 0, got -1"),
         (
             fm.objectives.Scheduled(fm.MSE(), lambda step: jnp.log(step)),
-            "a finite number was expected at step 0, and -inf came",
+            "schedule must be a finite number at step 0, got -inf",
         ),
     ],
 )
-def test_values_that_make_no_sense(term, message):
+def test_field_values_out_of_range(term, message):
     with pytest.raises(ValueError, match=message):
         fm.validate(term)
 
 
-def test_a_schedule_of_the_plan_is_no_weight():
-    with pytest.raises(TypeError, match=r"Cosine is one of the plan: `schedule\(fm.Plan\(total_steps=…\)\) \* term`"):
+def test_a_schedule_of_the_plan_is_refused_as_a_weight():
+    with pytest.raises(
+        TypeError, match=r"got Cosine, a function of the plan: write `schedule\(fm.Plan\(total_steps=…\)\) \* term`"
+    ):
         fm.cosine(1.0) * fm.MSE()
     with pytest.raises(TypeError):
         fm.MSE() * np.float32
@@ -296,48 +303,54 @@ def test_class_weights_in_a_list():
 @pytest.mark.parametrize(
     ("term", "outputs", "y", "error", "message"),
     [
-        (fm.CrossEntropy(class_weights=np.ones(2)), (4, 3), Y, ValueError, r"class_weights: .*\(3,\), .* shape \(2,\) came"),
-        (fm.BinaryCrossEntropy(), (4,), np.array([1, -1, 1, 1]), ValueError, r"from -1 to 1 came. .*\(y \+ 1\) / 2"),
+        (
+            fm.CrossEntropy(class_weights=np.ones(2)),
+            (4, 3),
+            Y,
+            ValueError,
+            r"class_weights must have .*\(3,\), got shape \(2,\)",
+        ),
+        (fm.BinaryCrossEntropy(), (4,), np.array([1, -1, 1, 1]), ValueError, r"got numbers from -1 to 1\. .*\(y \+ 1\) / 2"),
         (
             fm.BinaryCrossEntropy(),
             (4, 1),
             np.ones(4, int),
             ValueError,
-            r"BinaryCrossEntropy, y must have .*\(4, 1\), .* outputs\[..., 0\]",
+            r"BinaryCrossEntropy, y: .*\(4, 1\), .* outputs\[..., 0\]",
         ),
-        (fm.BinaryCrossEntropy(), (4,), np.full(4, np.nan), ValueError, "numbers from 0 to 1 were expected"),
+        (fm.BinaryCrossEntropy(), (4,), np.full(4, np.nan), ValueError, "BinaryCrossEntropy: y must be from 0 to 1"),
         (
             fm.objectives.KL(),
             (4, 3),
             Y,
             TypeError,
-            r"KL, y: probabilities of shape \(4, 3\) .* for labels it is CrossEntropy\(\)",
+            r"KL: y must be probabilities, got integer labels: use CrossEntropy\(\)",
         ),
-        (fm.objectives.KL(), (4, 3), 2 * P, ValueError, "KL, y must be probabilities.* rows add up to 2 to 2"),
+        (fm.objectives.KL(), (4, 3), 2 * P, ValueError, "KL.* y must be probabilities.* add up to 2 to 2"),
         (
             fm.objectives.Hinge(),
             (4, 3),
             P,
             TypeError,
-            r"integer labels were expected, and probabilities came: y.argmax\(1\)",
+            r"y must be integer labels, got probabilities: write y.argmax\(1\)",
         ),
-        (fm.objectives.Hinge(), (4, 3), Y + 1, ValueError, "Hinge, y must be labels from 0 to 2"),
+        (fm.objectives.Hinge(), (4, 3), Y + 1, ValueError, "Hinge.*y.* labels from 0 to 2"),
         (
             fm.objectives.Hinge(),
             (4,),
             np.array([0, 1, 1, 0]),
             ValueError,
-            r"−1 and 1 were expected.* Labels of 0 and 1: 2 \* y - 1",
+            r"y must be −1 or 1.* labels of 0 and 1: 2 \* y - 1",
         ),
-        (0.1 * fm.MAE(), (4, 3), Y, ValueError, r"MAE, y must have the shape .*\(4, 3\), got \(4,\)"),
-        (RISING * fm.objectives.Huber(), (4, 3), None, ValueError, "Huber needs a batch with targets"),
+        (0.1 * fm.MAE(), (4, 3), Y, ValueError, r"MAE, y: the shape .*\(4, 3\), was expected, and \(4,\) came"),
+        (RISING * fm.objectives.Huber(), (4, 3), None, ValueError, "Huber needs targets"),
     ],
 )
-def test_targets_that_do_not_fit(term, outputs, y, error, message):
+def test_invalid_targets(term, outputs, y, error, message):
     with pytest.raises(error, match=message):
         fm.validate(term, sizes(outputs, y))
 
 
 @pytest.mark.parametrize(("term", "y"), [*TERMS, (fm.BinaryCrossEntropy(), P > 0.5)])
-def test_targets_that_fit(term, y):
+def test_valid_targets(term, y):
     fm.validate(2 * term, sizes((4, 3), y))

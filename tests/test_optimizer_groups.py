@@ -133,7 +133,7 @@ def test_a_methods_dict_may_have_paths():
     }
 
 
-def test_by_hand_beats_methods_below_and_a_longer_path_beats_it():
+def test_the_argument_precedes_methods_and_longer_paths_win():
     system = ByPath(stack(), stack())
     assert grouped(system, {"one": SGD, "one.head": LION, "two": fm.frozen}) == {
         "one": arrays("one.layers.0", "one.layers.1"),
@@ -149,12 +149,12 @@ def test_by_hand_beats_methods_below_and_a_longer_path_beats_it():
         ({"head": {"weigt": SGD}}, ValueError, ["'head.weigt'", "did you mean 'head.weight'"]),
         ({"layers.7": SGD}, ValueError, ["'layers.7'", "'layers.0'"]),
         ({"zzz": SGD}, ValueError, ["'zzz'", "it has: layers, head"]),
-        ({"**.scale": SGD}, ValueError, ["'**.scale'", "fits no parameter of Stack; there are: layers, layers.0, "]),
-        ({"**.biases": SGD}, ValueError, ["'**.biases'", "fits no parameter of Stack; did you mean '**.bias'?"]),
+        ({"**.scale": SGD}, ValueError, ["'**.scale'", "matches no parameter of Stack; there are: layers, layers.0, "]),
+        ({"**.biases": SGD}, ValueError, ["'**.biases'", "matches no parameter of Stack; did you mean '**.bias'?"]),
         ({"layer.*.weight": SGD}, ValueError, ["'layer.*.weight'", "did you mean 'layers.*.weight'?"]),
-        ({"**.bias": SGD, "head.*": ADAM}, ValueError, ["'**.bias'", "'head.*'", "both fit 'head.bias'"]),
+        ({"**.bias": SGD, "head.*": ADAM}, ValueError, ["'**.bias'", "'head.*'", "both match 'head.bias'"]),
         ({"head": {"bias": SGD}, "head.bias": ADAM}, ValueError, ["two optimizers", "'head.bias'"]),
-        ({"layers": SGD}, ValueError, ["no optimizer for 'head.weight'", "the key '' is for all"]),
+        ({"layers": SGD}, ValueError, ["no optimizer for 'head.weight'", "the key '' is for all other parameters"]),
         ({"head": "adam"}, TypeError, ["'head'", "str", "optax transformation"]),
         ({"head": optax.adam}, TypeError, ["adam", "for 'head'", "lr="]),
         ({"": SGD, "head.n": ADAM}, ValueError, ["'head.n'", "no parameter to train"]),
@@ -168,13 +168,13 @@ def test_bad_groups(hand, error, words):
         assert word in str(caught.value), str(caught.value)
 
 
-def test_an_optimizer_for_what_is_frozen_already():
+def test_an_optimizer_for_a_frozen_part():
     with pytest.raises(ValueError, match="'one', where there is no parameter to train"):
         grouped(Pair(fm.Frozen(net()), net()), {"one": SGD, "two": SGD})
     assert set(grouped(Pair(fm.Frozen(net()), net()), {"one": fm.frozen, "two": SGD})) == {"two"}
 
 
-def test_groups_move_apart_in_a_step_and_log_their_rates():
+def test_groups_have_separate_updates_and_log_their_rates():
     state = fm.setup(
         stack(),
         data(),
@@ -190,7 +190,7 @@ def test_groups_move_apart_in_a_step_and_log_their_rates():
     assert {k: float(v) for k, v in logs.items() if k.startswith("lr")} == {"lr/layers.0": 0.5, "lr/**.bias": 0.25}
 
 
-def test_one_pattern_is_one_group_so_that_its_norm_is_of_all():
+def test_one_pattern_is_one_group_with_one_norm():
     clip = optax.chain(optax.clip_by_global_norm(1e-3), optax.sgd(1.0))
     state = fm.setup(stack(), data(), optimizer={"": fm.frozen, "**.bias": clip})
     after, _ = fm.train_step(state, data())
@@ -198,7 +198,7 @@ def test_one_pattern_is_one_group_so_that_its_norm_is_of_all():
     assert float(optax.tree.norm(moved)) == pytest.approx(1e-3, rel=1e-4)
 
 
-def test_a_learning_rate_that_nothing_in_the_dict_takes():
+def test_a_learning_rate_that_no_optimizer_in_the_dict_uses():
     with pytest.raises(TypeError, match="lr came without a constructor"):
         fm.setup(pair(), data(), optimizer={"one": SGD, "two": {"layer": ADAM}}, lr=1e-3)
     with pytest.raises(TypeError, match="weight_decay came without a constructor"):
@@ -278,7 +278,7 @@ def decayed(state):
 
 
 @pytest.mark.parametrize("optimizer", [optax.adamw, optax.lion, optax.lamb], ids=lambda o: o.__name__)
-def test_weight_decay_leaves_out_biases_and_norms(optimizer):
+def test_weight_decay_excludes_biases_and_norms(optimizer):
     options = {"lr": 0.1, "weight_decay": 0.5, "mask": fm.objectives.kernels}
     state = fm.setup(everything(), data(), optimizer=optimizer, **options)
     found = decayed(state)

@@ -12,7 +12,7 @@ from tiny import Compilations, Linear, Net, Pair, data, net, pair
 import fulmen as fm
 from fulmen import configure_optimizers, dispatch, update
 from fulmen.optimizers import groups, unfreeze
-from fulmen.train.step import learning_rates
+from fulmen.train.gradients import learning_rates
 
 PLAN = fm.Plan(steps_per_epoch=4, epochs=2, total_steps=8, batch_size=16)
 
@@ -108,7 +108,7 @@ def test_groups(component, hand, expected):
     assert grouped(component, hand) == expected
 
 
-def test_all_that_inherit_form_one_group():
+def test_parameters_that_inherit_form_one_group():
     """So that clipping by the global norm means what it says."""
     clip = optax.chain(optax.clip_by_global_norm(1e-3), optax.sgd(1.0))
     state = fm.setup(pair(), data(), optimizer=clip)
@@ -169,7 +169,7 @@ def test_the_logged_rate_is_the_one_of_the_update(optimizer, lr):
     assert used[used > 0].min() < 0.2 < 0.8 < used.max()
 
 
-def test_a_function_of_the_plan_says_so_by_its_annotation():
+def test_a_function_of_the_plan_is_recognized_by_its_annotation():
     with pytest.raises(AttributeError, match="total_steps") as caught:
         fm.setup(net(), data(), optimizer=optax.adam, lr=lambda plan: 1.0 / plan.total_steps, steps=4)
     assert "`def lr(plan: fm.Plan)`" in caught.value.__notes__[0]
@@ -225,14 +225,14 @@ def test_options_go_to_the_constructor():
     np.testing.assert_allclose(a, b, atol=1e-6)
 
 
-def test_frozen_parameters_stay():
+def test_frozen_parameters_do_not_change():
     state = fm.setup(pair(), data(), optimizer=dict(one=optax.sgd(0.1), two=fm.frozen))
     after, _ = fm.train_step(state, data())
     np.testing.assert_array_equal(after.system.two.layer.weight, state.system.two.layer.weight)
     assert not np.array_equal(after.system.one.layer.weight, state.system.one.layer.weight)
 
 
-def test_frozen_by_hand_is_no_group():
+def test_frozen_parameters_form_no_group():
     hand = {"one": optax.sgd, "two": fm.frozen}
     state = fm.setup(pair(), data(), optimizer=hand, lr=0.1)
     assert [g.path for g in groups(state.system, state.optimizer, state.plan)] == ["one"]
@@ -294,7 +294,7 @@ def test_a_parameter_of_a_system_is_trained():
     assert float(after.system.temperature.value) < 2.0
 
 
-def test_pair_with_each_its_own():
+def test_a_pair_with_separate_optimizers():
     state = fm.setup(Pair(own(), own()), data())
     assert [g.path for g in groups(state.system, None, state.plan)] == ["one", "two"]
 

@@ -183,12 +183,12 @@ def test_layerwise_with_a_decay_of_one_changes_nothing():
 
 
 @pytest.mark.parametrize("decay", [0.0, -0.5, 1.5])
-def test_a_decay_that_makes_no_sense(decay):
-    with pytest.raises(ValueError, match=rf"decay must be above 0 and at most 1, and {decay} came"):
+def test_a_decay_out_of_range(decay):
+    with pytest.raises(ValueError, match=rf"decay must be above 0 and at most 1, got {decay}"):
         layerwise(optax.adam(0.1), decay=decay)
 
 
-def test_an_order_that_names_what_is_not_there():
+def test_a_layer_order_that_names_a_missing_part():
     class Wrong(Net):
         pass
 
@@ -200,7 +200,7 @@ def test_an_order_that_names_what_is_not_there():
         fm.setup(Wrong(Linear(4, 3)), data(), optimizer=layerwise(optax.adam(0.1), decay=0.5))
 
 
-# A later beginning
+# A later start
 
 
 def bits(tree):
@@ -208,7 +208,7 @@ def bits(tree):
 
 
 @pytest.mark.parametrize("at", [4, 0.5])
-def test_unfrozen_parameters_and_their_moments_stay_until_then(at):
+def test_parameters_and_moments_do_not_change_before_unfreezing(at):
     optimizer = {"one": optax.adamw, "two": unfreeze(optax.adamw, at=at)}
     state = fm.setup(pair(), data(32), optimizer=optimizer, lr=0.1, weight_decay=0.5, epochs=4, batch_size=16)
     begun = bits(state.system.two), bits(state.optimizer_state[1].inner)
@@ -225,7 +225,7 @@ def test_unfrozen_parameters_and_their_moments_stay_until_then(at):
     np.testing.assert_allclose(np.abs(moved), 0.1, rtol=1e-3)
 
 
-def test_the_schedule_of_what_begins_later_spans_the_rest():
+def test_a_schedule_in_unfreeze_spans_the_rest_of_the_run():
     optimizer = {"one": optax.sgd, "two": unfreeze(optax.sgd, at=0.5)}
     state = fm.setup(pair(), data(32), optimizer=optimizer, lr=fm.cosine(1.0), epochs=4, batch_size=16)
     rates = np.asarray(
@@ -244,7 +244,7 @@ def test_the_schedule_of_what_begins_later_spans_the_rest():
     np.testing.assert_allclose(taken, rates[:6, 1], rtol=1e-4)
 
 
-def test_unfreezing_goes_on_where_a_state_goes_on():
+def test_unfreezing_continues_with_a_state():
     optimizer = {"one": optax.sgd(0.1), "two": unfreeze(optax.sgd(0.1), at=2)}
     state = fm.setup(pair(), data(16), optimizer=optimizer, epochs=3, batch_size=16)
     first, _ = fm.fit(state, data(16), epochs=2, progress=False)
@@ -256,19 +256,19 @@ def test_unfreezing_goes_on_where_a_state_goes_on():
 @pytest.mark.parametrize(
     ("options", "at", "message"),
     [
-        ({}, 0.5, "unfreeze spans the run, whose length is not known: give `epochs=`"),
-        ({"steps": 10}, 1.0, "unfreeze: 10 steps do not fit into a run of 10"),
+        ({}, 0.5, "unfreeze needs the length of the run: give `steps="),
+        ({"steps": 10}, 1.0, "unfreeze: 10 steps must be shorter than the run, 10"),
         ({"steps": 10}, 1.5, "`at` must be .*got 1.5"),
-        ({"steps": 10}, 10, "unfreeze: 10 steps do not fit into a run of 10"),
+        ({"steps": 10}, 10, "unfreeze: 10 steps must be shorter than the run, 10"),
         ({"steps": 10}, -1, r"`at` must be a number of steps \(an int\) or a fraction .*, got -1"),
     ],
 )
-def test_a_beginning_that_makes_no_sense(options, at, message):
+def test_a_start_out_of_range(options, at, message):
     with pytest.raises(ValueError, match=message):
         fm.setup(net(), data(), optimizer=unfreeze(optax.sgd(0.1), at=at), **options)
 
 
-# Of any form inside
+# The inner optimizer
 
 
 def by_batch_size(plan: fm.Plan):
@@ -287,14 +287,14 @@ def by_batch_size(plan: fm.Plan):
     ],
     ids=["transformation", "constructor", "value", "plan", "plateau"],
 )
-def test_what_is_inside_may_have_any_form(around, inside, options):
+def test_the_inner_optimizer_may_have_any_form(around, inside, options):
     state = fm.setup(net(), data(16), optimizer=around(inside), steps=8, **options)
     after, logs = fm.train_step(fm.train_step(state, data(16))[0], data(16))
     assert float(logs["lr"]) == pytest.approx(0.1)
     assert bits(after.system) != bits(state.system)
 
 
-def test_what_is_inside_and_is_no_optimizer():
+def test_an_inner_value_that_is_not_an_optimizer():
     with pytest.raises(TypeError, match=r"an optax constructor or transformation was expected, and 'adam' came"):
         fm.setup(net(), data(), optimizer=layerwise("adam", decay=0.5))
     with pytest.raises(TypeError, match="adam needs a learning rate"):

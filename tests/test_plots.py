@@ -1,4 +1,4 @@
-"""Pictures of histories and loss trees, and what a notebook shows of a history without matplotlib."""
+"""Plots of histories and loss trees, and the HTML of a history, which needs no matplotlib."""
 
 import itertools
 import subprocess
@@ -63,7 +63,7 @@ def luminance(colour):
 # Histories
 
 
-def test_figures_of_one_kind_share_a_panel():
+def test_metrics_of_one_kind_share_a_panel():
     loss, accuracy, lr = draw(history(ROBUST)).axes
     assert [axes.get_title() for axes in (loss, accuracy, lr)] == ["loss", "accuracy", "lr"]
     assert labels(loss) == ["training 0.5", "validation 1.5 (best 1.2)"]
@@ -80,7 +80,7 @@ def test_figures_of_one_kind_share_a_panel():
     assert training.get_color() == accuracy.lines[1].get_color() != accuracy.lines[0].get_color()
 
 
-def test_the_parts_of_a_games_loss_are_beside_its_sum():
+def test_the_parts_of_a_games_loss_have_their_own_panel():
     loss, parts, lr = draw(history(GAME)).axes
     assert [axes.get_title() for axes in (loss, parts, lr)] == ["loss", "parts of the loss", "lr"]
     assert [label.split()[:-1] for label in labels(lr)] == [["critic"], ["generator"]]
@@ -109,7 +109,7 @@ def test_one_epoch_is_points():
     assert [tick for tick in figure.axes[0].get_xticks() if low <= tick <= high] == [1]
 
 
-def test_what_is_not_finite_is_left_out_and_said():
+def test_values_that_are_not_finite_are_left_out_and_named():
     figure = draw(history({"loss": [1.0, np.nan, np.inf], "validation/loss": [np.nan] * 3}))
     (axes,) = figure.axes
     assert labels(axes) == ["training inf (best 1)", "validation nan"]
@@ -123,7 +123,7 @@ def test_losses_over_several_powers_of_ten_have_a_logarithmic_axis():
     assert draw(history({"loss": [5.0, -1e-3]})).axes[0].get_yscale() == "linear"
 
 
-def test_several_numbers_per_epoch_are_an_image():
+def test_several_values_per_epoch_are_an_image():
     matrix = np.arange(18.0).reshape(2, 3, 3)
     vector, last = draw(history({"f1": np.arange(8.0).reshape(2, 4), "confusion_matrix": matrix})).axes[:2]
     np.testing.assert_array_equal(vector.images[0].get_array(), np.arange(8.0).reshape(2, 4).T)
@@ -134,12 +134,12 @@ def test_several_numbers_per_epoch_are_an_image():
     assert not labels(vector)
 
 
-def test_an_empty_history_has_no_picture():
+def test_an_empty_history_cannot_be_plotted():
     with pytest.raises(ValueError, match="no epoch of the run has ended"):
         fm.plot(fm.History())
 
 
-def test_labels_do_not_lie_on_each_other():
+def test_labels_do_not_overlap():
     many = {f"head_{i}/accuracy": [0.1, 0.9 + i / 1000] for i in range(12)}
     (axes,) = draw(history(many)).axes
     boxes = [text.get_window_extent() for text in axes.texts]
@@ -151,7 +151,7 @@ def test_labels_do_not_lie_on_each_other():
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.floats(0.001, 0.5))
-def test_places_are_apart_in_order_and_inside(places, gap):
+def test_heights_are_apart_in_order_and_inside(places, gap):
     moved = apart(places, gap)
     gap = min(gap, 1 / max(len(places) - 1, 1))
     order = sorted(range(len(places)), key=lambda i: moved[i])
@@ -162,7 +162,7 @@ def test_places_are_apart_in_order_and_inside(places, gap):
     assert apart(wide, 1 / len(places) - 1e-6) == pytest.approx(wide)
 
 
-def test_a_run_has_a_picture_and_shows_itself():
+def test_the_history_of_a_run_is_plotted_and_shown():
     x, y = data(40)
     system = fm.Classifier(net().layer, fm.CrossEntropy() + 0.1 * fm.L2(), metrics=(fm.Accuracy(),))
     _, record = fm.fit(system, (x, y), optimizer=optax.adam, lr=1e-3, epochs=2, validation=(x, y), progress=False)
@@ -172,13 +172,13 @@ def test_a_run_has_a_picture_and_shows_itself():
     assert text.startswith("History of 2 epochs") and all(name in text for name in record)
 
 
-def test_html_of_a_history_has_a_curve_and_the_numbers():
+def test_html_of_a_history_has_a_curve_and_the_values():
     picture = history(ROBUST)._repr_html_()
     assert picture.count("<polyline") == len(ROBUST)
     text = shown(picture)
     assert "validation/loss2.11.2 epoch 21.5" in text and "lr0.0010" in text
     mixed = history({"loss": [np.nan, np.nan], "confusion_matrix": np.zeros((2, 3, 3))})._repr_html_()
-    assert "3 × 3 numbers per epoch" in shown(mixed) and "<polyline" not in mixed
+    assert "3 × 3 values per epoch" in shown(mixed) and "<polyline" not in mixed
     assert shown(fm.History()) == "History of 0 epochs"
     long = history({"loss": np.random.default_rng(0).random(100_000)})._repr_html_()
     assert len(long) < 5000
@@ -244,7 +244,7 @@ def test_colours_suit_light_and_dark_pages_and_colour_blindness():
 
 
 @pytest.mark.parametrize("x", [history(ROBUST), tree()], ids=["history", "loss tree"])
-def test_pictures_have_no_background(x):
+def test_plots_have_no_background(x):
     figure = draw(x)
     texts = [
         t for axes in figure.axes for t in (axes.title, axes.xaxis.label, *axes.get_xticklabels(), *axes.get_yticklabels())
@@ -253,7 +253,7 @@ def test_pictures_have_no_background(x):
     assert {text.get_color() for text in texts} == {TEXT}
 
 
-def test_without_matplotlib_the_error_says_what_to_install():
+def test_without_matplotlib_the_error_names_the_package():
     code = """
 import sys
 sys.modules["matplotlib"] = None

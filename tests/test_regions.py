@@ -38,7 +38,7 @@ KINDS = list(kinds(1.0, 0.0, 1.0, 1.0))
 
 
 def limits(region, origin, wide=np.float64):
-    """The bounds and the radii of a region in a wider type, by its definition."""
+    """The bounds and the radii of a region by definition, in a wider type."""
     lo, hi, radii = np.full(origin.shape, -np.inf, wide), np.full(origin.shape, np.inf, wide), []
     for part in getattr(region, "regions", (region,)):
         if isinstance(part, fm.Box):
@@ -51,7 +51,7 @@ def limits(region, origin, wide=np.float64):
 
 
 def problem(dtype, seed, n=4, size=12, scale=1.0):
-    """Points around clean inputs in [low, low + 2]; some coordinates of which lie on the bounds."""
+    """Points around clean inputs in [low, low + 2]; some coordinates are on the bounds."""
     rng, dtype = np.random.default_rng(seed), jnp.dtype(dtype)
     low = rng.uniform(-2, 0)
     origin = np.clip(low + rng.uniform(-0.2, 2.2, (n, size)), low, low + 2)
@@ -68,7 +68,7 @@ def solve(x, origin, lo, hi, radii):
     (norm, eps), size = min(radii, key=lambda r: r[1]), len(x)
     wanted, (least, most) = (x - origin) / eps, (np.clip((v - origin) / eps, -99, 99) for v in (lo, hi))
     if norm == 1:
-        # By how far up and how far down each coordinate goes, so that all is smooth.
+        # The variables are the moves up and down of each coordinate, so that the problem is smooth.
         signs, scale = np.concatenate([np.eye(size), -np.eye(size)], 1), np.abs(wanted).max()
         inside = {"type": "ineq", "fun": lambda p: 1 - p.sum(), "jac": lambda p: -np.ones(2 * size)}
         found = minimize(
@@ -102,7 +102,7 @@ def test_projections_agree_with_a_solver(kind, eps):
         for i in range(len(x)):
             solved = solve(x[i], origin[i], lo[i], hi[i], radii)
             np.testing.assert_allclose(there[i], solved, rtol=0, atol=1e-6)
-            # The solver is not nearer than by its own excess over the constraints.
+            # The solver is nearer at most by its violation of the constraints.
             assert ((there[i] - x[i]) ** 2).sum() <= ((solved - x[i]) ** 2).sum() + 1e-6
         assert (np.abs(there - x).max(1) > 1e-3).sum() >= 3  # not all were inside
 
@@ -133,11 +133,11 @@ def test_large_examples_satisfy_the_conditions_of_optimality(kind, dtype):
                 np.testing.assert_allclose(a, b * (a @ b) / (b @ b), rtol=0, atol=close)
 
 
-# Inside, and the same again
+# Inside and idempotent
 
 
 def exactly_inside(there, origin, norm, eps):
-    """In fractions, for float64; the other types have room in float64."""
+    """Exact: in fractions for float64, in float64 for the other types."""
     if there.dtype != np.float64:
         gaps = np.asarray(there, np.float64) - np.asarray(origin, np.float64)
         return (np.linalg.norm(gaps, norm, axis=1) <= np.float64(eps) * (1 + 1e-14)).all()
@@ -171,7 +171,7 @@ def test_projection_is_inside_idempotent_and_nearest(dtype, kind, seed, scale, e
             assert exactly_inside(np.asarray(there), np.asarray(origin), norm, radius)
         if eps == 0:
             np.testing.assert_array_equal(there, origin)
-        # No other point of the region is nearer: those on the way to random points, and the ones between.
+        # No other point of the region is nearer: points towards random points, and between them.
         norm, radius = min(radii, key=lambda r: r[1])
         rng = np.random.default_rng(seed)
         rounding = float(jnp.finfo(x.dtype).eps) * (np.abs(w_origin) + np.abs(w_there)).max() * x.shape[1] ** 0.5
@@ -199,20 +199,20 @@ def test_simple_projections():
     near(fm.attacks.project(L1Ball(2.0), jnp.array([[3.0, 2.0, -0.5]]), origin), [[1.5, 0.5, 0]])
     near(fm.attacks.project(L2Ball(5.0) & fm.Box(-1, 3), jnp.array([[4.0, -2.0, 9.0]]), origin), [[3, -1, 3]])
     near(fm.attacks.project(L2Ball(3.0) & fm.Box(-1, 2), jnp.array([[4.0, -2.0, 2.0]]), origin), [[2, -1, 2]])
-    # The smallest coordinate is not there, the largest at its bound; the rest of the length is the middle one's.
+    # The smallest coordinate is 0, the largest at its bound; the middle one has the rest of the length.
     near(fm.attacks.project(L1Ball(1.0) & fm.Box(0, 0.75), jnp.array([[3.0, 0.9, 0.5]]), origin), [[0.75, 0.25, 0]])
     assert fm.attacks.project(L2Ball(3.0) & fm.Box(-1, 2), jnp.array([[4.0, -2.0, 2.0]]), origin)[0, 1] == -1
 
 
 @pytest.mark.parametrize("kind", [fm.LinfBall, L2Ball, L1Ball])
-def test_a_ball_without_a_radius_is_its_origin(kind):
+def test_a_ball_of_radius_zero_is_its_origin(kind):
     origin = jnp.array([[0.0, 1.0, 0.3, 0.0], [1e-30, 1.0, 0.5, 0.0]])
     for x in (origin + 1, origin - 0.01, origin + 1e-25, origin):
         for region in (kind(0.0), kind(0.0) & fm.Box(0, 1)):
             np.testing.assert_array_equal(fm.attacks.project(region, x, origin), origin)
 
 
-def test_where_nothing_is_in_common_the_bounds_count():
+def test_an_empty_intersection_keeps_the_bounds():
     origin = jnp.full((1, 4), 3.0)
     for ball in (L2Ball(0.5), L1Ball(0.5)):
         there = fm.attacks.project(ball & BOX, origin + 1, origin)
@@ -224,7 +224,7 @@ def test_where_nothing_is_in_common_the_bounds_count():
 
 @pytest.mark.parametrize("shape", [(4,), (4, 12), (4, 4, 3), (4, 2, 2, 3)], ids=len)
 @pytest.mark.parametrize("kind", ["L2, Linf, box", "L1, box, Linf"])
-def test_any_rank_and_any_company(kind, shape):
+def test_projections_do_not_depend_on_rank_or_other_examples(kind, shape):
     x, origin, low, high = problem("float32", 11, size=math.prod(shape[1:]))
     region = kinds(0.3, low, high, 0.2)[kind]
     together = np.asarray(fm.attacks.project(region, x.reshape(shape), origin.reshape(shape)))
@@ -239,7 +239,7 @@ def test_any_rank_and_any_company(kind, shape):
 
 
 @pytest.mark.parametrize("kind", ["L2, Linf, box", "L1, box, Linf"])
-def test_compiled_and_mapped(kind):
+def test_projections_can_be_compiled_and_mapped(kind):
     x, origin, low, high = problem("float32", 12)
     region = kinds(0.3, low, high, 0.2)[kind]
     there = fm.attacks.project(region, x, origin)
@@ -259,9 +259,7 @@ def test_a_radius_for_each_example(key):
                 alone = kinds(eps[i], low, high, 0.5 * eps[i])[kind]
                 np.testing.assert_array_equal(fm.attacks.project(alone, x[i : i + 1], origin[i : i + 1])[0], there[i])
     for ball in (fm.LinfBall, L2Ball, L1Ball):
-        with pytest.raises(
-            ValueError, match=r"eps: a number, or one for each example, \(4,\), was expected, and an array \(3,"
-        ):
+        with pytest.raises(ValueError, match=r"eps must be a number, or an array \(4,\) with one per example, got \(3,"):
             fm.attacks.project(ball(eps[:3]), x, origin)
 
 
@@ -271,7 +269,7 @@ def test_empty_batches(shape):
         assert fm.attacks.project(ball, jnp.ones(shape), jnp.zeros(shape)).shape == shape
 
 
-def test_no_number_stays_its_examples_own():
+def test_nan_does_not_affect_other_examples():
     x, origin, low, high = problem("float32", 11)
     for ball in (L2Ball(0.3), L1Ball(0.3)):
         there = fm.attacks.project(ball & fm.Box(low, high), x.at[1, 2].set(jnp.nan).at[2, 0].set(jnp.inf), origin)
@@ -280,7 +278,7 @@ def test_no_number_stays_its_examples_own():
 
 
 @pytest.mark.parametrize("kind", ["L2, Linf, box", "L1, box, Linf"])
-def test_derivatives_are_those_of_the_projection(kind):
+def test_derivatives_equal_finite_differences(kind):
     with jax.enable_x64(True):
         x, origin, low, high = problem("float64", 21)
         f = jax.jit(lambda x, eps: fm.attacks.project(kinds(eps, low, high, 0.6)[kind], x, origin))
@@ -299,7 +297,7 @@ def test_derivatives_are_those_of_the_projection(kind):
 
 
 @pytest.mark.parametrize("kind", ["L2, Linf, box", "L1, box, Linf"])
-def test_derivatives_at_the_origin_are_numbers(kind):
+def test_derivatives_at_the_origin_are_finite(kind):
     _, origin, low, high = problem("float32", 22)
     total = lambda x, origin, eps: fm.attacks.project(kinds(eps, low, high, 0.2)[kind], x, origin).sum()
     slopes = jax.jit(jax.grad(total, (0, 1, 2)))
@@ -313,7 +311,7 @@ def test_derivatives_at_the_origin_are_numbers(kind):
 
 def test_regions_of_both_norms_are_refused(key):
     region = L1Ball(1.0) & BOX & L2Ball(0.5)
-    message = r"an L2Ball or an L1Ball was expected, and L1Ball\(eps=1.0\) & L2Ball\(eps=0.5\) came"
+    message = r"region must not contain both .* got L1Ball\(eps=1.0\) & L2Ball\(eps=0.5\)"
     with pytest.raises(ValueError, match=message):
         fm.validate(region)
     with pytest.raises(ValueError, match=message):
@@ -322,13 +320,13 @@ def test_regions_of_both_norms_are_refused(key):
 
 @pytest.mark.parametrize("ball", [L2Ball, L1Ball])
 @pytest.mark.parametrize("eps", [-1.0, np.nan, np.inf])
-def test_radii_that_make_no_sense(ball, eps):
+def test_invalid_radii_are_refused(ball, eps):
     with pytest.raises(ValueError, match=rf"{ball.__name__}.eps must be (at least 0|finite), got"):
         fm.validate(ball(eps))
 
 
-def test_shapes_that_differ():
-    with pytest.raises(ValueError, match=r"examples of one shape, \(n, …\), were expected, and \(2, 3\) and \(1, 3\) came"):
+def test_different_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"x and origin must have the same shape \(n, …\), got \(2, 3\) and \(1, 3\)"):
         fm.attacks.project(L2Ball(1.0), jnp.ones((2, 3)), jnp.zeros((1, 3)))
 
 
@@ -351,7 +349,7 @@ def bounds(region: Patch, origin):
 
 
 class Even(fm.attacks.Region):
-    """All coordinates move alike."""
+    """All coordinates move by the same amount."""
 
 
 @dispatch
@@ -359,7 +357,7 @@ def project(region: Even, x, origin):
     return origin + (x - origin).mean(1, keepdims=True)
 
 
-def test_regions_of_ones_own():
+def test_custom_regions():
     patch = Patch(np.array([True, True, False]))
     x, origin = jnp.array([[3.0, 4.0, 5.0]]), jnp.zeros((1, 3))
     np.testing.assert_array_equal(fm.attacks.project(patch, x, origin), [[3, 4, 0]])
@@ -396,21 +394,21 @@ def test_steps_are_the_steepest_of_their_length(key):
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e-15, 1e-10, 1.0, 1e25])
-def test_small_and_large_slopes(size):
+def test_steps_for_tiny_and_huge_gradients(size):
     g = jnp.full(4, size)
     np.testing.assert_allclose(step_of(fgm(1.0), g), -0.5 * np.minimum(1, 2 * size / 1e-12) * np.ones(4), rtol=1e-5)
 
 
-def test_slide_moves_the_largest_slopes():
+def test_slide_moves_the_coordinates_of_largest_gradient():
     g = jnp.array([0.1, -5.0, 3.0, 0.2, 0.0, 1.0, -2.0, 0.3, 0.4, 0.5])
     moved = lambda q: np.flatnonzero(step_of(slide(1.0, q), g)).tolist()
     assert [moved(q) for q in (0.0, 0.1, 0.2, 0.3)] == [[1], [1], [1, 2], [1, 2, 6]]
     np.testing.assert_allclose(step_of(slide(1.0, 0.2), g)[np.array([1, 2])], [0.5, -0.5])
     np.testing.assert_array_equal(np.asarray(step_of(slide(1.0, 1.0), g)) == 0, np.asarray(g) == 0)
-    # Two that are as large share the step.
+    # Two coordinates of equal size share the step.
     np.testing.assert_allclose(step_of(slide(1.0, 0.0), jnp.array([2.0, 1.0, -2.0])), [-0.5, 0, 0.5])
     for q in (-0.1, 1.5):
-        with pytest.raises(ValueError, match="slide, q: the share of the coordinates that move, from 0 to 1"):
+        with pytest.raises(ValueError, match="slide: q must be between 0 and 1"):
             slide(1.0, q)
 
 
@@ -451,7 +449,7 @@ def test_starts_keep_the_type(ball, dtype, key):
     x = jnp.full((4, 4), 0.5, dtype)
     there = fm.attacks.start_point(fm.attacks.Uniform(), ball(0.5) & BOX, x, key)
     assert there.dtype == x.dtype and there.shape == x.shape and (there != x).any()
-    with pytest.raises(ValueError, match="key: a start drawn at random needs a random key"):
+    with pytest.raises(ValueError, match="key: a random start needs a random key, got None"):
         fm.attacks.start_point(fm.attacks.Uniform(), ball(0.5), x, None)
 
 
@@ -459,7 +457,7 @@ def test_starts_keep_the_type(ball, dtype, key):
 
 
 class Curve(fm.Model):
-    """A loss that is a function of the input alone."""
+    """A loss that depends on the input only."""
 
     function: types.FunctionType = fm.static()
 

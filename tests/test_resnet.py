@@ -90,8 +90,8 @@ def test_max_pool_with_padding():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: resnet18(stem="mnist"), "ResNet.stem must be one of 'imagenet', 'cifar', and 'mnist' came"),
-        (lambda: ResNet(BasicBlock, (2, 2)), r"ResNet takes a width for each stage, and the depths \(2, 2\)"),
+        (lambda: resnet18(stem="mnist"), "ResNet.stem must be 'imagenet' or 'cifar', got 'mnist'"),
+        (lambda: ResNet(BasicBlock, (2, 2)), r"ResNet takes one width per stage, got depths \(2, 2\)"),
     ],
     ids=["stem", "depths"],
 )

@@ -62,7 +62,7 @@ def rates(schedule):
         (fm.warmup(0.3, 0), optax.constant_schedule(0.3)),
     ],
 )
-def test_the_same_as_optax(schedule, reference):
+def test_values_agree_with_optax(schedule, reference):
     np.testing.assert_allclose(rates(schedule), values(reference), rtol=1e-4, atol=1e-7)
 
 
@@ -99,23 +99,27 @@ def test_in_a_run_the_peak_is_data(schedule):
 @pytest.mark.parametrize(
     ("schedule", "plan", "message"),
     [
-        (fm.schedules.linear(0.1), fm.Plan(), "linear spans the run, whose length is not known: give `epochs=` or `steps=`"),
-        (fm.one_cycle(0.1), fm.Plan(), "one_cycle, rise spans the run|one_cycle spans the run"),
-        (fm.schedules.step_decay(0.1), fm.Plan(), "step_decay, at spans the run"),
-        (fm.warmup(0.1, 0.5), fm.Plan(), "warmup spans the run"),
-        (fm.warmup(0.1, 100), PLAN, "warmup: 100 steps do not fit into a run of 100"),
-        (fm.cosine(0.1, warmup=100), PLAN, "cosine: a warm-up of 100 steps does not fit into a run of 100"),
-        (fm.one_cycle(0.1, rise=100), PLAN, "one_cycle: a rise of 100 steps does not fit into a run of 100"),
-        (fm.schedules.step_decay(0.1, at=(0.5, 1.0)), fm.Plan(), "step_decay, at spans the run"),
-        (fm.cosine(0.1, warmup=1.0), PLAN, "cosine: a warm-up of 100 steps does not fit into a run of 100"),
+        (fm.schedules.linear(0.1), fm.Plan(), "linear needs the length of the run: give `steps="),
+        (fm.one_cycle(0.1), fm.Plan(), "one_cycle needs the length of the run"),
+        (fm.schedules.step_decay(0.1), fm.Plan(), "step_decay, at needs the length of the run"),
+        (fm.warmup(0.1, 0.5), fm.Plan(), "warmup needs the length of the run"),
+        (fm.warmup(0.1, 100), PLAN, "warmup: 100 steps must be shorter than the run, 100 steps"),
+        (fm.cosine(0.1, warmup=100), PLAN, "cosine: a warm-up of 100 steps must be shorter than the run, 100 steps"),
+        (
+            fm.one_cycle(0.1, rise=100),
+            PLAN,
+            "one_cycle: a rise of 100 steps must be at least 1 and shorter than the run, 100",
+        ),
+        (fm.schedules.step_decay(0.1, at=(0.5, 1.0)), fm.Plan(), "step_decay, at needs the length of the run"),
+        (fm.cosine(0.1, warmup=1.0), PLAN, "cosine: a warm-up of 100 steps must be shorter than the run, 100 steps"),
     ],
 )
-def test_lengths_that_do_not_fit(schedule, plan, message):
+def test_invalid_lengths(schedule, plan, message):
     with pytest.raises(ValueError, match=message):
         schedule(plan)
 
 
-def test_what_needs_no_length_runs_without_one():
+def test_schedules_in_steps_need_no_length_of_the_run():
     np.testing.assert_allclose([fm.warmup(0.3, 10)(fm.Plan())(step) for step in (5, 50)], [0.15, 0.3], rtol=1e-6)
     np.testing.assert_allclose(
         [fm.schedules.step_decay(0.3, at=(10,))(fm.Plan())(step) for step in (5, 50)], [0.3, 0.03], rtol=1e-6
@@ -155,15 +159,15 @@ def test_one_step_and_the_whole_run_are_two_schedules():
     [
         (
             {"optimizer": optax.sgd, "lr": fm.schedules.step_decay(0.1, at=(50, 150))},
-            "made for 151 updates, and the run has 100",
+            "has 151 updates, but the run has only 100",
         ),
         (
             {"optimizer": {"layer": optax.sgd}, "lr": fm.schedules.step_decay(0.1, at=(150,))},
-            "schedule for 'layer' is made for 151",
+            "schedule for 'layer' has 151 updates",
         ),
-        ({"optimizer": fm.plateau(optax.sgd), "lr": fm.schedules.step_decay(0.1, at=(150,))}, "made for 151"),
-        ({"optimizer": unfreeze(optax.sgd, at=50), "lr": fm.schedules.step_decay(0.1, at=(150,))}, "made for 201"),
-        ({"optimizer": optax.sgd, "lr": fm.warmup(fm.schedules.step_decay(0.1, at=(150,)), 10)}, "made for 161"),
+        ({"optimizer": fm.plateau(optax.sgd), "lr": fm.schedules.step_decay(0.1, at=(150,))}, "has 151 updates"),
+        ({"optimizer": unfreeze(optax.sgd, at=50), "lr": fm.schedules.step_decay(0.1, at=(150,))}, "has 201 updates"),
+        ({"optimizer": optax.sgd, "lr": fm.warmup(fm.schedules.step_decay(0.1, at=(150,)), 10)}, "has 161 updates"),
     ],
 )
 def test_setup_warns_of_a_schedule_that_is_longer_than_the_run(options, words):
@@ -219,7 +223,7 @@ def test_a_run_past_its_plan_warns_where_a_schedule_has_ended(options, warned):
             run(state, steps=5)
         assert {w.filename for w in caught} <= {__file__}
         assert [str(w.message).partition(": ")[0] for w in caught] == (
-            ["this run goes to step 5, and the state's plan ends at 4"] if warned else []
+            ["this run ends at step 5, but the state's plan ends at 4"] if warned else []
         )
 
 

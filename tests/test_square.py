@@ -1,4 +1,4 @@
-"""Square: what it changes, that it gains, and an example by itself."""
+"""Square: its changes, its progress, and independence of examples."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ BALLS = {"Linf": fm.LinfBall(0.05), "L2": L2Ball(0.3), "L1": L1Ball(1.0)}
 
 
 class Affine(fm.Model):
-    """Logits by products with an image for each class."""
+    """Logits: products with one image per class."""
 
     weight: jax.Array
 
@@ -45,7 +45,7 @@ def norm(name, offset):
 
 
 @pytest.mark.parametrize("name", BALLS)
-def test_it_gains_inside_the_region(name, key):
+def test_square_increases_the_loss_inside_the_region(name, key):
     system, batch = problem()
     gained = {}
     for queries in (1, 300):
@@ -66,7 +66,7 @@ def test_it_gains_inside_the_region(name, key):
     assert gained[300].mean() > {"Linf": 0.3, "L2": 0.25, "L1": 0.2}[name] * most
 
 
-def test_it_gets_near_the_worst_case(key):
+def test_square_approaches_the_worst_case(key):
     system, batch = problem(classes=2, shape=(4, 4, 1))
     attacked = fm.perturb(Square(fm.LinfBall(0.05) & BOX, 1500), system, batch, key)
     weight = np.asarray(system.model.weight)
@@ -74,7 +74,7 @@ def test_it_gets_near_the_worst_case(key):
     assert ((margins(system, attacked) - margins(system, batch)) > 0.97 * most).all()
 
 
-def test_squares_halve_on_the_schedule_of_the_paper():
+def test_the_squares_follow_the_schedule_of_the_paper():
     attack = Square(fm.LinfBall(0.1))
     p = [0.8 / 2 ** sum(i > h for h in (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)) for i in range(9000)]
     rows, columns = jax.jit(jax.vmap(lambda i: _sides(attack, (28, 28, 1), i, 1)))(jnp.arange(9000))
@@ -83,7 +83,7 @@ def test_squares_halve_on_the_schedule_of_the_paper():
     np.testing.assert_array_equal(columns, expected)
     odd, _ = jax.jit(jax.vmap(lambda i: _sides(attack, (28, 28, 1), i, 3)))(jnp.arange(9000))
     np.testing.assert_array_equal(odd, [s + 1 - s % 2 for s in np.maximum(expected, 3)])
-    assert [int(v) for v in _sides(attack, (1, 64, 1), 0, 1)] == [1, 51]  # of a vector a stretch
+    assert [int(v) for v in _sides(attack, (1, 64, 1), 0, 1)] == [1, 51]  # a run of features in a vector
 
 
 def test_the_first_point_has_stripes_at_full_size(key):
@@ -96,7 +96,7 @@ def test_the_first_point_has_stripes_at_full_size(key):
 
 
 @pytest.mark.parametrize("name", ["L2", "L1"])
-def test_a_change_spends_the_budget_on_one_square(name, key):
+def test_a_change_moves_the_budget_to_one_square(name, key):
     offset = jax.random.normal(key, (10, 12, 2))
     offset *= BALLS[name].eps / norm(name, offset[None])[0]
     change = jax.jit(lambda offset, key: changed(BALLS[name], offset, jnp.int32(3), jnp.int32(3), key))
@@ -104,7 +104,7 @@ def test_a_change_spends_the_budget_on_one_square(name, key):
     np.testing.assert_allclose(norm(name, after[None]), BALLS[name].eps, rtol=1e-5)
     moved = np.abs(after - offset).max(2) > 1e-4
     assert 9 <= moved.sum() <= 18
-    assert moved.sum() == 9 or ((np.abs(after).max(2) == 0) & moved).any()  # the other square is emptied
+    assert moved.sum() == 9 or ((np.abs(after).max(2) == 0) & moved).any()  # the other square is set to 0
 
 
 def test_peaks_have_opposite_signs_and_norm_one():
@@ -119,7 +119,7 @@ def test_peaks_have_opposite_signs_and_norm_one():
 
 
 @pytest.mark.parametrize("name", ["Linf", "L2"])
-def test_an_example_is_attacked_alike_in_any_company(name, key):
+def test_an_attack_on_an_example_does_not_depend_on_the_others(name, key):
     attack = Square(BALLS[name] & BOX, 20)
     with jax.enable_x64(True):
         system, batch = problem(np.float64)
@@ -133,7 +133,7 @@ def test_an_example_is_attacked_alike_in_any_company(name, key):
         assert len(np.unique((x - batch.x).round(9).reshape(10, -1), axis=0)) == 10
 
 
-def test_it_stops_at_the_first_success(key):
+def test_square_stops_at_the_first_success(key):
     system, batch = problem()
     outcome = attempt(Square(fm.LinfBall(0.2) & BOX, 60), system, batch, key)
     done, first = np.asarray(outcome.succeeded), np.asarray(outcome.first)
@@ -144,7 +144,7 @@ def test_it_stops_at_the_first_success(key):
     assert not np.asarray(early.succeeded)[late]
 
 
-def test_fewer_queries_need_no_other_program(key):
+def test_another_number_of_queries_compiles_nothing(key):
     from tiny import Compilations
 
     system, batch = problem(n=11)
@@ -157,18 +157,18 @@ def test_fewer_queries_need_no_other_program(key):
 @pytest.mark.parametrize(
     ("attack", "error", "message"),
     [
-        (lambda: Square(BOX), ValueError, "region: one ball"),
+        (lambda: Square(BOX), ValueError, "region must contain one ball"),
         (lambda: Square(fm.LinfBall(0.1), 0), ValueError, "Square.queries .* got 0"),
         (lambda: Square(fm.LinfBall(0.1), fraction=0.0), ValueError, "Square.fraction .* got 0"),
         (lambda: Square(fm.LinfBall(0.1), fraction=1.5), ValueError, "Square.fraction .* got 1.5"),
     ],
 )
-def test_bad_attacks_say_so(attack, error, message, key):
+def test_invalid_attacks_are_refused(attack, error, message, key):
     with pytest.raises(error, match=message):
         fm.perturb(attack(), *problem(), key)
 
 
-def test_videos_are_too_much(key):
+def test_inputs_with_too_many_axes_are_refused(key):
     system, batch = problem(shape=(2, 2, 2, 2))
-    with pytest.raises(ValueError, match=r"Square, x: images .* shape \(10, 2, 2, 2, 2\) came"):
+    with pytest.raises(ValueError, match=r"Square, x: must be images .* got shape \(10, 2, 2, 2, 2\)"):
         fm.perturb(Square(fm.LinfBall(0.1), 3), system, batch, key)

@@ -13,7 +13,7 @@ from tiny import Compilations, Linear, Net, data, net, pair
 import fulmen as fm
 from fulmen import dispatch
 from fulmen.inspect import summary
-from fulmen.train.step import traced_step
+from fulmen.train.compiled_step import traced_step
 
 X, Y = data(20)
 SHAPES = jax.ShapeDtypeStruct((20, 4), np.float32), jax.ShapeDtypeStruct((20,), np.int32)
@@ -43,7 +43,7 @@ def test_summary_of_a_description_draws_nothing():
     assert "not drawn yet" in str(table)
 
 
-def test_summary_says_the_role_of_every_leaf(getkey):
+def test_summary_has_the_role_of_every_leaf(getkey):
     system = fm.init(halved(), getkey())
     table = summary(system)
     assert table.drawn and table.name == "Halved"
@@ -183,7 +183,7 @@ def test_large_models_without_a_loss_have_the_cost_of_a_forward_pass(make, shape
     assert 4 * parameters < cost.arguments < 4.1 * parameters
 
 
-def test_every_round_of_a_loop_is_counted():
+def test_every_iteration_of_a_loop_is_counted():
     """Blocks that are run by a loop cost what they cost one after the other."""
 
     def stacked(unroll, **options):
@@ -214,7 +214,7 @@ def test_every_round_of_a_loop_is_counted():
     assert cost.flops == pytest.approx(3 * (5 + 1) * 2 * 10 * 50 * 50, rel=0.01)
 
 
-def test_a_component_without_an_optimizer_is_shown_with_plain_gradient_descent():
+def test_without_an_optimizer_the_step_is_plain_gradient_descent():
     table = summary(pair(), SHAPES)
     assert "plain gradient descent" in str(table) and table.optimizer_bytes == 0
 
@@ -229,8 +229,8 @@ def test_a_component_without_an_optimizer_is_shown_with_plain_gradient_descent()
     assert table.remark == "" and table.optimizer_bytes == 2 * 4 * table.parameters + 4
 
 
-def test_costs_of_a_state_compile_nothing_that_training_has(state):
-    """Looking at a state leaves it and its programs as they are."""
+def test_summary_of_a_state_keeps_its_compiled_programs(state):
+    """A summary changes neither a state nor its programs."""
     fm.train_step(state, (X, Y))
     summary(state, (X, Y))
     with Compilations() as compiled:
@@ -241,14 +241,18 @@ def test_costs_of_a_state_compile_nothing_that_training_has(state):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda state: summary(pair(), optimizer=optax.adam, lr=1e-3), TypeError, "optimizer, lr came, .* needs data="),
-        (lambda state: summary(state, (X, Y), lr=1e-3), TypeError, "lr came, and a state has its optimizer"),
-        (lambda state: summary(pair(), (X.astype(np.float64), Y)), TypeError, "x: float32 was expected"),
+        (
+            lambda state: summary(pair(), optimizer=optax.adam, lr=1e-3),
+            TypeError,
+            "optimizer, lr cannot be used here: .* needs data=",
+        ),
+        (lambda state: summary(state, (X, Y), lr=1e-3), TypeError, "lr cannot be used here: a state has its optimizer"),
+        (lambda state: summary(pair(), (X.astype(np.float64), Y)), TypeError, "x must be float32"),
         (lambda state: summary(pair(), (SHAPES[0], jax.ShapeDtypeStruct((7,), np.int32))), ValueError, "different lengths"),
         (lambda state: summary(pair(), SHAPES, optimizer={"three": optax.sgd(0.1)}), ValueError, "no such field"),
         (lambda state: summary(fm.models.Dense(5, 2), SHAPES[0]), ValueError, "Dense"),
     ],
 )
-def test_bad_input_is_said(state, call, error, message):
+def test_bad_input_is_refused(state, call, error, message):
     with pytest.raises(error, match=message):
         call(state)

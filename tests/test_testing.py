@@ -28,11 +28,11 @@ def test_the_tiny_systems_set_up(kind):
         "weighted",
     ],
 )
-def test_the_tiny_systems_keep_to_all_of_it(kind):
+def test_the_tiny_systems_pass_all_checks(kind):
     check_component(*tiny(kind))
 
 
-def test_a_name_that_is_none():
+def test_an_unknown_name_is_refused():
     with pytest.raises(ValueError, match="did you mean 'classifier'"):
         tiny("clasifier")
 
@@ -75,11 +75,11 @@ def test_objectives_and_attacks():
         check_attack(fm.FGSM(fm.LinfBall(0.1)), tiny()[0])
 
 
-# Each check finds what it is there for.
+# Each check finds the defect that it is for.
 
 
 class Layer(fm.Model):
-    """A linear layer that those below spoil."""
+    """A linear layer; each subclass below has one defect."""
 
     weight: jax.Array | None = None
 
@@ -151,12 +151,12 @@ def forward(layer: Wholly, x):
         (Wholly, "int32"),
     ],
 )
-def test_layers_that_are_wrong(kind, words):
+def test_wrong_layers_are_found(kind, words):
     with pytest.raises(AssertionError, match=words):
         check_layer(kind(), X.copy())
 
 
-def test_a_gradient_that_reaches_nothing_is_a_warning():
+def test_a_zero_gradient_is_a_warning():
     class Stopped(Layer):
         pass
 
@@ -169,7 +169,7 @@ def test_a_gradient_that_reaches_nothing_is_a_warning():
 
 
 class Centred(fm.Objective):
-    """Says of itself that it is per example, and is not."""
+    """Declares itself per example, and is not."""
 
     per_example = True
 
@@ -200,7 +200,7 @@ def loss(term: Square, prediction):
 @pytest.mark.parametrize(
     ("kind", "words"), [(Centred, "that half alone"), (Flat, "0 everywhere"), (Square, r"shape \(20, 3\)")]
 )
-def test_objectives_that_are_wrong(kind, words):
+def test_wrong_objectives_are_found(kind, words):
     with pytest.raises(AssertionError, match=words):
         check_objective(kind())
 
@@ -217,7 +217,7 @@ def metrics(system: Coupled, batch):
 Coupled.per_example = True
 
 
-def test_a_system_that_says_per_example_and_is_not():
+def test_a_system_that_wrongly_declares_per_example_is_found():
     system, data = tiny("classifier")
     with pytest.raises(AssertionError, match="'spread' of all 20 examples"):
         check_component(Coupled(system.model), data)
@@ -251,14 +251,14 @@ def perturb(attack: Relabelling, system, batch, key):
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"), [(Outside, "nearest points"), (Together, "by themselves"), (Relabelling, "else than x")]
+    ("kind", "words"), [(Outside, "nearest points"), (Together, "by themselves"), (Relabelling, "other than x")]
 )
-def test_attacks_that_are_wrong(kind, words):
+def test_wrong_attacks_are_found(kind, words):
     with pytest.raises(AssertionError, match=words):
         check_attack(kind(fm.LinfBall(0.1)))
 
 
-def test_the_package_is_loaded_when_it_is_asked_for():
+def test_the_package_is_loaded_lazily():
     assert fm.testing is fulmen.testing
     with pytest.raises(AttributeError, match="no attribute 'tesing'"):
         fm.tesing  # noqa: B018

@@ -68,7 +68,7 @@ def test_the_embedding_is_tied():
     assert [path for path in paths if "tokens" in path] == ["tokens.weight"]
 
 
-def test_it_is_drawn_as_gpt2_was():
+def test_initialization_is_that_of_gpt2():
     net = jax.jit(lambda key: fm.init(Transformer(400, 100, 64, 2, 8), key))(jax.random.key(0))
     for path in ("tokens.weight", "positions.weight"):
         assert abs(float(fm.get(net, path).std()) / 0.02 - 1) < 0.05
@@ -79,7 +79,7 @@ def test_it_is_drawn_as_gpt2_was():
 
 
 @pytest.mark.parametrize("rotary", [False, True], ids=["learned", "rotary"])
-def test_no_token_sees_what_follows(rotary):
+def test_outputs_do_not_depend_on_later_tokens(rotary):
     net, x = model(rotary=rotary), tokens()
     changed = x.copy()
     changed[:, 4] = (x[:, 4] + 1) % SIZES["vocabulary"]
@@ -100,12 +100,12 @@ def test_options_change_nothing():
 
 
 @pytest.mark.parametrize("rotary", [False, True], ids=["learned", "rotary"])
-def test_numbers_of_16_bits_stay_so(rotary):
+def test_half_precision_is_kept(rotary):
     net = jax.tree.map(lambda v: v.astype(jnp.bfloat16) if hasattr(v, "dtype") else v, model(rotary=rotary, dropout=0.3))
     assert jax.eval_shape(fm.forward, net, tokens(), train()).dtype == jnp.bfloat16
 
 
-def test_a_part_may_be_another():
+def test_parts_can_be_replaced():
     """Any component with the same shapes: RMSNorm in the place of LayerNorm."""
     norms = {path: RMSNorm(8) for path in ("norm", "blocks.blocks.attention_norm", "blocks.blocks.mlp_norm")}
     net = fm.replace(Transformer(**SIZES), norms)
@@ -166,7 +166,7 @@ def test_sampling_follows_the_probabilities():
     np.testing.assert_array_equal(again[0][:, :4], start)
 
 
-LENGTH = r"sequences of at most 6 tokens, and \(2, 7\) came: cut them, tokens\[:, :6\]"
+LENGTH = r"sequences of at most 6 tokens, got \(2, 7\): write tokens\[:, :6\]"
 
 
 @pytest.mark.parametrize(
@@ -175,13 +175,13 @@ LENGTH = r"sequences of at most 6 tokens, and \(2, 7\) came: cut them, tokens\[:
         (lambda: model()(tokens(length=7)), ValueError, LENGTH),
         (lambda: forward_jit(model(rotary=True), tokens(length=7)), ValueError, LENGTH),
         (lambda: fm.validate(Transformer(**SIZES), fm.Unlabeled(tokens(length=7))), ValueError, LENGTH),
-        (lambda: model()(tokens() + 5), ValueError, "takes tokens from 0 to 10, and 15 came"),
-        (lambda: fm.validate(Transformer(**SIZES), fm.Unlabeled(tokens() - 1)), ValueError, "from 0 to 10, and -1 came"),
-        (lambda: model()(tokens()[0]), ValueError, r"takes tokens \(n, length\), and \(6,\) came"),
-        (lambda: model()(tokens().astype(np.float32)), TypeError, "takes integer tokens, and float32 came"),
-        (lambda: generate(model(), tokens() + 5, 2, jax.random.key(0)), ValueError, "from 0 to 10, and 15 came"),
-        (lambda: generate(model(), tokens()[:, :0], 2, jax.random.key(0)), ValueError, "at least one in each"),
-        (lambda: generate(model(), tokens(), -1, jax.random.key(0)), ValueError, "and -1 came"),
+        (lambda: model()(tokens() + 5), ValueError, "takes tokens from 0 to 10, got 15"),
+        (lambda: fm.validate(Transformer(**SIZES), fm.Unlabeled(tokens() - 1)), ValueError, "from 0 to 10, got -1"),
+        (lambda: model()(tokens()[0]), ValueError, r"takes tokens \(n, length\), got \(6,\)"),
+        (lambda: model()(tokens().astype(np.float32)), TypeError, "takes integer tokens, got float32"),
+        (lambda: generate(model(), tokens() + 5, 2, jax.random.key(0)), ValueError, "from 0 to 10, got 15"),
+        (lambda: generate(model(), tokens()[:, :0], 2, jax.random.key(0)), ValueError, "at least one per sequence"),
+        (lambda: generate(model(), tokens(), -1, jax.random.key(0)), ValueError, "n must be at least 0, got -1"),
         (
             lambda: fm.setup(Counting(Transformer(11, 6, 8, 3, 2)), tokens(), optimizer=optax.adam, lr=1e-3),
             ValueError,

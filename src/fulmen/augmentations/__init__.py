@@ -1,23 +1,7 @@
 """Augmentations: components whose `augment` changes a batch in the training step."""
 
-from fulmen.augmentations.image_augmentations import (
-    Augmentation,
-    Augmentations,
-    CutMix,
-    Cutout,
-    Flip,
-    Mixup,
-    Noise,
-    ShiftCrop,
-)
+from fulmen.augmentations.augmentation import Augmentation, Augmentations
+from fulmen.augmentations.image_augmentations import Cutout, Flip, Noise, ShiftCrop
+from fulmen.augmentations.mixing import CutMix, Mixup
 
-__all__ = [
-    "Augmentation",
-    "Augmentations",
-    "CutMix",
-    "Cutout",
-    "Flip",
-    "Mixup",
-    "Noise",
-    "ShiftCrop",
-]
+__all__ = ["Augmentation", "Augmentations", "CutMix", "Cutout", "Flip", "Mixup", "Noise", "ShiftCrop"]

@@ -20,7 +20,7 @@ from fulmen.core.verbs import init
 from fulmen.dispatching import hooks
 from fulmen.dispatching.lazy_libraries import library_of
 
-__all__ = ["Leaf", "components", "count_parameters", "leaves"]
+__all__ = ["Leaf", "TracedArraysError", "components", "count_parameters", "leaves"]
 
 PARAMETER, BUFFER, FROZEN, OTHER = "parameter", "buffer", "frozen", "hyperparameter"
 
@@ -140,17 +140,21 @@ def require_arrays(component: Any, verb: str) -> None:
         raise MissingArraysError(text)
 
 
+class TracedArraysError(TypeError):
+    """Raised where a verb that loops over data on the host is called under `jax.jit`, `grad` or `vmap`."""
+
+
 def require_concrete(verb: str, instead: str, *trees: Any) -> None:
     """Raise for arrays that are being traced, in a verb that loops over data on the host.
 
     Args:
         verb: its name.
         instead: what to call under a transformation.
-        *trees: components, states and data; the elements of lists are not looked at.
+        *trees: components, states and data; the elements of lists and iterators are not checked.
     """
-    leaves = jax.tree.leaves(trees, is_leaf=lambda value: isinstance(value, list))
+    leaves = jax.tree.leaves(trees, is_leaf=lambda value: isinstance(value, list | Iterator))
     if any(isinstance(leaf, Tracer) for leaf in leaves):
-        raise TypeError(
+        raise TracedArraysError(
             f"{verb} loops over data on the host, so it cannot be called under jax.jit, grad or vmap. Call it outside, or call "
             f"fm.{instead} there."
         )

@@ -1,4 +1,4 @@
-"""Data: arrays and trees of arrays, cut into batches; files; and sources that make their batches themselves."""
+"""Data: arrays and trees of arrays that are cut into batches, files, and sources of ready batches."""
 
 from fulmen.core.batch import Attacked, Batch, Labeled, PartBatches, Unlabeled
 from fulmen.data.arrays import split
@@ -6,7 +6,7 @@ from fulmen.data.folders import cifar10, mnist, read_idx
 from fulmen.data.mapped import open
 from fulmen.data.mixed import Mixed
 from fulmen.data.prefetch import Prefetch
-from fulmen.data.source import Source as Source  # for its method of `batches`
+from fulmen.data.source import Source as Source  # registers a method of `batches`
 
 __all__ = [
     "Attacked",

@@ -1,8 +1,8 @@
-"""Arrays, and tuples, dicts and batches of them: checked once, then cut into batches."""
+"""Arrays, and tuples, lists, dicts and batches of arrays: checked once, then cut into batches."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import jax
@@ -14,42 +14,43 @@ from fulmen.core.verbs import batches, steps_per_epoch
 from fulmen.dispatching.registry import dispatch
 
 __all__ = [
+    "batch_count",
     "check_arrays",
-    "check_batch_size",
+    "check_positive",
     "count",
     "cut",
-    "cuts",
     "host_array",
+    "index_batches",
     "order",
     "split",
 ]
 
-_CHUNK = 1 << 20  # bytes gathered at once, of which batches are views; more would have left the cache when they are used
+_CHUNK = 1 << 20  # bytes gathered at once; batches are views of them, and a larger chunk would not stay in the cache
 
 
 def check_arrays(data: Any) -> Any:
-    """The data as NumPy arrays of types that jax takes, or an error that names the array.
+    """The data as NumPy arrays of types that JAX accepts.
 
     Args:
         data: an array, or a tuple, list, dict or `Batch` of arrays that share their first axis.
 
     Raises:
-        TypeError: for what is no array, and for types that jax would not take as they are.
+        TypeError: for anything but arrays, and for types that JAX would convert.
         ValueError: for different lengths, no examples, NaN or infinity.
     """
     named = dict(named_arrays(data))
     if not named:
-        raise ValueError("the data is empty: no array came.")
+        raise ValueError("the data is empty: it has no array.")
     for name, value in named.items():
         check_array(name, value)
-        if not isinstance(value, np.memmap):  # of which all would be read
+        if not isinstance(value, np.memmap):  # the check would read the whole file
             check_finite(name, value)
     check_lengths(named)
     return jax.tree.map(lambda v: v if isinstance(v, np.memmap) else host_array(v), data)
 
 
 def check_lengths(named: dict[str, Any]) -> None:
-    """Raise for arrays that do not have the same number of rows, or none."""
+    """Raise for arrays with different numbers of rows, or without rows."""
     lengths = {name: len(value) for name, value in named.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(
@@ -61,20 +62,14 @@ def check_lengths(named: dict[str, Any]) -> None:
 
 def check_finite(name: str, value: Any) -> None:
     """Raise for NaN and infinity."""
-    if not is_float(value):
-        return
-    value = np.asarray(value)
-    finite = np.isfinite(value)
-    if not finite.all():
-        bad = np.argwhere(~finite)[0]
-        raise ValueError(
-            f"{name}: finite numbers were expected, and {value[tuple(bad)]} is at [{', '.join(map(str, bad))}]."
-        )
+    if is_float(value) and not (finite := np.isfinite(value := np.asarray(value))).all():
+        index = np.argwhere(~finite)[0]
+        raise ValueError(f"{name} must be finite, got {value[tuple(index)]} at [{', '.join(map(str, index))}].")
 
 
 def host_dtype(dtype: Any) -> Any:
-    """The type that `host_array` gives arrays of a type."""
-    dtype = dtype.newbyteorder("=") if isinstance(dtype, np.dtype) else dtype  # a random key's type has no byte order
+    """The type of `host_array(value)` for values of a type."""
+    dtype = dtype.newbyteorder("=") if isinstance(dtype, np.dtype) else dtype  # the type of a random key has no byte order
     long = dtype in (np.int64, np.uint64) and jax.dtypes.canonicalize_dtype(dtype) != dtype
     return np.dtype(np.int32) if long else dtype
 
@@ -85,28 +80,34 @@ def host_array(value: Any) -> Any:
     if host_dtype(value.dtype) != value.dtype:
         limits = np.iinfo(np.int32)
         if value.size and (value.min() < limits.min or value.max() > limits.max):
-            raise ValueError(f"integers that fit into 32 bits were expected, and {value.min()} to {value.max()} came.")
+            raise ValueError(f"integers must fit into 32 bits, got {value.min()} to {value.max()}.")
         return value.astype(np.int32)
     return value
 
 
 def count(data: Any) -> int:
-    """How many examples there are."""
+    """The number of examples."""
     return jax.tree.leaves(data)[0].shape[0]
 
 
 def order(n: int, plan: Any, epoch: int) -> np.ndarray:
-    """In which order an epoch has the examples: a pure function of the plan's seed and the epoch's number."""
+    """The order of the examples in an epoch: a pure function of the plan's seed and the epoch's number."""
     return np.arange(n) if plan.seed is None else np.random.default_rng([plan.seed, epoch]).permutation(n)
+
+
+def index_batches(n: int, plan: Any, epoch: int, start: int = 0) -> Iterator[np.ndarray]:
+    """The indices of each batch of an epoch of `n` examples, from the batch `start` on."""
+    indices = order(n, plan, epoch)[: n - n % plan.batch_size if plan.drop_last else n]
+    return (indices[i : i + plan.batch_size] for i in range(start * plan.batch_size, len(indices), plan.batch_size))
 
 
 @dispatch
 def steps_per_epoch(data: np.ndarray | tuple | list | dict | Batch, plan):
-    return cuts(count(data), plan)
+    return batch_count(count(data), plan)
 
 
-def cuts(n: int, plan: Any) -> int:
-    """How many batches an epoch of `n` examples is cut into."""
+def batch_count(n: int, plan: Any) -> int:
+    """The number of batches in an epoch of `n` examples."""
     return n // plan.batch_size if plan.drop_last else -(-n // plan.batch_size)
 
 
@@ -132,26 +133,26 @@ def cut(data: np.ndarray | tuple | list | dict | Batch, plan, epoch, start=0) ->
 batches.dispatch(cut)
 
 
-def check_batch_size(n: int, batch_size: int) -> None:
-    """Raise on batches that cannot be."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size: at least 1 was expected, and {batch_size} came.")
-    if batch_size > n:
-        raise ValueError(
-            f"batch_size {batch_size} is larger than the data, which has {n} examples: give batch_size={n} or less."
-        )
+def check_positive(name: str, value: Any) -> None:
+    """Raise unless a value is a positive integer."""
+    is_integer = hasattr(value, "__index__")
+    if not is_integer or value < 1:
+        raise (ValueError if is_integer else TypeError)(f"{name} must be a positive integer, got {value!r}.")
 
 
 def split(data: Any, fraction: float = 0.8, *, seed: int | None = 0) -> tuple[Any, Any]:
-    """The data in two, at random.
+    """Split data into two random parts.
 
     Args:
         data: an array, or a tuple, list, dict or `Batch` of arrays that share their first axis.
-        fraction: how much goes into the first, between 0 and 1.
-        seed: of the shuffling; None keeps the order.
+        fraction: the share of the first part, between 0 and 1.
+        seed: the seed of the shuffling; None keeps the order.
 
     Returns:
-        Two of what came.
+        The two parts, each of the data's structure.
+
+    Raises:
+        ValueError: if a part would be empty.
 
     >>> first, second = fm.split((jnp.arange(10.0), jnp.arange(10)), 0.8, seed=0)
     >>> len(first[0]), len(second[1])
@@ -161,6 +162,6 @@ def split(data: Any, fraction: float = 0.8, *, seed: int | None = 0) -> tuple[An
     n = count(data)
     cut = round(fraction * n)
     if not 0 < cut < n:
-        raise ValueError(f"split: a fraction that leaves examples on both sides was expected, and {fraction} of {n} came.")
+        raise ValueError(f"split: fraction must leave examples in both parts, got {fraction} of {n} examples.")
     order = np.arange(n) if seed is None else np.random.default_rng(seed).permutation(n)
     return jax.tree.map(lambda v: v[order[:cut]], data), jax.tree.map(lambda v: v[order[cut:]], data)

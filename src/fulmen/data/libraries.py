@@ -1,4 +1,4 @@
-"""Which libraries' data sources the verbs know, each taught in a file of its own that is loaded when one is first seen."""
+"""Data sources of other libraries: the file with the methods for a library is loaded when one of its types is first used."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import importlib
 
 __all__ = ["teach"]
 
-# Where the classes of a library stand, and the file that teaches them to the verbs.
-_TAUGHT = {
+# From the modules of a library's classes to the file in `interop` with the methods for them.
+_FILES = {
     "torch.utils.data": "torch_data",
     "datasets.arrow_dataset": "datasets_data",
     "datasets.iterable_dataset": "datasets_data",
@@ -15,18 +15,16 @@ _TAUGHT = {
     "grain._src.python": "grain_data",
     "tensorflow.python.data": "tensorflow_data",
 }
-
-
 _known: set[type] = set()
 
 
 def teach(kind: type) -> bool:
-    """Load the file that teaches a type to the verbs, if there is one. Returns whether there is something new."""
+    """Load the file with the methods for a type, if there is one. Returns whether one was loaded for the type now."""
     if kind in _known:
         return False
     _known.add(kind)
-    places = {f"{base.__module__}." for base in kind.__mro__}
-    files = {file for place in places for prefix, file in _TAUGHT.items() if place.startswith(f"{prefix}.")}
+    modules = {f"{base.__module__}." for base in kind.__mro__}
+    files = {file for module in modules for prefix, file in _FILES.items() if module.startswith(f"{prefix}.")}
     for file in files:
         importlib.import_module(f"fulmen.interop.{file}")
     return bool(files)

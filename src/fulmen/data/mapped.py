@@ -1,4 +1,4 @@
-"""Arrays in files, of which only those rows are read that a batch has."""
+"""Memory-mapped arrays in files: a run reads only the rows of each batch."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 
 from fulmen.core.verbs import batches, steps_per_epoch
-from fulmen.data.arrays import count, cut, cuts
+from fulmen.data.arrays import batch_count, count, cut
 from fulmen.dispatching.registry import dispatch
 
 __all__ = ["Mapped", "open"]
 
-_LOCAL_HEADER = 30  # bytes, of a zip file's entry before its name
+_LOCAL_HEADER = 30  # bytes of a zip entry before its name
 
 
 class Mapped:
-    """Arrays that share their first axis, some of which are on disk: looked at batch by batch.
+    """Arrays that share their first axis, at least one of them memory-mapped. Values are checked batch by batch.
 
     Args:
-        arrays: a memory-mapped array, or a tuple, list, dict or `Batch` with some.
+        arrays: a memory-mapped array, or a tuple, list, dict or `Batch` of arrays.
     """
 
     def __init__(self, arrays: Any) -> None:
@@ -36,24 +36,24 @@ def batches(data: Mapped, plan, epoch, start=0):
 
 @dispatch
 def steps_per_epoch(data: Mapped, plan):
-    return cuts(count(data.arrays), plan)
+    return batch_count(count(data.arrays), plan)
 
 
 def open(path: str | os.PathLike[str]) -> Any:
-    """An array in a file of `np.save`, or the arrays of one of `np.savez`, without reading them.
+    """Open the array of an `.npy` file, or the arrays of an `.npz` file, without reading them.
 
-    A run reads the rows of each batch, and checks them then; nothing is unpickled.
+    A run reads and checks the rows of each batch. Nothing is unpickled.
 
     Args:
-        path: of an `.npy` or an `.npz` file.
+        path: the path of an `.npy` or `.npz` file.
 
     Returns:
         An `np.memmap`, or a dict of them by name. `(fm.data.open("x.npy"), fm.data.open("y.npy"))` is data, and so is the dict
         of a file with `x` and `y`.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: for other files, damaged ones, compressed ones (whose parts cannot be read by themselves) and objects.
+        FileNotFoundError: if the file does not exist.
+        ValueError: for other formats, damaged files, compressed files and arrays of Python objects.
 
     >>> import pathlib, tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -65,7 +65,7 @@ def open(path: str | os.PathLike[str]) -> Any:
     path = Path(path)
     if not path.is_file():
         kind = "is a folder" if path.is_dir() else "does not exist"
-        raise FileNotFoundError(f"{path} {kind}; an .npy or .npz file was expected.")
+        raise FileNotFoundError(f"{path} {kind}; give the path of an .npy or .npz file.")
     if path.suffix == ".npz" or zipfile.is_zipfile(path):
         return _open_npz(path)
     with path.open("rb") as file:
@@ -77,7 +77,7 @@ def _open_npz(path: Path) -> dict[str, np.ndarray]:
         archive = zipfile.ZipFile(path)
     except zipfile.BadZipFile as error:
         raise ValueError(
-            f"{path} is no .npz file, or is damaged: {error}. np.savez({path.name!r}, x=…, y=…) writes one."
+            f"{path} is not an .npz file, or is damaged: {error}. Write one by np.savez({path.name!r}, x=…)."
         ) from None
     found = {}
     with archive, path.open("rb") as file:
@@ -85,8 +85,8 @@ def _open_npz(path: Path) -> dict[str, np.ndarray]:
             name = entry.filename.removesuffix(".npy")
             if entry.compress_type != zipfile.ZIP_STORED:
                 raise ValueError(
-                    f"{path} is compressed, so that no part of {name!r} can be read by itself. Write it by np.savez, or read all "
-                    "of it: dict(np.load(path))."
+                    f"{path} is compressed, so {name!r} cannot be memory-mapped. Write the file by np.savez, or read all of it: "
+                    "dict(np.load(path))."
                 )
             file.seek(entry.header_offset)
             header = file.read(_LOCAL_HEADER)
@@ -98,20 +98,20 @@ def _open_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def _mapped(path: Path, file: Any, end: int, name: str) -> np.ndarray:
-    """The array whose header begins where a file is open, and whose numbers go on to `end`."""
+    """The array from a file's current position, where its header begins, to the offset `end`."""
     try:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, by_columns, dtype = read(file)
     except (ValueError, EOFError) as error:
-        raise ValueError(f"{name}{path} is no array that np.save wrote, or is damaged: {error}.") from None
+        raise ValueError(f"{name}{path} is not an array written by np.save, or is damaged: {error}.") from None
     if dtype.hasobject:
-        raise ValueError(f"{name}{path} holds Python objects, which are not unpickled; an array of numbers was expected.")
+        raise ValueError(f"{name}{path} holds Python objects, which are not unpickled. Save an array of numbers.")
     begin, expected = file.tell(), int(np.prod(shape)) * dtype.itemsize
     if end - begin != expected:
         raise ValueError(
-            f"{name}{path} is truncated or damaged: {expected} bytes of {dtype}{list(shape)} were expected, and {end - begin} found."
+            f"{name}{path} is truncated or damaged: expected {expected} bytes of {dtype}{list(shape)}, found {end - begin}."
         )
-    if not expected:  # of which there is nothing to be mapped
+    if not expected:  # an empty range cannot be mapped
         return np.zeros(shape, dtype)
     return np.memmap(path, dtype, "r", begin, shape, "F" if by_columns else "C")

@@ -1,4 +1,4 @@
-"""`Mixed`: labelled and unlabelled examples side by side."""
+"""`Mixed`: batches of labelled and unlabelled examples."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import numpy as np
 from fulmen.core.batch import Batch
 from fulmen.core.tree import remake, short
 from fulmen.core.verbs import batches, steps_per_epoch
-from fulmen.data.arrays import count, cuts, order
+from fulmen.data.arrays import batch_count, count, order
 from fulmen.dispatching.registry import dispatch
 
 __all__ = ["Mixed"]
 
 
 class Mixed(Batch):
-    """Labelled and unlabelled examples: for one step, where there may be more of the one kind than of the other, or as data.
+    """Labelled and unlabelled examples, as one batch or as data.
 
-    As data, an epoch goes once through the larger of the two, and through the smaller as often as that takes, with
-    `batch_size` of both in every step. It is for training: an evaluation is on pairs `(x, y)`, each of which counts once, and
-    raises for `Mixed`.
+    As one batch, the two parts may have different sizes. As data, every batch has `batch_size` examples of each; an epoch
+    reads the larger part once and repeats examples of the smaller part. So `Mixed` cannot be evaluated exactly: evaluate on
+    pairs `(x, y)`.
 
     >>> x, y = jnp.ones((8, 4)), jnp.arange(8) % 3
     >>> for batch in fm.batches(fm.data.Mixed((x, y), jnp.zeros((12, 4))), batch_size=5):
@@ -37,7 +37,7 @@ class Mixed(Batch):
     """
 
     repeats_examples: ClassVar[bool] = True
-    attackable: ClassVar[tuple[str, ...]] = ()  # its parts are attacked each by itself
+    attackable: ClassVar[tuple[str, ...]] = ()  # each part is attacked separately
 
     labeled: Any
     unlabeled: Any
@@ -46,7 +46,7 @@ class Mixed(Batch):
         return count(self.labeled)
 
     def each(self, function: Callable[[Any, str], Any]) -> Mixed:
-        """With `function(part, name)` in the place of both parts."""
+        """A copy with `function(part, name)` in place of both parts."""
         return remake(self, {name: function(getattr(self, name), name) for name in ("labeled", "unlabeled")})
 
 
@@ -55,18 +55,18 @@ def batches(data: Mixed, plan, epoch, start=0):
     _require_arrays(data)
     total = max(map(count, (data.labeled, data.unlabeled)))
     rows = {name: _rows(count(getattr(data, name)), total, plan, epoch) for name in ("labeled", "unlabeled")}
-    for begin in range(start * plan.batch_size, cuts(total, plan) * plan.batch_size, plan.batch_size):
+    for begin in range(start * plan.batch_size, batch_count(total, plan) * plan.batch_size, plan.batch_size):
         chosen = {name: some[begin : begin + plan.batch_size] for name, some in rows.items()}
         yield data.each(lambda part, name, chosen=chosen: jax.tree.map(lambda v: v[chosen[name]], part))
 
 
 @dispatch
 def steps_per_epoch(data: Mixed, plan):
-    return cuts(max(map(count, (data.labeled, data.unlabeled))), plan)
+    return batch_count(max(map(count, (data.labeled, data.unlabeled))), plan)
 
 
 def _rows(n: int, total: int, plan: Any, epoch: int) -> np.ndarray:
-    """The examples of an epoch of `total`, in their order: what is smaller is gone through again and again."""
+    """The indices of `total` examples for one epoch: `n` examples, repeated in another order each time."""
     times = -(-total // n)
     return np.concatenate([order(n, plan, epoch * times + i) for i in range(times)])[:total]
 
@@ -76,6 +76,5 @@ def _require_arrays(data: Mixed) -> None:
         lengths = {np.shape(v)[:1] for v in jax.tree.leaves(getattr(data, name))}
         if len(lengths) != 1 or lengths & {(), (0,)}:
             raise ValueError(
-                f"Mixed, {name}: arrays of equal length, with an example in each row, were expected, and "
-                f"{short(getattr(data, name))} came."
+                f"Mixed.{name} must be arrays of equal length with one row per example, got {short(getattr(data, name))}."
             )

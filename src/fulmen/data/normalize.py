@@ -1,4 +1,4 @@
-"""From what a user may give as data to what `batches` dispatches on."""
+"""From the data that a user gives to the data that `batches` dispatches on."""
 
 from __future__ import annotations
 
@@ -10,33 +10,34 @@ import jax
 import numpy as np
 
 from fulmen.core.batch import Batch
+from fulmen.core.border import check_array
 from fulmen.core.mode import Plan
 from fulmen.core.tree import Tree
 from fulmen.core.verbs import batches
 from fulmen.data.arrays import check_arrays, cut
-from fulmen.data.iterables import Listed, iterate, told
+from fulmen.data.iterables import BatchList, describe_data, iterate
 from fulmen.data.libraries import teach
 from fulmen.data.mapped import Mapped
 from fulmen.data.side_by_side import Sources
 
-__all__ = ["can_put_back", "in_memory", "settle"]
+__all__ = ["in_memory", "normalized", "takes_back"]
 
 
-def settle(data: Any) -> Any:
-    """The data as `batches` takes it: arrays checked, and what another library made known to the verbs.
+def normalized(data: Any) -> Any:
+    """The data as `batches` takes it: arrays are checked, and the methods for other libraries' sources are loaded.
 
     Raises:
-        TypeError, ValueError: for what cannot be data.
+        TypeError, ValueError: for anything that cannot be data.
     """
     teach(type(data))
     if isinstance(data, jax.Array):
         data = np.asarray(data)
     if _are_batches(data):
-        return Listed(data)
-    if isinstance(data, Iterator) and not _weakly(data):
-        return (batch for batch in data)  # what is taken out to be looked at is put back by a weak reference
+        return BatchList(data)
+    if not takes_back(data):
+        return (batch for batch in data)  # a generator has weak references, so that batches can be put back
     if type(data) is dict and any(_is_source(own) for own in data.values()):
-        return Sources({str(name): settle(own) for name, own in data.items()})
+        return Sources({str(name): normalized(own) for name, own in data.items()})
     if in_memory(data):
         data = check_arrays(data)
         return Mapped(data) if any(isinstance(v, np.memmap) for v in jax.tree.leaves(data)) else data
@@ -50,7 +51,7 @@ def _are_batches(data: Any) -> bool:
 
 
 def _is_source(own: Any) -> bool:
-    """Whether an entry of a dict of data makes its batches itself, or is cut by a method of its own."""
+    """Whether an entry of a dict of data is a source of batches, not an array."""
     teach(type(own))
     if _are_batches(own):
         return True
@@ -69,34 +70,22 @@ def _reader(data: Any) -> Callable[..., Any]:
     return batches.method(data, Plan(), 0).function
 
 
-def can_put_back(data: Any) -> bool:
-    """Whether a batch that is taken out of an iterator can be put back."""
-    return not isinstance(data, Iterator) or _weakly(data)
-
-
-def _weakly(data: Any) -> bool:
+def takes_back(data: Any) -> bool:
+    """Whether a batch that is read from the data can be read again: an iterator must have weak references."""
     try:
-        weakref.ref(data)
+        return not isinstance(data, Iterator) or bool(weakref.ref(data))
     except TypeError:
         return False
-    return True
 
 
 def _require_readable(data: Any) -> None:
-    if isinstance(data, Tree) and isinstance(data, Callable):  # a component, which can be called as a function is
-        raise TypeError(
-            f"data: arrays or a source of batches was expected, and the {type(data).__name__} came: the component comes first, and "
-            "then the data, fit(component, data)."
-        )
-    if isinstance(data, str | bytes) or hasattr(data, "__fspath__"):
-        raise TypeError(
-            f"data: arrays or a source of batches was expected, and the {type(data).__name__} {str(data)[:60]!r} came. "
-            "fm.data.open(path) opens a file that np.save or np.savez wrote."
-        )
-    if isinstance(data, type) and (not hasattr(data, "__iter__") or issubclass(data, np.ndarray | jax.Array)):
-        raise TypeError(f"data must be arrays or a source of batches, got the class {data.__name__}: an instance is meant?")
+    is_component = isinstance(data, Tree) and callable(data)
+    is_text = isinstance(data, str | bytes) or hasattr(data, "__fspath__")
+    is_class = isinstance(data, type) and (not hasattr(data, "__iter__") or issubclass(data, np.ndarray | jax.Array))
+    if is_component or is_text or is_class:
+        check_array("data", data)  # raises, and says what to write
     if not isinstance(data, Iterable) and not callable(data):
         raise TypeError(
-            f"data: arrays, an iterable of batches or a function that makes one was expected, and {told(data)} came. For a type "
-            f"of one's own, write `batches(data: {type(data).__name__}, plan, epoch)`, which yields an epoch's batches."
+            f"data must be arrays, an iterable of batches or a function that makes one, got {describe_data(data)}. For a "
+            f"user-defined type, write `batches(data: {type(data).__name__}, plan, epoch)`, which yields the batches of an epoch."
         )

@@ -1,4 +1,4 @@
-"""Reading ahead: batches are made, and put on the device, on a thread while the step before them runs."""
+"""Prefetching: a background thread makes the next batches and puts them on the device while a step runs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ _END = object()
 
 
 class Prefetch:
-    """Data that is read ahead by another number of batches than the usual two.
+    """Data with a chosen number of prefetched batches. The default is 0 for in-memory arrays, and 2 for other data.
 
     Args:
-        data: any data that `fm.batches` takes; arrays in memory too, which are not read ahead otherwise.
-        depth: how many batches lie ready at most; 0 reads each when it is needed, without a thread.
+        data: any data that `fm.batches` takes.
+        depth: the maximum number of batches that are ready in advance; 0 reads each batch when it is needed, without a thread.
+
+    Raises:
+        ValueError: if `depth` is negative or not an integer.
 
     >>> data = fm.data.Prefetch(jnp.ones((6, 2)), depth=3)
     >>> [len(batch) for batch in fm.batches(data, batch_size=4)]
@@ -28,7 +31,7 @@ class Prefetch:
 
     def __init__(self, data: Any, depth: int = 2) -> None:
         if not isinstance(depth, int) or depth < 0:
-            raise ValueError(f"Prefetch, depth: a whole number of batches, at least 0, was expected, and {depth!r} came.")
+            raise ValueError(f"Prefetch.depth must be a non-negative integer, got {depth!r}.")
         self.data, self.depth = data, depth
 
 
@@ -38,15 +41,15 @@ class _Raised:
 
 
 def ahead(batches: Generator[Any, None, None], depth: int) -> Generator[Any, None, None]:
-    """The same batches on the device, made on a thread, `depth` of them ahead of their reader.
+    """The same batches on the device, made on a thread, up to `depth` batches ahead of the reader.
 
-    The thread ends with the batches, with an error in them, which is raised here, and when this iterator is closed.
+    The thread ends after the last batch, after an error, which is raised here, and when this generator is closed.
     """
     ready: queue.SimpleQueue[Any] = queue.SimpleQueue()
     room, stop = threading.Semaphore(depth), threading.Event()
-    # On the CPU the step takes NumPy's arrays as they are, at less than it costs to place them.
+    # On the CPU a step takes NumPy arrays directly, which is faster than placing them first.
     place = (lambda batch: batch) if jax.default_backend() == "cpu" else jax.device_put
-    device = jax.config.jax_default_device  # type: ignore[attr-defined]  # `with jax.default_device(…)` is for one thread
+    device = jax.config.jax_default_device  # type: ignore[attr-defined]  # `jax.default_device(…)` holds for one thread
 
     def work() -> None:
         try:
@@ -73,5 +76,5 @@ def ahead(batches: Generator[Any, None, None], depth: int) -> Generator[Any, Non
     finally:
         stop.set()
         room.release()
-        if thread is not threading.current_thread():  # which may be collecting garbage
+        if thread is not threading.current_thread():  # the garbage collector may run this on the thread itself
             thread.join()

@@ -1,4 +1,4 @@
-"""`Sources`: data of several kinds read side by side, as a dict by the names of a system's parts gives them."""
+"""`Sources`: a dict of data, such as one entry for each part of a system, whose batches are read together."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ __all__ = ["Sources"]
 
 
 class Sources(dict[str, Any]):
-    """Data by name, of which some comes in batches of its own: a batch of each is one step's, and the first to end ends an epoch.
+    """Data by name, of which some entries make their own batches. A step gets one batch of each.
 
-    Where some say how many batches they have, an epoch is declared to be as long as the shortest of these: what does not say it
-    may go on for longer, and is an error where it ends before.
+    An epoch ends with the shortest entry. Its declared length is the smallest declared length; an entry without a length may
+    be longer, and raises if it is shorter.
 
     Args:
-        data: from names to what `batches` takes.
+        data: from names to any data that `batches` takes.
 
     Raises:
-        TypeError: for an iterator, of which an epoch that another ended would have taken a batch for nothing.
+        TypeError: for an iterator, which would lose a batch where another entry ends the epoch.
     """
 
     def __init__(self, data: dict[str, Any]) -> None:
         super().__init__(data)
-        self.__name__ = ", ".join(data)  # in errors
+        self.__name__ = ", ".join(data)  # for errors
         for name, own in data.items():
             if isinstance(own, Iterator):
                 raise TypeError(
-                    f"data, {name}: the {type(own).__name__} can be read but once. Beside other parts' data a function that makes it "
-                    "for each epoch was expected, such as the generator function itself."
+                    f"data, {name}: a {type(own).__name__} can be iterated only once, so it cannot be combined with other data. Give a "
+                    "function that makes one for each epoch, such as the generator function itself."
                 )
 
 

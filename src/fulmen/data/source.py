@@ -1,10 +1,11 @@
-"""`Source`: data as the verbs read it, looked at once, then batch by batch."""
+"""`Source`: any data that a user gives, as the verbs read it: normalized once, then batch by batch."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Callable, Generator, Iterator
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,87 +14,85 @@ from fulmen.core.border import checked_batch
 from fulmen.core.mode import Plan
 from fulmen.core.tree import remake
 from fulmen.core.verbs import as_batch, batches, steps_per_epoch, validate
-from fulmen.data.arrays import check_batch_size, count, cut
-from fulmen.data.batch_spec import Expected
-from fulmen.data.iterables import put_back, told
+from fulmen.data.arrays import check_positive, count, cut
+from fulmen.data.epoch_reader import Batches, EpochReader
+from fulmen.data.iterables import describe_data, put_back
 from fulmen.data.mapped import Mapped
-from fulmen.data.normalize import can_put_back, in_memory, settle
+from fulmen.data.normalize import in_memory, normalized, takes_back
 from fulmen.data.prefetch import Prefetch, ahead
 from fulmen.dispatching.registry import dispatch
 from fulmen.dispatching.warning import warn
 
 __all__ = ["Source", "check_seed"]
 
-Batches: TypeAlias = Generator[Any, None, None]
-
 _BATCH_SIZE = 32
 _DEPTH = 2
 
 
 def check_seed(seed: Any) -> None:
-    """Raise on a seed that is not an integer that JAX and NumPy take, or None."""
-    if seed is not None and (not hasattr(seed, "__index__") or np.ndim(seed) > 0):
-        raise TypeError(f"seed must be an integer or None, got {seed!r}.")
-    if seed is not None and not 0 <= seed < 2**63:
-        raise ValueError(f"seed must be an integer from 0 to 2**63 - 1, got {seed!r}.")
+    """Raise for a seed that is not None and not an integer that JAX and NumPy accept."""
+    is_integer = hasattr(seed, "__index__") and np.ndim(seed) == 0
+    if seed is not None and not (is_integer and 0 <= seed < 2**63):
+        kind = ValueError if is_integer else TypeError
+        raise kind(f"seed must be an integer from 0 to 2**63 - 1, or None, got {seed!r}.")
 
 
 class Source:
-    """Data that a verb was given: what it may be is settled here once, so that the verbs need not ask.
+    """Data that was given to a verb. All questions about its type are answered here, so that the verbs need not ask.
 
     Args:
         data: as for `fm.batches`.
-        what: what it is in errors.
+        argument: the name of the verb's argument, for errors.
 
     Attributes:
-        data: what `batches` dispatches on.
-        in_memory: whether it is arrays, all of which were looked at.
-        depth: how many batches are read ahead.
+        data: the object that `batches` dispatches on.
+        in_memory: whether it is arrays, all of which are checked.
+        is_iterator: whether it can be iterated only once.
+        depth: the number of batches that are prefetched.
+        given_depth: the depth that the user gave, or 0.
+        reader: reads and checks the epochs of data that is not in memory.
     """
 
-    def __init__(self, data: Any, what: str = "data") -> None:
-        self.what, depth = what, None
+    def __init__(self, data: Any, argument: str = "data") -> None:
+        depth = None
         if isinstance(data, Prefetch):
             data, depth = data.data, data.depth
-        self.lasts = can_put_back(data)
-        self.data = settle(data)
+        self.keeps_first = takes_back(data)
+        self.data = normalized(data)
         self.in_memory = in_memory(self.data)
-        # A thread takes more from a quick step than batches of arrays cost.
+        self.given_depth = depth or 0
+        # For arrays, a thread would cost a fast step more than it saves.
         self.depth = depth if depth is not None else 0 if self.in_memory else _DEPTH
-        self.said_depth = depth or 0
         self.is_iterator = isinstance(self.data, Iterator)
-        self._expected = Expected()
-        self._rows: int | None = None  # of a batch, where the user said how many
-        self._begun: Any = None
+        self.reader = EpochReader(self.data, f"{argument}: {describe_data(self.data)}")
+        self._started: Any = None  # the plan, the first batch and the generator of the others, after `first`
         self._validated = False
 
     @classmethod
-    def of(cls, data: Any, what: str = "data") -> Source:
-        """The source of some data; a source stays what it is."""
-        return data if isinstance(data, Source) else cls(data, what)
+    def of(cls, data: Any, argument: str = "data") -> Source:
+        """The source of some data; a source is returned as it is."""
+        return data if isinstance(data, Source) else cls(data, argument)
 
     @classmethod
-    def looked_at(cls, data: Any) -> Source:
-        """The source of data of which the first batch is only looked at, and so is put back."""
+    def with_first(cls, data: Any) -> Source:
+        """The source of data whose first batch is read, and is read again by the next reader."""
         source = cls.of(data)
-        if source is not data and not source.lasts:
+        if source is not data and not source.keeps_first:
             kind = type(data).__name__
             raise TypeError(
-                f"data: the {kind} would lose the batch that is looked at here. Give one batch, or a function that makes the {kind}; "
-                "`fit` takes it as it is."
+                f"data must be readable again after its first batch, got a {kind}, which would lose that batch here. Give one batch, "
+                f"or a function that makes the {kind}; only `fit` takes a {kind}."
             )
         return source
 
     @property
     def name(self) -> str:
-        """What it is called in errors."""
-        return f"{self.what}: {told(self.data)}"
-
-    # What is known ahead
+        """The name of the data in errors."""
+        return self.reader.name
 
     @property
     def examples(self) -> int | None:
-        """How many there are, of arrays."""
+        """The number of examples, of arrays."""
         if self.in_memory:
             return count(self.data)
         return count(self.data.arrays) if isinstance(self.data, Mapped) else None
@@ -108,209 +107,141 @@ class Source:
         seed: int | None = None,
         drop_last: bool = False,
     ) -> Plan:
-        """What is known of a run over the data.
+        """The plan of a run over the data.
 
         Args:
-            batch_size: what the user said, or None.
-            usual: what is taken otherwise, if there are as many examples.
+            batch_size: the user's batch size, or None.
+            usual: the batch size without one; reduced to the number of examples.
             epochs, steps, seed, drop_last: as in `fit`.
+
+        Raises:
+            TypeError, ValueError: for values that are not possible.
         """
         for name, value in (("epochs", epochs), ("steps", steps)):
-            if value is not None and not hasattr(value, "__index__"):
-                raise TypeError(f"{name}: a whole number was expected, and {value!r} came.")
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: at least 1 was expected, and {value} came.")
+            if value is not None:
+                check_positive(name, value)
         check_seed(seed)
         if self.is_iterator and epochs is not None and epochs > 1:
             raise ValueError(
-                f"{self.name} is good for one epoch, and epochs={epochs} came. Give a function that makes one for each epoch, such "
-                "as the generator function itself, which is then called for each."
+                f"{self.name} can be iterated only once, but epochs={epochs}. Give a function that makes one for each epoch, such as "
+                "the generator function itself."
             )
-        n, self._rows = self.examples, batch_size
+        n, self.reader.rows = self.examples, batch_size
         size = batch_size if batch_size is not None else _BATCH_SIZE if usual is None else usual
         if n is not None and batch_size is None:
             size = min(size, n)
-        check_batch_size(size if n is None else n, size)
+        check_positive("batch_size", size)
+        if n is not None and size > n:
+            raise ValueError(f"batch_size must be at most {n}, the number of examples, got {size}.")
         plan = Plan(epochs=epochs, batch_size=size, seed=seed, drop_last=drop_last)
         each = steps_per_epoch(self.data, plan)
         total = steps if steps is not None else epochs * each if epochs is not None and each is not None else None
         return remake(plan, {"steps_per_epoch": each, "total_steps": total})
 
-    def seeks(self) -> bool:
-        """Whether an epoch can be begun in its midst: a method of `batches` takes `start`, and none that does not is nearer."""
-        if not batches.has(self.data, Plan(), 0, 0):
-            return False
-        seeking, plain = batches.method(self.data, Plan(), 0, 0), batches.method(self.data, Plan(), 0)
-        return seeking.hints[0] == plain.hints[0]
-
-    # Reading
-
     def first(self, plan: Plan) -> Any:
-        """The first batch, to be looked at: whoever reads the first epoch next has it again."""
+        """The first batch. The next reader of epoch 0 gets it again."""
         if self.in_memory:
             return jax.tree.map(lambda v: v[: plan.batch_size], self.data)
-        if self._begun is None:
-            found = self._checked(plan, 0, 0)
-            batch = next(found)
+        if self._started is None:
+            reading = self.reader.read(plan, 0)
+            batch = next(reading)
             if self.is_iterator:
                 put_back(self.data, batch)
                 return batch
-            self._begun = plan, batch, found
-        return self._begun[1]
+            self._started = plan, batch, reading
+        return self._started[1]
 
     def read(self, plan: Plan, epoch: int, start: int = 0, *, limit: int | None = None, depth: int | None = None) -> Batches:
-        """The batches of an epoch, checked, and read ahead where that is worth it.
+        """The batches of an epoch, checked, and prefetched where that saves time.
 
         Args:
-            plan: as `plan` gave it.
+            plan: a plan of this source.
             epoch: the epoch's number.
-            start: the batch to begin at.
-            limit: how many are wanted at most, so that no more are taken from the data.
-            depth: how many are read ahead; by default the source's own.
+            start: the index of the first batch.
+            limit: the maximum number of batches; no more are read from the data.
+            depth: the number of prefetched batches; None is the source's.
         """
         depth = self.depth if depth is None else depth
-        found = cut(self.data, plan, epoch, start) if self.in_memory else self._go_on(plan, epoch, start)
-        found = found if limit is None else _some(found, limit)
-        return ahead(found, depth) if depth else found
+        reading = cut(self.data, plan, epoch, start) if self.in_memory else self._read(plan, epoch, start)
+        reading = reading if limit is None else _limited(reading, limit)
+        return ahead(reading, depth) if depth else reading
 
-    def epochs(self, plan: Plan, place: int, left: Callable[[], int | None], component: Any) -> Iterator[Batches]:
-        """One epoch after the other, for ever.
+    def epochs(self, plan: Plan, done: int, left: Callable[[], int | None], component: Any) -> Iterator[Batches]:
+        """An endless iterator of epochs, from where a run continues.
 
         Args:
-            plan: as `plan` gave it.
-            place: how many batches the state has had.
-            left: gives how many are wanted still, or None.
-            component: what `validate` is asked for with the first batch.
+            plan: a plan of this source.
+            done: the number of batches that the state was trained on.
+            left: gives the number of batches that are still needed, or None.
+            component: validated with the first batch.
         """
-        number, start = self._find(plan, place)
+        epoch, start = self._find(plan, done)
         while True:
             limit, each = left(), plan.steps_per_epoch
             if limit is not None and each is not None and start + limit >= each:
-                limit = None  # its end is seen to, where it has one
-            found = self.read(plan, number, start, limit=limit)
-            yield found if self.in_memory else self._validating(found, component)
-            number, start = number + 1, 0
+                limit = None  # so that the epoch's declared length is checked
+            reading = self.read(plan, epoch, start, limit=limit)
+            yield reading if self.in_memory else self._validating(reading, component)
+            epoch, start = epoch + 1, 0
 
-    def _find(self, plan: Plan, place: int) -> tuple[int, int]:
-        """The epoch and the batch in it at which a run goes on."""
+    def _find(self, plan: Plan, done: int) -> tuple[int, int]:
+        """The epoch and the batch in it at which a run continues."""
         if self.is_iterator:
-            return 0, 0  # it stands where it stands
-        number, start = divmod(place, plan.steps_per_epoch) if plan.steps_per_epoch else (0, place)
-        if not start or (self.seeks() and plan.steps_per_epoch):
-            return number, start
-        kind = type(self.data).__name__
+            return 0, 0  # an iterator continues at its own position
+        epoch, start = divmod(done, plan.steps_per_epoch) if plan.steps_per_epoch else (0, done)
+        if not start or (self.reader.seeks() and plan.steps_per_epoch):
+            return epoch, start
         warn(
-            f"{self.name} cannot seek: to go on after {place} steps, {start} batches are read and passed over, and they are those "
-            f"of the run before only if each epoch has its order by its number. `batches(data: {kind}, plan, epoch, start=0)` that "
-            "begins at a batch (and `steps_per_epoch`) would go there at once.",
+            f"{self.name} cannot seek: to continue after {done} steps, {start} batches are read and skipped. They are the same as "
+            "in the run before only if the order of each epoch depends on its number alone. To seek, write "
+            f"`batches(data: {type(self.data).__name__}, plan, epoch, start=0)`, which begins at a batch, and `steps_per_epoch`.",
         )
         while not plan.steps_per_epoch:
-            n = sum(1 for _ in itertools.islice(self._checked(plan, number, 0), start + 1))  # one more: it goes on after it
+            n = sum(
+                1 for _ in itertools.islice(self.reader.read(plan, epoch), start + 1)
+            )  # one more: is there a next batch?
             if n > start:
                 break
-            number, start = number + 1, start - n
-        return number, start
+            epoch, start = epoch + 1, start - n
+        return epoch, start
 
-    def _go_on(self, plan: Plan, epoch: int, start: int) -> Batches:
-        begun, self._begun = self._begun, None
-        if begun is not None and epoch == start == 0:
-            before, batch, found = begun
+    def _read(self, plan: Plan, epoch: int, start: int) -> Batches:
+        started, self._started = self._started, None
+        if started is not None and epoch == start == 0:
+            before, batch, reading = started
             if before.seed == plan.seed and plan.batch_size in (before.batch_size, count(batch)):
-                return _with(batch, found)
-        return self._checked(plan, epoch, start)
+                return _with(batch, reading)
+        return self.reader.read(plan, epoch, start)
 
-    def _opened(self, plan: Plan, epoch: int, start: int) -> Batches:
-        if not start:
-            yield from batches(self.data, plan, epoch)
-        elif self.seeks():
-            yield from batches(self.data, plan, epoch, start)
-        else:
-            found = iter(batches(self.data, plan, epoch))
-            for _ in itertools.islice(found, start):
-                pass
-            yield from found
-
-    def _checked(self, plan: Plan, epoch: int, start: int) -> Batches:
-        """The batches on the host, each as the first one was."""
-        found, index, declared = self._opened(plan, epoch, start), start, plan.steps_per_epoch
-        try:
-            while True:
-                where = f"{self.name}, batch {index} of epoch {epoch}"
-                try:
-                    raw = next(found)
-                except StopIteration:
-                    break
-                except Exception as error:
-                    raise RuntimeError(f"{where} raised {type(error).__name__}: {error}") from error
-                if index == declared:
-                    raise ValueError(f"{self.name} goes on after the {declared} batches that it declares, in epoch {epoch}.")
-                try:
-                    batch = self._expected.check(raw)
-                except (TypeError, ValueError) as error:
-                    raise type(error)(f"{where}: {error}") from error
-                if index == 0 and self._rows is not None:
-                    self._check_rows(batch)
-                yield batch
-                index += 1
-        finally:
-            found.close()
-        if not index:
-            raise ValueError(f"{self.name} gave no batch in epoch {epoch}{self._used_up()}.")
-        if declared is not None and index < declared:
-            raise ValueError(
-                f"{self.name} ended after {index} of the {declared} batches that it declares, in epoch {epoch}."
-            )
-
-    def _used_up(self) -> str:
-        if not self.is_iterator:
-            return ""
-        return (
-            ": it is used up, and good for one epoch. Give a function that makes one for each epoch, such as the generator function "
-            "itself, or one that goes on for all steps"
-        )
-
-    def _check_rows(self, batch: Any) -> None:
-        if count(batch) != self._rows:
-            raise ValueError(
-                f"batch_size: {self._rows} came, and the batches of {told(self.data)} have {count(batch)} examples. Leave it out, or "
-                "have batches of that size made there."
-            )
-
-    def _validating(self, found: Batches, component: Any) -> Batches:
-        # Here, and not on the thread that reads: it traces, under the settings of this one.
-        try:
-            for batch in found:
+    def _validating(self, reading: Batches, component: Any) -> Batches:
+        # Not on the thread that prefetches: validation traces, under the settings of this thread.
+        with contextlib.closing(reading):
+            for batch in reading:
                 self.validate(component, batch)
                 yield batch
-        finally:
-            found.close()
 
     def validate(self, component: Any, batch: Any) -> None:
-        """Ask the component about the first batch that is seen; of arrays it was asked about all."""
+        """Validate the component with data, once: with all arrays in memory, or with the first batch that is read."""
         if not self._validated:
             self._validated = True
             validate(component, checked_batch(as_batch(component, batch)))
 
 
-def _with(batch: Any, found: Batches) -> Batches:
-    try:
+def _with(batch: Any, reading: Batches) -> Batches:
+    with contextlib.closing(reading):
         yield batch
-        yield from found
-    finally:
-        found.close()
+        yield from reading
 
 
-def _some(found: Batches, limit: int) -> Batches:
-    """The first batches, and the rest not even asked for."""
-    try:
-        yield from itertools.islice(found, limit)
-    finally:
-        found.close()
+def _limited(reading: Batches, limit: int) -> Batches:
+    """The first batches; no more are read."""
+    with contextlib.closing(reading):
+        yield from itertools.islice(reading, limit)
 
 
 @dispatch
 def batches(data: object, *, batch_size=None, seed=0, epochs=1, drop_last=False):
     source = Source.of(data)
     plan = source.plan(batch_size, epochs=epochs, seed=seed, drop_last=drop_last)
-    reading = (source.read(plan, number, depth=source.said_depth) for number in range(epochs))
+    reading = (source.read(plan, number, depth=source.given_depth) for number in range(epochs))
     return itertools.chain.from_iterable(reading)

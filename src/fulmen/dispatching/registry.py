@@ -25,6 +25,7 @@ __all__ = [
     "ambiguities",
     "dispatch",
     "generation",
+    "is_public",
     "recorded",
     "verb",
     "verbs",
@@ -77,7 +78,12 @@ def all_named_verbs() -> list[Verb]:
 
 def verbs() -> list[Verb]:
     """All public verbs, oldest first. A verb that its module's `__all__` leaves out is private."""
-    return [v for v in all_named_verbs() if v.__name__ in v.contract.__globals__.get("__all__", [v.__name__])]
+    return [v for v in all_named_verbs() if is_public(v)]
+
+
+def is_public(verb: Verb) -> bool:
+    """Whether the `__all__` of a verb's module, if there is one, contains the verb."""
+    return verb.__name__ in verb.contract.__globals__.get("__all__", [verb.__name__])
 
 
 def dispatch(function: Callable[..., Any]) -> Verb:

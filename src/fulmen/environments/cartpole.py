@@ -1,4 +1,4 @@
-"""`CartPole`: a pole on a cart, to be kept upright."""
+"""`CartPole`: balancing a pole on a cart."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ __all__ = ["CartPole"]
 
 
 class CartPole(Environment):
-    """A pole hinged on a cart that is pushed left or right, 1 for every step in which it has not fallen.
+    """Balancing a pole on a cart that is pushed left or right, with a reward of 1 per step.
 
     Barto, Sutton and Anderson 1983, "Neuronlike adaptive elements that can solve difficult learning control problems", with
-    Euler steps of 0.02 s. What is seen is the cart's place (m) and velocity, the pole's angle (rad) and its velocity. An
-    episode is over beyond 2.4 m or 12°, or after `limit` steps.
+    Euler steps of 0.02 s. The state `(4,)` is the position (m) and velocity of the cart, and the angle (rad) and angular
+    velocity of the pole. An episode ends beyond 2.4 m or 12°, or after `limit` steps.
 
     Args:
         actions: 2, left and right.
-        limit: after how many steps an episode ends.
-        force: of a push, in N.
-        gravity: in m/s².
+        limit: number of steps after which an episode ends.
+        force: force of a push, in N.
+        gravity: gravitational acceleration, in m/s².
         cart: the cart's mass, in kg.
         pole: the pole's mass, in kg.
         half: half of the pole's length, in m.
@@ -43,8 +43,8 @@ class CartPole(Environment):
     half: float = 0.5
 
 
-_TIME = 0.02
-_EDGE, _ANGLE = 2.4, 12 * math.pi / 180
+_TIME_STEP = 0.02
+_LARGEST_X, _LARGEST_ANGLE = 2.4, 12 * math.pi / 180
 
 
 @dispatch
@@ -55,13 +55,14 @@ def reset(environment: CartPole, key):
 @dispatch
 def step(environment: CartPole, state, action, key):
     e = environment
-    x, velocity, angle, turning = state
+    _, velocity, angle, angular_velocity = state
     sine, cosine = jnp.sin(angle), jnp.cos(angle)
     push = jnp.where(action == 1, 1.0, -1.0) * e.force
     mass = e.cart + e.pole
-    shared = (push + e.pole * e.half * turning**2 * sine) / mass
-    spin = (e.gravity * sine - cosine * shared) / (e.half * (4 / 3 - e.pole * cosine**2 / mass))
-    pull = shared - e.pole * e.half * spin * cosine / mass
-    new = jnp.stack([x + _TIME * velocity, velocity + _TIME * pull, angle + _TIME * turning, turning + _TIME * spin])
-    fallen = (jnp.abs(new[0]) > _EDGE) | (jnp.abs(new[2]) > _ANGLE)
-    return Transition(new, jnp.ones(()), fallen)
+    shared = (push + e.pole * e.half * angular_velocity**2 * sine) / mass
+    angular_acceleration = (e.gravity * sine - cosine * shared) / (e.half * (4 / 3 - e.pole * cosine**2 / mass))
+    acceleration = shared - e.pole * e.half * angular_acceleration * cosine / mass
+    rates = jnp.stack([velocity, acceleration, angular_velocity, angular_acceleration])
+    new = state + _TIME_STEP * rates
+    failed = (jnp.abs(new[0]) > _LARGEST_X) | (jnp.abs(new[2]) > _LARGEST_ANGLE)
+    return Transition(new, jnp.ones(()), failed)

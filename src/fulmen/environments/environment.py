@@ -1,4 +1,4 @@
-"""`Environment`, and the verbs that it has: `reset`, `step`, `observe`."""
+"""`Environment`, and episodes in one: `begin` and `play`."""
 
 from __future__ import annotations
 
@@ -15,16 +15,14 @@ __all__ = ["Environment", "Playing", "Transition", "begin", "play"]
 
 
 class Environment(Component):
-    """A game for one agent: its state is a tree of arrays, and goes from one step to the next in the compiled program.
+    """An environment for one agent, whose state is a tree of arrays; its numbers are hyperparameters.
 
-    Its numbers are hyperparameters: data that may change without recompiling.
-
-    **Extending.** Subclass it and write `reset`, `step` and, where the state is not what is seen, `observe`; for one agent,
-    they are run under `vmap` for many.
+    **Extending.** Subclass it and write `reset`, `step` and, if the agent does not see the whole state, `observe`, for one
+    agent; they run under `vmap` for many.
 
     Attributes:
-        actions: how many there are.
-        limit: after how many steps an episode ends.
+        actions: number of actions.
+        limit: number of steps after which an episode ends.
     """
 
     __example__ = "fm.environments.CartPole()"
@@ -34,7 +32,7 @@ class Environment(Component):
 
 
 class Transition(NamedTuple):
-    """What a step leads to: the next state, the reward `()`, and whether the episode is over, `()`."""
+    """The result of a step: the next state, the reward `()`, and whether the episode is over, `()`."""
 
     state: Any
     reward: jax.Array
@@ -47,7 +45,7 @@ def observe(environment: Environment, state):
 
 
 class Playing(NamedTuple):
-    """An agent in the midst of an episode: the state, how many steps it has had, the rewards so far."""
+    """An episode in progress: the state, the number of steps, and the sum of rewards so far."""
 
     state: Any
     time: jax.Array
@@ -55,21 +53,21 @@ class Playing(NamedTuple):
 
 
 def begin(environment: Environment, key: Any) -> Playing:
-    """An episode's beginning."""
+    """Start an episode, from a random key."""
     return Playing(reset(environment, key), jnp.zeros((), jnp.int32), jnp.zeros(()))
 
 
 def play(environment: Environment, playing: Playing, action: Any, key: Any) -> tuple[Playing, Any, Any, Any]:
-    """A step, and where the episode is over, by its end or by the limit, the beginning of the next.
+    """Take a step; if it ends the episode, or reaches the limit, start the next one.
 
     Args:
         environment: an `Environment`.
-        playing: where the agent is.
-        action: `()`.
+        playing: the episode.
+        action: an integer, `()`.
         key: a random key.
 
     Returns:
-        `(playing, reward, done, total)`, the last the rewards of the episode up to here.
+        `(playing, reward, done, total)`, where `total` is the sum of the episode's rewards.
 
     >>> from fulmen.environments import CartPole, begin, play
     >>> pole = CartPole()
@@ -77,9 +75,9 @@ def play(environment: Environment, playing: Playing, action: Any, key: Any) -> t
     >>> float(reward), bool(done), int(playing.time)
     (1.0, False, 1)
     """
-    moved, fresh = jax.random.split(key)
-    state, reward, done = step(environment, playing.state, action, moved)
+    step_key, reset_key = jax.random.split(key)
+    state, reward, done = step(environment, playing.state, action, step_key)
     now = Playing(state, playing.time + 1, playing.total + reward)
     done = done | (now.time >= environment.limit)
-    again = begin(environment, fresh)
-    return jax.tree.map(lambda a, b: jnp.where(done, a, b), again, now), reward, done, now.total
+    next_episode = begin(environment, reset_key)
+    return jax.tree.map(lambda a, b: jnp.where(done, a, b), next_episode, now), reward, done, now.total

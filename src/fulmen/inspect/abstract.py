@@ -1,4 +1,4 @@
-"""A description with shapes in the place of the arrays that it does not have yet."""
+"""Components with shapes in place of arrays that are not drawn yet."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["described"]
 
 
 def described(component: Any) -> tuple[Any, bool]:
-    """The component with shapes in the place of arrays that are not drawn yet, and whether all were there."""
+    """The component with shapes in place of arrays that are not drawn yet, and whether it has all arrays."""
     if not init.has(component, None):
         return component, True
     known: dict[str, Any] = {}
@@ -24,7 +24,7 @@ def described(component: Any) -> tuple[Any, bool]:
 
     drawn = jax.eval_shape(draw, jax.ShapeDtypeStruct((), jax.random.key(0).dtype))
     here = dict(jax.tree_util.tree_flatten_with_path(component)[0])
-    # What `init` gave that is no array is as it is; its arrays are tracers, of which the shapes are kept.
+    # Arrays from `init` are tracers here, which are replaced by their shapes; other leaves are kept.
     filled = [here.get(path, drawn.get(i, leaf)) for i, (path, leaf) in enumerate(known["flat"])]
     complete = all(path in here for i, (path, _) in enumerate(known["flat"]) if i in drawn)
     return known["structure"].unflatten(filled), complete

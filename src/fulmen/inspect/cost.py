@@ -1,4 +1,4 @@
-"""What a step and an evaluation cost, as XLA counts it for the compiled programs; nothing is computed or allocated."""
+"""The cost of a step and an evaluation, from XLA's analysis of the compiled programs. Nothing is computed or allocated."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from fulmen.data.source import Source
 from fulmen.inspect.abstract import described
 from fulmen.optimizers import MissingOptimizerError
 from fulmen.optimizers.update_schedule import update_schedule
-from fulmen.train.step import step_program
+from fulmen.train.compiled_step import step_program
 
 __all__ = ["Cost", "costs"]
 
-_LONG_RUN = 1_000_000  # steps, for schedules of a run whose length was not said
+_LONG_RUN = 1_000_000  # steps of schedules: the length of the run is unknown
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What one compiled program costs.
+    """The cost of one compiled program.
 
     Attributes:
-        name: what it does: `"training step"`, `"evaluation"`, `"forward pass"`.
-        examples: in its batch.
-        flops: floating-point operations of one run; a multiplication and an addition are two.
-        arguments: bytes of what it is given: the state (or what of it is used) and the batch.
-        temporary: bytes of what it needs meanwhile and gives back, beside the state that it moves in its place.
+        name: `"training step"`, `"evaluation"` or `"forward pass"`.
+        examples: the batch size.
+        flops: floating-point operations of one call; a multiplication and an addition are two.
+        arguments: bytes of the arguments: the used leaves of the state, and the batch.
+        temporary: bytes of intermediate values and results, without the state that is updated in place.
     """
 
     name: str
@@ -50,27 +50,27 @@ class Cost:
 
     @property
     def bytes(self) -> int:
-        """What is allocated at most while it runs."""
+        """The peak memory of a call."""
         return self.arguments + self.temporary
 
 
 def costs(
     component: Any, data: Any, batch_size: int | None, optimizer: Any, lr: Any, options: dict[str, Any]
 ) -> tuple[list[Cost], State | None, str]:
-    """What a training step and an evaluation cost, or for a model without a loss a forward pass.
+    """The costs of a training step and an evaluation, or of a forward pass for a model without a loss.
 
     Args:
-        component: a component, drawn or not, or a `State`.
-        data: as for `fit`, or `jax.ShapeDtypeStruct`s in the arrays' places.
+        component: a component with or without arrays, or a `State`.
+        data: as for `fit`, or `jax.ShapeDtypeStruct`s in place of arrays.
         batch_size: examples in a batch; None is the state's, or 32, and no more than the data has.
-        optimizer, lr, options: as for `setup`. Without an optimizer anywhere, plain gradient descent is taken.
+        optimizer, lr, options: as for `setup`. Without any optimizer, the step is plain gradient descent.
 
     Returns:
-        The costs; a state with shapes in its arrays' places, or None for a model without a loss; and a remark.
+        The costs; a state with shapes in place of arrays, or None for a model without a loss; and a remark.
     """
     state = component if isinstance(component, State) else None
     size = batch_size or (state.plan.batch_size if state is not None else None) or 32
-    source = Source.looked_at(jax.tree.map(lambda leaf: _stand_in(leaf, size), data))
+    source = Source.with_first(jax.tree.map(lambda leaf: _without_memory(leaf, size), data))
     data = source.first(source.plan(usual=size))
     raw = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype), data)
     n, remark = count(data), ""
@@ -84,7 +84,7 @@ def costs(
             if optimizer is not None:
                 raise
             state = _dry(component, data, {**options, "optimizer": optax.sgd(1e-3), "lr": None})
-            remark = "The step is one of plain gradient descent, since no optimizer was given."
+            remark = "The step is plain gradient descent, since there is no optimizer."
     return (
         [
             *_step_costs(state, raw, n),
@@ -95,20 +95,20 @@ def costs(
     )
 
 
-def _stand_in(leaf: Any, size: int) -> Any:
-    """For a shape, an array of zeros that takes no memory, no longer than a batch."""
+def _without_memory(leaf: Any, size: int) -> Any:
+    """For a shape, an array of zeros that takes no memory, of at most `size` rows."""
     if not isinstance(leaf, jax.ShapeDtypeStruct):
         return leaf
     return np.broadcast_to(np.zeros((), leaf.dtype), (min(leaf.shape[0], size), *leaf.shape[1:]) if leaf.shape else ())
 
 
 def _dry(component: Any, data: Any, options: dict[str, Any]) -> State:
-    """What `setup` would return, with shapes in the arrays' places."""
+    """The state of `setup`, with shapes in place of arrays."""
     return jax.eval_shape(lambda: setup(component, data, **options))
 
 
 def _step_costs(state: State, raw: Any, n: int) -> list[Cost]:
-    """Of the steps as `fit` runs them, whose results take the place of the state's arrays; one for each set of movers."""
+    """The costs of the steps of `fit`, which update the state in place: one for each set of parts that are updated together."""
     schedule, found = update_schedule(state), []
     for resting, kind in zip(schedule.sets(), schedule.kinds(), strict=True):
 
@@ -131,14 +131,11 @@ def _forward_cost(component: Any, raw: Any, n: int) -> Cost:
     return _cost("forward pass", n, run, leaves, raw)
 
 
-# As XLA counts
-
-
 def _cost(name: str, examples: int, function: Any, *args: Any, donate_argnums: Any = ()) -> Cost:
     traced = jax.jit(function, donate_argnums=donate_argnums).trace(*args)
     program = _compiled(traced.lower())
     memory = program.memory_analysis()
-    # Of donated arguments the results take the place.
+    # Donated arguments are reused for results.
     temporary = memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     jaxpr = _opened(traced.jaxpr)
     used, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)
@@ -148,7 +145,7 @@ def _cost(name: str, examples: int, function: Any, *args: Any, donate_argnums: A
 
 
 def _compiled(lowered: Any) -> Any:
-    # LLVM's share of compiling changes neither figure, and is most of the time on a CPU.
+    # LLVM's passes change none of the values, and take most of the compilation time on a CPU.
     fast = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
     return lowered.compile(compiler_options=fast if jax.default_backend() == "cpu" else None)
 
@@ -158,18 +155,18 @@ def _flops(program: Any) -> float:
 
 
 def _repeated(jaxpr: Jaxpr, given: Sequence[Any], known: dict[Any, int]) -> tuple[float, list[Any]]:
-    """The operations of all rounds of loops but their first, since XLA counts the body of a loop once, however often it runs.
+    """The operations of all iterations of loops but their first. XLA's analysis counts the body of a loop only once.
 
-    Equal loops over the same values count once, as XLA merges them, such as a model's in its loss and its metrics. So values
-    are numbered by what computes them.
+    XLA merges equal loops over the same values, such as a model's in its loss and its metrics, so they count once here too
+    (value numbering).
 
     Args:
         jaxpr: the program.
-        given: what its inputs are known as.
-        known: the numbers of the computations so far.
+        given: the identities of its inputs.
+        known: the numbers of the computations so far; changed here.
 
     Returns:
-        The operations, and what its outputs are known as.
+        The operations, and the identities of the outputs.
     """
     values: dict[Any, Any] = dict(zip(jaxpr.invars, given, strict=True))
     total = 0.0
@@ -186,26 +183,26 @@ def _repeated(jaxpr: Jaxpr, given: Sequence[Any], known: dict[Any, int]) -> tupl
             key = equation.primitive.name, str(equation.params), inputs
             if key not in known:
                 known[key] = len(known)
-                rounds = equation.params["length"] if equation.primitive.name == "scan" else 1
-                total += sum(_inner_rounds(inner, rounds) for inner in inside)
+                iterations = equation.params["length"] if equation.primitive.name == "scan" else 1
+                total += sum(_further_iterations(inner, iterations) for inner in inside)
             outputs = [(known[key], i) for i in range(len(equation.outvars))]
         values.update(zip(equation.outvars, outputs, strict=True))
     return total, [value(atom) for atom in jaxpr.outvars]
 
 
-_CALLS = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call")  # and none that keeps XLA from merging
+_CALLS = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call")  # calls that do not keep XLA from merging
 
 
-def _inner_rounds(body: ClosedJaxpr, rounds: int) -> float:
-    total = rounds * _repeated(_opened(body), [("input", i) for i in range(len(body.in_avals))], {})[0]
-    if rounds > 1:
+def _further_iterations(body: ClosedJaxpr, iterations: int) -> float:
+    total = iterations * _repeated(_opened(body), [("input", i) for i in range(len(body.in_avals))], {})[0]
+    if iterations > 1:
         shapes = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in body.in_avals]
-        total += (rounds - 1) * _flops(_compiled(jax.jit(jaxpr_as_fun(body)).lower(*shapes)))
+        total += (iterations - 1) * _flops(_compiled(jax.jit(jaxpr_as_fun(body)).lower(*shapes)))
     return total
 
 
 def _opened(jaxpr: Any) -> Jaxpr:
-    """A jaxpr without its constants; from jax 0.12 on there is one class for both."""
+    """A jaxpr without its constants; since jax 0.12 there is one class for both."""
     return jaxpr if isinstance(jaxpr, Jaxpr) else jaxpr.jaxpr
 
 

@@ -1,4 +1,4 @@
-"""A history as a picture, and as a table with small curves in a notebook."""
+"""`plot` of a history, and its table with small curves in a notebook."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from fulmen.inspect.text import faint, html_page, html_table
 from fulmen.train.history import History, highest_is_best
 
 _PARTS = "parts of the loss"
-_WRITTEN = 12  # rows or columns of a matrix up to which its numbers are written into it
-_LINE = 0.13  # inches that a line of small text takes
+_WRITTEN = 12  # maximum number of rows and columns of a matrix whose values are printed in its cells
+_LINE = 0.13  # height of a line of small text, in inches
 
 
 @dispatch
 def plot(history: History):
     if not _epochs(history):
-        raise ValueError("plot: the history is empty: no epoch of the run has ended.")
+        raise ValueError("plot: the history is empty, since no epoch of the run has ended.")
     panels = _panels(history)
-    members = {_place(name, history[name]): history[f"{name}/members"] for name in _means(history)}
+    members = {_panel_and_label(name, history[name]): history[f"{name}/members"] for name in _means(history)}
     tallest = max(len(lines) for lines in panels.values())
     figure, cells = grid(len(panels), min(len(panels), 2), (4.8, max(2.5, 0.7 + 1.4 * _LINE * tallest)))
-    for axes, (name, figures) in zip(cells, panels.items(), strict=True):
+    for axes, (name, lines) in zip(cells, panels.items(), strict=True):
         axes.set_title(name)
-        if all(values.ndim == 1 for values in figures.values()):
-            _curves(axes, name, figures, members, history.opposed)
+        if all(values.ndim == 1 for values in lines.values()):
+            _curves(axes, name, lines, members, history.opposed)
         else:
-            _image(figure, axes, name, *figures.values())
+            _image(figure, axes, name, *lines.values())
     return figure
 
 
@@ -41,19 +41,19 @@ def _epochs(history: History) -> int:
 
 
 def _means(history: History) -> list[str]:
-    """The figures of a population that are means over its members, who each have a curve in the same picture."""
+    """The names of a population's means over its members; each member has a curve in the same panel."""
     return [name for name in history if f"{name}/members" in history]
 
 
-def _place(name: str, values: np.ndarray) -> tuple[str, str]:
-    """The picture that a figure belongs into, and its name in it."""
+def _panel_and_label(name: str, values: np.ndarray) -> tuple[str, str]:
+    """The panel of a metric, and the label of its line."""
     *before, last = name.split("/")
     validation = before[:1] == ["validation"]
     own = before[validation:]
     if values.ndim > 1:
         panel, label = name, ""
     elif own[:1] in (["loss"], ["lr"]):
-        # A loss is not put beside its own parts: in a game they may be far apart.
+        # A loss and its parts have two panels: in a game their values may be far apart.
         panel, label = (_PARTS if own[0] == "loss" else "lr"), "/".join([*own[1:], last])
     else:
         panel, label = last, "/".join(own)
@@ -61,33 +61,32 @@ def _place(name: str, values: np.ndarray) -> tuple[str, str]:
 
 
 def _panels(history: History) -> dict[str, dict[str, np.ndarray]]:
-    """The figures that belong into one picture, by their names in it."""
+    """The metrics of each panel, by their labels."""
     panels: dict[str, dict[str, np.ndarray]] = {}
     of_members = {f"{name}/{what}" for name in _means(history) for what in ("members", "std")}
     for name, values in history.items():
         if name not in of_members:
-            panel, label = _place(name, values)
+            panel, label = _panel_and_label(name, values)
             panels.setdefault(panel, {})[label] = values
-    place = {"loss": 0, _PARTS: 1, "lr": 3, "seconds": 4}
-    return {name: panels[name] for name in sorted(panels, key=lambda name: place.get(name, 2))}
+    position = {"loss": 0, _PARTS: 1, "lr": 3, "seconds": 4}
+    return {name: panels[name] for name in sorted(panels, key=lambda name: position.get(name, 2))}
 
 
 def _curves(
-    axes: Any, panel: str, figures: dict[str, np.ndarray], members: dict[tuple[str, str], np.ndarray], opposed: bool
+    axes: Any, panel: str, lines: dict[str, np.ndarray], members: dict[tuple[str, str], np.ndarray], opposed: bool
 ) -> None:
-    # What has no name of its own comes first, so that it has the same colour in every panel.
-    names = sorted(dict.fromkeys(label.removeprefix("validation").strip() for label in figures), key=bool)
-    alone = len(names) == 1  # then training and validation have a colour each
-    ends, shown = [], [*figures.values()]
-    for i, (label, values) in enumerate(figures.items()):
+    # The line without a name is first, so that it has the same colour in every panel.
+    names = sorted(dict.fromkeys(label.removeprefix("validation").strip() for label in lines), key=bool)
+    single = len(names) == 1  # then training and validation have different colours
+    ends, shown = [], [*lines.values()]
+    for i, (label, values) in enumerate(lines.items()):
         validation = label.startswith("validation")
-        place = i if alone else names.index(label.removeprefix("validation").strip())
-        colour = COLOURS[place % len(COLOURS)]
+        colour = COLOURS[(i if single else names.index(label.removeprefix("validation").strip())) % len(COLOURS)]
         known = np.flatnonzero(np.isfinite(values))
         marker = "o" if len(known) < 2 else None
         style = dict(linestyle="--" if validation else "-", marker=marker, color=colour)
         axes.plot(known + 1, values[known], ms=4, lw=1.6, **style)
-        text = f"{label or ('training' if len(figures) > 1 else '')} {values[-1]:.4g}".strip()
+        text = f"{label or ('training' if len(lines) > 1 else '')} {values[-1]:.4g}".strip()
         each = members.get((panel, label))
         if each is not None:
             shown.append(each.ravel())
@@ -98,12 +97,12 @@ def _curves(
             axes.plot(best + 1, values[best], "o", ms=4, color=colour)
             text += f" (best {values[best]:.4g})"
         ends.append((values[known[-1]] if len(known) else math.nan, text, colour))
-    _scale(axes, np.concatenate(shown), max(map(len, figures.values())), "loss" in panel)
+    _scale(axes, np.concatenate(shown), max(map(len, lines.values())), "loss" in panel)
     _label(axes, ends)
 
 
 def _best(name: str, values: np.ndarray, opposed: bool) -> int | None:
-    """The epoch with the best value, where the name says which that is.
+    """The epoch with the best value, if the metric's name tells whether high or low values are better.
 
     A part of a loss has none: others pay for what is low, as for a penalty, and in a game this holds for the sum too.
     """
@@ -128,10 +127,10 @@ def _scale(axes: Any, values: np.ndarray, epochs: int, may_be_logarithmic: bool)
 
 
 def _label(axes: Any, ends: list[tuple[float, str, str]]) -> None:
-    """Write each line's name and last value beside its end, moved apart where they would lie on each other."""
+    """Write each line's name and last value at its end, moved apart so that they do not overlap."""
     height = axes.transData.transform
     bottom, top = (axes.transAxes.transform((0, y))[1] for y in (0, 1))
-    # What has no finite value has no line, and is named at the bottom.
+    # A metric without a finite value has no line; its name is at the bottom.
     wanted = [(height((1, v))[1] - bottom) / (top - bottom) if math.isfinite(v) else 0.0 for v, _, _ in ends]
     inches = axes.get_figure().get_size_inches()[1] * axes.get_position().height
     for (_, text, colour), y in zip(ends, apart(wanted, _LINE / inches), strict=True):
@@ -148,31 +147,33 @@ def _label(axes: Any, ends: list[tuple[float, str, str]]) -> None:
         )
 
 
-def apart(places: list[float], gap: float) -> list[float]:
-    """Places from 0 to 1 in the same order, at least `gap` from each other (or evenly spread), moved as little as need be.
+def apart(heights: list[float], gap: float) -> list[float]:
+    """Heights from 0 to 1 in the same order, at least `gap` apart (or evenly spread), moved as little as possible.
+
+    By isotonic regression: the pool-adjacent-violators algorithm.
 
     >>> from fulmen.inspect.curves import apart
     >>> apart([0.5, 0.1, 0.5], 0.2)
     [0.4, 0.1, 0.6]
     """
-    gap = min(gap, 1 / max(len(places) - 1, 1))
-    order = sorted(range(len(places)), key=lambda i: places[i])
-    # Less a gap for each one below, they only have to be in order: what is not, is pooled at its mean.
+    gap = min(gap, 1 / max(len(heights) - 1, 1))
+    order = sorted(range(len(heights)), key=lambda i: heights[i])
+    # After subtracting the gaps below each, the heights only need to be in order; those that are not are set to their mean.
     pools: list[tuple[float, int]] = []
     for below, i in enumerate(order):
-        mean, n = places[i] - below * gap, 1
+        mean, n = heights[i] - below * gap, 1
         while pools and pools[-1][0] > mean:
             other, m = pools.pop()
             mean, n = (other * m + mean * n) / (m + n), m + n
         pools.append((mean, n))
-    highest = 1 - (len(places) - 1) * gap
+    highest = 1 - (len(heights) - 1) * gap
     pooled = [min(max(mean, 0.0), highest) for mean, n in pools for _ in range(n)]
     found = dict(zip(order, (round(y + below * gap, 9) for below, y in enumerate(pooled)), strict=True))
-    return [found[i] for i in range(len(places))]
+    return [found[i] for i in range(len(heights))]
 
 
 def _image(figure: Any, axes: Any, name: str, values: np.ndarray) -> None:
-    """A figure with several numbers per epoch: all epochs of a vector, the last one of a matrix."""
+    """Draw a metric with several values per epoch: all epochs of a vector, the last one of a matrix."""
     from matplotlib.ticker import MaxNLocator
 
     if values.ndim == 2:
@@ -186,7 +187,7 @@ def _image(figure: Any, axes: Any, name: str, values: np.ndarray) -> None:
     axes.set(xlabel=labels[0], ylabel=labels[1])
     if values.ndim > 2 and max(rows, columns) <= _WRITTEN:
         for (row, column), value in np.ndenumerate(shown):
-            # On the map's own colours, which are dark where values are low, on light and dark pages alike.
+            # The colour map is dark for low values, on light and dark pages alike.
             colour = "black" if image.norm(value) > 0.5 else "white"
             axes.annotate(f"{value:.4g}", (column, row), color=colour, fontsize=7, ha="center", va="center")
     for axis in (axes.xaxis, axes.yaxis):
@@ -196,28 +197,25 @@ def _image(figure: Any, axes: Any, name: str, values: np.ndarray) -> None:
     bar.outline.set_visible(False)
 
 
-# In a notebook
-
-
 @dispatch
 def show(history: History):
-    """A row per figure, with a small curve, its first, best and last value."""
+    """A row per metric, with a small curve, its first, best and last value."""
     rows = []
     for name, values in history.items():
         label = html.escape(name)
         if values.ndim > 1:
-            rows.append((label, faint(f"{' × '.join(map(str, values.shape[1:]))} numbers per epoch"), "", "", ""))
+            rows.append((label, faint(f"{' × '.join(map(str, values.shape[1:]))} values per epoch"), "", "", ""))
             continue
         best = _best(name, values, history.opposed)
         shown = "" if best is None else f"{values[best]:.4g} {faint(f'epoch {best + 1}')}"
         rows.append((label, _spark(values), f"{values[0]:.4g}", shown, f"{values[-1]:.4g}"))
     epochs = _epochs(history)
     title = f"History of {epochs} epoch{'s' * (epochs != 1)}"
-    return html_page(title, html_table(("figure", "", "first>", "best>", "last>"), rows) if rows else "")
+    return html_page(title, html_table(("metric", "", "first>", "best>", "last>"), rows) if rows else "")
 
 
 def _spark(values: np.ndarray, width: int = 120, height: int = 18) -> str:
-    """A small curve in the colour of the text."""
+    """A small curve in the colour of the text, as SVG."""
     known = np.flatnonzero(np.isfinite(values))
     if not len(known):
         return ""

@@ -1,4 +1,4 @@
-"""`explain`: which methods a call chose, level by level, and where they are defined."""
+"""`explain`: the methods that a call chooses, as a tree of calls, and where each method is defined."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from fulmen.compose.raw_data import to_batch
 from fulmen.core.component import Component, Frozen, Model, System, Wrapper
-from fulmen.core.leaves import is_array
-from fulmen.core.verbs import init, prepared
-from fulmen.dispatching.registry import Method, Verb, recorded
+from fulmen.core.leaves import TracedArraysError, is_array
+from fulmen.core.verbs import init
+from fulmen.dispatching.registry import Method, Verb, is_public, recorded
 from fulmen.inspect.abstract import described
-from fulmen.inspect.text import Picture, align, faint, html_page, html_table, place, tree_prefixes
+from fulmen.inspect.text import Picture, align, faint, html_code, html_page, html_table, place, tree_prefixes
 
 __all__ = ["Call", "Explanation", "explain"]
 
-_BASES = (object, Component, Frozen, Model, System, Wrapper)  # a method for one of these says nothing of a type
-
-_UNSEEN = (prepared, to_batch)  # steps of other verbs, by the type of a batch
+_BASES = (object, Component, Frozen, Model, System, Wrapper)
+_QUIET = ("after_update", "as_batch", "bind", "validate")  # called at every level; printed only where a user extends them
+_COLUMNS = ("call", "method", "defined in")
+_NEEDS_VALUES = (TracedArraysError, jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError)
 
 
 @dataclasses.dataclass
@@ -34,12 +34,12 @@ class Call:
     """A call of a verb.
 
     Attributes:
-        verb: its name.
+        verb: the verb's name.
         types: the names of the arguments' types.
         context: the name of the mode's type, or None.
-        method: the method that was chosen; None where a wrapper handed the call to its part.
-        calls: the calls that it made.
-        count: how many times the same was called here.
+        method: the chosen method; None where a wrapper passes the call to its part.
+        calls: the calls that the method makes.
+        count: how often the same call is made here.
     """
 
     verb: str
@@ -54,19 +54,14 @@ class Call:
         """The method's file and line."""
         return "" if self.method is None else place(self.method.location, self.method.module)
 
-    def _same(self, other: Call) -> bool:
-        return (
-            (self.verb, self.types, self.context, self.count) == (other.verb, other.types, other.context, other.count)
-            and self.method is other.method
-            and len(self.calls) == len(other.calls)
-            and all(a._same(b) for a, b in zip(self.calls, other.calls, strict=True))
-        )
+    @property
+    def _chosen(self) -> str:
+        return "handed to its part" if self.method is None else str(self.method)
 
-    def _is_plumbing(self) -> bool:
-        """Whether it is there on every level, and says nothing: nobody overloaded it."""
-        quiet = self.verb in ("after_update", "as_batch", "bind", "validate")
-        quiet &= self.method is None or self.method.hints[0] in _BASES
-        return quiet and all(call._is_plumbing() for call in self.calls)
+    def _is_default(self) -> bool:
+        """Whether this and all calls below choose the default method of a verb that is called at every level."""
+        default = self.method is None or self.method.hints[0] in _BASES
+        return self.verb in _QUIET and default and all(call._is_default() for call in self.calls)
 
 
 def _all(calls: list[Call]) -> Iterator[Call]:
@@ -76,85 +71,75 @@ def _all(calls: list[Call]) -> Iterator[Call]:
 
 
 class Explanation(Picture):
-    """The methods that a call chose; prints as a tree.
+    """The methods that a call chooses; prints as a tree.
 
     Attributes:
-        name: of what was called.
-        calls: a `Call` for each verb that was called, with the calls that it made in turn.
-        error: what ended the call early, or None.
+        name: the name of the verb or function.
+        calls: a `Call` for each verb that is called, with the calls that it makes in turn.
+        error: the error that ended the call early, or None.
     """
 
     def __init__(self, name: str, calls: list[Call], error: Exception | None = None) -> None:
         self.name, self.calls, self.error = name, calls, error
 
     def _lines(self) -> Iterator[tuple[str, Call]]:
-        def walk(calls: list[Call], prefixes: list[tuple[str, str]], context: str | None) -> Iterator[tuple[str, Call]]:
-            for call, (own, below) in zip(calls, prefixes, strict=True):
-                # The mode is said where it begins and where it changes.
-                shown = [*call.types, *([call.context] if call.context not in (None, context) else [])]
+        def below(calls: list[Call], prefix: str, context: str | None, root: bool = False) -> Iterator[tuple[str, Call]]:
+            calls = [call for call in calls if call.verb == self.name or not call._is_default()]
+            prefixes = [("", "")] * len(calls) if root else tree_prefixes(prefix, len(calls))
+            for call, (own, inner) in zip(calls, prefixes, strict=True):
+                # The mode is printed only where it changes.
+                arguments = [*call.types, *([call.context] if call.context not in (None, context) else [])]
                 times = f" × {call.count}" if call.count > 1 else ""
-                yield f"{own}{call.verb}({', '.join(shown)}){times}", call
-                inside = self._shown(call.calls)
-                yield from walk(inside, tree_prefixes(below, len(inside)), call.context or context)
+                yield f"{own}{call.verb}({', '.join(arguments)}){times}", call
+                yield from below(call.calls, inner, call.context or context)
 
-        top = self._shown(self.calls)
-        yield from walk(top, [("", "")] * len(top), None)
+        return below(self.calls, "", None, root=True)
 
-    def _shown(self, calls: list[Call]) -> list[Call]:
-        return [call for call in calls if call.verb == self.name or not call._is_plumbing()]
-
-    def _left_out(self) -> str:
-        names = {call.verb for call in _all(self.calls) if call._is_plumbing()} - {self.name}
-        shown = ", ".join(sorted(names))
-        return f"Not shown, where the default methods were chosen: {shown}. `.calls` has them." if shown else ""
-
-    def _chosen(self, call: Call) -> str:
-        return "handed to its part" if call.method is None else str(call.method)
-
-    def _stopped(self) -> str:
-        if self.error is None:
-            return ""
-        if isinstance(self.error, jax.errors.ConcretizationTypeError | jax.errors.TracerArrayConversionError):
-            return "stopped where values are needed, since nothing is computed here: explain `train_step` or `loss` instead."
-        if "PRNG key type <class 'NoneType'>" in str(self.error):
-            return "stopped where something random is drawn, and the mode has no key: give one last, fm.Eval(jax.random.key(0))."
-        lines = str(self.error).strip().splitlines() or [""]
-        return f"stopped by {type(self.error).__name__}: {lines[0]}"
+    def _notes(self) -> list[str]:
+        hidden = sorted({call.verb for call in _all(self.calls) if call._is_default()} - {self.name})
+        notes = (
+            [f"Not shown, where the default methods were chosen: {', '.join(hidden)}. `.calls` has them."] if hidden else []
+        )
+        if isinstance(self.error, _NEEDS_VALUES):
+            notes.append(
+                "stopped where values are needed, since `explain` computes nothing: explain `train_step` or `loss`."
+            )
+        elif self.error is not None:
+            first_line = str(self.error).strip().partition("\n")[0]
+            notes.append(f"stopped by {type(self.error).__name__}: {first_line}")
+        return notes
 
     def _text(self) -> str:
-        rows = [("call", "method", "defined in"), *((line, self._chosen(c), c.where) for line, c in self._lines())]
+        rows = [_COLUMNS, *((line, call._chosen, call.where) for line, call in self._lines())]
         text = align(rows) if self.calls else f"{self.name} called no verb."
         if max(map(len, text.splitlines())) > shutil.get_terminal_size((160, 24)).columns:
             text = align([(line, where) for line, _, where in rows])
-        return "\n".join(part for part in (text, self._left_out(), self._stopped()) if part)
+        return "\n".join([text, *self._notes()])
 
     def _repr_html_(self) -> str:
-        rows = []
-        for line, call in self._lines():
-            label = f'<span style="white-space:pre">{html.escape(line)}</span>'
-            rows.append((label, html.escape(self._chosen(call)), faint(call.where)))
-        body = html_table(("call", "method", "defined in"), rows) if rows else faint(f"{self.name} called no verb.")
-        notes = [f"<div>{faint(note)}</div>" for note in (self._left_out(), self._stopped()) if note]
-        return html_page("", body + "".join(notes))
+        rows = [(html_code(line), html.escape(call._chosen), faint(call.where)) for line, call in self._lines()]
+        body = html_table(_COLUMNS, rows) if rows else faint(f"{self.name} called no verb.")
+        return html_page("", body + "".join(f"<div>{faint(note)}</div>" for note in self._notes()))
 
 
 def explain(verb: Callable[..., Any], *args: Any, **options: Any) -> Explanation:
-    """Which methods a call would choose, nested as they call each other, each with its types, file and line.
+    """The methods that a call chooses, nested as they call each other, each with its types, file and line.
 
-    The call is traced with shapes in the arrays' places, so nothing is computed. A component whose arrays are not drawn
-    yet is taken with the shapes that `init` would draw.
+    The call is traced with shapes in place of the arrays, so nothing is computed. A component without arrays gets the shapes
+    that `init` would draw. Private verbs are left out; the calls that they make belong to their caller.
 
     Args:
         verb: a verb, or any function that calls verbs.
-        *args: what to call it with.
-        **options: its keywords.
+        *args: its arguments.
+        **options: its keyword arguments.
 
     Returns:
-        An object that prints as a tree, with `calls` as data. Where the call fails further down, it holds what was chosen
-        up to there, and `error`.
+        An object that prints as a tree; `calls` is the tree as data. Where the call fails below the first verb, the tree
+        ends there and `error` is the error.
 
     Raises:
-        MissingMethodError: if the verb itself has no method for these arguments. AmbiguousMethodError: if it has two.
+        MissingMethodError: if the verb itself has no method for these arguments.
+        AmbiguousMethodError: if it has two.
 
     >>> net = fm.models.Chain(fm.models.Flatten(), fm.models.Dense(6, 2))
     >>> [call.types for call in fm.explain(fm.forward, net, jnp.ones((1, 2, 3))).calls[0].calls]
@@ -163,7 +148,7 @@ def explain(verb: Callable[..., Any], *args: Any, **options: Any) -> Explanation
     if verb is not init:
         args = tuple(described(arg)[0] if isinstance(arg, Component) else arg for arg in args)
     leaves, structure = jax.tree.flatten(args)
-    # Numbers and what else is no array stay as they are: their types may be dispatched on.
+    # Numbers and other leaves keep their types: methods may dispatch on them.
     arrays = {i: leaf for i, leaf in enumerate(leaves) if is_array(leaf)}
     error: Exception | None = None
 
@@ -174,12 +159,12 @@ def explain(verb: Callable[..., Any], *args: Any, **options: Any) -> Explanation
     def trace() -> None:
         nonlocal error
         try:
-            with _untraced_yet():
+            with _without_traces():
                 jax.eval_shape(call, arrays)
         except Exception as raised:
             error = raised
 
-    calls = _nest(recorded(trace))
+    calls = _nest(recorded(trace), verb)
     if error is not None and not calls:
         raise error
     return Explanation(getattr(verb, "__name__", repr(verb)), calls, error)
@@ -188,8 +173,8 @@ def explain(verb: Callable[..., Any], *args: Any, **options: Any) -> Explanation
 _numbers = itertools.count()
 
 
-def _untraced_yet() -> contextlib.AbstractContextManager[Any]:
-    """Where jit and remat find nothing that they traced before, and so call the verbs again. Their caches stay."""
+def _without_traces() -> contextlib.AbstractContextManager[Any]:
+    """A context in which jit and remat trace their functions again. Their caches are kept."""
     try:
         from jax.experimental.xla_metadata import set_xla_metadata
     except ImportError:  # then calls inside functions that were traced before are not seen
@@ -197,11 +182,11 @@ def _untraced_yet() -> contextlib.AbstractContextManager[Any]:
     return set_xla_metadata(fulmen_explain=str(next(_numbers)))
 
 
-def _nest(recorded: list[tuple[int, Verb, tuple[type, ...], Any]]) -> list[Call]:
+def _nest(recorded: list[tuple[int, Verb, tuple[type, ...], Any]], root: Any) -> list[Call]:
     top: list[Call] = []
     levels = [top]
     for depth, verb, (context, *types), answer in recorded:
-        if verb in _UNSEEN:  # what it called counts as called by its caller
+        if verb is not root and not is_public(verb):
             levels[depth + 1 :] = [levels[depth]]
             continue
         mode = None if verb.context is None or context is type(None) else context.__name__
@@ -212,11 +197,11 @@ def _nest(recorded: list[tuple[int, Verb, tuple[type, ...], Any]]) -> list[Call]
 
 
 def _merge(calls: list[Call]) -> list[Call]:
-    """Equal calls at one place as one, with their number."""
+    """The calls with equal ones merged and counted."""
     merged: list[Call] = []
     for call in calls:
         call.calls = _merge(call.calls)
-        known = next((other for other in merged if dataclasses.replace(call, count=other.count)._same(other)), None)
+        known = next((other for other in merged if dataclasses.replace(call, count=other.count) == other), None)
         if known is None:
             merged.append(call)
         else:

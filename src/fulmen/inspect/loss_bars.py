@@ -1,4 +1,4 @@
-"""A loss tree as a picture: a bar for each entry."""
+"""`plot` of a loss tree: a bar for each entry."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def plot(tree: LossNode):
     lines = [*tree._lines()]
     figure, (axes,) = grid(1, size=(6.5, 0.9 + 0.26 * len(lines)))
     values = [node.value if math.isfinite(node.value) else 0.0 for _, node in lines]
-    # What is a sum of others is fainter than what it is the sum of.
+    # A sum is fainter than its terms.
     shades = [0.45 if node.children else 0.9 for _, node in lines]
     bars = axes.barh(range(len(lines)), values, height=0.62, color=COLOURS[0])
     for bar, shade in zip(bars, shades, strict=True):

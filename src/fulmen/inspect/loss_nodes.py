@@ -1,4 +1,4 @@
-"""`loss_tree`: the whole tree of a system's losses, with values."""
+"""`loss_tree`: the tree of a system's losses, with values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from fulmen.compose.defence import Defence
-from fulmen.compose.losses import example_mean, part_batch, sums_its_losses
+from fulmen.compose.example_means import example_mean
+from fulmen.compose.loss_entries import part_batch, sums_its_losses
 from fulmen.core.batch import inner
 from fulmen.core.border import checked_batch
 from fulmen.core.component import Model, System, Wrapper, named_parts
@@ -20,7 +21,7 @@ from fulmen.core.leaves import require_arrays
 from fulmen.core.mode import Eval, Mode, bound_mode
 from fulmen.core.state import State
 from fulmen.core.verbs import as_batch, bind, loss, losses, reduce_losses
-from fulmen.inspect.text import Picture, align, faint, html_page, html_table, place, tree_prefixes
+from fulmen.inspect.text import Picture, align, faint, html_code, html_page, html_table, place, tree_prefixes
 from fulmen.objectives import Objective, Scaled, Scheduled
 
 __all__ = ["LossNode", "loss_tree"]
@@ -31,12 +32,12 @@ class LossNode(Picture):
     """A node of a tree of losses; prints as the tree below it.
 
     Attributes:
-        name: the entry's name in the `losses` of the system above it; of the root `"loss"`.
-        type: the name of the type of the component it comes from; empty for an entry that is no field.
-        value: the number that goes into the sum above it.
-        examples: how many examples it is the mean over; None for a loss that is one number.
-        children: from names to the nodes that it is made of.
-        note: what else is to be said: a term's formula with its weight, or a `reduce_losses` that is no plain sum.
+        name: the entry's name in the `losses` of the system above; `"loss"` for the root.
+        type: the name of the component's type; empty for an entry that is not a field.
+        value: the value that is added to the sum above.
+        examples: the number of examples that it is a mean over; None for a loss that is one number.
+        children: the nodes below, by name.
+        note: the formula of a term with its weight, or the method of `reduce_losses` where it is not a plain sum.
     """
 
     name: str
@@ -61,17 +62,16 @@ class LossNode(Picture):
 
     def _repr_html_(self) -> str:
         lines = [*self._lines()]
-        values = [node.value for _, node in lines if math.isfinite(node.value)]
+        values = [0.0, 0.0, *(node.value for _, node in lines if math.isfinite(node.value))]
         rows = []
         for name, node in lines:
-            label = f'<span style="white-space:pre">{html.escape(name)}</span>'
-            bar = _bar(node.value, min(0.0, *values, 0.0), max(0.0, *values, 0.0))
-            rows.append((label, html.escape(node.type), f"{node.value:.6g}", bar, faint(node._remark())))
+            bar = _bar(node.value, min(values), max(values))
+            rows.append((html_code(name), html.escape(node.type), f"{node.value:.6g}", bar, faint(node._remark())))
         return html_page("", html_table(("entry", "type", "value>", "", ""), rows))
 
 
 def _bar(value: float, low: float, high: float, width: int = 120) -> str:
-    """A bar from zero to a value, in the colour of the text; one to the left is hollow."""
+    """A bar from zero to a value, in the colour of the text; hollow for negative values."""
     if not math.isfinite(value) or high == low:
         return ""
     zero, end = ((v - low) / (high - low) * (width - 2) + 1 for v in (0.0, value))
@@ -84,15 +84,18 @@ def _bar(value: float, low: float, high: float, width: int = 120) -> str:
 
 
 def loss_tree(component: Any, batch: Any, mode: Mode | None = None) -> LossNode:
-    """The tree of all losses with their values: what `losses` gives on every level, reduced as it goes into the sum.
+    """The tree of all losses with their values: the entries of `losses` at every level, reduced as in the sum.
 
     Args:
-        component: a `State`, a system or a model whose arrays are there.
+        component: a `State`, or a system or model with its arrays.
         batch: a batch or raw data.
-        mode: a `Mode`; None is what is bound to the component, or else `Eval()`.
+        mode: a `Mode`; None is the mode that is bound to the component, or else `Eval()`.
 
     Returns:
         The root, whose `value` is the loss. It prints as a tree; `children` is a dict of nodes.
+
+    Raises:
+        MissingArraysError: if the component has no arrays yet.
 
     >>> system = fm.Classifier(fm.models.Flatten(), fm.CrossEntropy() + 0.1 * fm.L2())
     >>> print(fm.loss_tree(system, (jnp.zeros((4, 2)), jnp.array([0, 1, 0, 1]))))
@@ -111,7 +114,7 @@ def loss_tree(component: Any, batch: Any, mode: Mode | None = None) -> LossNode:
 
 
 def _node(name: str, part: Any, batch: Any, entries: Mapping[str, Any] | None = None) -> LossNode:
-    """The node of a component; `entries` are its losses where they are known already."""
+    """The node of a component; `entries` are its losses, if they are known."""
     system, kind = _unwrap(part, batch)
     summed = isinstance(system, System) and sums_its_losses(part, batch)
     if not summed and not _has_entries(system, batch):
@@ -136,12 +139,12 @@ def _node(name: str, part: Any, batch: Any, entries: Mapping[str, Any] | None = 
 
 
 def _has_entries(system: Any, batch: Any) -> bool:
-    """Whether a system with a loss of its own says all the same what it is made of."""
+    """Whether a system with its own `loss` also has its own `losses`."""
     return isinstance(system, System) and losses.has(system, batch) and losses.method(system, batch).hints[0] is not System
 
 
 def _through(system: Any, batch: Any, entries: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The system whose fields the entries are, and its batch: a wrapper may give its part's entries as its own."""
+    """The system that has the entries as fields, and its batch: a wrapper may return the entries of its part."""
     while isinstance(system, Wrapper) and not set(entries) & set(named_parts(system)):
         system, batch = system.__part__, inner(batch)
     return system, batch
@@ -160,7 +163,7 @@ def _leaf(name: str, value: Any, kind: str, note: str, batch: Any) -> LossNode:
 
 
 def _terms(system: Any) -> dict[str, tuple[str, str]]:
-    """Of a system that is built with an objective, each term's type and its formula, with its weight."""
+    """For a system with an objective, the type and the formula with weight of each term."""
     objective = getattr(system, "objective", None)
     if not isinstance(objective, Objective):
         return {}
@@ -172,7 +175,7 @@ def _terms(system: Any) -> dict[str, tuple[str, str]]:
 
 
 def _unwrap(part: Any, batch: Any) -> tuple[Any, str]:
-    """What a wrapper without `losses` of its own hands the call to, and the types on the way there."""
+    """The part to which wrappers without their own `losses` pass the call, and the types on the way."""
     kinds = [type(part).__name__]
     while isinstance(part, Wrapper) and not _has_own_losses(part, batch):
         part = part.__part__

@@ -1,4 +1,4 @@
-"""Components, states and batches in a notebook, as trees that fold."""
+"""`show` of components, states and batches: nested `<details>` of fields with types, shapes, roles and parameter counts."""
 
 from __future__ import annotations
 
@@ -21,13 +21,10 @@ from fulmen.core.tree import Tree, short
 from fulmen.core.verbs import show
 from fulmen.dispatching.registry import dispatch
 from fulmen.inspect.abstract import described
-from fulmen.inspect.text import describe_bytes, faint, html_page, html_table
+from fulmen.inspect.text import describe_bytes, faint, first_line, html_page, html_table
 from fulmen.objectives import Objective, Scaled, Scheduled
 
 _LONGEST = 80  # characters of a value
-
-
-# Nested `<details>` of fields with types, shapes, roles and numbers of parameters; no arrays.
 
 
 @dispatch
@@ -44,20 +41,20 @@ def show(batch: Batch):
 def show(component: Component):
     try:
         shown, drawn = described(component)
-    except Exception:  # an unfinished component is shown as it is
+    except Exception:  # an incomplete component is shown without shapes
         shown, drawn = component, True
     body = _node("", shown, "", leaves(shown), 0)
     return html_page("", body + ("" if drawn else faint("a description: its arrays are not drawn yet")))
 
 
 def _state(state: State) -> str:
-    """What there is of a state beside its system."""
+    """The fields of a state other than its system."""
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state.optimizer_state) if is_array(leaf))
-    figures = {"step": number(state.step), "optimizer state": describe_bytes(size)}
+    values = {"step": number(state.step), "optimizer state": describe_bytes(size)}
     if state.optimizer is not None and isinstance(state.optimizer, Tree):
-        figures["optimizer"] = repr(state.optimizer)
-    figures |= {k.replace("_", " "): str(getattr(state.plan, k)) for k in kinds(type(state.plan)) if getattr(state.plan, k)}
-    return f"<div><b>State</b> {faint(' · '.join(f'{k}: {_shorten(v)}' for k, v in figures.items()))}</div>"
+        values["optimizer"] = repr(state.optimizer)
+    values |= {k.replace("_", " "): str(getattr(state.plan, k)) for k in kinds(type(state.plan)) if getattr(state.plan, k)}
+    return f"<div><b>State</b> {faint(' · '.join(f'{k}: {_shorten(v)}' for k, v in values.items()))}</div>"
 
 
 def _node(name: str, value: Any, path: str, known: list[Leaf], depth: int) -> str:
@@ -67,7 +64,7 @@ def _node(name: str, value: Any, path: str, known: list[Leaf], depth: int) -> st
         return _LINE.format(f"{label}{_leaf(value, path, known)}")
     head = f"{label}{html.escape(type(value).__name__)} {faint(_remark(value, path, known))}"
     join = f"{path}." if path else ""
-    # Settings share a line, and what has arrays or parts of its own has one to itself.
+    # Settings share one line; fields with arrays or parts have one each.
     settings = {key: item for key, item in inside.items() if _is_setting(item)}
     body = _terms(value) if isinstance(value, Objective) and "objective" not in path.split(".")[:-1] else ""
     if settings:
@@ -83,7 +80,7 @@ _LINE = '<div style="padding-left:1.1em">{}</div>'
 
 
 def _remark(value: Any, path: str, known: list[Leaf]) -> str:
-    """What is said of something beside its type."""
+    """The note after a value's type."""
     if isinstance(value, Objective):
         return repr(value) if not path else _shorten(repr(value))
     if isinstance(value, Batch):
@@ -93,22 +90,22 @@ def _remark(value: Any, path: str, known: list[Leaf]) -> str:
 
 
 def _terms(objective: Objective) -> str:
-    """The terms of a sum: under which name each is logged, its weight, and what it says of itself."""
+    """The terms of a sum: the name in the logs, the weight, and the first line of the docstring."""
     rows = []
     for name, term in objective.by_name().items():
         weight, bare = "1", term
         if isinstance(term, Scaled | Scheduled):
             weight, bare = number(term.weight if isinstance(term, Scaled) else term.schedule), term.objective
-        says = (type(bare).__doc__ or "").strip().partition("\n")[0]
+        doc = first_line(type(bare))
         cells = [html.escape(_shorten(text)) for text in (name, weight, repr(bare))]
-        # A class without a docstring has one made of its fields.
-        text = "" if says.startswith(f"{type(bare).__name__}(") else faint(says)
+        # A dataclass without a docstring gets one made of its fields.
+        text = "" if doc.startswith(f"{type(bare).__name__}(") else faint(doc)
         rows.append((*cells, f'<div style="white-space:normal;min-width:20em">{text}</div>'))
     return _LINE.format(html_table(("term", "weight>", "", ""), rows)) if len(rows) > 1 else ""
 
 
 def _counts(path: str, known: list[Leaf]) -> str:
-    """How many numbers at and below a path are trained, and how many are frozen."""
+    """The numbers of trained and of frozen elements at and below a path."""
     inside = [leaf for leaf in known if _below(leaf.path, path)]
     trained, frozen = (sum(np.size(leaf.value) for leaf in inside if leaf.role == role) for role in (PARAMETER, FROZEN))
     counts = [(trained, "parameter" if trained == 1 else "parameters"), (frozen, "frozen")]
@@ -116,12 +113,12 @@ def _counts(path: str, known: list[Leaf]) -> str:
 
 
 def _inside(value: Any) -> Mapping[str, Any] | None:
-    """What is shown below a value, or None for a value that is shown on one line."""
+    """The values that are shown below a value, or None for a value on one line."""
     if isinstance(value, Parameter | Buffer):
         return None
     if isinstance(value, Tree):
         fields = {f.name: f for f in dataclasses.fields(value) if f.repr and f.name != "mode"}
-        # What every component of a kind has, and this one has not, would be noise.
+        # Optional fields of a base class are hidden while they are None.
         return {n: getattr(value, n) for n, f in fields.items() if not (f.kw_only and getattr(value, n) is None)}
     if isinstance(value, dict):
         return {str(key): value[key] for key in sorted(value)}
@@ -131,12 +128,12 @@ def _inside(value: Any) -> Mapping[str, Any] | None:
 
 
 def _is_setting(value: Any) -> bool:
-    """Whether it is a number, a word or a function: a few characters."""
+    """Whether a value is a number, a word or a function, which takes few characters."""
     return _inside(value) is None and not isinstance(value, Tree) and (not is_array(value) or np.shape(value) == ())
 
 
 def _leaf(value: Any, path: str, known: list[Leaf]) -> str:
-    """A value on one line, with what it is for."""
+    """A value on one line, with its roles."""
     roles = {leaf.role for leaf in known if _below(leaf.path, path)}
     role = faint(" · ".join(sorted(roles))) if roles else ""
     return f"{html.escape(_shorten(_plain(value)))} {role}"

@@ -1,4 +1,4 @@
-"""What all pictures share: figures of matplotlib that suit light and dark pages."""
+"""Matplotlib figures for light and dark pages."""
 
 from __future__ import annotations
 
@@ -6,38 +6,38 @@ from typing import Any
 
 __all__ = ["COLOURS", "TEXT", "grid"]
 
-# Mid-tones with a contrast of 3.5 and more to white and to near-black, that stay apart under the three kinds of colour
-# blindness. There are no more than five such; lines are labelled and dashed besides.
+# Colours with a contrast of at least 3.5 to white and to near-black, distinguishable with the three kinds of colour blindness.
+# There are only five of them, so lines are also labelled and dashed.
 COLOURS = ("#3f83d2", "#d7690e", "#8739ff", "#a54f89", "#846458")
 TEXT = "#808080"
 
 
 def grid(panels: int, columns: int = 1, size: tuple[float, float] = (5.5, 3.0)) -> tuple[Any, list[Any]]:
-    """A figure without background, and its axes, with everything in a grey that shows on light and dark pages.
+    """A transparent figure and its axes, in a grey that is visible on light and dark pages.
 
     Args:
-        panels: how many axes.
-        columns: how many beside each other.
+        panels: the number of axes.
+        columns: the number of axes in a row.
         size: width and height of each, in inches.
 
     Raises:
-        ImportError: if matplotlib is not installed, with how to get it.
+        ImportError: if matplotlib is not installed.
     """
     try:
         import matplotlib
         import matplotlib.pyplot as plt
     except ImportError as error:
-        raise ImportError('pictures need matplotlib: pip install "fulmen[examples]", or pip install matplotlib.') from error
+        raise ImportError('plots need matplotlib: pip install "fulmen[examples]", or pip install matplotlib.') from error
     rows = -(-panels // columns)
     figure, axes = plt.subplots(
         rows, columns, figsize=(columns * size[0], rows * size[1]), layout="constrained", squeeze=False
     )
     layout: Any = figure.get_layout_engine()
     if "inline" in matplotlib.get_backend():
-        plt.close(figure)  # a notebook shows what the cell returns, and would show an open figure once more
+        plt.close(figure)  # a notebook would show an open figure twice
     figure.patch.set_alpha(0)
     if rows > 1:
-        layout.set(hspace=0.05)  # else a title lies on the label above it
+        layout.set(hspace=0.05)  # otherwise a title overlaps the label above it
     for one in axes.flat[panels:]:
         one.remove()
     for one in axes.flat[:panels]:

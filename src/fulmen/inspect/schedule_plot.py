@@ -1,4 +1,4 @@
-"""`plot` of a schedule."""
+"""`plot` of schedules and of functions of the step."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def plot(schedule: FunctionType, *, steps=1000):
 
 def _curve(rate: Any, total: int, name: str, label: str, per_epoch: int | None = None) -> Any:
     steps = np.unique(np.linspace(0, total, min(total, 1000) + 1).round().astype(np.int32))
-    with jax.numpy_dtype_promotion("standard"):  # optax counts in integers
+    with jax.numpy_dtype_promotion("standard"):  # optax computes with integer steps
         rates = [float(rate(step)) for step in steps]
     figure, (axes,) = grid(1)
     axes.plot(steps, rates, color=COLOURS[0], linewidth=1.8)
-    if per_epoch and total // per_epoch <= 40:  # else they could not be told apart
+    if per_epoch and total // per_epoch <= 40:  # more lines could not be distinguished
         label = f"{label} (a line per epoch)"
         for epoch in range(per_epoch, total, per_epoch):
             axes.axvline(epoch, color=TEXT, alpha=0.25, linewidth=0.6, zorder=0)

@@ -1,20 +1,21 @@
-"""What all that is printed shares: columns, boxes, sizes, places in files, and HTML that suits light and dark pages."""
+"""Text and HTML for everything that is printed: columns, trees, sizes, locations, and HTML for light and dark pages."""
 
 from __future__ import annotations
 
 import html
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fulmen.dispatching.location import place
 
-__all__ = ["Picture", "describe_bytes", "describe_flops", "drawable", "html_page", "html_table", "place", "render_table"]
+__all__ = ["Picture", "describe_bytes", "describe_flops", "drawable", "html_page", "html_table", "place", "shortened"]
 
 BRANCH, LAST, PIPE, SPACE = "├─ ", "└─ ", "│  ", "   "
-_PLAIN = str.maketrans({"├": "|", "└": "`", "│": "|", "─": "-", "━": "-", "╸": "-", "·": ".", "×": "x", "→": ">", "…": "~"})
+_ASCII = str.maketrans({"├": "|", "└": "`", "│": "|", "─": "-", "━": "-", "╸": "-", "·": ".", "×": "x", "→": ">", "…": "~"})
+_SHOWN = 5  # names in a list
 
-# The page's own colours throughout: a notebook may be light or dark.
+# Colours are the page's, which may be light or dark.
 _FONT = "font-family:var(--jp-code-font-family,ui-monospace,monospace);font-size:0.9em;line-height:1.5"
 FAINT = "opacity:0.7"
 _CELL = (
@@ -25,7 +26,7 @@ _HEAD = f"{_CELL};border-bottom:1px solid currentColor"
 
 
 class Picture:
-    """What prints as text and shows itself in a notebook."""
+    """An object that prints as text, and as HTML in a notebook."""
 
     def _text(self) -> str:
         raise NotImplementedError
@@ -37,55 +38,22 @@ class Picture:
 
 
 def drawable(text: str) -> str:
-    """The text with its lines and signs replaced where the output cannot show them."""
+    """The text, in ASCII where the output cannot show its characters."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
         text.encode(encoding)
     except (UnicodeEncodeError, LookupError):
-        return text.translate(_PLAIN).encode("ascii", "replace").decode()
+        return text.translate(_ASCII).encode("ascii", "replace").decode()
     return text
 
 
-def render_table(columns: Sequence[str], rows: Sequence[Sequence[str]], totals: Sequence[Sequence[str]] = ()) -> str:
-    """A table as wide as the terminal or its content; what does not fit is folded, not cut.
-
-    Args:
-        columns: the headings; one that ends in `>` is aligned to the right.
-        rows: cells.
-        totals: rows below a line.
-    """
-    import io
-    import shutil
-
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    for name in columns:
-        table.add_column(name.rstrip(">"), justify="right" if name.endswith(">") else "left", overflow="fold")
-    for i, row in enumerate(rows):
-        table.add_row(*map(Text, row), end_section=bool(totals) and i == len(rows) - 1)
-    for row in totals:
-        table.add_row(*map(Text, row))
-    width = max(shutil.get_terminal_size((120, 24)).columns, 40)
-    out = io.StringIO()
-    Console(file=out, width=width, color_system=None, force_terminal=False, force_jupyter=False, legacy_windows=False).print(
-        table
-    )
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n")
-
-
 def tree_prefixes(above: str, n: int) -> list[tuple[str, str]]:
-    """For each of `n` siblings, what stands before it and before what is below it."""
+    """For each of `n` siblings, the prefix of its line and of the lines below it."""
     return [(above + (LAST if i == n - 1 else BRANCH), above + (SPACE if i == n - 1 else PIPE)) for i in range(n)]
 
 
 def align(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Rows with their columns aligned by spaces."""
-    if not rows:
-        return ""
+    """Rows with their columns aligned by spaces; the columns in `right` to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
@@ -95,8 +63,14 @@ def align(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
 
 
 def fold(line: str, width: int) -> str:
-    """A line in pieces that are no longer than a width, with nothing left out."""
-    return "\n".join(line[i : i + width] for i in range(0, len(line), width)) if line else ""
+    """A line, broken after every `width` characters."""
+    return "\n".join(line[i : i + width] for i in range(0, len(line), width))
+
+
+def shortened(names: Iterable[str]) -> str:
+    """The first names, one per line, and the number of the others."""
+    names = [*names]
+    return "\n".join([*names[:_SHOWN], *([f"and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else [])])
 
 
 def describe_bytes(n: int) -> str:
@@ -128,8 +102,18 @@ def _in_units(n: int, unit: str) -> str:
     return f"{size:.1f} {prefix}{unit}" if prefix else f"{n} {unit}"
 
 
-def html_table(columns: Sequence[str], rows: Sequence[Sequence[str]], totals: Sequence[Sequence[str]] = ()) -> str:
-    """A table of cells that are HTML already."""
+def first_line(value: Any) -> str:
+    """The first line of a docstring."""
+    return (getattr(value, "__doc__", None) or "").strip().partition("\n")[0]
+
+
+def html_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of HTML cells.
+
+    Args:
+        columns: the headings; a column whose heading ends with `>` is aligned to the right.
+        rows: the cells of each row.
+    """
 
     def line(row: Sequence[str], style: str, tag: str = "td") -> str:
         cells = []
@@ -140,16 +124,20 @@ def html_table(columns: Sequence[str], rows: Sequence[Sequence[str]], totals: Se
 
     head = line([html.escape(c.rstrip(">")) for c in columns], _HEAD, "th")
     body = [line(row, _CELL) for row in rows]
-    foot = [line(row, f"{_CELL};border-top:1px solid currentColor" if i == 0 else _CELL) for i, row in enumerate(totals)]
-    return f'<table style="border-collapse:collapse;border:none;color:inherit">{head}{"".join(body)}{"".join(foot)}</table>'
+    return f'<table style="border-collapse:collapse;border:none;color:inherit">{head}{"".join(body)}</table>'
 
 
 def html_page(title: str, body: str) -> str:
-    """Some HTML under a title, in the page's own colours."""
+    """HTML under a title, in the page's colours."""
     head = f'<div style="font-weight:bold;padding-bottom:0.3em">{title}</div>' if title else ""
     return f'<div style="{_FONT};color:inherit;overflow-x:auto">{head}{body}</div>'
 
 
+def html_code(text: str) -> str:
+    """Text in HTML that keeps its spaces."""
+    return f'<span style="white-space:pre">{html.escape(text)}</span>'
+
+
 def faint(text: Any) -> str:
-    """Some text, escaped and less bright than the rest."""
+    """Text in HTML, less bright than the rest."""
     return f'<span style="{FAINT}">{html.escape(str(text))}</span>'

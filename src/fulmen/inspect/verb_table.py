@@ -1,4 +1,4 @@
-"""A verb's methods, as a table in a notebook."""
+"""A verb's methods as a table in a notebook."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import inspect
 from typing import Any
 
 from fulmen.dispatching import hooks
-from fulmen.inspect.text import faint, html_page, html_table, place
+from fulmen.inspect.text import faint, first_line, html_page, html_table, place
 
 __all__ = ["methods_table"]
 
 
 def methods_table(verb: Any) -> str:
-    """HTML: the verb's contract, and of each method the signature, where it is defined, and the first line of its doc.
+    """HTML with a verb's contract and the signature, location and first docstring line of each method.
 
     Args:
         verb: a `Verb`.
@@ -21,16 +21,11 @@ def methods_table(verb: Any) -> str:
     rows = []
     for method in verb.methods:
         where = faint(place(method.location, method.module))
-        rows.append((html.escape(str(method)), where, html.escape(_first_line(method.function))))
+        rows.append((html.escape(str(method)), where, html.escape(first_line(method.function))))
     title = f"{html.escape(verb.__name__)}{html.escape(str(inspect.signature(verb.contract)))}"
-    contract = f'<div style="padding-bottom:0.5em">{html.escape(_first_line(verb.contract))}</div>'
-    table = html_table(("method", "defined in", "what it says"), rows) if rows else faint("no methods yet")
+    contract = f'<div style="padding-bottom:0.5em">{html.escape(first_line(verb.contract))}</div>'
+    table = html_table(("method", "defined in", "description"), rows) if rows else faint("no methods yet")
     return html_page(title, contract + table)
-
-
-def _first_line(function: Any) -> str:
-    text = (getattr(function, "__doc__", None) or "").strip()
-    return text.splitlines()[0] if text else ""
 
 
 hooks.verb_html = methods_table

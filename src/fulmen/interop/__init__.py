@@ -1,4 +1,4 @@
-"""Types of other libraries, taught to the verbs: each file is loaded when a type of its library is first seen."""
+"""Models and data of other libraries: each file registers methods, and is loaded when a type of its library is first used."""
 
 from fulmen.dispatching.lazy_libraries import explain_unknown, load_when_met
 
@@ -6,9 +6,9 @@ load_when_met("equinox.", "fulmen.interop.equinox")
 load_when_met("flax.nnx.", "fulmen.interop.nnx")
 explain_unknown(
     {
-        "flax": "A Linen module holds no arrays: give it with an example of its inputs, fm.Linen(module, x[:1]).",
-        "haiku": "A Haiku module is used inside a function: fm.functional(*hk.transform(function), x[:1]).",
-        "keras": "A Keras model is functions of its variables: fm.functional(init, apply), with model.stateless_call in apply.",
-        "torch": "A PyTorch module holds no JAX arrays: write it in JAX, Equinox or Flax, and copy its arrays.",
+        "flax": "A Linen module holds no arrays: wrap it with an example of its inputs, fm.Linen(module, x[:1]).",
+        "haiku": "A Haiku module must be created inside a function: fm.functional(*hk.transform(function), x[:1]).",
+        "keras": "Wrap a Keras model by fm.functional(init, apply), with model.stateless_call in apply.",
+        "torch": "A PyTorch module holds no JAX arrays: write the model in JAX, Equinox or Flax, and copy the arrays.",
     }
 )

@@ -1,8 +1,8 @@
-"""Equinox modules: called under `vmap` over the examples, with keys, state and the inference flag by the mode.
+"""Equinox modules: called under `vmap` over the examples, with keys, state and the inference flag from the mode.
 
-A module is given as its constructor makes it, also one with state such as `eqx.nn.BatchNorm`: its state stays in it, where
-`eqx.nn.make_with_state` would take it out. A pair that was made so becomes one module by `with_state(model, state)`, and
-`eqx.nn.make_with_state(lambda: module)()` gives the pair again.
+Give a module as its constructor makes it, also a stateful one such as `eqx.nn.BatchNorm`: its state stays inside. A pair from
+`eqx.nn.make_with_state` becomes one module by `with_state(model, state)`, and `eqx.nn.make_with_state(lambda: module)()` gives
+the pair again.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from fulmen.dispatching.lazy_libraries import missing
 
@@ -19,8 +18,7 @@ try:
 except ImportError:
     raise missing("equinox", "Equinox modules", "equinox") from None
 
-from fulmen.core.fields import STATIC
-from fulmen.core.leaves import BUFFER, OTHER, PARAMETER, is_array
+from fulmen.core.leaves import BUFFER, PARAMETER
 from fulmen.core.mode import Mode, Train
 from fulmen.interop.foreign import Library, register
 from fulmen.interop.signatures import key_for, parameters_of
@@ -29,7 +27,7 @@ __all__ = ["with_state"]
 
 
 def with_state(model: Any, state: Any) -> Any:
-    """A module with its state in it, from the pair that `eqx.nn.make_with_state` gives.
+    """A module with its state inside, from the pair that `eqx.nn.make_with_state` gives.
 
     Args:
         model: an Equinox module, or a tree of them.
@@ -56,17 +54,8 @@ def _indices(module: Any) -> list[Any]:
     return [node for node in jax.tree.leaves(module, is_leaf=_is_index) if _is_index(node)]
 
 
-def _roles(module: Any) -> list[str]:
-    roles: list[str] = []
-    for node in jax.tree.leaves(module, is_leaf=_is_index):
-        roles += [_role(leaf, BUFFER if _is_index(node) else PARAMETER) for leaf in jax.tree.leaves(node)]
-    return roles
-
-
-def _role(leaf: Any, role: str) -> str:
-    if not is_array(leaf):
-        return STATIC
-    return role if role == BUFFER or jnp.issubdtype(leaf.dtype, jnp.inexact) else OTHER
+def _role(node: Any) -> str:
+    return BUFFER if _is_index(node) else PARAMETER
 
 
 def _in_mode(module: Any, mode: Mode) -> Any:
@@ -74,9 +63,6 @@ def _in_mode(module: Any, mode: Mode) -> Any:
 
 
 def _call(module: Any, inputs: tuple[Any, ...], mode: Mode) -> tuple[Any, Any]:
-    kind = type(module).__name__
-    if not callable(module):
-        raise TypeError(f"{kind} has no __call__: write forward(module: {kind}, x), with @dispatch above it.")
     call: Any = module
     parameters = parameters_of(type(module).__call__)
     stateful = bool(_indices(module)) and "state" in parameters
@@ -84,7 +70,7 @@ def _call(module: Any, inputs: tuple[Any, ...], mode: Mode) -> tuple[Any, Any]:
     if "key" in parameters:
         key = key_for(parameters["key"], mode)
         if key is not None:
-            options["key"] = jax.random.split(key, _examples(inputs, kind))
+            options["key"] = jax.random.split(key, _examples(inputs, type(module).__name__))
     name = _axis_name(module)
     if not stateful:
         each = lambda inputs, options: call(*inputs, **options)
@@ -98,35 +84,35 @@ def _call(module: Any, inputs: tuple[Any, ...], mode: Mode) -> tuple[Any, Any]:
 def _examples(inputs: tuple[Any, ...], kind: str) -> int:
     shapes = [leaf.shape for leaf in jax.tree.leaves(inputs)]
     if not shapes or not all(shapes):
-        raise ValueError(f"{kind} is called for each example by itself: inputs with a batch axis were expected.")
+        raise ValueError(f"the inputs of {kind} must have a batch axis, since it is called under vmap over the examples.")
     return shapes[0][0]
 
 
 def _state(module: Any) -> Any:
     if any(not jax.tree.leaves(index.init) for index in _indices(module)):
         raise ValueError(
-            f"{type(module).__name__} came without its state, which `eqx.nn.make_with_state` took out of it. Give the module as "
-            "its constructor makes it, or put the state back: fulmen.interop.equinox.with_state(model, state)."
+            f"{type(module).__name__} must have its state inside, but `eqx.nn.make_with_state` removed it. Give the module as its "
+            "constructor makes it, or put the state back: fulmen.interop.equinox.with_state(model, state)."
         )
     return eqx.nn.State(module)
 
 
 def _axis_name(module: Any) -> Any:
-    """The name that the layers which look at the whole batch know its axis by."""
+    """The name of the batch axis in layers that reduce over the batch."""
     has_axis = lambda node: isinstance(node, eqx.nn.BatchNorm)
     found = {node.axis_name for node in jax.tree.leaves(module, is_leaf=has_axis) if has_axis(node)}
     names = {name for one in found for name in (one if isinstance(one, tuple | list) else (one,))}
     if len(names) > 1:
         kind = type(module).__name__
         raise ValueError(
-            f"{kind} has layers for several batch axes, {', '.join(sorted(map(repr, names)))}, and a batch has one: write "
-            f"forward(module: {kind}, x), with @dispatch above it."
+            f"the layers of {kind} must use one batch axis, got several batch axes, {', '.join(sorted(map(repr, names)))}: use one "
+            f"name, or write forward(module: {kind}, x), with @dispatch above it."
         )
     return names.pop() if names else None
 
 
 def _init(module: Any, key: Any) -> Any:
-    """With its state indices named by their paths: those of two modules made alike are equal then, as jit has to find."""
+    """The module with its state indices named by their paths, so that jit finds equal modules equal."""
     if not _indices(module):
         return module
 
@@ -140,4 +126,4 @@ def _init(module: Any, key: Any) -> Any:
     return jax.tree_util.tree_map_with_path(named, module, is_leaf=_is_index)
 
 
-register(Library(eqx.Module, _roles, _in_mode, _call, _init))
+register(Library(eqx.Module, _is_index, _role, _in_mode, _call, _init))

@@ -1,23 +1,25 @@
-"""Modules of other libraries: what has to be known of a library, and what stands for its modules in a bound tree.
+"""Modules of other libraries: the description of a library, and the component for its modules in a bound tree.
 
-A module stays what it is in a tree that the user makes and in a state. In a bound tree a `Foreign` stands for it, which has
-the mode; verbs choose methods for it by the module's own class. State that a call changes, such as running statistics, is
-recorded like that of a `Buffer`, and so moves in training steps only.
+A module is unchanged in a tree that the user makes and in a state. In a bound tree it is replaced by a `Foreign`, which has
+the mode; verbs choose methods for it by the class of the module. State that a call changes, such as running statistics, is
+recorded as for a `Buffer`, so it changes only in training steps.
 """
 # pyright: reportInvalidTypeForm=false
-# The methods in `register` are for a class that is a variable.
+# The methods in `register` are annotated with a variable class.
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 
 from fulmen.core.component import Buffer, Component, Model, record
-from fulmen.core.fields import static
-from fulmen.core.leaves import is_array
+from fulmen.core.fields import STATIC, static
+from fulmen.core.leaves import OTHER, PARAMETER, is_array
 from fulmen.core.mode import Mode
 from fulmen.core.prediction import Prediction, outputs_for
 from fulmen.core.tree import remake
@@ -27,45 +29,56 @@ from fulmen.dispatching.registry import dispatch
 __all__ = ["Foreign", "Library", "register"]
 
 
-def _as_it_is(module: Any, key: Any) -> Any:
-    return module
-
-
 @dataclasses.dataclass(frozen=True)
 class Library:
-    """What the verbs have to know of another library's modules, which are pytrees.
+    """The description of another library, whose modules are pytrees.
 
     Attributes:
         base: the base class of its modules.
-        roles: from a module to the role of every leaf, in the order of `jax.tree.leaves`.
-        in_mode: from a module and a mode to the module in that mode, with the same arrays: a copy.
-        call: from a module in its mode, inputs that have a batch axis, and the mode, to the outputs and the module as the
-            call left it.
-        init: from a module and a key to the module as a state keeps it.
+        is_node: whether a node of a module's tree has one role for all its leaves.
+        role: from such a node, or any other leaf, to the role of its arrays.
+        in_mode: from a module and a mode to a copy of the module in that mode, with the same arrays.
+        call: from a module in its mode, inputs with a batch axis, and the mode, to the outputs and the module after the call.
+        init: from a module and a key to the module that a state keeps.
     """
 
     base: type
-    roles: Callable[[Any], list[str]]
+    is_node: Callable[[Any], bool]
+    role: Callable[[Any], str]
     in_mode: Callable[[Any, Mode], Any]
     call: Callable[[Any, tuple[Any, ...], Mode], tuple[Any, Any]]
-    init: Callable[[Any, Any], Any] = _as_it_is
+    init: Callable[[Any, Any], Any] = lambda module, key: module
+
+    def roles(self, module: Any) -> list[str]:
+        """The role of every leaf of a module, in the order of `jax.tree.leaves`."""
+        roles: list[str] = []
+        for node in jax.tree.leaves(module, is_leaf=self.is_node):
+            role = self.role(node)
+            roles += [_role(leaf, role) for leaf in jax.tree.leaves(node)]
+        return roles
+
+
+def _role(leaf: Any, role: str) -> str:
+    if not is_array(leaf):
+        return STATIC
+    return role if role != PARAMETER or jnp.issubdtype(leaf.dtype, jnp.inexact) else OTHER
 
 
 class Foreign(Model):
-    """What stands for another library's module in a tree that is bound to a mode.
+    """Another library's module in a tree that is bound to a mode.
 
-    `forward(module, x)` is Fulmen's call, of a whole batch, in the mode; `module(x)` is the library's own, of the module in
-    the mode, and its attributes are the module's. What in it is no array is static.
+    `forward(module, x)` calls the module in the mode with a whole batch; `module(x)` calls it as its library does. Attributes
+    are the module's. Leaves that are not arrays are static.
     """
 
     __stands_for__: ClassVar[type]
 
-    values: list[jax.Array]  # the arrays among its leaves; those that a step may move are in buffers
+    values: list[jax.Array]  # the arrays among its leaves; state is in buffers
     structure: Any = static()
 
     @property
     def plain(self) -> Any:
-        """The module as it is in an unbound tree."""
+        """The module of the unbound tree."""
         structure, fixed = self.structure
         leaves = [value.value if isinstance(value, Buffer) else value for value in self.values]
         for place, value in fixed:
@@ -74,7 +87,7 @@ class Foreign(Model):
 
     @property
     def module(self) -> Any:
-        """The module in the mode: a copy, so that what changes in it is lost."""
+        """A copy of the module in the mode; changes to it are lost."""
         return library_of(self.__stands_for__).in_mode(self.plain, self.mode)
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
@@ -86,18 +99,13 @@ class Foreign(Model):
         return getattr(self.module, name)
 
 
-_standing: dict[type, type[Foreign]] = {}
+@functools.cache
+def _foreign_class(kind: type) -> type[Foreign]:
+    class Bound(Foreign):
+        __stands_for__ = kind
 
-
-def _standing_for(kind: type) -> type[Foreign]:
-    if kind not in _standing:
-
-        class Standing(Foreign):
-            __stands_for__ = kind
-
-        Standing.__name__ = kind.__name__
-        _standing[kind] = Standing
-    return _standing[kind]
+    Bound.__name__ = kind.__name__
+    return Bound
 
 
 def _bound(module: Any, mode: Mode) -> Foreign:
@@ -107,12 +115,16 @@ def _bound(module: Any, mode: Mode) -> Foreign:
     kept = [isinstance(v, Buffer) or is_array(v) for v in leaves]
     fixed = tuple((i, v) for i, v in enumerate(leaves) if not kept[i])
     values = [v for v, is_kept in zip(leaves, kept, strict=True) if is_kept]
-    return _standing_for(type(module))(values, (structure, fixed), mode=mode.over(None))
+    return _foreign_class(type(module))(values, (structure, fixed), mode=mode.over(None))
 
 
 def _call(library: Library, module: Any, inputs: tuple[Any, ...], mode: Mode) -> Any:
     bound = module if isinstance(module, Foreign) else _bound(module, mode)
-    outputs, after = library.call(library.in_mode(bound.plain, mode), inputs, mode)
+    plain = library.in_mode(bound.plain, mode)
+    if not callable(plain):
+        kind = type(plain).__name__
+        raise TypeError(f"{kind} has no __call__: write forward(module: {kind}, x), with @dispatch above it.")
+    outputs, after = library.call(plain, inputs, mode)
     if not any(isinstance(value, Buffer) for value in bound.values):
         return outputs
     new = dict(jax.tree_util.tree_flatten_with_path(after)[0])
@@ -124,7 +136,7 @@ def _call(library: Library, module: Any, inputs: tuple[Any, ...], mode: Mode) ->
 
 
 def register(library: Library) -> None:
-    """Teach the verbs the modules of a library."""
+    """Register the methods for a library's modules."""
     base = library.base
     teach(base, library)
 
@@ -146,12 +158,8 @@ def register(library: Library) -> None:
 
     @dispatch
     def evaluate(module: base, data, **options):
-        return _of_component(evaluate, module, data, options)
+        return evaluate.invoke(Component, object)(module, data, **options)
 
     @dispatch
     def predict(module: base, data, **options):
-        return _of_component(predict, module, data, options)
-
-
-def _of_component(verb: Any, module: Any, data: Any, options: dict[str, Any]) -> Any:
-    return verb.invoke(Component, object)(module, data, **options)
+        return predict.invoke(Component, object)(module, data, **options)

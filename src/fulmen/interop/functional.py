@@ -1,4 +1,4 @@
-"""`functional`: a model that is a pair of functions, as Haiku, stax and Hugging Face's Flax models are."""
+"""`functional`: a model that is a pair of functions, as in Haiku, stax and Hugging Face's Flax models."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fulmen.core.mode import Mode, Train
 from fulmen.core.tree import remake
 from fulmen.core.verbs import forward, init, validate
 from fulmen.dispatching.registry import dispatch
-from fulmen.interop.signatures import FLAGS, KEYS, flags, key_for, parameters_of
+from fulmen.interop.signatures import KEYS, flags, key_for, parameters_of
 
 __all__ = ["Functional", "functional", "shapes_of", "zeros"]
 
@@ -40,17 +40,17 @@ class Functional(Model):
 def functional(init: Callable[..., Any], apply: Callable[..., Any], *like: Any, parameters: Any = None) -> Functional:
     """A model that is a pair of functions: `(init, apply)`.
 
-    The names of `apply`'s parameters say what it is given: first the parameters; `state`, if it has one, and then it returns
-    `(outputs, state)`; `key`, `rng`, `rng_key` or `dropout_rng`, the mode's random key, or None in an evaluation;
-    `train`, `training` or `is_training`, and `deterministic`, `use_running_average` or `inference`, whether it is training;
-    all others, inputs. `fm.functional(*hk.transform_with_state(f), x[:1])` is a Haiku model.
+    The first argument of `apply` is the parameters. Its other arguments are chosen by their names: `state` (then `apply`
+    returns `(outputs, state)`); `key`, `rng`, `rng_key` or `dropout_rng`: the mode's random key, None in evaluation; `train`,
+    `training`, `is_training`, `deterministic`, `use_running_average` or `inference`: whether the mode is training; all others:
+    inputs. `fm.functional(*hk.transform_with_state(f), x[:1])` is a Haiku model.
 
     Args:
         init: `init(key, *like)` gives the parameters, or `(parameters, state)`.
         apply: `apply(parameters, *inputs)` gives the outputs for a batch.
-        *like: an example of the inputs, batch axis first: arrays, or `jax.ShapeDtypeStruct`s; of arrays only shapes and
-            types are kept. Nothing, if `init` takes a key alone.
-        parameters: those that are there already, such as pretrained ones, which are not drawn then.
+        *like: an example of the inputs, batch axis first: arrays, of which only shapes and types are kept, or
+            `jax.ShapeDtypeStruct`s. None if `init` takes only a key.
+        parameters: the parameters, such as pretrained ones; None to draw them by `init`.
 
     >>> def draw(key): return {"w": jax.random.normal(key, (4, 3))}
     >>> def apply(parameters, x): return x @ parameters["w"]
@@ -62,23 +62,21 @@ def functional(init: Callable[..., Any], apply: Callable[..., Any], *like: Any, 
 
 
 def shapes_of(like: Any) -> tuple[Any, ...]:
-    """Shapes and types in the place of arrays, as something that is part of a type."""
-    return tuple(jax.ShapeDtypeStruct(jnp.shape(v), jnp.result_type(v)) if not _is_shape(v) else v for v in like)
-
-
-def _is_shape(value: Any) -> bool:
-    return isinstance(value, jax.ShapeDtypeStruct)
+    """Shapes and types in place of arrays: unlike arrays, they can be static."""
+    return tuple(
+        v if isinstance(v, jax.ShapeDtypeStruct) else jax.ShapeDtypeStruct(jnp.shape(v), jnp.result_type(v)) for v in like
+    )
 
 
 def zeros(like: tuple[Any, ...]) -> list[jax.Array]:
-    """Inputs of some shapes and types."""
+    """Inputs of given shapes and types."""
     return [jnp.zeros(v.shape, v.dtype) for v in like]
 
 
 @dispatch
 def validate(model: Functional):
     if not parameters_of(model.apply):
-        raise TypeError("functional, apply: a function of the parameters and the inputs was expected, and it takes nothing.")
+        raise TypeError("functional: apply must take the parameters and the inputs, got a function without parameters.")
 
 
 @dispatch
@@ -90,8 +88,7 @@ def init(model: Functional, key):
         return remake(model, {"parameters": drawn})
     if not isinstance(drawn, tuple) or len(drawn) != 2:
         raise TypeError(
-            f"functional, init: (parameters, state) was expected, since `apply` has a parameter `state`, and a "
-            f"{type(drawn).__name__} came."
+            f"functional: init must return (parameters, state), since `apply` has a parameter `state`, got {type(drawn).__name__}."
         )
     parameters, state = drawn
     return remake(model, {"parameters": parameters, "state": Buffer(state)})
@@ -103,39 +100,36 @@ def _stateful(model: Functional) -> bool:
 
 @dispatch
 def forward(model: Functional, *inputs, mode):
-    result = model.apply(*_arguments(model, inputs, mode), **_keywords(model.apply, mode))
+    arguments, keywords = _arguments(model, inputs, mode)
+    result = model.apply(*arguments, **keywords)
     if model.state is None:
         return result
     outputs, state = result
     return record(outputs, model.state, state) if isinstance(mode, Train) else outputs
 
 
-def _arguments(model: Functional, inputs: tuple[Any, ...], mode: Mode) -> list[Any]:
-    """What `apply` is given by position."""
-    known, waiting = flags(model.apply, mode), list(inputs)
-    found: list[Any] = [model.parameters]
+def _arguments(model: Functional, inputs: tuple[Any, ...], mode: Mode) -> tuple[list[Any], dict[str, Any]]:
+    """The positional and the keyword arguments of `apply`. Positional ones end at the first parameter without a value."""
+    values, waiting = flags(model.apply, mode), list(inputs)
+    positional: list[Any] = [model.parameters]
+    keywords, ended = {}, False
     _, *others = parameters_of(model.apply).items()
     for name, parameter in others:
-        if parameter.kind in (parameter.KEYWORD_ONLY, parameter.VAR_KEYWORD):
-            break
-        if parameter.kind is parameter.VAR_POSITIONAL:
-            return found + waiting
-        if name == "state" and model.state is not None:
-            found.append(model.state.value)
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            if name in KEYS:
+                keywords[name] = key_for(parameter, mode)
+            elif name in values:
+                keywords[name] = values[name]
+        elif ended or parameter.kind is parameter.VAR_KEYWORD:
+            continue
+        elif name == "state" and model.state is not None:
+            positional.append(model.state.value)
         elif name in KEYS:
-            found.append(mode.key)
-        elif name in FLAGS:
-            found.append(known[name])
-        elif waiting:
-            found.append(waiting.pop(0))
+            positional.append(mode.key)
+        elif name in values:
+            positional.append(values[name])
+        elif waiting and parameter.kind is not parameter.VAR_POSITIONAL:
+            positional.append(waiting.pop(0))
         else:
-            break
-    return found + waiting
-
-
-def _keywords(function: Callable[..., Any], mode: Mode) -> dict[str, Any]:
-    """The mode's key and what it says of training, for parameters that are given by name."""
-    known, named = flags(function, mode), parameters_of(function)
-    keyword = {name: p for name, p in named.items() if p.kind is p.KEYWORD_ONLY}
-    keys = {name: key_for(p, mode) for name, p in keyword.items() if name in KEYS}
-    return {**keys, **{name: known[name] for name in keyword if name in known}}
+            ended = True
+    return [*positional, *waiting], keywords

@@ -1,11 +1,11 @@
-"""grain's `MapDataset`, `IterDataset` and `DataLoader` as data: their items are the batches, as `.batch(…)` makes them."""
+"""grain's `MapDataset` as data. Its items are the batches, as `.batch(…)` makes them. Other grain loaders are iterables."""
 
 from __future__ import annotations
 
 from grain import MapDataset  # pyright: ignore[reportMissingImports]
 
 from fulmen.core.verbs import batches, steps_per_epoch
-from fulmen.data.iterables import own_cuts
+from fulmen.data.iterables import refuse_drop_last
 from fulmen.dispatching.registry import dispatch
 
 __all__: list[str] = []
@@ -14,10 +14,10 @@ __all__: list[str] = []
 @dispatch
 def batches(data: MapDataset, plan, epoch, start=0):
     n = len(data)
-    return (data[epoch * n + i] for i in range(start, n))  # past its end it goes on with the next epoch's order
+    return (data[epoch * n + i] for i in range(start, n))  # an index past the end is an item of the next epoch
 
 
 @dispatch
 def steps_per_epoch(data: MapDataset, plan):
-    own_cuts(data, plan)
+    refuse_drop_last(data, plan)
     return len(data)

@@ -22,15 +22,15 @@ __all__ = ["Linen"]
 class Linen(Model):
     """A Flax Linen module with its variables, since the module itself holds no arrays.
 
-    The collection `params` is trained; all others, such as `batch_stats`, are state, which moves in training steps only.
-    Random streams of any name are made of the mode's key. A parameter of the module's `__call__` that is named `train`,
-    `training`, `is_training`, `deterministic`, `use_running_average` or `inference` is what the mode says.
+    The collection `params` is trained; all others, such as `batch_stats`, are state, which changes only in training steps.
+    Random streams of any name are made from the mode's key. Parameters of the module's `__call__` named `train`, `training`,
+    `is_training`, `deterministic`, `use_running_average` or `inference` are set by the mode.
 
     Args:
         module: the Linen module.
         *like: an example of its inputs, batch axis first: arrays, of which only shapes and types are kept, or
             `jax.ShapeDtypeStruct`s.
-        variables: those that are there already, such as pretrained ones, which are not drawn then.
+        variables: the variables, such as pretrained ones; None to draw them by `init`.
 
     >>> from flax import linen as nn
     >>> model = fm.init(fm.Linen(nn.Dense(3), jnp.zeros((1, 4))), jax.random.key(0))
@@ -49,7 +49,7 @@ class Linen(Model):
 
     @property
     def variables(self) -> dict[str, Any]:
-        """The variables as Linen has them: `module.apply(variables, x)`."""
+        """The variables for Linen: `module.apply(variables, x)`."""
         return {"params": self.params, **_collections(self)}
 
 
@@ -66,7 +66,7 @@ def _parts(variables: Any) -> dict[str, Any]:
 @dispatch
 def validate(model: Linen):
     if not all(hasattr(model.module, name) for name in ("init", "apply")):
-        raise TypeError(f"Linen, module: a module of flax.linen was expected, and {model.module!r} came.")
+        raise TypeError(f"Linen.module must be a module of flax.linen, got {model.module!r}.")
     if model.params is None and not model.like:
         raise ValueError(
             f"Linen({type(model.module).__name__}) needs an example of its inputs to draw its variables: fm.Linen(module, x[:1])."
@@ -77,7 +77,7 @@ def validate(model: Linen):
 def init(model: Linen, key):
     if model.params is not None:
         return model
-    # Evaluation's flags, as is usual: then nothing is random, and BatchNorm's statistics begin as they should.
+    # With evaluation's flags, nothing is random, and BatchNorm's statistics keep their initial values.
     off = {name: not value for name, value in flags(model.module.__call__, Train(key)).items()}
     return remake(model, _parts(model.module.init(key, *zeros(model.like), **off)))
 
@@ -86,7 +86,7 @@ def init(model: Linen, key):
 def forward(model: Linen, *inputs, mode):
     options: dict[str, Any] = flags(model.module.__call__, mode)
     key = mode.key
-    rngs = None if key is None else {"params": key}  # what streams of other names are made of, too
+    rngs = None if key is None else {"params": key}  # Linen makes streams of other names from this one
     if model.state is None or not isinstance(mode, Train):
         return model.module.apply(model.variables, *inputs, rngs=rngs, **options)
     before = _collections(model)

@@ -1,7 +1,7 @@
-"""Flax NNX modules: train and eval by the mode, random streams by its key, statistics as buffers.
+"""Flax NNX modules: `train()` or `eval()` by the mode, random streams from its key, statistics as buffers.
 
-`nnx.Param`s are trained. All other variables, such as `nnx.BatchStat`, are state: what a call in a training step leaves in
-them is what they are after the step. The keys of `nnx.Rngs` are made of the mode's key, so `count`s stay as they are.
+`nnx.Param`s are trained. All other variables, such as `nnx.BatchStat`, are state: a training step keeps the values that its
+call leaves in them. The keys of `nnx.Rngs` are folded from the mode's key, so their `count`s do not change.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ except ImportError:
     raise missing("flax", "Flax modules", "flax") from None
 
 from fulmen.core.component import fold_name
-from fulmen.core.fields import STATIC
-from fulmen.core.leaves import BUFFER, OTHER, PARAMETER, is_array
+from fulmen.core.leaves import BUFFER, OTHER, PARAMETER
 from fulmen.core.mode import Mode, Train
 from fulmen.interop.foreign import Library, register
 from fulmen.interop.signatures import KEYS, flags, key_for, parameters_of
@@ -36,23 +35,14 @@ def _is_stream(node: Any) -> bool:
     return isinstance(node, nnx.RngStream)
 
 
-def _roles(module: Any) -> list[str]:
-    roles: list[str] = []
-    for node in jax.tree.leaves(module, is_leaf=_is_variable):
-        roles += [_role(node, leaf) for leaf in jax.tree.leaves(node)]
-    return roles
-
-
-def _role(node: Any, leaf: Any) -> str:
-    if not is_array(leaf):
-        return STATIC
+def _role(node: Any) -> str:
     if isinstance(node, nnx.Param):
-        return PARAMETER if jnp.issubdtype(leaf.dtype, jnp.inexact) else OTHER
+        return PARAMETER
     return BUFFER if _is_variable(node) and not isinstance(node, nnx.RngState) else OTHER
 
 
 def _in_mode(module: Any, mode: Mode) -> Any:
-    module = jax.tree.map(lambda v: v, module)  # what NNX does to a module it does in place
+    module = jax.tree.map(lambda v: v, module)  # a copy, since NNX changes modules in place
     module.train() if isinstance(mode, Train) else module.eval()
     key = mode.key
     if key is None:
@@ -68,9 +58,6 @@ def _in_mode(module: Any, mode: Mode) -> Any:
 
 
 def _call(module: Any, inputs: tuple[Any, ...], mode: Mode) -> tuple[Any, Any]:
-    kind = type(module).__name__
-    if not callable(module):
-        raise TypeError(f"{kind} has no __call__: write forward(module: {kind}, x), with @dispatch above it.")
     call = type(module).__call__
     options: dict[str, Any] = dict(flags(call, mode))
     for name, parameter in parameters_of(call).items():
@@ -80,4 +67,4 @@ def _call(module: Any, inputs: tuple[Any, ...], mode: Mode) -> tuple[Any, Any]:
     return module(*inputs, **options), module
 
 
-register(Library(nnx.Module, _roles, _in_mode, _call))
+register(Library(nnx.Module, _is_variable, _role, _in_mode, _call))

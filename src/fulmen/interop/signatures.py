@@ -1,4 +1,4 @@
-"""How functions of other libraries are called in a mode: by the names of their parameters."""
+"""Which arguments a function of another library gets in a mode, by the names of its parameters."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import jax
 
 from fulmen.core.mode import Mode, Train
 
-__all__ = ["FLAGS", "KEYS", "flags", "key_for", "parameters_of"]
+__all__ = ["KEYS", "flags", "key_for", "parameters_of"]
 
-FLAGS = {
+_FLAGS = {
     "train": True,
     "training": True,
     "is_training": True,
@@ -20,7 +20,7 @@ FLAGS = {
     "use_running_average": False,
     "inference": False,
 }
-"""Parameters that say what a call is for, with their values in training."""
+"""The names of parameters for the mode, with their values in training."""
 
 KEYS = ("key", "rng", "rng_key", "dropout_rng")
 
@@ -30,13 +30,13 @@ def parameters_of(function: Callable[..., Any]) -> Mapping[str, inspect.Paramete
 
 
 def flags(function: Callable[..., Any], mode: Mode) -> dict[str, bool]:
-    """What a function's parameters that say what a call is for are in a mode."""
+    """The values of a function's parameters for the mode."""
     training = isinstance(mode, Train)
-    return {name: FLAGS[name] == training for name in parameters_of(function) if name in FLAGS}
+    return {name: _FLAGS[name] == training for name in parameters_of(function) if name in _FLAGS}
 
 
 def key_for(parameter: inspect.Parameter, mode: Mode) -> Any:
-    """A mode's key for a parameter. Where the mode has none, a parameter without a default gets a fixed key."""
+    """The mode's key for a parameter; a fixed key if the mode has none and the parameter has no default."""
     if mode.root is None and parameter.default is parameter.empty:
         return jax.random.key(0)
     return mode.key

@@ -1,11 +1,11 @@
-"""`tf.data.Dataset` as data: its items are the batches, as `.batch(…)` makes them, here as NumPy arrays."""
+"""`tf.data.Dataset` as data. Its items are the batches, as `.batch(…)` makes them, converted to NumPy arrays."""
 
 from __future__ import annotations
 
 import tensorflow as tf  # pyright: ignore[reportMissingImports, reportMissingModuleSource]
 
 from fulmen.core.verbs import batches, steps_per_epoch
-from fulmen.data.iterables import own_cuts
+from fulmen.data.iterables import refuse_drop_last
 from fulmen.dispatching.registry import dispatch
 
 __all__: list[str] = []
@@ -18,6 +18,6 @@ def batches(data: tf.data.Dataset, plan, epoch, start=0):
 
 @dispatch
 def steps_per_epoch(data: tf.data.Dataset, plan):
-    own_cuts(data, plan)
+    refuse_drop_last(data, plan)
     n = int(data.cardinality())
-    return None if n < 0 else n  # infinite, or unknown
+    return None if n < 0 else n  # negative: infinite or unknown

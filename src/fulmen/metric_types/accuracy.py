@@ -1,8 +1,8 @@
-"""`Accuracy` and `TopK`: how often the class is right."""
+"""`Accuracy` and `TopK`: the share of correct classes."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import ClassVar
 
 import jax.numpy as jnp
 
@@ -17,24 +17,25 @@ __all__ = ["Accuracy", "TopK"]
 
 
 class Accuracy(ClassMetric):
-    """The share of examples whose class has the largest output of all; a tie or a NaN counts as wrong.
+    """The share of examples whose class has the largest output; a tie or a NaN counts as wrong.
 
-    Targets are integer labels `(n,)`, or probabilities `(n, classes)`, of which the most probable class counts.
+    Targets are integer labels `(n,)`, or probabilities `(n, classes)`, whose largest marks the class.
 
     >>> prediction = fm.Prediction(None, jnp.eye(3), fm.Labeled(None, jnp.array([0, 1, 0])))
     >>> print(round(float(fm.metrics(fm.Accuracy(), prediction).compute()), 3))
     0.667
     """
 
+    k: ClassVar[int] = 1
+
 
 class TopK(ClassMetric):
-    """The share of examples whose class is among the `k` with the largest outputs; a tie or a NaN counts against it.
+    """The share of examples whose class is among the `k` with the largest outputs; a tie or a NaN counts as wrong.
 
-    Targets are integer labels `(n,)`, or probabilities `(n, classes)`, of which the most probable class counts. It is logged
-    as `top_5`.
+    Targets are as in `Accuracy`. It is logged as `top_5` for k = 5.
 
     Args:
-        k: how many.
+        k: number of classes, less than all.
 
     >>> outputs = jnp.array([[0.1, 0.3, 0.2], [0.5, 0.2, 0.1]])
     >>> print(fm.metrics(fm.metric_types.TopK(2), fm.Prediction(None, outputs, fm.Labeled(None, jnp.array([2, 2])))).compute())
@@ -48,22 +49,13 @@ class TopK(ClassMetric):
         return f"top_{self.k}"
 
 
-def _in_top(metric: ClassMetric, prediction: Any, k: int) -> Mean:
+@dispatch
+def metrics(metric: Accuracy | TopK, prediction):
     y, outputs = labels_of(prediction, metric), jnp.asarray(prediction.outputs)
-    own = jnp.take_along_axis(outputs, y[:, None], axis=1)
+    true = jnp.take_along_axis(outputs, y[:, None], axis=1)
     # Cheaper than argmax or a sort, and a NaN is never smaller.
-    right = (outputs < own).sum(1) >= outputs.shape[1] - k
+    right = (outputs < true).sum(1) >= outputs.shape[1] - metric.k
     return Mean(right, weight_of(prediction))
-
-
-@dispatch
-def metrics(metric: Accuracy, prediction):
-    return _in_top(metric, prediction, 1)
-
-
-@dispatch
-def metrics(metric: TopK, prediction):
-    return _in_top(metric, prediction, metric.k)
 
 
 @dispatch
@@ -72,5 +64,5 @@ def validate(metric: TopK, prediction):
     classes = prediction.outputs.shape[1]
     if metric.k >= classes:
         raise ValueError(
-            f"TopK, k: fewer than the {classes} classes of the outputs were expected, and {metric.k} came: it would always be 1."
+            f"TopK.k must be less than the number of classes, {classes}, got {metric.k}: the result would always be 1."
         )

@@ -15,34 +15,23 @@ from fulmen.core.mergeable import Mean, Mergeable
 from fulmen.core.prediction import Prediction, at_least_float32, check_classes, class_targets
 from fulmen.core.verbs import metrics, validate
 from fulmen.dispatching.registry import dispatch
-from fulmen.metric_types.metric import (
-    ClassMetric,
-    Metric,
-    OfMean,
-    labels_of,
-    numpy_of,
-    ratio,
-    weight_of,
-    weighted_sum,
-    weights,
-)
+from fulmen.metric_types.metric import ClassMetric, Metric, labels_of, numpy_of, ratio, weight_of, weighted_sum, weights
 
 __all__ = ["BitsPerCharacter", "CalibrationError", "Perplexity"]
 
 
 class CalibrationError(ClassMetric):
-    """How far the predicted probabilities are from the shares of right predictions: Σ_b n_b / n · |accuracy_b − confidence_b|.
+    """The expected calibration error: Σ_b n_b / n · |accuracy_b − confidence_b|.
 
-    Examples are put into bins b by their confidence, the largest probability; a bin holds what is above its lower edge, and
-    its upper edge (Naeini et al. 2015; Guo et al. 2017, arXiv:1706.04599). Targets are integer labels `(n,)` or probabilities
-    `(n, classes)`, of which the most probable class counts; outputs are logits `(n, classes)`.
+    Examples are in bins b by their confidence, the largest probability; a bin contains its upper edge, not its lower one
+    (Naeini et al. 2015; Guo et al. 2017, arXiv:1706.04599). Targets are as in `Accuracy`; outputs are logits `(n, classes)`.
 
     Args:
-        bins: how many, of equal width.
+        bins: number of bins, of equal width.
 
     >>> outputs = jnp.log(jnp.array([[0.8, 0.2], [0.8, 0.2]]))
     >>> prediction = fm.Prediction(None, outputs, fm.Labeled(None, jnp.array([0, 1])))
-    >>> print(round(float(fm.metrics(fm.metric_types.CalibrationError(), prediction).compute()), 3))  # sure to 80 %, right in 50 %
+    >>> print(round(float(fm.metrics(fm.metric_types.CalibrationError(), prediction).compute()), 3))  # 80 % confident, 50 % correct
     0.3
     """
 
@@ -50,10 +39,10 @@ class CalibrationError(ClassMetric):
 
 
 class Perplexity(Metric):
-    """The exponential of the mean cross-entropy in nats: as many equally likely classes would be as hard to guess.
+    """The exponential of the mean cross-entropy in nats.
 
     Outputs are logits `(n, classes)` with integer labels `(n,)` or probabilities `(n, classes)`; or `(n, …, classes)` with
-    integer labels `(n, …)`, such as the tokens of texts, which count alike.
+    integer labels `(n, …)`, such as the tokens of texts, which have equal weights.
 
     >>> prediction = fm.Prediction(None, jnp.zeros((2, 8)), fm.Labeled(None, jnp.array([0, 3])))
     >>> print(round(float(fm.metrics(fm.metric_types.Perplexity(), prediction).compute()), 3))
@@ -64,9 +53,9 @@ class Perplexity(Metric):
 
 
 class BitsPerCharacter(Metric):
-    """The mean cross-entropy in bits, −log₂ softmax(z)_y: what a text costs where each token is a character, or a byte.
+    """The mean cross-entropy in bits, −log₂ softmax(z)_y: the bits per character if each token is a character or a byte.
 
-    Outputs and targets are as those of `Perplexity`, which is 2 to the power of this.
+    Outputs and targets are as in `Perplexity`, which is 2 to the power of this.
 
     >>> prediction = fm.Prediction(None, jnp.zeros((2, 8)), fm.Labeled(None, jnp.array([0, 3])))
     >>> print(round(float(fm.metrics(fm.metric_types.BitsPerCharacter(), prediction).compute()), 3))
@@ -77,25 +66,20 @@ class BitsPerCharacter(Metric):
 
 
 class Gaps(Mergeable):
-    """What the bins' confidence exceeds the share of right ones by.
+    """The sums of a `CalibrationError`."""
 
-    Args:
-        gaps: `(bins,)`, the sum over each bin's examples of confidence less rightness.
-        weight: how many examples there are.
-    """
-
-    gaps: jax.Array
+    gaps: jax.Array  # (bins,), of confidence − correctness
     weight: jax.Array
 
     def compute(self) -> Any:
         return ratio(abs(self.gaps).sum(), self.weight)
 
 
-class ExponentialMean(OfMean):
+class ExponentialMean(Mean):
     """The exponential of a mean."""
 
     def compute(self) -> Any:
-        mean = self.mean
+        mean = ratio(self.total, self.weight)
         with np.errstate(over="ignore"):
             return numpy_of(mean).exp(mean)
 
@@ -115,8 +99,8 @@ def metrics(metric: CalibrationError, prediction):
 
 @dispatch
 def metrics(metric: Perplexity, prediction):
-    value, weight = _nats(metric, prediction)
-    return ExponentialMean(weighted_sum(value, weight), weight.sum())
+    mean = Mean(*_nats(metric, prediction))
+    return ExponentialMean(mean.total, mean.weight)
 
 
 @dispatch
@@ -125,8 +109,8 @@ def metrics(metric: BitsPerCharacter, prediction):
     return Mean(value / np.log(2).astype(value.dtype), weight)
 
 
-def _nats(metric: Metric, prediction: Prediction) -> tuple[jax.Array, jax.Array]:
-    """Each example's cross-entropy, and how much it counts."""
+def _nats(metric: Metric, prediction: Prediction) -> tuple[jax.Array, Any]:
+    """The cross-entropy of each example, and its weight or None."""
     flat = _flat(prediction)
     y, labels = class_targets(flat, metric)
     logits = at_least_float32(flat.outputs)
@@ -134,14 +118,13 @@ def _nats(metric: Metric, prediction: Prediction) -> tuple[jax.Array, jax.Array]
         value = optax.softmax_cross_entropy_with_integer_labels(logits, y)
     else:
         value = optax.softmax_cross_entropy(logits, y.astype(logits.dtype))
-    return value, weights(flat, len(value), value.dtype)
+    return value, weight_of(flat)
 
 
 def _flat(prediction: Prediction) -> Prediction:
-    """With the axes between the first and the classes counted as examples."""
+    """Merges the axes between the first and the classes with the first."""
     outputs: Any = prediction.outputs
-    batch: Any = prediction.batch
-    y, weight, shape = getattr(batch, "y", None), weight_of(prediction), getattr(outputs, "shape", ())
+    y, weight, shape = getattr(prediction.batch, "y", None), weight_of(prediction), getattr(outputs, "shape", ())
     if y is None or len(shape) < 3 or y.shape != shape[:-1]:
         return prediction
     n = int(np.prod(shape[:-1]))

@@ -1,4 +1,4 @@
-"""Metrics that count predicted against true classes: precision, recall, F1 and the confusion matrix."""
+"""Metrics that count predicted and true classes: precision, recall, F1 and the confusion matrix."""
 
 from __future__ import annotations
 
@@ -18,56 +18,68 @@ __all__ = ["F1", "ConfusionMatrix", "Precision", "Recall"]
 
 
 class ClassRate(ClassMetric):
-    """What precision, recall and F1 share: how they are averaged over classes."""
+    """The true positives of each class, divided by a total, and averaged over classes.
+
+    **Extending.** Subclass it, and write `total(self, actual, predicted)`, from the numbers of examples of each class and of
+    predictions of it, `(classes,)`, to the divisor.
+    """
 
     average: Literal["macro", "micro"] | None = "macro"
+
+    def total(self, actual: jax.Array, predicted: jax.Array) -> jax.Array:
+        """The divisor for each class."""
+        raise NotImplementedError
 
 
 class Precision(ClassRate):
     """Of the examples predicted to be of a class, the share that are: tp / (tp + fp).
 
-    The predicted class is that of the largest output, the first of equals; with a NaN among the outputs it is none. Targets are
-    integer labels `(n,)`, or probabilities `(n, classes)`, of which the most probable class counts.
+    The predicted class is the first with the largest output; with a NaN among the outputs there is none. Targets are integer
+    labels `(n,)`, or probabilities `(n, classes)`, whose largest marks the class.
 
     Args:
-        average: `"macro"`, the mean over the classes that occur among targets or predictions; `"micro"`, all classes' counts
-            added up first (with one label per example and no NaN that is the accuracy); None, one number per class, `(classes,)`. A
-            class that occurs but is never predicted counts as 0; one that does not occur at all is NaN.
+        average: `"macro"`, the mean over the classes that occur in targets or predictions; `"micro"`, the counts of all
+            classes summed first (without NaN, the accuracy); None, one number per class, `(classes,)`. A class that occurs
+            but is never predicted counts as 0; one that does not occur at all is NaN.
 
     >>> prediction = fm.Prediction(None, jnp.eye(2)[jnp.array([0, 0, 1])], fm.Labeled(None, jnp.array([0, 1, 1])))
     >>> print(fm.metrics(fm.Precision(average=None), prediction).compute())
     [0.5 1. ]
     """
 
+    def total(self, actual: jax.Array, predicted: jax.Array) -> jax.Array:
+        return predicted
+
 
 class Recall(ClassRate):
     """Of the examples of a class, the share that are predicted to be: tp / (tp + fn).
 
-    Predictions and targets are read as by `Precision`.
-
     Args:
-        average: over classes, as `Precision`'s: `"macro"`, `"micro"` or None. A class that is predicted but has no
-            example counts as 0; one that does not occur at all is NaN.
+        average: as in `Precision`. A class that is predicted but has no example counts as 0.
     """
+
+    def total(self, actual: jax.Array, predicted: jax.Array) -> jax.Array:
+        return actual
 
 
 class F1(ClassRate):
     """The harmonic mean of precision and recall: 2 tp / (2 tp + fp + fn).
 
-    Predictions and targets are read as by `Precision`.
-
     Args:
-        average: over classes, as `Precision`'s: `"macro"`, `"micro"` or None. A class that does not occur at all is NaN.
+        average: as in `Precision`.
     """
+
+    def total(self, actual: jax.Array, predicted: jax.Array) -> jax.Array:
+        return (actual + predicted) / 2
 
 
 class ConfusionMatrix(ClassMetric):
-    """How many examples of each class (rows) were predicted to be of each (columns), by weight: `(classes, classes)`.
+    """The weight of examples by true class (rows) and predicted class (columns): `(classes, classes)`.
 
-    Predictions and targets are read as by `Precision`.
+    Predictions and targets are as in `Precision`.
 
     Args:
-        classes: how many classes there are; None is as many as the model has outputs.
+        classes: number of classes; None is the number of outputs.
 
     >>> prediction = fm.Prediction(None, jnp.eye(2)[jnp.array([0, 0, 1])], fm.Labeled(None, jnp.array([0, 1, 1])))
     >>> print(fm.metrics(fm.metric_types.ConfusionMatrix(2), prediction).compute())
@@ -79,25 +91,18 @@ class ConfusionMatrix(ClassMetric):
 
 
 class Rates(Mergeable):
-    """Shares by class.
-
-    Args:
-        hits: `(classes,)`, how many were right.
-        total: `(classes,)`, of how many.
-        seen: `(classes,)`, 0 for a class that does not occur.
-        average: over the classes.
-    """
+    """The sums of a `ClassRate`, by class."""
 
     hits: jax.Array
     total: jax.Array
-    seen: jax.Array
+    occurrences: jax.Array  # 0 for a class in neither targets nor predictions
     average: str | None = static()
 
     def compute(self) -> Any:
         if self.average == "micro":
             return ratio(self.hits.sum(), self.total.sum())
         xp = numpy_of(self.hits)
-        occurs = self.seen > 0
+        occurs = self.occurrences > 0
         each = xp.where(occurs & (self.total == 0), 0, ratio(self.hits, self.total))
         if self.average is None:
             return each
@@ -105,11 +110,7 @@ class Rates(Mergeable):
 
 
 class Counts(Mergeable):
-    """Numbers that add up.
-
-    Args:
-        counts: of any shape.
-    """
+    """Counts of any shape, which add up over batches."""
 
     counts: jax.Array
 
@@ -118,11 +119,11 @@ class Counts(Mergeable):
 
 
 def _classes(metric: ClassMetric, prediction: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """True and predicted classes, `(n, classes)` with a 1 for the class, and the examples' weights."""
+    """True and predicted classes, one-hot `(n, classes)`, and the examples' weights."""
     y, outputs = labels_of(prediction, metric), jnp.asarray(prediction.outputs)
     n, classes = outputs.shape
-    guess = jnp.where(jnp.isnan(outputs).any(1), classes, outputs.argmax(1))  # of no class
-    true, predicted = (jax.nn.one_hot(v, classes, dtype=jnp.float32) for v in (y, guess))
+    predicted = jnp.where(jnp.isnan(outputs).any(1), classes, outputs.argmax(1))  # NaN: out of range, all zeros in one-hot
+    true, predicted = (jax.nn.one_hot(v, classes, dtype=jnp.float32) for v in (y, predicted))
     return true, predicted, weights(prediction, n)
 
 
@@ -130,9 +131,7 @@ def _classes(metric: ClassMetric, prediction: Any) -> tuple[jax.Array, jax.Array
 def metrics(metric: ClassRate, prediction):
     true, predicted, weight = _classes(metric, prediction)
     hits, actual, guessed = (weighted_sum(v, weight) for v in (true * predicted, true, predicted))
-    total = {Precision: guessed, Recall: actual, F1: (actual + guessed) / 2}
-    kind = next(kind for kind in total if isinstance(metric, kind))
-    return Rates(hits, total[kind], actual + guessed, average=metric.average)
+    return Rates(hits, metric.total(actual, guessed), actual + guessed, average=metric.average)
 
 
 @dispatch
@@ -146,6 +145,4 @@ def validate(metric: ConfusionMatrix, prediction):
     check_classes(prediction, metric)
     classes = prediction.outputs.shape[1]
     if metric.classes not in (None, classes):
-        raise ValueError(
-            f"ConfusionMatrix, classes: {classes} were expected, as many as the model has outputs, and {metric.classes} came."
-        )
+        raise ValueError(f"ConfusionMatrix.classes must be {classes}, the number of outputs, got {metric.classes}.")

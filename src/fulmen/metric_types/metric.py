@@ -1,4 +1,4 @@
-"""`Metric`, and what metrics share: the examples' weights, and arithmetic that runs on the host and in compiled code."""
+"""`Metric`, and what metrics share: weights of examples, and arithmetic for the host and for compiled code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from fulmen.core.border import check_weight
-from fulmen.core.mergeable import Mergeable
 from fulmen.core.naming import Named
 from fulmen.core.prediction import Prediction, check_classes, class_targets
 from fulmen.core.verbs import metrics, validate
@@ -20,10 +19,10 @@ __all__ = ["Metric"]
 
 
 class Metric(Named):
-    """A figure of a prediction. It is logged under its class's name, or that of `metric.named("…")`.
+    """A metric of a prediction. It is logged under the name of its class, or that of `metric.named("…")`.
 
     **Extending.** Subclass it, and write `metrics(metric: Mine, prediction)`, which returns one mergeable value, such as
-    `fm.Mean(values, prediction.batch.weight)`. If it weighs its examples so, it may say `per_example = True` in its class:
+    `fm.Mean(values, prediction.batch.weight)`. Set `per_example = True` in its class if it weighs examples like this:
     evaluation then pads the last batch, with examples of weight 0.
     """
 
@@ -53,52 +52,35 @@ def metrics(metric: Metric, prediction):
 
 
 def weight_of(prediction: Prediction) -> Any:
-    """How much each example counts, or None."""
+    """The weight of each example, `(n,)`, or None."""
     return getattr(prediction.batch, "weight", None)
 
 
 def weights(prediction: Prediction, n: int, dtype: Any = jnp.float32) -> jax.Array:
-    """How much each of `n` examples counts."""
+    """The weight of each of `n` examples, `(n,)`."""
     weight = weight_of(prediction)
     check_weight(weight)
     return jnp.ones(n, dtype) if weight is None else jnp.broadcast_to(jnp.asarray(weight).astype(dtype), (n,))
 
 
 def weighted_sum(values: jax.Array, weight: jax.Array) -> jax.Array:
-    """The sum over examples; one of weight 0 is padding, and may be anything."""
+    """The weighted sum over examples; values of weight 0 are padding and may be NaN."""
     weight = weight.reshape(-1, *[1] * (values.ndim - 1))
     return jnp.where(weight == 0, 0, values * weight).sum(0)
 
 
 def labels_of(prediction: Prediction, who: Any) -> jax.Array:
-    """The targets as integer labels; of probabilities the most probable class."""
+    """The targets as integer labels; for probabilities the most probable class."""
     y, labels = class_targets(prediction, who)
     return jnp.asarray(y) if labels else jnp.asarray(y).argmax(1)
 
 
 def numpy_of(value: Any) -> ModuleType:
-    """The library that computes with a value: NumPy, in float64, on the host; JAX's in compiled code."""
+    """`numpy` for a value on the host (in float64), `jax.numpy` in compiled code."""
     return jnp if isinstance(value, jax.Array) else np
 
 
 def ratio(a: Any, b: Any) -> Any:
-    """a / b, and NaN where b is 0."""
+    """a / b, or NaN where b is 0."""
     xp = numpy_of(b)
     return xp.where(b == 0, xp.nan, a / xp.where(b == 0, 1, b))
-
-
-class OfMean(Mergeable):
-    """A function of a mean.
-
-    Args:
-        total: the sum.
-        weight: of how many.
-    """
-
-    total: jax.Array
-    weight: jax.Array
-
-    @property
-    def mean(self) -> Any:
-        """NaN where it is of nothing."""
-        return ratio(self.total, self.weight)

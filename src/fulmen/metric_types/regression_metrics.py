@@ -13,79 +13,70 @@ from fulmen.core.naming import concrete, number
 from fulmen.core.prediction import at_least_float32, number_targets
 from fulmen.core.verbs import metrics, validate
 from fulmen.dispatching.registry import dispatch
-from fulmen.metric_types.metric import Metric, OfMean, numpy_of, ratio, weight_of, weighted_sum, weights
+from fulmen.metric_types.metric import Metric, numpy_of, ratio, weight_of, weighted_sum, weights
 
 __all__ = ["R2", "RMSE", "MeanAbsoluteError"]
 
-_MOST = 100.0  # standard deviations between the targets and `center` that single precision can do with
+_FARTHEST = 100.0  # standard deviations from `center` to the targets, for which single precision is accurate enough
 
 
-class MeanAbsoluteError(Metric):
-    """The absolute error, averaged over examples and what each has. Outputs and targets of one shape."""
+class NumberMetric(Metric):
+    """A metric of outputs z and targets y of one shape."""
 
     per_example: ClassVar[bool] = True
 
 
-class RMSE(Metric):
-    """The root of the squared error's mean over examples and what each has: √(mean (z − y)²).
+class MeanAbsoluteError(NumberMetric):
+    """The absolute error |z − y| of outputs z and targets y of one shape, averaged over all axes."""
 
-    Outputs z and targets y have one shape.
+
+class RMSE(NumberMetric):
+    """The root mean squared error, √(mean (z − y)²), of outputs z and targets y of one shape, over all axes.
 
     >>> prediction = fm.Prediction(None, jnp.array([0.0, 0.0]), fm.Labeled(None, jnp.array([3.0, 4.0])))
     >>> print(round(float(fm.metrics(fm.metric_types.RMSE(), prediction).compute()), 4))
     3.5355
     """
 
-    per_example: ClassVar[bool] = True
 
-
-class R2(Metric):
+class R2(NumberMetric):
     """The coefficient of determination, 1 − Σ (y − z)² / Σ (y − ȳ)²: the share of the targets' variance that is explained.
 
-    Outputs z and targets y have one shape; of several outputs it is the mean of each one's. It is 1 at best, 0 for the
-    targets' mean, and NaN where all targets are the same.
+    Outputs z and targets y have one shape; for several outputs it is the mean over them. It is 1 at best, 0 for a constant
+    output ȳ, and NaN if all targets are equal.
 
     Args:
-        center: a number near the targets' mean, in their unit. It does not change the figure; but the sums are kept in
-            single precision, which cannot tell targets apart that are much closer to each other than to this.
+        center: a number near the targets' mean, in their unit. It does not change the result, but improves its precision: the
+            sums of y − center are in single precision.
 
     >>> prediction = fm.Prediction(None, jnp.array([1.0, 2.0, 2.0]), fm.Labeled(None, jnp.array([1.0, 2.0, 3.0])))
     >>> print(fm.metrics(fm.metric_types.R2(), prediction).compute())
     0.5
     """
 
-    per_example: ClassVar[bool] = True
-
     center: float = 0.0
 
 
-class RootMean(OfMean):
+class RootMean(Mean):
     """The root of a mean."""
 
     def compute(self) -> Any:
-        mean = self.mean
+        mean = ratio(self.total, self.weight)
         return numpy_of(mean).sqrt(mean)
 
 
 class Explained(Mergeable):
-    """Sums for R², one per output.
+    """The sums of an `R2`, one per output."""
 
-    Args:
-        residual: of the squared errors.
-        total: of the targets, less `center`.
-        squares: of their squares.
-        weight: how many examples there are.
-    """
-
-    residual: jax.Array
-    total: jax.Array
-    squares: jax.Array
+    residual: jax.Array  # of the squared errors
+    total: jax.Array  # of the targets minus `center`
+    squares: jax.Array  # of their squares
     weight: jax.Array
 
     def compute(self) -> Any:
         xp = numpy_of(self.residual)
         spread = self.squares - ratio(self.total, self.weight) * self.total
-        constant = spread <= self.squares / _MOST**2
+        constant = spread <= self.squares / _FARTHEST**2
         return (1 - ratio(self.residual, xp.where(constant, 0.0, spread))).mean()
 
 
@@ -112,7 +103,7 @@ def metrics(metric: R2, prediction):
 
 
 def _errors(metric: Metric, prediction: Any) -> tuple[jax.Array, jax.Array]:
-    """The errors, and the targets in their type."""
+    """The errors, and the targets in the same type."""
     y = number_targets(prediction, metric)
     outputs = at_least_float32(prediction.outputs)
     y = jnp.asarray(y).astype(outputs.dtype)
@@ -120,7 +111,7 @@ def _errors(metric: Metric, prediction: Any) -> tuple[jax.Array, jax.Array]:
 
 
 @dispatch
-def validate(metric: MeanAbsoluteError | RMSE, prediction):
+def validate(metric: NumberMetric, prediction):
     number_targets(prediction, metric)
 
 
@@ -130,11 +121,11 @@ def validate(metric: R2, prediction):
     if y is None or center is None or not y.size:
         return
     mean, spread = y.mean(0, dtype=np.float64), y.std(0, dtype=np.float64)
-    far = (spread > 0) & (np.abs(mean - center) > _MOST / 4 * spread)
+    far = (spread > 0) & (np.abs(mean - center) > _FARTHEST / 4 * spread)
     if far.any():
         where = np.unravel_index(np.argmax(far), far.shape)
         mean, spread = np.asarray(mean)[where], np.asarray(spread)[where]
         raise ValueError(
-            f"R2, center: a number near the targets' mean was expected, and {number(metric.center)} came; the mean is {mean:.6g}, "
-            f"and the standard deviation {spread:.3g}. Write fm.metric_types.R2(center={mean:.3g}), or give targets less their mean."
+            f"R2.center must be near the targets' mean, got {number(metric.center)}; the mean is {mean:.6g}, the standard deviation "
+            f"{spread:.3g}. Write fm.metric_types.R2(center={mean:.3g}), or subtract the mean from the targets."
         )

@@ -22,17 +22,18 @@ class Attention(Model):
     """Multi-head self-attention: `(n, length, features)` to the same shape.
 
     For each head `softmax(query · keyᵀ / √head_size) · value`, with `head_size = features / heads`; the heads side by side
-    go through a last linear map. Vaswani et al. 2017, arXiv:1706.03762; over `jax.nn.dot_product_attention`.
-    `attention(x, mask)` takes a boolean mask `(n, length)` too: only positions where it is True are looked at.
+    go through a last linear map. Vaswani et al. 2017, arXiv:1706.03762; computed by `jax.nn.dot_product_attention`.
+    `attention(x, mask)` also takes a boolean mask `(n, length)`: only positions where it is True are attended to.
 
     Args:
         features: size of the last axis.
-        heads: how many heads; it divides `features`.
-        causal: whether a position looks only at itself and at those before it.
-        rotary: whether queries and keys are turned by their positions; see `rotary`.
+        heads: number of heads; must divide `features`.
+        causal: whether a position attends only to itself and to earlier positions.
+        rotary: whether queries and keys are rotated by their positions; see `rotary`.
         use_bias: whether the linear maps have biases.
 
-    `qkv` is the `Dense` that makes queries, keys and values in this order, each with its heads side by side; `out` the last.
+    `qkv` is the `Dense` layer for queries, keys and values, in this order, each with its heads side by side; `out` is the
+    last linear map.
 
     >>> layer = fm.init(fm.models.Attention(8, heads=2, causal=True), jax.random.key(0))
     >>> layer(jnp.ones((3, 5, 8))).shape
@@ -54,13 +55,11 @@ class Attention(Model):
 @dispatch
 def validate(layer: Attention):
     if layer.features % layer.heads:
-        raise ValueError(
-            f"Attention.heads must divide its features, and {layer.heads} heads for {layer.features} features came."
-        )
+        raise ValueError(f"Attention.heads must divide features, got {layer.heads} heads for {layer.features} features.")
     if layer.rotary and layer.features // layer.heads % 2:
         raise ValueError(
-            f"Attention with rotary positions turns pairs, so its heads must have an even size, and {layer.features} "
-            f"features for {layer.heads} heads came: {layer.features // layer.heads} each."
+            f"Attention with rotary positions must have heads of an even size, got {layer.features} features for "
+            f"{layer.heads} heads: {layer.features // layer.heads} each."
         )
 
 
@@ -74,7 +73,7 @@ def forward(layer: Attention, x, mask):
     x, mask = jnp.asarray(x), jnp.asarray(mask)
     if mask.dtype != bool or mask.shape != x.shape[:2]:
         raise ValueError(
-            f"Attention takes a boolean mask (n, length) for its input, {x.shape[:2]} here, and {mask.dtype} {mask.shape} came."
+            f"Attention takes a boolean mask (n, length), here {x.shape[:2]}, got {mask.dtype} of shape {mask.shape}."
         )
     return _attend(layer, x, mask[:, None, None, :])
 
@@ -82,9 +81,9 @@ def forward(layer: Attention, x, mask):
 def _attend(layer: Attention, x: Any, mask: jax.Array | None) -> jax.Array:
     name, x = f"Attention({layer.features}, {layer.heads})", jnp.asarray(x)
     if x.ndim != 3 or x.shape[-1] != layer.features:
-        raise ValueError(f"{name} takes (n, length, {layer.features}), and {x.shape} came.")
+        raise ValueError(f"{name} takes (n, length, {layer.features}), got {x.shape}.")
     require_inexact(name, x)
-    # Not only in `validate`: reshaping would say nothing of heads.
+    # Also here, since `validate` may not have run and the error of `reshape` does not mention heads.
     if layer.features % layer.heads:
         validate(layer)
     n, length, features = x.shape
@@ -92,24 +91,27 @@ def _attend(layer: Attention, x: Any, mask: jax.Array | None) -> jax.Array:
     query, key, value = (joint[:, :, i] for i in range(3))
     if layer.rotary:
         query, key = rotary(query), rotary(key)
-    with jax.numpy_dtype_promotion("standard"):  # inside, numbers of 16 bits meet 32
+    with jax.numpy_dtype_promotion("standard"):  # it mixes 16 and 32 bits internally
         y = jax.nn.dot_product_attention(query, key, value, mask=mask, is_causal=layer.causal)
     return forward(layer.out, y.reshape(n, length, features))
 
 
 def rotary(x: jax.Array, positions: Any = None, base: float = 10_000.0) -> jax.Array:
-    """Turn each vector by its position, so that products of two depend on how far apart they are.
+    """Rotate each vector by its position, so that the product of two vectors depends on their distance.
 
-    The pair `(x[i], x[i + size / 2])` is turned by the angle `position · base^(−2 i / size)`. Su et al. 2021,
-    arXiv:2104.09864, with halves in the place of neighbours, as GPT-NeoX has it.
+    The pair `(x[i], x[i + size / 2])` is rotated by the angle `position · base^(−2 i / size)`. Su et al. 2021,
+    arXiv:2104.09864, pairing the two halves of a vector, as GPT-NeoX does.
 
     Args:
         x: `(n, length, heads, size)`, queries or keys; `size` is even.
         positions: `(length,)`; None counts from 0.
-        base: sets the slowest turn.
+        base: sets the slowest rotation.
 
     Returns:
-        `(n, length, heads, size)`, each vector as long as it was.
+        `(n, length, heads, size)`; norms are unchanged.
+
+    Raises:
+        ValueError: for an odd size.
 
     >>> x = jnp.array([1.0, 0.0]).reshape(1, 1, 1, 2)
     >>> fm.models.rotary(x, jnp.array([jnp.pi / 2])).ravel().round(3)
@@ -117,10 +119,10 @@ def rotary(x: jax.Array, positions: Any = None, base: float = 10_000.0) -> jax.A
     """
     _, length, _, size = x.shape
     if size % 2:
-        raise ValueError(f"rotary turns pairs, so the last axis must be even, and {x.shape} came.")
+        raise ValueError(f"rotary: the size of the last axis must be even, got shape {x.shape}.")
     rates = np.power(base, -np.arange(0, size, 2) / size)
     positions = jnp.arange(length) if positions is None else jnp.asarray(positions)
-    # In 32 bits: in 16, positions beyond 256 would fall together.
+    # In 32 bits, since 16 cannot tell positions beyond 256 apart.
     dtype = x.dtype if jnp.finfo(x.dtype).bits >= 32 else jnp.float32
     angles = positions.astype(dtype)[:, None] * rates.astype(dtype)[None]
     cos, sin = (f(angles)[None, :, None, :] for f in (jnp.cos, jnp.sin))
@@ -130,4 +132,4 @@ def rotary(x: jax.Array, positions: Any = None, base: float = 10_000.0) -> jax.A
 
 @dispatch
 def layer_order(layer: Attention):
-    return []  # one layer
+    return []  # one layer, not one for each of its parts

@@ -1,4 +1,4 @@
-"""`Chain`: layers one after another; `Function`: a plain function as a layer."""
+"""`Chain`: layers applied in sequence; `Function`: a plain function as a layer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Function(Model):
     """A function as a layer, such as `jax.nn.relu`.
 
     Args:
-        function: of arrays; a part of the type, so two functions are two programs.
+        function: of arrays; static, so each function compiles its own program.
 
     >>> fm.models.Function(jnp.negative)(jnp.float32(2.0)).item()
     -2.0
@@ -33,10 +33,10 @@ def forward(layer: Function, *inputs):
 
 
 class Chain(Model):
-    """Layers one after another, plain functions among them.
+    """Layers applied in sequence; plain functions are allowed.
 
     Args:
-        *layers: models, and functions of one array (each becomes a `Function`).
+        *layers: models, or functions of one array (each becomes a `Function`).
 
     >>> net = fm.models.Chain(fm.models.Dense(64, 32), jax.nn.relu, fm.models.Dense(32, 10))
     >>> len(net), net[0].out_features, net[1]
@@ -51,7 +51,7 @@ class Chain(Model):
         self.__dict__.update(layers=tuple(_layer(layer, i, len(layers)) for i, layer in enumerate(layers)), mode=None)
 
     def __getitem__(self, index: Any) -> Any:
-        """A layer, or for a slice the chain of some."""
+        """A layer, or a `Chain` for a slice."""
         return Chain(*self.layers[index]) if isinstance(index, slice) else self.layers[index]
 
     def __len__(self) -> int:
@@ -63,17 +63,15 @@ class Chain(Model):
 
 def _layer(layer: Any, i: int, n: int) -> Any:
     if isinstance(layer, type):
-        raise TypeError(f"Chain takes layers, and a class came as the one of index {i}: write {layer.__name__}(…).")
+        raise TypeError(f"Chain takes layers, got a class at index {i}: write {layer.__name__}(…).")
     if isinstance(layer, list | tuple | dict) and n == 1:
-        raise TypeError(
-            f"Chain takes layers by position, Chain(first, second), and a {type(layer).__name__} came: Chain(*layers)."
-        )
-    # A foreign module is callable too, but it is a pytree: it stays, and `forward` knows it.
+        raise TypeError(f"Chain takes layers by position, got a {type(layer).__name__}: write Chain(*layers).")
+    # A foreign module is callable too, but it is a pytree with its own `forward` method.
     if isinstance(layer, Component) or not (isinstance(layer, list | tuple | dict) or jax.tree_util.all_leaves([layer])):
         return layer
     if callable(layer):
         return Function(layer)
-    raise TypeError(f"Chain takes models and functions, and a {type(layer).__name__} came as the layer of index {i}.")
+    raise TypeError(f"Chain takes models and functions, got {type(layer).__name__} at index {i}.")
 
 
 @dispatch
@@ -85,4 +83,4 @@ def forward(chain: Chain, x):
 
 @dispatch
 def layer_order(chain: Chain):
-    return ["layers"]  # it says so itself, and so its layers count one by one wherever it stands
+    return ["layers"]  # explicit, so that its layers count separately even inside a list or another chain

@@ -19,19 +19,19 @@ __all__ = ["ConvNet"]
 
 
 class ConvNet(Chain):
-    """A small convolutional network for small images: `(n, height, width, in_channels)` to `(n, classes)`.
+    """A convolutional network for small images: `(n, height, width, in_channels)` to `(n, classes)`.
 
-    3×3 convolutions, each with a ReLU, and a 2×2 maximum after every second one and after the last; then one hidden
-    dense layer. It is the shape of VGG (Simonyan and Zisserman 2015, arXiv:1409.1556).
+    3×3 convolutions, each with a ReLU, and a 2×2 max-pooling after every second one and after the last; then one hidden
+    dense layer. The structure is that of VGG (Simonyan and Zisserman 2015, arXiv:1409.1556).
 
     Args:
         in_channels: channels of the images.
-        classes: outputs.
+        classes: number of outputs.
         widths: channels of each convolution.
         image_size: height and width of the images, or one number for both.
         hidden: features of the hidden dense layer.
-        batch_norm: whether each convolution is followed by a `BatchNorm` (and has no bias then).
-        dropout: the rate before the last layer; with 0 there is no `Dropout`.
+        batch_norm: whether each convolution has a `BatchNorm` instead of a bias.
+        dropout: the rate before the last layer; with 0 there is no `Dropout` layer.
 
     >>> net = fm.init(fm.models.ConvNet(1, 10), jax.random.key(0))
     >>> net(jnp.ones((5, 8, 8, 1))).shape
@@ -50,19 +50,16 @@ class ConvNet(Chain):
     ) -> None:
         if not np.ndim(widths) or np.ndim(classes):
             raise TypeError(
-                "ConvNet takes (in_channels, classes, widths), as ConvNet(1, 10, (32, 64)), widths being the channels of each "
-                f"convolution; classes {classes!r} and widths {widths!r} came."
+                "ConvNet takes (in_channels, classes, widths), such as ConvNet(1, 10, (32, 64)), with the channels of each "
+                f"convolution as widths, got classes {classes!r} and widths {widths!r}."
             )
         if not widths:
-            raise ValueError("ConvNet.widths must have at least one number of channels, and it is empty.")
+            raise ValueError("ConvNet.widths must not be empty.")
         layers: list[Any] = []
         channels, (height, width) = in_channels, pair(image_size)
         for i, features in enumerate(widths, 1):
-            layers += [
-                Conv(channels, features, use_bias=not batch_norm),
-                *([BatchNorm(features)] if batch_norm else []),
-                jax.nn.relu,
-            ]
+            norms = [BatchNorm(features)] if batch_norm else []
+            layers += [Conv(channels, features, use_bias=not batch_norm), *norms, jax.nn.relu]
             channels = features
             if i % 2 == 0 or i == len(widths):
                 layers.append(MaxPool(2))
@@ -71,11 +68,5 @@ class ConvNet(Chain):
             raise ValueError(
                 f"ConvNet.image_size {image_size} is too small for {len(widths)} widths: each pooling halves it."
             )
-        layers += [
-            Flatten(),
-            Dense(height * width * channels, hidden),
-            jax.nn.relu,
-            *dropouts(dropout),
-            Dense(hidden, classes),
-        ]
-        super().__init__(*layers)
+        head = [Dense(height * width * channels, hidden), jax.nn.relu, *dropouts(dropout), Dense(hidden, classes)]
+        super().__init__(*layers, Flatten(), *head)

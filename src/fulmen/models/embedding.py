@@ -13,7 +13,7 @@ from fulmen.core.naming import concrete
 from fulmen.core.tree import remake
 from fulmen.core.verbs import forward, init
 from fulmen.dispatching.registry import dispatch
-from fulmen.models.input_checks import drawn
+from fulmen.models.input_checks import require_arrays
 
 __all__ = ["Embedding"]
 
@@ -21,13 +21,13 @@ __all__ = ["Embedding"]
 class Embedding(Model):
     """A vector for each token: integers `(…)` to `(…, features)`.
 
-    `init` draws the weight normal, of variance 1 / features. A token out of range is an error where its value can be
-    seen, outside `jit`; in compiled code it gives NaN, so that no wrong vector passes unnoticed.
+    `init` draws the weight from a normal distribution of variance 1 / features. A token out of range raises outside `jit`;
+    in compiled code, where values are unknown, its vector is NaN.
 
     Args:
-        count: how many tokens there are; they are 0, …, count − 1.
+        count: number of tokens; they are 0, …, count − 1.
         features: size of each vector.
-        weight: `(count, features)`; None until drawn.
+        weight: `(count, features)`; None before `init`.
 
     >>> layer = fm.init(fm.models.Embedding(50, 8), jax.random.key(0))
     >>> layer(jnp.array([[3, 7, 3]])).shape
@@ -47,17 +47,17 @@ def init(layer: Embedding, key):
 
 @dispatch
 def forward(layer: Embedding, tokens):
-    (weight,) = drawn(layer, "weight")
+    (weight,) = require_arrays(layer, "weight")
     tokens = jnp.asarray(tokens)
     require_tokens(f"Embedding({layer.count}, {layer.features})", tokens, layer.count)
     return weight.at[tokens].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
 def require_tokens(name: str, tokens: Any, count: int) -> None:
-    """Raise unless these are integers, and below `count` where their values can be seen."""
+    """Raise unless `tokens` are integers and, where their values are known, from 0 to `count` − 1."""
     if not jnp.issubdtype(tokens.dtype, jnp.integer):
-        raise TypeError(f"{name} takes integer tokens, and {tokens.dtype} came: tokens.astype('int32').")
-    seen = concrete(tokens)
-    if seen is not None and seen.size and (seen.min() < 0 or seen.max() >= count):
-        wrong = seen.min() if seen.min() < 0 else seen.max()
-        raise ValueError(f"{name} takes tokens from 0 to {count - 1}, and {wrong} came.")
+        raise TypeError(f"{name} takes integer tokens, got {tokens.dtype}: write tokens.astype('int32').")
+    values = concrete(tokens)
+    if values is not None and values.size and (values.min() < 0 or values.max() >= count):
+        wrong = values.min() if values.min() < 0 else values.max()
+        raise ValueError(f"{name} takes tokens from 0 to {count - 1}, got {wrong}.")

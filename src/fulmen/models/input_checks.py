@@ -1,4 +1,4 @@
-"""What the layers ask of their fields and inputs, so that an error speaks of the layer and not of what is inside it."""
+"""Checks of a layer's arrays and inputs, with errors that name the layer."""
 
 from __future__ import annotations
 
@@ -9,49 +9,50 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def drawn(layer: Any, *names: str) -> list[Any]:
-    """These arrays of a layer; raise if some are not there yet."""
+def require_arrays(layer: Any, *names: str) -> list[Any]:
+    """These arrays of a layer; raise if one is missing."""
     for name in names:
         if getattr(layer, name) is None:
             raise ValueError(
-                f"this {type(layer).__name__} has no {name} yet: it is a description. "
-                "Draw the arrays, fm.init(layer, key), or use the state that `fm.setup` or `fm.fit` returned."
+                f"this {type(layer).__name__} has no {name} yet. Initialize it, fm.init(layer, key), or use the state that "
+                "`fm.setup` or `fm.fit` returned."
             )
     return [getattr(layer, name) for name in names]
 
 
 def require_images(name: str, x: Any, channels: int | None = None) -> None:
-    """Raise unless `x` is `(n, height, width, channels)`, saying how to make it so."""
-    takes = f"{name} takes images (n, height, width, {channels or 'channels'}), and {x.shape} came"
+    """Raise unless `x` is `(n, height, width, channels)`; the error says how to convert it."""
+    if x.ndim == 4 and channels in (None, x.shape[-1]):
+        return
+    hint = ""
     if x.ndim == 3 and x.shape[-1] == channels:
-        raise ValueError(
-            f"{takes}: one image needs a batch axis, x[None], and images without channels a channel axis, x[..., None]."
-        )
-    if x.ndim == 3:
-        raise ValueError(f"{takes}: the channel axis is missing; add it: x[..., None].")
-    if x.ndim != 4:
-        raise ValueError(f"{takes}: reshape it, such as x.reshape(-1, height, width, {channels or 'channels'}).")
-    if channels is not None and x.shape[-1] != channels:
-        hint = ": channels come last, jnp.moveaxis(x, 1, -1)." if x.shape[1] == channels else "."
-        raise ValueError(takes + hint)
+        hint = ": one image needs a batch axis, x[None], and images without channels a channel axis, x[..., None]"
+    elif x.ndim == 3:
+        hint = ": the channel axis is missing; add it: x[..., None]"
+    elif x.ndim != 4:
+        hint = f": reshape it, such as x.reshape(-1, height, width, {channels or 'channels'})"
+    elif x.shape[1] == channels:
+        hint = ": channels must be the last axis, jnp.moveaxis(x, 1, -1)"
+    raise ValueError(f"{name} takes images (n, height, width, {channels or 'channels'}), got {x.shape}{hint}.")
 
 
 def require_last_axis(name: str, x: Any, size: int) -> None:
     """Raise unless `x` is `(…, size)`."""
     if x.ndim == 0 or x.shape[-1] != size:
         flat = x.ndim > 2 and np.prod(x.shape[1:]) == size
-        hint = "; fm.models.Flatten() makes each example one vector." if flat else "."
-        raise ValueError(f"{name} takes (…, {size}), and {x.shape} came{hint}")
+        hint = "; fm.models.Flatten() makes a vector of each example." if flat else "."
+        raise ValueError(f"{name} takes (…, {size}), got {x.shape}{hint}")
 
 
-def common_dtype(name: str, x: Any, weight: Any) -> np.dtype:
-    """The type to compute in: that of both, or what JAX's settings promote them to."""
+def promoted(name: str, x: Any, weight: Any) -> tuple[jax.Array, jax.Array]:
+    """Both in the same type, that of JAX's promotion setting."""
     try:
-        return jnp.result_type(x, weight)
+        dtype = jnp.result_type(x, weight)
     except jax.dtypes.TypePromotionError:
         raise TypeError(
-            f"{name} has weights of {weight.dtype}, and an input of {x.dtype} came: x.astype({str(weight.dtype)!r})."
+            f"{name} has weights of {weight.dtype}, got an input of {x.dtype}: write x.astype({str(weight.dtype)!r})."
         ) from None
+    return x.astype(dtype), weight.astype(dtype)
 
 
 def pair(value: Any) -> tuple[Any, Any]:
@@ -60,11 +61,11 @@ def pair(value: Any) -> tuple[Any, Any]:
 
 
 def require_inexact(name: str, x: Any) -> None:
-    """Raise unless `x` is of floating-point (or complex) numbers."""
+    """Raise unless `x` has floating-point or complex numbers."""
     if not jnp.issubdtype(x.dtype, jnp.inexact):
-        raise TypeError(f"{name} takes floating-point numbers, and {x.dtype} came: cast it, x.astype('float32').")
+        raise TypeError(f"{name} takes floating-point numbers, got {x.dtype}: write x.astype('float32').")
 
 
 def aligned(value: Any, ndim: int) -> Any:
-    """An array with so many axes, the new ones first and of size 1: broadcasting said out loud."""
+    """The array with `ndim` axes, new ones first: rank promotion must be explicit."""
     return value.reshape((1,) * (ndim - value.ndim) + value.shape)

@@ -16,9 +16,9 @@ from fulmen.core.verbs import forward, init, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.models.input_checks import (
     aligned,
-    common_dtype,
-    drawn,
     pair,
+    promoted,
+    require_arrays,
     require_images,
     require_inexact,
     require_last_axis,
@@ -26,21 +26,17 @@ from fulmen.models.input_checks import (
 
 __all__ = ["Conv", "Dense", "Dropout", "Flatten"]
 
-_draw = jax.nn.initializers.lecun_normal()
-
 
 class Dense(Model):
     """A linear map of the last axis: `(…, in_features)` to `(…, out_features)`.
 
-    `init` draws the weight LeCun normal (a truncated normal distribution of variance 1 / in_features; LeCun, Bottou, Orr
-    and Müller 1998, "Efficient BackProp") and sets the bias to 0.
+    `init` draws the weight from a truncated normal distribution of variance 1 / in_features (LeCun, Bottou, Orr and Müller
+    1998, "Efficient BackProp") and sets the bias to 0.
 
     Args:
-        in_features: size of the last axis of the input.
-        out_features: size of the last axis of the output.
-        use_bias: whether a bias is added.
-        weight: `(in_features, out_features)`; None until drawn.
-        bias: `(out_features,)`.
+        in_features, out_features: sizes of the last axis of the input and of the output.
+        use_bias: whether to add a bias.
+        weight, bias: `(in_features, out_features)` and `(out_features,)`; None before `init`.
 
     >>> layer = fm.init(fm.models.Dense(64, 10), jax.random.key(0))
     >>> layer(jnp.ones((32, 64))).shape
@@ -56,8 +52,7 @@ class Dense(Model):
 
 @dispatch
 def init(layer: Dense, key):
-    weight = _draw(key, (layer.in_features, layer.out_features))
-    return remake(layer, {"weight": weight, "bias": jnp.zeros(layer.out_features) if layer.use_bias else None})
+    return _initialized(layer, key, (layer.in_features, layer.out_features))
 
 
 @dispatch
@@ -66,26 +61,23 @@ def forward(layer: Dense, x):
     x = jnp.asarray(x)
     weight, bias = _weights(layer)
     require_last_axis(name, x, layer.in_features)
-    dtype = common_dtype(name, x, weight)
-    return _add_bias(jnp.dot(x.astype(dtype), weight.astype(dtype)), bias)
+    return _add_bias(jnp.dot(*promoted(name, x, weight)), bias)
 
 
 class Conv(Model):
     """A convolution over height and width: `(n, height, width, in_channels)` to `(n, …, …, out_channels)`.
 
-    As in all of deep learning it is a cross-correlation: the kernel is not flipped. `init` draws the weight LeCun normal
-    (a truncated normal distribution of variance 1 / (in_channels · kernel height · kernel width)) and sets the bias to 0.
+    The kernel is not flipped (a cross-correlation). `init` draws the weight as for `Dense`, of variance
+    1 / (in_channels · kernel height · kernel width).
 
     Args:
-        in_channels: channels of the input, its last axis.
-        out_channels: channels of the output.
+        in_channels, out_channels: channels of the input and of the output.
         kernel_size: an integer, or height and width.
-        stride: an integer, or one for height and one for width.
-        padding: `"SAME"` (with stride 1 the output is as large as the input), `"VALID"` (none), an integer for all sides,
-            or for height and width an integer or a pair (before, after).
-        use_bias: whether a bias is added.
-        weight: `(kernel height, kernel width, in_channels, out_channels)`; None until drawn.
-        bias: `(out_channels,)`.
+        stride: an integer, or one each for height and width.
+        padding: `"SAME"` (with stride 1 the output has the size of the input), `"VALID"` (none), an integer for all sides,
+            or for height and width each an integer or a pair (before, after).
+        use_bias: whether to add a bias.
+        weight, bias: `(kernel height, kernel width, in_channels, out_channels)` and `(out_channels,)`; None before `init`.
 
     >>> layer = fm.init(fm.models.Conv(1, 32, stride=2), jax.random.key(0))
     >>> layer(jnp.ones((5, 8, 8, 1))).shape
@@ -109,8 +101,7 @@ def validate(layer: Conv):
 
 @dispatch
 def init(layer: Conv, key):
-    weight = _draw(key, (*pair(layer.kernel_size), layer.in_channels, layer.out_channels))
-    return remake(layer, {"weight": weight, "bias": jnp.zeros(layer.out_channels) if layer.use_bias else None})
+    return _initialized(layer, key, (*pair(layer.kernel_size), layer.in_channels, layer.out_channels))
 
 
 @dispatch
@@ -123,10 +114,9 @@ def forward(layer: Conv, x):
     pads = _pads(layer, sizes)
     if any(size + sum(pad) < k for size, pad, k in zip(sizes, pads, kernel, strict=True)):
         raise ValueError(
-            f"{name} with padding {layer.padding!r} has a kernel of {kernel}, larger than the images of {x.shape}."
+            f"{name} with padding {layer.padding!r} has a kernel of {kernel}, larger than the images, {x.shape}."
         )
-    dtype = common_dtype(name, x, weight)
-    x, weight = x.astype(dtype), weight.astype(dtype)
+    x, weight = promoted(name, x, weight)
     convolved = _by_patches if _are_small(weight) else _by_convolution
     return _add_bias(convolved(x, weight, pair(layer.stride), pads), bias)
 
@@ -136,7 +126,7 @@ def _by_convolution(x: jax.Array, weight: jax.Array, stride: tuple[int, int], pa
 
 
 def _by_patches(x: jax.Array, weight: jax.Array, stride: tuple[int, int], pads: list[tuple[int, int]]) -> jax.Array:
-    """The convolution as one product of matrices, of the patches that the kernel lies on, and the kernel."""
+    """The convolution as one matrix product of all patches and the kernel."""
     x = jnp.pad(x, [(0, 0), *pads, (0, 0)])
     n, *sizes, channels = x.shape
     kernel, out = weight.shape[:2], weight.shape[3]
@@ -151,31 +141,36 @@ def _by_patches(x: jax.Array, weight: jax.Array, stride: tuple[int, int], pads: 
 
 
 def _are_small(weight: jax.Array) -> bool:
-    """Whether patches are small beside the outputs, as those of images in grey or colour are.
+    """Whether patches are small compared with the outputs, as in the first layer of a network for images.
 
-    On the CPU their product with the kernel takes .4 to .9 of the time of XLA's convolution then, and its gradients .3 to .8.
+    On the CPU their product with the kernel then takes .4 to .9 of the time of XLA's convolution, its gradients .3 to .8.
     """
     *patch, out = weight.shape
     return jax.default_backend() == "cpu" and math.prod(patch) <= 2 * out
 
 
 def _pads(layer: Conv, sizes: tuple[int, ...]) -> list[tuple[int, int]]:
-    """What is added before and after, for height and width."""
+    """The padding (before, after) for height and width."""
     if isinstance(layer.padding, str):
         if layer.padding in ("SAME", "VALID"):
             return list(jax.lax.padtype_to_pads(sizes, pair(layer.kernel_size), pair(layer.stride), layer.padding))
     else:
-        both = [pair(side) for side in pair(layer.padding)]
-        if [len(side) for side in both] == [2, 2] and all(isinstance(n, int) and n >= 0 for side in both for n in side):
-            return both
+        pads = [pair(side) for side in pair(layer.padding)]
+        if [len(pad) for pad in pads] == [2, 2] and all(isinstance(n, int) and n >= 0 for pad in pads for n in pad):
+            return pads
     raise ValueError(
-        f"Conv.padding must be 'SAME', 'VALID', an integer of at least 0, or two of them or of their pairs "
-        f"for height and width, such as ((1, 1), (2, 2)), and {layer.padding!r} came."
+        f"Conv.padding must be 'SAME', 'VALID', an integer of at least 0, or for height and width each an integer or a pair, "
+        f"such as ((1, 1), (2, 2)), got {layer.padding!r}."
     )
 
 
+def _initialized(layer: Dense | Conv, key: jax.Array, shape: tuple[int, ...]) -> Any:
+    weight = jax.nn.initializers.lecun_normal()(key, shape)
+    return remake(layer, {"weight": weight, "bias": jnp.zeros(shape[-1]) if layer.use_bias else None})
+
+
 def _weights(layer: Dense | Conv) -> list[Any]:
-    return drawn(layer, "weight", "bias") if layer.use_bias else [*drawn(layer, "weight"), None]
+    return require_arrays(layer, "weight", "bias") if layer.use_bias else [*require_arrays(layer, "weight"), None]
 
 
 def _add_bias(y: jax.Array, bias: jax.Array | None) -> jax.Array:
@@ -183,13 +178,13 @@ def _add_bias(y: jax.Array, bias: jax.Array | None) -> jax.Array:
 
 
 class Dropout(Model):
-    """In training, each number is set to 0 with probability `rate`, and the others are divided by 1 − rate.
+    """In training, sets each number to 0 with probability `rate` and divides the others by 1 − rate.
 
     Outside training it is the identity. Srivastava, Hinton, Krizhevsky, Sutskever and Salakhutdinov 2014, "Dropout: a
     simple way to prevent neural networks from overfitting". The mask follows from the mode's key and the layer's path.
 
     Args:
-        rate: in [0, 1); a hyperparameter, so it may change without recompiling.
+        rate: in [0, 1): a hyperparameter.
 
     >>> drop = fm.models.Dropout(0.5)
     >>> drop(jnp.ones(3))
@@ -216,7 +211,7 @@ def forward(layer: Dropout, x, mode: Train):
 
 
 class Flatten(Model):
-    """Each example as one vector: `(n, …)` to `(n, features)`.
+    """Reshapes each example to a vector: `(n, …)` to `(n, features)`.
 
     >>> fm.models.Flatten()(jnp.ones((5, 4, 4, 2))).shape
     (5, 32)
@@ -227,5 +222,5 @@ class Flatten(Model):
 def forward(layer: Flatten, x):
     x = jnp.asarray(x)
     if x.ndim == 0:
-        raise ValueError("Flatten takes (n, …), examples along the first axis, and a single number came.")
+        raise ValueError("Flatten takes (n, …), with examples along the first axis, got a single number.")
     return x.reshape(x.shape[0], math.prod(x.shape[1:]))

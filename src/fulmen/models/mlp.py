@@ -16,7 +16,7 @@ __all__ = ["MLP"]
 
 
 class MLP(Chain):
-    """A multilayer perceptron: `(…, sizes[0])` to `(…, sizes[-1])`. A `Chain`, so `mlp[0]` is its first layer.
+    """A multilayer perceptron: `(…, sizes[0])` to `(…, sizes[-1])`. As in a `Chain`, `mlp[0]` is the first layer.
 
     Args:
         *sizes: features of the input, of each hidden layer, and of the output.
@@ -32,9 +32,9 @@ class MLP(Chain):
         try:
             widths = [operator.index(size) for size in sizes]
         except TypeError:
-            raise TypeError(f"MLP takes its sizes as integers by position, MLP(64, 128, 10), and {sizes} came.") from None
+            raise TypeError(f"MLP takes sizes as integers by position, MLP(64, 128, 10), got {sizes}.") from None
         if len(widths) < 2:
-            raise ValueError(f"MLP takes at least the sizes of its input and its output, MLP(64, 10), and {sizes} came.")
+            raise ValueError(f"MLP takes at least the sizes of its input and its output, MLP(64, 10), got {sizes}.")
         layers: list[Any] = []
         for before, after in itertools.pairwise(widths[:-1]):
             layers += [Dense(before, after), activation, *dropouts(dropout)]
@@ -42,5 +42,5 @@ class MLP(Chain):
 
 
 def dropouts(rate: float) -> list[Dropout]:
-    """One `Dropout`, or none where the rate is the number 0."""
+    """One `Dropout`, or none if the rate is the number 0."""
     return [] if isinstance(rate, int | float) and rate == 0 else [Dropout(rate)]

@@ -17,40 +17,37 @@ from fulmen.models.input_checks import pair, require_images, require_inexact
 __all__ = ["AvgPool", "GlobalAvgPool", "MaxPool"]
 
 
-class MaxPool(Model):
-    """The largest number in each window: `(n, height, width, channels)` to `(n, …, …, channels)`.
+class Pool(Model):
+    """Pooling over windows of images; incomplete windows at the right and at the bottom are left out."""
 
-    What does not fill a window at the right and at the bottom is left out.
+    window: int | tuple[int, int] = static(minimum=1)
+    stride: int | tuple[int, int] | None = static(minimum=1, default=None)
+
+
+class MaxPool(Pool):
+    """The maximum of each complete window: `(n, height, width, channels)` to `(n, …, …, channels)`.
 
     Args:
         window: an integer, or height and width.
-        stride: how far windows are apart; None puts them side by side.
-        padding: how many rows and columns of −∞ to add on each side, less than the window.
+        stride: distance between windows; None makes them adjacent.
+        padding: number of rows and columns of −∞ added on each side, less than the window.
 
     >>> fm.models.MaxPool(2)(jnp.arange(16.0).reshape(1, 4, 4, 1)).ravel()
     Array([ 5.,  7., 13., 15.], dtype=float32)
     """
 
-    window: int | tuple[int, int] = static(minimum=1)
-    stride: int | tuple[int, int] | None = static(minimum=1, default=None)
     padding: int = static(minimum=0, default=0)
 
 
-class AvgPool(Model):
-    """The mean of each window: `(n, height, width, channels)` to `(n, …, …, channels)`.
-
-    What does not fill a window at the right and at the bottom is left out.
+class AvgPool(Pool):
+    """The mean of each complete window: `(n, height, width, channels)` to `(n, …, …, channels)`.
 
     Args:
-        window: an integer, or height and width.
-        stride: how far windows are apart; None puts them side by side.
+        window, stride: as in `MaxPool`.
 
     >>> fm.models.AvgPool(2)(jnp.arange(16.0).reshape(1, 4, 4, 1)).ravel()
     Array([ 2.5,  4.5, 10.5, 12.5], dtype=float32)
     """
-
-    window: int | tuple[int, int] = static(minimum=1)
-    stride: int | tuple[int, int] | None = static(minimum=1, default=None)
 
 
 class GlobalAvgPool(Model):
@@ -97,20 +94,20 @@ def forward(layer: GlobalAvgPool, x):
     return x.mean((1, 2))
 
 
-def _images(layer: MaxPool | AvgPool, x: Any) -> tuple[jax.Array, tuple[int, int], tuple[int, int]]:
-    """The input, checked, with window and stride for height and width."""
+def _images(layer: Pool, x: Any) -> tuple[jax.Array, tuple[int, int], tuple[int, int]]:
+    """The checked input, and window and stride as (height, width)."""
     name, x = f"{type(layer).__name__}({layer.window})", jnp.asarray(x)
     require_images(name, x)
     window = pair(layer.window)
     if x.shape[1] < window[0] or x.shape[2] < window[1]:
-        raise ValueError(f"{name} takes images of at least {window[0]} × {window[1]}, and {x.shape} came.")
+        raise ValueError(f"{name} takes images of at least {window[0]} × {window[1]}, got {x.shape}.")
     return x, window, window if layer.stride is None else pair(layer.stride)
 
 
 def _tiles(x: jax.Array, window: tuple[int, int]) -> jax.Array:
     """`(n, rows, window height, columns, window width, channels)`.
 
-    Reducing this is several times faster on a CPU than windows that might overlap, most of all its gradient.
+    On a CPU, reducing this is several times faster than `reduce_window`, especially its gradient.
     """
     n, height, width, channels = x.shape
     rows, columns = height // window[0], width // window[1]

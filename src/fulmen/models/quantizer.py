@@ -1,4 +1,4 @@
-"""`Quantizer`: each vector becomes the nearest one of a codebook."""
+"""`Quantizer`: replaces each vector by the nearest one of a codebook."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from fulmen.core.mode import Train
 from fulmen.core.tree import remake
 from fulmen.core.verbs import forward, init
 from fulmen.dispatching.registry import dispatch
-from fulmen.models.input_checks import drawn, require_last_axis
+from fulmen.models.input_checks import require_arrays, require_last_axis
 
 __all__ = ["Quantizer"]
 
 
 class Quantizer(Model):
-    """The nearest vector of a codebook in the place of each: `(…, features)` to the same shape.
+    """Replaces each vector by the nearest one of a codebook: `(…, features)` to the same shape.
 
-    The gradient goes straight through, as if it were the identity. The codebook is no parameter: it is the running mean of the
-    vectors that fell to each code in training, `total / count`, where both are exponential moving averages, and counts are
+    The gradient is that of the identity (straight-through). The codebook is not a parameter: it is the running mean of the
+    vectors assigned to each code in training, `total / count`, where both are exponential moving averages, and counts are
     smoothed so that none is 0. Van den Oord, Vinyals and Kavukcuoglu 2017, arXiv:1711.00937, appendix A.1.
 
     Args:
-        codes: how many vectors the codebook has.
+        codes: number of vectors in the codebook.
         features: size of each.
-        decay: how much of the averages stays at a step, in [0, 1].
-        epsilon: what is added to each count, above 0.
-        count: how many vectors fell to each code, a `Buffer` of `(codes,)`; 1 at first.
-        total: their sum, a `Buffer` of `(codes, features)`; drawn normal.
+        decay: the factor of the old averages in each step, in [0, 1].
+        epsilon: added to each count, above 0.
+        count: average number of vectors assigned to each code, a `Buffer` of `(codes,)`; initially 1.
+        total: average of their sum, a `Buffer` of `(codes, features)`; initially normal.
 
     >>> layer = fm.init(fm.models.Quantizer(codes=16, features=2), jax.random.key(0))
     >>> z = jnp.array([[0.1, 0.2], [1.0, -1.0]])
@@ -49,15 +49,15 @@ class Quantizer(Model):
     @property
     def codebook(self) -> jax.Array:
         """The vectors, `(codes, features)`."""
-        count, total = (buffer.value for buffer in drawn(self, "count", "total"))
+        count, total = (buffer.value for buffer in require_arrays(self, "count", "total"))
         n, epsilon = count.sum(), jnp.asarray(self.epsilon).astype(count.dtype)
         return total / ((count + epsilon) / (n + self.codes * epsilon) * n)[:, None]
 
     def nearest(self, z: jax.Array) -> jax.Array:
-        """The number of the code that is nearest to each vector, `(…, features)` to `(…)`."""
+        """The index of the nearest code for each vector, `(…, features)` to `(…)`."""
         require_last_axis(f"Quantizer({self.codes}, {self.features})", z, self.features)
         codebook = self.codebook.astype(z.dtype)
-        # ‖z − e‖² without ‖z‖², which is the same for all codes.
+        # ‖z − e‖² without ‖z‖², which does not depend on the code.
         return ((codebook**2).sum(1).reshape((1,) * (z.ndim - 1) + (-1,)) - 2 * z @ codebook.T).argmin(-1)
 
 
@@ -76,15 +76,15 @@ def forward(layer: Quantizer, z):
 def forward(layer: Quantizer, z, mode: Train):
     code = layer.nearest(z)
     chosen = jax.nn.one_hot(code.reshape(-1), layer.codes, dtype=z.dtype)
-    count, total = drawn(layer, "count", "total")
-    y = record(_straight_through(layer, z, code), count, _moved(layer, count, chosen.sum(0)))
-    return record(y, total, _moved(layer, total, chosen.T @ z.reshape(-1, layer.features)))
+    count, total = require_arrays(layer, "count", "total")
+    y = record(_straight_through(layer, z, code), count, _moving_average(layer, count, chosen.sum(0)))
+    return record(y, total, _moving_average(layer, total, chosen.T @ z.reshape(-1, layer.features)))
 
 
 def _straight_through(layer: Quantizer, z: jax.Array, code: jax.Array) -> jax.Array:
     return z + jax.lax.stop_gradient(layer.codebook[code].astype(z.dtype) - z)
 
 
-def _moved(layer: Quantizer, average: Buffer, new: jax.Array) -> jax.Array:
+def _moving_average(layer: Quantizer, average: Buffer, new: jax.Array) -> jax.Array:
     decay = jnp.asarray(layer.decay).astype(average.value.dtype)
     return decay * average.value + (1 - decay) * new.astype(average.value.dtype)

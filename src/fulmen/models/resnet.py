@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -19,15 +19,15 @@ __all__ = ["BasicBlock", "Bottleneck", "ResNet", "resnet18", "resnet34", "resnet
 
 
 class BasicBlock(Model):
-    """Two 3×3 convolutions, added to what came in: `(n, height, width, in_channels)` to `(n, …, …, width)`.
+    """Two 3×3 convolutions with a residual connection: `(n, height, width, in_channels)` to `(n, …, …, width)`.
 
-    `relu(norm(conv(relu(norm(conv(x))))) + shortcut(x))`. The shortcut is the identity, or where stride or channels differ
-    a 1×1 convolution and a `BatchNorm`. He, Zhang, Ren and Sun 2016, arXiv:1512.03385.
+    `relu(norm(conv(relu(norm(conv(x))))) + shortcut(x))`. The shortcut is the identity, or a 1×1 convolution and
+    a `BatchNorm` if the shape changes. He, Zhang, Ren and Sun 2016, arXiv:1512.03385.
 
     Args:
         in_channels: channels of the input.
         width: channels of the convolutions.
-        stride: of the first convolution.
+        stride: stride of the first convolution.
 
     >>> block = fm.init(fm.models.BasicBlock(4, 8, stride=2), jax.random.key(0))
     >>> block(jnp.ones((2, 6, 6, 4))).shape
@@ -43,20 +43,20 @@ class BasicBlock(Model):
 
     @staticmethod
     def channels(width: int) -> int:
-        """How many channels the block gives."""
+        """The number of output channels."""
         return width
 
 
 class Bottleneck(Model):
-    """A 1×1, a 3×3 and a 1×1 convolution, added to what came in: `(n, height, width, in_channels)` to `(n, …, …, 4 · width)`.
+    """1×1, 3×3 and 1×1 convolutions with a residual connection: `(n, height, width, in_channels)` to `(n, …, …, 4 · width)`.
 
     As in a `BasicBlock`, each convolution is followed by a `BatchNorm`, and all but the last by a ReLU. The stride is that of
-    the 3×3 convolution, as it has become customary ("ResNet v1.5"). He, Zhang, Ren and Sun 2016, arXiv:1512.03385.
+    the 3×3 convolution ("ResNet v1.5"). He, Zhang, Ren and Sun 2016, arXiv:1512.03385.
 
     Args:
         in_channels: channels of the input.
         width: channels of the first two convolutions.
-        stride: of the 3×3 convolution.
+        stride: stride of the 3×3 convolution.
 
     >>> block = fm.init(fm.models.Bottleneck(4, 2, stride=2), jax.random.key(0))
     >>> block(jnp.ones((2, 6, 6, 4))).shape
@@ -68,23 +68,18 @@ class Bottleneck(Model):
 
     def __init__(self, in_channels: int, width: int, stride: int = 1) -> None:
         out = self.channels(width)
-        inner = [
-            *_conv(in_channels, width, 1),
-            jax.nn.relu,
-            *_conv(width, width, 3, stride),
-            jax.nn.relu,
-            *_conv(width, out, 1),
-        ]
+        relu = jax.nn.relu
+        inner = [*_conv(in_channels, width, 1), relu, *_conv(width, width, 3, stride), relu, *_conv(width, out, 1)]
         self.__dict__.update(inner=Chain(*inner), shortcut=_shortcut(in_channels, out, stride), mode=None)
 
     @staticmethod
     def channels(width: int) -> int:
-        """How many channels the block gives."""
+        """The number of output channels."""
         return 4 * width
 
 
 def _conv(in_channels: int, out_channels: int, size: int, stride: int = 1) -> list[Any]:
-    # Padding by number: "SAME" would pad a strided convolution on one side only.
+    # Not padding="SAME", which pads a strided convolution on one side only.
     conv = Conv(in_channels, out_channels, size, stride, padding=size // 2, use_bias=False)
     return [conv, BatchNorm(out_channels)]
 
@@ -101,16 +96,16 @@ def forward(block: BasicBlock | Bottleneck, x):
 class ResNet(Model):
     """A residual network: images `(n, height, width, in_channels)` to `(n, classes)`.
 
-    A stem, stages of blocks of which each but the first halves height and width, their mean, and a last linear map. He,
-    Zhang, Ren and Sun 2016, arXiv:1512.03385. `resnet18`, `resnet34` and `resnet50` have the published sizes.
+    A stem, stages of blocks, the mean over height and width, and a last linear map. Each stage but the first halves height
+    and width. He, Zhang, Ren and Sun 2016, arXiv:1512.03385. `resnet18`, `resnet34` and `resnet50` have the published sizes.
 
     Args:
-        block: makes a block: `BasicBlock`, `Bottleneck`, or what takes `(in_channels, width, stride)` and has `channels`.
-        depths: how many blocks each stage has.
-        classes: outputs.
+        block: `BasicBlock`, `Bottleneck`, or another type that takes `(in_channels, width, stride)` and has `channels`.
+        depths: number of blocks in each stage.
+        classes: number of outputs.
         in_channels: channels of the images.
-        widths: of the blocks in each stage.
-        stem: `"imagenet"` (a 7×7 convolution and a maximum, each of stride 2) or `"cifar"` (a 3×3 convolution, for small
+        widths: width of the blocks in each stage.
+        stem: `"imagenet"` (a 7×7 convolution and a max-pooling, each of stride 2) or `"cifar"` (a 3×3 convolution, for small
             images).
 
     >>> net = fm.models.ResNet(fm.models.BasicBlock, (1, 1), classes=10, widths=(4, 8), stem="cifar")
@@ -132,9 +127,7 @@ class ResNet(Model):
         stem: str = "imagenet",
     ) -> None:
         if len(depths) != len(widths) or not widths:
-            raise ValueError(f"ResNet takes a width for each stage, and the depths {depths} and widths {widths} came.")
-        if stem not in _STEMS:
-            raise ValueError(f"ResNet.stem must be one of {', '.join(map(repr, _STEMS))}, and {stem!r} came.")
+            raise ValueError(f"ResNet takes one width per stage, got depths {depths} and widths {widths}.")
         stages, channels = [], widths[0]
         for i, (depth, width) in enumerate(zip(depths, widths, strict=True)):
             blocks = []
@@ -142,20 +135,16 @@ class ResNet(Model):
                 blocks.append(block(channels, width, 2 if i > 0 and j == 0 else 1))
                 channels = block.channels(width)
             stages.append(Chain(*blocks))
-        self.__dict__.update(
-            stem=_STEMS[stem](in_channels, widths[0]), stages=Chain(*stages), head=Dense(channels, classes), mode=None
-        )
+        head = Dense(channels, classes)
+        self.__dict__.update(stem=_stem(stem, in_channels, widths[0]), stages=Chain(*stages), head=head, mode=None)
 
 
-def _imagenet_stem(in_channels: int, width: int) -> Chain:
-    return Chain(*_conv(in_channels, width, 7, 2), jax.nn.relu, MaxPool(3, 2, padding=1))
-
-
-def _cifar_stem(in_channels: int, width: int) -> Chain:
-    return Chain(*_conv(in_channels, width, 3), jax.nn.relu)
-
-
-_STEMS: dict[str, Callable[[int, int], Chain]] = {"imagenet": _imagenet_stem, "cifar": _cifar_stem}
+def _stem(kind: str, in_channels: int, width: int) -> Chain:
+    if kind == "imagenet":
+        return Chain(*_conv(in_channels, width, 7, 2), jax.nn.relu, MaxPool(3, 2, padding=1))
+    if kind == "cifar":
+        return Chain(*_conv(in_channels, width, 3), jax.nn.relu)
+    raise ValueError(f"ResNet.stem must be 'imagenet' or 'cifar', got {kind!r}.")
 
 
 @dispatch
@@ -164,35 +153,20 @@ def forward(net: ResNet, x):
 
 
 def resnet18(classes: int = 1000, **options: Any) -> ResNet:
-    """A `ResNet` of 18 layers; with 1000 classes it has 11,689,512 parameters.
-
-    Args:
-        classes: outputs.
-        **options: of `ResNet`: `in_channels`, `widths`, `stem`.
-    """
+    """A `ResNet` of 18 layers, with 11,689,512 parameters for 1000 classes; `options` are those of `ResNet`."""
     return ResNet(BasicBlock, (2, 2, 2, 2), classes, **options)
 
 
 def resnet34(classes: int = 1000, **options: Any) -> ResNet:
-    """A `ResNet` of 34 layers; with 1000 classes it has 21,797,672 parameters.
-
-    Args:
-        classes: outputs.
-        **options: of `ResNet`: `in_channels`, `widths`, `stem`.
-    """
+    """A `ResNet` of 34 layers, with 21,797,672 parameters for 1000 classes; `options` are those of `ResNet`."""
     return ResNet(BasicBlock, (3, 4, 6, 3), classes, **options)
 
 
 def resnet50(classes: int = 1000, **options: Any) -> ResNet:
-    """A `ResNet` of 50 layers, with bottlenecks; with 1000 classes it has 25,557,032 parameters.
-
-    Args:
-        classes: outputs.
-        **options: of `ResNet`: `in_channels`, `widths`, `stem`.
-    """
+    """A `ResNet` of 50 layers, of `Bottleneck`, with 25,557,032 parameters for 1000 classes; `options` are those of `ResNet`."""
     return ResNet(Bottleneck, (3, 4, 6, 3), classes, **options)
 
 
 @dispatch
 def layer_order(block: BasicBlock | Bottleneck):
-    return []  # one layer
+    return []  # one layer, not one for each of its parts

@@ -1,4 +1,4 @@
-"""`Transformer`: a decoder of text, as GPT has it."""
+"""`Transformer`: a causal language model, as GPT-2."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ __all__ = ["Transformer", "TransformerBlock", "gpt2"]
 
 
 class TransformerBlock(Model):
-    """Attention, then two linear maps with a GELU between them, each added to what came in and normalized before.
+    """Attention, then two linear maps with a GELU between them, each with a normalization before and a residual connection.
 
-    `(n, length, features)` to the same shape: `x + attention(norm(x))`, then `x + mlp(norm(x))`. `block(x, mask)` hands a
+    `(n, length, features)` to the same shape: `x + attention(norm(x))`, then `x + mlp(norm(x))`. `block(x, mask)` passes the
     mask to the attention.
 
     Args:
         features: size of the last axis.
-        heads: of the attention.
-        hidden: features between the two linear maps; None means 4 · features.
+        heads: number of attention heads.
+        hidden: features between the two linear maps; None is 4 · features.
         causal, rotary: as in `Attention`.
         dropout: the rate after the attention and after the last linear map.
 
@@ -76,20 +76,20 @@ def forward(block: TransformerBlock, x, *mask):
 class Transformer(Model):
     """A causal transformer: integer tokens `(n, length)` to logits of the next token `(n, length, vocabulary)`.
 
-    The vectors of the tokens (`tokens`) and of their places (`positions`), `layers` blocks, a normalization, and the
-    tokens' vectors once more, as the last linear map. Radford et al. 2019, "Language models are unsupervised multitask
-    learners". `init` draws the vectors with standard deviation 0.02, and what the blocks add to the sum is made smaller by
-    √(2 · layers), as it is there; the other linear maps are drawn as `Dense` draws them.
+    Embeddings of the tokens (`tokens`) and of their positions (`positions`), `layers` blocks, a normalization, and the
+    token embedding again as the last linear map. Radford et al. 2019, "Language models are unsupervised multitask
+    learners". As there, `init` draws the embeddings with standard deviation 0.02, and divides the last weights of each
+    residual branch by √(2 · layers); the other linear maps are initialized as `Dense`.
 
     Args:
-        vocabulary: how many tokens there are.
+        vocabulary: number of tokens.
         length: the longest sequence.
-        features: size of the vectors.
-        heads: of the attention.
-        layers: how many blocks.
-        hidden: features inside the blocks' multilayer perceptrons; None means 4 · features.
+        features: size of the embeddings.
+        heads: number of attention heads.
+        layers: number of blocks.
+        hidden: as in `TransformerBlock`.
         dropout: the rate, after the embedding and twice in each block.
-        rotary: positions as rotations of queries and keys, in place of learned vectors.
+        rotary: positions as rotations of queries and keys, instead of learned embeddings.
         unroll, remat: as in `Stacked`.
 
     >>> model = fm.init(fm.models.Transformer(50, length=16, features=8, heads=2, layers=3), jax.random.key(0))
@@ -133,7 +133,7 @@ def gpt2(**options: Any) -> Transformer:
     """The smallest GPT-2: 12 layers of 768 features, 124,439,808 parameters.
 
     Args:
-        **options: of `Transformer`, in the place of GPT-2's; its rate of dropout is 0.1.
+        **options: of `Transformer`, which override those of GPT-2; the rate of dropout is 0.1.
 
     >>> fm.models.gpt2().blocks.n
     12
@@ -151,16 +151,10 @@ def validate(model: Transformer, batch):
 @dispatch
 def init(model: Transformer, key):
     model = init.invoke(Component, object)(model, key)
-    scale = 0.02 * model.tokens.features**0.5
-    smaller = (2 * model.blocks.n) ** -0.5
-    scales = {
-        "tokens.weight": scale,
-        "blocks.blocks.attention.out.weight": smaller,
-        "blocks.blocks.mlp.layers.2.weight": smaller,
-    }
-    if model.positions is not None:
-        scales["positions.weight"] = scale
-    return replace(model, {path: by * get(model, path) for path, by in scales.items()})
+    embedding, branch = 0.02 * model.tokens.features**0.5, (2 * model.blocks.n) ** -0.5
+    scales = {"blocks.blocks.attention.out.weight": branch, "blocks.blocks.mlp.layers.2.weight": branch}
+    scales |= {f"{name}.weight": embedding for name in ("tokens", "positions") if getattr(model, name) is not None}
+    return replace(model, {path: scale * get(model, path) for path, scale in scales.items()})
 
 
 @dispatch
@@ -177,18 +171,18 @@ def forward(model: Transformer, tokens):
 def _require_sequences(model: Transformer, tokens: Any) -> None:
     name = f"this Transformer (vocabulary {model.tokens.count}, length {model.length})"
     if tokens.ndim != 2:
-        raise ValueError(f"{name} takes tokens (n, length), and {tokens.shape} came.")
+        raise ValueError(f"{name} takes tokens (n, length), got {tokens.shape}.")
     if tokens.shape[1] > model.length:
         raise ValueError(
-            f"{name} takes sequences of at most {model.length} tokens, and {tokens.shape} came: cut them, "
-            f"tokens[:, :{model.length}], or make it longer, length={tokens.shape[1]}."
+            f"{name} takes sequences of at most {model.length} tokens, got {tokens.shape}: write tokens[:, :{model.length}], "
+            f"or create it with length={tokens.shape[1]}."
         )
     require_tokens(name, tokens, model.tokens.count)
 
 
 @dispatch
 def layer_order(block: TransformerBlock):
-    return []  # one layer
+    return []  # one layer, not one for each of its parts
 
 
 @dispatch

@@ -1,4 +1,4 @@
-"""`Objective` and its algebra: sums, and terms with a weight that is a number or a schedule of the step."""
+"""`Objective` and its algebra: sums, and terms weighted by a number or by a schedule of the step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from fulmen.core.component import Component
 from fulmen.core.fields import hyper
 from fulmen.core.mode import Train
-from fulmen.core.naming import Named, number, numbered
+from fulmen.core.naming import Named, concrete, number, numbered
 from fulmen.core.prediction import widest
 from fulmen.core.schedule import Schedule
 from fulmen.core.tree import remake
@@ -28,15 +28,15 @@ class Objective(Named):
     A weight may also be a schedule, a function from the step to a number: `optax.linear_schedule(0, 1, 500) * a`.
 
     **Extending.** Subclass it, and write `loss(objective: Mine, prediction)`, which returns one number per example, `(n,)`,
-    or one for all; it may name the `mode` last, whose `step` in training counts the steps. The examples' weights are applied
-    where the loss is reduced, so a term does not look at them. A term that gives one number per example, or a number that no
-    example changes, may say `per_example = True` in its class: evaluation then pads the last batch, with examples of weight
-    0, and compiles one program less.
+    or one for all. Its last argument may be the `mode`, which has the `step` in training. The examples' weights are applied
+    later, where the loss is reduced. Set `per_example = True` in the class of a term that returns one number per example, or
+    a number that does not depend on them: evaluation then pads the last batch, with examples of weight 0, and compiles one
+    program less.
 
     >>> fm.CrossEntropy(smoothing=0.1) + 1e-4 * fm.L2()
     CrossEntropy(smoothing=0.1) + 0.0001 * L2()
 
-    One of one's own, for images `(n, height, width, channels)` that shall be smooth (Rudin, Osher and Fatemi 1992):
+    A custom one, which penalizes the total variation of images `(n, height, width, channels)` (Rudin, Osher and Fatemi 1992):
 
     >>> class TotalVariation(fm.Objective):
     ...     '''Σ |x[i+1, j] − x[i, j]| + |x[i, j+1] − x[i, j]|'''
@@ -55,51 +55,82 @@ class Objective(Named):
 
     per_example: ClassVar[bool] = False
 
-    # NumPy's numbers leave `number * objective` to `__rmul__`.
+    # So that NumPy's numbers leave `number * objective` to `__rmul__`.
     __array_ufunc__: ClassVar[None] = None
 
     def by_name(self) -> dict[str, Objective]:
-        """The terms that it is a sum of, each with its weight, under the names of `losses` and in order.
+        """The terms of the sum, each with its weight, in order and under their names in `losses`.
 
         >>> (fm.MSE() + 0.1 * fm.L2() + fm.MSE()).by_name()
         {'mse': MSE(), 'l2': 0.1 * L2(), 'mse_2': MSE()}
         """
-        return numbered(_summands(self))
+        return numbered(self._summands())
 
     def __add__(self, other: Any) -> Sum:
         if not isinstance(other, Objective):
             return NotImplemented
         return Sum((*_addends(self), *_addends(other)))
 
+    def _summands(self) -> list[Objective]:
+        """The terms with their weights, also of a weighted sum; an objective with a given name is one term."""
+        return [self]
+
     def __radd__(self, other: Any) -> Objective:
-        return self if isinstance(other, int) and other == 0 else NotImplemented  # where `sum` begins
+        return self if isinstance(other, int) and other == 0 else NotImplemented  # the start of `sum`
 
     def __mul__(self, weight: Any) -> Scaled | Scheduled:
         if _is_function(weight):
             return Scheduled(self, weight)
         weight = _weight(weight)
-        return NotImplemented if weight is None else _scaled(self, weight)
+        return NotImplemented if weight is None else self._scaled(weight)
 
     __rmul__ = __mul__
 
+    def _scaled(self, weight: Any) -> Scaled:
+        return Scaled(self, weight)
+
 
 class Sum(Objective):
-    """Objectives that are added up, as `a + b`. With a name of its own it is one term.
+    """A sum of objectives, as `a + b`. With a given name it is logged as one term.
 
     Args:
         terms: the objectives.
     """
 
     compound: ClassVar[bool] = True
-    per_example: ClassVar[bool] = True  # as far as its terms are
+    per_example: ClassVar[bool] = True  # if all its terms are
 
     terms: tuple[Objective, ...]
 
     def expression(self) -> str:
         return " + ".join(map(repr, self.terms))
 
+    def _summands(self) -> list[Objective]:
+        return [self] if self.name else [each for term in self.terms for each in term._summands()]
 
-class Scaled(Objective):
+
+class WeightedTerm(Objective):
+    """An objective times a weight."""
+
+    compound: ClassVar[bool] = True
+    per_example: ClassVar[bool] = True
+
+    objective: Objective
+
+    @property
+    def default_name(self) -> str:
+        return self.objective.name or self.objective.default_name
+
+    def _summands(self) -> list[Objective]:
+        terms = self.objective._summands()
+        return [self] if self.name or terms[0] is self.objective else [self._of(term) for term in terms]
+
+    def _of(self, term: Objective) -> Objective:
+        """The same weight for another objective."""
+        return remake(self, {"objective": term})
+
+
+class Scaled(WeightedTerm):
     """An objective times a number, as `0.1 * a`.
 
     Args:
@@ -107,30 +138,28 @@ class Scaled(Objective):
         weight: the number: a hyperparameter.
     """
 
-    compound: ClassVar[bool] = True
-    per_example: ClassVar[bool] = True
-
-    objective: Objective
     weight: float = hyper(finite=True)
-
-    @property
-    def default_name(self) -> str:
-        return self.objective.name or self.objective.default_name
 
     def expression(self) -> str:
         return f"{number(self.weight)} * {_factor(self.objective)}"
 
+    def _of(self, term: Objective) -> Objective:
+        return term._scaled(self.weight)
 
-class Scheduled(Objective):
-    """An objective times a weight that changes with the step, as `schedule * a`.
+    def _scaled(self, weight: Any) -> Scaled:
+        return remake(self, {"weight": self.weight * weight})
 
-    Outside training, where there is no step, the weight is what the schedule settles at: its value at the highest steps.
+
+class Scheduled(WeightedTerm):
+    """An objective times a weight that depends on the step, as `schedule * a`.
+
+    Outside training there is no step, and the weight is the limit of the schedule: its value at the highest steps.
 
     Args:
         objective: the objective.
-        schedule: from the number of steps done to the weight; an optax schedule or any function. It is part of the type: for
-            equal systems to share compiled code it has to be the same function.
-        evaluation: the weight outside training, a hyperparameter; None is what the schedule settles at.
+        schedule: from the number of previous steps to the weight; an optax schedule or any function. It is static: only
+            systems with the same function share compiled code.
+        evaluation: the weight outside training, a hyperparameter; None is the limit of the schedule.
 
     >>> term = optax.linear_schedule(0.0, 2.0, 100) * fm.MSE()
     >>> prediction = fm.Prediction(None, jnp.ones(1), fm.Labeled(None, jnp.zeros(1)))
@@ -140,16 +169,8 @@ class Scheduled(Objective):
     [2.]
     """
 
-    compound: ClassVar[bool] = True
-    per_example: ClassVar[bool] = True
-
-    objective: Objective
     schedule: Callable[[Any], Any]
     evaluation: float | None = None
-
-    @property
-    def default_name(self) -> str:
-        return self.objective.name or self.objective.default_name
 
     def expression(self) -> str:
         if self.evaluation is not None:
@@ -157,69 +178,44 @@ class Scheduled(Objective):
         return f"{number(self.schedule)} * {_factor(self.objective)}"
 
 
-# What may stand on either side of `+` and `*`
-
-
-def _factor(objective: Objective) -> str:
-    bare = isinstance(objective, Sum) and not objective.name
-    return f"({objective!r})" if bare else repr(objective)
+# The operands of `+` and `*`
 
 
 def _addends(objective: Objective) -> tuple[Objective, ...]:
-    """The terms of a sum that has no name of its own."""
+    """The terms of a sum without a given name."""
     return objective.terms if isinstance(objective, Sum) and not objective.name else (objective,)
 
 
-def _summands(objective: Objective) -> list[Objective]:
-    """The terms with their weights, also of a sum that is scaled; what was given a name is one term."""
-    if isinstance(objective, Sum) and not objective.name:
-        return [each for term in objective.terms for each in _summands(term)]
-    if isinstance(objective, Scaled | Scheduled) and not objective.name:
-        inner = objective.objective
-        if isinstance(inner, Scaled | Scheduled | Sum):
-            terms = _summands(inner)
-            return [objective] if terms[0] is inner else [_weighted_as(objective, term) for term in terms]
-    return [objective]
-
-
-def _weighted_as(objective: Scaled | Scheduled, term: Objective) -> Objective:
-    return _scaled(term, objective.weight) if isinstance(objective, Scaled) else remake(objective, {"objective": term})
-
-
-def _scaled(objective: Objective, weight: Any) -> Scaled:
-    if isinstance(objective, Scaled):
-        return remake(objective, {"weight": objective.weight * weight})
-    return Scaled(objective, weight)
+def _factor(objective: Objective) -> str:
+    return repr(objective) if _addends(objective) == (objective,) else f"({objective!r})"
 
 
 def _weight(weight: Any) -> Any:
-    """A weight as a floating-point number, or None for what is none."""
-    if isinstance(weight, np.ndarray) and not weight.shape:
-        weight = weight[()]
-    if isinstance(weight, int | float | np.integer | np.floating) and not isinstance(weight, bool):
-        return float(str(weight))  # np.float32(0.1) is 0.1
+    """A weight as a floating-point number, or None for anything but a real number."""
     if isinstance(weight, jax.Array) and not weight.shape:
         if jnp.issubdtype(weight.dtype, jnp.floating):
             return weight
-        if jnp.issubdtype(weight.dtype, jnp.integer):
-            return weight.astype(jnp.float32)
-    return None
+        return weight.astype(jnp.float32) if jnp.issubdtype(weight.dtype, jnp.integer) else None
+    array = concrete(weight)
+    if array is None or array.shape or array.dtype.kind not in "iuf":
+        return None
+    return float(str(array[()]))  # 0.1 for np.float32(0.1)
 
 
 def _is_function(weight: Any) -> bool:
     if isinstance(weight, Schedule):
         raise TypeError(
-            f"a term's weight may be a function of the step, and {type(weight).__name__} is one of the plan: "
-            "`schedule(fm.Plan(total_steps=…)) * term`."
+            f"the weight of a term must be a number or a function of the step, got {type(weight).__name__}, a function of the "
+            "plan: write `schedule(fm.Plan(total_steps=…)) * term`."
         )
     return callable(weight) and not isinstance(weight, Component | type)
 
 
-# What they come to
+# Their values
 
 
 def total(values: list[jax.Array]) -> jax.Array:
-    """Their sum in the widest of their types; a number is added to each example's."""
+    """The sum in the widest of their types; a number is added to that of each example."""
     dtype = widest(*(value.dtype for value in values))
     values = [value.astype(dtype) for value in values]
     return sum(values[1:], values[0])
@@ -232,21 +228,21 @@ def loss(objective: Sum, prediction):
 
 @dispatch
 def loss(objective: Scaled, prediction):
-    return _times(objective.weight, loss(objective.objective, prediction))
+    return _product(objective.weight, loss(objective.objective, prediction))
 
 
 @dispatch
 def loss(objective: Scheduled, prediction):
-    weight = _settled(objective.schedule)[0] if objective.evaluation is None else objective.evaluation
-    return _times(weight, loss(objective.objective, prediction))
+    weight = _late_values(objective.schedule)[0] if objective.evaluation is None else objective.evaluation
+    return _product(weight, loss(objective.objective, prediction))
 
 
 @dispatch
 def loss(objective: Scheduled, prediction, mode: Train):
-    return _times(_at(objective.schedule, mode.step), loss(objective.objective, prediction))
+    return _product(_at(objective.schedule, mode.step), loss(objective.objective, prediction))
 
 
-def _times(weight: Any, value: Any) -> jax.Array:
+def _product(weight: Any, value: Any) -> jax.Array:
     value = jnp.asarray(value)
     return jnp.asarray(weight).astype(value.dtype) * value
 
@@ -256,8 +252,8 @@ def _at(schedule: Callable[[Any], Any], step: Any) -> Any:
         return schedule(jnp.asarray(step, jnp.int32))
 
 
-def _settled(schedule: Callable[[Any], Any]) -> tuple[Any, Any]:
-    """Its value at the highest step that there is, and at half of that: equal if it has settled."""
+def _late_values(schedule: Callable[[Any], Any]) -> tuple[Any, Any]:
+    """The values of a schedule at the highest step and at half of it, which are equal if it converges."""
     with jax.ensure_compile_time_eval():
         return _at(schedule, 2**31 - 1), _at(schedule, 2**30)
 
@@ -266,14 +262,14 @@ def _settled(schedule: Callable[[Any], Any]) -> tuple[Any, Any]:
 def validate(objective: Scheduled):
     first = np.asarray(_at(objective.schedule, 0))
     if first.shape or not np.isfinite(first):
-        raise ValueError(f"{objective!r}, schedule: a finite number was expected at step 0, and {first} came.")
+        raise ValueError(f"{objective!r}: schedule must be a finite number at step 0, got {first}.")
     if objective.evaluation is not None:
         return
-    last, before = map(np.asarray, _settled(objective.schedule))
+    last, before = map(np.asarray, _late_values(objective.schedule))
     if not (np.isfinite(last) and np.isclose(last, before, rtol=1e-3, atol=1e-6 * max(abs(first), 1))):
         raise ValueError(
-            f"{objective!r}: the schedule does not settle ({before:.4g} at step 2³⁰, {last:.4g} at 2³¹), so the term's weight "
-            "outside training is not known. Say it: fm.objectives.Scheduled(objective, schedule, evaluation=1.0)."
+            f"{objective!r}: the schedule does not converge ({before:.4g} at step 2³⁰, {last:.4g} at 2³¹), so the weight outside "
+            "training is unknown. Give it: fm.objectives.Scheduled(objective, schedule, evaluation=1.0)."
         )
 
 
@@ -284,5 +280,5 @@ def validate(objective: Sum, prediction):
 
 
 @dispatch
-def validate(objective: Scaled | Scheduled, prediction):
+def validate(objective: WeightedTerm, prediction):
     validate(objective.objective, prediction)

@@ -1,4 +1,4 @@
-"""Objectives of representations: an example's own other view, told from those of the rest of the batch."""
+"""Contrastive objectives: two views of an example, compared with those of the rest of the batch."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["CosineDistance", "InfoNCE", "NTXent"]
 
 
 class InfoNCE(Objective):
-    """−log of the share of an example's own y among all of the batch, exp(cos(z_i, y_i) / τ) / Σ_j exp(cos(z_i, y_j) / τ).
+    """The cross-entropy of matching each z with its y in the batch: −log(exp(cos(z_i, y_i) / τ) / Σ_j exp(cos(z_i, y_j) / τ)).
 
-    Outputs z and targets y are `(n, features)`, two views of each example, or their embeddings by two towers. One number per
-    example, which depends on the others: the loss of a small batch is smaller, so a last batch is never padded. Van den Oord,
-    Li and Vinyals 2018, arXiv:1807.03748.
+    Outputs z and targets y are `(n, features)`, the embeddings of two views of each example. One number per example, which
+    depends on the others: the loss of a smaller batch is smaller, so the last batch is never padded. Van den Oord, Li and
+    Vinyals 2018, arXiv:1807.03748.
 
     Args:
         temperature: τ, above 0: a hyperparameter.
@@ -35,7 +35,7 @@ class InfoNCE(Objective):
 
 
 class NTXent(InfoNCE):
-    """`InfoNCE` where the other examples' z stand beside their y: the loss of SimCLR (Chen et al. 2020, arXiv:2002.05709).
+    """`InfoNCE` with the z of the other examples as further negatives: the loss of SimCLR (Chen et al. 2020, arXiv:2002.05709).
 
     Args:
         temperature: τ, above 0: a hyperparameter.
@@ -49,7 +49,7 @@ class NTXent(InfoNCE):
 
 
 class CosineDistance(Objective):
-    """2 − 2 cos(z, y), the squared distance of the directions of outputs z and targets y, `(n, features)`, for each example.
+    """2 − 2 cos(z, y), the squared distance between the directions of outputs z and targets y, `(n, features)`, per example.
 
     >>> prediction = fm.Prediction(None, jnp.eye(2), fm.Labeled(None, jnp.ones((2, 2))))
     >>> print(fm.loss(fm.objectives.CosineDistance(), prediction).round(4))
@@ -60,10 +60,10 @@ class CosineDistance(Objective):
 
 
 def directions(v: Any) -> jax.Array:
-    """Each vector along the last axis with length 1; of a zero vector, zero."""
+    """Scale each vector along the last axis to length 1; zero vectors stay zero."""
     v = at_least_float32(v)
-    # Without a largest entry of 1, the squares of long vectors overflow and those of short ones vanish. The direction does not
-    # depend on the scale, so no gradient passes through it.
+    # Without this division, squares of long vectors overflow and those of short ones underflow. The direction does not depend
+    # on the scale, so no gradient passes through it.
     largest = jax.lax.stop_gradient(jnp.abs(v).max(-1, keepdims=True))
     v = v / jnp.where(largest > 0, largest, 1)
     squares = (v**2).sum(-1, keepdims=True)
@@ -73,8 +73,7 @@ def directions(v: Any) -> jax.Array:
 def _views(objective: Objective, prediction: Any) -> tuple[jax.Array, jax.Array]:
     y = number_targets(prediction, objective)
     if len(y.shape) != 2:
-        name = type(objective).__name__
-        raise ValueError(f"{name}: embeddings (n, features) were expected, and {tuple(y.shape)} came.")
+        raise ValueError(f"{type(objective).__name__}: embeddings must be (n, features), got {tuple(y.shape)}.")
     z = directions(prediction.outputs)
     return z, directions(y).astype(z.dtype)
 
@@ -82,18 +81,18 @@ def _views(objective: Objective, prediction: Any) -> tuple[jax.Array, jax.Array]
 @dispatch
 def loss(objective: InfoNCE, prediction):
     z, y = _views(objective, prediction)
-    return _own(objective, z @ y.T)
+    return _cross_entropy(objective, z @ y.T)
 
 
 @dispatch
 def loss(objective: NTXent, prediction):
     z, y = _views(objective, prediction)
     others = jnp.where(jnp.eye(len(z), dtype=bool), -jnp.inf, z @ z.T)
-    return _own(objective, jnp.concatenate([z @ y.T, others], axis=1))
+    return _cross_entropy(objective, jnp.concatenate([z @ y.T, others], axis=1))
 
 
-def _own(objective: InfoNCE, similarity: jax.Array) -> jax.Array:
-    """−log of the share of the example of the same number."""
+def _cross_entropy(objective: InfoNCE, similarity: jax.Array) -> jax.Array:
+    """Of each row of logits, `similarity / temperature`, with the diagonal as the true class."""
     similarity = similarity / jnp.asarray(objective.temperature).astype(similarity.dtype)
     return jax.nn.logsumexp(similarity, axis=1) - jnp.diagonal(similarity)
 

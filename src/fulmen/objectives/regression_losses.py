@@ -16,38 +16,32 @@ from fulmen.objectives.algebra import Objective
 __all__ = ["MAE", "MSE", "Huber"]
 
 
-class MSE(Objective):
-    """The squared error (z − y)², averaged over all but the first axis: one number per example.
-
-    Outputs z and targets y have one shape.
-    """
+class NumberObjective(Objective):
+    """An objective of outputs z and targets y of one shape: one number per example, averaged over all but the first axis."""
 
     per_example: ClassVar[bool] = True
 
 
-class MAE(Objective):
-    """The absolute error |z − y|, averaged over all but the first axis: one number per example.
-
-    Outputs z and targets y have one shape.
-    """
-
-    per_example: ClassVar[bool] = True
+class MSE(NumberObjective):
+    """The squared error (z − y)² of outputs z and targets y of one shape, averaged over all but the first axis."""
 
 
-class Huber(Objective):
+class MAE(NumberObjective):
+    """The absolute error |z − y| of outputs z and targets y of one shape, averaged over all but the first axis."""
+
+
+class Huber(NumberObjective):
     """½ r² where |r| ≤ δ, and δ (|r| − ½ δ) beyond, for r = z − y: averaged over all but the first axis (Huber 1964).
 
     Outputs z and targets y have one shape.
 
     Args:
-        delta: δ, positive, where the square goes over into a line: a hyperparameter, in the targets' unit.
+        delta: δ, where the parabola becomes a line: a hyperparameter, in the targets' unit.
 
     >>> prediction = fm.Prediction(None, jnp.array([0.5, 3.0]), fm.Labeled(None, jnp.zeros(2)))
     >>> print(fm.loss(fm.objectives.Huber(delta=1.0), prediction))
     [0.125 2.5  ]
     """
-
-    per_example: ClassVar[bool] = True
 
     delta: float = hyper(above=0, default=1.0)
 
@@ -58,18 +52,19 @@ def _errors(prediction: Any, objective: Objective) -> jax.Array:
     return outputs - jnp.asarray(y).astype(outputs.dtype)
 
 
-def _mean(values: jax.Array) -> jax.Array:
+def mean_per_example(values: jax.Array) -> jax.Array:
+    """The mean over all axes but the first."""
     return values.mean(tuple(range(1, values.ndim)))
 
 
 @dispatch
 def loss(objective: MSE, prediction):
-    return _mean(_errors(prediction, objective) ** 2)
+    return mean_per_example(_errors(prediction, objective) ** 2)
 
 
 @dispatch
 def loss(objective: MAE, prediction):
-    return _mean(jnp.abs(_errors(prediction, objective)))
+    return mean_per_example(jnp.abs(_errors(prediction, objective)))
 
 
 @dispatch
@@ -77,9 +72,9 @@ def loss(objective: Huber, prediction):
     size = jnp.abs(_errors(prediction, objective))
     delta = jnp.asarray(objective.delta).astype(size.dtype)
     near = jnp.minimum(size, delta)
-    return _mean(near * (size - near / 2))  # ½ r² where near is |r|
+    return mean_per_example(near * (size - near / 2))  # ½ r² where near is |r|
 
 
 @dispatch
-def validate(objective: MSE | MAE | Huber, prediction):
+def validate(objective: NumberObjective, prediction):
     number_targets(prediction, objective)

@@ -1,4 +1,4 @@
-"""Whose optimizer: optimizers as values, what goes around them, and which parameters each of them has."""
+"""Optimizers: as values, wrapped by others, and assigned to parameters."""
 
 from fulmen.optimizers.assignment import *
 from fulmen.optimizers.layer_rates import *

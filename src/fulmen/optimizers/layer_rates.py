@@ -1,4 +1,4 @@
-"""`layerwise`: smaller steps for what lies deeper below the output."""
+"""`layerwise`: learning rates that decrease from the output to the input."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fulmen.core.tree import get, items
 from fulmen.core.verbs import layer_order
 from fulmen.dispatching.registry import dispatch
 from fulmen.models.stacked import Stacked
-from fulmen.objectives.penalties import kernels
+from fulmen.objectives.penalties import parameters
 from fulmen.optimizers.optimizer import Built, Enclosing, build
 
 __all__ = ["depths", "layerwise"]
@@ -39,53 +39,54 @@ class Layerwise(Enclosing):
 
 
 def layerwise(optimizer: Any, *, decay: float) -> Layerwise:
-    """An optimizer whose steps are smaller the further below the output a layer is: times decay^(L − l) in layer l of 0, …, L.
+    """An optimizer with layer-wise learning rate decay: updates times decay^(L − l) in layer l of 0, …, L.
 
-    Howard and Ruder 2018, arXiv:1801.06146; with blocks as layers Bao et al. 2022, arXiv:2106.08254. The decay is data. Each
-    model of a system counts by itself, and all its parameters, whichever of them the optimizer is for. The layers are found
-    in this order:
+    Howard and Ruder 2018, arXiv:1801.06146; with blocks as layers Bao et al. 2022, arXiv:2106.08254. The decay is data. The
+    layers of each model of a system are counted separately, and do not depend on which parameters have this optimizer:
 
-    - the fields of a model, one after another;
-    - what stands in a list, a `Chain` or a `Stacked`: each of them one layer, whatever is in it, but a `Chain` or `Stacked`
-      in a `Chain` counts its own;
-    - what has no kernel, such as a normalization, is of the layer before it.
+    - the fields of a model, in order;
+    - an element of a list, a `Chain` or a `Stacked` is one layer, except for a `Chain` or `Stacked` in a `Chain`, whose
+      elements are the layers;
+    - a part without a kernel, such as a normalization, belongs to the layer before it.
 
-    A `Transformer` has its embeddings as the lowest layer, then its blocks. `layer_order` says it for a model of one's own,
-    and `fm.optimizers.depths(model)` shows it. The logged `lr` is that of the last layer.
+    A `Transformer` has its embeddings as the lowest layer, then its blocks. Write `layer_order` for another order, and see
+    the result by `fm.optimizers.depths(model)`. The logged `lr` is that of the last layer.
 
     Args:
-        optimizer: what may be given as an optimizer; a constructor takes the `lr=` that is given beside `optimizer=`.
-        decay: the factor from a layer to the one below, above 0 and at most 1.
+        optimizer: an optimizer of any form; a constructor gets the `lr=` of `setup` or `fit`.
+        decay: the factor per layer, above 0 and at most 1.
 
     >>> fm.optimizers.layerwise(fm.optimizers.Optimizer(optax.adamw, 1e-3, weight_decay=0.1), decay=0.8)
     Layerwise(optimizer=adamw(0.001, weight_decay=0.1), decay=0.8)
     """
     if not 0 < decay <= 1:
-        raise ValueError(f"layerwise: decay must be above 0 and at most 1, and {decay} came.")
+        raise ValueError(f"layerwise: decay must be above 0 and at most 1, got {decay}.")
     return Layerwise(optimizer, decay=decay)
 
 
-def scale_by_depth(decay: Any, known: Mapping[str, Any]) -> optax.GradientTransformation:
-    """Updates times decay^d, where d is how far a parameter is below its model's last layer, by its path."""
+def scale_by_depth(decay: Any, depths: Mapping[str, Any]) -> optax.GradientTransformation:
+    """Updates times decay^d, for the depth d of each parameter, by path."""
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        del params
-        structure = jax.tree.structure(updates)
-        return structure.unflatten([_scaled(leaf.value, known.get(leaf.path, 0), decay) for leaf in leaves(updates)]), state
+        scaled = [_scaled(leaf.value, depths.get(leaf.path, 0), decay) for leaf in leaves(updates)]
+        return jax.tree.structure(updates).unflatten(scaled), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def _scaled(value: Any, below: Any, decay: Any) -> Any:
-    factor = jnp.asarray(decay) ** jnp.asarray(below, jnp.float32)
+def _scaled(value: Any, depth: Any, decay: Any) -> Any:
+    factor = jnp.asarray(decay) ** jnp.asarray(depth, jnp.float32)
     return value * factor.reshape(factor.shape + (1,) * (value.ndim - factor.ndim)).astype(value.dtype)
 
 
 def depths(component: Any) -> dict[str, Any]:
-    """How many layers below its model's last one each parameter is, by path; for a stack of blocks an array, a number each.
+    """The number of layers from each parameter to the last layer of its model.
 
     Args:
         component: a model or a system.
+
+    Returns:
+        From paths to numbers; for a `Stacked` to an array with a number for each block.
 
     >>> net = fm.init(fm.models.MLP(8, 8, 8), jax.random.key(0))
     >>> fm.optimizers.depths(net)
@@ -93,20 +94,20 @@ def depths(component: Any) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for top in _tops(component, ""):
-        places, last = {}, -1
-        for names, count in _layers(get(component, top), top):
+        numbers, last = {}, -1
+        for paths, count in _layers(get(component, top), top):
             first = last + 1 if count else max(last, 0)
             last += count
-            places |= dict.fromkeys(names, np.arange(first, last + 1) if count > 1 else first)
+            numbers |= dict.fromkeys(paths, np.arange(first, last + 1) if count > 1 else first)
         for leaf in leaves(component):
             if leaf.role == PARAMETER and covers(top, leaf.path):
-                place = nearest_above(leaf.path, places)
-                found[leaf.path] = 0 if place is None else max(last, 0) - place
+                number = nearest_above(leaf.path, numbers)
+                found[leaf.path] = 0 if number is None else max(last, 0) - number
     return found
 
 
 def _tops(value: Any, path: str) -> Iterator[str]:
-    """The paths of what has layers of its own: models, and systems that say in which order their parts compute."""
+    """The paths of models, and of systems with a `layer_order`, whose layers are counted separately."""
     if isinstance(value, _CONTAINERS) or (isinstance(value, System) and layer_order(value) is None):
         for name, inner in _inside(value).items():
             yield from _tops(inner, join_path(path, name))
@@ -115,19 +116,20 @@ def _tops(value: Any, path: str) -> Iterator[str]:
 
 
 def _layers(value: Any, path: str, whole: bool = False) -> list[tuple[list[str], int]]:
-    """The layers in order: their paths, and for how many each counts, 0 for what is of the one before it."""
+    """The layers in order: their paths, and how many they are; 0 for a part that belongs to the layer before it."""
     if isinstance(value, Stacked):
         return [([path], value.n)]
     named = layer_order(value) if isinstance(value, Component) else None
     if named is None:
-        inside, several = _inside(value), isinstance(value, _CONTAINERS)
-        named = list(inside) if several or (not whole and any(map(_is_part, inside.values()))) else []
+        inside = _inside(value)
+        split = isinstance(value, _CONTAINERS) or (not whole and any(map(_is_part, inside.values())))
+        named = list(inside) if split else []
     if not named:
-        return [([path], int(_has_kernel(value)))]
+        return [([path], int(any(is_kernel for _, is_kernel in parameters(value))))]
     layers = []
     for name in named:
         if isinstance(name, tuple):
-            layers.append(([join_path(path, one) for one in name], 1))
+            layers.append(([join_path(path, part) for part in name], 1))
         else:
             layers += _layers(get(value, name), join_path(path, name), whole=isinstance(value, _CONTAINERS))
     return layers
@@ -142,8 +144,3 @@ def _inside(value: Any) -> dict[str, Any]:
 
 def _is_part(value: Any) -> bool:
     return value is not None and not isinstance(value, Parameter | Buffer) and not jax.tree_util.all_leaves([value])
-
-
-def _has_kernel(value: Any) -> bool:
-    found = zip(leaves(value), jax.tree.leaves(kernels(value)), strict=True)
-    return any(leaf.role == PARAMETER and is_kernel for leaf, is_kernel in found)

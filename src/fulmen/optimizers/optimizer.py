@@ -1,4 +1,4 @@
-"""Optimizers as values, and what any form of optimizer becomes once the run is known."""
+"""Optimizers as values, and `build`, which makes the transformation for a run from an optimizer of any form."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fulmen.core.schedule import Schedule
 from fulmen.core.tree import Tree, short
 from fulmen.core.verbs import configure_optimizers
 from fulmen.dispatching.registry import dispatch
-from fulmen.schedules.schedule_lengths import as_schedule, of_plan
+from fulmen.schedules.schedule_lengths import as_schedule, is_plan_function
 
 __all__ = ["Built", "Enclosing", "FrozenMarker", "Optimizer", "build", "frozen", "is_constructor"]
 
@@ -29,7 +29,7 @@ class FrozenMarker(optax.GradientTransformation):
 
     def __call__(self, component: Any) -> Any:
         raise TypeError(
-            "`fm.frozen` is an optimizer (`optimizer={'encoder': fm.frozen}`); to freeze a component write "
+            "`fm.frozen` is an optimizer (`optimizer={'encoder': fm.frozen}`); to freeze a component, write "
             f"`fm.Frozen({type(component).__name__}(...))`."
         )
 
@@ -38,23 +38,21 @@ class FrozenMarker(optax.GradientTransformation):
 
 
 def _no_update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-    """As in `optax.set_to_zero`, whose function is local to it and cannot be pickled with a state."""
-    del params
+    """As `optax.set_to_zero`, whose function is local and cannot be pickled with a state."""
     return jax.tree.map(jnp.zeros_like, updates), state
 
 
 frozen = FrozenMarker(optax.set_to_zero().init, _no_update)
-"""As an optimizer: these parameters stay as they are."""
+"""An optimizer that leaves its parameters unchanged."""
 
 
 class Built(NamedTuple):
-    """An optimizer for a known run.
+    """An optimizer for a run.
 
     Attributes:
         transformation: the optax transformation.
-        rate: from the optimizer's state before and after an update to the learning rate of that update, or None if it is not
-            known.
-        end: after how many updates the learning rate no longer changes; None if it has no end or that is not known.
+        rate: from the optimizer's state before and after an update to the learning rate of that update, or None if unknown.
+        end: number of updates after which the learning rate is constant; None if there is none or it is unknown.
         every: it updates in the last of every so many steps.
     """
 
@@ -64,26 +62,26 @@ class Built(NamedTuple):
     every: int = 1
 
     def followed_by(self, last: optax.GradientTransformation, scale: Callable[[Any], Any] | None = None) -> Built:
-        """The same with another transformation after it, and the learning rate times `scale` of that one's state."""
+        """Chain another transformation, whose state determines a factor of the learning rate by `scale`."""
 
         def rate(before: Any, after: Any) -> Any:
-            inside = self.rate(before[0], after[0])
-            return inside if inside is None or scale is None else inside * scale(after[1])
+            first = self.rate(before[0], after[0])
+            return first if first is None or scale is None else first * scale(after[1])
 
         return self._replace(transformation=optax.chain(self.transformation, last), rate=rate)
 
 
 class Optimizer(Tree):
-    """An optax constructor with its arguments, as a value: two that were made alike are alike to jit.
+    """An optax constructor with its arguments, as a value: equal ones share compiled programs.
 
     Args:
         constructor: such as `optax.adam`.
-        lr: a number, a function of the step such as an optax schedule, or one of the plan: a `fm.schedules.Schedule` such as
-            `fm.cosine(1e-3)`, or a function whose parameter is annotated `plan: fm.Plan`.
-        **options: the constructor's keywords. Floats are data and may change without recompiling; the rest is static.
+        lr: a number, a function of the step such as an optax schedule, or a function of the plan: a `fm.schedules.Schedule`
+            such as `fm.cosine(1e-3)`, or a function whose parameter is annotated `plan: fm.Plan`.
+        **options: keywords of the constructor. Floats are data and may change without recompiling; the others are static.
 
     Raises:
-        TypeError: if `lr` is text or several rates.
+        TypeError: if `lr` is a string or a container.
 
     >>> fm.optimizers.Optimizer(optax.adam, 1e-3, b1=0.5)
     adam(0.001, b1=0.5)
@@ -98,38 +96,36 @@ class Optimizer(Tree):
     def __init__(self, constructor: Callable[..., Any], lr: Any, **options: Any) -> None:
         _require_rate(lr)
         numbers = {k: v for k, v in options.items() if isinstance(v, float | jax.Array)}
-        self.__dict__.update(
-            constructor=constructor,
-            lr=None if callable(lr) else lr,
-            schedule=as_schedule(lr) if callable(lr) else None,
-            numbers=numbers,
-            settings=tuple((k, v) for k, v in options.items() if k not in numbers),
-        )
+        settings = tuple((k, v) for k, v in options.items() if k not in numbers)
+        rate, schedule = (None, as_schedule(lr)) if callable(lr) else (lr, None)
+        self.__dict__.update(constructor=constructor, lr=rate, schedule=schedule, numbers=numbers, settings=settings)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keywords of the constructor."""
+        return {**self.numbers, **dict(self.settings)}
 
     def built(self, system: Any, plan: Plan) -> Built:
         """The transformation for a run."""
-        del system
 
         def make(rate: Any) -> optax.GradientTransformationExtraArgs:
-            options = {**self.numbers, **dict(self.settings)}
-            return optax.with_extra_args_support(self.constructor(rate, **options))
+            return optax.with_extra_args_support(self.constructor(rate, **self.options))
 
         if self.schedule is None:
             return Built(make(self.lr), lambda before, after: self.lr)
-        # A number in the place of a schedule's None counts, with a state of the same structure.
+        # If `lr` was replaced by a number, it overrides the schedule, with an optimizer state of the same structure.
         schedule = self.schedule(plan) if self.lr is None else lambda step: self.lr
         end = self.schedule.span(plan) if self.lr is None else None
         return Built(scheduled(make, schedule), lambda before, after: schedule(before.count), end)
 
     def __repr__(self) -> str:
-        options = {**self.numbers, **dict(self.settings)}
-        shown = [str(self.schedule if self.lr is None else self.lr)]
-        shown += [f"{k}={getattr(v, '__name__', v)}" for k, v in options.items()]
-        return f"{getattr(self.constructor, '__name__', self.constructor)}({', '.join(shown)})"
+        arguments = [str(self.schedule if self.lr is None else self.lr)]
+        arguments += [f"{k}={getattr(v, '__name__', v)}" for k, v in self.options.items()]
+        return f"{getattr(self.constructor, '__name__', self.constructor)}({', '.join(arguments)})"
 
 
 class ScheduledState(NamedTuple):
-    """How many updates were made, and the state of the transformation."""
+    """The number of updates, and the state of the transformation."""
 
     count: Any
     inner: Any
@@ -138,13 +134,13 @@ class ScheduledState(NamedTuple):
 def scheduled(
     make: Callable[[Any], optax.GradientTransformationExtraArgs], schedule: Callable[[Any], Any]
 ) -> optax.GradientTransformationExtraArgs:
-    """`make(rate)`, with the rate of a schedule that counts the updates from outside.
+    """`make(rate)`, with the rate of a schedule at the number of updates so far.
 
-    A constructor need not count as its caller does: `optax.MultiSteps` counts one update in every k.
+    The count is not left to the constructor, since `optax.MultiSteps` counts only every k-th update.
     """
 
     def at(count: Any, params: Any) -> optax.GradientTransformationExtraArgs:
-        # In the parameters' real type, so that the updates have the type that they have with a number.
+        # In the parameters' real type, so that updates have the same type as with a number.
         return make(jnp.asarray(schedule(count), jnp.finfo(optax.tree.dtype(params, "highest")).dtype))
 
     def init(params: Any) -> Any:
@@ -159,29 +155,29 @@ def scheduled(
 
 
 class Enclosing(Tree):
-    """An optimizer around another one, such as `plateau`; the inner one may be of any form.
+    """An optimizer that wraps another one, of any form, such as `plateau`.
 
-    Subclass it with more fields and `built(self, system, plan)`.
+    **Extending.** Subclass it with more fields and `built(self, system, plan)`.
     """
 
     optimizer: optax.GradientTransformation
 
     def built(self, system: Any, plan: Plan) -> Built:
-        """The transformation for a component and a run; `build(self.optimizer, system, plan)` is the inner one."""
+        """The transformation for a component and a run; that of the inner one is `build(self.optimizer, system, plan)`."""
         raise NotImplementedError
 
 
 def _require_rate(lr: Any) -> None:
-    """Raise for what can be no learning rate: text, and several of them where one was expected."""
+    """Raise for a string or a container as a learning rate."""
     if not isinstance(lr, str | bytes | Mapping | list | tuple | set):
         return
     instead = "lr=1e-3 or lr=fm.cosine(1e-3)"
     if isinstance(lr, Mapping):
         parts = ", ".join(f"{key!r}: fm.optimizers.Optimizer(optax.adam, {short(rate)})" for key, rate in lr.items())
-        instead = f"for each part its own optimizer, `optimizer={{{parts}}}` without `lr`"
+        instead = f"for one optimizer per part, `optimizer={{{parts}}}` without `lr`"
     elif isinstance(lr, list | tuple):
-        instead = "for each member of a fm.Population its own, `optimizer=optax.adam, lr=[1e-3, 1e-4]` in `setup` or `fit`"
-    raise TypeError(f"lr: a number or a schedule was expected, and {short(lr)} came: {instead}.")
+        instead = "for one rate per member of a fm.Population, `optimizer=optax.adam, lr=[1e-3, 1e-4]` in `setup` or `fit`"
+    raise TypeError(f"lr must be a number or a schedule, got {short(lr)}: write {instead}.")
 
 
 @dispatch
@@ -196,46 +192,45 @@ def configure_optimizers(component: object, constructor, lr, **options):
 
 
 def _require_options(constructor: Callable[..., Any], options: dict[str, Any]) -> None:
-    """Raise for keywords that a constructor does not have; those of `setup` and `fit` have been taken out before."""
-    theirs = inspect.signature(constructor).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in theirs.values()):
+    """Raise for keywords that a constructor does not have; those of `setup` and `fit` are not among them."""
+    known = inspect.signature(constructor).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in known.values()):
         return
     for name in options:
-        if name not in theirs:
-            inside = ", ".join(list(theirs)[1:]) or "none"
-            instead = "; a classifier takes them itself: fm.Classifier(model, metrics=…)" if name == "metrics" else ""
+        if name not in known:
+            instead = "; metrics belong to the classifier: fm.Classifier(model, metrics=…)" if name == "metrics" else ""
             raise TypeError(
                 f"{name} is no option of `fit` or `setup`, nor of {getattr(constructor, '__name__', constructor)}, whose options "
-                f"are: {inside}{instead}."
+                f"are: {', '.join(list(known)[1:]) or 'none'}{instead}."
             )
 
 
 def build(spec: Any, system: Any, plan: Plan, path: str = "") -> Built:
-    """The transformation that an optimizer of any form becomes.
+    """The transformation of an optimizer of any form.
 
     Args:
         spec: the optimizer.
-        system: the component that it is for, or that contains its parameters.
-        plan: the run ahead.
-        path: where it was given, for errors.
+        system: the component that contains its parameters.
+        plan: the plan of the run.
+        path: its key in a dict, for errors.
 
     Raises:
         TypeError: for anything but an optimizer.
     """
     refuse_component(spec)
-    if of_plan(spec):
+    if is_plan_function(spec):
         return build(spec(plan), system, plan, path)
     if isinstance(spec, Enclosing | Optimizer):
         return spec.built(system, plan)
-    if isinstance(spec, optax.MultiSteps):  # it has the two functions of a transformation, and is none
+    if isinstance(spec, optax.MultiSteps):  # not a GradientTransformation, though it has its functions
         spec = spec.gradient_transformation()
     if isinstance(spec, optax.GradientTransformation):
         return Built(optax.with_extra_args_support(spec), lambda before, after: injected_rate(after))
     where = f" for {path!r}" if path else ""
     if callable(spec):
         raise TypeError(
-            f"the optimizer {getattr(spec, '__name__', spec)}{where} needs a learning rate: give `lr=` beside `optimizer=`, or "
-            "a transformation such as `optax.adam(1e-3)`. A function of the plan is annotated: `def optimizer(plan: fm.Plan)`."
+            f"the optimizer {getattr(spec, '__name__', spec)}{where} needs a learning rate: give `lr=`, or a transformation such "
+            "as `optax.adam(1e-3)`. Annotate a function of the plan: `def optimizer(plan: fm.Plan)`."
         )
     raise TypeError(
         "an optimizer must be an optax transformation, a constructor with `lr=`, a function `(plan: fm.Plan)`, `fm.frozen`, or a "
@@ -246,7 +241,7 @@ def build(spec: Any, system: Any, plan: Plan, path: str = "") -> Built:
 def is_constructor(spec: Any) -> bool:
     """Whether an optimizer is a constructor that needs a learning rate."""
     refuse_component(spec)
-    return callable(spec) and not isinstance(spec, tuple) and not of_plan(spec)
+    return callable(spec) and not isinstance(spec, tuple) and not is_plan_function(spec)
 
 
 def refuse_component(spec: Any) -> None:
@@ -254,14 +249,12 @@ def refuse_component(spec: Any) -> None:
     kind = spec if isinstance(spec, type) else type(spec)
     if issubclass(kind, Component):
         raise TypeError(
-            f"{kind.__name__} is a component, not an optimizer. To keep parameters as they are: `optimizer={{path: fm.frozen}}`, or "
-            "wrap their component in `fm.Frozen(component)` and give no optimizer for it."
+            f"{kind.__name__} is a component, not an optimizer. To freeze parameters, write `optimizer={{path: fm.frozen}}`, or wrap "
+            "their component, `fm.Frozen(component)`, without an optimizer."
         )
 
 
 def injected_rate(state: Any) -> Any:
     """The learning rate that `optax.inject_hyperparams` keeps in its state, or None."""
-    for node in jax.tree.leaves(state, is_leaf=lambda v: hasattr(v, "hyperparams")):
-        if hasattr(node, "hyperparams"):
-            return node.hyperparams.get("learning_rate")
-    return None
+    nodes = jax.tree.leaves(state, is_leaf=lambda v: hasattr(v, "hyperparams"))
+    return next((node.hyperparams.get("learning_rate") for node in nodes if hasattr(node, "hyperparams")), None)

@@ -1,4 +1,4 @@
-"""`plateau`: a learning rate that falls when the loss no longer does."""
+"""`plateau`: a learning rate that is reduced when the loss stops falling."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ class Plateau(Enclosing):
     floor: float = static(default=0.0)
 
     def built(self, system: Any, plan: Plan) -> Built:
-        inside = build(self.optimizer, system, plan)
-        lowered = optax.contrib.reduce_on_plateau(
+        reduction = optax.contrib.reduce_on_plateau(
             factor=self.factor,
             patience=self.patience,
             rtol=self.tolerance,
@@ -33,7 +32,7 @@ class Plateau(Enclosing):
             accumulation_size=plan.steps_per_epoch or 1,
             min_scale=self.floor,
         )
-        return inside.followed_by(lowered, lambda state: state.scale)
+        return build(self.optimizer, system, plan).followed_by(reduction, lambda state: state.scale)
 
 
 def plateau(
@@ -47,15 +46,14 @@ def plateau(
 ) -> Plateau:
     """An optimizer whose steps are scaled down by `factor` when the training loss has not fallen for `patience` epochs.
 
-    The loss is the mean over as many steps as an epoch has. The logged `lr` is the one after scaling.
+    The loss is the mean over the steps of an epoch. The logged `lr` includes the scale.
 
     Args:
-        optimizer: what may be given as an optimizer, such as `optax.adam(1e-3)` or `fm.optimizers.Optimizer(optax.adam, 1e-3)`; a
-            constructor takes the `lr=` that is given beside `optimizer=`.
-        factor: by what to multiply, between 0 and 1.
-        patience: epochs without a fall before the steps are made smaller.
-        cooldown: epochs after that in which nothing is counted.
-        tolerance: the share of the best loss so far by which a lower one must be lower.
+        optimizer: an optimizer of any form; a constructor gets the `lr=` of `setup` or `fit`.
+        factor: factor of each reduction, between 0 and 1.
+        patience: number of epochs without an improvement before a reduction.
+        cooldown: number of epochs after a reduction that do not count.
+        tolerance: the smallest relative improvement of the best loss.
         floor: the smallest scale.
 
     >>> fm.plateau(fm.optimizers.Optimizer(optax.adam, 1e-3), patience=5)

@@ -1,4 +1,4 @@
-"""`unfreeze`: an optimizer that begins later in the run."""
+"""`unfreeze`: an optimizer that starts later in the run."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ class Unfreeze(Enclosing):
 
     def built(self, system: Any, plan: Plan) -> Built:
         start, rest = after(self.at, plan, "unfreeze")
-        inside = build(self.optimizer, system, rest)
-        start = start // inside.every  # in its own updates
+        inner = build(self.optimizer, system, rest)
+        start = start // inner.every  # in updates of the inner optimizer
 
         def rate(before: Any, after: Any) -> Any:
-            begun = inside.rate(before.inner, after.inner)
-            return None if begun is None else jnp.where(before.step < start, 0.0, begun)
+            started = inner.rate(before.inner, after.inner)
+            return None if started is None else jnp.where(before.step < start, 0.0, started)
 
-        end = None if inside.end is None else start + inside.end
-        return inside._replace(transformation=begin_at(inside.transformation, start), rate=rate, end=end)
+        end = None if inner.end is None else start + inner.end
+        return inner._replace(transformation=start_at(inner.transformation, start), rate=rate, end=end)
 
 
 def unfreeze(optimizer: Any, *, at: float) -> Unfreeze:
-    """An optimizer that leaves its parameters as they are until some place in the run, and then begins.
+    """An optimizer that leaves its parameters unchanged until a time in the run.
 
-    Until then its own state is as `init` made it: no moments are gathered and no steps counted; and its schedules span what
-    is left of the run. Buffers, such as running statistics, move from the start. Howard and Ruder 2018, arXiv:1801.06146,
-    unfreeze a network so from its head downwards:
+    Until then its state is that of `init`: moments and step counts do not change. Its schedules span the rest of the run.
+    Buffers, such as running statistics, change from the start. Gradual unfreezing, from the head downwards, is by Howard and
+    Ruder 2018, arXiv:1801.06146:
 
         optimizer={"model.head": optax.adam, "model.body": fm.unfreeze(optax.adam, at=0.5)}, lr=1e-3
 
     Args:
-        optimizer: what may be given as an optimizer; a constructor takes the `lr=` that is given beside `optimizer=`.
-        at: when to begin: an int is a step, a float a fraction of the run.
+        optimizer: an optimizer of any form; a constructor gets the `lr=` of `setup` or `fit`.
+        at: the start: an int is a step, a float a fraction of the run.
 
     >>> fm.unfreeze(fm.optimizers.Optimizer(optax.adam, 1e-3), at=0.5)
     Unfreeze(optimizer=adam(0.001), at=0.5)
@@ -53,24 +53,24 @@ def unfreeze(optimizer: Any, *, at: float) -> Unfreeze:
     return Unfreeze(optimizer, at=run_length(at, "at"))
 
 
-class BeginAtState(NamedTuple):
-    """How many steps have been done, and the state of what begins later."""
+class StartAtState(NamedTuple):
+    """The number of previous steps, and the state of the inner transformation."""
 
     step: Any
     inner: Any
 
 
-def begin_at(inner: optax.GradientTransformationExtraArgs, start: int) -> optax.GradientTransformationExtraArgs:
-    """A transformation that gives zeros, and keeps its state, for the first `start` steps."""
+def start_at(inner: optax.GradientTransformationExtraArgs, start: int) -> optax.GradientTransformationExtraArgs:
+    """A transformation that returns zeros and keeps its state in the first `start` steps."""
 
     def init(params: Any) -> Any:
-        return BeginAtState(jnp.zeros((), jnp.int32), inner.init(params))
+        return StartAtState(jnp.zeros((), jnp.int32), inner.init(params))
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
-        changes, moved = inner.update(updates, state.inner, params, **extra)
-        begun = state.step >= start
-        changes = jax.tree.map(lambda change: jnp.where(begun, change, jnp.zeros_like(change)), changes)
-        kept = jax.tree.map(lambda new, old: jnp.where(begun, new, old), moved, state.inner)
-        return changes, BeginAtState(optax.safe_increment(state.step), kept)
+        changes, new = inner.update(updates, state.inner, params, **extra)
+        started = state.step >= start
+        changes = jax.tree.map(lambda change: jnp.where(started, change, jnp.zeros_like(change)), changes)
+        kept = jax.tree.map(lambda new, old: jnp.where(started, new, old), new, state.inner)
+        return changes, StartAtState(optax.safe_increment(state.step), kept)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -1,4 +1,4 @@
-"""`every`: an optimizer that moves its parameters in one of so many steps; and `intervals`, by which a system says it."""
+"""`every`: an optimizer that updates its parameters in one of n steps; and the default of `intervals`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fulmen.core.verbs import intervals
 from fulmen.dispatching.registry import dispatch
 from fulmen.optimizers.optimizer import Built, Enclosing, build
 
-__all__ = ["every", "fewer"]
+__all__ = ["every", "plan_of_updates"]
 
 
 class Every(Enclosing):
@@ -20,28 +20,28 @@ class Every(Enclosing):
     n: int = static(default=1)
 
     def built(self, system: Any, plan: Plan) -> Built:
-        inside = build(self.optimizer, system, fewer(plan, self.n))
-        return inside._replace(every=self.n * inside.every)
+        inner = build(self.optimizer, system, plan_of_updates(plan, self.n))
+        return inner._replace(every=self.n * inner.every)
 
 
 def every(n: int, optimizer: Any) -> Every:
-    """An optimizer that moves its parameters in the last of every `n` steps.
+    """An optimizer that updates its parameters in the last of every `n` steps.
 
-    In the other steps they rest: no gradient is computed for them, and the optimizer's own state, the buffers at the same
-    place and what `after_update` would make of them stay as they are. Who moves follows from the step's number, on the host:
-    there is a compiled program for each set of movers. A schedule spans the moves: in a run of 1000 steps, `every(5, …)` with
-    `fm.cosine(1e-3)` comes to its end with the 200th move.
+    In the other steps no gradient is computed for them, and they, the optimizer's state and the buffers at the same path do
+    not change, not by `after_update` either. Each set of updated parameters has a compiled program, chosen on the host by the
+    number of the step. A schedule counts updates: in a run of 1000 steps, `every(5, …)` with `fm.cosine(1e-3)` ends with the
+    200th update.
 
         optimizer={"generator": fm.every(5, optax.adam), "critic": optax.adam}, lr=1e-4
 
     Args:
-        n: how many steps to a move, at least 1.
-        optimizer: what may be given as an optimizer; a constructor takes the `lr=` that is given beside `optimizer=`.
+        n: number of steps per update, at least 1.
+        optimizer: an optimizer of any form; a constructor gets the `lr=` of `setup` or `fit`.
 
     >>> fm.every(5, fm.optimizers.Optimizer(optax.adam, 1e-3))
     Every(optimizer=adam(0.001), n=5)
     """
-    return Every(optimizer, n=whole(n, "every"))
+    return Every(optimizer, n=interval(n, "every: n"))
 
 
 @dispatch
@@ -49,15 +49,15 @@ def intervals(component: object):
     return {}
 
 
-def whole(n: Any, what: str) -> int:
-    """The number, if it is a whole one of at least 1."""
+def interval(n: Any, what: str) -> int:
+    """`n`, if it is a positive integer."""
     if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-        raise ValueError(f"{what}: a whole number of steps, at least 1, was expected, and {n!r} came.")
+        raise ValueError(f"{what} must be a positive integer, the number of steps per update, got {n!r}.")
     return n
 
 
-def fewer(plan: Plan, n: int) -> Plan:
-    """The plan of a group that is updated every `n` steps, counted in its updates."""
+def plan_of_updates(plan: Plan, n: int) -> Plan:
+    """The plan of a group that is updated every `n` steps, in updates instead of steps."""
     if isinstance(plan, UnreadPlan):
         return plan
     counts = {name: getattr(plan, name) for name in ("total_steps", "steps_per_epoch")}

@@ -1,4 +1,4 @@
-"""What may be given as a learning rate, and lengths in steps or as fractions of the run."""
+"""Schedules from learning rates of any form, and lengths in steps or as fractions of the run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fulmen.core.tree import remake
 __all__: list[str] = []
 
 
-class OfStep(Schedule):
+class StepFunction(Schedule):
     """A function of the step, such as an optax schedule."""
 
     function: Callable[[Any], Any]
@@ -27,7 +27,7 @@ class OfStep(Schedule):
                 return self.function(step)
             except AttributeError as error:
                 error.add_note(
-                    f"lr={_name(self)} is called with the step. A function of the plan is annotated: `def lr(plan: fm.Plan)`."
+                    f"lr={self!r} is called with the step. Annotate a function of the plan: `def lr(plan: fm.Plan)`."
                 )
                 raise
 
@@ -37,10 +37,10 @@ class OfStep(Schedule):
         return None
 
     def __repr__(self) -> str:
-        return _name(self)
+        return getattr(self.function, "__name__", repr(self.function))
 
 
-class OfPlan(Schedule):
+class PlanFunction(Schedule):
     """A function of the plan that returns a number or a function of the step."""
 
     function: Callable[[Plan], Any]
@@ -51,36 +51,30 @@ class OfPlan(Schedule):
     def span(self, plan: Plan) -> int | None:
         return plan.total_steps if callable(self.function(plan)) else None
 
-    def __repr__(self) -> str:
-        return _name(self)
+    __repr__ = StepFunction.__repr__
 
 
 class Constant(Schedule):
-    """One number."""
+    """The same number in every step."""
 
     rate: float
 
     def __call__(self, plan: Plan) -> Any:
         return lambda step: jnp.asarray(self.rate)
 
-    def span(self, plan: Plan) -> int | None:
-        return None
-
-
-def _name(schedule: OfStep | OfPlan) -> str:
-    return getattr(schedule.function, "__name__", repr(schedule.function))
+    span = StepFunction.span
 
 
 def as_schedule(value: Any) -> Schedule:
     """A schedule from a learning rate: a number, a function of the step or of the plan, or a schedule."""
     if isinstance(value, Schedule):
         return value
-    if of_plan(value):
-        return OfPlan(value)
-    return OfStep(value) if callable(value) else Constant(value)
+    if is_plan_function(value):
+        return PlanFunction(value)
+    return StepFunction(value) if callable(value) else Constant(value)
 
 
-def of_plan(value: Any) -> bool:
+def is_plan_function(value: Any) -> bool:
     """Whether a value is a function of the plan: its first parameter is annotated `fm.Plan`."""
     try:
         parameters = inspect.signature(value, eval_str=True).parameters.values()
@@ -90,7 +84,7 @@ def of_plan(value: Any) -> bool:
 
 
 def run_length(value: Any, what: str) -> int | float:
-    """A length or a place in the run: an int counts steps, a float is a fraction of the run."""
+    """A length or a time in the run: an int is a number of steps, a float a fraction of the run."""
     if isinstance(value, int | np.integer) and value >= 0:
         return int(value)
     if isinstance(value, float | np.floating) and 0 <= value <= 1:
@@ -101,25 +95,24 @@ def run_length(value: Any, what: str) -> int | float:
 
 
 def length(plan: Plan, what: str) -> int:
-    """The plan's total of steps; raises if it is not known."""
+    """The number of steps in the run."""
     if plan.total_steps is None:
         raise ValueError(
-            f"{what} spans the run, whose length is not known: give `epochs=` or `steps=` to `setup` or `fit`, and of data without "
-            "a length `steps=`."
+            f"{what} needs the length of the run: give `steps=` to `setup` or `fit`, or `epochs=` if the data has a length."
         )
     return plan.total_steps
 
 
 def steps_of(value: int | float, plan: Plan, what: str) -> int:
-    """A length in the run as a number of steps."""
+    """A length as a number of steps."""
     return round(value * length(plan, what)) if isinstance(value, float) else value
 
 
 def after(value: int | float, plan: Plan, what: str) -> tuple[int, Plan]:
-    """A length at the beginning of the run in steps, and the plan of the rest of the run."""
+    """A length at the start of the run in steps, and the plan of the rest of the run."""
     steps, total = steps_of(value, plan, what), plan.total_steps
     if total is None:
         return steps, plan
     if steps >= total:
-        raise ValueError(f"{what}: {steps} steps do not fit into a run of {total}.")
+        raise ValueError(f"{what}: {steps} steps must be shorter than the run, {total} steps.")
     return steps, remake(plan, {"total_steps": total - steps})

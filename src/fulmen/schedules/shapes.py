@@ -1,4 +1,4 @@
-"""The schedules there are: cosine, linear, one cycle, steps, and a warm-up before any of them."""
+"""The schedules: cosine, linear, one cycle, steps, and a warm-up before any of them."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Cosine(Schedule):
         total = length(plan, "cosine")
         warmup = steps_of(self.warmup, plan, "cosine")
         if warmup >= total:
-            raise ValueError(f"cosine: a warm-up of {warmup} steps does not fit into a run of {total}.")
-        # Of height 1, and scaled outside: the peak is data, and optax's own warm-up looks at its value.
+            raise ValueError(f"cosine: a warm-up of {warmup} steps must be shorter than the run, {total} steps.")
+        # Scaled below rather than by optax, whose warm-up needs a concrete peak: here it is data and may be a tracer.
         decay = optax.cosine_decay_schedule(1.0, total - warmup)
 
         def rate(step: Any) -> Any:
@@ -91,7 +91,9 @@ class OneCycle(Schedule):
         total = length(plan, "one_cycle")
         rise = steps_of(self.rise, plan, "one_cycle, rise")
         if not 0 < rise < total:
-            raise ValueError(f"one_cycle: a rise of {rise} steps does not fit into a run of {total}.")
+            raise ValueError(
+                f"one_cycle: a rise of {rise} steps must be at least 1 and shorter than the run, {total} steps."
+            )
 
         def rate(step: Any) -> Any:
             up = jnp.minimum(step / rise, 1.0)
@@ -104,13 +106,13 @@ class OneCycle(Schedule):
 
 
 def one_cycle(peak: float, *, rise: float = 0.3, start: float = 1 / 25, end: float = 4e-6) -> Schedule:
-    """Up to `peak` and down again over the whole run, each along half a cosine (Smith and Topin 2018, arXiv:1708.07120).
+    """Up to `peak` and down again over the whole run, both along half a cosine (Smith and Topin 2018, arXiv:1708.07120).
 
     Args:
         peak: the highest learning rate.
-        rise: length of the way up: an int in steps, a float as a fraction of the run.
+        rise: length of the rise: an int in steps, a float as a fraction of the run.
         start: the first learning rate, as a share of the peak.
-        end: the last one, as a share of the peak.
+        end: the last learning rate, as a share of the peak.
 
     >>> rate = fm.one_cycle(1.0)(fm.Plan(total_steps=100))
     >>> [round(float(rate(step)), 3) for step in (0, 30, 100)]
@@ -127,33 +129,33 @@ class StepDecay(Schedule):
     at: tuple[int | float, ...] = static(default=(0.5, 0.75))
 
     def span(self, plan: Plan) -> int | None:
-        # A step at the run's end is never made, which is a mistake only if it was given in steps.
-        steps = [steps_of(place, plan, "step_decay, at") + (not isinstance(place, float)) for place in self.at]
+        # A decay at the end of the run has no effect, which is an error only if it was given in steps.
+        steps = [steps_of(time, plan, "step_decay, at") + (not isinstance(time, float)) for time in self.at]
         return max(steps, default=None)
 
     def __call__(self, plan: Plan) -> Any:
-        places = [steps_of(place, plan, "step_decay, at") for place in self.at]
+        times = [steps_of(time, plan, "step_decay, at") for time in self.at]
 
         def rate(step: Any) -> Any:
-            passed = sum((jnp.asarray(step >= place, jnp.int32) for place in places), jnp.int32(0))
+            passed = sum((jnp.asarray(step >= time, jnp.int32) for time in times), jnp.int32(0))
             return self.peak * jnp.asarray(self.factor, jnp.float32) ** passed
 
         return rate
 
 
 def step_decay(peak: float, *, factor: float = 0.1, at: Sequence[float] = (0.5, 0.75)) -> Schedule:
-    """`peak`, multiplied by `factor` at each of some places in the run.
+    """`peak`, multiplied by `factor` at each of some times in the run.
 
     Args:
         peak: the first learning rate.
-        factor: by what to multiply.
-        at: the places in the run: an int is a step, a float a fraction of the run.
+        factor: the factor of each decay.
+        at: the times: an int is a step, a float a fraction of the run.
 
     >>> rate = fm.schedules.step_decay(1.0, at=(0.5, 90))(fm.Plan(total_steps=100))
     >>> [round(float(rate(step)), 3) for step in (49, 50, 90)]
     [1.0, 0.1, 0.01]
     """
-    return StepDecay(peak=peak, factor=factor, at=tuple(run_length(place, "at") for place in at))
+    return StepDecay(peak=peak, factor=factor, at=tuple(run_length(time, "at") for time in at))
 
 
 class Warmup(Schedule):
@@ -179,7 +181,7 @@ class Warmup(Schedule):
 
 
 def warmup(schedule: Any, steps: float) -> Schedule:
-    """A linear warm-up from 0 to where a schedule begins, and then the schedule, over what is left of the run.
+    """A linear warm-up from 0 to the first value of a schedule, and then the schedule over the rest of the run.
 
     Args:
         schedule: a number, a function of the step such as an optax schedule, or a schedule such as `fm.cosine(1e-3)`.

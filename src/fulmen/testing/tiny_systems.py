@@ -1,4 +1,4 @@
-"""Small systems of every kind, with data."""
+"""A small system of each kind, with data."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ FEATURES, CLASSES, EXAMPLES, LENGTH = 4, 3, 20, 6
 
 
 class Net(Model):
-    """A model with a loss of its own.
+    """A model with a loss.
 
     Args:
-        layer: from 4 features to 3 classes.
+        layer: maps 4 features to 3 classes.
     """
 
     layer: Model
@@ -42,14 +42,14 @@ def loss(net: Net, batch: Labeled):
 
 
 class Pair(System):
-    """Two models, whose losses are summed."""
+    """Two models; their losses are summed."""
 
     one: Net
     two: Net
 
 
 class Duel(Game):
-    """A generator that maps noise to features, and a critic that tells them from the data."""
+    """A generator that maps noise to features, and a critic that distinguishes them from the data."""
 
     generator: Model
     critic: Model
@@ -63,7 +63,7 @@ def losses(duel: Duel, batch, mode):
 
 
 def systems() -> dict[str, tuple[Component, Any]]:
-    """A small system of each kind, not drawn yet but for a teacher, with 10 or 20 examples for it: from names to `(system, data)`.
+    """Small systems of every kind, as `(system, data)` by name. Only teachers have arrays; data is 10 or 20 examples.
 
     >>> sorted(fm.testing.systems())  # doctest: +ELLIPSIS
     ['actor_critic', 'adversarial', 'alternating', ..., 'vqvae', 'weighted']
@@ -88,7 +88,7 @@ def systems() -> dict[str, tuple[Component, Any]]:
     pole = fm.environments.CartPole()
     agents = fm.systems.ActorCritic(dense(m=2), dense(m=1), pole, agents=EXAMPLES // 2, horizon=4)
 
-    def tasks() -> Component:
+    def tasks() -> System:
         return fm.MultiTask(dense(m=5), {"label": fm.Classifier(dense(5)), "halves": fm.Regressor(dense(5, 2))})
 
     return {
@@ -126,12 +126,18 @@ def systems() -> dict[str, tuple[Component, Any]]:
 def tiny(kind: str = "classifier") -> tuple[Component, Any]:
     """One of `systems()`, as `(system, data)`.
 
+    Args:
+        kind: its name.
+
+    Raises:
+        ValueError: for an unknown name.
+
     >>> system, data = fm.testing.tiny("regressor")
     >>> state, history = fm.fit(system, data, epochs=1, batch_size=10, optimizer=optax.sgd, lr=0.1, progress=False)
     """
     found = systems()
     if kind not in found:
         near = difflib.get_close_matches(kind, found, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(found)}."
-        raise ValueError(f"testing: no tiny system {kind!r}; {hint}")
+        hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(found)}."
+        raise ValueError(f"testing.tiny: no system {kind!r}; {hint}")
     return found[kind]

@@ -1,6 +1,6 @@
 """Training: setup, steps, the loop, evaluation, events, checkpoints."""
 
-from fulmen.train import evaluation, loop  # for their methods of the verbs
+from fulmen.train import compiled_step, evaluation, loop, step, verbs_of_state  # for their methods of the verbs
 from fulmen.train.checkpoint import load, save
 from fulmen.train.events import (
     EpochEnd,
@@ -16,8 +16,8 @@ from fulmen.train.events import (
     ValidationEnd,
 )
 from fulmen.train.folds import CrossValidation, cross_validate
+from fulmen.train.gradients import apply_gradients, differentiate
 from fulmen.train.history import History
-from fulmen.train.step import apply_gradients, differentiate
 
 __all__ = [
     "CrossValidation",

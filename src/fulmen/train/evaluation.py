@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from fulmen.compose.losses import per_example
+from fulmen.compose.example_means import per_example
 from fulmen.compose.supervised import check_inputs
-from fulmen.compose.vectorized import attacked, check_attack, members_of, over_members
+from fulmen.compose.vectorized import attacked_batch, check_attack, members_of, over_members
 from fulmen.core.component import Component, fold_name
 from fulmen.core.component_methods import unbind
 from fulmen.core.leaves import require_arrays, require_concrete
@@ -26,7 +26,7 @@ from fulmen.data.arrays import count
 from fulmen.data.source import Source
 from fulmen.dispatching.registry import dispatch
 from fulmen.train.accumulate import Ledger
-from fulmen.train.step import observe
+from fulmen.train.step_logs import observe
 
 __all__: list[str] = []
 
@@ -51,12 +51,12 @@ def evaluate(component: Component, data, *, attack=None, batch_size=None):
 
 
 def evaluation_size(state: State) -> int:
-    """How many examples at once: what is not per example is evaluated in batches as it was trained."""
+    """The usual batch size: that of training, unless losses and metrics are per example."""
     return 256 if per_example(state.system) else state.plan.batch_size or 32
 
 
-def looked_at(component: Any, data: Any, what: str = "data") -> Source:
-    """Data to be evaluated on, all of it looked at if it is in memory."""
+def checked_source(component: Any, data: Any, what: str = "data") -> Source:
+    """The source of evaluation data; data in memory is validated as a whole."""
     source = Source.of(data, what)
     _require_once_each(source.data)
     if source.in_memory:
@@ -65,9 +65,9 @@ def looked_at(component: Any, data: Any, what: str = "data") -> Source:
 
 
 def _checked(component: Any, data: Any, attack: Any) -> Source:
-    source = looked_at(component, data)
+    source = checked_source(component, data)
     if attack is not None and source.in_memory:
-        check_attack(component, component, attack, as_batch(component, source.data))
+        check_attack(component, attack, as_batch(component, source.data))
     return source
 
 
@@ -80,13 +80,13 @@ def validate(attack: object, system, batch):
 def _require_once_each(data: Any) -> None:
     if getattr(data, "repeats_examples", False):
         raise ValueError(
-            "an evaluation counts every example once, and in Mixed data those of the smaller kind come again and again: it is for "
-            "training. Evaluate on pairs (x, y), or on unlabelled examples alone."
+            "Mixed repeats examples of the smaller set, so it cannot be evaluated exactly. Evaluate on pairs (x, y), or on the "
+            "unlabelled examples alone."
         )
 
 
 def _plan(source: Source, batch_size: int | None, usual: int) -> Plan:
-    """All the examples in order, and no more in a batch than there are."""
+    """The plan of one pass in order, with batches no larger than the data."""
     size = usual if batch_size is None else batch_size
     return source.plan(usual=size) if source.examples else source.plan(batch_size, usual=size)
 
@@ -94,75 +94,77 @@ def _plan(source: Source, batch_size: int | None, usual: int) -> Plan:
 def evaluate_source(
     component: Any, key: Any, source: Source, plan: Plan, attack: Any = None, *, owner: Any
 ) -> dict[str, Any]:
-    """`evaluate` on data that was looked at; its programs are kept as long as `owner`, a structure or a component."""
+    """`evaluate` on checked data.
+
+    Args:
+        component: an unbound component.
+        key: the run's key.
+        source: as `checked_source` returns it.
+        plan: the plan of one pass over it.
+        attack: an attack, or None.
+        owner: a structure or a component; the compiled programs are kept as long as it lives.
+
+    Returns:
+        The metrics by name, with the prefix `robust/` under the attack.
+    """
     key = fold_name(key, "evaluate")
+    attack_key, rowwise = fold_name(key, "attack"), per_example(component)
     leaves, structure = pack(component)
     keep(structure, owner)
-    ledgers = {"": _Sums(structure, leaves), "robust/": _Sums(structure, leaves)}
-    for number, (start, n, raw) in enumerate(_padded(source, plan, lambda raw: per_example(component))):
+    clean, robust = [], []  # the logs of each batch; none is read before the last batch is dispatched
+    for number, (start, n, raw) in enumerate(_padded(source, plan, lambda raw: rowwise)):
         source.validate(component, raw)
-        batch = _masked_batch(component, raw, start, n)
+        batch = _masked_batch(component, raw, start, n, rowwise)
         mode = Eval(key, np.int32(number))
-        ledgers[""].add(batch, mode)
+        clean.append(_measure(structure, leaves, batch, mode))
         if attack is not None:
             if not source.in_memory and not start:
-                check_attack(component, component, attack, batch)
-            ledgers["robust/"].add(attacked(component, component, attack, batch, fold_name(key, "attack")), mode)
-    return {f"{prefix}{name}": v for prefix, sums in ledgers.items() for name, v in sums.figures().items()}
+                check_attack(component, attack, batch)
+            perturbed = attacked_batch(component, attack, batch, attack_key)
+            robust.append(_measure(structure, leaves, perturbed, mode))
+    return {**_totals(clean), **{f"robust/{name}": value for name, value in _totals(robust).items()}}
 
 
-def _rows_stay(component: Any, data: Any) -> bool:
-    """Whether a row of the data is an example of the batch."""
-    one = (members_of(component, component) or [component])[0]
-    return keeps_rows.on(as_batch.method(one, data))
+def _padded(source: Source, plan: Plan, may_pad: Callable[[Any], bool]) -> Iterator[tuple[int, int, Any]]:
+    """`(start, n, raw)` of every batch, in order: the index of its first example, and how many of its rows are not padding.
 
-
-def _padded(source: Source, plan: Plan, pad: Callable[[Any], bool]) -> Iterator[tuple[int, int, Any]]:
-    """Batches in order with where they start and how many of their rows are real; those after the first are as long."""
+    A batch shorter than the first one is padded with copies of its first row, if `may_pad(raw)`.
+    """
     start, size = 0, None
     with contextlib.closing(source.read(plan, 0)) as batches:
         for raw in batches:
             n = count(raw)
             size = n if size is None else size
-            if n < size and pad(raw):
+            if n < size and may_pad(raw):
                 raw = jax.tree.map(lambda v, more=size - n: np.concatenate([v, np.repeat(v[:1], more, 0)]), raw)
             yield start, n, raw
             start += n
 
 
-def _masked_batch(component: Any, raw: Any, start: int, n: int) -> Any:
-    """The batch with its rows' places in the data, and weight 0 for those that are padding."""
+def _masked_batch(component: Any, raw: Any, start: int, n: int, rowwise: bool) -> Any:
+    """The batch with the index of each example in the data, and weight 0 for padding."""
     batch = as_batch(component, raw)
     _require_once_each(batch)
     rows = np.arange(len(batch), dtype=np.int32)
     changes: dict[str, Any] = {}
     if batch.index is None:
         changes["index"] = rows + np.int32(start)
-    if n < len(batch) or per_example(component):
+    if n < len(batch) or rowwise:
         given = 1 if batch.weight is None else batch.weight
         given = np.asarray(given, np.float32)
         changes["weight"] = (rows < n).astype(np.float32).reshape(-1, *[1] * (given.ndim - 1)) * given
     return remake(batch, changes)
 
 
-class _Sums:
-    """The figures of one component over some batches; nothing is read before the last one is on its way."""
-
-    def __init__(self, structure: Structure, leaves: list[Any]) -> None:
-        self.structure, self.leaves = structure, leaves
-        self.logs: list[dict[str, Any]] = []
-
-    def add(self, batch: Any, mode: Eval) -> None:
-        self.logs.append(_measure(self.structure, self.leaves, batch, mode))
-
-    def figures(self) -> dict[str, Any]:
-        if not self.logs:
-            return {}
-        ledger = Ledger(self.logs[0])
-        for logs in self.logs:
-            leaves = jax.tree.leaves([logs[name] for name in ledger.order])
-            ledger.hand_over(np.concatenate([np.ravel(np.asarray(v, np.float64)) for v in leaves]))
-        return ledger.read()
+def _totals(batches: list[dict[str, Any]]) -> dict[str, Any]:
+    """The metrics over all batches from the logs of each."""
+    if not batches:
+        return {}
+    ledger = Ledger(batches[0])
+    for logs in batches:
+        leaves = jax.tree.leaves([logs[name] for name in ledger.order])
+        ledger.append(np.concatenate([np.ravel(np.asarray(v, np.float64)) for v in leaves]))
+    return ledger.read()
 
 
 @per_structure()
@@ -188,13 +190,19 @@ def _predict(component: Any, key: Any, data: Any, batch_size: int | None, owner:
     leaves, structure = pack(component)
     keep(structure, owner)
     found = []
-    padded = _padded(source, _plan(source, batch_size, 256), lambda raw: _rows_stay(component, raw))
+    padded = _padded(source, _plan(source, batch_size, 256), lambda raw: _keeps_rows(component, raw))
     for number, (_, n, raw) in enumerate(padded):
         check_inputs(component, as_batch(component, raw))
-        rows = slice(n if _rows_stay(component, raw) else None)
+        rows = slice(n if n < count(raw) else None)
         outputs = _outputs(structure, leaves, raw, Eval(key, np.int32(number)))
         found.append(jax.tree.map(lambda v, rows=rows: np.asarray(v)[rows], outputs))
     return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+
+
+def _keeps_rows(component: Any, data: Any) -> bool:
+    """Whether row i of the data becomes example i of the batch."""
+    one = (members_of(component, component) or [component])[0]
+    return keeps_rows.on(as_batch.method(one, data))
 
 
 @per_structure()

@@ -1,4 +1,4 @@
-"""Attacks: regions, optax chains on the input's gradient, iterative attacks, and their parts."""
+"""Attacks, their regions and their parts."""
 
 from fulmen.core.verbs import (
     advance,
@@ -21,12 +21,13 @@ from fulmen.core.verbs import (
 from fulmen.robust.attacks.adversarial_function import adversarial
 from fulmen.robust.attacks.apgd import APGD, Boundary
 from fulmen.robust.attacks.attack import FGSM, PGD, Attack, Clean, Start, Uniform
-from fulmen.robust.attacks.attack_loop import Walk
+from fulmen.robust.attacks.attack_loop import AttackState
 from fulmen.robust.attacks.balls import fgm, fgsm, slide
 from fulmen.robust.attacks.carlini_wagner import CarliniWagner
 from fulmen.robust.attacks.deepfool import DeepFool
 from fulmen.robust.attacks.ensemble import WorstOf
 from fulmen.robust.attacks.fab import FAB
+from fulmen.robust.attacks.gradient_steps import ChainState
 from fulmen.robust.attacks.input_transform import Diverse, Nesterov, View
 from fulmen.robust.attacks.iterated import BIM, DIFGSM, MIFGSM, NIFGSM, RFGSM, SLIDE, TIFGSM, RandomSign, momentum, smooth
 from fulmen.robust.attacks.minimal import MinimalNorm
@@ -39,11 +40,13 @@ from fulmen.robust.attacks.targets import LikelyTarget, PredictedLabel, Target, 
 __all__ = [
     "APGD",
     "Attack",
+    "AttackState",
     "BIM",
     "Ball",
     "Boundary",
     "Box",
     "CarliniWagner",
+    "ChainState",
     "Clean",
     "DIFGSM",
     "DeepFool",
@@ -76,7 +79,6 @@ __all__ = [
     "TrueLabel",
     "Uniform",
     "View",
-    "Walk",
     "WorstOf",
     "advance",
     "adversarial",

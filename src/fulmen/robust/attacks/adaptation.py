@@ -1,4 +1,4 @@
-"""How APGD steps, and how it adapts its steps, in balls of each norm."""
+"""The steps of APGD and their adaptation, in balls of each norm."""
 
 from __future__ import annotations
 
@@ -19,58 +19,58 @@ __all__: list[str] = []
 
 @verb(delegates=False)
 def window(ball, steps, number):
-    """After how many steps the gains are looked at for the `number`-th time, from 0."""
+    """The number of steps before the progress check with this number, from 0, counted from the check before it."""
 
 
 @verb(delegates=False)
 def first_size(ball):
-    """The size of the first steps of an attack in the ball, in the inputs' units."""
+    """The first step size of an attack in the ball, in the inputs' units."""
 
 
 @verb(delegates=False)
-def memory(ball, x, origin, drawn):
-    """What the adaptation remembers, at the beginning of a stage at `x`; `drawn` if that is the attack's random start."""
+def memory(ball, x, origin, at_random):
+    """The state of the adaptation at the start of a stage at `x`; `at_random` if that is the attack's random start."""
 
 
 @verb(delegates=False)
 def adapt(ball, memory, now, value, height, offset, size):
-    """Whether steps gain enough.
+    """The next step sizes, by the progress so far.
 
     Args:
         ball: the ball.
-        memory: what the adaptation remembers.
-        now: the `Plan` of this step.
-        value: `(n,)`, what the attack makes large, at the points that the last step led to.
+        memory: the state of the adaptation.
+        now: the row of the `Schedule` for this step.
+        value: `(n,)`, the maximised value at the current points.
         height: `(n,)`, the same at the best points.
-        offset: `(n, …)`, where these are, from the clean input.
-        size: `(n,)`, the sizes of the steps.
+        offset: `(n, …)`, from the clean input to the best points.
+        size: `(n,)`, the step sizes.
 
     Returns:
-        `(back, size, memory)`: which examples, `(n,)`, go back to their best points, and what the others become.
+        `(back, size, memory)`: which examples, `(n,)`, return to their best points, the new step sizes, and the new state.
     """
 
 
 @verb(delegates=False)
 def move(ball, region, memory, now, x, previous, ascent, size, origin):
-    """The points that the next step leads to, projected onto the region: `(n, …)`."""
+    """The points after the next step, projected onto the region: `(n, …)`."""
 
 
 def _length(v: jax.Array) -> jax.Array:
-    """The Euclidean norm of each example, in a shape that goes with it."""
+    """The Euclidean norm of each example, in a shape that broadcasts with it."""
     return jnp.sqrt((v**2).sum(tuple(range(1, v.ndim)), keepdims=True))
 
 
-# Balls of which every coordinate is moved
+# Balls in which every coordinate moves
 
 
 class Oscillation(Tree):
-    """What the adaptation of the step size remembers, `(n,)` each.
+    """The state of the adaptation of the step size, `(n,)` each.
 
     Attributes:
-        gains: how many steps have gained since the last check.
-        last: what the attack makes large, at the last point.
-        reduced: whether the last check halved the step.
-        checked: what the attack makes large, at the best point when it was.
+        gains: the number of steps since the last check that increased the value.
+        last: the value at the last point.
+        reduced: whether the last check halved the step size.
+        checked: the value at the best point at the last check.
     """
 
     gains: jax.Array
@@ -91,18 +91,18 @@ def first_size(ball: Ball):
 
 
 @dispatch
-def memory(ball: Ball, x, origin, drawn):
+def memory(ball: Ball, x, origin, at_random):
     n, dtype = len(x), jnp.result_type(float)
-    # The authors' code compares the first step's value with 0, and does not ask at the first check whether the best has moved.
+    # As in the authors' code: the first value is compared with 0, and the first check skips the no-improvement rule.
     return Oscillation(jnp.zeros(n, jnp.int32), jnp.zeros(n, dtype), jnp.ones(n, bool), jnp.zeros(n, dtype))
 
 
 @dispatch
 def adapt(ball: Ball, memory, now, value, height, offset, size):
-    moved, check = now.place > 0, now.check > 0
+    moved, check = now.stage_step > 0, now.window > 0
     gains = memory.gains + (moved & (value > memory.last)).astype(jnp.int32)
     checked = jnp.where(moved, memory.checked, value)
-    back = check & ((4 * gains <= 3 * now.check) | (~memory.reduced & (checked >= height)))
+    back = check & ((4 * gains <= 3 * now.window) | (~memory.reduced & (checked >= height)))
     after = Oscillation(
         gains=jnp.where(check, 0, gains),
         last=jnp.where(moved, value, memory.last),
@@ -114,9 +114,9 @@ def adapt(ball: Ball, memory, now, value, height, offset, size):
 
 @dispatch
 def move(ball: Ball, region, memory, now, x, previous, ascent, size, origin):
-    share = jnp.where(now.place == 0, 1.0, 0.75).astype(x.dtype)
-    there = _onto(ball, region, x + along(size, x) * _direction(ball, ascent), origin)
-    return project(region, _onto(ball, region, x + (there - x) * share + (x - previous) * (1 - share), origin), origin)
+    weight = jnp.where(now.stage_step == 0, 1.0, 0.75).astype(x.dtype)
+    stepped = _onto(ball, region, x + along(size, x) * _direction(ball, ascent), origin)
+    return project(region, _onto(ball, region, x + (stepped - x) * weight + (x - previous) * (1 - weight), origin), origin)
 
 
 def _direction(ball: Ball, ascent: jax.Array) -> jax.Array:
@@ -124,7 +124,7 @@ def _direction(ball: Ball, ascent: jax.Array) -> jax.Array:
 
 
 def _onto(ball: Ball, region: Any, x: jax.Array, origin: jax.Array) -> jax.Array:
-    """Onto the ball, and then onto the rest: the authors' projection, which for an `L2Ball` and a box is not the nearest point."""
+    """The authors' projection: onto the ball, then onto the rest. For an `L2Ball` and a box it is not the nearest point."""
     if ball.norm_order == math.inf:
         return project(region, x, origin)
     offset = x - origin
@@ -134,15 +134,15 @@ def _onto(ball: Ball, region: Any, x: jax.Array, origin: jax.Array) -> jax.Array
     return x
 
 
-# The ball of which few coordinates are moved
+# The ball in which few coordinates move
 
 
 class Sparsity(Tree):
-    """What the adaptation of the sparsity remembers, `(n,)` each.
+    """The state of the adaptation of the sparsity, `(n,)` each.
 
     Attributes:
-        share: of the coordinates, which a step moves.
-        support: how many coordinates of the best point were moved at the last check.
+        share: the share of the coordinates that a step moves.
+        support: the number of coordinates in which the best point differed from the clean input at the last check.
     """
 
     share: jax.Array
@@ -164,9 +164,9 @@ def first_size(ball: L1Ball):
 
 
 @dispatch
-def memory(ball: L1Ball, x, origin, drawn):
+def memory(ball: L1Ball, x, origin, at_random):
     coordinates = x[0].size
-    if drawn:
+    if at_random:
         return Sparsity(jnp.full(len(x), 0.2, jnp.float32), jnp.full(len(x), float(coordinates), jnp.float32))
     support = _support(x - origin)
     return Sparsity(support / coordinates / 1.5, support)
@@ -174,7 +174,7 @@ def memory(ball: L1Ball, x, origin, drawn):
 
 @dispatch
 def adapt(ball: L1Ball, memory, now, value, height, offset, size):
-    check, support, coordinates = now.check > 0, _support(offset), offset[0].size
+    check, support, coordinates = now.window > 0, _support(offset), offset[0].size
     longest = jnp.asarray(ball.eps).astype(size.dtype)
     sparser = support / memory.support < 0.95
     shorter = jnp.clip(jnp.where(sparser, longest, size / 1.5), longest / 10, longest)

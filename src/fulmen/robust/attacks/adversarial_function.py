@@ -1,4 +1,4 @@
-"""Attacks on plain functions, for those who have no system."""
+"""Attacks on plain loss functions, without a system."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from fulmen.core.leaves import is_array
 from fulmen.core.verbs import loss, perturb
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import Attack
-from fulmen.robust.attacks.gradient import last_point
+from fulmen.robust.attacks.attack_runs import last_point
 
 __all__ = ["adversarial"]
 
 
 class _Function(Component):
-    """A loss function with its parameters, as something to attack."""
+    """A loss function with its parameters, as a component to attack."""
 
     per_example: ClassVar[bool] = True
 
@@ -42,15 +42,15 @@ def loss(function: _Function, batch: _Arguments):
 
 
 def adversarial(loss_fn: Callable[..., Any], attack: Attack, *, best: bool = False) -> Callable[..., Any]:
-    """A loss function of the attacked input, from one of the clean input.
+    """The loss function at the attacked input.
 
     Args:
-        loss_fn: `loss_fn(params, x, *rest)`, one number per example, `(n,)`, or one for all; `x` is `(n, …)`.
-        attack: an `Attack`. One number for all is made large as it is, and then `best` compares points of the whole batch.
+        loss_fn: `loss_fn(params, x, *rest)`, one number per example, `(n,)`, or one for the batch; `x` is `(n, …)`.
+        attack: an `Attack`. It maximises a single number directly, and then `best` compares points of the whole batch.
         best: whether to keep each example's best point, for one more forward pass, rather than the last one.
 
     Returns:
-        `f(params, x, *rest, key=None)`: `loss_fn` where the attack has moved `x` to. No gradient flows through the attack.
+        `f(params, x, *rest, key=None)`: `loss_fn` at the attacked `x`. No gradient flows through the attack.
 
     >>> f = fm.attacks.adversarial(lambda w, x: x @ w, fm.FGSM(fm.LinfBall(0.5)))
     >>> print(f(jnp.array([1.0, -2.0]), jnp.zeros((1, 2))))

@@ -1,4 +1,4 @@
-"""How to attack, as data: `Attack`, `FGSM`, `PGD`, where they start, and the optax chain that each stands for."""
+"""`Attack`, `FGSM` and `PGD`, their starting points, and the optax chain of each."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from fulmen.robust.attacks.targets import Targeting, TrueLabel
 __all__ = ["FGSM", "PGD", "Attack", "Clean", "Start", "Uniform"]
 
 
-# Where an attack starts
+# Starting points
 
 
 class Start(Component):
-    """Where an attack starts.
+    """The starting point of an attack.
 
     **Extending.** Subclass it, and write `start_point(start: Mine, region, x, key)`.
     """
@@ -38,7 +38,7 @@ class Start(Component):
 
 
 class Clean(Start):
-    """The clean input itself."""
+    """The clean input."""
 
 
 class Uniform(Start):
@@ -49,9 +49,9 @@ CLEAN, TRUE_LABEL = Clean(), TrueLabel()
 
 
 def require_key(key: Any) -> None:
-    """Raise where a start has no key to draw with."""
+    """Raise if a random start has no key."""
     if key is None:
-        raise ValueError("key: a start drawn at random needs a random key, such as jax.random.key(0), and None came.")
+        raise ValueError("key: a random start needs a random key, got None. Pass jax.random.key(0).")
 
 
 @dispatch
@@ -68,26 +68,27 @@ def start_point(start: Uniform, region: Intersection, x, key):
 
 
 class Attack(Component):
-    """Steps of an optax transformation along the gradient of −loss at the input, each followed by `project`.
+    """Steps of an optax transformation along the gradient of −loss with respect to the input, each followed by `project`.
 
-    Radii and step sizes are data: they may change without recompiling. A transformation is static: make it once, and use
-    it again.
+    Radii and step sizes are data: they can change without recompiling. A transformation is static: create it once and reuse
+    it.
 
     Args:
-        transform: the optax transformation. It sees one example at a time, and starts at the clean input.
-        region: where the attack may go.
-        steps: how many.
-        start: where it starts.
-        objective: what it makes large, of the outputs: an objective such as `fm.objectives.DLR()`. None is the system's own loss, each
-            example's by itself.
-        target: what it is after: `TrueLabel()`, `PredictedLabel()`, `Target(label)` or `LikelyTarget(rank)`.
-        restarts: how often it is run, each time with other random draws; each example's best point counts.
-        views: what is put to the system in the place of a point, such as `(fm.attacks.Diverse(),)`; the gradient is taken through it.
-        samples: for systems that draw at random: the mean over so many draws of each example's own is attacked ("expectation
-            over transformation", Athalye et al. 2018, arXiv:1707.07397). None attacks one draw, the same in every step.
+        transform: the optax transformation. It gets one example at a time, and is initialised with the clean input.
+        region: the region of allowed points.
+        steps: the number of steps.
+        start: the starting point.
+        objective: the objective to maximise, such as `fm.objectives.DLR()`. None is the system's own loss, per example.
+        target: the goal: `TrueLabel()`, `PredictedLabel()`, `Target(label)` or `LikelyTarget(rank)`.
+        restarts: the number of runs, with different random draws; each example's best point is returned.
+        views: transforms of the input before the system, such as `(fm.attacks.Diverse(),)`; the gradient is taken through
+            them.
+        samples: for random systems: the attack maximises the mean over this number of draws per example ("expectation over
+            transformation", Athalye et al. 2018, arXiv:1707.07397). None attacks one draw, the same in every step.
 
-    **Extending.** A subclass has these fields, and those that it adds. Write `transformation(attack: Mine)`; where it is no
-    optax chain but goes by steps, `begin` and `advance` of `fm.attacks`; and else `perturb(attack: Mine, system, batch, key)`.
+    **Extending.** A subclass has these fields and its own. Write `transformation(attack: Mine)`; for an iterative attack
+    that is not an optax chain, `begin` and `advance` of `fm.attacks`; for any other, `perturb(attack: Mine, system, batch,
+    key)`.
 
     >>> chain = optax.chain(optax.normalize_by_update_norm(), optax.trace(decay=1.0), fm.attacks.fgsm(0.02))
     >>> fm.Attack(chain, fm.LinfBall(0.1), steps=10)
@@ -95,7 +96,7 @@ class Attack(Component):
     """
 
     __example__ = "fm.PGD(region, step_size=0.01, steps=40)"
-    nearest: ClassVar[bool] = False  # whether it looks for the nearest adversarial point, which may be outside its region
+    nearest: ClassVar[bool] = False  # whether it searches for the nearest adversarial point, possibly outside its region
 
     region: Region
     steps: int = static(minimum=1, default=1, kw_only=True)
@@ -130,34 +131,43 @@ class Attack(Component):
 
     @property
     def length(self) -> int:
-        """How many times it advances."""
+        """The number of calls of `advance`."""
         return self.steps
 
     @property
     def stepped(self) -> Any:
-        """The attack as its steps see it. A chain that does not look at their number needs one program for any number."""
+        """The attack as its steps see it: a chain that does not read `steps` needs one program for any number of them."""
         methods = advance.method(self, None, None, 0), transformation.method(self), views.method(self)
         return remake(self, {"steps": 1}) if all(map(ignores_steps.on, methods)) else self
 
 
-class _Stepped(Component):
-    """A field that stands before the others: they come in the order of the bases."""
+class _StepSize(Component):
+    """Declares `step_size` right after `region`: fields are ordered by the base classes."""
 
     region: Region
     step_size: float | None = hyper(minimum=0, default=None)
 
 
-class SteepestAscent(Attack, _Stepped):
-    """Attacks whose step is the steepest one in the norm of their region's ball."""
+class SteepestAscent(Attack, _StepSize):
+    """Attacks that take the steepest step in the norm of their region's ball."""
+
+    @property
+    def default_step(self) -> Any:
+        """The size of a step if `step_size` is None; it may read `steps` only with a new method of `transformation`."""
+        return ball_of(self.region).eps
+
+    @property
+    def step_length(self) -> Any:
+        return self.default_step if self.step_size is None else self.step_size
 
 
 class FGSM(SteepestAscent):
     """The fast gradient sign method: one step (Goodfellow, Shlens and Szegedy 2015, arXiv:1412.6572).
 
     Args:
-        region: where the attack may go; its one ball decides the norm.
+        region: the region of allowed points; its one ball defines the norm.
         step_size: the size of the step; None is the ball's radius.
-        start: where it starts.
+        start: the starting point.
 
     >>> fm.FGSM(fm.LinfBall(0.1) & fm.Box(0, 1))
     FGSM(region=LinfBall(eps=0.1) & Box(lo=0, hi=1))
@@ -171,10 +181,10 @@ class PGD(SteepestAscent):
     """Projected gradient descent on −loss (Madry et al. 2018, arXiv:1706.06083).
 
     Args:
-        region: where the attack may go; its one ball decides the norm.
+        region: the region of allowed points; its one ball defines the norm.
         step_size: the size of a step, in the input's units.
-        steps: how many.
-        start: where it starts.
+        steps: the number of steps.
+        start: the starting point.
 
     >>> fm.PGD(fm.LinfBall(0.1), step_size=0.02, steps=10)
     PGD(region=LinfBall(eps=0.1), step_size=0.02, steps=10)
@@ -203,8 +213,7 @@ def views(attack: Attack):
 @dispatch
 @ignores_steps
 def transformation(attack: SteepestAscent):
-    ball = ball_of(attack.region)
-    return transformation(ball, ball.eps if attack.step_size is None else attack.step_size)
+    return transformation(ball_of(attack.region), attack.step_length)
 
 
 @dispatch

@@ -1,4 +1,4 @@
-"""How an attack that goes by steps is run: from the host or in one program, until the end or until it has succeeded."""
+"""The loop of an iterative attack: compiled step by step, or as one traced program; it ends early on success."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from fulmen.core.tree import Tree, remake
 from fulmen.core.verbs import advance, begin, finish
 from fulmen.robust.attacks.problem import Problem, Seen
 
-__all__ = ["Walk", "bucket", "is_traced", "packed", "walk"]
+__all__ = ["AttackState", "bucket", "is_traced", "packed", "run_attack"]
 
 UNROLL = 10
-"""Up to so many steps a program that is being traced gets written out; convolutions are slow in loops on the CPU."""
+"""A traced program unrolls at most this many steps; convolutions are slow in loops on the CPU."""
 
-LOOK = 4
-"""After how many steps it is seen which examples are done, which means waiting for the device; after many, more seldom."""
+CHECK_EVERY = 4
+"""Steps between two checks of which examples are done. A check waits for the device, so long attacks check less often."""
 
-MANY = 100
-"""From so many steps on, one call takes up to four: of a small model they take 15 to 30 % less time, and half again as long to
-compile."""
+MANY_STEPS = 100
+"""From this many steps on, one call takes up to `CHECK_EVERY` steps: a small model needs 15 to 30 % less time, and half as much
+time again to compile."""
 
 SMALLEST = 16
-"""The smallest batch that examples are gathered into; below it a pass costs hardly less."""
+"""The smallest batch that examples are gathered into; a pass over a smaller one costs hardly less."""
 
 
-class Walk(Tree):
-    """Where the attacks on the examples of a batch stand. The first axis of every array is that of the examples.
+class AttackState(Tree):
+    """The state of an attack on a batch. The first axis of every array is that of the examples.
 
     A subclass adds what its attack remembers.
 
     Attributes:
-        x: the points, of the structure that `inputs` gives.
-        best: the best points so far, or None where the last one is wanted. Where an attack stops when it has succeeded, the
-            first point at which it did.
-        value: `(n,)`, what the attack makes large, there.
-        succeeded: `(n,)`, whether the attack has; None where nobody asks.
-        first: `(n,)`, after how many steps it had, or −1.
+        x: the current points, in the structure that `inputs` returns.
+        best: the best points so far, or None if only the last ones are needed. Where the attack stops on success, the first
+            successful point.
+        value: `(n,)`, the maximised value at the best points.
+        succeeded: `(n,)`, whether the attack has succeeded, or None if that is not needed.
+        first: `(n,)`, the number of steps until the first success, or −1.
     """
 
     x: Any
@@ -52,32 +52,35 @@ class Walk(Tree):
 
     @property
     def done(self) -> Any:
-        """`(n,)`, which examples need no more steps, or None where all take all of them."""
+        """`(n,)`, which examples need no more steps, or None if all examples take all steps."""
         return self.succeeded
 
     def keep(self, x: Any, seen: Seen, step: Any) -> Any:
-        """The walk with the better one of its best points and some others, each example by itself."""
+        """The state whose best points include `x` for the examples that are better there."""
         if self.value is None:
             return self
         better, changes = seen.value > self.value, {}
         if self.succeeded is not None:
             new = seen.succeeded & ~self.succeeded
             better = new | (better & ~self.succeeded)
-            changes = {
-                "succeeded": self.succeeded | new,
-                "first": jnp.where(new, jnp.asarray(step, jnp.int32), self.first),
-            }
-        best = jax.tree.map(lambda new, old: jnp.where(along(better, new), new, old), x, self.best)
-        return remake(self, {**changes, "best": best, "value": jnp.where(better, seen.value, self.value)})
+            first = jnp.where(new, jnp.asarray(step, jnp.int32), self.first)
+            changes = {"succeeded": self.succeeded | new, "first": first}
+        changes |= {"best": select(better, x, self.best), "value": jnp.where(better, seen.value, self.value)}
+        return remake(self, changes)
 
 
 def along(flags: jax.Array, values: jax.Array) -> jax.Array:
-    """`(n,)` in the shape that goes with `(n, …)`."""
+    """`(n,)` reshaped to broadcast with `(n, …)`."""
     return flags.reshape(-1, *[1] * (values.ndim - 1))
 
 
-def standing(problem: Problem, x: Any) -> dict[str, Any]:
-    """The fields of a `Walk` that begins at some points, as far as the problem asks for them."""
+def select(flags: jax.Array, new: Any, old: Any) -> Any:
+    """Per example, the arrays of `new` where `flags`, `(n,)`, is true, otherwise those of `old`."""
+    return jax.tree.map(lambda new, old: jnp.where(along(flags, old), new, old), new, old)
+
+
+def initial_fields(problem: Problem, x: Any) -> dict[str, Any]:
+    """The fields of an `AttackState` that starts at `x`; those that the problem does not need are left out."""
     n = len(problem.batch)
     fields: dict[str, Any] = {"x": x}
     if problem.best or problem.stop:
@@ -87,26 +90,18 @@ def standing(problem: Problem, x: Any) -> dict[str, Any]:
     return fields
 
 
-def walk(problem: Problem) -> Walk:
-    """All the steps of an attack. `best`, or else `x`, of what it returns is what the attack has found."""
-    return _in_one_program(problem) if is_traced(problem) else _from_the_host(problem)
+def run_attack(problem: Problem) -> AttackState:
+    """Run all steps of an attack. The result is in `best` of the returned state, or in `x` if `best` is None."""
+    if not is_traced(problem):
+        return _run_compiled(problem)
+    problem = problem.with_targets()
+    state, steps = begin(problem.attack, problem), problem.attack.length
+    state = _take_steps(problem, state, 0, steps, steps if steps <= UNROLL else 0)
+    return finish(problem.attack, problem, state)
 
 
 def is_traced(tree: Any) -> bool:
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
-
-
-def _in_one_program(problem: Problem) -> Walk:
-    problem = problem.aimed()
-    attack = problem.attack
-    walk, steps = begin(attack, problem), attack.length
-    go = lambda step, walk: advance(attack, problem, walk, step)
-    if steps <= UNROLL:
-        for step in range(steps):
-            walk = go(step, walk)
-    else:
-        walk = jax.lax.fori_loop(0, steps, go, walk)
-    return finish(attack, problem, walk)
 
 
 def packed(problem: Problem) -> tuple[Structure, list[Any]]:
@@ -118,37 +113,37 @@ def packed(problem: Problem) -> tuple[Structure, list[Any]]:
     return structure, leaves
 
 
-def _from_the_host(problem: Problem) -> Walk:
-    """Compiled steps: on the CPU, where loops are slow inside a program, one or a few at a call, and many elsewhere."""
+def _run_compiled(problem: Problem) -> AttackState:
+    """Run compiled steps: one or a few per call on the CPU, where loops inside a program are slow, and many elsewhere."""
     steps = problem.attack.length
     problem = remake(problem, {"attack": problem.attack.stepped, "steps": np.int32(steps)})
-    aimed, walk = _begin(*packed(problem))
-    problem = remake(problem, aimed)
+    targeted, state = _begin(*packed(problem))
+    problem = remake(problem, targeted)
     structure, leaves = packed(problem)
     size, rows, found = len(problem.batch), np.arange(len(problem.batch)), None
-    (stride, written), looked = _stride(steps, walk.done is not None), 0
+    (stride, unrolled), checked = _stride(steps, state.done is not None), 0
     for step in range(0, steps, stride):
-        if walk.done is not None and step - looked >= max(LOOK, step // 10):
-            looked = step
-            left = np.flatnonzero(~np.asarray(walk.done)[: len(rows)])
+        if state.done is not None and step - checked >= max(CHECK_EVERY, step // 10):
+            checked = step
+            left = np.flatnonzero(~np.asarray(state.done)[: len(rows)])
             if not left.size:
                 break
             if bucket(left.size, size) < size:
-                found = _put(_results(walk), rows, found)
+                found = _scatter(_results(state), rows, found)
                 size, rows = bucket(left.size, size), rows[left]
-                some = np.resize(left, size)  # what is left over in the bucket repeats others
-                problem, walk = examples(problem, some), jax.tree.map(lambda v, some=some: v[some], walk)
+                some = np.resize(left, size)  # repeats examples to fill the bucket
+                problem, state = take_examples(problem, some), jax.tree.map(lambda v, some=some: v[some], state)
                 structure, leaves = packed(problem)
-        walk = _advance(structure, leaves, walk, np.int32(step), np.int32(min(step + stride, steps)), written)
-    walk = _results(_finish(structure, leaves, walk))
-    return walk if found is None else _put(walk, rows, found)
+        state = _advance(structure, leaves, state, np.int32(step), np.int32(min(step + stride, steps)), unrolled)
+    state = _results(_finish(structure, leaves, state))
+    return state if found is None else _scatter(state, rows, found)
 
 
 def _stride(steps: int, stops: bool) -> tuple[int, int]:
-    """How many steps one call takes, and how many of them are written out; 0 for a loop."""
+    """The number of steps per call, and how many of them are unrolled; 0 for a loop."""
     if jax.default_backend() != "cpu":
-        return LOOK if stops else steps, 0
-    stride = max(n for n in range(1, LOOK + 1) if steps % n == 0) if steps >= MANY else 1
+        return CHECK_EVERY if stops else steps, 0
+    stride = max(n for n in range(1, CHECK_EVERY + 1) if steps % n == 0) if steps >= MANY_STEPS else 1
     return stride, stride
 
 
@@ -159,27 +154,27 @@ def bucket(n: int, size: int) -> int:
     return size
 
 
-def gathered(n: int, most: int) -> int:
-    """The size of the batch that an attack on `n` examples begins with: at most an eighth more, or `SMALLEST`."""
+def padded_size(n: int, most: int) -> int:
+    """The size of the batch in which an attack on `n` examples starts: at most an eighth more, or `SMALLEST`."""
     unit = max(1 << max(n.bit_length() - 4, 0), SMALLEST // 2)
     return min(max(-(-n // unit) * unit, SMALLEST), most)
 
 
-def examples(problem: Problem, rows: Any) -> Problem:
-    """The problem with some of its examples."""
-    return remake(problem, jax.tree.map(lambda v: v[rows], _of_examples(problem)))
+def take_examples(problem: Problem, rows: Any) -> Problem:
+    """The problem restricted to some of its examples."""
+    return remake(problem, jax.tree.map(lambda v: v[rows], _per_example(problem)))
 
 
-def _of_examples(problem: Problem) -> dict[str, Any]:
-    return {name: getattr(problem, name) for name in ("batch", "target", "truth")}
+def _per_example(problem: Problem) -> dict[str, Any]:
+    return {name: getattr(problem, name) for name in ("batch", "target", "true_labels")}
 
 
-def _results(walk: Walk) -> Walk:
-    return Walk(walk.x, walk.best, walk.value, walk.succeeded, walk.first)
+def _results(state: AttackState) -> AttackState:
+    return AttackState(state.x, state.best, state.value, state.succeeded, state.first)
 
 
-def _put(some: Walk, rows: Any, whole: Walk | None) -> Walk:
-    """What came out for some rows, put where it belongs; what is left over at the end is not looked at."""
+def _scatter(some: AttackState, rows: Any, whole: AttackState | None) -> AttackState:
+    """Write the results for some rows into those of the whole batch; the repeated examples at the end are dropped."""
     if whole is None:
         return jax.tree.map(np.array, some)
     for old, new in zip(jax.tree.leaves(whole), jax.tree.leaves(some), strict=True):
@@ -187,30 +182,36 @@ def _put(some: Walk, rows: Any, whole: Walk | None) -> Walk:
     return whole
 
 
+def _take_steps(problem: Problem, state: AttackState, first: Any, last: Any, unrolled: int) -> AttackState:
+    """The steps from `first` to before `last`: `unrolled` of them, or a loop if that is 0."""
+    one = lambda step, state: advance(problem.attack, problem, state, step)
+    if not unrolled:
+        return jax.lax.fori_loop(first, last, one, state)
+    for number in range(unrolled):
+        state = one(first + number, state)
+    return state
+
+
 @per_structure()
-def _begin(structure: Structure, leaves: list[Any]) -> tuple[dict[str, Any], Walk]:
-    problem = structure.unpack(leaves).aimed()
-    return _of_examples(problem), begin(problem.attack, problem)
+def _begin(structure: Structure, leaves: list[Any]) -> tuple[dict[str, Any], AttackState]:
+    problem = structure.unpack(leaves).with_targets()
+    return _per_example(problem), begin(problem.attack, problem)
 
 
 @per_structure(static_argnums=4)
-def _advance(structure: Structure, leaves: list[Any], walk: Walk, first: Any, last: Any, written: int) -> Walk:
-    problem = structure.unpack(leaves)
-    go = lambda step, walk: advance(problem.attack, problem, walk, step)
-    if not written:
-        return jax.lax.fori_loop(first, last, go, walk)
-    for number in range(written):
-        walk = go(first + number, walk)
-    return walk
+def _advance(
+    structure: Structure, leaves: list[Any], state: AttackState, first: Any, last: Any, unrolled: int
+) -> AttackState:
+    return _take_steps(structure.unpack(leaves), state, first, last, unrolled)
 
 
 @per_structure()
-def _finish(structure: Structure, leaves: list[Any], walk: Walk) -> Walk:
+def _finish(structure: Structure, leaves: list[Any], state: AttackState) -> AttackState:
     problem = structure.unpack(leaves)
-    return finish(problem.attack, problem, walk)
+    return finish(problem.attack, problem, state)
 
 
 @per_structure()
-def look_program(structure: Structure, leaves: list[Any], x: Any) -> Seen:
-    """What a pass tells of some points, of a packed problem."""
-    return structure.unpack(leaves).aimed().look(x)
+def evaluate_program(structure: Structure, leaves: list[Any], x: Any) -> Seen:
+    """`Problem.evaluate` of a packed problem, compiled."""
+    return structure.unpack(leaves).with_targets().evaluate(x)

@@ -1,4 +1,4 @@
-"""The steepest steps and the random starts of the balls in each norm."""
+"""The steepest step and the uniform start in the ball of each norm."""
 
 from __future__ import annotations
 
@@ -21,12 +21,11 @@ __all__ = ["fgm", "fgsm", "slide"]
 def fgsm(eps: Any) -> optax.GradientTransformation:
     """The step of `FGSM` as an optax transformation: the sign of the gradient, then scaled.
 
-    As it descends, an attack gives it the gradient of −loss; `fgsm(eps)` is `optax.sign_sgd(eps)`. Goodfellow, Shlens and
-    Szegedy 2015, arXiv:1412.6572.
+    It descends, so attacks pass the gradient of −loss; `fgsm(eps)` is `optax.sign_sgd(eps)`. Goodfellow, Shlens and Szegedy
+    2015, arXiv:1412.6572.
 
     Args:
-        eps: the size of a step in the input's units: a number, also one that is being traced, or an optax schedule of the
-            attack's step.
+        eps: the size of a step in the input's units: a number, possibly traced, or an optax schedule over the steps.
 
     >>> step, _ = fm.attacks.fgsm(0.5).update(jnp.array([3.0, -0.1, 0.0]), fm.attacks.fgsm(0.5).init(None))
     >>> print(step)
@@ -36,14 +35,13 @@ def fgsm(eps: Any) -> optax.GradientTransformation:
 
 
 def fgm(step_size: Any) -> optax.GradientTransformation:
-    """The fast gradient method as an optax transformation: the gradient by its Euclidean norm, then scaled.
+    """The fast gradient method as an optax transformation: the gradient divided by its Euclidean norm, then scaled.
 
-    The step is −step_size · g / max(‖g‖₂, 10⁻¹²), the steepest one of its length; each array has a norm of its own. Miyato,
-    Dai and Goodfellow 2017, arXiv:1605.07725.
+    The step is −step_size · g / max(‖g‖₂, 10⁻¹²), the steepest one of its length; each array is normalised separately.
+    Miyato, Dai and Goodfellow 2017, arXiv:1605.07725.
 
     Args:
-        step_size: the length of a step in the input's units: a number, also one that is being traced, or an optax schedule
-            of the attack's step.
+        step_size: the length of a step in the input's units: a number, possibly traced, or an optax schedule over the steps.
 
     >>> step, _ = fm.attacks.fgm(0.5).update(jnp.array([3.0, -4.0]), fm.attacks.fgm(0.5).init(None))
     >>> print(step)
@@ -52,7 +50,7 @@ def fgm(step_size: Any) -> optax.GradientTransformation:
 
     def direction(g: jax.Array) -> jax.Array:
         wide = g.astype(at_least_32_bits(g.dtype))
-        largest = jnp.maximum(jnp.abs(wide).max(initial=0), 1e-12)  # or the squares of small slopes would be 0
+        largest = jnp.maximum(jnp.abs(wide).max(initial=0), 1e-12)  # otherwise the squares of small values would be 0
         length = largest * jnp.linalg.norm((wide / largest).ravel())
         return (wide / jnp.maximum(length, 1e-12)).astype(g.dtype)
 
@@ -60,26 +58,23 @@ def fgm(step_size: Any) -> optax.GradientTransformation:
 
 
 def slide(step_size: Any, q: float) -> optax.GradientTransformation:
-    """The step of `SLIDE` as an optax transformation: the signs of the largest slopes share the step.
+    """The step of `SLIDE` as an optax transformation: equal steps along the coordinates of largest gradient, by its sign.
 
-    With q = 0 only the largest slope counts, which is the steepest step of its length. Tramèr and Boneh 2019,
-    arXiv:1904.13000.
+    With q = 0 one coordinate moves, the steepest step of its length. Tramèr and Boneh 2019, arXiv:1904.13000.
 
     Args:
-        step_size: the length of a step, the sum over its coordinates, in the input's units: a number, also one that is being
-            traced, or an optax schedule of the attack's step.
-        q: the share of the coordinates that move, at least one. Where more slopes are as large as the smallest that counts,
-            they move too.
+        step_size: the 1-norm of a step in the input's units: a number, possibly traced, or an optax schedule over the steps.
+        q: the share of the coordinates that move, at least one. Coordinates that tie with the smallest of them move too.
 
     Raises:
-        ValueError: unless q is from 0 to 1.
+        ValueError: unless q is between 0 and 1.
 
     >>> step, _ = fm.attacks.slide(1.0, q=0.5).update(jnp.array([3.0, -4.0, 1.0, 0.5]), fm.attacks.slide(1.0, 0.5).init(None))
     >>> print(step)
     [-0.5  0.5 -0.  -0. ]
     """
     if not 0 <= q <= 1:
-        raise ValueError(f"slide, q: the share of the coordinates that move, from 0 to 1, was expected, and {q!r} came.")
+        raise ValueError(f"slide: q must be between 0 and 1, the share of the coordinates that move, got {q!r}.")
 
     def direction(g: jax.Array) -> jax.Array:
         sizes = jnp.abs(g).ravel()
@@ -92,7 +87,7 @@ def slide(step_size: Any, q: float) -> optax.GradientTransformation:
 
 
 def _steps(direction: Callable[[jax.Array], jax.Array], step_size: Any) -> optax.GradientTransformation:
-    # As a schedule a number is cast to the gradient's type, whatever type it came in.
+    # A schedule's value is cast to the gradient's type.
     schedule: Any = step_size if callable(step_size) else lambda step: step_size
     return optax.chain(
         optax.stateless(lambda slopes, params: jax.tree.map(direction, slopes)), optax.scale_by_learning_rate(schedule)
@@ -122,25 +117,25 @@ def start_point(start: Uniform, ball: LinfBall, x, key):
 
 @dispatch
 def start_point(start: Uniform, ball: L2Ball, x, key):
-    """A normal direction has no preference, and the share of the ball within a radius r of it is rᵈ."""
-    direction, share = _drawn(jax.random.normal, x, key)
-    return _at(x, ball.eps, direction / jnp.linalg.norm(direction.ravel()) * share ** (1 / x.size))
+    """A normal direction is isotropic, and the share of the volume within radius r is rᵈ."""
+    direction, share = _draw(jax.random.normal, x, key)
+    return _offset(x, ball.eps, direction / jnp.linalg.norm(direction.ravel()) * share ** (1 / x.size))
 
 
 @dispatch
 def start_point(start: Uniform, ball: L1Ball, x, key):
-    """Exponential numbers by their sum are uniform on a simplex (Devroye 1986, section V.2); with signs they are Laplace's."""
-    direction, share = _drawn(jax.random.laplace, x, key)
-    return _at(x, ball.eps, direction / jnp.abs(direction).sum() * share ** (1 / x.size))
+    """Normalised exponential numbers are uniform on a simplex (Devroye 1986, section V.2); with signs they are Laplace's."""
+    direction, share = _draw(jax.random.laplace, x, key)
+    return _offset(x, ball.eps, direction / jnp.abs(direction).sum() * share ** (1 / x.size))
 
 
-def _drawn(draw: Callable[..., jax.Array], x: Any, key: Any) -> tuple[jax.Array, jax.Array]:
-    """Numbers in the shape of an example, and one between 0 and 1, in a type of at least 32 bits."""
+def _draw(distribution: Callable[..., jax.Array], x: Any, key: Any) -> tuple[jax.Array, jax.Array]:
+    """Random numbers in the shape of an example, and one between 0 and 1, in at least 32 bits."""
     require_key(key)
     wide = at_least_32_bits(x.dtype)
     one, other = jax.random.split(key)
-    return draw(one, x.shape, wide), jax.random.uniform(other, (), wide)
+    return distribution(one, x.shape, wide), jax.random.uniform(other, (), wide)
 
 
-def _at(x: Any, eps: Any, offset: jax.Array) -> jax.Array:
+def _offset(x: Any, eps: Any, offset: jax.Array) -> jax.Array:
     return (x.astype(offset.dtype) + jnp.asarray(eps).astype(offset.dtype) * offset).astype(x.dtype)

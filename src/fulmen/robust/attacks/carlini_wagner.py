@@ -1,4 +1,4 @@
-"""The attack of Carlini and Wagner, which makes distance and margin small together."""
+"""The attack of Carlini and Wagner: minimises the distance and the margin together."""
 
 from __future__ import annotations
 
@@ -11,35 +11,34 @@ import optax
 from fulmen.core.fields import hyper, static
 from fulmen.core.prediction import Prediction
 from fulmen.core.tree import remake
-from fulmen.core.verbs import advance, begin, finish, loss, toward, transformation, validate
+from fulmen.core.verbs import advance, begin, loss, toward, transformation, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import Margin
-from fulmen.robust.attacks.attack_loop import Walk, along
-from fulmen.robust.attacks.minimal import MinimalNorm, finite, keep_nearest, limits, standing_still
+from fulmen.robust.attacks.attack_loop import AttackState, select
+from fulmen.robust.attacks.minimal import MinimalNorm, clean_fields, keep_nearest, limits
+from fulmen.robust.attacks.problem import finite
 from fulmen.robust.attacks.region import boxes
 
 __all__ = ["CarliniWagner"]
 
 
 class CarliniWagner(MinimalNorm):
-    """Adam on ‖x′ − x‖₂² + c · max(0, z_y − max_{i≠y} z_i + κ), with the c that each example needs (C&W).
+    """Adam on ‖x′ − x‖₂² + c · max(0, z_y − max_{i≠y} z_i + κ), with a search for the constant c of each example (C&W).
 
-    Carlini and Wagner 2017, arXiv:1608.04644. x′ = tanh(w) between the box's ends, and w is what is searched for. The constant
-    c is ten times larger in each search that has found nothing, and halfway between the last two that bound it once one has.
-    Each example has a search and a constant of its own, begins the next search as soon as its loss stops falling, and is left
-    alone after the last. With a target t the margin is max_{i≠t} z_i − z_t. A step takes a forward and a backward pass.
-
-    `perturb` returns the nearest adversarial point that was found, at any distance, or the clean input. In `attempt` a point
-    inside the region counts.
+    Carlini and Wagner 2017, arXiv:1608.04644. The variable is w, with x′ = tanh(w) scaled to the box. c is multiplied by ten
+    after each search without success; once one succeeds, it is the middle of the bracket (bisection). Each example has its
+    own search and constant, starts the next search as soon as its loss stops falling, and is left alone after the last. With
+    a target t the margin is max_{i≠t} z_i − z_t. A step takes a forward and a backward pass. See `MinimalNorm` for what
+    `perturb` and `attempt` return.
 
     Args:
-        region: its boxes decide where the points may be, and have to be finite; a ball, if there is one, what counts as near.
-        steps: how many at most, in each search.
-        step_size: Adam's.
-        searches: how many values of the constant are tried.
-        constant: the first one, c.
-        confidence: by how much the wrong class is to be ahead, κ.
-        target: what it is after.
+        region: its boxes limit the points and must be finite; a ball, if any, defines which points are near enough.
+        steps: the largest number of steps in each search.
+        step_size: Adam's learning rate.
+        searches: the number of values of c.
+        constant: the first value of c.
+        confidence: the required lead of the wrong class, κ.
+        target: the goal.
 
     **Extending.** `transformation(attack: Mine)` may be another optimizer than `optax.adam`.
 
@@ -58,115 +57,114 @@ class CarliniWagner(MinimalNorm):
         return self.steps * self.searches
 
 
-class CarliniWagnerWalk(Walk):
-    """Where the attacks stand, `(n,)` each but for the first two.
+class CarliniWagnerState(AttackState):
+    """The state of `CarliniWagner`, `(n,)` each except for the first two.
 
     Attributes:
-        moved: how far w is from where it began, `(n, …)`.
-        memory: the optimizer's.
-        search: how many searches are over.
-        place: how many steps this search has had.
-        found: whether it has found an adversarial point.
-        loss: what the loss was when it was looked at the last time.
+        moved: the change of w since the start, `(n, …)`.
+        memory: the optimizer's state.
+        search: the number of finished searches.
+        search_step: the number of steps in this search.
+        found: whether this search has found an adversarial point.
+        checked_loss: the loss at the last check.
         constant: c.
-        low: the largest constant that was too small.
-        high: the smallest one that was large enough.
-        over: whether all searches are over.
+        low: the largest c that was too small.
+        high: the smallest c that was large enough.
+        finished: whether all searches are finished.
     """
 
     moved: Any = None
     memory: Any = None
     search: Any = None
-    place: Any = None
+    search_step: Any = None
     found: Any = None
-    loss: Any = None
+    checked_loss: Any = None
     constant: Any = None
     low: Any = None
     high: Any = None
-    over: Any = None
+    finished: Any = None
 
     @property
     def done(self) -> Any:
-        return self.over if self.succeeded is None else self.over | self.succeeded
+        return self.finished if self.succeeded is None else self.finished | self.succeeded
 
 
 @dispatch
 def transformation(attack: CarliniWagner):
-    # As a schedule a number is cast to the gradient's type, whatever type it came in.
+    # A schedule's value is cast to the gradient's type.
     return optax.adam(lambda step: attack.step_size)
 
 
 @dispatch
 def begin(attack: CarliniWagner, problem):
     x = problem.image
-    n, each = len(x), lambda value: jnp.full(len(x), value, x.dtype)
-    count, flags = jnp.zeros(n, jnp.int32), jnp.zeros(n, bool)
-    walk = CarliniWagnerWalk(
-        **standing_still(problem),
+    n = len(x)
+    each, count, flags = lambda value: jnp.full(n, value, x.dtype), jnp.zeros(n, jnp.int32), jnp.zeros(n, bool)
+    state = CarliniWagnerState(
+        **clean_fields(problem),
         moved=jnp.zeros_like(x),
         memory=jax.vmap(transformation(attack).init)(x),
         search=count,
-        place=count,
+        search_step=count,
         found=flags,
-        loss=each(jnp.inf),
+        checked_loss=each(jnp.inf),
         constant=jnp.broadcast_to(jnp.asarray(attack.constant).astype(x.dtype), (n,)),
         low=each(0),
         high=each(jnp.inf),
-        over=flags,
+        finished=flags,
     )
-    margin = _margin(problem, problem.logits(problem.points(x)))
-    return keep_nearest(problem, walk, x, margin > _confidence(attack, margin), each(0), 0)
+    margin = _margin(problem, x)
+    return keep_nearest(problem, state, x, margin > _confidence(attack, margin), each(0), 0)
 
 
 @dispatch
-def advance(attack: CarliniWagner, problem, walk, step):
+def advance(attack: CarliniWagner, problem, state, step):
     origin, transform = problem.image, transformation(attack)
-    middle, half = _middle_and_half(attack, origin)
+    lo, hi = limits(attack.region, origin)
+    middle, half = (lo + hi) / 2, (hi - lo) / 2
     start = jnp.arctanh((origin - middle) / jnp.where(half > 0, half, 1) * 0.999999)
-    there = jnp.tanh(start + walk.moved)
-    x, unmoved = there * half + middle, jnp.tanh(start) * half + middle
+    unit = jnp.tanh(start + state.moved)
+    x, unmoved = unit * half + middle, jnp.tanh(start) * half + middle
 
-    margin, pull = jax.vjp(lambda x: _margin(problem, problem.logits(problem.points(x))), x)
-    confidence, constant = _confidence(attack, margin), walk.constant.astype(margin.dtype)
-    slope = finite(pull(jnp.where(margin < confidence, -constant, 0))[0])
-    slope = (2 * (x - unmoved) + slope) * half * (1 - there**2)
-    height = _squared(x - unmoved) + (constant * jnp.maximum(confidence - margin, 0)).astype(x.dtype)
+    margin, pull_back = jax.vjp(lambda x: _margin(problem, x), x)
+    confidence, constant = _confidence(attack, margin), state.constant.astype(margin.dtype)
+    gradient = finite(pull_back(jnp.where(margin < confidence, -constant, 0))[0])
+    gradient = (2 * (x - unmoved) + gradient) * half * (1 - unit**2)
+    value = _squared(x - unmoved) + (constant * jnp.maximum(confidence - margin, 0)).astype(x.dtype)
     with jax.numpy_dtype_promotion("standard"):  # optax raises numbers to an integer power
-        change, memory = jax.vmap(transform.update)(slope, walk.memory, x)
+        change, memory = jax.vmap(transform.update)(gradient, state.memory, x)
 
-    check = walk.place % -(-attack.steps // 10) == 0
-    stuck = check & ~(height <= 0.9999 * walk.loss)
-    counts = (margin > confidence) & ~stuck & ~walk.over
-    walk = keep_nearest(problem, walk, x, counts, jnp.sqrt(_squared(x - origin)), step + 1)
+    check = state.search_step % -(-attack.steps // 10) == 0
+    stuck = check & ~(value <= 0.9999 * state.checked_loss)
+    adversarial = (margin > confidence) & ~stuck & ~state.finished
+    state = keep_nearest(problem, state, x, adversarial, jnp.sqrt(_squared(x - origin)), step + 1)
 
-    found, end = walk.found | counts, stuck | (walk.place + 1 == attack.steps)
-    low, high = jnp.where(end & ~found, walk.constant, walk.low), jnp.where(end & found, walk.constant, walk.high)
-    following = jnp.where(jnp.isinf(high), walk.constant * 10, (low + high) / 2)
-    afresh = lambda new, old: jnp.where(along(end, old), new, old)
-    search = walk.search + end.astype(jnp.int32)
-    new = {
-        "moved": afresh(0, walk.moved + change),
-        "memory": jax.tree.map(afresh, jax.vmap(transform.init)(x), memory),
-        "search": search,
-        "place": afresh(0, walk.place + 1),
-        "found": afresh(False, found),
-        "loss": afresh(jnp.inf, jnp.where(check, height, walk.loss)),
-        "constant": afresh(following, walk.constant),
-        "low": low,
-        "high": high,
-        "over": search >= attack.searches,
+    found, end = state.found | adversarial, stuck | (state.search_step + 1 == attack.steps)
+    low, high = jnp.where(end & ~found, state.constant, state.low), jnp.where(end & found, state.constant, state.high)
+    new_search = {
+        "moved": 0,
+        "memory": jax.vmap(transform.init)(x),
+        "search_step": 0,
+        "found": False,
+        "checked_loss": jnp.inf,
+        "constant": jnp.where(jnp.isinf(high), state.constant * 10, (low + high) / 2),
     }
-    return remake(walk, {"x": problem.points(x), **new})
+    same_search = {
+        "moved": state.moved + change,
+        "memory": memory,
+        "search_step": state.search_step + 1,
+        "found": found,
+        "checked_loss": jnp.where(check, value, state.checked_loss),
+        "constant": state.constant,
+    }
+    search = state.search + end.astype(jnp.int32)
+    bounds = {"low": low, "high": high, "search": search, "finished": search >= attack.searches}
+    return remake(state, {"x": problem.points(x), **select(end, new_search, same_search), **bounds})
 
 
-@dispatch
-def finish(attack: CarliniWagner, problem, walk):
-    return walk
-
-
-def _margin(problem: Any, logits: jax.Array) -> jax.Array:
-    """By how much the attack is ahead, `(n,)`."""
-    prediction = Prediction(problem.system, logits, problem.batch)
+def _margin(problem: Any, x: jax.Array) -> jax.Array:
+    """The lead of the wrong class, or of the target, `(n,)`."""
+    prediction = Prediction(problem.system, problem.logits(x), problem.batch)
     return loss(Margin(), prediction) if problem.target is None else toward(Margin(), prediction, problem.target)
 
 
@@ -178,16 +176,11 @@ def _squared(offset: jax.Array) -> jax.Array:
     return (offset**2).sum(tuple(range(1, offset.ndim)))
 
 
-def _middle_and_half(attack: CarliniWagner, origin: jax.Array) -> tuple[jax.Array, jax.Array]:
-    lo, hi = limits(attack.region, origin)
-    return (lo + hi) / 2, (hi - lo) / 2
-
-
 @dispatch
 def validate(attack: CarliniWagner):
     validate.invoke(MinimalNorm)(attack)
     if not boxes(attack.region):
         raise ValueError(
-            f"CarliniWagner, region: one with a box, between whose ends it searches, was expected, and {attack.region!r} came. "
-            "Write fm.Box(0, 1), and & fm.attacks.L2Ball(eps) for what counts as near."
+            f"CarliniWagner, region: must contain a box to search in, got {attack.region!r}. Write fm.Box(0, 1), and "
+            "& fm.attacks.L2Ball(eps) to define which points are near enough."
         )

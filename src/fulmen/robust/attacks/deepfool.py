@@ -1,4 +1,4 @@
-"""DeepFool, which goes to the nearest boundary as if the classes' boundaries were planes."""
+"""DeepFool: steps to the nearest class boundary, linearised."""
 
 from __future__ import annotations
 
@@ -9,43 +9,39 @@ import jax.numpy as jnp
 
 from fulmen.core.fields import hyper, static
 from fulmen.core.tree import remake
-from fulmen.core.verbs import advance, begin, finish, length, validate
+from fulmen.core.verbs import advance, begin, finish, length
 from fulmen.dispatching.registry import dispatch
-from fulmen.robust.attacks.attack_loop import Walk, along
+from fulmen.robust.attacks.attack_loop import AttackState, select
 from fulmen.robust.attacks.hyperplane import onto_hyperplane
 from fulmen.robust.attacks.minimal import (
-    MinimalNorm,
-    class_ahead,
-    finite,
+    BoundaryAttack,
+    candidate_classes,
+    class_to_beat,
+    clean_fields,
     flat,
     is_adversarial,
     keep_nearest,
     limits,
-    standing_still,
-    wrong_classes,
 )
+from fulmen.robust.attacks.problem import finite
 from fulmen.robust.attacks.region import ball_of
 
 __all__ = ["DeepFool"]
 
 
-class DeepFool(MinimalNorm):
-    """To the nearest boundary of classes, taken for planes, again and again until the class is another one.
+class DeepFool(BoundaryAttack):
+    """Shortest steps to the nearest of the linearised class boundaries, until the predicted class changes.
 
-    Moosavi-Dezfooli, Fawzi and Frossard 2016, arXiv:1511.04599. Each step is the shortest one to the nearest of the planes
-    z_k = z_y, in the norm of the region's ball; where the region has a box, the shortest within it, and that for each of the
-    planes. What has been gone is overshot, so that the boundary is crossed. A step takes a forward pass, and a backward pass
-    for each class.
-
-    `perturb` returns the nearest adversarial point that was found, at any distance, or the clean input. The ball's radius
-    decides what counts in `attempt`: a point inside the region.
+    Moosavi-Dezfooli, Fawzi and Frossard 2016, arXiv:1511.04599. Distances to the planes z_k = z_y are in the norm of the
+    region's ball, within the box if the region has one. The total step is scaled by 1 + overshoot to cross the boundary. A
+    step takes a forward pass, and a backward pass per class. See `MinimalNorm` for what `perturb` and `attempt` return.
 
     Args:
-        region: its ball decides the norm, and what counts as near enough; its boxes, where the points may be.
-        steps: how many at most; an example takes none after it has been led over the boundary.
-        overshoot: by which share more is gone than to the planes.
-        candidates: how many classes are looked at, the likeliest wrong ones of the clean input.
-        target: what it is after; with `Target(label)` or `LikelyTarget(rank)` that class alone.
+        region: its ball defines the norm, and which points are near enough; its boxes limit the points.
+        steps: the largest number of steps; an example stops after crossing the boundary.
+        overshoot: the relative extension of the step beyond the planes.
+        candidates: the number of classes to consider, the most likely wrong ones of the clean input.
+        target: the goal; with `Target(label)` or `LikelyTarget(rank)`, that class alone.
 
     >>> fm.attacks.DeepFool(fm.attacks.L2Ball(0.5) & fm.Box(0, 1))
     DeepFool(region=L2Ball(eps=0.5) & Box(lo=0, hi=1))
@@ -60,77 +56,71 @@ class DeepFool(MinimalNorm):
         return remake(self, {"steps": 1})
 
 
-class DeepFoolWalk(Walk):
-    """Where the attacks stand.
+class DeepFoolState(AttackState):
+    """The state of `DeepFool`.
 
     Attributes:
-        gone: what has been gone, before the overshoot, `(n, …)`.
-        classes: the classes that are looked at, `(n, k)`.
-        over: `(n,)`, which examples have been led over the boundary.
-        taken: `(n,)`, after how many steps.
+        offset: the total step without the overshoot, `(n, features)`.
+        classes: the classes to consider, `(n, k)`.
+        crossed: `(n,)`, which examples have crossed the boundary.
+        taken: `(n,)`, the number of steps before that.
     """
 
-    gone: Any = None
+    offset: Any = None
     classes: Any = None
-    over: Any = None
+    crossed: Any = None
     taken: Any = None
 
     @property
     def done(self) -> Any:
-        return self.over
+        return self.crossed
 
 
 @dispatch
 def begin(attack: DeepFool, problem):
-    logits = problem.logits(problem.points(problem.image))
-    classes = wrong_classes(problem, logits, min(attack.candidates, logits.shape[1] - 1))
-    n = len(classes)
-    memory = {"gone": jnp.zeros_like(problem.image), "classes": classes, "over": jnp.zeros(n, bool)}
-    return DeepFoolWalk(**standing_still(problem), **memory, taken=jnp.zeros(n, jnp.int32))
+    x = problem.image
+    logits, n = problem.logits(x), len(x)
+    classes = candidate_classes(problem, logits, min(attack.candidates, logits.shape[1] - 1))
+    memory = {"offset": jnp.zeros_like(x), "crossed": jnp.zeros(n, bool), "taken": jnp.zeros(n, jnp.int32)}
+    return DeepFoolState(**clean_fields(problem), classes=classes, **memory)
 
 
 @dispatch
-def advance(attack: DeepFool, problem, walk, step):
-    (x,), origin, ball = jax.tree.leaves(walk.x), problem.image, ball_of(attack.region)
-    logits, pull = jax.vjp(lambda x: problem.logits(problem.points(x)), x)
-    walk = _looked(problem, walk, logits)
+def advance(attack: DeepFool, problem, state, step):
+    (x,), origin, ball = jax.tree.leaves(state.x), problem.image, ball_of(attack.region)
+    logits, pull_back = jax.vjp(problem.logits, x)
+    state = _keep_adversarial(problem, state, logits)
 
     one_hot = lambda label: jax.nn.one_hot(label, logits.shape[1], dtype=logits.dtype)
-    lead = one_hot(walk.classes.T) - one_hot(class_ahead(problem, logits))[None]  # (k, n, classes)
+    lead = one_hot(state.classes.T) - one_hot(class_to_beat(problem, logits))[None]  # (k, n, classes)
     gaps = -(lead * logits[None]).sum(-1)
-    slopes = finite(jax.vmap(lambda cotangent: pull(cotangent)[0])(lead))
-    lo, hi = (flat(v) for v in limits(attack.region, origin))
+    gradients = finite(jax.vmap(lambda cotangent: pull_back(cotangent)[0])(lead))
+    lo, hi = limits(attack.region, origin)
 
-    def to_one(slope: jax.Array, gap: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The shortest offset to one of the planes, and its length; if it is out of reach, as much more."""
-        offset, gap = onto_hyperplane(ball, flat(x), flat(slope), gap.astype(x.dtype), lo, hi), gap.astype(x.dtype)
-        far = length(ball, offset) * gap / (flat(slope) * offset).sum(1)
-        return offset, jnp.where(jnp.isfinite(far), far, jnp.inf)
+    def to_plane(gradient: jax.Array, gap: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The shortest offset to one of the planes, and its length, extrapolated if the plane is out of reach."""
+        gradient, gap = flat(gradient), gap.astype(x.dtype)
+        offset = onto_hyperplane(ball, flat(x), gradient, gap, flat(lo), flat(hi))
+        distance = length(ball, offset) * gap / (gradient * offset).sum(1)
+        return offset, jnp.where(jnp.isfinite(distance), distance, jnp.inf)
 
-    offsets, far = jax.vmap(to_one)(slopes, gaps)
-    nearest = jax.nn.one_hot(far.argmin(0), len(far), dtype=bool).T[:, :, None]
-    gone = walk.gone + jnp.where(nearest, offsets, 0).sum(0).reshape(x.shape)
-    there = jnp.clip(
-        origin + gone * (1 + jnp.asarray(attack.overshoot).astype(x.dtype)), lo.reshape(x.shape), hi.reshape(x.shape)
-    )
-    stay = along(walk.over, x)
-    new = {"x": problem.points(jnp.where(stay, x, there)), "gone": jnp.where(stay, walk.gone, gone)}
-    return remake(walk, {**new, "taken": jnp.where(walk.over, walk.taken, walk.taken + 1)})
+    offsets, distances = jax.vmap(to_plane)(gradients, gaps)
+    nearest = jax.nn.one_hot(distances.argmin(0), len(distances), dtype=bool).T[:, :, None]
+    offset = state.offset + jnp.where(nearest, offsets, 0).sum(0).reshape(x.shape)
+    moved = jnp.clip(origin + offset * (1 + jnp.asarray(attack.overshoot).astype(x.dtype)), lo, hi)
+    new = {"x": problem.points(moved), "offset": offset, "taken": state.taken + 1}
+    return remake(state, select(state.crossed, {name: getattr(state, name) for name in new}, new))
 
 
 @dispatch
-def finish(attack: DeepFool, problem, walk):
-    return _looked(problem, walk, problem.logits(walk.x))
+def finish(attack: DeepFool, problem, state):
+    (x,) = jax.tree.leaves(state.x)
+    return _keep_adversarial(problem, state, problem.logits(x))
 
 
-def _looked(problem: Any, walk: DeepFoolWalk, logits: jax.Array) -> DeepFoolWalk:
-    """The walk, with what is over the boundary now."""
-    (x,), over = jax.tree.leaves(walk.x), is_adversarial(problem, logits)
-    far = length(ball_of(problem.attack.region), x - problem.image)
-    return remake(keep_nearest(problem, walk, x, over, far, walk.taken), {"over": walk.over | over})
-
-
-@dispatch
-def validate(attack: DeepFool):
-    validate.invoke(MinimalNorm)(attack)
-    ball_of(attack.region)
+def _keep_adversarial(problem: Any, state: DeepFoolState, logits: jax.Array) -> DeepFoolState:
+    """The state after its points were evaluated."""
+    (x,), adversarial = jax.tree.leaves(state.x), is_adversarial(problem, logits)
+    distance = length(ball_of(problem.attack.region), x - problem.image)
+    state = keep_nearest(problem, state, x, adversarial, distance, state.taken)
+    return remake(state, {"crossed": state.crossed | adversarial})

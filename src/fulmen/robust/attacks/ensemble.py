@@ -1,4 +1,4 @@
-"""`WorstOf`: several attacks, each on the examples that those before have left."""
+"""`WorstOf`: several attacks, each on the examples on which the previous ones have not succeeded."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from fulmen.core.batch import with_inputs
 from fulmen.core.verbs import attempt, perturb, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import Attack
-from fulmen.robust.attacks.gradient import clean_look, indexed, of_the_rest
+from fulmen.robust.attacks.attack_runs import clean_state, on_survivors, with_index
 from fulmen.robust.attacks.problem import Problem
 
 __all__ = ["WorstOf", "flattened"]
 
 
 class WorstOf(Attack):
-    """Several attacks, each on the examples that no one before has succeeded on.
+    """Several attacks, each on the examples on which the previous ones have not succeeded.
 
     Args:
         *attacks: the attacks, the fastest ones first.
@@ -33,7 +33,7 @@ steps=10, restarts=3))
 
     def __init__(self, *attacks: Attack) -> None:
         if not attacks:
-            raise ValueError("WorstOf takes at least one attack, such as fm.FGSM(region), and none came.")
+            raise ValueError("WorstOf needs at least one attack, such as fm.FGSM(region), got none.")
         fields: Any = Attack(optax.identity(), attacks[0].region).__dict__
         self.__dict__.update(fields, transform=None, attacks=attacks)
 
@@ -42,7 +42,7 @@ steps=10, restarts=3))
 
 
 def flattened(attack: Any) -> list[Any]:
-    """The attacks that an attack is made of."""
+    """The attacks that an attack consists of."""
     return [inner for each in attack.attacks for inner in flattened(each)] if isinstance(attack, WorstOf) else [attack]
 
 
@@ -53,16 +53,16 @@ def perturb(attack: WorstOf, system, batch, key):
 
 @attempt.dispatch
 def _attempt(attack: WorstOf, system, batch, key):
-    batch = indexed(batch)
-    found = clean_look(Problem(attack, system, batch, key=key, stop=True))
+    batch = with_index(batch)
+    found = clean_state(Problem(attack, system, batch, key=key, stop=True))
     for number, member in enumerate(attack.attacks):
-        own = None if key is None else jax.random.fold_in(key, number)
-        problem = Problem(member, system, batch, key=own, stop=True)
-        found = of_the_rest(found, problem, _attempted)
+        own_key = None if key is None else jax.random.fold_in(key, number)
+        problem = Problem(member, system, batch, key=own_key, stop=True)
+        found = on_survivors(found, problem, _attempt_member)
     return found
 
 
-def _attempted(problem: Problem) -> Any:
+def _attempt_member(problem: Problem) -> Any:
     return attempt(problem.attack, problem.system, problem.batch, problem.key, checked=True)
 
 

@@ -1,4 +1,4 @@
-"""The nearest point at which a linear function has a given value, within bounds, in the norm of each ball."""
+"""Projection onto a hyperplane within bounds, in the norm of each ball."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from fulmen.robust.attacks.region import L1Ball, L2Ball, LinfBall
 __all__ = ["onto_hyperplane"]
 
 
-def onto_hyperplane(ball: Any, x: jax.Array, slope: jax.Array, gap: jax.Array, lo: jax.Array, hi: jax.Array) -> jax.Array:
-    """The shortest offsets that make linear functions larger by some gaps, and stay within bounds.
+def onto_hyperplane(ball: Any, x: jax.Array, gradient: jax.Array, gap: jax.Array, lo: jax.Array, hi: jax.Array) -> jax.Array:
+    """The shortest offsets within bounds that change linear functions by given gaps.
 
     Args:
-        ball: the ball whose norm says what is short.
+        ball: the ball whose norm measures the offsets.
         x: the points, `(n, features)`, within the bounds.
-        slope: the functions' slopes, `(n, features)`.
-        gap: `(n,)`, of either sign. What is not finite counts as 0.
-        lo: the least values, `(n, features)`.
+        gradient: the gradients of the functions, `(n, features)`.
+        gap: `(n,)`, of either sign; a gap that is not finite counts as 0.
+        lo: the smallest values, `(n, features)`.
         hi: the largest values, `(n, features)`.
 
     Returns:
-        The offsets, `(n, features)`; where no point within the bounds is far enough, to the furthest one.
+        The offsets, `(n, features)`; if the bounds do not allow the gap, the offset of the largest change.
     """
     gap = jnp.where(jnp.isfinite(gap), gap, 0)[:, None]
-    direction = jnp.sign(slope) * jnp.where(gap < 0, -1, 1).astype(slope.dtype)
+    direction = jnp.sign(gradient) * jnp.where(gap < 0, -1, 1).astype(gradient.dtype)
     room = jnp.where(direction > 0, hi - x, jnp.where(direction < 0, x - lo, 0))
-    return direction * shortest(ball, jnp.abs(slope), jnp.abs(gap), room)
+    return direction * shortest(ball, jnp.abs(gradient), jnp.abs(gap), room)
 
 
 @dispatch
@@ -52,17 +52,17 @@ def length(ball: L1Ball, offset):
 
 @dispatch
 def shortest(ball: LinfBall, steepness, gap, room):
-    return _filled(jnp.ones_like(steepness), steepness, gap, room)
+    return _move_together(jnp.ones_like(steepness), steepness, gap, room)
 
 
 @dispatch
 def shortest(ball: L2Ball, steepness, gap, room):
-    return _filled(steepness, steepness, gap, room)
+    return _move_together(steepness, steepness, gap, room)
 
 
 @dispatch
 def shortest(ball: L1Ball, steepness, gap, room):
-    """The steepest coordinates go as far as they can, one after the other."""
+    """The steepest coordinates move first, each as far as it can."""
     order = jnp.argsort(steepness, 1, descending=True)
     a, most = jnp.take_along_axis(steepness, order, 1), jnp.take_along_axis(room, order, 1)
     gains = jnp.cumsum(a * most, 1)
@@ -71,11 +71,11 @@ def shortest(ball: L1Ball, steepness, gap, room):
     return jnp.put_along_axis(jnp.zeros_like(room), order, moved, 1, inplace=False)
 
 
-def _filled(pace: jax.Array, steepness: jax.Array, gap: jax.Array, room: jax.Array) -> jax.Array:
-    """All coordinates go at some pace, each until its room is used up: u = min(t · pace, room).
+def _move_together(pace: jax.Array, steepness: jax.Array, gap: jax.Array, room: jax.Array) -> jax.Array:
+    """All coordinates move at some pace, each until its room is used up: u = min(t · pace, room).
 
-    The time t that it takes is found by fixing those that have used theirs up and going on with the others (Michelot 1986),
-    which ends, as there are more of them each time, with the exact t, that no other example has a part in.
+    The time t is found by fixing the coordinates without room and repeating for the others (Michelot 1986). This ends with
+    the exact t, independently of other examples.
     """
 
     def step(carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:

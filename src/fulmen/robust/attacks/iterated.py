@@ -1,4 +1,4 @@
-"""The fast gradient sign method's descendants: iterated, started at random, with momentum, smoothed and diverse gradients."""
+"""Variants of the fast gradient sign method: iterated, random starts, momentum, smoothed and diverse gradients."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ __all__ = ["BIM", "DIFGSM", "MIFGSM", "NIFGSM", "RFGSM", "SLIDE", "TIFGSM", "Ran
 
 
 def momentum(decay: Any) -> optax.GradientTransformation:
-    """The sum of all gradients so far, each divided by its L1 norm: m ← decay · m + g / ‖g‖₁.
+    """Momentum of gradients divided by their L1 norm: m ← decay · m + g / ‖g‖₁ (Dong et al. 2018, arXiv:1710.06081).
 
-    Dong et al. 2018, arXiv:1710.06081. A gradient of zeros counts nothing.
+    A gradient of zeros adds nothing.
 
     Args:
-        decay: what becomes of the sum at each step: a number, also one that is being traced.
+        decay: the factor of the momentum at each step: a number, possibly traced.
 
     >>> chain = fm.attacks.momentum(0.5)
     >>> step, state = chain.update(jnp.array([3.0, -1.0]), chain.init(jnp.zeros(2)))
@@ -53,13 +53,12 @@ def momentum(decay: Any) -> optax.GradientTransformation:
 
 
 def smooth(size: int = 15) -> optax.GradientTransformation:
-    """The gradient of an image, `(height, width, channels)`, smoothed by a Gaussian of `(size − 1) / 6` pixels.
+    """The gradient of an image, `(height, width, channels)`, smoothed by a Gaussian, padded with zeros.
 
-    It stands for the mean of the gradients at the image's translations; beyond the edges there are zeros. Dong et al. 2019,
-    arXiv:1904.02884.
+    It approximates the mean gradient over translations of the image. Dong et al. 2019, arXiv:1904.02884.
 
     Args:
-        size: height and width of the kernel, which ends at three standard deviations: an odd number of at least 3.
+        size: height and width of the kernel in pixels, six standard deviations: an odd number, at least 3.
 
     >>> chain = fm.attacks.smooth(3)
     >>> smoothed, _ = chain.update(jnp.ones((3, 3, 1)), chain.init(None))
@@ -69,19 +68,18 @@ def smooth(size: int = 15) -> optax.GradientTransformation:
      [0.98 0.99 0.98]]
     """
     if not isinstance(size, int) or size < 3 or size % 2 == 0:
-        raise ValueError(f"smooth, size: an odd number of pixels, of at least 3, was expected, and {size!r} came.")
+        raise ValueError(f"smooth: size must be an odd number of pixels, at least 3, got {size!r}.")
     kernel = np.exp(-(np.linspace(-3, 3, size) ** 2) / 2)
     kernel /= kernel.sum()
 
-    def along(length: int) -> np.ndarray:
-        """The kernel as a matrix, by which an axis of that length is multiplied."""
-        bands = [weight * np.eye(length, k=offset - size // 2) for offset, weight in enumerate(kernel)]
-        return np.sum(bands, 0)
+    def matrix(length: int) -> np.ndarray:
+        """The convolution of an axis of that length, as a matrix."""
+        return np.sum([weight * np.eye(length, k=offset - size // 2) for offset, weight in enumerate(kernel)], 0)
 
     def smoothed(g: jax.Array) -> jax.Array:
         if g.ndim != 3:
-            raise ValueError(f"smooth takes gradients of images (height, width, channels), and examples {g.shape} came.")
-        rows, columns = (jnp.asarray(along(length), g.dtype) for length in g.shape[:2])
+            raise ValueError(f"smooth needs images (height, width, channels), got examples {g.shape}.")
+        rows, columns = (jnp.asarray(matrix(length), g.dtype) for length in g.shape[:2])
         return jnp.einsum("ih,jw,hwc->ijc", rows, columns, g, precision="highest")
 
     return optax.stateless(lambda gradient, params: jax.tree.map(smoothed, gradient))
@@ -91,10 +89,10 @@ def smooth(size: int = 15) -> optax.GradientTransformation:
 
 
 class RandomSign(Start):
-    """A corner of a cube around the clean input, drawn at random.
+    """The clean input with `size` added to or subtracted from each coordinate, at random.
 
     Args:
-        size: half the cube's side; None is half the ball's radius.
+        size: the change of each coordinate, in the input's units; None is half the ball's radius.
     """
 
     __example__ = "fm.attacks.RandomSign(size)"
@@ -102,25 +100,24 @@ class RandomSign(Start):
     size: float | None = hyper(minimum=0, default=None)
 
 
-def _size(start: RandomSign, region: Any) -> Any:
+def _random_step(start: RandomSign, region: Any) -> Any:
     return ball_of(region).eps / 2 if start.size is None else start.size
 
 
 @dispatch
 def start_point(start: RandomSign, region, x, key):
     require_key(key)
-    return x + jnp.asarray(_size(start, region)).astype(x.dtype) * jnp.sign(jax.random.normal(key, x.shape, x.dtype))
+    size = jnp.asarray(_random_step(start, region)).astype(x.dtype)
+    return x + size * jnp.sign(jax.random.normal(key, x.shape, x.dtype))
 
 
 class RFGSM(FGSM):
-    """R+FGSM: a random step α · sign N(0, I), and the fast gradient sign method's with what is left of the radius.
-
-    Tramèr et al. 2018, arXiv:1705.07204.
+    """R+FGSM: a random step α · sign N(0, I), then the step of `FGSM` (Tramèr et al. 2018, arXiv:1705.07204).
 
     Args:
-        region: where the attack may go.
-        start: the random step, of half the radius unless it says otherwise: `fm.attacks.RandomSign(α)`.
-        step_size: the size of the second step; None is the radius less α.
+        region: the region of allowed points.
+        start: the random step, `fm.attacks.RandomSign(α)`; α defaults to half the radius.
+        step_size: the size of the second step; None is the radius minus α.
 
     >>> fm.attacks.RFGSM(fm.LinfBall(0.1) & fm.Box(0, 1))
     RFGSM(region=LinfBall(eps=0.1) & Box(lo=0, hi=1))
@@ -128,26 +125,18 @@ class RFGSM(FGSM):
 
     start: RandomSign = dataclasses.field(default=RandomSign(), kw_only=True)
 
-
-@dispatch
-def transformation(attack: RFGSM):
-    ball = ball_of(attack.region)
-    return transformation(ball, ball.eps - _size(attack.start, ball) if attack.step_size is None else attack.step_size)
+    @property
+    def default_step(self) -> Any:
+        return ball_of(self.region).eps - _random_step(self.start, self.region)
 
 
 # Many steps
 
 
 class BIM(PGD):
-    """The basic iterative method, or I-FGSM: projected gradient descent on −loss from the clean input itself.
+    """The basic iterative method, I-FGSM: `PGD` from the clean input (Kurakin et al. 2017, arXiv:1607.02533).
 
-    Kurakin, Goodfellow and Bengio 2017, arXiv:1607.02533.
-
-    Args:
-        region: where the attack may go; its one ball decides the norm.
-        step_size: the size of a step, in the input's units.
-        steps: how many.
-        start: where it starts.
+    Args: as of `PGD`.
 
     >>> fm.attacks.BIM(fm.LinfBall(0.1), step_size=0.02, steps=10)
     BIM(region=LinfBall(eps=0.1), step_size=0.02, steps=10)
@@ -157,35 +146,27 @@ class BIM(PGD):
 
 
 class SLIDE(PGD):
-    """Sparse projected gradient descent in an `L1Ball`: the largest slopes share the step (Tramèr and Boneh 2019).
+    """Sparse `PGD` in an `L1Ball`: several coordinates move at a step, those of largest gradient, where `PGD` moves one.
 
-    Their "sparse L1 descent attack", arXiv:1904.13000; `PGD` moves one coordinate at a time there.
+    Tramèr and Boneh 2019, arXiv:1904.13000, "sparse L1 descent attack".
 
     Args:
-        region: where the attack may go, with one `L1Ball` in it.
-        step_size: the length of a step, the sum over its coordinates, in the input's units.
-        steps: how many.
-        start: where it starts.
+        region: the region of allowed points, with one `L1Ball`.
+        step_size: the 1-norm of a step, in the input's units.
+        steps: the number of steps.
+        start: the starting point.
         q: the share of the coordinates that move at a step.
 
     >>> fm.attacks.SLIDE(fm.attacks.L1Ball(2.0) & fm.Box(0, 1), step_size=0.5, steps=10)
     SLIDE(region=L1Ball(eps=2.0) & Box(lo=0, hi=1), step_size=0.5, steps=10)
     """
 
-    q: float = static(default=0.01, kw_only=True)
+    q: float = static(minimum=0, maximum=1, default=0.01, kw_only=True)
 
 
 @dispatch
 def transformation(attack: SLIDE):
     return slide(attack.step_size, attack.q)
-
-
-@dispatch
-def validate(attack: SLIDE):
-    validate.invoke(SteepestAscent)(attack)
-    slide(0.0, attack.q)
-    if ball_of(attack.region).norm_order != 1:
-        raise ValueError(f"SLIDE, region: one with an L1Ball was expected, and {attack.region!r} came.")
 
 
 class MIFGSM(SteepestAscent):
@@ -194,10 +175,10 @@ class MIFGSM(SteepestAscent):
     Dong et al. 2018, arXiv:1710.06081.
 
     Args:
-        region: where the attack may go; its one ball decides the norm of the step.
+        region: the region of allowed points; its one ball defines the norm of the step.
         step_size: the size of a step, in the input's units; None is the radius divided by `steps`.
-        steps: how many.
-        decay: what becomes of the momentum at each step.
+        steps: the number of steps.
+        decay: the factor of the momentum at each step.
 
     >>> fm.attacks.MIFGSM(fm.LinfBall(0.1) & fm.Box(0, 1))
     MIFGSM(region=LinfBall(eps=0.1) & Box(lo=0, hi=1))
@@ -207,34 +188,29 @@ class MIFGSM(SteepestAscent):
     steps: int = static(default=10)
     decay: float = hyper(minimum=0, default=1.0)
 
+    @property
+    def default_step(self) -> Any:
+        return ball_of(self.region).eps / self.steps
+
 
 class NIFGSM(MIFGSM):
-    """`MIFGSM` with the gradient at x + step_size · decay · m, where the momentum alone would lead.
+    """`MIFGSM` with the gradient at x + step_size · decay · m, ahead along the momentum (Lin et al. 2020, arXiv:1908.06281).
 
-    Lin et al. 2020, arXiv:1908.06281. As m is made of gradients that were divided by their L1 norm, that is not far in an
-    image of many pixels; `fm.attacks.MIFGSM(…, views=(fm.attacks.Nesterov(distance),))` looks as far as one likes. Where the best point is
-    wanted, the point itself is looked at as well, for one more forward pass a step.
+    As m is a sum of gradients with L1 norm 1, that is not far in a large image;
+    `fm.attacks.MIFGSM(…, views=(fm.attacks.Nesterov(distance),))` sets the distance. Finding the best point costs one more
+    forward pass per step.
 
-    Args:
-        region: where the attack may go; its one ball decides the norm of the step.
-        step_size: the size of a step, in the input's units; None is the radius divided by `steps`.
-        steps: how many.
-        decay: what becomes of the momentum at each step.
+    Args: as of `MIFGSM`.
     """
 
 
 class DIFGSM(MIFGSM):
-    """The iterated method with input diversity: at each step some images are made smaller and padded (DI²-FGSM).
+    """`MIFGSM` with input diversity: each step shrinks and pads some images (DI²-FGSM, Xie et al. 2019, arXiv:1803.06978).
 
-    With `decay=1.0` it is M-DI²-FGSM. Xie et al. 2019, arXiv:1803.06978. Where the best point is wanted, the point itself is
-    looked at as well, for one more forward pass a step.
+    With `decay=1.0` it is M-DI²-FGSM. Finding the best point costs one more forward pass per step.
 
-    Args:
-        region: where the attack may go; its one ball decides the norm of the step.
-        step_size: the size of a step, in the input's units; None is the radius divided by `steps`.
-        steps: how many.
-        decay: what becomes of the momentum at each step.
-        views: how the images are changed.
+    Args: as of `MIFGSM`, and
+        views: the transforms of the images.
     """
 
     decay: float = hyper(default=0.0)
@@ -242,29 +218,21 @@ class DIFGSM(MIFGSM):
 
 
 class TIFGSM(MIFGSM):
-    """The iterated method with smoothed gradients, which transfer better to other models.
+    """`MIFGSM` with smoothed gradients, which transfer better to other models (Dong et al. 2019, arXiv:1904.02884).
 
-    With `decay=1.0, views=(fm.attacks.Diverse(),)` it is TI-DIM. Dong et al. 2019, arXiv:1904.02884.
+    With `decay=1.0, views=(fm.attacks.Diverse(),)` it is TI-DIM.
 
-    Args:
-        region: where the attack may go; its one ball decides the norm of the step.
-        step_size: the size of a step, in the input's units; None is the radius divided by `steps`.
-        steps: how many.
-        decay: what becomes of the momentum at each step.
-        size: height and width of the Gaussian kernel.
+    Args: as of `MIFGSM`, and
+        size: height and width of the Gaussian kernel, in pixels.
     """
 
     decay: float = hyper(default=0.0)
     size: int = static(default=15, kw_only=True)
 
 
-def _step_size(attack: MIFGSM) -> Any:
-    return ball_of(attack.region).eps / attack.steps if attack.step_size is None else attack.step_size
-
-
 @dispatch
 def transformation(attack: MIFGSM):
-    return optax.chain(momentum(attack.decay), transformation(ball_of(attack.region), _step_size(attack)))
+    return optax.chain(momentum(attack.decay), transformation.invoke(SteepestAscent)(attack))
 
 
 @dispatch
@@ -274,7 +242,14 @@ def transformation(attack: TIFGSM):
 
 @dispatch
 def views(attack: NIFGSM):
-    return (Nesterov(_step_size(attack) * attack.decay), *attack.views)
+    return (Nesterov(attack.step_length * attack.decay), *attack.views)
+
+
+@dispatch
+def validate(attack: SLIDE):
+    validate.invoke(SteepestAscent)(attack)
+    if ball_of(attack.region).norm_order != 1:
+        raise ValueError(f"SLIDE, region: must contain an L1Ball, got {attack.region!r}.")
 
 
 @dispatch
@@ -288,6 +263,4 @@ def validate(attack: RFGSM):
     validate.invoke(SteepestAscent)(attack)
     size, eps = concrete(attack.start.size), concrete(ball_of(attack.region).eps)
     if size is not None and eps is not None and (size > eps).any():
-        raise ValueError(
-            f"RFGSM, start: a random step of at most the radius, {number(eps)}, was expected, and {number(size)} came."
-        )
+        raise ValueError(f"RFGSM.start: its size must be at most the radius, {number(eps)}, got {number(size)}.")

@@ -1,4 +1,4 @@
-"""The nearest point of a region, never outside by rounding."""
+"""Projection: the nearest point of a region, where ε is clipped. Rounding never leaves the region."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jax import lax
 
 from fulmen.core.verbs import bounds, project
 from fulmen.dispatching.registry import dispatch
-from fulmen.robust.attacks.region import Ball, Box, Intersection, Interval, L1Ball, L2Ball, LinfBall, parted
+from fulmen.robust.attacks.region import Ball, Box, Intersection, Interval, L1Ball, L2Ball, LinfBall, split
 
 __all__ = []
 
@@ -29,8 +29,8 @@ def bounds(region: Box, origin):
     return tuple(jnp.broadcast_to(jnp.asarray(v).astype(origin.dtype), origin.shape) for v in (region.lo, region.hi))
 
 
-def within(intervals: Iterable[Any], origin: Any) -> tuple[jax.Array, jax.Array]:
-    """The least and the largest values that all intervals allow, in the shape of `origin`."""
+def common_bounds(intervals: Iterable[Any], origin: Any) -> tuple[jax.Array, jax.Array]:
+    """The smallest and the largest values that all intervals allow, in the shape of `origin`."""
     lo, hi = (jnp.full(jnp.shape(origin), v, origin.dtype) for v in (-jnp.inf, jnp.inf))
     for member in intervals:
         low, high = bounds(member, origin)
@@ -50,14 +50,14 @@ def project(region: L2Ball | L1Ball, x, origin):
 
 @dispatch
 def project(region: Intersection, x, origin):
-    (balls, intervals, others), shape = parted(region), jnp.shape(x)
+    (balls, intervals, others), shape = split(region), jnp.shape(x)
     for member in others:
         x = project(member, x, origin)
-    lo, hi = within(intervals, origin)
+    lo, hi = common_bounds(intervals, origin)
     if not balls:
         return jnp.clip(x, lo, hi)
     if not x.ndim or x.shape != origin.shape:
-        raise ValueError(f"x, origin: examples of one shape, (n, …), were expected, and {x.shape} and {origin.shape} came.")
+        raise ValueError(f"x and origin must have the same shape (n, …), got {x.shape} and {origin.shape}.")
     n, size = x.shape[0], math.prod(x.shape[1:])
     radius = functools.reduce(jnp.minimum, [_radius(ball, origin) for ball in balls])
     radius = jnp.broadcast_to(radius.reshape(-1, 1), (n, 1))
@@ -66,12 +66,11 @@ def project(region: Intersection, x, origin):
 
 
 def _radius(ball: Ball, origin: Any) -> jax.Array:
-    """The radius as a number of the input's type, in a shape that goes with it."""
+    """The radius in the input's type, in a shape that broadcasts with the input."""
     eps = jnp.asarray(ball.eps).astype(origin.dtype)
     if eps.shape not in ((), origin.shape[:1]):
         raise ValueError(
-            f"{type(ball).__name__}, eps: a number, or one for each example, {origin.shape[:1]}, was expected, and an array "
-            f"{eps.shape} came."
+            f"{type(ball).__name__}.eps must be a number, or an array {origin.shape[:1]} with one per example, got {eps.shape}."
         )
     return eps.reshape(eps.shape + (1,) * (origin.ndim - eps.ndim))
 
@@ -83,8 +82,8 @@ def _radius(ball: Ball, origin: Any) -> jax.Array:
 def _nearest(euclidean: bool, radius: Any, x: jax.Array, origin: jax.Array, lo: jax.Array, hi: jax.Array) -> jax.Array:
     """The nearest point within bounds and a ball, where the origin is within the bounds.
 
-    Minimising ½‖d − v‖² + λ‖d‖ within bounds shrinks each coordinate by a rule that knows one number of its example, λ, and
-    clips it. The number is the root of a monotone function ("continuous quadratic knapsack"). Shapes are `(n, …)`.
+    Minimising ½‖d − v‖² + λ‖d‖ within bounds shrinks each coordinate by a rule with one number per example, λ, and clips it.
+    λ is the root of a monotone function ("continuous quadratic knapsack"). Shapes are `(n, …)`.
     """
     dtype, wide = x.dtype, at_least_32_bits(x.dtype)
     x, origin, lo, hi = _rounded([x, origin, lo, hi])
@@ -96,11 +95,11 @@ def _nearest(euclidean: bool, radius: Any, x: jax.Array, origin: jax.Array, lo: 
     far = side * difference / unit
     limit = jnp.maximum(side * (jnp.where(difference < 0, lo, hi).astype(wide) - origin.astype(wide)) / unit, 0)
     slack = _slack(far)
-    # Behind the barrier, as XLA may change the order of products by a constant.
+    # The barrier keeps XLA from reordering products by a constant.
     longest, aim = lax.optimization_barrier((radius / unit * (1 - slack), radius / unit * (1 - 1.5 * slack)))
     norm = lambda d: lax.stop_gradient(jnp.sqrt(_sum(d * d)) if euclidean else _sum(d))
 
-    inside = (norm(jnp.minimum(far, limit)) <= longest) & (radius > 0)  # a norm may be so small that it is 0
+    inside = (norm(jnp.minimum(far, limit)) <= longest) & (radius > 0)  # the norm of a tiny vector may be 0
     shrunk, excess, first, low, high = (_l2 if euclidean else _l1)(far, limit, aim)
     d = jnp.where(radius > 0, shrunk(_root(excess, first, low, high, inside | (radius <= 0), slack / 2 * aim)), 0)
     length = norm(d)
@@ -111,9 +110,9 @@ def _nearest(euclidean: bool, radius: Any, x: jax.Array, origin: jax.Array, lo: 
 
 
 def _l2(far: jax.Array, limit: jax.Array, aim: jax.Array) -> tuple[Any, ...]:
-    """How coordinates shrink, by how much the norm is then too large, and the first, lowest and highest numbers to try.
+    """How coordinates shrink, the excess of the norm after that, and the first, lowest and highest values to try.
 
-    The number is −(1 + λ)⁻², in which the squared norm is of straight pieces.
+    The variable is −(1 + λ)⁻², in which the squared norm is piecewise linear.
     """
     tiny = float(jnp.finfo(far.dtype).tiny)
     shrunk = lambda t: jnp.minimum(jnp.sqrt(jnp.maximum(-t, tiny)) * far, limit)
@@ -128,7 +127,7 @@ def _l2(far: jax.Array, limit: jax.Array, aim: jax.Array) -> tuple[Any, ...]:
 
 
 def _l1(far: jax.Array, limit: jax.Array, aim: jax.Array) -> tuple[Any, ...]:
-    """The same; the number is λ."""
+    """The same as `_l2` for the 1-norm; the variable is λ."""
     shrunk = lambda t: jnp.clip(far - t, 0, limit)
 
     def excess(t: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -140,16 +139,16 @@ def _l1(far: jax.Array, limit: jax.Array, aim: jax.Array) -> tuple[Any, ...]:
 
 
 def _root(function: Callable[..., Any], first: Any, low: Any, high: Any, done: jax.Array, tolerance: Any) -> jax.Array:
-    """Where decreasing functions of straight pieces are 0: Newton's method in a bracket (Cominetti, Mascarenhas, Silva 2014).
+    """The roots of decreasing, piecewise linear functions by bracketed Newton steps (Cominetti, Mascarenhas, Silva 2014).
 
     Args:
-        function: from `(n, 1)` points to the values and slopes there.
-        first, low, high: the points to begin at, and those that the roots lie between.
-        done: which of the roots nobody needs.
+        function: maps points `(n, 1)` to values and slopes.
+        first, low, high: the initial points, and the ends of the brackets.
+        done: which roots are not needed.
         tolerance: for the values.
 
     Returns:
-        `(n, 1)`, differentiable as the roots are.
+        `(n, 1)`, differentiable.
     """
 
     def step(carry: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -157,14 +156,14 @@ def _root(function: Callable[..., Any], first: Any, low: Any, high: Any, done: j
         value, slope = function(t)
         low, high = jnp.where(value > 0, t, low), jnp.where(value > 0, high, t)
         newton = t - value / slope
-        # An input that is no number gives none here, and is done too.
+        # The negation also stops at NaN inputs.
         done |= ~(jnp.abs(value) > tolerance) | (jnp.abs(newton - t) <= jnp.finfo(t.dtype).eps * jnp.abs(t))
         following = jnp.where((low < newton) & (newton < high), newton, (low + high) / 2)
         return count + 1, jnp.where(done, t, following), low, high, done
 
     def solve(_: Any, first: jax.Array) -> jax.Array:
-        going_on = lambda carry: (carry[0] < 100) & ~carry[-1].all()
-        return lax.while_loop(going_on, step, (0, first, low, high, done))[1]
+        unfinished = lambda carry: (carry[0] < 100) & ~carry[-1].all()
+        return lax.while_loop(unfinished, step, (0, first, low, high, done))[1]
 
     def tangent(slope_times: Callable[[jax.Array], jax.Array], change: jax.Array) -> jax.Array:
         slope = slope_times(jnp.ones_like(change))
@@ -178,36 +177,36 @@ def _root(function: Callable[..., Any], first: Any, low: Any, high: Any, done: j
 
 
 def at_least_32_bits(dtype: Any) -> jnp.dtype:
-    """The type in which numbers of a floating-point type are computed with."""
+    """The floating-point type, or float32 for a smaller one; computations use it."""
     return jnp.dtype(dtype) if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
 
 def _sum(v: jax.Array) -> jax.Array:
-    """`(n, size)` to `(n, 1)`, of numbers of at least 0; the same in any batch, and by few roundings on any number's way."""
+    """The sum of numbers ≥ 0, `(n, size)` to `(n, 1)`: independent of the batch, with few roundings per number."""
     while v.shape[1] > 1:
         v = jnp.pad(v, ((0, 0), (0, -v.shape[1] % 8)))
         for _ in range(3):
             half = v.shape[1] // 2
             v = v[:, :half] + v[:, half:]
-        v = lax.optimization_barrier(v)  # a single program for all levels is too long
+        v = lax.optimization_barrier(v)  # fusing all levels takes too long to compile
     return v.sum(1, keepdims=True)
 
 
 def _slack(v: jax.Array) -> float:
-    """By how much a norm that `_sum` gave may be wrong, relative to it, with the roundings before and after."""
+    """A bound on the relative rounding error of a norm by `_sum`, with the roundings before and after it."""
     levels = math.ceil(math.log(max(v.shape[1], 1), 8) - 1e-9)
     return (3 * levels + 8) * float(jnp.finfo(v.dtype).eps) / 2
 
 
 def _rounded(values: list[Any]) -> list[Any]:
-    """XLA may leave out roundings to 16 bits between operations, but not before a barrier."""
+    """The values, really rounded to 16 bits: XLA may skip that between operations, but not before a barrier."""
     return lax.optimization_barrier(values) if jnp.finfo(values[0].dtype).bits < 32 else values
 
 
 def _sum_rounded_down(a: jax.Array, b: jax.Array, dtype: Any) -> jax.Array:
-    """The largest number of a type that is not above a + b.
+    """The largest number of a type that is at most a + b.
 
-    The rounding error of a sum is itself a number of the type: "TwoSum", Knuth 1969, Møller 1965.
+    The rounding error of a sum is itself representable: "TwoSum", Knuth 1969, Møller 1965.
     """
     wide = at_least_32_bits(dtype)
     a, b = (v.astype(wide) for v in _rounded([a, b]))
@@ -222,6 +221,6 @@ def _sum_rounded_down(a: jax.Array, b: jax.Array, dtype: Any) -> jax.Array:
 
 
 def _below(x: jax.Array) -> jax.Array:
-    """The next number below (Rump, Zimmermann, Boldo and Melquiond 2009, without the subnormal range)."""
+    """The next smaller number (Rump, Zimmermann, Boldo and Melquiond 2009, without the subnormal range)."""
     info = jnp.finfo(x.dtype)
     return x - (jnp.abs(x) * float(info.eps / 2 * (1 + info.eps)) + float(info.tiny * info.eps))

@@ -1,4 +1,4 @@
-"""Where an attack may go: balls around the clean input, boxes, and what several of them have in common."""
+"""Regions that limit an attack: balls around the clean input, boxes, and intersections."""
 
 from __future__ import annotations
 
@@ -13,28 +13,14 @@ from fulmen.core.component import Component
 from fulmen.core.fields import hyper
 from fulmen.core.naming import concrete, number
 from fulmen.core.tree import remake
-from fulmen.core.verbs import validate
+from fulmen.core.verbs import scaled, validate
 from fulmen.dispatching.registry import dispatch
 
-__all__ = [
-    "Ball",
-    "Box",
-    "Intersection",
-    "Interval",
-    "L1Ball",
-    "L2Ball",
-    "LinfBall",
-    "Region",
-    "balls",
-    "boxes",
-    "enlarged",
-    "others",
-    "parted",
-]
+__all__ = ["Ball", "Box", "Intersection", "Interval", "L1Ball", "L2Ball", "LinfBall", "Region"]
 
 
 class Region(Component):
-    """A set of points, of each example by itself. `a & b` is what two regions have in common.
+    """A set of allowed points, separately for each example. `a & b` is the intersection of two regions.
 
     **Extending.** Subclass it, and write `project(region: Mine, x, origin)`.
     """
@@ -42,36 +28,34 @@ class Region(Component):
     __example__ = "fm.LinfBall(0.1) & fm.Box(0, 1)"
 
     def __and__(self, other: Any) -> Intersection:
-        if not isinstance(other, Region):
-            return NotImplemented
-        return Intersection((*_members(self), *_members(other)))
+        return Intersection((*members(self), *members(other))) if isinstance(other, Region) else NotImplemented
 
 
 class Ball(Region):
-    """The points at most `eps` from the clean input, by the norm that the subclass stands for.
+    """The points within a distance `eps` of the clean input, in the norm of the subclass.
 
     Args:
-        eps: the radius, in the input's units. `project` also takes `(n,)`, one for each example.
+        eps: the radius, in the input's units. `project` also takes `(n,)`, one per example.
 
-    **Extending.** Besides `project`, write `transformation(ball: Mine, step_size)`, the steepest step in its norm, which
-    `FGSM` and `PGD` take, and `start_point(start: fm.attacks.Uniform, ball: Mine, x, key)`.
+    **Extending.** Besides `project`, write `transformation(ball: Mine, step_size)`, the steepest step in its norm, for
+    `FGSM` and `PGD`, and `start_point(start: fm.attacks.Uniform, ball: Mine, x, key)`.
     """
 
-    norm_order: ClassVar[float | None] = None  # p of the norm, where it is one of the three below
+    norm_order: ClassVar[float | None] = None  # p of the norm: 1, 2 or inf; None for a custom norm
 
     eps: float = hyper(minimum=0)
 
 
 class Interval(Region):
-    """A region that bounds each coordinate by itself. Several of them, and a ball in another norm, are projected onto at once.
+    """A region that bounds each coordinate separately. Projections onto intervals and balls of one other norm are exact.
 
-    **Extending.** Subclass it, and write `bounds(region: Mine, origin)` of `fm.attacks`, such as for a patch, outside of
-    which an image stays as it is.
+    **Extending.** Subclass it, and write `bounds(region: Mine, origin)` of `fm.attacks`, for example for a patch outside of
+    which an image must not change.
     """
 
 
 class LinfBall(Ball, Interval):
-    """The points of which no coordinate is further than `eps` from the clean input's.
+    """The points at which no coordinate differs from the clean input's by more than `eps`.
 
     Args:
         eps: the radius, in the input's units.
@@ -84,7 +68,7 @@ class LinfBall(Ball, Interval):
 
 
 class L2Ball(Ball):
-    """The points at most `eps` from the clean input in Euclidean distance, over all coordinates of an example.
+    """The points within a Euclidean distance `eps` of the clean input, over all coordinates of an example.
 
     Args:
         eps: the radius, in the input's units.
@@ -98,7 +82,7 @@ class L2Ball(Ball):
 
 
 class L1Ball(Ball):
-    """The points whose coordinates' distances from the clean input's add up to at most `eps`.
+    """The points at which the absolute changes of all coordinates sum to at most `eps`.
 
     Args:
         eps: the radius, in the input's units.
@@ -111,7 +95,7 @@ class L1Ball(Ball):
 
 
 class Box(Interval):
-    """The points of which every coordinate is in `[lo, hi]`, such as an image's.
+    """The points with every coordinate in `[lo, hi]`, such as the range of pixel values.
 
     Args:
         lo: the smallest value.
@@ -123,13 +107,13 @@ class Box(Interval):
 
 
 class Intersection(Region):
-    """What several regions have in common.
+    """The intersection of several regions.
 
     Args:
-        regions: the regions. The nearest point is exact for any number of boxes and `LinfBall`s together with balls of one
-            other norm, `L2Ball`s or `L1Ball`s. A region of one's own is projected onto before these, by its own method:
-            then the point is in these, but perhaps not the nearest one. Where the clean input is not within all bounds on
-            single coordinates, the point keeps to the bounds alone, and of two that exclude each other to the later one.
+        regions: the regions. The projection is exact for any number of boxes and `LinfBall`s with balls of one other norm,
+            `L2Ball`s or `L1Ball`s. Custom regions are projected onto first, by their own methods; then the result is in the
+            others, but may not be the nearest point. Where the clean input violates a bound on a coordinate, the result
+            satisfies the bounds only; of two contradicting bounds, the later one.
 
     >>> fm.LinfBall(0.1) & fm.Box(0, 1)
     LinfBall(eps=0.1) & Box(lo=0, hi=1)
@@ -143,36 +127,11 @@ class Intersection(Region):
         return " & ".join(map(repr, self.regions))
 
 
-def _members(region: Region) -> tuple[Region, ...]:
-    return region.regions if isinstance(region, Intersection) else (region,)
-
-
 def members(region: Region) -> list[Region]:
-    """The regions that a region is made of, at any depth, balls first."""
-    found = [inner for member in _members(region) for inner in (members(member) if member is not region else [member])]
-    return sorted(found, key=lambda member: not isinstance(member, Ball))
-
-
-def norm_balls(found: list[Region]) -> list[Ball]:
-    """The `L2Ball`s or the `L1Ball`s among some regions.
-
-    Raises:
-        ValueError: if there are both.
-    """
-    kept: list[Ball] = [member for member in found if isinstance(member, L2Ball | L1Ball)]
-    if len({ball.norm_order for ball in kept}) == 2:
-        raise ValueError(
-            f"region: an L2Ball or an L1Ball was expected, and {' & '.join(map(repr, kept))} came: projecting onto balls of "
-            "both norms at once is not supported. Each goes together with any boxes and LinfBalls."
-        )
-    return kept
-
-
-def parted(region: Region) -> tuple[list[Ball], list[Interval], list[Region]]:
-    """The regions that a region is made of: balls of the 1- or 2-norm, what bounds each coordinate, and all others."""
-    found = members(region)
-    intervals = [member for member in found if isinstance(member, Interval)]
-    return norm_balls(found), intervals, [m for m in found if not isinstance(m, Interval | L2Ball | L1Ball)]
+    """The regions that a region consists of, at any depth."""
+    if not isinstance(region, Intersection):
+        return [region]
+    return [member for each in region.regions for member in members(each)]
 
 
 def balls(region: Region) -> list[Ball]:
@@ -180,28 +139,41 @@ def balls(region: Region) -> list[Ball]:
     return [member for member in members(region) if isinstance(member, Ball)]
 
 
-def others(region: Region) -> list[Region]:
-    """All in a region but its balls."""
-    return [member for member in members(region) if not isinstance(member, Ball)]
-
-
 def boxes(region: Region) -> list[Box]:
     """The boxes in a region."""
     return [member for member in members(region) if isinstance(member, Box)]
 
 
-def enlarged(region: Region, factor: Any) -> Region:
-    """The region with balls so many times as large."""
-    if isinstance(region, Intersection):
-        return remake(region, {"regions": tuple(enlarged(member, factor) for member in region.regions)})
-    if not isinstance(region, Ball):
-        return region
-    eps = jnp.asarray(region.eps)
-    return remake(region, {"eps": eps * jnp.asarray(factor).astype(eps.dtype)})
+def others(region: Region) -> list[Region]:
+    """The members of a region that are not balls."""
+    return [member for member in members(region) if not isinstance(member, Ball)]
+
+
+def norm_balls(region: Region) -> list[Ball]:
+    """The `L2Ball`s or the `L1Ball`s in a region.
+
+    Raises:
+        ValueError: if there are both.
+    """
+    found: list[Ball] = [member for member in members(region) if isinstance(member, L2Ball | L1Ball)]
+    if len({ball.norm_order for ball in found}) == 2:
+        raise ValueError(
+            f"region must not contain both an L2Ball and an L1Ball, got {' & '.join(map(repr, found))}. Use balls of one of "
+            "these norms, with any boxes and LinfBalls."
+        )
+    return found
+
+
+def split(region: Region) -> tuple[list[Ball], list[Interval], list[Region]]:
+    """The members of a region by their projection: the balls of the 1- or 2-norm, the intervals, and all others."""
+    # Balls first: a box wins over a `LinfBall` that contradicts it.
+    found = sorted(members(region), key=lambda member: not isinstance(member, Ball))
+    intervals = [member for member in found if isinstance(member, Interval)]
+    return norm_balls(region), intervals, [m for m in found if not isinstance(m, Interval | L2Ball | L1Ball)]
 
 
 def ball_of(region: Region) -> Ball:
-    """The one ball in a region, whose norm says what a steepest step and a random start are.
+    """The one ball in a region, whose norm defines the steepest step and the random start.
 
     Raises:
         ValueError: if there is none, or several.
@@ -209,23 +181,46 @@ def ball_of(region: Region) -> Ball:
     found = balls(region)
     if len(found) == 1:
         return found[0]
-    what = "none" if not found else f"{len(found)} ({', '.join(map(repr, found))})"
     raise ValueError(
-        f"region: one ball, whose norm decides how to step, was expected, and {region!r} has {what}. "
-        "Write `fm.LinfBall(eps) & fm.Box(lo, hi)`; or give the step yourself: `fm.Attack(transformation, region)`."
+        f"region must contain one ball, whose norm defines the step, got {len(found)} in {region!r}. "
+        "Write `fm.LinfBall(eps) & fm.Box(lo, hi)`, or define the step: `fm.Attack(transformation, region)`."
     )
+
+
+def normed_ball_of(attack: Any) -> Ball:
+    """`ball_of` the attack's region; raises a TypeError if it has another norm than 1, 2 or ∞."""
+    ball = ball_of(attack.region)
+    if ball.norm_order is None:
+        name = type(attack).__name__
+        raise TypeError(f"{name}, region: must contain a LinfBall, an L2Ball or an L1Ball, got {attack.region!r}.")
+    return ball
+
+
+@dispatch
+def scaled(value: object, factor):
+    return value
+
+
+@dispatch
+def scaled(region: Ball, factor):
+    return remake(region, {"eps": region.eps * factor})
+
+
+@dispatch
+def scaled(region: Intersection, factor):
+    return remake(region, {"regions": tuple(scaled(each, factor) for each in region.regions)})
 
 
 @dispatch
 def validate(box: Box):
     lo, hi = concrete(box.lo), concrete(box.hi)
-    if lo is not None and hi is not None and not (lo < hi).all():  # NaN is not below anything
+    if lo is not None and hi is not None and not (lo < hi).all():  # refuses NaN too
         raise ValueError(f"Box.lo must be below Box.hi, got lo = {number(box.lo)} and hi = {number(box.hi)}.")
 
 
 @dispatch
 def validate(region: Intersection):
-    norm_balls(members(region))
+    norm_balls(region)
 
 
 @dispatch
@@ -236,24 +231,22 @@ def validate(region: Region, system, batch):
 
 
 def require_inside(region: Region, inputs: Iterable[Any]) -> None:
-    """Raise if clean inputs are no floating-point numbers, or lie outside the region's boxes."""
-    limits = boxes(region)
+    """Raise if clean inputs are not floating-point numbers, or lie outside the region's boxes."""
     for x in inputs:
+        values = np.asarray(x)
         if not jnp.issubdtype(x.dtype, jnp.floating):
             raise ValueError(
-                f"x: floating-point numbers were expected to attack, and {x.dtype} from {np.min(x)} to {np.max(x)} came. "
-                "Scale an image of bytes first, `(x / 255).astype(np.float32)`; its box is fm.Box(0, 1) then."
+                f"x must be floating-point to be attacked, got {x.dtype} from {np.min(values)} to {np.max(values)}. "
+                "Scale images of bytes: `(x / 255).astype(np.float32)`, with fm.Box(0, 1)."
             )
-        values = np.asarray(x)
-        if limits and np.isnan(values).any():
-            raise ValueError(f"x: values in {limits[0]!r}, which the attack keeps to, were expected, and nan is among them.")
-        for box in limits:
-            lo, hi = concrete(box.lo), concrete(box.hi)
-            if lo is None or hi is None or not values.size:
+        for box in boxes(region) if values.size else ():
+            lo, hi, least, most = concrete(box.lo), concrete(box.hi), values.min(), values.max()
+            if np.isnan(least):
+                raise ValueError(f"x must be in {box!r}, the box of the attack, got nan.")
+            if lo is None or hi is None:
                 continue
             if not ((values >= lo.astype(values.dtype)) & (values <= hi.astype(values.dtype))).all():
                 raise ValueError(
-                    f"x: values in {box!r}, which the attack keeps to, were expected, and values from {values.min():.6g} to "
-                    f"{values.max():.6g} came. Scale x, or give the box of the data: "
-                    f"fm.Box({values.min():.6g}, {values.max():.6g})."
+                    f"x must be in {box!r}, the box of the attack, got values from {least:.6g} to {most:.6g}. Scale x, or use "
+                    f"the range of the data: fm.Box({least:.6g}, {most:.6g})."
                 )

@@ -1,4 +1,4 @@
-"""Square, a random search that changes squares of an image, and looks at no gradient."""
+"""Square: a random search over squares of an image, without gradients."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from fulmen.core.verbs import advance, begin, finish, project, validate
 from fulmen.dispatching.registry import dispatch, verb
 from fulmen.objectives import Margin, Objective
 from fulmen.robust.attacks.attack import Attack
-from fulmen.robust.attacks.attack_loop import Walk, along, standing
-from fulmen.robust.attacks.region import Ball, L1Ball, L2Ball, LinfBall, ball_of
+from fulmen.robust.attacks.attack_loop import AttackState, initial_fields, select
+from fulmen.robust.attacks.region import Ball, L1Ball, L2Ball, LinfBall, ball_of, normed_ball_of
 
 __all__ = ["Square"]
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-"""After how many changes the squares have half the area."""
+"""The numbers of changes after which the area of the squares is halved."""
 
 
 class Square(Attack):
-    """Random search, which keeps a change of a square of the image where it gains (Andriushchenko, Croce, Flammarion and Hein
-    2020, arXiv:1912.00049; in an `L1Ball` as in the AutoAttack of Croce and Hein 2021, arXiv:2103.01208).
+    """Random search: changes a random square of the image and keeps the change if it increases the objective.
 
-    Place and sign of a square are drawn for each example by itself. Images have their channels last, `(n, height, width,
-    channels)` or `(n, height, width)`; of vectors `(n, features)` it changes stretches.
+    Andriushchenko, Croce, Flammarion and Hein 2020, arXiv:1912.00049; in an `L1Ball` as in AutoAttack, Croce and Hein 2021,
+    arXiv:2103.01208. Each example draws its own squares. Images are `(n, height, width, channels)` or `(n, height, width)`;
+    in vectors `(n, features)` it changes runs of neighbouring features.
 
     Args:
-        region: where the attack may go, with one `LinfBall`, `L2Ball` or `L1Ball`.
-        queries: how many forward passes.
-        fraction: of the image, which the first squares cover.
-        objective: what it makes large.
+        region: the region of allowed points, with one `LinfBall`, `L2Ball` or `L1Ball`.
+        queries: the number of forward passes.
+        fraction: the share of the image that the first squares cover.
+        objective: the objective to maximise.
 
     >>> fm.attacks.Square(fm.LinfBall(0.1) & fm.Box(0, 1), queries=1000)
     Square(region=LinfBall(eps=0.1) & Box(lo=0, hi=1), queries=1000)
@@ -57,11 +57,11 @@ class Square(Attack):
         return remake(self, {"queries": 1})
 
 
-class SquareWalk(Walk):
-    """Where the attacks stand.
+class SquareState(AttackState):
+    """The state of `Square`.
 
     Attributes:
-        height: `(n,)`, what the attack makes large, at `x`.
+        height: `(n,)`, the maximised value at `x`.
     """
 
     height: Any = None
@@ -69,17 +69,17 @@ class SquareWalk(Walk):
 
 @verb(delegates=False)
 def pattern(ball, shape, key):
-    """The first change of an image of a shape `(height, width, channels)`."""
+    """The first perturbation of an image of a shape `(height, width, channels)`."""
 
 
 @verb(delegates=False)
 def changed(ball, offset, rows, columns, key):
-    """A change of an image, with a square of `rows` and `columns` of it changed again."""
+    """A perturbation of an image after a change of a random square of `rows` and `columns`."""
 
 
 @verb(delegates=False)
 def least_side(ball):
-    """The smallest side that the squares of an attack in the ball may have, in pixels."""
+    """The smallest side of the squares in pixels, for an attack in the ball."""
 
 
 def _as_image(x: jax.Array) -> jax.Array:
@@ -92,63 +92,61 @@ def begin(attack: Square, problem):
     origin, ball = problem.image, ball_of(attack.region)
     if not 2 <= origin.ndim <= 4:
         raise ValueError(
-            f"Square, x: images (n, height, width, channels) or (n, height, width), or vectors (n, features) were expected, and "
-            f"an array of shape {origin.shape} came."
+            "Square, x: must be images (n, height, width, channels) or (n, height, width), or vectors (n, features), got shape "
+            f"{origin.shape}."
         )
     draw = functools.partial(pattern, ball, _as_image(origin[0]).shape)
     first = jax.vmap(draw)(problem.keys(0)).astype(origin.dtype).reshape(origin.shape)
     x = project(attack.region, origin + first, origin)
     height = jnp.full(len(origin), -jnp.inf, jnp.result_type(float))
-    return SquareWalk(**standing(problem, problem.points(x)), height=height)
+    return SquareState(**initial_fields(problem, problem.points(x)), height=height)
 
 
 @dispatch
-def advance(attack: Square, problem, walk, step):
-    origin, ball, (x,) = problem.image, ball_of(attack.region), jax.tree.leaves(walk.x)
-    shape = _as_image(origin[0]).shape
-    rows, columns = _sides(attack, shape, step - 1, least_side(ball))
+def advance(attack: Square, problem, state, step):
+    origin, ball, (x,) = problem.image, ball_of(attack.region), jax.tree.leaves(state.x)
+    rows, columns = _sides(attack, _as_image(origin[0]).shape, step - 1, least_side(ball))
     change = lambda offset, key: changed(ball, _as_image(offset), rows, columns, key).astype(x.dtype).reshape(offset.shape)
     offset = jax.vmap(change)(x - origin, problem.keys(step))
-    tried = jnp.where(step == 0, x, project(attack.region, origin + offset, origin))
-    seen = problem.look(problem.points(tried), step)
-    walk = walk.keep(problem.points(tried), seen, step + 1)
-    better = seen.value > walk.height
-    x = jnp.where(along(better, x), tried, x)
-    return remake(walk, {"x": problem.points(x), "height": jnp.where(better, seen.value, walk.height)})
+    tried = problem.points(jnp.where(step == 0, x, project(attack.region, origin + offset, origin)))
+    seen = problem.evaluate(tried, step)
+    better = seen.value > state.height
+    new = select(better, {"x": tried, "height": seen.value}, {"x": state.x, "height": state.height})
+    return remake(state.keep(tried, seen, step + 1), new)
 
 
 @dispatch
-def finish(attack: Square, problem, walk):
-    return walk
+def finish(attack: Square, problem, state):
+    return state
 
 
 def _sides(attack: Square, shape: tuple[int, ...], changes: Any, least: int) -> tuple[jax.Array, jax.Array]:
-    """How many rows and columns a square has."""
+    """The numbers of rows and columns of a square."""
     height, width = shape[:2]
     halved = (jnp.asarray(changes) > jnp.asarray(HALVINGS, jnp.int32)).sum()
     area = jnp.asarray(attack.fraction).astype(jnp.float32) * height * width * jnp.exp2(-halved.astype(jnp.float32))
     side = jnp.maximum(jnp.round(jnp.sqrt(area)), least)
     if least > 1:
-        side += 1 - side % 2  # with a middle
+        side += 1 - side % 2  # odd, so that it has a middle
     rows = jnp.minimum(side, height)
     columns = jnp.where(rows < side, jnp.round(area / rows), side)
     return rows.astype(jnp.int32), jnp.clip(columns, 1, width).astype(jnp.int32)
 
 
-def _place(drawn: jax.Array, shape: tuple[int, ...], rows: Any, columns: Any) -> tuple[Any, Any, Any]:
-    """Coordinates from the corner of a square drawn at random, and which are in it, each `(height, width)`."""
+def _random_square(bits: jax.Array, shape: tuple[int, ...], rows: Any, columns: Any) -> tuple[Any, Any, Any]:
+    """Coordinates relative to the corner of a random square, and which are inside it, each `(height, width)`."""
     height, width = shape[:2]
-    places = (jnp.stack([height - rows, width - columns]) + 1).astype(jnp.float32)
-    corner = jnp.floor((drawn >> 8).astype(jnp.float32) * (2.0**-24) * places).astype(jnp.int32)
+    positions = (jnp.stack([height - rows, width - columns]) + 1).astype(jnp.float32)
+    corner = jnp.floor((bits >> 8).astype(jnp.float32) * (2.0**-24) * positions).astype(jnp.int32)
     i, j = jnp.arange(height, dtype=jnp.int32)[:, None] - corner[0], jnp.arange(width, dtype=jnp.int32)[None] - corner[1]
     return i, j, (i >= 0) & (i < rows) & (j >= 0) & (j < columns)
 
 
-def _signs(drawn: jax.Array) -> jax.Array:
-    return jnp.where(drawn >> 31 == 0, 1.0, -1.0).astype(jnp.float32)
+def _signs(bits: jax.Array) -> jax.Array:
+    return jnp.where(bits >> 31 == 0, 1.0, -1.0).astype(jnp.float32)
 
 
-# Every coordinate at the boundary
+# Every coordinate is at the boundary
 
 
 @dispatch
@@ -160,9 +158,9 @@ def pattern(ball: LinfBall, shape, key):
 
 @dispatch
 def changed(ball: LinfBall, offset, rows, columns, key):
-    drawn = jax.random.bits(key, (2 + offset.shape[2],), jnp.uint32)
-    _, _, inside = _place(drawn[:2], offset.shape, rows, columns)
-    change = 2 * jnp.asarray(ball.eps).astype(offset.dtype) * _signs(drawn[2:]).astype(offset.dtype)
+    bits = jax.random.bits(key, (2 + offset.shape[2],), jnp.uint32)
+    _, _, inside = _random_square(bits[:2], offset.shape, rows, columns)
+    change = 2 * jnp.asarray(ball.eps).astype(offset.dtype) * _signs(bits[2:]).astype(offset.dtype)
     return offset + jnp.where(inside[..., None], change[None, None], 0)
 
 
@@ -171,7 +169,7 @@ def least_side(ball: LinfBall):
     return 1
 
 
-# A budget that squares share
+# The squares share a budget
 
 
 @dispatch
@@ -190,8 +188,8 @@ def pattern(ball: L2Ball | L1Ball, shape, key):
     tile = max(min(shape[:2]) // 5, 1)
     count = [math.ceil(size / tile) for size in shape[:2]]
     i, j = np.arange(shape[0])[:, None], np.arange(shape[1])[None]
-    drawn = jax.random.bits(key, (*count, shape[2] + 1), jnp.uint32)[i // tile, j // tile]
-    sign, flip = _signs(drawn[..., 1:]), drawn[..., 0] >> 31 == 0
+    bits = jax.random.bits(key, (*count, shape[2] + 1), jnp.uint32)[i // tile, j // tile]
+    sign, flip = _signs(bits[..., 1:]), bits[..., 0] >> 31 == 0
     peaks = _peaks(ball, i % tile, j % tile, tile, tile, jnp.ones(shape[:2], bool), flip)
     change = sign * peaks[..., None]
     return jnp.asarray(ball.eps).astype(change.dtype) * change / _norm(ball, change)
@@ -199,14 +197,14 @@ def pattern(ball: L2Ball | L1Ball, shape, key):
 
 @dispatch
 def changed(ball: L2Ball | L1Ball, offset, rows, columns, key):
-    drawn = jax.random.bits(key, (5 + offset.shape[2],), jnp.uint32)
-    i, j, inside = _place(drawn[:2], offset.shape, rows, columns)
-    _, _, emptied = _place(drawn[2:4], offset.shape, rows, columns)
+    bits = jax.random.bits(key, (5 + offset.shape[2],), jnp.uint32)
+    i, j, inside = _random_square(bits[:2], offset.shape, rows, columns)
+    _, _, emptied = _random_square(bits[2:4], offset.shape, rows, columns)
     inside, both = inside[..., None], (inside | emptied)[..., None]
-    peaks = _peaks(ball, i, j, rows, columns, inside[..., 0], drawn[4] >> 31 == 0).astype(offset.dtype)[..., None]
+    peaks = _peaks(ball, i, j, rows, columns, inside[..., 0], bits[4] >> 31 == 0).astype(offset.dtype)[..., None]
     old = jnp.where(inside, offset, 0)
-    new = peaks * _signs(drawn[5:]).astype(offset.dtype)[None, None] + old / _norm(ball, old, (0, 1))
-    # What the square and the other one that is emptied had, and what the ball had left.
+    new = peaks * _signs(bits[5:]).astype(offset.dtype)[None, None] + old / _norm(ball, old, (0, 1))
+    # The budget of this square: its own, that of the emptied square, and the unused part of the ball's.
     eps, power = jnp.asarray(ball.eps).astype(offset.dtype), ball.norm_order or 1
     left = jnp.maximum(eps**power - _norm(ball, offset) ** power, 0) / offset.shape[2]
     budget = (left + _norm(ball, jnp.where(both, offset, 0), (0, 1)) ** power) ** (1 / power)
@@ -215,7 +213,7 @@ def changed(ball: L2Ball | L1Ball, offset, rows, columns, key):
 
 
 def _peaks(ball: Ball, i: Any, j: Any, rows: Any, columns: Any, inside: jax.Array, flip: Any) -> jax.Array:
-    """Two peaks of opposite signs and norm 1 together, one above the other or, flipped, beside it, `(height, width)`."""
+    """Two peaks of opposite signs and total norm 1, one above the other, or side by side if `flip`: `(height, width)`."""
     power = 4 if ball.norm_order == 1 else 2
     height, width = inside.shape
     sums = jnp.asarray(np.cumsum([0.0, *(k**-power for k in range(1, max(height, width) + 2))]), jnp.float32)
@@ -223,7 +221,7 @@ def _peaks(ball: Ball, i: Any, j: Any, rows: Any, columns: Any, inside: jax.Arra
     half = rows // 2
     upper = i < half
 
-    # A rectangle is 1 + 2⁻ᵖ + … over squares around its middle, each one larger than the last.
+    # A peak sums the terms k⁻ᵖ over nested squares around its middle, k the size of the square.
     def peak(i: jax.Array, rows: jax.Array, there: jax.Array) -> jax.Array:
         distance = jnp.maximum(jnp.abs(i - rows // 2), jnp.abs(j - columns // 2))
         value = sums[jnp.maximum(rows // 2, columns // 2) + 1] - sums[jnp.where(there, distance, 0)]
@@ -236,7 +234,4 @@ def _peaks(ball: Ball, i: Any, j: Any, rows: Any, columns: Any, inside: jax.Arra
 
 @dispatch
 def validate(attack: Square):
-    if ball_of(attack.region).norm_order is None:
-        raise TypeError(
-            f"Square, region: one with a LinfBall, an L2Ball or an L1Ball was expected, and {attack.region!r} came."
-        )
+    normed_ball_of(attack)

@@ -1,4 +1,4 @@
-"""`autoattack`, the standard ensemble."""
+"""`autoattack`: the standard AutoAttack ensemble."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ __all__ = ["autoattack"]
 def autoattack(
     region: Region, *, classes: int = 10, steps: int = 100, queries: int = 5000, targets: int | None = None
 ) -> WorstOf:
-    """The standard AutoAttack: no parameter to choose, each attack on the examples that those before have left.
+    """The standard AutoAttack, without parameters to tune: a `WorstOf` of four attacks.
 
-    APGD on the cross-entropy, APGD on the targeted DLR and FAB, both towards each of the likeliest wrong classes, and Square.
-    Croce and Hein 2020, arXiv:2003.01690; for an `L1Ball` 2021, arXiv:2103.01208: five restarts of the first and five targets
-    of the second, in balls of three, two and one times the radius.
+    APGD on the cross-entropy, APGD on the targeted DLR and FAB, both towards each of the most likely wrong classes, and
+    Square. Croce and Hein 2020, arXiv:2003.01690; for an `L1Ball` 2021, arXiv:2103.01208: five restarts of the first and
+    five targets of the second, in balls of three, two and one times the radius.
 
     Args:
-        region: where the attacks may go, with one `LinfBall`, `L2Ball` or `L1Ball`.
-        classes: how many there are; where they are fewer than four, the targeted APGD makes the target's cross-entropy small.
-        steps: of each run of APGD and of FAB.
-        queries: of Square.
-        targets: towards how many classes; None is nine, or of an `L1Ball` five for APGD, as far as there are so many.
+        region: the region of allowed points, with one `LinfBall`, `L2Ball` or `L1Ball`.
+        classes: the number of classes; with fewer than four, the targeted APGD minimises the target's cross-entropy.
+        steps: the number of steps of each run of APGD and of FAB.
+        queries: the number of queries of Square.
+        targets: the number of target classes, at most `classes - 1`; None is nine, or five for APGD in an `L1Ball`.
 
     Returns:
         A `WorstOf`.
 
     Raises:
-        ValueError: if there are fewer than two classes, or no target.
+        ValueError: if `classes` is below 2 or `targets` below 1.
 
     >>> print(*fm.autoattack(fm.LinfBall(0.1) & fm.Box(0, 1), targets=1).attacks, sep="\\n")
     APGD(region=LinfBall(eps=0.1) & Box(lo=0, hi=1))
@@ -41,9 +41,9 @@ def autoattack(
     FAB(region=LinfBall(eps=0.1) & Box(lo=0, hi=1), targets=1)
     Square(region=LinfBall(eps=0.1) & Box(lo=0, hi=1))
     """
-    for name, value, least in (("classes", classes, 2), ("targets", targets, 1)):
-        if not (value is None and name == "targets") and (not isinstance(value, int) or value < least):
-            raise ValueError(f"autoattack, {name}: a whole number of at least {least} was expected, and {value!r} came.")
+    for name, value, least in (("classes", classes, 2), ("targets", 1 if targets is None else targets, 1)):
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"autoattack: {name} must be an integer of at least {least}, got {value!r}.")
     sparse = ball_of(region).norm_order == 1
     stages = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4)) if sparse else None
     first = APGD(region, steps, restarts=5 if sparse else 1, stages=stages)

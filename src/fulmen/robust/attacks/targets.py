@@ -1,4 +1,4 @@
-"""What an attack is after: away from the true label, or towards another one."""
+"""The goal of an attack: away from a label, or towards another class."""
 
 from __future__ import annotations
 
@@ -21,28 +21,33 @@ __all__ = ["LikelyTarget", "PredictedLabel", "Target", "Targeting", "TrueLabel"]
 
 
 class Targeting(Component):
-    """What an attack is after.
+    """The goal of an attack.
 
     **Extending.** Subclass it, and write `aim(targeting: Mine, system, batch)`.
     """
 
     __example__ = "fm.attacks.Target(3)"
-    names_class: ClassVar[bool] = False  # whether it leads to a class that the user gives
+    names_class: ClassVar[bool] = False  # whether the user gives the target class
+    one_class: ClassVar[bool] = True  # whether there is a target class
 
 
 class TrueLabel(Targeting):
-    """Away from the label that the batch has."""
+    """Away from the label in the batch."""
+
+    one_class = False
 
 
 class PredictedLabel(Targeting):
-    """Away from the label that the model gives the clean input, so that the attack does not know the true one."""
+    """Away from the label that the model predicts for the clean input; the attack does not use the true label."""
+
+    one_class = False
 
 
 class Target(Targeting):
-    """Towards a class. It has succeeded where the model gives that class.
+    """Towards a class; the attack succeeds where the model predicts it.
 
     Args:
-        label: the class, or `(n,)`, one for each example.
+        label: the class, or `(n,)`, one per example.
     """
 
     names_class = True
@@ -51,13 +56,12 @@ class Target(Targeting):
 
 
 class LikelyTarget(Targeting):
-    """Towards the wrong class that the model finds the `rank`-th likeliest for the clean input.
+    """Towards the `rank`-th most likely wrong class of the clean input.
 
-    It has succeeded where the model gives any wrong class. Croce and Hein 2020, arXiv:2003.01690, go through the nine
-    likeliest.
+    The attack succeeds where any wrong class is predicted. Croce and Hein 2020, arXiv:2003.01690, use the ranks 1 to 9.
 
     Args:
-        rank: from 1; where there are fewer wrong classes, the least likely one is meant.
+        rank: from 1; with fewer wrong classes, the least likely one is used.
     """
 
     rank: int = hyper(minimum=1, default=1)
@@ -70,7 +74,7 @@ def aim(targeting: TrueLabel, system, batch):
 
 @dispatch
 def aim(targeting: PredictedLabel, system, batch):
-    predicted = the_prediction(targeting, system, batch).outputs.argmax(-1)
+    predicted = single_prediction(targeting, system, batch).outputs.argmax(-1)
     return with_labels(batch, predicted.astype(jnp.int32)), None
 
 
@@ -81,39 +85,42 @@ def aim(targeting: Target, system, batch):
 
 @dispatch
 def aim(targeting: LikelyTarget, system, batch):
-    prediction = the_prediction(targeting, system, batch)
+    prediction = single_prediction(targeting, system, batch)
     outputs = prediction.outputs
-    wrong = jnp.where(jax.nn.one_hot(labels(prediction), outputs.shape[1], dtype=bool), -jnp.inf, outputs)
-    order = jnp.argsort(wrong, axis=1, descending=True)
+    order = jnp.argsort(without_class(outputs, class_labels(prediction.batch)), axis=1, descending=True)
     rank = jnp.clip(jnp.asarray(targeting.rank, jnp.int32), 1, outputs.shape[1] - 1)
-    place = jnp.broadcast_to(rank - 1, (len(batch), 1))
-    return batch, jnp.take_along_axis(order, place, axis=1)[:, 0].astype(jnp.int32)
+    column = jnp.broadcast_to(rank - 1, (len(batch), 1))
+    return batch, jnp.take_along_axis(order, column, axis=1)[:, 0].astype(jnp.int32)
 
 
-def the_prediction(who: Any, system: Any, batch: Any) -> Prediction:
-    """The one prediction of a system, of logits `(n, classes)`; raises where there are several."""
+def single_prediction(user: Any, system: Any, batch: Any) -> Prediction:
+    """The one prediction of a system, with logits `(n, classes)`; raises if there are several."""
     found = predictions(system, batch)
     if len(found) != 1:
         names = ", ".join(map(repr, found)) or "none"
         raise ValueError(
-            f"{type(who).__name__} looks at one model's logits, and {type(system).__name__} has {len(found)} predictions "
-            f"({names}). Attack one of its parts, or attack its loss."
+            f"{type(user).__name__} needs the logits of one model, got {len(found)} predictions ({names}) of "
+            f"{type(system).__name__}. Attack one of its parts, or use an attack on its loss."
         )
     (prediction,) = found.values()
     if getattr(prediction.outputs, "ndim", None) != 2:
         shape = getattr(prediction.outputs, "shape", type(prediction.outputs).__name__)
-        raise ValueError(f"{type(who).__name__} looks at logits (n, classes), and the model gave {shape}.")
+        raise ValueError(f"{type(user).__name__} needs logits (n, classes), got outputs {shape}.")
     return prediction
 
 
-def labels(prediction: Prediction) -> jax.Array:
-    """The class of each example, `(n,)`; of probabilities the likeliest."""
-    batch: Any = prediction.batch
+def class_labels(batch: Any) -> jax.Array:
+    """The label of each example, `(n,)`; of probabilities, the most likely class."""
     y = jnp.asarray(batch.y)
     return y.astype(jnp.int32) if jnp.issubdtype(y.dtype, jnp.integer) else y.argmax(-1).astype(jnp.int32)
 
 
-# What is made large
+def without_class(logits: jax.Array, label: jax.Array) -> jax.Array:
+    """The logits with −∞ for one class of each example."""
+    return jnp.where(jax.nn.one_hot(label, logits.shape[1], dtype=bool), -jnp.inf, logits)
+
+
+# The maximised value and success
 
 
 @dispatch
@@ -123,7 +130,7 @@ def toward(objective: object, prediction, target):
 
 @dispatch
 def succeeded(targeting: Targeting, prediction, target):
-    return ~_is_highest(prediction.outputs, labels(prediction))
+    return ~_is_highest(prediction.outputs, class_labels(prediction.batch))
 
 
 @dispatch
@@ -132,7 +139,7 @@ def succeeded(targeting: Target, prediction, target):
 
 
 def _is_highest(outputs: jax.Array, label: jax.Array) -> jax.Array:
-    """Whether a class is the only highest one, as `Accuracy` counts: ties and NaN are wrong."""
+    """Whether a class has the only highest output, as `Accuracy` counts: ties and NaN are wrong."""
     own = jnp.take_along_axis(outputs, label[:, None], axis=1)
     return (outputs >= own).sum(1) == 1
 
@@ -151,4 +158,4 @@ def validate(targeting: Target, system, batch):
 def validate(targeting: Target):
     label = concrete(targeting.label)
     if label is not None and not np.issubdtype(label.dtype, np.integer):
-        raise TypeError(f"Target, label: a class, or an integer for each example, was expected, and {label.dtype} came.")
+        raise TypeError(f"Target.label must be a class, or an integer per example, got {label.dtype}.")

@@ -1,4 +1,4 @@
-"""Random noise as an attack: what a search that looks at nothing finds."""
+"""`UniformNoise`: random search as an attack."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fulmen.core.tree import remake
 from fulmen.core.verbs import advance, begin, finish, project, start_point, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import Attack, Uniform
-from fulmen.robust.attacks.attack_loop import Walk, standing
+from fulmen.robust.attacks.attack_loop import AttackState, initial_fields
 from fulmen.robust.attacks.region import ball_of
 
 __all__ = ["UniformNoise"]
@@ -21,8 +21,8 @@ class UniformNoise(Attack):
     """Points drawn uniformly from the ball around the clean input, and projected onto the region.
 
     Args:
-        region: where the points may be; its one ball is drawn from.
-        steps: how many are drawn.
+        region: the allowed perturbations; points are drawn from its one ball.
+        steps: the number of points.
 
     >>> fm.robust.report.UniformNoise(fm.LinfBall(0.1) & fm.Box(0, 1), steps=100)
     UniformNoise(region=LinfBall(eps=0.1) & Box(lo=0, hi=1), steps=100)
@@ -33,11 +33,11 @@ class UniformNoise(Attack):
 
 @dispatch
 def begin(attack: UniformNoise, problem):
-    return Walk(**standing(problem, problem.origin))
+    return AttackState(**initial_fields(problem, problem.origin))
 
 
 @dispatch
-def advance(attack: UniformNoise, problem, walk, step):
+def advance(attack: UniformNoise, problem, state, step):
     draw = functools.partial(start_point, Uniform(), attack.region)
 
     def drawn(number: int, origin: jax.Array) -> jax.Array:
@@ -45,12 +45,12 @@ def advance(attack: UniformNoise, problem, walk, step):
 
     flat, structure = jax.tree.flatten(problem.origin)
     x = structure.unflatten([drawn(number, leaf) for number, leaf in enumerate(flat)])
-    return remake(walk.keep(x, problem.look(x, step), step + 1), {"x": x})
+    return remake(state.keep(x, problem.evaluate(x, step), step + 1), {"x": x})
 
 
 @dispatch
-def finish(attack: UniformNoise, problem, walk):
-    return walk
+def finish(attack: UniformNoise, problem, state):
+    return state
 
 
 @dispatch

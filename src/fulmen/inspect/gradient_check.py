@@ -1,0 +1,112 @@
+"""The checks of `check` that need values: the loss, the gradients and the buffers on one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fulmen.compose.game import players
+from fulmen.core.component import Game
+from fulmen.core.leaves import BUFFER, components, leaves
+from fulmen.core.mode import Train
+from fulmen.core.state import State
+from fulmen.core.verbs import as_batch, augment, update
+from fulmen.inspect.findings import ERROR, OK, WARNING, Report
+from fulmen.inspect.text import shortened
+from fulmen.optimizers import groups
+from fulmen.train.gradients import differentiate
+
+__all__ = ["check_numbers"]
+
+_STEP_SIZE = 0.01
+
+
+def check_numbers(report: Report, state: State, raw: Any) -> None:
+    """Check the loss, the gradients and the buffers on one batch."""
+    with report.attempt("a step on one batch"):
+        value, gradients, buffers = jax.device_get(jax.jit(_measure)(state, raw))
+        order = [leaf.path for leaf in leaves(state.system)]  # jit sorts dicts
+        _check_loss(report, value)
+        _check_gradients(report, state, {path: gradients[path] for path in order if path in gradients})
+        _check_buffers(report, {path: buffers[path] for path in order if path in buffers})
+
+
+def _measure(state: State, raw: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """The loss; for each parameter, whether its gradient is not 0 and is finite; for each buffer, whether a step changes it."""
+    component, mode = state.system, Train(state.key, state.step)
+    given = as_batch(component, raw)
+    batch = augment(component, given, mode.at("augment"))
+    value, first, _, _ = differentiate(component, batch, mode)
+    # A layer that is initialised with zeros passes no gradient on, so the gradient is computed again after a small step.
+    structure = jax.tree.structure(component)
+    moved = [
+        v if g is None else v - jnp.asarray(_STEP_SIZE, g.dtype) * g
+        for v, g in zip(jax.tree.leaves(component), structure.flatten_up_to(first), strict=True)
+    ]
+    _, second, _, _ = differentiate(structure.unflatten(moved), batch, mode)
+    gradients = {
+        a.path: ((a.value != 0).any() | (b.value != 0).any(), jnp.isfinite(a.value).all())
+        for a, b in zip(leaves(first), leaves(second), strict=True)
+    }
+    after, _ = update(component, state, given, mode)
+    buffers: dict[str, Any] = {}
+    for old, new in zip(leaves(component), leaves(after.system), strict=True):
+        if old.role == BUFFER:
+            buffers[old.path] = buffers.get(old.path, False) | (old.value != new.value).any()
+    return value, gradients, buffers
+
+
+def _check_loss(report: Report, value: Any) -> None:
+    if np.isfinite(value):
+        report.add(OK, f"loss: {float(value):.6g} on the first batch")
+    else:
+        advice = "look for logarithms of 0, divisions by 0 and overflow; fm.loss_tree(system, batch) shows the entry"
+        report.add(ERROR, f"loss: {float(value)} on the first batch", "", advice)
+
+
+def _check_gradients(report: Report, state: State, gradients: dict[str, Any]) -> None:
+    paths = [leaf.path for leaf in leaves(state.system)]
+    trained = {paths[i] for group in groups(state.system, state.optimizer, state.plan) for i in group.members}
+    infinite = [path for path, (_, finite) in gradients.items() if not finite]
+    if infinite:
+        what = f"gradient: not finite at {len(infinite)} parameters"
+        report.add(ERROR, what, shortened(infinite), "look for square roots and norms at 0")
+    zero = [path for path, (reached, _) in gradients.items() if path in trained and not reached]
+    for game, player, path, names in _players(state.system, trained):
+        if names and names <= {*zero}:
+            zero = [name for name in zero if name not in names]
+            advice = f"give `losses` of {game} an entry {player!r} that depends on them: no other entry trains them"
+            report.add(ERROR, f"game: no entry of `losses` depends on the parameters of {player!r}", path, advice)
+    if zero:
+        advice = (
+            "use the part in `loss`, outside of stop_gradient. If it should not be trained: `fm.frozen`, or `fm.Frozen(part)`. "
+            "Gradients may also cancel, such as that of the last bias of a critic"
+        )
+        what = f"gradient: exactly 0 for {len(zero)} of {len(trained)} parameter arrays"
+        report.add(WARNING, what, shortened(zero), advice)
+    elif not infinite and report.ok:
+        report.add(OK, f"gradient: reaches all {len(trained)} parameter arrays")
+
+
+def _players(component: Any, trained: set[str]) -> Iterator[tuple[str, str, str, set[str]]]:
+    """For every game in the tree and each of its players: the game's type, the player's name, path and parameters."""
+    for path, part in components(component):
+        for player in players(part) if isinstance(part, Game) else ():
+            full = f"{path}.{player}" if path else player
+            inside = {name for name in trained if name == full or name.startswith((f"{full}.", f"{full}["))}
+            yield type(part).__name__, player, full, inside
+
+
+def _check_buffers(report: Report, buffers: dict[str, Any]) -> None:
+    unchanged = [path for path, changed in buffers.items() if not changed]
+    if unchanged:
+        advice = "the loss must depend on the result of `fm.record`; write `after_update` for updates that do not depend on the loss"
+        report.add(
+            WARNING, f"buffers: {len(unchanged)} of {len(buffers)} did not change in a step", shortened(unchanged), advice
+        )
+    elif buffers:
+        report.add(OK, f"buffers: all {len(buffers)} change in a step")

@@ -1,0 +1,131 @@
+"""`summary`: every leaf of a component with its shape, type, role and size, and what a step costs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+
+from fulmen.core.component import Component, named_parts
+from fulmen.core.fields import STATIC
+from fulmen.core.leaves import OTHER, PARAMETER, Leaf, components, is_array, leaves
+from fulmen.core.state import State
+from fulmen.inspect.abstract import described
+from fulmen.inspect.summary_table import Part, Row, Summary
+
+__all__ = ["summary"]
+
+
+def summary(
+    component: Any,
+    data: Any = None,
+    *,
+    batch_size: int | None = None,
+    optimizer: Any = None,
+    lr: Any = None,
+    **options: Any,
+) -> Summary:
+    """Every leaf of a component in a table, the totals, and with data the cost of its training step and evaluation.
+
+    Nothing is drawn, computed or allocated, however large the model: a component without arrays gets the shapes that `init`
+    would draw, and the step is compiled for shapes. Operations and memory are from XLA's analysis of the compiled programs for
+    the default device; every iteration of a loop counts.
+
+    Args:
+        component: a component or a `State`.
+        data: as for `fit`; `jax.ShapeDtypeStruct((n, …), dtype)` may replace an array.
+        batch_size: examples in a batch; None is the state's, or 32, and no more than the data has.
+        optimizer, lr, **options: as for `setup`, for a component. Without any optimizer, the step is plain gradient descent.
+
+    Returns:
+        An object that prints as tables; `rows`, `parts` and `costs` are its data. Sizes are in bytes, 1 kB is 1000 bytes; `flops`
+        are floating-point operations of one step, where a multiplication and an addition are two.
+
+    Raises:
+        TypeError: for options of a step without data, or with a `State`, which has its optimizer.
+
+    >>> fm.summary(fm.models.Dense(3, 2)).parameters
+    8
+    >>> batch = jax.ShapeDtypeStruct((5, 3), jnp.float32)
+    >>> print(fm.summary(fm.models.Dense(3, 2, use_bias=False), batch))
+    Dense (a description: its arrays are not drawn yet)
+    path    type   shape   dtype    role       bytes
+    weight  Dense  (3, 2)  float32  parameter   24 B
+    <BLANKLINE>
+    in all        bytes
+    6 parameters   24 B
+    total          24 B
+    <BLANKLINE>
+    compiled                  operations  arguments  temporary
+    forward pass, 5 examples     60 FLOP       84 B       40 B
+    """
+    state = component if isinstance(component, State) else None
+    given = [name for name, value in (("optimizer", optimizer), ("lr", lr)) if value is not None] + list(options)
+    if given and (data is None or state is not None):
+        why = "a step needs data=" if data is None else "a state has its optimizer already"
+        raise TypeError(f"summary: {', '.join(given)} cannot be used here: {why}.")
+    spent, remark = [], ""
+    if data is not None:
+        from fulmen.inspect.cost import costs  # imports much of jax
+
+        spent, dry, remark = costs(component, data, batch_size, optimizer, lr, options)
+        state = state or dry
+    held = None if state is None else sum(map(_bytes, jax.tree.leaves(state.optimizer_state)))
+    component, drawn = described(component.system if isinstance(component, State) else component)
+    owners = {path: type(part).__name__ for path, part in components(component)}
+    rows = [_row(leaf, _owner(leaf.path, owners) or type(component).__name__) for leaf in leaves(component)]
+    return Summary(type(component).__name__, rows, drawn, _parts_of(component, rows), spent, held, remark)
+
+
+def _row(leaf: Leaf, owner: str) -> Row:
+    shape, value = tuple(getattr(leaf.value, "shape", ())), leaf.value
+    return Row(leaf.path, owner, shape, _dtype(value), leaf.role, _bytes(value), _number(value, leaf.role))
+
+
+def _owner(path: str, owners: dict[str, str]) -> str:
+    """The type of the innermost component that a leaf belongs to."""
+    names = path.split("[")[0].split(".")
+    return next((owners[p] for n in range(len(names), -1, -1) if (p := ".".join(names[:n])) in owners), "")
+
+
+def _parts_of(component: Any, rows: list[Row], above: str = "") -> list[Part]:
+    """The parts at the highest level at which several have arrays."""
+    found = []
+    for path, part in named_parts(component).items() if isinstance(component, Component) else ():
+        path = f"{above}{path}"
+        inside = [row for row in rows if row.path == path or row.path.startswith((f"{path}.", f"{path}["))]
+        if any(row.role != OTHER for row in inside):
+            trained = sum(row.size for row in inside if row.role == PARAMETER)
+            found.append((part, Part(path, type(part).__name__, trained, sum(row.bytes for row in inside))))
+    if len(found) == 1:
+        ((part, known),) = found
+        return _parts_of(part, rows, f"{known.path}.")
+    return [known for _, known in found]
+
+
+def _dtype(value: Any) -> str:
+    try:
+        return str(value.dtype if is_array(value) else jnp.result_type(value))
+    except TypeError:  # a leaf of another library's module that is not an array
+        return type(value).__name__
+
+
+def _bytes(value: Any) -> int:
+    if is_array(value):
+        return math.prod(value.shape) * value.dtype.itemsize
+    return jnp.result_type(value).itemsize if isinstance(value, int | float | complex) else 0
+
+
+def _number(value: Any, role: str) -> float | None:
+    """The value of a hyperparameter that is one known number."""
+    if isinstance(value, bool | jax.ShapeDtypeStruct | Tracer):
+        return None
+    if role not in (OTHER, STATIC) or getattr(value, "shape", ()) != ():
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None

@@ -1,0 +1,176 @@
+"""`Summary`: the leaves of a component and the cost of its step, printed as tables."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import math
+import shutil
+from typing import TYPE_CHECKING
+
+from fulmen.core.leaves import BUFFER, FROZEN, OTHER, PARAMETER
+from fulmen.inspect.text import Picture, align, describe_bytes, describe_flops, faint, fold, html_page, html_table
+
+if TYPE_CHECKING:
+    from fulmen.inspect.cost import Cost
+
+__all__ = ["Part", "Row", "Summary"]
+
+Cells = list[list[str]]
+_OPEN = 30  # leaves up to which a notebook shows them
+_TOTALS = {PARAMETER: "parameters", BUFFER: "in buffers", FROZEN: "frozen", OTHER: "hyperparameters"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A leaf of a component.
+
+    Attributes:
+        path: such as `"model.hidden.weight"`.
+        type: the type of the component that it belongs to.
+        shape: its shape.
+        dtype: its type of numbers.
+        role: `"parameter"`, `"buffer"`, `"frozen"`, `"hyperparameter"`, or `"static"` in another library's module.
+        bytes: its size in memory.
+        value: the value of a hyperparameter that is one number; else None.
+    """
+
+    path: str
+    type: str
+    shape: tuple[int, ...]
+    dtype: str
+    role: str
+    bytes: int
+    value: float | None = None
+
+    @property
+    def size(self) -> int:
+        """The number of its elements."""
+        return math.prod(self.shape)
+
+    @property
+    def _number(self) -> str:
+        return "" if self.value is None else f"{self.value:.6g}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A part of a component with everything below it.
+
+    Attributes:
+        path: such as `"model.blocks"`.
+        type: the name of its type.
+        parameters: the number of its trained elements.
+        bytes: the size of all its leaves.
+    """
+
+    path: str
+    type: str
+    parameters: int
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Summary(Picture):
+    """The leaves of a component and the cost of its step; prints as tables.
+
+    Attributes:
+        name: the name of the component's type.
+        rows: a `Row` per leaf, in the tree's order.
+        drawn: whether the component has its arrays; otherwise shapes are those that `init` would draw.
+        parts: a `Part` for each part at the highest level that has several.
+        costs: a `Cost` of the training step and of an evaluation (or of a forward pass); empty without data.
+        optimizer_bytes: the size of the optimizer state of a `State`, or with data; else None.
+        remark: a note on the costs.
+    """
+
+    name: str
+    rows: list[Row]
+    drawn: bool
+    parts: list[Part]
+    costs: list[Cost]
+    optimizer_bytes: int | None
+    remark: str
+
+    @property
+    def parameters(self) -> int:
+        """The number of trained elements."""
+        return sum(row.size for row in self.rows if row.role == PARAMETER)
+
+    @property
+    def bytes(self) -> int:
+        """The size of all rows."""
+        return sum(row.bytes for row in self.rows)
+
+    def _title(self) -> str:
+        return self.name if self.drawn else f"{self.name} (a description: its arrays are not drawn yet)"
+
+    def _leaves(self) -> str:
+        valued = any(row.value is not None for row in self.rows)
+        cells = [["path", "type", "shape", "dtype", "role", *["value"] * valued, "bytes"]]
+        for row in self.rows:
+            shape = f"({', '.join(map(str, row.shape))}{',' if len(row.shape) == 1 else ''})"
+            value = [row._number] * valued
+            cells.append([row.path, row.type, shape, row.dtype, row.role, *value, describe_bytes(row.bytes)])
+        return align(cells, right=[len(cells[0]) - 1])
+
+    def _leaves_by_owner(self) -> str:
+        """The leaves below the components that they belong to, which takes less width."""
+        owners = [row.path.rpartition(".")[0] for row in self.rows]
+        cells = []
+        for row, owner in zip(self.rows, owners, strict=True):
+            shape = f"{row.dtype}[{', '.join(map(str, row.shape))}]"
+            name = row.path.removeprefix(f"{owner}.")
+            cells.append([f"  {name}", shape, row.role, row._number or describe_bytes(row.bytes)])
+        lines, above = [], ""
+        for row, owner, line in zip(self.rows, owners, align(cells, right=[3]).splitlines(), strict=True):
+            if owner and owner != above:
+                lines.append(f"{owner}: {row.type}")
+            lines.append(line if owner else line[2:])
+            above = owner
+        return "\n".join(lines)
+
+    def _tables(self) -> list[tuple[Cells, list[int]]]:
+        """The cells of each table but the leaves', the heading first, and the columns that are aligned to the right."""
+        totals = [["in all", "bytes"]]
+        for role, many in _TOTALS.items():
+            some = [row for row in self.rows if row.role == role]
+            if some or role == PARAMETER:
+                n = sum(row.size for row in some)
+                totals.append([f"{n:,} {role if n == 1 else many}", describe_bytes(sum(row.bytes for row in some))])
+        if self.optimizer_bytes is not None:
+            totals.append(["optimizer state", describe_bytes(self.optimizer_bytes)])
+        totals.append(["total", describe_bytes(self.bytes + (self.optimizer_bytes or 0))])
+        parts = [[p.path, p.type, f"{p.parameters:,}", describe_bytes(p.bytes)] for p in self.parts]
+        costs = []
+        for c in self.costs:
+            name = f"{c.name}, {c.examples} example{'s' * (c.examples != 1)}"
+            costs.append([name, describe_flops(c.flops), describe_bytes(c.arguments), describe_bytes(c.temporary)])
+        tables = [(totals, [1])]
+        if parts:
+            tables.append(([["part", "type", "parameters", "bytes"], *parts], [2, 3]))
+        if costs:
+            tables.append(([["compiled", "operations", "arguments", "temporary"], *costs], [1, 2, 3]))
+        return tables
+
+    def _text(self) -> str:
+        width = max(shutil.get_terminal_size((120, 24)).columns, 40)
+        rows = self._leaves()
+        if max(map(len, rows.splitlines())) > width:
+            rows = self._leaves_by_owner()
+        sections = [f"{self._title()}\n{rows}", *(align(cells, right) for cells, right in self._tables())]
+        text = "\n\n".join([*sections, self.remark] if self.remark else sections)
+        return "\n".join(fold(line, width) for line in text.splitlines())
+
+    def _repr_html_(self) -> str:
+        body = []
+        for (head, *cells), right in self._tables():
+            columns = [f"{name}>" if i in right else name for i, name in enumerate(head)]
+            body.append(html_table(columns, [[*map(html.escape, row)] for row in cells]))
+        # As text: a cell for each value would be megabytes for a large model.
+        text = f'<div style="white-space:pre">{html.escape(self._leaves())}</div>'
+        n = len(self.rows)
+        heading = f'<summary style="cursor:pointer">{n} lea{"f" if n == 1 else "ves"}</summary>'
+        body += [faint(self.remark)] if self.remark else []
+        body.append(f"<details{' open' if n <= _OPEN else ''}>{heading}{text}</details>")
+        return html_page(html.escape(self._title()), '<div style="height:0.7em"></div>'.join(body))

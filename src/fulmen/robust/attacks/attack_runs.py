@@ -1,0 +1,138 @@
+"""`perturb` and `attempt`: an attack on a batch, with restarts, on the examples that it has not succeeded on yet."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fulmen.core.batch import index, inputs, with_inputs
+from fulmen.core.component import still
+from fulmen.core.leaves import components, is_array
+from fulmen.core.prepared_batch import prepared
+from fulmen.core.state import State
+from fulmen.core.structure import keep, pack
+from fulmen.core.tree import remake
+from fulmen.core.verbs import as_batch, attempt, perturb, validate
+from fulmen.robust.attacks.attack import Attack
+from fulmen.robust.attacks.attack_loop import (
+    AttackState,
+    evaluate_program,
+    is_traced,
+    packed,
+    padded_size,
+    run_attack,
+    select,
+    take_examples,
+)
+from fulmen.robust.attacks.problem import Problem
+
+__all__ = ["last_point"]
+
+
+def _prepare_arguments(call, attack, system, batch, key, *, inside=False, checked=False, **options):
+    """Replace a state by its system and raw data by a batch, validate, and stop gradients; then call the attack's method."""
+    if isinstance(system, State):
+        keep(pack(system.system)[1], system.structure)
+        system = system.system
+    batch = as_batch(system, batch) if checked else prepared(batch, system)
+    if key is not None and not is_array(key):
+        raise TypeError(f"key must be a random key such as jax.random.key(0), got {key!r}.")
+    if is_traced((attack, system, batch, key)):
+        for _, part in components(attack):
+            validate(part)
+        return still(call(attack, still(system), still(batch), key, **options))
+    if not checked:
+        validate(attack, system, batch)  # first: the system may not accept inputs that are not floating-point
+        validate(system, batch)
+    if inside and attack.nearest:
+        return with_inputs(batch, attempt(attack, system, batch, key, checked=True).x)
+    return call(attack, system, batch, key, **options)
+
+
+perturb.around(Attack)(_prepare_arguments)
+attempt.around(Attack)(_prepare_arguments)
+
+
+def _perturb(attack: Attack, system, batch, key, *, best=True):
+    problem = Problem(attack, system, batch, key=key, best=best or attack.restarts > 1)
+    found = run_attack(problem)
+    for restart in range(1, attack.restarts):
+        found = _better(found, run_attack(problem.restarted(restart)))
+    return with_inputs(batch, found.x if found.best is None else found.best)
+
+
+perturb.dispatch(_perturb)  # a call, so that `_attempt` can compare methods with this function
+
+
+def last_point(attack: Attack, system: Any, batch: Any, key: Any) -> Any:
+    """`perturb` for a training step: without the pass that finds the best point, if the attack's method has that option."""
+    method = perturb.method(attack, system, batch, key)
+    options = {"best": False} if "best" in inspect.signature(method.function).parameters else {}
+    return perturb(attack, system, batch, key, **options)
+
+
+@attempt.dispatch
+def _attempt(attack: Attack, system, batch, key):
+    problem = Problem(attack, system, with_index(batch), key=key, stop=True)
+    has_steps = perturb.method(attack, system, batch, key).function is _perturb
+    found = clean_state(problem)
+    for restart in range(attack.restarts if has_steps else 1):
+        found = on_survivors(found, problem.restarted(restart), _best_points if has_steps else _perturbed_points)
+    return found
+
+
+def _best_points(problem: Problem) -> AttackState:
+    found = run_attack(problem)
+    return AttackState(found.best, found.best, found.value, found.succeeded, found.first)
+
+
+def _perturbed_points(problem: Problem) -> AttackState:
+    """The result of an attack with its own method of `perturb`."""
+    x = inputs(perturb(problem.attack, problem.system, problem.batch, problem.key, checked=True))
+    seen = _evaluated(problem, x)
+    return AttackState(x, x, seen.value, seen.succeeded, jnp.where(seen.succeeded, problem.attack.length, -1))
+
+
+def _evaluated(problem: Problem, x: Any) -> Any:
+    return problem.evaluate(x) if is_traced(problem) else evaluate_program(*packed(problem), x)
+
+
+def with_index(batch: Any) -> Any:
+    """The batch with an `index`, so that an example's random draws do not depend on its position in a smaller batch."""
+    return batch if getattr(batch, "index", None) is not None else remake(batch, {"index": index(batch)})
+
+
+def clean_state(problem: Problem) -> AttackState:
+    """The state before any attack, at the clean inputs."""
+    seen, x = _evaluated(problem, problem.origin), problem.origin
+    first = jnp.where(seen.succeeded, 0, -1).astype(jnp.int32)
+    return AttackState(x, x, jnp.full_like(seen.value, -jnp.inf), seen.succeeded, first)
+
+
+def on_survivors(found: AttackState, problem: Problem, run: Any) -> AttackState:
+    """Update `found` by `run(problem)` on the examples on which no attack has succeeded yet."""
+    if is_traced((found, problem)):
+        return _better(found, run(problem))
+    left = np.flatnonzero(~np.asarray(found.succeeded))
+    if not left.size:
+        return found
+    rows = np.resize(left, padded_size(left.size, len(problem.batch)))
+    new = run(problem if len(left) == len(problem.batch) else take_examples(problem, rows))
+    found = jax.tree.map(np.array, found)
+    old = jax.tree.map(lambda v: v[left], found)
+    better = _better(old, jax.tree.map(lambda v: np.asarray(v)[: left.size], new))
+    for whole, some in zip(jax.tree.leaves(found), jax.tree.leaves(better), strict=True):
+        whole[left] = np.asarray(some)
+    return found
+
+
+def _better(old: AttackState, new: AttackState) -> AttackState:
+    """The better result of two runs, per example."""
+    better = new.value > old.value
+    if old.succeeded is not None:
+        better = ~old.succeeded & (new.succeeded | better)
+    return select(better, new, old)

@@ -1,0 +1,137 @@
+"""`train_step` and `eval_step`: compiled once for a state's structure and a batch's types."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+from jax.core import Tracer
+
+from fulmen.core.component import Component
+from fulmen.core.mergeable import Mean, Mergeable
+from fulmen.core.mode import Eval, PlanRead, Train, UnreadPlan
+from fulmen.core.state import State, without_plan
+from fulmen.core.structure import Structure, per_structure
+from fulmen.core.verbs import as_batch, eval_step, train_step, update
+from fulmen.dispatching.registry import dispatch, generation
+from fulmen.optimizers.update_schedule import NOBODY, UpdateSchedule, update_schedule
+from fulmen.train.gradients import learning_rates
+from fulmen.train.step_data import checked_step_data
+from fulmen.train.step_logs import observe
+
+__all__ = ["step_program", "step_structure", "traced_step"]
+
+
+@per_structure(inline=True, static_argnums=4)
+def step_program(
+    structure: Structure, leaves: list[Any], raw_key: Any, step: Any, raw: Any, resting: frozenset[str]
+) -> tuple[list[Any], dict[str, Any]]:
+    """The leaves after a step, and its logs as mergeable values."""
+    state = State.of(leaves, raw_key, step, structure)
+    component = state.system
+    mode = Train(jax.random.fold_in(state.key, state.step), state.step, resting)
+    new, logs = update(component, state, as_batch(component, raw), mode)
+    _require_same_types(state, new)
+    logs = {name: v if isinstance(v, Mergeable) else Mean(v) for name, v in logs.items()}
+    return new.arrays, {**learning_rates(state, new), **logs}
+
+
+def _require_same_types(old: State, new: State) -> None:
+    """Raise if a step changed the structure or a type: the next step would compile again, or fail."""
+    if new.structure is not old.structure:
+        before, after = (jax.tree.structure((s.system, s.optimizer_state)) for s in (old, new))
+        raise TypeError(f"the step changed the state's structure.\nbefore: {before}\nafter:  {after}")
+    paths = jax.tree_util.tree_flatten_with_path(old)[0]
+    for (path, a), b in zip(paths, jax.tree.leaves(new), strict=True):
+        if (a.shape, a.dtype) != (b.shape, b.dtype):
+            name = jax.tree_util.keystr(path).lstrip(".")
+            raise TypeError(f"the step changed {name} from {a.dtype}{list(a.shape)} to {b.dtype}{list(b.shape)}.")
+
+
+# Most steps do not read the plan (the length of the run), so one program serves the states of all plans.
+
+_READS_PLAN = "steps read the plan"
+_COMPILED = "train_step"
+
+
+def step_structure(structure: Structure) -> Structure:
+    """The structure that steps are compiled for: without the plan, unless a step is known to read it."""
+    return structure if _READS_PLAN in structure.programs else without_plan(structure)
+
+
+def traced_step(state: State, raw: Any, resting: frozenset[str] = NOBODY) -> Any:
+    """The step as jit traces it: its program and what it returns."""
+    args = state.arrays, state.raw_key, state.step, raw, resting
+    try:
+        return step_program.of(step_structure(state.structure)).trace(*args)
+    except PlanRead:
+        state.structure.programs[_READS_PLAN] = True
+    return step_program.of(state.structure).trace(*args)
+
+
+class _Compiled(NamedTuple):
+    """What `train_step` needs for a structure, so that a call looks it up once."""
+
+    generation: int
+    schedule: UpdateSchedule
+    program: Any
+
+
+@per_structure(static_argnums=4)
+def _train_step(
+    structure: Structure, leaves: list[Any], raw_key: Any, step: Any, raw: Any, resting: frozenset[str]
+) -> tuple[list[Any], dict[str, Any]]:
+    leaves, logs = step_program(structure, leaves, raw_key, step, raw, resting)
+    return leaves, {key: value for name, figure in logs.items() for key, value in figure.logged(name).items()}
+
+
+@dispatch
+def train_step(state: State, batch):
+    batch, programs = checked_step_data(state, batch), state.structure.programs
+    compiled = programs.get(_COMPILED)
+    if compiled is None or compiled.generation != generation():
+        program = _train_step.of(step_structure(state.structure))
+        compiled = programs[_COMPILED] = _Compiled(generation(), update_schedule(state), program)
+    _, schedule, program = compiled
+    try:
+        if schedule.every:
+            leaves, logs = _scheduled_step(state, batch, schedule, program)
+        else:
+            leaves, logs = program(state.arrays, state.raw_key, state.step, batch, NOBODY)
+    except PlanRead:
+        if isinstance(state.plan, UnreadPlan):
+            raise  # in a program that is being traced for every plan
+        programs[_READS_PLAN] = True
+        del programs[_COMPILED]
+        return train_step(state, batch)
+    return state.next(leaves), logs
+
+
+def _scheduled_step(state: State, batch: Any, schedule: UpdateSchedule, program: Any) -> Any:
+    """A step that updates only the groups whose turn it is."""
+    args = state.arrays, state.raw_key, state.step, batch
+    if not isinstance(state.step, Tracer):
+        return program(*args, schedule.at(int(state.step)))
+    # In a user's loop or jit, which groups are updated is part of what is computed.
+    branches = [lambda *args, resting=resting: program(*args, resting) for resting in schedule.sets()]
+    return jax.lax.switch(schedule.index(state.step), branches, *args)
+
+
+@dispatch
+def train_step(component: Component, batch):
+    raise TypeError(
+        f"train_step takes a state, got the component {type(component).__name__}: state = fm.setup(component, data, "
+        "optimizer=optax.adam, lr=1e-3)."
+    )
+
+
+@per_structure()
+def _eval_step(structure: Structure, leaves: list[Any], raw_key: Any, step: Any, raw: Any) -> dict[str, Any]:
+    state = State.of(leaves, raw_key, step, structure)
+    return observe(state.system, as_batch(state.system, raw), Eval(state.key))
+
+
+@dispatch
+def eval_step(state: State, batch):
+    batch = checked_step_data(state, batch)
+    return _eval_step(without_plan(state.structure), state.arrays, state.raw_key, state.step, batch)

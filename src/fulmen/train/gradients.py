@@ -1,0 +1,137 @@
+"""The parts of a step: `differentiate` a loss, `apply_gradients` by the optimizer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fulmen.compose.example_means import total_loss
+from fulmen.compose.supervised import with_outputs
+from fulmen.compose.vectorized import members_of, over_states
+from fulmen.core.component import Buffer
+from fulmen.core.leaves import BUFFER, PARAMETER, leaves
+from fulmen.core.mergeable import Last
+from fulmen.core.mode import Mode
+from fulmen.core.state import State
+from fulmen.core.tree import remake
+from fulmen.core.verbs import bind
+from fulmen.optimizers import groups
+from fulmen.optimizers.update_schedule import NOBODY
+from fulmen.train.buffer_updates import empty_slots, recorded_mean, with_slots
+from fulmen.train.step_logs import batch_logs
+
+__all__ = ["apply_gradients", "differentiate", "learning_rates", "start_optimizer"]
+
+
+def differentiate(component: Any, batch: Any, mode: Mode) -> tuple[jax.Array, Any, Any, dict[str, Any]]:
+    """The loss, its gradient, and the component with its buffers updated.
+
+    Args:
+        component: an unbound component that has a loss.
+        batch: a `Batch`, already augmented.
+        mode: the mode to bind, a `Train`. The paths in `mode.resting` are neither differentiated nor recorded.
+
+    Returns:
+        `(value, gradients, component, logs)`: the loss, `()`; a tree like the component with the gradients of the parameters
+        and None elsewhere; the component after `record`; the loss, its entries and the metrics, as mergeable values.
+
+    Raises:
+        ValueError: if the loss is not a single number.
+    """
+    flat, structure = jax.tree.flatten(component, is_leaf=lambda v: isinstance(v, Buffer))
+    roles, known, resting = [], iter(leaves(component)), getattr(mode, "resting", NOBODY)
+    for item in flat:
+        mine = [next(known) for _ in jax.tree.leaves(item)]
+        roles.append([leaf.role for leaf in mine if leaf.path not in resting])
+    trained = {i: v for i, v in enumerate(flat) if roles[i] == [PARAMETER] and not isinstance(v, Buffer)}
+    # In another library's module a buffer is a leaf like any other.
+    buffers = {i: v if isinstance(v, Buffer) else Buffer(v) for i, v in enumerate(flat) if BUFFER in roles[i]}
+    slots = {i: empty_slots(buffer) for i, buffer in buffers.items()}
+
+    def objective(trained: dict[int, Any], slots: dict[int, Any]) -> tuple[jax.Array, dict[str, Any]]:
+        filled = {**dict(enumerate(flat)), **trained, **{i: with_slots(v, slots[i]) for i, v in buffers.items()}}
+        bound = bind(structure.unflatten(filled.values()), mode)
+        seen = with_outputs(bound, batch)
+        value = total_loss(bound, seen)
+        if value.shape != ():
+            raise ValueError(f"the loss of {type(component).__name__} must be one number, got shape {value.shape}.")
+        return value, batch_logs(bound, seen, value)
+
+    (value, logs), (slopes, recorded) = jax.value_and_grad(objective, (0, 1), has_aux=True)(trained, slots)
+    # A buffer keeps its node, so that the gradients have the component's structure.
+    gradients = structure.unflatten(
+        [slopes[i] if i in slopes else jax.tree.map(lambda _: None, v) for i, v in enumerate(flat)]
+    )
+    for i, buffer in buffers.items():
+        new = recorded_mean(buffer, recorded[i])
+        flat[i] = remake(buffer, {"value": new}) if isinstance(flat[i], Buffer) else new
+    return value, gradients, structure.unflatten(flat), logs
+
+
+def apply_gradients(state: State, gradients: Any, *, value: Any = None) -> State:
+    """The state after each parameter group's transformation updated its parameters and optimizer state.
+
+    Args:
+        state: a `State`.
+        gradients: as `differentiate` returns them. A group without gradients keeps its parameters and optimizer state.
+        value: the loss, `()`, for transformations that use it.
+
+    Raises:
+        ValueError: if the state is a population's, which is updated member by member.
+    """
+    system, updated = state.system, []
+    if members_of(system, system):
+        raise ValueError(
+            f"{type(system).__name__}: a custom training step updates one system at a time; put it inside the population, "
+            "fm.Population(fm.defences.SAM(system), n)."
+        )
+    for group, before in zip(groups(system, state.optimizer, state.plan), state.optimizer_state, strict=True):
+        slopes, parameters = group.select(gradients, system), group.select(system, system)
+        if not jax.tree.leaves(slopes):
+            updated.append(before)
+            continue
+        with jax.numpy_dtype_promotion("standard"):  # optax counts in integers and raises numbers to that power
+            changes, after = group.built.transformation.update(slopes, before, parameters, value=value)
+            moved = optax.apply_updates(parameters, changes)
+        system = _merge(system, moved)
+        updated.append(after)
+    return state.replace(system=system, optimizer_state=tuple(updated))
+
+
+def _merge(system: Any, some: Any) -> Any:
+    structure = jax.tree.structure(system)
+    new = structure.flatten_up_to(some)
+    return structure.unflatten([o if n is None else n for o, n in zip(jax.tree.leaves(system), new, strict=True)])
+
+
+def start_optimizer(state: State) -> State:
+    """The state with the optimizer's initial state."""
+    return over_states(state.system, state, _start_optimizer)[0]
+
+
+def _start_optimizer(state: State) -> tuple[State, None]:
+    system = state.system
+    with jax.numpy_dtype_promotion("standard"):  # optax counts in integers
+        found = groups(system, state.optimizer, state.plan)
+        started = tuple(g.built.transformation.init(g.select(system, system)) for g in found)
+    return state.replace(optimizer_state=started), None
+
+
+def learning_rates(before: State, after: State) -> dict[str, Any]:
+    """The learning rate of each group in the first update between two states, where it is known."""
+    both = before.replace(optimizer_state=(before.optimizer_state, after.optimizer_state))
+    return over_states(before.system, both, _learning_rates)[1]
+
+
+def _learning_rates(state: State) -> tuple[State, dict[str, Any]]:
+    found = groups(state.system, state.optimizer, state.plan)
+    rates = {}
+    for group, before, after in zip(found, *state.optimizer_state, strict=True):
+        with jax.numpy_dtype_promotion("standard"):
+            rate = group.built.rate(before, after)
+        if rate is not None:
+            rates["lr" if len(found) == 1 else f"lr/{group.path or 'rest'}"] = Last(jnp.asarray(rate, jnp.float32))
+    return state, rates

@@ -1,0 +1,57 @@
+"""What a step or an evaluation logs for a batch, and under which names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fulmen.compose.example_means import as_metric, total_loss
+from fulmen.compose.loss_entries import checked_entries, logged_losses
+from fulmen.compose.supervised import with_outputs
+from fulmen.compose.vectorized import over_members
+from fulmen.core.component import System
+from fulmen.core.marks import sums_losses
+from fulmen.core.mergeable import Mean
+from fulmen.core.mode import Mode
+from fulmen.core.verbs import bind, loss, losses, metrics
+
+__all__ = ["batch_logs", "observe"]
+
+
+def batch_logs(bound: Any, batch: Any, value: Any) -> dict[str, Any]:
+    """The logs of a batch: `loss`, `loss/<entry>` if the loss has several entries, and the metrics, as mergeable values.
+
+    Args:
+        bound: a component with a mode bound.
+        batch: a `Batch`.
+        value: the component's loss of the batch, `()`.
+    """
+    weight = getattr(batch, "weight", None)
+    count = len(batch) if weight is None else weight.sum()
+    logs: dict[str, Any] = {"loss": Mean(value, count)}
+    logs |= {name: Mean(entry, count) for name, entry in _loss_entries(bound, batch).items()}
+    for name, metric in metrics(bound, batch).items():
+        if name in logs:
+            raise ValueError(
+                f"{name!r} in `metrics` of {type(bound).__name__} is already the name of a part of its loss; rename the metric."
+            )
+        logs[name] = as_metric(name, metric, batch)
+    return logs
+
+
+def _loss_entries(bound: Any, batch: Any) -> dict[str, Any]:
+    """The entries that a system's loss adds up, by their names in the logs; none if there is only one."""
+    if not (isinstance(bound, System) and sums_losses.on(loss.method(bound, batch)) and losses.has(bound, batch)):
+        return {}
+    entries = logged_losses(bound, checked_entries(bound, losses(bound, batch)), batch)
+    return entries if len(entries) > 1 else {}
+
+
+def observe(component: Any, batch: Any, mode: Mode) -> dict[str, Any]:
+    """The logs of a batch for an unbound component in a mode, `batch_logs`; of a population, for each member."""
+    return over_members(component, component, _observe, batch, mode)
+
+
+def _observe(component: Any, batch: Any, mode: Mode) -> dict[str, Any]:
+    bound = bind(component, mode)
+    batch = with_outputs(bound, batch)
+    return batch_logs(bound, batch, total_loss(bound, batch))
