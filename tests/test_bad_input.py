@@ -248,17 +248,17 @@ def test_an_image_outside_the_box():
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        (dict(epochs=1, batch_size=41), ValueError, ["batch_size 41", "40"]),
+        (dict(epochs=1, batch_size=41), ValueError, ["batch_size", "40", "got 41"]),
         (dict(epochs=1, batch_size=0), ValueError, ["batch_size", "0"]),
         (dict(epochs=0), ValueError, ["epochs", "0"]),
-        (dict(epochs=1.5), TypeError, ["epochs", "whole number", "1.5"]),
+        (dict(epochs=1.5), TypeError, ["epochs", "positive integer", "1.5"]),
         (dict(steps=-1), ValueError, ["steps", "-1"]),
         (dict(), ValueError, ["epochs=", "steps=", "neither"]),
         (dict(epochs=1, steps=1), ValueError, ["epochs", "steps", "both"]),
     ],
 )
 @pytest.mark.parametrize("of", ["component", "state"])
-def test_how_long(options, error, words, of):
+def test_run_lengths_that_are_not_possible(options, error, words, of):
     component = classifier()
     given = ADAM if of == "component" else {}
     if of == "state":
@@ -278,7 +278,7 @@ def test_a_state_of_another_system(tmp_path):
 
 
 @pytest.mark.parametrize("part", [0.0, 1.0, 0.001])
-def test_splits_that_leave_nothing(part):
+def test_splits_with_an_empty_part_are_refused(part):
     with said(ValueError, "split", str(part)):
         fm.split((X, Y), part)
 
