@@ -45,7 +45,7 @@ def system(**options):
     return fm.systems.ActorCritic(Linear(1, 2), Value(Linear(1, 1)), Signs(), **{"agents": 8, "horizon": 4, **options})
 
 
-def test_it_learns_what_fits():
+def test_it_learns_a_simple_environment():
     state, history = fm.fit(
         system(), np.arange(8 * 50), batch_size=8, optimizer=optax.adam, lr=0.05, epochs=3, progress=False
     )
@@ -54,7 +54,7 @@ def test_it_learns_what_fits():
     assert fm.predict(state, np.float32([[-1.0], [1.0]])).argmax(1).tolist() == [0, 1]
 
 
-def test_agents_go_on_where_they_were():
+def test_agents_continue_from_their_state():
     state = fm.setup(system(), np.arange(16), batch_size=8, optimizer=optax.sgd(0.1))
     times = [np.asarray(state.system.playing.value.time)]
     for _ in range(2):
@@ -135,12 +135,12 @@ def test_an_episode_ends_at_its_limit_and_another_begins():
             {},
             np.ones((8, 2), np.float32),
             TypeError,
-            r"the data of an ActorCritic is a number for each row, such as np.arange\(800\)",
+            r"data of an ActorCritic must be one integer per row, such as np.arange\(800\)",
         ),
-        ({}, np.arange(6), ValueError, "ActorCritic has 8 agents, and a batch of 6 came: give batch_size=8"),
+        ({}, np.arange(6), ValueError, "batch size of an ActorCritic must be .* 8, got 6. Write batch_size=8"),
     ],
 )
-def test_what_makes_no_sense(options, data, error, message):
+def test_bad_input(options, data, error, message):
     wrong = fm.replace(system(), options) if "environment" in options else system(**options)
     with pytest.raises(error, match=message):
         fm.setup(wrong, data, optimizer=optax.sgd(0.1), batch_size=8)

@@ -1,4 +1,4 @@
-"""`Adversarial` around systems of every kind: the attack comes once, after augmentation, and every verb still works."""
+"""`Adversarial` around systems of every kind: one attack per step, after augmentation; every verb works."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ def data():
 
 
 class Duel(fm.Game):
-    """Two players who draw, and have no per-example losses."""
+    """Two players whose losses draw random numbers and are not per example."""
 
     one: Net
     two: Net
@@ -37,19 +37,14 @@ def losses(game: Duel, batch, mode):
     return {"one": gap, "two": {"gap": -gap, "own": (game.two(batch.x) ** 2).mean()}}
 
 
-class Noisy(fm.Model):
-    """A model with an augmentation of its own."""
+class Brighter(fm.Wrapper):
+    """A model with an augmentation."""
 
     inner: Net
 
 
 @dispatch
-def loss(model: Noisy, batch: fm.Labeled):
-    return fm.loss(model.inner, batch)
-
-
-@dispatch
-def augment(model: Noisy, batch, mode):
+def augment(model: Brighter, batch, mode):
     return fm.replace(batch, x=jnp.clip(batch.x + 0.05, 0, 1))
 
 
@@ -62,7 +57,7 @@ WRAPPED = {
     "a classifier with terms": lambda: fm.Classifier(MLP(4, 16, 3), fm.CrossEntropy() + 1e-3 * fm.L2()),
     "a model": net,
     "a system of two": pair,
-    "a system with augmentations": lambda: Pair(Noisy(net()), net()),
+    "a system with augmentations": lambda: Pair(Brighter(net()), net()),
     "a game": lambda: Duel(net(), net()),
     "frozen and not": lambda: Pair(fm.Frozen(net()), net()),
     "another": lambda: fm.Adversarial(classifier(), FGSM),
@@ -81,7 +76,7 @@ def leaves_near(ours, theirs, atol=1e-6):
 
 
 @pytest.mark.parametrize("make", WRAPPED.values(), ids=WRAPPED)
-def test_a_step_is_the_systems_own_on_attacked_inputs(make, data):
+def test_a_step_is_the_systems_step_on_attacked_inputs(make, data):
     adv = fm.Adversarial(make(), fm.FGSM(REGION, step_size=0.08, start=fm.attacks.Uniform()))
     state = fm.setup(adv, data, optimizer=optax.sgd, lr=0.1)
     attacked, value, slopes = by_hand(state, data)
@@ -112,7 +107,7 @@ def by_hand(state, data):
     return attacked, value, jax.tree.leaves(slopes)
 
 
-def test_metrics_are_called_robust(data):
+def test_metrics_are_named_robust(data):
     adv = ready(fm.Adversarial(classifier(metrics=(fm.Accuracy(),)), FGSM))
     batch = fm.as_batch(adv, data)
     attacked = fm.augment(adv, batch, fm.Train(jax.random.key(0)))
@@ -131,7 +126,7 @@ def test_metrics_are_called_robust(data):
     assert fm.predict(state, data).shape == (40, 3)
 
 
-def test_the_attack_comes_after_the_augmentation(data):
+def test_the_attack_runs_after_the_augmentation(data):
     adv = ready(fm.Adversarial(classifier(augment=(fm.augmentations.Mixup(1.0, 3),)), FGSM))
     batch, mode = fm.as_batch(adv, data), fm.Train(jax.random.key(3))
     attacked = fm.augment(adv, batch, mode)
@@ -144,8 +139,8 @@ def test_the_attack_comes_after_the_augmentation(data):
     leaves_near(again, attacked, 0)
 
 
-def test_parts_with_batches_of_their_own_are_attacked_each(data):
-    adv = ready(fm.Adversarial(Pair(Noisy(net()), net()), FGSM))
+def test_parts_with_different_batches_are_attacked_separately(data):
+    adv = ready(fm.Adversarial(Pair(Brighter(net()), net()), FGSM))
     attacked = fm.augment(adv, fm.as_batch(adv, data), fm.Train(jax.random.key(0)))
     own, clean = attacked.batch.parts["one"].x, attacked.clean.parts["one"].x
     np.testing.assert_allclose(clean, np.clip(data[0] + 0.05, 0, 1), rtol=0, atol=1e-7)
@@ -159,7 +154,7 @@ def flops(function, *arguments):
 
 
 @pytest.mark.parametrize("steps", [1, 4])
-def test_the_attack_is_computed_once_and_in_its_passes(steps):
+def test_the_attack_is_computed_once_in_the_expected_passes(steps):
     rng = np.random.default_rng(0)
     raw = rng.random((32, 64), np.float32), rng.integers(0, 10, 32).astype(np.int32)
     # Training and evaluating compute the same in an MLP without dropout, so the last clean pass could be merged.
@@ -179,7 +174,7 @@ def test_the_attack_is_computed_once_and_in_its_passes(steps):
     assert clean + 1.05 * 2 * steps * one <= 1.1 * (2 * steps + 3) * one
 
 
-def test_running_statistics_move_by_the_training_pass_alone(data):
+def test_running_statistics_change_only_by_the_training_pass(data):
     model = Chain(Dense(4, 8), BatchNorm(8), jax.nn.relu, Dense(8, 3))
     adv = fm.Adversarial(fm.Classifier(model), PGD)
     state = fm.setup(adv, data, optimizer=optax.sgd, lr=0.0)
@@ -205,8 +200,8 @@ def test_radii_are_hyperparameters(data):
 @pytest.mark.parametrize(
     ("attack", "inputs", "error", "message"),
     [
-        (PGD, lambda x: 2 * x, ValueError, r"x: values in Box\(lo=0.0, hi=1.0\)"),
-        (FGSM, lambda x: (255 * x).astype(np.uint8), ValueError, "x: floating-point numbers .* uint8 .*x / 255"),
+        (PGD, lambda x: 2 * x, ValueError, r"x must be in Box\(lo=0.0, hi=1.0\)"),
+        (FGSM, lambda x: (255 * x).astype(np.uint8), ValueError, "x must be floating-point.* uint8 .*x / 255"),
         (fm.FGSM(fm.LinfBall(-1.0)), lambda x: x, ValueError, "LinfBall.eps"),
         (fm.PGD(REGION, 0.1, 0), lambda x: x, ValueError, "PGD.steps"),
         (
@@ -222,7 +217,7 @@ def test_bad_input_is_found_at_setup(attack, inputs, error, message, data):
         fm.setup(fm.Adversarial(net(), attack), (inputs(data[0]), data[1]), optimizer=optax.sgd, lr=0.1)
 
 
-def test_an_attack_of_ones_own_in_training(data):
+def test_a_custom_attack_in_training(data):
     state = fm.setup(fm.Adversarial(net(), Shift(REGION)), data, optimizer=optax.sgd, lr=0.1)
     _, logs = fm.train_step(state, data)
     expected = fm.loss(state.system.system, fm.Labeled(np.clip(data[0] + 0.01, 0, 1), data[1])).mean()
@@ -230,7 +225,7 @@ def test_an_attack_of_ones_own_in_training(data):
 
 
 class Shift(fm.Attack):
-    """Moves every example alike, and has no option."""
+    """Shifts all examples equally; it has no options."""
 
 
 @dispatch

@@ -306,14 +306,14 @@ def test_a_loss_that_returns_nothing():
     def loss(silent: Silent, batch: fm.Labeled):
         fm.loss.invoke(Net, fm.Labeled)(silent, batch)
 
-    with said(TypeError, "the loss of Silent is None", "return"):
+    with said(TypeError, "the loss of Silent must be", "got None", "return"):
         fm.setup(Silent(Linear(4, 3)), (X, Y), **ADAM)
-    with said(TypeError, "the loss 'one' of Solo is None", "return"):
+    with said(TypeError, "the loss 'one' of Solo must be", "got None", "return"):
         fm.setup(Solo(Silent(Linear(4, 3))), (X, Y), **ADAM)
 
 
-@pytest.mark.parametrize(("made", "came"), [(lambda z: dict(one=z), "dict"), (lambda z: (z, z), "tuple")])
-def test_a_loss_that_returns_several(made, came):
+@pytest.mark.parametrize(("made", "kind"), [(lambda z: dict(one=z), "dict"), (lambda z: (z, z), "tuple")])
+def test_a_loss_that_returns_several(made, kind):
     class Several(Net):
         pass
 
@@ -321,7 +321,7 @@ def test_a_loss_that_returns_several(made, came):
     def loss(several: Several, batch: fm.Labeled):
         return made(several(batch.x).mean(1))
 
-    with said(TypeError, f"the loss of Several is a {came}", "one per example", "`losses`"):
+    with said(TypeError, "the loss of Several must be", f"got a {kind}", "one per example", "`losses`"):
         fm.setup(Several(Linear(4, 3)), (X, Y), **ADAM)
 
 
@@ -369,7 +369,7 @@ def test_augmentations_that_give_no_batch(made, word):
         (OddSystem(net()), "OddSystem"),
         (fm.Classifier(fm.models.Dense(4, 3), augment=OddAugmentation()), "OddAugmentation"),
     ):
-        with said(TypeError, f"`augment` of {name} returned {word}", "fm.replace(batch, x=…)"):
+        with said(TypeError, f"`augment` of {name} must return the batch", f"got {word}", "fm.replace(batch, x=…)"):
             fm.setup(component, (X, Y), **ADAM)
 
 

@@ -275,7 +275,7 @@ def test_a_loss_entry_without_entries():
 
     system = fm.init(Empty(Net(Linear(4, 3))), jax.random.key(0))
     for run in (fm.loss, fm.loss_tree, lambda system, raw: fm.setup(system, raw, **ADAM)):
-        with pytest.raises(ValueError, match="'rest' of Empty is an empty dict"):
+        with pytest.raises(ValueError, match="'rest' of Empty must have at least one entry"):
             run(system, (X, Y))
 
 

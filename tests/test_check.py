@@ -225,7 +225,10 @@ def loss(system: Half, batch, mode: fm.Eval):
 ERRORS = {
     "no method": (lambda: Silent(Linear(4, 3)), ["`loss(Silent, Labeled)`: no method", "@dispatch"]),
     "a shape": (lambda: Net(Linear(7, 3)), ["the loss in training: TypeError", "tiny.py:"]),
-    "a loss of many numbers": (lambda: Vector(Linear(4, 3)), ["loss of Vector has shape (32, 3)"]),
+    "a loss of many numbers": (
+        lambda: Vector(Linear(4, 3)),
+        ["loss of Vector must be a number or one per example, (32,), got shape (32, 3)"],
+    ),
     "another type after a step": (
         lambda: Growing(Linear(4, 3), fm.Buffer(jnp.zeros(()))),
         ["a step: TypeError", "total", "bfloat16"],
@@ -234,7 +237,7 @@ ERRORS = {
     "evaluation": (lambda: Half(net()), ["evaluation: RuntimeError: not yet written", "test_check.py:"]),
     "an init that fails": (lambda: Undrawable(Linear(4, 3)), ["arrays: ZeroDivisionError", "test_check.py:"]),
     "the same part twice": (lambda: (lambda one: fm.replace(pair(), one=one, two=one))(net()), ["'one' and at 'two'"]),
-    "no component": (lambda: 3, ["fields: TypeError: a component was expected"]),
+    "no component": (lambda: 3, ["fields: TypeError: a component must be given, got int"]),
 }
 
 

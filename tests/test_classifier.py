@@ -88,7 +88,7 @@ def test_the_loss_is_the_mean_by_weight(model, raw):
     np.testing.assert_allclose(found, np.average(values, weights=weight), rtol=1e-5)
 
 
-def test_forward_is_the_models(model, raw):
+def test_forward_calls_the_model(model, raw):
     system = fm.Classifier(model)
     np.testing.assert_array_equal(system(raw[0]), model(raw[0]))
     np.testing.assert_array_equal(fm.forward(system, raw[0]), model(raw[0]))
@@ -101,7 +101,7 @@ def test_the_mode_reaches_the_model(model, raw):
     assert float(fm.metrics(system, batch, fm.Train(KEY))["accuracy"].compute()) == 0
 
 
-def test_metrics_have_their_names(model, raw):
+def test_metrics_are_named(model, raw):
     class Share(fm.Metric):
         of: int
 
@@ -172,7 +172,7 @@ def test_the_gradient_is_that_of_the_formula(model, raw):
     np.testing.assert_allclose(jax.grad(ours)(model.weight), jax.grad(by_hand)(model.weight), atol=1e-6)
 
 
-def test_a_classifier_says_whether_its_figures_are_per_example(model):
+def test_a_classifier_is_per_example_if_its_terms_and_metrics_are(model):
     class Own(fm.Metric): ...
 
     assert fm.Classifier(model, 0.1 * fm.CrossEntropy() + fm.L2()).per_example
@@ -181,14 +181,14 @@ def test_a_classifier_says_whether_its_figures_are_per_example(model):
     assert not fm.Classifier(model, metrics=(fm.Accuracy(), Own())).per_example
 
 
-def test_an_evaluation_pads_only_what_is_per_example(model, raw):
+def test_an_evaluation_pads_only_systems_that_are_per_example(model, raw):
     """A term over the outputs of a batch would see the padding, whatever its weight."""
     found = fm.evaluate(fm.Classifier(model, Batchwise(), metrics=()), raw, batch_size=32)
     parts = [float(np.var(model(part))) for part in (raw[0][:32], raw[0][32:])]
     assert found["loss"] == pytest.approx(np.average(parts, weights=[32, 18]), rel=1e-4)
 
 
-def test_a_classifier_is_a_part_like_any(model, raw):
+def test_a_classifier_can_be_a_part(model, raw):
     class Both(fm.System):
         one: fm.Classifier
         two: fm.Classifier
@@ -250,7 +250,7 @@ def test_fields_of_the_wrong_kind(system, message):
         ),
     ],
 )
-def test_data_that_does_not_fit(model, raw, change, error, message):
+def test_invalid_data(model, raw, change, error, message):
     system = fm.Classifier(model)
     with pytest.raises(error, match=message):
         fm.validate(system, fm.as_batch(system, change(*raw)))
@@ -269,12 +269,12 @@ def test_regression_targets_are_not_broadcast(raw):
         fm.setup(fm.Regressor(Linear(4, 1)), (x, x[:, 0]), optimizer=optax.sgd(0.1))
 
 
-def test_a_wrong_input_size_is_the_layers_own_error(raw):
+def test_a_wrong_input_size_raises_the_layers_error(raw):
     with pytest.raises(ValueError, match="Picky takes 7 numbers, and 4 came"):
         fm.validate(fm.Classifier(Picky()), fm.Labeled(*raw))
 
 
-def test_validation_looks_at_the_shape_of_one_example_only(raw):
+def test_validation_traces_one_example_only(raw):
     seen = []
 
     class Shy(fm.Model): ...
@@ -288,7 +288,7 @@ def test_validation_looks_at_the_shape_of_one_example_only(raw):
     assert seen == [((1, 4), True)]
 
 
-def test_a_model_that_mixes_examples_up(raw):
+def test_a_model_that_mixes_examples(raw):
     class Pooled(fm.Model): ...
 
     @dispatch

@@ -1,4 +1,4 @@
-"""The command line: what it trains, what it writes, and what it says of mistakes."""
+"""The command line: training, files and error messages."""
 
 import json
 import os
@@ -73,7 +73,7 @@ Y = np.arange(50) % 3
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
-    """The folder with a module of types, which is imported once: types that are defined again clear JAX's caches."""
+    """The folder with a module of types, imported once, since redefining types clears JAX's caches."""
     folder = tmp_path_factory.mktemp("parts")
     (folder / "parts.py").write_text(textwrap.dedent(PARTS))
     yield folder
@@ -104,7 +104,7 @@ def run(tmp_path, parts, monkeypatch, capfd):
 
 
 def said(result, *words):
-    """A mistake is one line, with these words in it, and exit status 2."""
+    """A mistake prints one line with these words and exits with status 2."""
     code, out, err = result
     assert code == 2, (code, out, err)
     assert len(err.splitlines()) == 1 and err.startswith("python -m fulmen: "), err
@@ -135,7 +135,7 @@ def test_a_function(run, target):
     assert figures["loss"] == pytest.approx(history["loss"].tolist())
 
 
-def test_flags_beat_what_the_function_says(run):
+def test_flags_override_the_function(run):
     code, out, _ = run("train examples:full --steps 5 --lr 0.5 --no-progress --history h.json --batch-size 10")
     assert code == 0 and "5 steps" in out and "epoch" not in out
     assert figures_in("h.json")["lr"] == [0.5]
@@ -214,7 +214,7 @@ def test_the_traceback_of_a_mistake(run):
     ("target", "first", "last"),
     [("broken", "in broken", "split: fraction"), ("divided", "in forward", "ZeroDivisionError")],
 )
-def test_an_error_in_their_own_code_keeps_its_traceback_from_there_on(run, target, first, last):
+def test_an_error_in_user_code_has_its_traceback_from_there(run, target, first, last):
     code, _, err = run(f"train examples:{target} --epochs 1 --optimizer sgd --lr 1")
     lines = err.splitlines()
     assert code == 1 and lines[0].startswith("Traceback")
@@ -234,7 +234,7 @@ def test_a_module_that_cannot_be_imported_keeps_its_traceback(run, source, words
     assert all(word in err for word in words), err
 
 
-def test_what_is_not_installed_is_one_line(run, monkeypatch):
+def test_a_missing_package_is_one_line(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     said(run("digits"), 'pip install "fulmen[examples]"')
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -251,7 +251,7 @@ def test_a_help_text_says_what_a_function_returns(run):
         assert word in " ".join(out.split()), word
 
 
-def test_ctrl_c_stops_with_what_was_reached(run):
+def test_ctrl_c_reports_the_results_so_far(run):
     code, out, _ = run("train examples:interrupted --save state.safetensors --history h.json")
     assert code == 130
     assert "Interrupted: the state after 3 of 1000 steps is returned." in out and "wrote state.safetensors" in out

@@ -72,7 +72,7 @@ def test_a_nested_system_is_reduced_by_its_own_method(batch):
     np.testing.assert_allclose(fm.loss(system, batch), 2 * one + two, rtol=1e-6)
 
 
-def test_a_nested_system_with_a_loss_of_its_own_keeps_it(batch):
+def test_a_nested_system_with_a_custom_loss_keeps_it(batch):
     class Around(fm.System):
         inner: Direct
         other: Net
@@ -110,15 +110,18 @@ def test_parts_select_their_batch():
     np.testing.assert_allclose(fm.loss(system, batch), expected, rtol=1e-6)
 
 
+X3, Y3 = np.zeros((3, 2), np.float32), np.zeros(3, np.float32)
+
+
 @pytest.mark.parametrize(
     ("raw", "kind"),
     [
-        (np.zeros((3, 2)), fm.Unlabeled),
-        ((np.zeros((3, 2)), np.zeros(3)), fm.Labeled),
-        ((np.zeros((3, 2)), np.zeros(3), np.ones(3)), fm.Labeled),
-        ({"x": np.zeros((3, 2)), "y": np.zeros(3)}, fm.Labeled),
-        ({"x": np.zeros((3, 2))}, fm.Unlabeled),
-        (fm.Unlabeled(np.zeros((3, 2))), fm.Unlabeled),
+        (X3, fm.Unlabeled),
+        ((X3, Y3), fm.Labeled),
+        ((X3, Y3, Y3 + 1), fm.Labeled),
+        ({"x": X3, "y": Y3}, fm.Labeled),
+        ({"x": X3}, fm.Unlabeled),
+        (fm.Unlabeled(X3), fm.Unlabeled),
     ],
 )
 def test_as_batch(raw, kind):
@@ -164,7 +167,7 @@ def joint(first, second, batch):
 
 
 @pytest.mark.parametrize("nested", [False, True, "twice"])
-def test_each_entry_moves_its_own_player(batch, nested):
+def test_each_entry_trains_only_its_player(batch, nested):
     system = ready(duel())
     if nested:
         system = AroundGame(system, ready(net()))
@@ -190,7 +193,7 @@ def test_the_loss_of_a_game_is_the_sum_of_its_entries(batch):
     assert set(fm.losses(system, batch)["second"]) == {"a", "b"}
 
 
-def test_an_entry_that_is_nobodys_is_an_error(batch):
+def test_an_entry_without_a_player_is_an_error(batch):
     class Wrong(fm.Game):
         first: Player
 
@@ -198,7 +201,7 @@ def test_an_entry_that_is_nobodys_is_an_error(batch):
     def losses(game: Wrong, batch):
         return {"third": jnp.zeros(())}
 
-    with pytest.raises(ValueError, match=r"entry 'third'.*the fields are: first"):
+    with pytest.raises(ValueError, match=r"the fields, first, got 'third'"):
         fm.loss(ready(Wrong(Player(Linear(4, 3)))), batch)
 
 
@@ -283,7 +286,7 @@ def counted(kind):
 
 @pytest.mark.parametrize(("kind", "expected"), [(CountedDuel, (3, 3)), (Passive, (3, 0))])
 @pytest.mark.parametrize("nested", [False, True])
-def test_buffers_of_a_game_move_by_their_own_players_entry(kind, expected, nested):
+def test_buffers_of_a_game_are_updated_by_their_players_entry(kind, expected, nested):
     system = AroundCounted(counted(kind), net()) if nested else counted(kind)
     state = fm.setup(system, data(), optimizer=optax.sgd(0.1))
     for _ in range(3):
@@ -330,7 +333,7 @@ def test_metrics_of_parts_join_their_names(batch):
     np.testing.assert_allclose(figures["a/size"], np.abs(state.system.a(batch.x)).mean(), rtol=1e-5)
 
 
-def test_parts_augment_each_in_its_own_way(batch):
+def test_parts_augment_their_own_batches(batch):
     class Shifted(Net):
         by: float = 1.0
 

@@ -20,7 +20,7 @@ def rows(some, raw):
     return tuple(v[some] for v in raw)
 
 
-def test_folds_of_one_size():
+def test_equal_folds():
     raw = data(18)
     state, history, figures, folds = fm.cross_validate(classifier(), raw, folds=3, seed=4, **OPTIONS)
     assert sorted(np.concatenate(folds)) == list(range(18)) and {len(fold) for fold in folds} == {6}
@@ -39,7 +39,7 @@ def test_folds_of_one_size():
     np.testing.assert_allclose(figures["loss/members"], history["validation/loss/members"][-1], rtol=1e-4)
 
 
-def test_folds_that_cannot_be_equal():
+def test_folds_that_differ_by_one_example():
     raw, system = data(17), fm.Classifier(Dense(4, 3))
     options = {**OPTIONS, "batch_size": 12, "epochs": 1}
     state, history, figures, folds = fm.cross_validate(system, raw, folds=3, seed=2, **options)
@@ -61,15 +61,19 @@ def test_folds_that_cannot_be_equal():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        (dict(folds=2.5), TypeError, "folds: a whole number was expected, and 2.5 came"),
-        (dict(folds=1), ValueError, "folds: at least 2 were expected, and 1 came"),
-        (dict(folds=19), ValueError, "folds: no more than the 18 examples were expected, and 19 came"),
-        (dict(validation=data(18)), TypeError, "`validation` is each member's own fold"),
-        (dict(lr=[0.1, 0.2], folds=3), ValueError, "one for each of the 3 members, was expected, and 2 came"),
-        (dict(system=fm.Population(classifier(), 2)), TypeError, "makes a population itself, of one system"),
+        (dict(folds=2.5), TypeError, "folds must be an integer, got 2.5"),
+        (dict(folds=1), ValueError, "folds must be from 2 .*, got 1"),
+        (dict(folds=19), ValueError, "folds must be .* number of examples, 18, got 19"),
+        (dict(validation=data(18)), TypeError, "no option `validation`: each member"),
+        (dict(lr=[0.1, 0.2], folds=3), ValueError, "lr must have one value for each of the 3 members"),
+        (
+            dict(system=fm.Population(classifier(), 2)),
+            TypeError,
+            r"a single system, got a population.*fm.cross_validate\(system",
+        ),
     ],
 )
-def test_what_cannot_be(options, error, message):
+def test_invalid_options(options, error, message):
     options = {"system": classifier(), **OPTIONS, **options}
     with pytest.raises(error, match=message):
         fm.cross_validate(options.pop("system"), data(18), **options)

@@ -187,7 +187,7 @@ def test_hugging_face_datasets(raw):
     assert first != second
     with pytest.raises(TypeError, match="must be one data set, got a dict of them: 'train'"):
         fit(datasets.DatasetDict(train=made))
-    with pytest.raises(ValueError, match="a dict of data has x"):
+    with pytest.raises(ValueError, match="a dict of data must have x"):
         fit(made.rename_column("x", "image"), batch_size=16)
 
 

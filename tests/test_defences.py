@@ -20,7 +20,7 @@ N, FEATURES, CLASSES = 12, 5, 3
 
 
 class Shifted(Start):
-    """Near the input, by a little that is not drawn."""
+    """A fixed point near the input."""
 
 
 @dispatch
@@ -51,7 +51,7 @@ def unpacked(system):
 
 
 def network(p, x, statistics=None, mask=None):
-    """The logits: in evaluation with running statistics, in training with the batch's own and a dropout mask."""
+    """The logits: with running statistics in evaluation, with the batch's statistics and a dropout mask in training."""
     h = x @ p["w1"] + p["b1"][None]
     mean, variance = (h.mean(0), h.var(0)) if statistics is None else (statistics["mean"], statistics["variance"])
     h = (h - mean[None]) / jnp.sqrt(variance + 1e-5)[None] * p["scale"][None] + p["shift"][None]
@@ -69,7 +69,7 @@ def kl(p, q):
 
 
 def moved_statistics(p, old, *passes):
-    """After a pass over each of some inputs: the mean of what each of them would make of the running ones."""
+    """The running statistics after some passes: the mean of those after each single pass."""
     hidden = [x @ p["w1"] + p["b1"][None] for x in passes]
     mean = sum(0.9 * old["mean"] + 0.1 * h.mean(0) for h in hidden) / len(hidden)
     variance = sum(0.9 * old["variance"] + 0.1 * h.var(0, ddof=1) for h in hidden) / len(hidden)
@@ -90,7 +90,7 @@ def shifted(x):
 
 
 class Step:
-    """A step of the library, and what a step by hand needs to know of it."""
+    """A step of the library, and the values that the step by hand needs."""
 
     def __init__(self, defence, data, optimizer=None):
         self.state = fm.setup(defence, data, optimizer=optimizer or fm.optimizers.Optimizer(optax.sgd, LR), batch_size=N)
@@ -109,7 +109,7 @@ class Step:
         return unpacked(self.inside(self.state.system))
 
     def mask(self, mode=None):
-        """What dropout multiplies with."""
+        """The dropout mask."""
         bound = self.bound if mode is None else fm.bind(self.state.system, mode)
         return self.inside(bound).model[3](jnp.ones((N, 8)))
 
@@ -127,7 +127,7 @@ def sgd(p, slopes):
 
 
 def hand_attack(step, objective=None):
-    """The attack in evaluation mode: on the cross-entropy, or on how far the probabilities move."""
+    """The attack in evaluation mode, on the cross-entropy or the divergence."""
     p, statistics = step.before
     if objective is None:
         objective = lambda v: ce(network(p, v, statistics), step.y)
@@ -225,7 +225,7 @@ def test_virtual_adversarial_training(labelled, steps, data):
         return virtual + (ce(network(p, step.x, mask=mask), step.y).mean() if labelled else 0)
 
     value, slopes = jax.jit(jax.value_and_grad(loss))(p)
-    # The clean pass without labels is looked at and not learnt from, so it moves no statistics.
+    # The clean pass without labels has no gradient, so it does not change the statistics.
     passes = [x, step.x] if labelled else [x]
     step.matches(sgd(p, slopes), moved_statistics(p, step.before[1], *passes), value, atol=3e-6)
 
@@ -242,7 +242,7 @@ def test_the_virtual_direction_beats_random_ones(data):
     assert float(found.mean()) > 1.5 * float(drawn.mean())
 
 
-# Steps of their own
+# Custom training steps
 
 
 @pytest.mark.parametrize("attacked", [False, True])
@@ -279,7 +279,7 @@ def test_weights_of_a_stack_are_perturbed_layer_by_layer(data):
 
 @pytest.mark.parametrize("optimizer", [optax.sgd(LR), optax.adam(0.01, eps=1e-3)], ids=["sgd", "adam"])
 def test_free_adversarial_training(optimizer, data):
-    """Three replays: each one moves parameters, statistics and, by the same gradient, the perturbation."""
+    """Three replays: each updates the parameters, the statistics and, by the same gradient, the perturbation."""
     step = Step(FreeAdversarial(classifier(), REGION, replays=3, step_size=STEP), data, optimizer)
     p, statistics = step.before
     x, memory, values = step.x, optimizer.init(p), []
@@ -315,7 +315,7 @@ def test_a_schedule_of_the_plan_spans_the_replays(data):
     assert int(state.step) == 5 and state.plan.total_steps == 5
 
 
-# Attacks of one step
+# Single-step attacks
 
 
 def test_the_fast_attack_is_fgsm_from_a_uniform_start():

@@ -1,4 +1,4 @@
-"""Defences that make no sense, systems that they do not fit, and `check` on those that do."""
+"""Defences with invalid fields or unsuitable systems, and `check` on valid ones."""
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,7 @@ def losses(system: Distance, batch):
 
 
 class Stubborn(fm.System):
-    """A system with a step of its own."""
+    """A system with a custom training step."""
 
     net: Net
 
@@ -62,20 +62,35 @@ def distance():
 
 
 BAD = {
-    "TRADES, no classifier": (lambda: TRADES(distance(), PGD), (X, Y), ValueError, "TRADES, system: one with a classifier"),
-    "VAT, no classifier": (lambda: VAT(distance(), eps=1.0), (X, Y), ValueError, "VAT, system: one with a classifier"),
+    "TRADES, no classifier": (
+        lambda: TRADES(distance(), PGD),
+        (X, Y),
+        ValueError,
+        "system of TRADES must contain a classifier.* Write `predictions",
+    ),
+    "VAT, no classifier": (
+        lambda: VAT(distance(), eps=1.0),
+        (X, Y),
+        ValueError,
+        "system of VAT must contain a classifier.* Write `predictions",
+    ),
     "MART, a regressor": (
         lambda: MART(fm.Regressor(fm.models.Dense(4, 1)), PGD),
         (X, X[:, :1]),
         ValueError,
         r"MART, system: .*outputs are \(16, 1\)|MART, system: .*outputs are \(2, 1\)",
     ),
-    "MART, soft labels": (lambda: MART(classifier(), PGD), (X, SOFT), TypeError, "MART, y: integer labels"),
+    "MART, soft labels": (
+        lambda: MART(classifier(), PGD),
+        (X, SOFT),
+        TypeError,
+        "MART: y must be integer labels.*augmentations",
+    ),
     "MART, mixed labels": (
         lambda: MART(classifier(augment=fm.augmentations.Mixup(1.0, 3)), PGD),
         (X, Y),
         TypeError,
-        "MART, y: integer labels",
+        "MART: y must be integer labels.*augmentations",
     ),
     "TRADES, beta": (lambda: TRADES(classifier(), PGD, beta=-1.0), (X, Y), ValueError, "TRADES.beta .* got -1"),
     "MART, beta": (lambda: MART(classifier(), PGD, beta=float("nan")), (X, Y), ValueError, "MART.beta"),
@@ -103,9 +118,14 @@ BAD = {
         TypeError,
         "FreeAdversarial.region must be a Region.*fm.LinfBall",
     ),
-    "Free, outside": (lambda: FreeAdversarial(classifier(), REGION), (2 * X, Y), ValueError, "x: values in Box"),
+    "Free, outside": (lambda: FreeAdversarial(classifier(), REGION), (2 * X, Y), ValueError, "x must be in Box"),
     "NFGSM, noise": (lambda: fm.Adversarial(net(), NFGSM(REGION, noise=-1.0)), (X, Y), ValueError, "NFGSM.noise"),
-    "TRADES, where it starts": (lambda: TRADES(classifier(), fm.FGSM(REGION)), (X, Y), ValueError, "starts at random"),
+    "TRADES, where it starts": (
+        lambda: TRADES(classifier(), fm.FGSM(REGION)),
+        (X, Y),
+        ValueError,
+        "TRADES.attack must start at random.*Gaussian",
+    ),
     "no attack": (lambda: TRADES(classifier(), REGION), (X, Y), TypeError, "TRADES.attack must be an Attack.*fm.PGD"),
     "no system": (lambda: MART("model", PGD), (X, Y), TypeError, r"MART.system|^system is data, and 'model'"),
     "SAM, no system": (lambda: SAM(3.0), (X, Y), TypeError, "SAM.system must be a Component"),
@@ -114,7 +134,7 @@ BAD = {
         lambda: fm.Adversarial(classifier(), AttackSchedule(lambda step: REGION)),
         (X, Y),
         TypeError,
-        "AttackSchedule: an attack",
+        "AttackSchedule.function must return an attack such as fm.FGSM",
     ),
     "two steps": (
         lambda: SAM(AWP(classifier())),
@@ -122,9 +142,14 @@ BAD = {
         ValueError,
         "AWP defines its own training step.*outermost.*inside SAM",
     ),
-    "somebody's own step": (lambda: SAM(Stubborn(net())), (X, Y), ValueError, "Stubborn defines its own training step"),
-    "a step that would be left out": (lambda: Pair(SAM(net()), net()), (X, Y), ValueError, "SAM defines .* inside Pair"),
-    "Free within": (lambda: fm.Adversarial(FreeAdversarial(net(), REGION), PGD), (X, Y), ValueError, "stand outermost"),
+    "a custom step": (lambda: SAM(Stubborn(net())), (X, Y), ValueError, "Stubborn defines its own training step"),
+    "a step that would be ignored": (lambda: Pair(SAM(net()), net()), (X, Y), ValueError, "SAM defines .* inside Pair"),
+    "Free within": (
+        lambda: fm.Adversarial(FreeAdversarial(net(), REGION), PGD),
+        (X, Y),
+        ValueError,
+        "FreeAdversarial defines .* outermost.*inside Adversarial",
+    ),
 }
 
 
@@ -134,21 +159,21 @@ def test_bad_input_is_found_at_setup(make, data, error, message):
         fm.setup(make(), data, optimizer=optax.sgd, lr=0.1, batch_size=16)
 
 
-def test_a_larger_batch_than_the_perturbation(data=(X, Y)):
+def test_a_batch_larger_than_the_perturbation(data=(X, Y)):
     state = fm.setup(FreeAdversarial(classifier(), REGION), data, optimizer=optax.sgd, lr=0.1, batch_size=8)
-    with pytest.raises(ValueError, match=r"perturbation of shape \(8, 4\), and a batch of inputs \(16, 4\)"):
+    with pytest.raises(ValueError, match=r"perturbation of shape \(8, 4\), got a batch of inputs \(16, 4\).*batch_size"):
         fm.train_step(state, data)
 
 
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"attack": REGION}, TypeError, "OverfittingGuard, attack"),
-        ({"every": 0}, ValueError, "every: a whole number"),
-        ({"drop": 1.5}, ValueError, "drop: a share"),
+        ({"attack": REGION}, TypeError, "OverfittingGuard: attack must be .*fm.PGD"),
+        ({"every": 0}, ValueError, "OverfittingGuard: every must be a positive number"),
+        ({"drop": 1.5}, ValueError, "OverfittingGuard: drop must be between 0 and 1"),
     ],
 )
-def test_a_guard_that_makes_no_sense(options, error, message):
+def test_invalid_fields_of_a_guard(options, error, message):
     with pytest.raises(error, match=message):
         OverfittingGuard(**{"attack": PGD, "data": (X, Y), **options})
 
@@ -168,14 +193,14 @@ GOOD = {
 
 
 @pytest.mark.parametrize("make", GOOD.values(), ids=GOOD)
-def test_check_finds_nothing_in_the_way(make):
+def test_check_finds_no_problems(make):
     report = fm.check(make(classifier()), (X, Y), optimizer=optax.sgd, lr=0.1)
     assert report.ok, report
     assert not report.warnings, report
 
 
 class TwoHeads(fm.System):
-    """Two classifiers, and one of them inside another system."""
+    """Two classifiers, one of them inside another system."""
 
     one: fm.Classifier
     two: Pair
@@ -183,7 +208,7 @@ class TwoHeads(fm.System):
 
 @pytest.mark.parametrize("make", GOOD.values(), ids=GOOD)
 def test_around_a_system_of_several_classifiers(make):
-    """One training step, and everything that looks at a state."""
+    """One training step, and the verbs that read a state."""
     system = TwoHeads(classifier(augment=fm.augmentations.Noise(0.01)), Pair(net(), net()))
     state = fm.setup(make(system), (X, Y), optimizer=optax.sgd, lr=0.1, batch_size=16)
     after, logs = fm.train_step(state, (X, Y))

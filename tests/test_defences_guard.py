@@ -1,4 +1,4 @@
-"""The guard against catastrophic overfitting: provoked on digits, and with a drop that is said."""
+"""The guard against catastrophic overfitting: provoked on digits, and with given accuracies."""
 
 import warnings
 
@@ -16,7 +16,7 @@ PGD = fm.PGD(REGION, 0.04, 5)
 
 
 def test_overfitting_to_steps_that_grow_too_large_is_caught():
-    """FGSM whose single step grows to half the range from black to white, watched at a fifth of that."""
+    """FGSM whose step grows to half the range from black to white; the guard uses a fifth of that."""
     digits = pytest.importorskip("sklearn.datasets").load_digits(return_X_y=True)
     x, y = (digits[0] / 16).astype(np.float32), digits[1]
     grown = optax.linear_schedule(0.05, 0.5, 250)
@@ -34,8 +34,8 @@ def test_overfitting_to_steps_that_grow_too_large_is_caught():
     assert guard.robust_accuracy(state) < guard.robust_accuracy(guard.best) - 0.15
 
 
-def test_a_step_with_a_random_start_is_withstood_in_the_end_and_nothing_else():
-    """The catastrophic overfitting of Wong, Rice and Kolter, which a guard that does not stop only warns of."""
+def test_training_with_random_starts_ends_robust_to_its_own_attack_only():
+    """The catastrophic overfitting of Wong, Rice and Kolter; a guard with stop=False only warns."""
     digits = pytest.importorskip("sklearn.datasets").load_digits(return_X_y=True)
     x, y = (digits[0] / 16).astype(np.float32), digits[1]
     grown = optax.linear_schedule(0.05, 0.5, 250)
@@ -47,12 +47,12 @@ def test_a_step_with_a_random_start_is_withstood_in_the_end_and_nothing_else():
             system, (x[:1024], y[:1024]), optimizer=optax.adam, lr=3e-3, epochs=20, progress=False, callbacks=[guard]
         )
     assert guard.found is not None and len(history["loss"]) == 20
-    shares, withstood = [*guard.accuracy.values()], history["robust/accuracy"]
-    assert max(shares) > 0.6 and shares[-1] < 0.25 < 0.4 < withstood[-1]
+    shares, in_training = [*guard.accuracy.values()], history["robust/accuracy"]
+    assert max(shares) > 0.6 and shares[-1] < 0.25 < 0.4 < in_training[-1]
 
 
-class Said(OverfittingGuard):
-    """A guard whose shares are said."""
+class Scripted(OverfittingGuard):
+    """A guard with given robust accuracies."""
 
     def __init__(self, shares, **options):
         super().__init__(fm.PGD(fm.LinfBall(0.1), 0.1, 1), data(), **options)
@@ -72,8 +72,8 @@ class Said(OverfittingGuard):
         ([0.6, 0.1], {"every": 2}, 2, 3),
     ],
 )
-def test_what_counts_is_the_drop_from_the_best_so_far(shares, options, seen, found):
-    guard = Said(shares, **options)
+def test_the_drop_is_measured_from_the_best_so_far(shares, options, seen, found):
+    guard = Scripted(shares, **options)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fm.fit(net(), data(), optimizer=optax.sgd, lr=0.1, epochs=4, progress=False, callbacks=[guard])

@@ -368,10 +368,11 @@ def test_members_of_a_population():
     options = dict(optimizer=optax.sgd, lr=0.1)
     for make in makers:
         with pytest.raises(
-            TypeError, match=r"member 0 is .*Put it in a system: fm.Population\(fm.Classifier\(module\), 3\)"
+            TypeError,
+            match=r"members must be systems, got .* as member 0\. Write fm.Population\(fm.Classifier\(module\), 3\)",
         ):
             fm.Population(make(0), 3)
-        with pytest.warns(UserWarning, match="its 2 members begin as copies of one another"):
+        with pytest.warns(UserWarning, match="its 2 members start with the same arrays"):
             fm.setup(fm.Population(fm.Classifier(make(0)), 2), (X, Y), **options)
         state = fm.setup(fm.Population([fm.Classifier(make(i)) for i in range(2)]), (X, Y), **options)
         for i, member in enumerate(fm.members(state)):
@@ -484,7 +485,7 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch, library, package
 def test_modules_of_known_libraries_get_advice():
     with pytest.raises(TypeError, match=r"model is data.*fm.Linen\(module, x\[:1\]\)"):
         fm.setup(fm.Classifier(LinenNet()), (X, Y), optimizer=optax.sgd, lr=0.1)
-    with pytest.raises(TypeError, match=r"a component was expected, and LinenNet came.*fm.Linen"):
+    with pytest.raises(TypeError, match=r"a component must be given, got LinenNet.*fm.Linen"):
         fm.setup(LinenNet(), (X, Y), optimizer=optax.sgd, lr=0.1)
     with pytest.raises(fm.MissingMethodError, match=r"fm.Linen\(module, x\[:1\]\)"):
         forward(LinenNet(), X)

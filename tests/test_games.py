@@ -91,7 +91,7 @@ def run(request):
     return [(state, None), *fm.steps(state, X, steps=6)]
 
 
-def test_a_player_moves_in_the_last_of_its_steps_and_rests_altogether_in_the_others(run):
+def test_a_player_is_updated_only_in_the_last_step_of_its_interval(run):
     for step, ((before, _), (after, _)) in enumerate(itertools.pairwise(run)):
         moves = step % 3 == 2
         assert differs(before.system.first, after.system.first) == moves
@@ -104,7 +104,7 @@ def test_a_player_moves_in_the_last_of_its_steps_and_rests_altogether_in_the_oth
     assert counts == [[2, 2], [6, 6]]
 
 
-def test_a_schedule_spans_the_moves(run):
+def test_a_schedule_counts_the_updates_of_its_player(run):
     rates = {name: [float(logs[name]) for _, logs in run[1:]] for name in run[1][1] if name.startswith("lr")}
     first = rates.pop("lr/first")
     (second,) = rates.values()
@@ -112,11 +112,11 @@ def test_a_schedule_spans_the_moves(run):
     np.testing.assert_allclose(second, 0.05 * (1 + np.cos(np.pi * np.arange(6) / 6)), rtol=1e-5)
 
 
-def test_the_losses_of_who_rests_are_logged(run):
+def test_losses_of_players_without_an_update_are_logged(run):
     assert all({"loss", "loss/first", "loss/second"} <= set(logs) for _, logs in run[1:])
 
 
-def test_fit_moves_as_steps_do(run):
+def test_fit_updates_players_as_steps_do(run):
     state, history = fm.fit(run[0][0], X, steps=4, progress=False)
     state, _ = fm.fit(state, X, steps=2, progress=False)  # goes on in the midst of a cycle
     same(state.system, run[-1][0].system)
@@ -124,7 +124,7 @@ def test_fit_moves_as_steps_do(run):
     assert "lr/first" in history
 
 
-def test_under_a_jit_of_ones_own_who_moves_is_computed(run):
+def test_inside_a_custom_jit_the_players_to_update_are_computed(run):
     step = jax.jit(lambda state: fm.train_step(state, X)[0])
     state = run[0][0]
     for expected, _ in run[1:4]:
@@ -132,7 +132,7 @@ def test_under_a_jit_of_ones_own_who_moves_is_computed(run):
         same(state.system, expected.system)
 
 
-def test_gradients_through_steps_of_which_one_moves():
+def test_gradients_through_steps_with_an_interval():
     state = started("by the optimizer", lr=0.1)
 
     def after(lr):
@@ -144,12 +144,12 @@ def test_gradients_through_steps_of_which_one_moves():
     assert float(jax.grad(after)(0.1)) != 0
 
 
-def test_where_nothing_is_declared_there_is_one_program():
+def test_without_intervals_there_is_one_program():
     state = fm.setup(Duel(player(), player()), X, optimizer=optax.adam, lr=0.1)
     assert (update_schedule(state).every, update_schedule(state).sets()) == ([], [frozenset()])
 
 
-def test_one_program_for_each_set_of_movers():
+def test_one_program_per_set_of_updated_players():
     state = fm.setup(
         Duel(player(), player()), X, optimizer={"first": fm.every(3, optax.sgd(0.1)), "second": fm.every(2, optax.sgd(0.1))}
     )
@@ -215,7 +215,7 @@ def test_clipping_by_a_global_norm_is_each_groups_own():
     np.testing.assert_allclose(found, [(0.0, 0.02), (0.01, 0.02)], rtol=1e-3)
 
 
-def test_summary_and_check_say_who_rests():
+def test_summary_and_check_report_intervals():
     game = Paced(player(), player())
     names = [cost.name for cost in fm.summary(game, X, optimizer=optax.adam, lr=0.1).costs]
     assert names == ["training step without first", "training step", "evaluation"]
@@ -277,7 +277,7 @@ def joint(first, second):
 @pytest.mark.parametrize(
     "optimizer", [optax.sgd(0.1), {"game": optax.sgd(0.1)}, {"game.first": optax.sgd(0.1), "game.second": optax.sgd(0.1)}]
 )
-def test_each_moves_from_where_those_before_have_led(optimizer):
+def test_alternating_updates_start_from_the_updates_before(optimizer):
     state = fm.setup(fm.systems.Alternating(Ordered(player(), player())), X, optimizer=optimizer)
     first, second = state.system.game.first, state.system.game.second
     down = lambda part, slope: jax.tree.map(lambda p, g: p - 0.1 * g, part.layer, slope.layer)
@@ -293,7 +293,7 @@ def test_each_moves_from_where_those_before_have_led(optimizer):
     assert [float(p.steps) for p in (game.first, game.second)] == [1.0, 1.0]
 
 
-def test_one_after_another_at_different_rates():
+def test_alternating_with_different_intervals():
     state = fm.setup(fm.systems.Alternating(Paced(player(), player())), X, optimizer=optax.adam, lr=0.1, steps=6)
     found = {group.path: group.every for group in groups(state.system, state.optimizer, state.plan)}
     assert found == {"game.first": 3, "game.second": 1}
@@ -303,14 +303,14 @@ def test_one_after_another_at_different_rates():
     assert {"loss/first", "loss/second", "lr/game.first", "lr/game.second"} <= set(history)
 
 
-def test_all_at_rest():
+def test_alternating_step_without_any_update():
     state = fm.setup(fm.systems.Alternating(Duel(player(), player())), X, optimizer=fm.every(2, optax.sgd(0.1)))
     after, logs = fm.train_step(state, X)
     assert not differs(state.system, after.system)
     assert np.isfinite(float(logs["loss/first"]))
 
 
-def test_alternating_inside_of_what_attacks():
+def test_alternating_inside_a_defence():
     """The players do not look at each other, so it is the same who moves first."""
 
     class Players(fm.Game):
@@ -327,12 +327,12 @@ def test_alternating_inside_of_what_attacks():
     assert differs(after, arrays)
 
 
-def test_what_is_no_game_cannot_alternate():
+def test_alternating_requires_a_game():
     with pytest.raises(TypeError, match=r"Alternating.game must be a Game, got Pair"):
         fm.setup(fm.systems.Alternating(pair()), (X, Y), optimizer=optax.sgd(0.1))
 
 
-def test_alternating_has_to_stand_outermost():
+def test_alternating_must_be_outermost():
     class Around(fm.System):
         inside: fm.systems.Alternating
 
@@ -388,7 +388,7 @@ def panel(form="list", kind=list):
 @pytest.mark.parametrize(
     ("form", "kind"), [("list", list), ("dict", tuple), ("names", list), ("dict", dict), ("list", dict)]
 )
-def test_each_of_several_players_is_differentiated_alone(form, kind):
+def test_each_of_several_players_is_differentiated_separately(form, kind):
     system = fm.init(panel(form, kind), jax.random.key(0))
     batch = fm.Unlabeled(jnp.asarray(X))
     entries = fm.losses(system, batch)
@@ -399,14 +399,14 @@ def test_each_of_several_players_is_differentiated_alone(form, kind):
     same(slopes.maker, jax.tree.map(jnp.negative, expected.maker), rtol=1e-5)
 
 
-def test_an_entry_of_another_player_moves_nobody():
+def test_an_entry_gives_other_players_no_gradient():
     """The first one's entry holds the second alone, so nothing is differentiated."""
     system = fm.init(panel("crossed"), jax.random.key(0))
     slopes = jax.grad(lambda s: fm.loss(s, fm.Unlabeled(jnp.asarray(X))))(system)
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(slopes.critics))
 
 
-def test_an_entry_of_all_of_them_together():
+def test_an_entry_shared_by_all_players_of_a_field():
     system = fm.init(panel("together"), jax.random.key(0))
     batch = fm.Unlabeled(jnp.asarray(X))
     assert [*fm.losses(system, batch)] == ["maker", "critics"]
@@ -442,22 +442,22 @@ def test_several_players_in_a_run():
     ("form", "message"),
     [
         ("one is missing", r"`losses` of Panel has no entry 'critics.1', so nothing trains that player"),
-        ("one is nobody", r"`losses` of Panel has an entry 'critics.7', and the players in 'critics' are: 0, 1"),
+        ("one is nobody", r"`losses` of Panel has an entry 'critics.7', but the players are: maker, critics.0, critics.1"),
         ("twice", r"`losses` of Panel has two entries for 'critics.1'"),
     ],
 )
-def test_entries_for_several_players_that_make_no_sense(form, message):
+def test_invalid_entries_for_several_players(form, message):
     with pytest.raises(ValueError, match=message):
         fm.setup(panel(form), X, optimizer=optax.sgd(0.1))
 
 
-def test_check_finds_the_one_whose_entry_ignores_it():
+def test_check_finds_a_player_that_its_entry_ignores():
     report = fm.check(panel("idle"), X, optimizer=optax.sgd(0.1))
     (error,) = report.errors
     assert error.what == "game: no entry of `losses` moves the parameters of 'critics.1'" and error.where == "critics.1"
 
 
-def test_components_of_one_name():
+def test_components_with_the_same_name():
     class Clashing(fm.System):
         parts: dict[str, fm.Component | dict[str, fm.Component]]
 
@@ -538,12 +538,12 @@ def test_a_game_that_reads_the_batches_of_its_players():
 @pytest.mark.parametrize(
     ("raw", "error", "message"),
     [
-        ({"one": (X, Y)}, ValueError, r"the data has batches for one, and none for 'two': give it one"),
-        ({"one": (X, Y), "tow": (X, Y)}, ValueError, r"or an entry for each part of Pair: one, two; one, tow came"),
+        ({"one": (X, Y)}, ValueError, r"the data has batches for one, but none for 'two'; add an entry"),
+        ({"one": (X, Y), "tow": (X, Y)}, ValueError, r"or an entry for each part of Pair: one, two; got one, tow"),
         ({"one": (X, Y), "two": (X[:5], Y[:5])}, ValueError, r"different lengths: one.x 16, one.y 16, two.x 5, two.y 5"),
-        ({"one": (X, Y), "two": (X, "labels")}, TypeError, r"two.y: a NumPy or JAX array was expected"),
+        ({"one": (X, Y), "two": (X, "labels")}, TypeError, r"two.y must be a NumPy or JAX array, got the str"),
     ],
 )
-def test_batches_by_part_that_make_no_sense(raw, error, message):
+def test_invalid_batches_by_part(raw, error, message):
     with pytest.raises(error, match=message):
         fm.setup(pair(), raw, optimizer=optax.sgd(0.1))

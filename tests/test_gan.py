@@ -39,7 +39,7 @@ def test_an_evaluation_draws_different_noise_in_each_batch():
 
 
 @pytest.mark.parametrize("objective", [fm.systems.NonSaturating(), fm.objectives.Hinge(), fm.systems.Wasserstein()])
-def test_what_each_objective_plays_for(objective):
+def test_the_losses_of_each_objective(objective):
     system = fm.init(gan(objective), jax.random.key(0))
     z = np.random.default_rng(0).normal(size=(16, 2)).astype(np.float32)
     found = jax.jit(lambda s, raw: fm.losses(s, raw, fm.Train(jax.random.key(1))))(system, {"generator": z, "critic": X})
@@ -53,7 +53,7 @@ def test_what_each_objective_plays_for(objective):
         np.testing.assert_allclose(found["critic"]["penalty"], 10 * (slope - 1) ** 2, rtol=1e-4)
 
 
-def test_new_examples_are_the_generators():
+def test_samples_are_outputs_of_the_generator():
     system, key = fm.init(gan(), jax.random.key(0)), jax.random.key(1)
     z = jax.random.normal(key, (5, 2))
     np.testing.assert_array_equal(fm.sample(system, key, (5, 2)), system.generator(z))
@@ -66,7 +66,7 @@ def test_new_examples_are_the_generators():
 @pytest.mark.parametrize(
     "objective", [fm.systems.NonSaturating(), fm.objectives.Hinge(), fm.systems.Wasserstein(penalty=1.0)]
 )
-def test_the_generator_comes_nearer_to_the_data(objective):
+def test_the_generator_approaches_the_data(objective):
     shifted = (0.1 * X + 1).astype(np.float32)
     system = fm.init(gan(objective, critic_steps=2), jax.random.key(0))
     optimizer = fm.optimizers.Optimizer(optax.rmsprop, 0.02)
@@ -141,7 +141,7 @@ def test_the_generators_gradient_is_computed_in_one_step_of_five(fitted):
     assert NOTED.count("critic") >= 10
 
 
-def test_a_step_without_the_generator_costs_what_the_critics_step_by_hand_costs():
+def test_a_step_without_the_generator_costs_as_much_as_a_handwritten_critic_step():
     big = fm.GAN(Linear(32, 128), Linear(128, 1), objective=fm.systems.NonSaturating(), latent=32, critic_steps=5)
     x = np.ones((64, 128), np.float32)
     state = fm.setup(big, x, optimizer=optax.sgd(0.1), batch_size=64)
@@ -161,7 +161,7 @@ def test_a_step_without_the_generator_costs_what_the_critics_step_by_hand_costs(
     assert alone < 0.8 * both
 
 
-def test_the_penalty_moves_no_running_statistics():
+def test_the_penalty_does_not_change_running_statistics():
     critic = fm.models.Chain(fm.models.BatchNorm(4), fm.models.Dense(4, 1))
     drawn = fm.init(critic, jax.random.key(0))
     real, fake = jnp.ones((8, 4)), jnp.zeros((8, 4))
@@ -196,7 +196,7 @@ def test_patches_are_averaged():
     np.testing.assert_allclose(found["critic"]["real"], softplus(-np.asarray(system.critic(X))).mean((1, 2, 3)), rtol=1e-5)
 
 
-def test_the_noise_is_of_the_settings_precision():
+def test_the_noise_has_the_configured_precision():
     with jax.enable_x64(True):
         drawn = jax.tree.map(lambda v: v.astype(np.float64), fm.init(gan(), jax.random.key(0)))
         fm.setup(drawn, X.astype(np.float64), optimizer=optax.sgd(0.1))
@@ -217,12 +217,12 @@ def test_the_noise_is_of_the_settings_precision():
         (
             {"latent": 3},
             ValueError,
-            r"GAN, latent: the generator takes no noise of shape \(n, 3\), which latent=3 asks for: .*3",
+            r"GAN.latent must be the size of .* the generator fails for noise \(n, 3\): .*3",
         ),
         ({"generator": 3.0}, TypeError, "GAN.generator must be a Component, got 3.0"),
     ],
 )
-def test_options_that_make_no_sense(options, error, message):
+def test_invalid_options(options, error, message):
     with pytest.raises(error, match=message):
         given = {"generator": Linear(2, 4), "critic": Linear(4, 1), "latent": 2, **options}
         fm.setup(fm.GAN(**given), X, optimizer=optax.sgd(0.1))

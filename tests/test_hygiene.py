@@ -111,7 +111,7 @@ BORDERS = {
     "core/border.py": "what a user gives as data",
     "data/batch_spec.py": "what a user gives as data",
     "data/normalize.py": "what a user gives as data",
-    "compose/losses.py": "what a user's method returns",
+    "compose/part_defaults.py": "what a user's method returns",
     "inspect/outline.py": "display",
     "systems/clip.py": "which batch a user gives",
     "systems/language.py": "which batch a user gives",

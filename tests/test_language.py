@@ -244,14 +244,14 @@ def test_predictions_follow_the_inputs():
     np.testing.assert_array_equal(prediction.batch.y, data[:5, 1:].reshape(-1))
 
 
-def test_it_can_be_looked_at():
+def test_summary_explain_and_loss_tree():
     state, _, data = transformer_run()
     assert "model.blocks.blocks.attention.qkv.weight" in str(fm.summary(state))
     assert "losses(LanguageModel, Tokens)" in str(fm.explain(fm.loss, state.system, fm.as_batch(state.system, data)))
     assert list(fm.loss_tree(state, data).children) == ["cross_entropy", "l2"]
 
 
-# What cannot be
+# Bad input
 
 
 def setup(tokens, system=None, **changes):
@@ -268,7 +268,7 @@ WRONG = {
     "too long": (
         lambda: setup(np.ones((2, 9), np.int32)),
         ValueError,
-        r"at most 7 tokens were expected, since its model has length 6 .* \(2, 9\) came: .* length=8\.",
+        r"sequences must have at most 7 tokens, since its model has length 6 .* got \(2, 9\)\. .* length=8\.",
     ),
     "too long, in a step": (
         lambda: fm.train_step(setup(ragged()), np.ones((2, 9), np.int32)),
@@ -283,7 +283,7 @@ WRONG = {
     ),
     "out of range, predicted by members in a wrapper": (
         lambda: fm.predict(
-            setup(ragged(), fm.EMA(fm.Population(LanguageModel(Transformer(**SIZES)), 2), 0.9)), ragged() + 5
+            setup(ragged(), fm.systems.SemiSupervised(fm.Population(LanguageModel(Transformer(**SIZES)), 2))), ragged() + 5
         ),
         ValueError,
         "takes tokens from 0 to 10, got 15",
@@ -291,23 +291,39 @@ WRONG = {
     "last token out of range": (
         lambda: setup(np.array([[1, 2, 11]])),
         ValueError,
-        r"LanguageModel \(its model gives logits of 11 tokens\) takes tokens from 0 to 10, got 11",
+        r"LanguageModel \(its model has logits of 11 tokens\) takes tokens from 0 to 10, got 11",
     ),
     "negative": (lambda: setup(ragged() - 1), ValueError, "takes tokens from 0 to 10, got -1"),
-    "one token": (lambda: setup(np.ones((4, 1), np.int32)), ValueError, r"at least 2 tokens .* \(4, 1\) came"),
-    "floats": (lambda: setup(ragged().astype(np.float32)), TypeError, r"float32 came: tokens\.astype\(np\.int32\)"),
-    "one text": (lambda: setup(ragged()[0]), ValueError, r"\(7,\) came\. One long text is cut into windows: tokens\["),
-    "pairs": (lambda: setup((ragged()[:, :-1], ragged()[:, 1:])), TypeError, "makes its targets of them; a Labeled batch"),
+    "one token": (
+        lambda: setup(np.ones((4, 1), np.int32)),
+        ValueError,
+        r"tokens must have a length of at least 2, .* got \(4, 1\)",
+    ),
+    "floats": (
+        lambda: setup(ragged().astype(np.float32)),
+        TypeError,
+        r"tokens must be integers, got float32\. Write tokens\.astype\(np\.int32\)",
+    ),
+    "one text": (
+        lambda: setup(ragged()[0]),
+        ValueError,
+        r"tokens must .* got \(7,\)\. Cut one long text into windows: tokens\[",
+    ),
+    "pairs": (
+        lambda: setup((ragged()[:, :-1], ragged()[:, 1:])),
+        TypeError,
+        "LanguageModel must be tokens .* without targets, got a Labeled batch",
+    ),
     "batch type": (lambda: setup(Text(ragged())), TypeError, r"as_batch\(system: LanguageModel, raw: Text\)"),
     "nothing to learn": (
         lambda: setup(np.full((2, 5), PAD), LanguageModel(Transformer(**SIZES), pad=PAD)),
         ValueError,
-        r"no token in the data is to be learned \(pad=0\)",
+        r"the data has no targets \(pad=0\)",
     ),
     "pad beyond": (
         lambda: setup(ragged(), LanguageModel(Transformer(**SIZES), pad=11)),
         ValueError,
-        "pad: a token from 0 to 10 was expected, since the model gives logits of 11, and 11 came",
+        "pad must be a token from 0 to 10, since the model has 11 logits, got 11",
     ),
     "pad below": (
         lambda: setup(ragged(), LanguageModel(Transformer(**SIZES), pad=-100)),
@@ -317,23 +333,23 @@ WRONG = {
     "mask of ones": (
         lambda: Tokens(ragged(), np.ones((20, 7), np.int32)),
         ValueError,
-        r"int32 \(20, 7\) came: mask\.astype",
+        r"mask must be booleans .* got int32 \(20, 7\)\. Write mask\.astype",
     ),
     "mask of targets": (
         lambda: Tokens(ragged(), np.ones((20, 6), bool)),
         ValueError,
-        r"shape, \(20, 7\), .* bool \(20, 6\) came",
+        r"mask must be .* shape, \(20, 7\), got bool \(20, 6\)",
     ),
-    "tokens of text": (lambda: Tokens(["a", "b"]), TypeError, "an array of integers .* a list came"),
+    "tokens of text": (lambda: Tokens(["a", "b"]), TypeError, "tokens must be an array of integers .* got a list"),
     "no logits": (
         lambda: setup(ragged(), LanguageModel(fm.models.Chain(Embedding(11, 8), lambda x: x[:, 0]))),
         ValueError,
-        r"logits \(n, length, vocabulary\) for tokens \(20, 6\) were expected, and the model gave \(20, 8\)",
+        r"must return logits \(n, length, vocabulary\) for tokens \(20, 6\), got \(20, 8\)",
     ),
     "objective": (
         lambda: setup(ragged(), LanguageModel(Transformer(**SIZES), fm.CrossEntropy(class_weights=jnp.ones(3)))),
         ValueError,
-        r"class_weights: one number per class, \(11,\)",
+        r"class_weights must have one number per class, \(11,\)",
     ),
 }
 

@@ -34,6 +34,7 @@ class Limited(fm.Model):
     part: Part | None = None
     parts: tuple[Part, ...] = ()
     named: dict[str, Part] | None = None
+    wrapped: fm.EMA | None = None
     array: jax.Array | None = None
 
 
@@ -93,7 +94,7 @@ def test_values_of_another_type(fields, message):
         {"size": np.int64(3), "sizes": (1, 2), "rate": 0, "scale": np.float32(1e-30), "mean": "micro"},
         {"rate": None, "part": Part(), "parts": (Part(), Part()), "named": {"one": Part()}},
         {"rate": jnp.array([0.0, 0.9]), "array": "anything: an array is checked as data", "function": len},
-        {"part": fm.Frozen(Part()), "parts": (fm.EMA(Part()),)},  # a wrapper stands for its part
+        {"part": fm.Frozen(Part()), "parts": (fm.EMA(fm.Frozen(Part())),), "wrapped": fm.Frozen(fm.EMA(Part()))},
     ],
     ids=["numbers", "parts", "members", "wrappers"],
 )

@@ -339,7 +339,7 @@ def test_bytes(n, text):
 @pytest.mark.parametrize(
     ("location", "module", "text"),
     [
-        ("/somewhere/src/fulmen/compose/losses.py:7", "fulmen.compose.losses", "fulmen/compose/losses.py:7"),
+        ("/somewhere/src/fulmen/compose/game.py:7", "fulmen.compose.game", "fulmen/compose/game.py:7"),
         ("/somewhere/src/fulmen/models/__init__.py:7", "fulmen.models", "fulmen/models/__init__.py:7"),
         ("/home/me/train.py:12", "__main__", "train.py:12"),
         ("<built-in function sin>", "math", "<built-in function sin>"),

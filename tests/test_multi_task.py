@@ -75,11 +75,29 @@ def reduce_losses(head: Doubled, losses, batch):
     return 2 * losses["cross_entropy"].mean()
 
 
-def test_heads_reduce_their_losses_themselves():
+def test_heads_reduce_their_own_losses():
     system = fm.MultiTask(Linear(4, 5), {"label": Doubled(Linear(5, 3)), "half": fm.Regressor(Linear(5, 2))})
     system = fm.init(system, jax.random.key(0))
     expected = by_hand(system)
     np.testing.assert_allclose(fm.loss(system, DATA), 2 * expected["label"] + expected["half"], rtol=1e-6)
+
+
+def test_logged_losses_of_heads_use_the_weights_of_their_batches():
+    class LastSix(fm.Regressor):
+        pass
+
+    @fm.dispatch
+    def as_batch(head: LastSix, raw: fm.Labeled):
+        return fm.replace(raw, weight=jnp.repeat(jnp.array([0.0, 1.0]), 6))
+
+    system = fm.MultiTask(
+        Linear(4, 5), {"label": fm.Classifier(Linear(5, 3)), "half": LastSix(Linear(5, 2), 2.0 * fm.L2() + fm.MSE())}
+    )
+    state, logs = fm.train_step(fm.setup(system, DATA, optimizer=optax.sgd, lr=0.0, batch_size=12), DATA)
+    squares = (state.system(X)["half"] - X[:, :2]) ** 2
+    np.testing.assert_allclose(logs["loss/half/mse"], squares[6:].mean(), rtol=1e-5)
+    entries = [v for name, v in logs.items() if name.startswith("loss/")]
+    np.testing.assert_allclose(logs["loss"], sum(entries), rtol=1e-6)
 
 
 # Weights
@@ -98,7 +116,7 @@ def test_weights_are_hyperparameters(state):
     np.testing.assert_allclose(slopes.backbone.weight, 3 * alone.weight, atol=1e-6)
 
 
-def test_weights_are_seen_through_what_is_around():
+def test_weights_apply_inside_wrappers():
     """Nested, attacked, and with examples one by one."""
 
     class Around(fm.System):
@@ -135,14 +153,26 @@ def test_weights_by_uncertainty(state):
 @pytest.mark.parametrize(
     ("system", "raw", "words"),
     [
-        (tasks, {"x": X, "label": Y}, "x, half, label; and label, x came"),
-        (tasks, (X, Y), "a dict with x, half, label; a Labeled batch came"),
-        (lambda: fm.MultiTask(Linear(4, 5), {"x": fm.Classifier(Linear(5, 3))}), {"x": X}, "'x' names something else"),
+        (tasks, {"x": X, "label": Y}, "MultiTask must be a dict with .* x, half, label; got label, x"),
+        (tasks, (X, Y), "MultiTask must be a dict with .* x, half, label; got a Labeled batch"),
+        (
+            lambda: fm.MultiTask(Linear(4, 5), {"x": fm.Classifier(Linear(5, 3))}),
+            {"x": X},
+            "heads must not have the name 'x'.*rename",
+        ),
         (lambda: fm.MultiTask(Linear(4, 5), {}), {"x": X}, "heads must have at least one"),
         (tasks, {"x": X, "label": Y, "half": X}, r"half|\(12, 2\)"),
         (lambda: fm.Weighted(tasks(), {"hulf": 1.0}), DATA, "no entry 'hulf'; did you mean 'half'"),
-        (lambda: fm.Weighted(tasks(), fm.systems.Uncertainty("half")), DATA, "an entry 'label' too"),
-        (lambda: fm.Weighted(tasks(), {"half": np.inf}), DATA, "a finite number was expected for 'half'"),
+        (
+            lambda: fm.Weighted(tasks(), fm.systems.Uncertainty("half")),
+            DATA,
+            "Uncertainty.tasks must name every entry .*'label' is missing",
+        ),
+        (
+            lambda: fm.Weighted(tasks(), {"half": np.inf}),
+            DATA,
+            r"Weighted.weights\['half'\] must be a finite number, got inf",
+        ),
         (lambda: fm.Weighted(net(), {}), (X, Y), "Weighted.system must be a System"),
     ],
 )

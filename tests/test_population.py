@@ -84,7 +84,7 @@ def seeds():
     return same_as_alone(fm.Population(classifier(), 3), [classifier()] * 3, optimizer=clipped)
 
 
-def test_members_train_as_alone(seeds):
+def test_members_train_like_single_systems(seeds):
     state, history = seeds
     weights = np.asarray(state.system.members.model.layers[0].weight)
     assert weights.shape == (3, FEATURES, 6) and not np.allclose(weights[0], weights[1], atol=0.05)
@@ -94,7 +94,7 @@ def test_members_train_as_alone(seeds):
     np.testing.assert_allclose(history["loss/std"], spread.std(1), rtol=1e-4)
 
 
-def test_members_train_as_alone_in_double_precision():
+def test_members_train_like_single_systems_in_double_precision():
     with jax.enable_x64(True):
         data = examples(dtype=np.float64)
         state, _ = same_as_alone(
@@ -146,7 +146,7 @@ def adversarial(eps, start=fm.attacks.Uniform()):
     return fm.Adversarial(small(), fm.PGD(fm.LinfBall(eps) & fm.Box(0.0, 1.0), step_size=eps / 2, steps=2, start=start))
 
 
-def test_an_attack_inside_is_each_members_own():
+def test_an_attack_inside_attacks_each_member_separately():
     systems = [adversarial(eps) for eps in (0.05, 0.3)]
     state, history = same_as_alone(fm.Population(systems), systems, optimizer=optax.adam, lr=0.02)
     assert history["robust/accuracy/members"].shape == (2, 2)
@@ -176,7 +176,7 @@ def test_an_attack_outside_is_on_the_mean_loss():
     assert figures["robust/accuracy/members"].shape == (3,)
 
 
-def test_a_defence_outside_sees_one_batch_of_all():
+def test_a_defence_outside_attacks_one_batch_for_all_members():
     attack = fm.FGSM(REGION, start=fm.attacks.Uniform())
     state = fm.setup(fm.TRADES(fm.Population(small(), 2), attack, 6.0), DATA, optimizer=optax.sgd, lr=0.1)
     _, logs = fm.train_step(state, DATA)
@@ -189,7 +189,7 @@ def test_a_defence_outside_sees_one_batch_of_all():
     np.testing.assert_allclose(entries[0], clean, rtol=1e-5)
 
 
-def test_steps_of_their_own_stand_inside():
+def test_custom_training_steps_must_be_inside():
     same_as_alone(fm.Population(fm.defences.SAM(small()), 2), [fm.defences.SAM(small())] * 2, optimizer=optax.adam, lr=0.02)
     with pytest.raises(ValueError, match=r"fm.Population\(fm.defences.SAM\(system\), n\)"):
         fm.setup(fm.defences.SAM(fm.Population(small(), 2)), DATA, optimizer=optax.sgd, lr=0.1)
@@ -197,7 +197,7 @@ def test_steps_of_their_own_stand_inside():
 
 def test_members_that_augment_cannot_be_attacked_together():
     noisy = fm.Classifier(Dense(FEATURES, CLASSES), augment=fm.augmentations.Noise(0.1))
-    with pytest.raises(ValueError, match="augment it each in its own way"):
+    with pytest.raises(ValueError, match=r"each member augments the batch differently. .*fm.Population\(Adversarial\("):
         fm.setup(fm.Adversarial(fm.Population(noisy, 2), fm.FGSM(REGION)), DATA, optimizer=optax.sgd, lr=0.1)
 
 
@@ -237,7 +237,7 @@ def trained():
     )
 
 
-def test_figures_are_those_of_the_members(trained):
+def test_metrics_are_those_of_the_members(trained):
     state, _ = trained
     attack = fm.PGD(REGION, step_size=0.05, steps=3, start=fm.attacks.Clean())
     figures = fm.evaluate(state, DATA, attack=attack, batch_size=9)
@@ -314,7 +314,7 @@ def test_changing_a_number_compiles_nothing():
 # Members
 
 
-def test_a_member_goes_on_by_itself(trained):
+def test_a_member_continues_as_a_single_system(trained):
     state, _ = trained
     member = fm.members(state)[-1]
     assert type(member) is fm.State and type(member.system) is fm.Classifier and member.step == state.step
@@ -329,7 +329,7 @@ def test_members_of_components():
     robust = fm.Adversarial(fm.Population(small(), 2), fm.FGSM(REGION))
     assert [type(m.system) for m in fm.members(robust)] == [fm.Classifier] * 2
     assert fm.members(robust)[0].attack is robust.attack
-    with pytest.raises(TypeError, match=r"a population, or a state of one, was expected, and Classifier came"):
+    with pytest.raises(TypeError, match=r"got Classifier; write fm.Population\(system, n\)"):
         fm.members(small())
 
 
@@ -346,17 +346,17 @@ def test_the_best_member(trained):
 @pytest.mark.parametrize(
     ("figures", "options", "error", "message"),
     [
-        (None, dict(by="loss"), TypeError, "figures with 'loss' in them were expected"),
-        ({"loss/members": np.zeros(3)}, dict(by="los"), KeyError, "no figure 'los' of each member; there are: loss"),
+        (None, dict(by="loss"), TypeError, "`figures` must be a history .*got NoneType.*by='loss'"),
+        ({"loss/members": np.zeros(3)}, dict(by="los"), KeyError, "no metric 'los' for each member; there are: loss"),
         (
             {"norm/members": np.zeros(3)},
             dict(by="norm"),
             ValueError,
-            "whether a higher norm is better; say it: highest=True",
+            "whether a higher norm is better is unknown; write highest=True",
         ),
-        (None, dict(by=np.zeros(3)), ValueError, "whether a higher figure is better"),
-        (None, dict(by=np.zeros(2), highest=True), ValueError, r"each of the 3 members was expected, and \(2,\) came"),
-        (None, dict(by=[np.nan] * 3, highest=True), ValueError, "no member has a finite figure"),
+        (None, dict(by=np.zeros(3)), ValueError, "whether a higher value is better"),
+        (None, dict(by=np.zeros(2), highest=True), ValueError, r"each of the 3 members, got shape \(2,\)"),
+        (None, dict(by=[np.nan] * 3, highest=True), ValueError, "no member has a finite value"),
     ],
 )
 def test_no_best_member(trained, figures, options, error, message):
@@ -373,7 +373,7 @@ def test_saved_and_loaded(trained, tmp_path):
 # Data of each member's own
 
 
-def test_data_of_each_members_own():
+def test_separate_data_for_each_member():
     x, y = DATA
     own = [(x[:12], y[:12]), (x[8:20], y[8:20])]
     data = fm.systems.PerMember(own)
@@ -391,7 +391,7 @@ def test_data_of_each_members_own():
     close([fm.predict(state, data)[:, 1]], [fm.predict(fm.members(state)[1], own[1])], 1e-6)
 
 
-def test_one_with_fewer_examples():
+def test_a_member_with_fewer_examples():
     x, y = DATA
     own = [(x[:9], y[:9]), (x[9:16], y[9:16])]
     data = fm.systems.PerMember(own)
@@ -484,41 +484,41 @@ def test_a_vectorized_system_of_a_user(wrap):
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: fm.Population([]), ValueError, "at least one member was expected, and none came"),
-        (lambda: fm.Population(small(), 0), ValueError, "at least one member was expected"),
-        (lambda: fm.Population(small(), -2), ValueError, "at least one member was expected"),
-        (lambda: fm.Population(small()), TypeError, r"fm.Population\(system, 8\), was expected, and n=None came"),
-        (lambda: fm.Population(small(), 2.0), TypeError, "n=2.0 came"),
-        (lambda: fm.Population([small(), small()], 3), ValueError, "a list of 2 systems and n=3 came"),
+        (lambda: fm.Population([]), ValueError, "must have at least one member, got 0"),
+        (lambda: fm.Population(small(), 0), ValueError, "must have at least one member"),
+        (lambda: fm.Population(small(), -2), ValueError, "must have at least one member"),
+        (lambda: fm.Population(small()), TypeError, r"fm.Population\(system, 8\), got n=None"),
+        (lambda: fm.Population(small(), 2.0), TypeError, "got n=2.0"),
+        (lambda: fm.Population([small(), small()], 3), ValueError, "n must be left out or 2 for a list of 2 systems, got 3"),
         (
             lambda: fm.Population([small(), fm.Regressor(Dense(4, 3))]),
             TypeError,
-            "member 0 is a Classifier, and member 1 a Reg",
+            "got a Classifier as member 0 and a Regressor as member 1",
         ),
-        (lambda: fm.Population([small(), 3.0]), TypeError, "systems were expected, and member 1 is 3.0"),
+        (lambda: fm.Population([small(), 3.0]), TypeError, "members must be systems, got 3.0 as member 1"),
         (
             lambda: fm.Population([small(), fm.Classifier(Dense(4, 5))]),
             ValueError,
-            "model.out_features is 3 in member 0, and 5 in member 1",
+            "model.out_features is 3 in member 0 and 5 in member 1",
         ),
         (
             lambda: fm.Population([small(), fm.Classifier(Linear(4, 3))]),
             ValueError,
-            r"model is Dense\(.*\) in member 0, and Linear\(.*\) in member 1",
+            r"model is Dense\(.*\) in member 0 and Linear\(.*\) in member 1",
         ),
         (
             lambda: fm.Population([fm.Adversarial(small(), fm.FGSM(REGION), clean_weight=w) for w in (None, 0.5)]),
             ValueError,
-            "clean_weight is None in member 0, and 0.5 in member 1",
+            "clean_weight is None in member 0 and 0.5 in member 1",
         ),
         (
             lambda: fm.Population([Linear(4, 3, weight=jnp.zeros((4, k))) for k in (3, 4)]),
             ValueError,
-            r"weight is f32\[4, 3\] in member 0, and f32\[4, 4\] in member 1",
+            r"weight is f32\[4, 3\] in member 0 and f32\[4, 4\] in member 1",
         ),
     ],
 )
-def test_what_is_no_population(make, error, message):
+def test_invalid_populations(make, error, message):
     with pytest.raises(error, match=message):
         make()
 
@@ -533,52 +533,61 @@ def set_up(population, data=DATA, **options):
         (
             lambda: set_up(fm.Population(small(), 3), lr=[1e-3, 1e-2]),
             ValueError,
-            "lr: one number, or one for each of the 3 members, was expected, and 2 came",
+            r"lr must have one value for each of the 3 members .* got f32\[2\]",
         ),
-        (lambda: set_up(small(), lr=[1e-3, 1e-2]), TypeError, "one for each member is for a fm.Population"),
+        (lambda: set_up(small(), lr=[1e-3, 1e-2]), TypeError, "lr must be one number.* needs a fm.Population"),
         (lambda: set_up(fm.Population([classifier(rate=r) for r in (0.1, 1.5)])), ValueError, "Dropout"),
         (
             lambda: set_up(Weighed(fm.Population(small(), 2), fm.Parameter(jnp.ones(())))),
             ValueError,
-            "factor is a parameter outside of the population, and no member's own: let Weighed stand inside",
+            r"factor is a parameter outside the population.*fm.Population\(Weighed\(",
         ),
         (
             lambda: set_up(fm.replace(fm.Population(small(), 3), {"members.model.weight": jnp.zeros((2, 4, 3))})),
             ValueError,
-            r"members.model.weight: one for each of the 3 members was expected, along the first axis, and f32\[2, 4, 3\] came",
+            r"members.model.weight must have one value for each of the 3 members .* got f32\[2, 4, 3\]",
         ),
         (
             lambda: set_up(fm.Population(small(), 3), fm.systems.PerMember([DATA, DATA])),
             ValueError,
-            "data for each of the 3 members was expected",
+            "PerMember must have data for each of the 3 members",
         ),
         (lambda: set_up(fm.Population(small(), 3, seeds=[1, 2])), ValueError, r"seeds must be 3 integers.*got i32\[2\]"),
         (lambda: set_up(fm.Population(small(), 1, seeds=[0.5])), ValueError, r"seeds must be 1 integers.*got f32\[1\]"),
-        (lambda: fm.systems.PerMember([DATA, DATA[0]]), ValueError, "data of one kind for each member was expected"),
+        (
+            lambda: set_up(fm.EMA(fm.Population(small(), 3), 0.9)),
+            TypeError,
+            r"EMA must not be around a Population, .* write fm.Population\(fm.EMA\(system, 0.9\), 3\)",
+        ),
+        (
+            lambda: fm.systems.PerMember([DATA, DATA[0]]),
+            ValueError,
+            "PerMember must get a list with data of the same structure",
+        ),
         (lambda: set_up(fm.Population(small(), 2), (DATA[0], DATA[1] + 1)), ValueError, "labels from 0 to 2"),
         (lambda: fm.robustness(set_up(fm.Population(small(), 2)), DATA, REGION), ValueError, r"fm.members\(state\)\[0\]"),
     ],
 )
-def test_what_does_not_fit(call, error, message):
+def test_invalid_setups(call, error, message):
     with pytest.raises(error, match=message):
         call()
 
 
-def test_the_member_that_makes_no_sense_is_named():
+def test_an_error_names_the_member():
     with pytest.raises(ValueError) as found:
         set_up(fm.Population([classifier(rate=r) for r in (0.1, 1.5)]))
     assert found.value.__notes__ == ["in member 1 of the population"]
 
 
-def test_copies_are_warned_of():
+def test_identical_members_give_a_warning():
     drawn = fm.init(small(), jax.random.key(0))
-    with pytest.warns(UserWarning, match=r"its 3 members begin as copies of one another.*give a list"):
+    with pytest.warns(UserWarning, match=r"its 3 members start with the same arrays.*a list"):
         set_up(fm.Population(drawn, 3))
     (found,) = fm.check(fm.Population(drawn, 2), DATA, optimizer=optax.adam, lr=1e-3).warnings
-    assert "its 2 members begin as copies" in found.what
+    assert "its 2 members start with the same arrays" in found.what
     broken = lambda lr: optax.GradientTransformation(lambda parameters: (), lambda *args: 1 / 0)
     *_, warned, error = fm.check(fm.Population(drawn, 2), DATA, optimizer=broken, lr=1e-3).findings
-    assert "its 2 members begin as copies" in warned.what and "ZeroDivisionError" in error.what
+    assert "its 2 members start with the same arrays" in warned.what and "ZeroDivisionError" in error.what
     set_up(fm.Population(drawn, 2), lr=[1e-3, 1e-2])
     set_up(fm.Population(drawn, 2), fm.systems.PerMember([DATA, DATA]))
     set_up(fm.Population(drawn, 1))

@@ -106,6 +106,18 @@ def test_an_equal_system_shares_programs_after_the_state_is_gone():
     assert compiled.names == []
 
 
+def test_a_step_that_reads_the_plan_is_compiled_for_each_plan():
+    """The schedule of the learning rate reads the length of the run."""
+    state = fm.setup(fm.Classifier(net()), (X, Y), optimizer=optax.sgd, lr=fm.cosine(0.1), steps=4, batch_size=8)
+    longer = state.replace(plan=fm.Plan(total_steps=8))  # which no step was traced for
+    for each in (state, longer):
+        trained, logs = fm.train_step(fm.train_step(each, (X, Y))[0], (X, Y))
+        expected = optax.cosine_decay_schedule(0.1, each.plan.total_steps)(1)
+        np.testing.assert_allclose(logs["lr"], expected, rtol=1e-6)
+        again = jax.jit(scanned)(each)
+        np.testing.assert_allclose(jax.tree.leaves(again.system)[0], jax.tree.leaves(trained.system)[0], rtol=1e-6)
+
+
 def test_a_state_goes_through_transformations():
     state = state_of(0.1)
     by_hand, _ = fm.train_step(fm.train_step(state, (X, Y))[0], (X, Y))

@@ -1,4 +1,4 @@
-"""`robustness`: figures against closed forms, files and pictures, Ctrl-C, and bad input."""
+"""`robustness`: results against closed forms, files and pictures, Ctrl-C, and bad input."""
 
 import json
 import re
@@ -34,7 +34,7 @@ STILL = fm.PGD(REGION, 0.02, 10, start=fm.attacks.Clean())
 
 
 class Shaped(fm.Model):
-    """Logits of a linear model, put through a function."""
+    """Logits of a linear model, transformed by a function."""
 
     weight: jax.Array
     function: Callable = fm.static()
@@ -58,7 +58,7 @@ def forward(model: Curve, x):
 
 
 class Loud:
-    """A progress bar that presses Ctrl-C when so many steps are done."""
+    """A progress bar that presses Ctrl-C after a number of steps."""
 
     def __init__(self, steps):
         self.steps, self.seen = steps, []
@@ -82,7 +82,7 @@ def shaped(function=identity, dtype=np.float32):
 
 
 def data(n=N, wrong=2, dtype=np.float32):
-    """Examples around the boundary, of which the first ones have the wrong label."""
+    """Examples around the boundary; the first ones have the wrong label."""
     x = np.random.default_rng(0).uniform(0.15, 0.85, (64, WIDTH))[:n].astype(dtype)
     y = (x.astype(np.float64) @ WEIGHT.astype(np.float64)).argmax(1).astype(np.int32)
     y[:wrong] = 1 - y[:wrong]
@@ -95,7 +95,7 @@ def evaluate(system, pairs=None, attack=PGD, **options):
 
 
 def margins(x, y, eps):
-    """The least margin in the ball: what it is, less ε ‖w‖ in the dual norm. The box is far."""
+    """The smallest margin in the ball: the clean one minus ε ‖w‖ in the dual norm. The box is far."""
     z = x.astype(np.float64) @ WEIGHT
     return z[np.arange(len(y)), y] - z[np.arange(len(y)), 1 - y] - eps * np.abs(WEIGHT[:, 0] - WEIGHT[:, 1]).sum()
 
@@ -105,10 +105,10 @@ def report():
     return robustness(shaped(), data(), (fm.FGSM(REGION), PGD), sample=16, progress=False)
 
 
-# Figures
+# Results
 
 
-def test_a_linear_model_is_as_robust_as_the_formula_says(report):
+def test_the_robustness_of_a_linear_model_is_the_closed_form(report):
     x, y = data()
     np.testing.assert_array_equal(report.correct, margins(x, y, 0) > 0)
     np.testing.assert_array_equal(report.robust, margins(x, y, EPS) > 0)
@@ -134,7 +134,7 @@ def test_points_distances_and_gradients_are_those_of_the_examples(report):
     np.testing.assert_allclose(report.gradient["linf"], slope.max(1), rtol=1e-4)
 
 
-def test_the_curve_is_the_formula_and_noise_does_less(report):
+def test_the_curve_is_the_closed_form_and_noise_breaks_less(report):
     x, y = data()
     np.testing.assert_allclose(report.curve["eps"], EPS * np.array([0.25, 0.5, 0.75, 1, 1.5, 2]))
     expected = [(margins(x, y, eps) > 0).mean() for eps in report.curve["eps"]]
@@ -144,21 +144,21 @@ def test_the_curve_is_the_formula_and_noise_does_less(report):
     assert (report.curve["noise"] >= report.curve["robust"]).all() and report.curve["noise"][0] > 0.8
 
 
-def test_each_attack_gets_what_those_before_have_left(report):
+def test_each_attack_gets_the_survivors_of_those_before(report):
     first, second = report.attacks
     assert (first["name"], second["name"]) == ("FGSM", "PGD-10")
     assert first["given"] == report.correct.sum() and second["given"] == first["given"] - first["broken"]
     assert first["accuracy"] == second["accuracy"] == report.robust_accuracy and second["broken"] == 0
 
 
-def test_classes(report):
+def test_accuracy_by_class(report):
     y = data()[1]
     assert report.per_class() == {
         c: (int((y == c).sum()), report.correct[y == c].mean(), report.robust[y == c].mean()) for c in (0, 1)
     }
 
 
-def test_settings_and_versions_say_how_to_do_it_again(report):
+def test_settings_and_versions_reproduce_the_report(report):
     assert report.settings["attack"] == repr(fm.WorstOf(fm.FGSM(REGION), PGD)) and report.settings["seed"] == 0
     assert (report.settings["eps"], report.settings["classes"], report.settings["region"]) == (EPS, 2, repr(REGION))
     assert {"fulmen", "jax", "optax", "numpy", "python", "backend", "device"} == set(report.versions)
@@ -166,7 +166,7 @@ def test_settings_and_versions_say_how_to_do_it_again(report):
     np.testing.assert_array_equal(again.x, report.x)
 
 
-def test_a_region_means_its_autoattack():
+def test_a_region_is_attacked_by_its_autoattack():
     seen = evaluate(shaped(), (data()[0][:3], data()[1][:3]), REGION)
     assert seen.settings["attack"] == repr(fm.attacks.autoattack(REGION, classes=2))
     np.testing.assert_array_equal(seen.robust, margins(*(v[:3] for v in data()), EPS) > 0)
@@ -186,7 +186,7 @@ def test_a_state_and_its_system_are_evaluated_alike():
 
 
 @pytest.mark.parametrize("attack", [PGD, Square(REGION, queries=30)], ids=["PGD", "Square"])
-def test_an_example_s_result_is_its_own(attack):
+def test_the_result_for_an_example_does_not_depend_on_the_others(attack):
     """In float64 exactly: in other batches, in another order, and alone."""
     with jax.enable_x64(True):
         (x, y), system = data(dtype=np.float64), shaped(dtype=np.float64)
@@ -229,7 +229,7 @@ def test_noise_is_uniform_in_the_ball(key):
 # Interrupted
 
 
-def test_ctrl_c_gives_what_is_done():
+def test_ctrl_c_returns_the_finished_batches():
     bar = Loud(3)  # in the last of four batches
     seen = evaluate(shaped(), batch_size=4, progress=bar, signs=SIGNS)
     assert seen.partial and seen.total == N and len(seen) == 12 == len(seen.x) and not seen.findings
@@ -239,7 +239,7 @@ def test_ctrl_c_gives_what_is_done():
 
 
 class Stubborn(fm.Attack):
-    """An attack that does not end, during which Ctrl-C is pressed twice."""
+    """An attack during which Ctrl-C is pressed twice."""
 
 
 @dispatch
@@ -249,25 +249,25 @@ def perturb(attack: Stubborn, system, batch, key):
 
 
 @pytest.mark.parametrize("second", [PGD, Stubborn(REGION)], ids=["once", "twice"])
-def test_of_the_first_batch_a_report_has_the_attacks_that_were_done(second, capsys):
+def test_of_the_first_batch_the_finished_attacks_are_reported(second, capsys):
     bar = Loud(1 if second is PGD else -1)
     seen = evaluate(shaped(), batch_size=8, attack=(fm.FGSM(REGION), second), progress=bar, signs=SIGNS, eps=None)
     assert (len(seen), seen.partial, seen.curve, seen.findings) == (8, True, {}, [])
     assert [each["name"] for each in seen.attacks] == ["FGSM"] and set(seen.by) == {-1, 0}
     np.testing.assert_array_equal(seen.robust, (margins(*data(), EPS) > 0)[:8])  # of a linear model FGSM is the worst case
     assert "Interrupted: 8 of 16 examples and 1 of 2 attacks." in " ".join(str(seen).split())
-    assert capsys.readouterr().err.startswith("Ctrl-C: ends after the attack at hand")
+    assert capsys.readouterr().err.startswith("Ctrl-C: stops after the current attack")
 
 
-def test_ctrl_c_in_the_curve_keeps_the_radii_that_are_done():
+def test_ctrl_c_in_the_curve_keeps_the_finished_radii():
     seen = evaluate(shaped(), progress=Loud(3), signs=SIGNS, eps=(0.05, 0.1, 0.2, 0.3))
     assert seen.partial and len(seen) == N and not seen.findings
     np.testing.assert_array_equal(seen.curve["eps"], [0.1, 0.2])
-    assert "Interrupted: the curve or the warning signs are not complete." in " ".join(str(seen).split())
+    assert "Interrupted: the curve or the warning signs are incomplete." in " ".join(str(seen).split())
 
 
 class Touchy(fm.LinfBall):
-    """A ball that is asked for noise, and Ctrl-C is pressed twice."""
+    """A ball that presses Ctrl-C twice when it is scaled."""
 
 
 @dispatch
@@ -276,12 +276,12 @@ def scaled(region: Touchy, factor):
     signal.raise_signal(signal.SIGINT)
 
 
-def test_ctrl_c_in_the_noise_keeps_what_the_attacks_have_found():
+def test_ctrl_c_in_the_noise_keeps_the_results_of_the_attacks():
     seen = evaluate(shaped(), attack=fm.FGSM(Touchy(EPS)), signs=SIGNS, eps=np.float32(EPS))
     assert (len(seen), seen.partial, seen.curve, seen.findings) == (N, True, {}, [])
 
 
-def test_ctrl_c_with_nothing_done_is_an_interrupt():
+def test_ctrl_c_before_any_result_raises_keyboard_interrupt():
     with pytest.raises(KeyboardInterrupt):
         evaluate(shaped(), attack=Stubborn(REGION))
 
@@ -309,13 +309,13 @@ def test_a_bar_in_a_notebook(monkeypatch):
 # Signs
 
 
-def test_nothing_is_found_in_a_healthy_system(report):
+def test_a_sound_evaluation_has_no_warnings(report):
     assert [finding.sign for finding in report.findings] == [sign.title for sign in SIGNS]
     assert {finding.verdict for finding in report.findings} == {"ok"}, report.findings
     assert report.warnings == []
 
 
-# How it shows itself
+# Text, files and pictures
 
 
 def test_it_prints_in_80_columns(report):
@@ -327,7 +327,7 @@ def test_it_prints_in_80_columns(report):
     assert "PGD-10" in html and f"{report.robust_accuracy:.3f}" in html
 
 
-def test_json_comes_back(report, tmp_path):
+def test_json_is_read_back(report, tmp_path):
     path = tmp_path / "new" / "report.json"
     report.save(path)
     again = Report.load(path)
@@ -348,7 +348,7 @@ def test_large_inputs_are_left_out_of_json(report, tmp_path, monkeypatch):
 
 
 def images():
-    """A report on images: the four numbers, in the corners of 4 × 4 pixels."""
+    """A report on images of 4 × 4 pixels with the four numbers in the corners."""
     x, y = data()
     pixels = np.zeros((N, 4, 4, 1), np.float32)
     pixels[:, ::3, ::3, 0] = x.reshape(N, 2, 2)
@@ -382,7 +382,7 @@ def test_pictures(of_images, report):
     plt.close("all")
 
 
-def test_the_page_is_by_itself(of_images, tmp_path):
+def test_the_page_is_self_contained(of_images, tmp_path):
     of_images.save(tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert page.count("<svg") == 3 and "light dark" in page
@@ -393,7 +393,7 @@ def test_the_page_is_by_itself(of_images, tmp_path):
     assert linked and set(linked) <= set(names) and len(names) == len(set(names))
 
 
-def test_the_page_goes_without_matplotlib(of_images, tmp_path, monkeypatch):
+def test_the_page_without_matplotlib_has_tables(of_images, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     of_images.save(tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
@@ -401,10 +401,10 @@ def test_the_page_goes_without_matplotlib(of_images, tmp_path, monkeypatch):
 
 
 def test_other_files_are_refused(report, tmp_path):
-    with pytest.raises(ValueError, match=r"report\.json or report\.html was expected, and .*pdf"):
+    with pytest.raises(ValueError, match=r"path must be .*report\.json or report\.html, got .*pdf"):
         report.save(tmp_path / "report.pdf")
     (tmp_path / "other.json").write_text("[1]")
-    with pytest.raises(ValueError, match="is no report"):
+    with pytest.raises(ValueError, match=r"other\.json must be a report"):
         Report.load(tmp_path / "other.json")
 
 
@@ -429,9 +429,9 @@ def three(z):
 @pytest.mark.parametrize(
     ("system", "pairs", "attack", "error", "said"),
     [
-        (shaped(), (X + 0.5, Y), PGD, ValueError, r"values in Box\(lo=0, hi=1\).*give the box of the data"),
-        (shaped(), (np.where(X > 0.8, np.float32(np.nan), X), Y), PGD, ValueError, r"x: .*nan is (among them|at \[)"),
-        (shaped(), (X, Y), fm.FGSM(fm.LinfBall(0.1) & fm.Box(0.5, 1)), ValueError, r"values in Box\(lo=0.5, hi=1\)"),
+        (shaped(), (X + 0.5, Y), PGD, ValueError, r"x must be in Box\(lo=0, hi=1\).*use the range of the data: fm.Box"),
+        (shaped(), (np.where(X > 0.8, np.float32(np.nan), X), Y), PGD, ValueError, r"x.* (got nan|nan is at \[)"),
+        (shaped(), (X, Y), fm.FGSM(fm.LinfBall(0.1) & fm.Box(0.5, 1)), ValueError, r"x must be in Box\(lo=0.5, hi=1\)"),
         (shaped(), (X, Y), DLR, ValueError, "DLR: at least 3 classes were expected, and the model gave outputs of 2"),
         (shaped(three), (X, Y), TARGETED, ValueError, "DLR towards a class: at least 4 classes"),
         (shaped(), (X, Y + 1), PGD, ValueError, "labels from 0 to 1, .* labels from 1 to 2"),
@@ -446,7 +446,7 @@ def three(z):
     ],
     ids=[
         "outside the box",
-        "no number",
+        "NaN",
         "region without the input",
         "two classes",
         "three classes",
@@ -455,7 +455,7 @@ def three(z):
         "radius",
     ],
 )
-def test_what_no_attack_can_be_run_on(run, system, pairs, attack, error, said):
+def test_invalid_input_of_attacks(run, system, pairs, attack, error, said):
     with pytest.raises(error, match=re.compile(said, re.DOTALL)):
         run(system, pairs, attack=attack)
 
@@ -468,33 +468,35 @@ class Both(fm.System):
 @pytest.mark.parametrize(
     ("system", "pairs", "options", "error", "said"),
     [
-        (shaped(), (X, Y + 1), {}, ValueError, r"labels from 0 to 1, .* labels from 1 to 2 .*y - 1"),
+        (shaped(), (X, Y + 1), {}, ValueError, r"labels from 0 to 1, .* labels from 1 to 2.*y - 1"),
         (
             shaped(),
             (X, Y[:, None].astype(np.float32)),
             {},
             ValueError,
-            r"logits \(n, classes\) and integer labels .* y is f32\[16, 1\]",
+            r"logits \(n, classes\) and integer labels .* y f32\[16, 1\]",
         ),
-        (fm.Regressor(Shaped(jnp.asarray(WEIGHT), identity)), (X, X[:, :2]), {}, ValueError, "counts wrong classes"),
-        (shaped(), X, {}, ValueError, "no labels y"),
+        (fm.Regressor(Shaped(jnp.asarray(WEIGHT), identity)), (X, X[:, :2]), {}, ValueError, "needs logits.*fm.evaluate"),
+        (shaped(), X, {}, ValueError, "needs labels.*no labels y.*pairs"),
         (shaped().model, (X, Y), {}, ValueError, r"Shaped has none: give fm.Classifier\(model\)"),
         (Both(shaped(), shaped()), (X, Y), {}, ValueError, r"2 predictions \('one', 'other'\).*state\.system\.one"),
         (fm.Classifier(fm.models.Dense(4, 2)), (X, Y), {}, ValueError, "arrays are there"),
-        (shaped(), (X, Y), dict(attack="pgd"), TypeError, r"a region such as .* was expected, and 'pgd' came"),
-        (shaped(), (X, Y), dict(attack=fm.FGSM), TypeError, r"Make one: FGSM\(…\)"),
+        (shaped(), (X, Y), dict(attack="pgd"), TypeError, r"attack must be .* a region such as .* got 'pgd'"),
+        (shaped(), (X, Y), dict(attack=fm.FGSM), TypeError, r"attack must be .* got the class FGSM; write FGSM\(…\)"),
         (shaped(), (X, Y), dict(attack=()), ValueError, "at least one attack"),
         (
             shaped(),
             (X, Y),
             dict(batch_size=0),
             ValueError,
-            "batch_size: a whole number of at least 1 was expected, and 0 came",
+            "batch_size must be a positive integer, got 0",
         ),
-        (shaped(), (X, Y), dict(eps=(-1.0,)), ValueError, "finite radii of at least 0"),
+        (shaped(), (X, Y), dict(eps=(-1.0,)), ValueError, "eps must be finite radii of at least 0"),
+        (shaped(), (X, Y), dict(eps=0.2, attack=fm.FGSM(fm.LinfBall(0.0))), ValueError, r"eps must be \(\)"),
+        (shaped(), (X, Y), dict(signs=True), TypeError, r"signs must be a tuple .*signs=\(\)"),
     ],
 )
-def test_what_robustness_cannot_be_measured_of(system, pairs, options, error, said):
+def test_invalid_input_of_robustness(system, pairs, options, error, said):
     with pytest.raises(error, match=re.compile(said, re.DOTALL)):
         evaluate(system, pairs, **options)
 

@@ -1,4 +1,4 @@
-"""`python -m fulmen robustness`: what it writes, and what it says of mistakes."""
+"""`python -m fulmen robustness`: its files, and its error messages."""
 
 import json
 import sys
@@ -90,6 +90,6 @@ def test_a_mistake_is_one_line(run, line, said):
     assert code == 2 and said in err and len(err.strip().splitlines()) == 1
 
 
-def test_an_error_of_the_users_own_is_shown_where_it_is(run):
+def test_an_error_in_the_users_function_has_its_traceback(run):
     code, _, err = run("examples.py:broken --region linf:0.1 --no-progress")
     assert code == 1 and "ZeroDivisionError" in err and "examples.py" in err

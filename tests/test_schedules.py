@@ -223,7 +223,7 @@ def test_a_run_past_its_plan_warns_where_a_schedule_has_ended(options, warned):
             run(state, steps=5)
         assert {w.filename for w in caught} <= {__file__}
         assert [str(w.message).partition(": ")[0] for w in caught] == (
-            ["this run goes to step 5, and the state's plan ends at 4"] if warned else []
+            ["this run ends at step 5, but the state's plan ends at 4"] if warned else []
         )
 
 

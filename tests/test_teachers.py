@@ -83,7 +83,7 @@ def test_the_average_is_state_and_nothing_else(averaged, labeled):
     assert all((a == b).all() for a, b in zip(arrays(moved.average), arrays(state.system.average)))
 
 
-def test_an_evaluation_sees_the_average(averaged, labeled):
+def test_an_evaluation_uses_the_average(averaged, labeled):
     state = averaged[-1]
     of = lambda system: fm.evaluate(system, labeled)
     ours, average, component = of(state), of(state.system.average.part), of(state.system.component)
@@ -92,7 +92,7 @@ def test_an_evaluation_sees_the_average(averaged, labeled):
     assert of(without) == pytest.approx(component)
 
 
-def test_averages_inside(labeled):
+def test_averages_of_parts(labeled):
     """Of a model in a classifier; and attacks in training are on what is trained, in evaluation on the average."""
     system = fm.Adversarial(fm.Classifier(fm.EMA(Linear(4, 3), 0.5)), PGD)
     state = fm.setup(system, labeled, optimizer=SGD, batch_size=12)
@@ -147,7 +147,7 @@ def test_mean_teacher(kind, plain, labeled, unlabeled):
     consistency = 3 * brier(student, teacher)
     assert consistency > 1e-6
     own = entropy(student, labeled[1]) if kind == "labeled" else 0.0
-    np.testing.assert_allclose(logs["loss"], own + consistency, rtol=1e-5)
+    np.testing.assert_allclose(logs["loss"], own + consistency, rtol=2e-5)
     assert ("accuracy" in logs) == (kind == "labeled")
 
     def by_hand(weight, bias):
@@ -166,7 +166,7 @@ def test_mean_teacher(kind, plain, labeled, unlabeled):
     np.testing.assert_allclose(ema_of(after.system).average.part.model.weight, expected, atol=1e-6)
 
 
-def test_the_teacher_has_a_view_of_its_own(labeled):
+def test_the_teacher_has_its_own_augmentation(labeled):
     system = mean_teacher(classifier(augment=fm.augmentations.Noise(0.3)))
     state = started(system, labeled)
     mode = fm.Train(jax.random.key(5))
@@ -258,7 +258,7 @@ def mixed(labeled, unlabeled):
 @pytest.mark.parametrize(
     ("kind", "attack"), [("VAT", "none"), ("VAT", "outside"), ("MeanTeacher", "inside"), ("MeanTeacher", "outside")]
 )
-def test_both_kinds_in_one_step(kind, attack, labeled, unlabeled):
+def test_labelled_and_unlabelled_examples_in_one_step(kind, attack, labeled, unlabeled):
     inner = OnlyLabeled(classifier(), PGD) if attack == "inside" else classifier()
     system = fm.defences.VAT(inner, eps=0.3) if kind == "VAT" else mean_teacher(inner)
     semi = fm.systems.SemiSupervised(system, weight=0.5)
@@ -285,7 +285,7 @@ def test_both_kinds_in_one_step(kind, attack, labeled, unlabeled):
     assert any((a != b).any() for a, b in zip(arrays(after.system), arrays(state.system)))
 
 
-def test_both_kinds_as_data(labeled, unlabeled):
+def test_labelled_and_unlabelled_examples_as_data(labeled, unlabeled):
     """An epoch goes once through the larger, and again and again through the smaller; in the midst of it as from its start."""
     data = fm.data.Mixed(labeled, np.concatenate([unlabeled, unlabeled + 1, unlabeled + 2]))
     seen = [*fm.batches(data, batch_size=4, seed=0, epochs=1)]
@@ -326,11 +326,11 @@ def test_both_kinds_as_data(labeled, unlabeled):
         (lambda: fm.Distillation(fm.Frozen(classifier()), fm.Frozen(classifier())), "student must be trained"),
         (
             lambda: fm.Distillation(fm.Frozen(fm.init(Linear(4, 5), jax.random.key(0))), classifier()),
-            "different logits, {'': 5} and {'': 3}",
+            "same names and numbers of classes, got {'': 5} and {'': 3}",
         ),
         (
             lambda: fm.Distillation(fm.Frozen(classifier()), classifier()),
-            r"trained one was expected, and this Classifier has no 'model.weight' yet: give it with its arrays, fm.Frozen\(state",
+            r"teacher must be trained, but this Classifier has no array 'model.weight'; write fm.Frozen\(state",
         ),
         (lambda: fm.Distillation(fm.Frozen(Linear(4, 3)), classifier(), temperature=0.0), "temperature must be above 0"),
         (lambda: fm.Distillation(fm.Frozen(Linear(4, 3)), classifier(), weight=1.5), "weight must be between 0 and 1"),

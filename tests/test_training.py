@@ -1,4 +1,4 @@
-"""setup, train_step, fit, steps, evaluate, predict: what they give, what they compile, and what they leave alone."""
+"""setup, train_step, fit, steps, evaluate, predict: what they return, what they compile, and what they do not change."""
 
 import os
 import signal
@@ -47,7 +47,7 @@ def test_train_step_is_pure_and_moves_the_parameters(raw):
     assert float(logs["lr"]) == pytest.approx(1e-2)
 
 
-def test_the_gradient_is_that_of_the_mean_over_examples(raw):
+def test_the_gradient_is_of_the_mean_over_examples(raw):
     state = fm.setup(net(), raw, optimizer=optax.sgd(1.0))
     after, _ = fm.train_step(state, raw)
 
@@ -85,13 +85,13 @@ def test_fit_equals_steps_equals_a_loop(raw):
 
 
 def test_the_epochs_loss_is_the_mean_over_its_examples(raw):
-    state = fm.setup(net(), raw, optimizer=optax.sgd(0.0), batch_size=16)  # stands still, so it can be known
+    state = fm.setup(net(), raw, optimizer=optax.sgd(0.0), batch_size=16)  # nothing changes, so the loss is known
     _, history = fm.fit(state, raw, epochs=1, batch_size=16, progress=False)
     expected = optax.softmax_cross_entropy_with_integer_labels(state.system(raw[0]), raw[1]).mean()
     np.testing.assert_allclose(history["loss"][0], expected, rtol=1e-6)
 
 
-def test_fit_goes_on_where_it_stopped(raw):
+def test_fit_continues_where_it_stopped(raw):
     state = adam()
     whole, _ = fm.fit(state, raw, epochs=3, batch_size=16, progress=False)
     half, _ = fm.fit(state, raw, epochs=1, batch_size=16, progress=False)
@@ -99,7 +99,7 @@ def test_fit_goes_on_where_it_stopped(raw):
     assert equal(whole, rest)
 
 
-def test_fit_leaves_the_given_state_alone(raw):
+def test_fit_does_not_change_the_given_state(raw):
     state = adam()
     before = leaves(state)
     fm.fit(state, raw, epochs=1, progress=False)
@@ -113,7 +113,7 @@ def test_a_state_is_not_changed(raw, name):
 
 
 class Noisy(fm.Model):
-    """Adds noise, also in an evaluation."""
+    """Adds noise, in evaluations too."""
 
 
 @dispatch
@@ -131,7 +131,7 @@ def test_an_evaluation_draws_differently_in_each_batch():
     assert found == fm.evaluate(system, (x, x), batch_size=4)
 
 
-def test_without_a_seed_the_order_is_kept_and_the_parameters_are_those_of_seed_0(raw):
+def test_seed_none_keeps_the_order_and_initializes_as_seed_0(raw):
     options = dict(optimizer=optax.adam, lr=1e-2, epochs=1, batch_size=16, progress=False)
     state, _ = fm.fit(net(), raw, seed=None, **options)
     start = fm.setup(net(), raw, seed=0, optimizer=optax.adam, lr=1e-2, epochs=1, batch_size=16)
@@ -140,7 +140,7 @@ def test_without_a_seed_the_order_is_kept_and_the_parameters_are_those_of_seed_0
 
 
 @pytest.mark.parametrize(("seed", "error"), [(-1, ValueError), (0.5, TypeError), ("0", TypeError), (2**64, ValueError)])
-def test_what_is_not_a_seed(raw, seed, error):
+def test_an_invalid_seed_is_refused(raw, seed, error):
     start, options = adam(), dict(optimizer=optax.adam, lr=1e-2)
     for call in (
         lambda: fm.setup(net(), raw, seed=seed, **options),
@@ -187,7 +187,7 @@ def test_predict_is_in_order(raw):
     np.testing.assert_allclose(fm.predict(state.system, raw[0], batch_size=16), state.system(raw[0]), atol=1e-6)
 
 
-def test_looking_takes_states_and_raw_data(raw):
+def test_verbs_of_a_system_take_states_and_raw_data(raw):
     state = adam(pair())
     entries = fm.losses(state, raw)
     assert {k: v.shape for k, v in entries.items()} == {"one": (50,), "two": (50,)}
@@ -199,7 +199,7 @@ def test_looking_takes_states_and_raw_data(raw):
 # What is compiled
 
 
-def test_one_program_per_shape_and_none_for_an_equal_system(raw):
+def test_one_program_per_shape_and_none_again_for_an_equal_system(raw):
     fm.fit(adam(pair()), raw, epochs=1, batch_size=16, progress=False)  # warm: the small programs of setting up
     jax.clear_caches()
     with Compilations() as first:
@@ -224,7 +224,7 @@ def reduce_losses(system: Weighed, losses, batch):
 
 
 @pytest.mark.parametrize("change", [{"system.factor": 2.0}, {"optimizer.lr": 1e-3}])
-def test_a_number_changed_compiles_nothing(raw, change):
+def test_a_changed_number_compiles_nothing(raw, change):
     state = adam(Weighed(net()))
     state, _ = fm.train_step(state, raw)
     fm.fit(state, raw, epochs=1, progress=False)
@@ -299,7 +299,7 @@ def test_events_in_order_and_states_that_may_be_kept(raw):
     assert not equal(watch.states[0][0].system, state.system)
 
 
-def test_the_logs_of_a_step_are_that_steps(raw):
+def test_step_end_has_the_logs_of_its_step(raw):
     watch, state = Watch(), adam()
     fm.fit(state, raw, epochs=1, batch_size=25, callbacks=[watch], progress=False)
     stepped = [float(logs["loss"]) for _, logs in fm.steps(state, raw, epochs=1, batch_size=25)]
@@ -312,7 +312,7 @@ def test_a_callback_stops_the_run(raw):
 
 
 class Press:
-    """Presses Ctrl-C in the midst of the run."""
+    """Presses Ctrl-C during the run."""
 
 
 @dispatch
@@ -321,7 +321,7 @@ def on(event: fm.EpochStart, callback: Press, run):
         os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_ctrl_c_ends_with_the_state_so_far(raw, capsys):
+def test_ctrl_c_returns_the_current_state(raw, capsys):
     state, history = fm.fit(adam(), raw, epochs=50, batch_size=25, callbacks=[Press()])
     assert 2 < int(state.step) < 100
     assert np.isfinite(history["loss"]).all()
@@ -330,7 +330,7 @@ def test_ctrl_c_ends_with_the_state_so_far(raw, capsys):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_plain_lines_where_there_is_no_terminal(raw, capsys):
+def test_progress_is_plain_lines_without_a_terminal(raw, capsys):
     fm.fit(adam(), raw, epochs=2, batch_size=25, validation=raw)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("epoch 1") and "loss" in lines[0] and "lr 0.01" in lines[0]
@@ -342,7 +342,7 @@ def test_plain_lines_where_there_is_no_terminal(raw, capsys):
 # A state is data
 
 
-def test_states_go_through_jax(raw):
+def test_a_state_is_a_pytree(raw):
     state = adam()
     doubled = jax.tree.map(lambda v: v + v if jnp.issubdtype(v.dtype, jnp.floating) else v, state)
     np.testing.assert_array_equal(doubled.system.layer.weight, 2 * state.system.layer.weight)
@@ -362,7 +362,7 @@ def test_a_gradient_through_training(raw):
     np.testing.assert_allclose(slope, near, rtol=2e-2)
 
 
-def test_setup_of_a_trained_system_starts_anew_with_its_arrays(raw):
+def test_setup_of_a_trained_system_keeps_its_arrays(raw):
     state, _ = fm.fit(adam(), raw, epochs=1, progress=False)
     again = adam(state.system)
     assert equal(again.system, state.system) and int(again.step) == 0
@@ -370,7 +370,7 @@ def test_setup_of_a_trained_system_starts_anew_with_its_arrays(raw):
 
 
 @pytest.mark.parametrize(("n", "who"), [(None, ""), (3, r" \(members 1\)")])
-def test_a_loss_that_is_not_finite_is_warned_of_once(n, who, raw):
+def test_a_loss_that_is_not_finite_warns_once(n, who, raw):
     state = adam(n and fm.Population(net(), n))
     path = "system.layer.weight" if n is None else "system.members.layer.weight"
     weight = fm.get(state, path)
@@ -387,7 +387,7 @@ def test_a_run_past_its_plan_warns(raw):
         fm.fit(state, raw, epochs=1, batch_size=16, progress=False)
 
 
-def test_a_step_that_changes_a_type_says_which(raw):
+def test_a_step_that_changes_a_type_names_the_array(raw):
     class Growing(fm.System):
         part: Net
 
@@ -423,7 +423,7 @@ def test_after_update_reaches_the_parts(raw):
     assert all(np.abs(v).max() <= 0.01 for v in leaves(state.system))
 
 
-def test_update_of_ones_own(raw):
+def test_a_custom_update(raw):
     class Still(Pair):
         pass
 
@@ -437,7 +437,7 @@ def test_update_of_ones_own(raw):
     assert equal(after.system, state.system) and set(logs) == {"seen", "lr"}
 
 
-def test_steps_go_on_in_the_midst_of_an_epoch(raw):
+def test_steps_continue_mid_epoch(raw):
     state = adam()
     whole, _ = fm.fit(state, raw, steps=9, batch_size=16, progress=False)
     for part in (2, 3, 4):
@@ -445,7 +445,7 @@ def test_steps_go_on_in_the_midst_of_an_epoch(raw):
     assert equal(whole, state)
 
 
-def test_looking_and_attacking_between_steps_change_nothing(raw):
+def test_evaluations_and_attacks_between_steps_change_nothing(raw):
     """A run with evaluations, gradients and attacks in between is bit for bit the run without."""
     net = fm.models.Chain(fm.models.Dense(4, 8), fm.models.BatchNorm(8), fm.models.Dropout(0.5), fm.models.Dense(8, 3))
     quiet = busy = adam(fm.Classifier(net))
@@ -459,23 +459,23 @@ def test_looking_and_attacking_between_steps_change_nothing(raw):
     assert not equal(quiet.system.model.layers[1].mean, adam(fm.Classifier(net)).system.model.layers[1].mean)
 
 
-class Deaf:
-    """No method of `on` is for it."""
+class Unheard:
+    """A class without a method of `on`."""
 
 
-@pytest.mark.parametrize(("callback", "word"), [(Deaf(), "def on"), (Watch, "make one")])
-def test_callbacks_that_nothing_would_call(raw, callback, word):
+@pytest.mark.parametrize(("callback", "word"), [(Unheard(), "def on"), (Watch, r"got the class Watch; write Watch\(…\)")])
+def test_callbacks_that_are_never_called_are_refused(raw, callback, word):
     with pytest.raises(TypeError, match=word):
         fm.fit(adam(), raw, epochs=1, callbacks=[callback], progress=False)
 
 
 @pytest.mark.parametrize("option", ["epoch", "batchsize", "validaton"])
-def test_misspelt_options(raw, option):
+def test_a_misspelt_option_is_corrected(raw, option):
     with pytest.raises(TypeError, match=f"{option} is no option.*did you mean"):
         fm.fit(net(), raw, optimizer=optax.adam, lr=1e-2, epochs=1, progress=False, **{option: 3})
 
 
-def test_a_system_with_a_loss_of_its_own_and_parts_without(raw):
+def test_a_system_with_a_loss_whose_parts_have_none(raw):
     class Encoder(fm.Model):
         layer: Linear
 

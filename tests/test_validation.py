@@ -94,7 +94,7 @@ def test_an_attack_is_checked_once_for_all_batches(state, monkeypatch):
         ((X, Y + 1), ValueError, "labels from 0 to 2"),
         ((X, Y.astype(np.float32)), TypeError, "integer labels"),
         ((X[:, :3], Y), ValueError, "Dense"),
-        ((2 * X, Y), ValueError, "values in Box"),
+        ((2 * X, Y), ValueError, "x must be in Box"),
     ],
     ids=["labels", "floats", "shape", "box"],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import numpy as np
 import optax
 
 import fulmen as fm
+from fulmen.inspect.text import align, drawable
+from fulmen.robust.report.robustness import versions
 
 
 def digits(
@@ -46,23 +49,15 @@ def digits(
     states, results = {}, {}
     for name, system in systems.items():
         started = time.perf_counter()
-        state, history = fm.fit(
-            system,
-            train,
-            optimizer=optax.adam,
-            lr=fm.cosine(2e-3),
-            epochs=epochs,
-            batch_size=64,
-            seed=seed,
-            progress=progress,
-        )
+        options = dict(optimizer=optax.adam, lr=fm.cosine(2e-3), epochs=epochs, batch_size=64, seed=seed)
+        state, history = fm.fit(system, train, progress=progress, **options)
         trained = time.perf_counter()
         results[name] = {
             **_attacked(state, test, radii),
             "training seconds": trained - started,
+            "attack seconds": time.perf_counter() - trained,
             "loss": history["loss"].tolist(),
         }
-        results[name]["attack seconds"] = time.perf_counter() - trained
         states[name] = state
 
     out.mkdir(parents=True, exist_ok=True)
@@ -70,7 +65,7 @@ def digits(
     _curves(results, eps, out / "robustness.png")
     _pictures(states, test, eps, out / "attacked.png")
     record = dict(
-        epochs=epochs, eps=eps, seed=seed, seconds=time.perf_counter() - begun, versions=_versions(), results=results
+        epochs=epochs, eps=eps, seed=seed, seconds=time.perf_counter() - begun, versions=versions(), results=results
     )
     (out / "metrics.json").write_text(json.dumps(record, indent=2))
     print(f"\nwrote {out}/robustness.png, attacked.png and metrics.json in {record['seconds']:.0f} s")
@@ -89,18 +84,11 @@ def _attacked(state: Any, test: Any, radii: list[float]) -> dict[str, Any]:
 
 
 def _print(results: dict[str, Any], radii: list[float]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title="Accuracy on the test digits, clean and under PGD-40")
-    for heading in ("training", "clean", *(f"ε = {eps:g}" for eps in radii), "trained in", "attacked in"):
-        table.add_column(heading, justify="left" if heading == "training" else "right", no_wrap=heading == "training")
+    rows: list[Sequence[str]] = [("training", "clean", *(f"ε = {eps:g}" for eps in radii), "trained in", "attacked in")]
     for name, result in results.items():
-        figures = [f"{v:.3f}" for v in (result["clean"], *result["robust"].values())]
-        table.add_row(name, *figures, f"{result['training seconds']:.1f} s", f"{result['attack seconds']:.1f} s")
-    console = Console()
-    console.width = max(console.width, 110)
-    console.print(table)
+        accuracies = [f"{v:.3f}" for v in (result["clean"], *result["robust"].values())]
+        rows.append((name, *accuracies, f"{result['training seconds']:.1f} s", f"{result['attack seconds']:.1f} s"))
+    print(drawable(f"Accuracy on the test digits, clean and under PGD-40\n\n{align(rows, range(1, len(rows[0])))}"))
 
 
 def _curves(results: dict[str, Any], eps: float, path: Path) -> None:
@@ -151,7 +139,3 @@ def _installed(name: str) -> Any:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise ImportError(f'`digits` needs {error.name}: pip install "fulmen[examples]"') from None
-
-
-def _versions() -> dict[str, str]:
-    return {"fulmen": fm.__version__, "jax": jax.__version__, "optax": optax.__version__, "device": str(jax.devices()[0])}

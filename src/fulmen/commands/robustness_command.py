@@ -47,7 +47,7 @@ def robustness(
         region: the perturbations that an attack may use: linf:0.1, linf:8/255, l2:0.5 or l1:12, in the inputs' units.
         box: the inputs' limits, such as 0:1.
         attack: autoattack unless it is fgsm, pgd (40 steps of a tenth of the radius), apgd or square.
-        out: where to write the page; the JSON is written beside it.
+        out: where to write the page; the JSON file has the same path with .json.
         seed: the seed of all randomness.
         batch_size: how many examples are attacked at once.
         sample: how many examples the warning signs are checked on.

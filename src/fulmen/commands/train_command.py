@@ -91,7 +91,7 @@ def train(
     system, data, callbacks = (arguments.pop(name, ()) for name in ("system", "data", "callbacks"))
     show = progress and arguments.pop("progress", True)
     try:
-        state, figures = fm.fit(system, data, callbacks=[*callbacks, stopped], **{**arguments, "progress": show})
+        state, found = fm.fit(system, data, callbacks=[*callbacks, stopped], **{**arguments, "progress": show})
     except MissingOptimizerError:
         raise CommandError(
             "no optimizer: give --optimizer adam --lr 1e-3, or write `optimizer` and `lr` into the dict that the function "
@@ -100,7 +100,7 @@ def train(
     seconds = time.perf_counter() - begun
 
     name = type(state.system).__name__
-    last = {key: float(values[-1]) for key, values in figures.items() if np.ndim(values) == 1 and key != "seconds"}
+    last = {key: float(values[-1]) for key, values in found.items() if np.ndim(values) == 1 and key != "seconds"}
     print(
         f"{name}, {fm.count_parameters(state.system):,} parameters, {int(state.step):,} step{'s' * (int(state.step) != 1)}, "
         f"{seconds:.1f} s: {line(last)}"
@@ -109,7 +109,7 @@ def train(
         fm.save(save, state)
         print(f"wrote {save}")
     if history is not None:
-        history.write_text(json.dumps({key: _plain(values) for key, values in figures.items()}, indent=2))
+        history.write_text(json.dumps({key: _plain(values) for key, values in found.items()}, indent=2))
         print(f"wrote {history}")
     if stopped.was:
         raise SystemExit(130)

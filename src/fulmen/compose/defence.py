@@ -1,34 +1,36 @@
-"""`Defence`: a wrapper whose loss in training is made of entries of its own; in an evaluation it is its system."""
+"""`Defence`: a wrapper with its own training loss; in an evaluation it is its system."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from fulmen.compose.losses import named, sums_its_losses
-from fulmen.core.batch import Batch, inner
+from fulmen.compose.loss_entries import checked_entries, entry_part, sums_its_losses
+from fulmen.core.batch import Batch, Labeled, inner
 from fulmen.core.component import Buffer, Component, System, Wrapper, part_name
 from fulmen.core.marks import sums_losses
 from fulmen.core.mode import Eval
 from fulmen.core.naming import briefly
 from fulmen.core.output_shapes import output_shapes
-from fulmen.core.prediction import Prediction, check_classes
+from fulmen.core.prediction import Prediction, at_least_float32, check_classes
 from fulmen.core.tree import remake
 from fulmen.core.verbs import as_batch, bind, defence_losses, loss, losses, metrics, predictions, reduce_losses, validate
 from fulmen.dispatching.registry import dispatch
+from fulmen.objectives.algebra import total
 
-__all__ = ["Defence", "logits", "unrecorded", "validate_logits"]
+__all__ = ["Defence", "logits", "soft_target_loss", "unrecorded", "validate_logits"]
 
 
 class Defence(Wrapper):
-    """A system that is trained with a loss that makes it robust. On batches that are no such training it is the system.
+    """A system that is trained with a loss that makes it robust. On all other batches it is the system.
 
     Args:
-        system: anything that has a loss, and for most defences a classifier in it, at any depth.
+        system: a component with a loss; most defences need a classifier in it, at any depth.
 
-    **Extending.** Subclass it, and write `defence_losses(defence: Mine, batch)`, the entries that add up to the loss. It is
-    asked for where `defends` says so: by default for `Attacked` batches.
+    **Extending.** Subclass it and write `defence_losses(defence: Mine, batch)`, which returns the entries that add up to the
+    loss. It is called for the batches for which `defends` is true: by default, `Attacked` batches.
     """
 
     system: Component
@@ -37,11 +39,11 @@ class Defence(Wrapper):
         return briefly(self)
 
     def defends(self, batch: Any) -> bool:
-        """Whether the loss of a batch is the defence's own, and not the system's."""
+        """Whether the loss of a batch is `defence_losses` and not the system's loss."""
         return inner(batch) is not batch
 
     def looks_at_clean(self, batch: Any) -> bool:
-        """Whether the clean examples go through the model in training, so that their metrics cost nothing."""
+        """Whether the training loss computes the outputs of the clean examples, so that their metrics cost nothing."""
         return self.defends(batch)
 
 
@@ -58,7 +60,7 @@ def losses(defence: Defence, batch):
     if defence.defends(batch):
         return defence_losses(defence, batch)
     part, batch = defence.system, inner(batch)
-    return named(part, losses(part, batch)) if _has_entries(part, batch) else {"system": loss(part, batch)}
+    return checked_entries(part, losses(part, batch)) if _has_entries(part, batch) else {"system": loss(part, batch)}
 
 
 @dispatch
@@ -68,12 +70,17 @@ def reduce_losses(defence: Defence, losses, batch):
     return reduce_losses(defence.system, losses, inner(batch))
 
 
+@dispatch
+def entry_part(defence: Defence, name, batch):
+    return entry_part(defence.system, name, inner(batch))
+
+
 def _sum(defence: Any, entries: Any, batch: Any) -> jax.Array:
     return reduce_losses.invoke(System, object, object)(defence, entries, inner(batch))
 
 
 def _has_entries(part: Any, batch: Any) -> bool:
-    """Whether `losses` says what its loss is made of; a model has a loss alone, and so may a system of the user's."""
+    """Whether the loss of a part is the sum of its `losses`; a model has no `losses`, and a system may have its own `loss`."""
     while isinstance(part, Wrapper):
         part = getattr(part, part_name(type(part)))
     return isinstance(part, System) and sums_its_losses(part, batch)
@@ -84,7 +91,7 @@ def metrics(defence: Defence, batch):
     if inner(batch) is batch:
         return metrics(defence.system, batch)
     found = dict(metrics(defence.system, batch.clean)) if defence.looks_at_clean(batch) else {}
-    return {**found, **{f"robust/{name}": figure for name, figure in metrics(defence.system, batch.batch).items()}}
+    return {**found, **{f"robust/{name}": value for name, value in metrics(defence.system, batch.batch).items()}}
 
 
 @dispatch
@@ -92,14 +99,14 @@ def validate(defence: Defence, batch):
     validate(defence.system, as_batch(defence.system, batch))
 
 
-# What defences look at
+# Logits, for the losses of defences
 
 
 def logits(defence: Any, system: Any, batch: Any) -> dict[str, Prediction]:
-    """The predictions of every classifier in a system, by path.
+    """The predictions of every classifier in a system, by path; `defence` is the component that needs them.
 
     Raises:
-        ValueError: if there is none, or one whose outputs are no logits.
+        ValueError: if there is no classifier, or one whose outputs are not logits `(n, classes)`.
     """
     found = predictions(system, batch)
     _require_logits(defence, system, {path: prediction.outputs for path, prediction in found.items()})
@@ -107,30 +114,55 @@ def logits(defence: Any, system: Any, batch: Any) -> dict[str, Prediction]:
 
 
 def _require_logits(defence: Any, system: Any, outputs: dict[str, Any]) -> None:
-    who = f"{type(defence).__name__}, system: one with a classifier in it was expected, and"
+    who = f"the system of {type(defence).__name__} must contain a classifier"
     if not outputs:
-        raise ValueError(
-            f"{who} {type(system).__name__} has no predictions. Write `predictions(system: {type(system).__name__}, batch)`."
-        )
+        kind = type(system).__name__
+        raise ValueError(f"{who}, but {kind} has no predictions. Write `predictions(system: {kind}, batch)`.")
     for path, value in outputs.items():
         shape = getattr(value, "shape", None)
         if shape is None or len(shape) != 2 or shape[1] < 2:
-            what = type(value).__name__ if shape is None else tuple(shape)
-            raise ValueError(
-                f"{who} the outputs{f' of {path!r}' if path else ''} are {what}: logits (n, classes) were expected."
-            )
+            got = type(value).__name__ if shape is None else tuple(shape)
+            raise ValueError(f"{who}: its outputs{f' {path!r}' if path else ''} must be logits (n, classes), got {got}.")
+
+
+def soft_target_loss(
+    objective: Any, found: dict[str, Prediction], targets: dict[str, Prediction], temperature: Any = None
+) -> jax.Array:
+    """The sum over a system's classifiers of an objective, whose targets are the probabilities of other logits.
+
+    Args:
+        objective: of logits and probabilities, such as `KL()`.
+        found: the predictions of the system, by path.
+        targets: the predictions with the other logits, by path; no gradient goes through them.
+        temperature: the number by which both logits are divided; None: 1.
+    """
+    values = []
+    for path, prediction in found.items():
+        p, q = (at_least_float32(v.outputs) for v in (targets[path], prediction))
+        if temperature is not None:
+            p, q = (v / jnp.asarray(temperature).astype(v.dtype) for v in (p, q))
+        x: Any = getattr(prediction.batch, "x", None)
+        soft = Labeled(x, jax.nn.softmax(jax.lax.stop_gradient(p)))
+        values.append(loss(objective, Prediction(prediction.model, q, soft)))
+    return total(values)
 
 
 def unrecorded(system: Any) -> Any:
-    """The system with nothing recorded in its buffers, for a pass that stands for one that was recorded."""
+    """The system without recording in its buffers, for a second forward pass on the same examples."""
     is_buffer = lambda v: isinstance(v, Buffer)
     return jax.tree.map(lambda v: remake(v, {"slot": None}) if is_buffer(v) else v, system, is_leaf=is_buffer)
 
 
 def validate_logits(defence: Any, batch: Any, system: Any = None) -> dict[str, int]:
-    """Raise unless there are logits in a defence's system, or another one, whose targets, if there are any, are classes.
+    """Raise unless a system's predictions are logits, and its targets, if there are any, are classes.
 
-    Returns how many classes there are, by the classifiers' paths.
+    Args:
+        defence: the component that needs logits.
+        batch: the data, before or after `as_batch`.
+        system: the system; None is that of the defence.
+
+    Returns:
+        The number of classes, by the classifiers' paths.
     """
     part: Any = defence.system if system is None else system
     batch = as_batch(part, batch)

@@ -1,4 +1,4 @@
-"""What each example draws for itself, so that it does not depend on the others in its batch."""
+"""Random keys per example, so that the randomness of an example does not depend on the rest of its batch."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from fulmen.core.mode import require_key
 __all__ = ["example_keys"]
 
 
-def example_keys(component: Any, batch: Any, what: str) -> jax.Array:
-    """`(n,)` random keys, by the examples' `index` or else by their places in the batch.
+def example_keys(component: Any, batch: Any, name: str) -> jax.Array:
+    """`(n,)` random keys, from each example's `index`, or from its position in the batch if it has none.
 
     Args:
-        component: with a mode bound, by whose key it draws.
+        component: a component with a mode bound, whose key is used.
         batch: a batch of `n` examples.
-        what: what is drawn, in the singular.
+        name: the name of what is drawn, which is folded into the keys.
 
     Raises:
         ValueError: if the mode has no key.
     """
-    key = require_key(None if component.mode is None else component.mode.at(what).example_key, component)
+    key = require_key(None if component.mode is None else component.mode.at(name).example_key, component)
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(index(batch))

@@ -1,4 +1,4 @@
-"""`PerMember`: data of each member's own, and how a batch is cut into the members'."""
+"""`PerMember`: separate data for each member of a population, and how a batch is split into the members' batches."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ from fulmen.core.batch import Batch
 from fulmen.core.tree import remake, short
 from fulmen.core.verbs import as_batch
 
-__all__ = ["PerMember", "cut", "per_member"]
+__all__ = ["PerMember", "cut", "per_member", "pooled"]
 
 
 class PerMember(Batch):
-    """Data of each member's own: examples along the leading axis, as in all data, and members along the second.
+    """Separate data for each member: examples along the first axis, as in all data, and members along the second.
 
-    In a batch of it, every member has as many examples.
+    Every member has the same number of examples in a batch.
 
     Args:
-        each: the members' data, in order: arrays, tuples or dicts of them, or batches, all of one kind. Where one has fewer
-            examples than another, its first one is repeated with weight 0, which counts in no mean over examples (but in what
-            couples examples, such as the statistics of a `BatchNorm`).
-        weight: `(n,)` or `(n, members)`, beside the weights that the data may have itself.
+        each: the members' data, in order: arrays, tuples or dicts of arrays, or batches, all of the same structure. If members
+            have different numbers of examples, the first example of the shorter ones is repeated with weight 0. It counts in
+            no mean over examples, but in operations across examples, such as the statistics of a `BatchNorm`.
+        weight: `(n,)` or `(n, members)`, multiplied by the weights in the data.
+
+    Raises:
+        ValueError: if there is no data, or if its structure differs between members.
 
     >>> data = fm.systems.PerMember([(jnp.zeros((5, 4)), jnp.zeros(5, int)), (jnp.ones((4, 4)), jnp.ones(4, int))])
     >>> data.data[0].shape, data.weight.shape
@@ -38,7 +41,9 @@ class PerMember(Batch):
     def __init__(self, each: Any, *, weight: Any = None, index: Any = None) -> None:
         each = [*each]
         if not each or len({jax.tree.structure(one) for one in each}) > 1:
-            raise ValueError(f"PerMember: data of one kind for each member was expected, and {short(each)} came.")
+            raise ValueError(
+                f"PerMember must get a list with data of the same structure for each member, got {short(each)}."
+            )
         counts = [len(jax.tree.leaves(one)[0]) for one in each]
         rows = [np.where(np.arange(max(counts)) < n, np.arange(max(counts)), 0) for n in counts]
         data = jax.tree.map(lambda *arrays: np.stack([np.asarray(v)[r] for v, r in zip(arrays, rows)], 1), *each)
@@ -48,13 +53,13 @@ class PerMember(Batch):
         self.__dict__.update(data=data, weight=weight, index=index)
 
     def axes(self) -> list[Any]:
-        """Of each leaf the axis that is the members', or None."""
+        """The members' axis of each leaf, or None."""
         shared = jax.tree.map(lambda v: 1 if np.ndim(v) > 1 else -1, (self.weight, self.index))
         marked = remake(self, {"data": jax.tree.map(lambda v: 1, self.data), "weight": shared[0], "index": shared[1]})
         return [None if axis < 0 else axis for axis in jax.tree.leaves(marked)]
 
     def one(self, view: Any) -> Any:
-        """What has been cut to one member's, as that member's batch."""
+        """The batch of one member, from a tree whose arrays are that member's; `view` is the member."""
         batch = as_batch(view, self.data)
         weights = [v for v in (batch.weight, self.weight) if v is not None]
         changes: dict[str, Any] = {"index": self.index} if batch.index is None else {}
@@ -64,12 +69,12 @@ class PerMember(Batch):
 
 
 def per_member(batch: Any) -> PerMember:
-    """A batch whose arrays have the members along their second axis."""
+    """A batch whose arrays have the members along the second axis, as a `PerMember`."""
     return remake(PerMember([np.zeros(1)]), {"data": batch, "weight": None})
 
 
 def cut(inputs: Any) -> tuple[list[Any], list[Any], Callable[[Any, list[Any]], Any]]:
-    """A tree's leaves, the axis of each that is the members' (or None), and what makes a member's tree of its leaves."""
+    """A tree's leaves, the members' axis of each (or None), and `build(member, leaves)`, which returns a member's tree."""
     is_data = lambda v: isinstance(v, PerMember)
     leaves, structure = jax.tree.flatten(inputs)
     axes: list[Any] = []
@@ -80,3 +85,12 @@ def cut(inputs: Any) -> tuple[list[Any], list[Any], Callable[[Any, list[Any]], A
         return jax.tree.map(lambda v: v.one(view) if is_data(v) else v, structure.unflatten(leaves), is_leaf=is_data)
 
     return leaves, axes, build
+
+
+def pooled(batch: Any, n: int) -> Any:
+    """Shared data unchanged; the examples of all `n` members of a `PerMember`, along the first axis."""
+    if not isinstance(batch, PerMember):
+        return batch
+    if {np.shape(v)[1:2] for v in jax.tree.leaves(batch.data)} != {(n,)}:
+        raise ValueError(f"PerMember must have data for each of the {n} members, got {short(batch)}.")
+    return jax.tree.map(lambda v: np.asarray(v).reshape(-1, *np.shape(v)[2:]), batch.data)

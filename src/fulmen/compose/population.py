@@ -1,4 +1,4 @@
-"""`Population`: several systems of one kind, trained side by side in one program."""
+"""`Population`: several systems of one type, trained in one program."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.compose.losses import per_example
+from fulmen.compose.example_means import per_example
 from fulmen.core.component import Component, System, fold_name, is_foreign
 from fulmen.core.fields import STATIC, static
 from fulmen.core.leaves import is_array
@@ -18,34 +18,34 @@ from fulmen.core.tree import Tree, children, kinds, remake, short
 from fulmen.core.verbs import init, validate
 from fulmen.dispatching.registry import dispatch
 
-__all__ = ["Population"]
+__all__ = ["Population", "require_one_per_member"]
 
 
 class Population(System):
-    """Several systems of one kind that are trained side by side in one program, each as if it were alone.
+    """Several systems of one type that are trained in one program, each independently of the others.
 
-    Each has its own parameters, optimizer state, buffers and randomness: member i is what `setup(system, data, seed=seed + i)`
-    gives, and trains as that would on the same batches. What is said of optimizers (`optimizer=`, `lr=`, a dict by path) is
-    said of one member; `lr` may be a list with a number for each. Figures come as the mean over the members, with `…/std`,
-    their standard deviation (not corrected for their number), and `…/members`, `(n,)`. `fm.members(state)[i]` is one member's
-    state, and `fm.best(state, …)` that of the best one.
+    Each member has its own parameters, optimizer state, buffers and randomness: member i is what
+    `setup(system, data, seed=seed + i)` returns, and it trains as that state would on the same batches. Optimizer options
+    (`optimizer=`, `lr=`, a dict by path) are those of one member; `lr` may be a list with a number for each. Metrics are means
+    over the members, with `…/std`, the standard deviation (divided by n), and `…/members`, `(n,)`. `fm.members(state)[i]` is
+    the state of one member, and `fm.best(state, …)` that of the best one.
 
-    Data is shared by all, or each member's own: `PerMember`. An attack inside (`Population(Adversarial(system, attack), n)`)
-    is each member's own; a defence outside (`Adversarial(Population(system, n), attack)`) attacks the mean of their losses,
-    and all members see the same attacked batch. What has a training step of its own (`SAM(system)`) stands inside.
+    All members share the data, or each has its own: `PerMember`. With a defence inside
+    (`Population(Adversarial(system, attack), n)`) each member is attacked separately; a defence outside
+    (`Adversarial(Population(system, n), attack)`) attacks the mean of the losses, and all members get the same attacked batch.
+    A component that defines its own training step (`SAM(system)`) must be inside.
 
     Args:
-        system: a description, or a system whose arrays are there, with which every member then begins (another library's
-            module has its arrays: `setup` warns of copies); or a list of systems that differ in numbers and arrays alone: a
-            learning rate that a method of `configure_optimizers` reads, the weight of a term, an ε, a module drawn by another
-            seed. All numbers and arrays get a leading axis of size n, and may be changed without compiling anew.
-        n: how many, where one system is given.
-        seeds: `(n,)` integers, each member's seed. None: `setup` sets them to `seed`, `seed + 1`, and so on. Seeds that are
-            there are kept, as arrays are.
+        system: a description; or a system with arrays, which are the initial arrays of every member (a module of another
+            library has arrays: `setup` warns about copies); or a list of systems that differ only in numbers and arrays, such
+            as a learning rate that `configure_optimizers` reads, the weight of a term, an ε, or a module drawn with another
+            seed. All numbers and arrays get a leading axis of size n, and can be changed without recompilation.
+        n: the number of members, if one system is given.
+        seeds: `(n,)` integers, one seed per member; None: `setup` sets them to `seed`, `seed + 1`, and so on.
 
     Raises:
-        TypeError: if the members are of different kinds, or no components.
-        ValueError: if there are fewer than one, or if they differ in structure, naming the first path that does.
+        TypeError: if the members are of different types, or not components.
+        ValueError: if there is no member, or if the members differ in structure, with the first path that differs.
 
     >>> population = fm.Population([fm.Classifier(fm.models.Dense(4, 3), w * fm.CrossEntropy()) for w in (0.5, 1.0)])
     >>> state = fm.setup(population, (jnp.ones((6, 4)), jnp.zeros(6, int)), optimizer=optax.adam, lr=[1e-3, 1e-2])
@@ -62,7 +62,9 @@ class Population(System):
     def __init__(self, system: Any, n: int | None = None, *, seeds: Any = None) -> None:
         members = [system] * _number(n) if not isinstance(system, list | tuple) else [*system]
         if isinstance(system, list | tuple) and n not in (None, len(members)):
-            raise ValueError(f"Population: a list of {len(members)} systems and n={n} came; one of the two was expected.")
+            raise ValueError(
+                f"Population: n must be left out or {len(members)} for a list of {len(members)} systems, got {n}."
+            )
         _require_alike(members)
         structure = jax.tree.structure(members[0])
         stacked = [_stack(values) for values in zip(*map(jax.tree.leaves, members), strict=True)]
@@ -71,7 +73,7 @@ class Population(System):
 
     @property
     def per_example(self) -> bool:
-        """Whether its members say that they are per example."""
+        """Whether the members are per example."""
         return per_example(self.members)
 
     def __len__(self) -> int:
@@ -80,39 +82,37 @@ class Population(System):
 
 def _number(n: Any) -> int:
     if not isinstance(n, int | np.integer) or isinstance(n, bool):
-        raise TypeError(f"Population: how many members, such as fm.Population(system, 8), was expected, and n={n!r} came.")
+        raise TypeError(f"Population: n must be the number of members, such as fm.Population(system, 8), got n={n!r}.")
     return int(n)
 
 
 def _require_alike(members: list[Any]) -> None:
     if not members:
-        raise ValueError("Population: at least one member was expected, and none came.")
+        raise ValueError("Population must have at least one member, got 0.")
     first = members[0]
     for i, member in enumerate(members):
         if not isinstance(member, Component):
-            instead = (
-                f" Put it in a system: fm.Population(fm.Classifier(module), {len(members)})." if is_foreign(member) else ""
-            )
-            raise TypeError(f"Population: systems were expected, and member {i} is {short(member)}.{instead}")
+            example = f" Write fm.Population(fm.Classifier(module), {len(members)})." if is_foreign(member) else ""
+            raise TypeError(f"Population: the members must be systems, got {short(member)} as member {i}.{example}")
         if type(member) is not type(first):
             raise TypeError(
-                f"Population: members of one kind were expected; member 0 is a {type(first).__name__}, and member {i} a "
-                f"{type(member).__name__}. What differs in more than its numbers is a system of several parts, or several runs."
+                f"Population: all members must be of one type, got a {type(first).__name__} as member 0 and a "
+                f"{type(member).__name__} as member {i}. Train systems of different types in separate runs, or as parts of one system."
             )
         found = next(_differences(first, member, ""), None) if i else None
         if found is not None:
             path, a, b = found
             raise ValueError(
-                f"Population: members may differ in numbers and not in structure; {path} is {a} in member 0, and {b} in member {i}."
+                f"Population: members may differ only in numbers and arrays, but {path} is {a} in member 0 and {b} in member {i}."
             )
 
 
 def _differences(a: Any, b: Any, path: str, fixed: bool = False) -> Iterator[tuple[str, str, str]]:
-    """Where two trees differ in more than their numbers: the path, and what is there; `fixed` is what is static."""
+    """Where two trees differ in more than their numbers: the path and both values; `fixed` is True for static values."""
     inside: Any = ({}, {}) if fixed else (dict(children(a)), dict(children(b)))
     if fixed or type(a) is not type(b) or inside[0].keys() != inside[1].keys() or not inside[0]:
         if not fixed and type(a) is type(b) and not jax.tree_util.all_leaves([a]):
-            # Of a node without anything in it, or with something else.
+            # A node without children, or with other children.
             differ = jax.tree.structure(a) != jax.tree.structure(b)
         elif fixed or not (_is_number(a) and _is_number(b)):
             differ = a != b
@@ -132,7 +132,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _stack(values: Any) -> Any:
-    """The members' values of a leaf as one; numbers stay weakly typed."""
+    """The members' values of a leaf, stacked; numbers stay weakly typed."""
     if not _is_number(values[0]):
         return values[0]  # a function in a module of another library
     if not is_array(values[0]) and len({*map(type, values)}) > 1:
@@ -161,10 +161,14 @@ def validate(population: Population):
     n, seeds = population.n, population.seeds
     if seeds is not None and (seeds.shape != (n,) or not jnp.issubdtype(seeds.dtype, jnp.integer)):
         raise ValueError(f"Population: seeds must be {n} integers, one for each member, got {short(seeds)}.")
-    for path, leaf in jax.tree_util.tree_flatten_with_path(population.members)[0]:
+    require_one_per_member("Population.members.", population.members, n)
+
+
+def require_one_per_member(prefix: str, tree: Any, n: int) -> None:
+    """Raise unless the first axis of each array in a tree has the size of a population."""
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         if is_own(leaf) and leaf.shape[0] != n:
-            name = jax.tree_util.keystr(path, simple=True, separator=".")
+            name = prefix + jax.tree_util.keystr(path, simple=True, separator=".")
             raise ValueError(
-                f"Population, members.{name}: one for each of the {n} members was expected, along the first axis, and "
-                f"{short(leaf)} came."
+                f"{name} must have one value for each of the {n} members along its first axis, got {short(leaf)}."
             )

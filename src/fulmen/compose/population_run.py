@@ -1,4 +1,4 @@
-"""How a `Population` is set up, trained and evaluated: every member as if it were alone."""
+"""How a `Population` is set up, trained and evaluated: each member independently of the others."""
 
 from __future__ import annotations
 
@@ -8,15 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.compose.per_member import PerMember, cut, per_member
-from fulmen.compose.population import Population
-from fulmen.compose.population_verbs import pooled
+from fulmen.compose.per_member import PerMember, cut
+from fulmen.compose.population import Population, require_one_per_member
 from fulmen.compose.vectorized import (
     Members,
     around,
-    attacked,
-    check_attack,
-    check_parts,
     check_setup,
     inside,
     members_of,
@@ -29,13 +25,12 @@ from fulmen.core.component import fold_name
 from fulmen.core.leaves import PARAMETER, leaves
 from fulmen.core.marks import standard_step
 from fulmen.core.mergeable import Mean, Mergeable, Spread
-from fulmen.core.mode import Eval, Mode
+from fulmen.core.mode import Mode
 from fulmen.core.naming import concrete
 from fulmen.core.stacking import each, is_own, join, split, take
 from fulmen.core.state import State
-from fulmen.core.structure import Structure, keep, pack, per_structure
 from fulmen.core.tree import remake
-from fulmen.core.verbs import as_batch, augment, perturb, update, validate
+from fulmen.core.verbs import augment, update
 from fulmen.dispatching.registry import dispatch
 from fulmen.dispatching.warning import warn
 
@@ -54,7 +49,7 @@ def members_of(population: Population, state: State):
 
 
 def _own(population: Population, state: State) -> Any:
-    """The parts of a state that have a members' axis."""
+    """The parts of a state that have a per-member axis."""
     return population.members, population.seeds, state.optimizer_state, state.optimizer
 
 
@@ -101,8 +96,9 @@ def _keyed(inputs: Any, key: Callable[[Any], Any]) -> list[Any]:
 
 
 def _spread(found: Any) -> Any:
-    is_figure = lambda v: isinstance(v, Mergeable)
-    return jax.tree.map(lambda v: Spread(v) if is_figure(v) else v, found, is_leaf=is_figure)
+    """Mergeable values with a leading axis for the members, as `Spread`s."""
+    mergeable = lambda v: isinstance(v, Mergeable)
+    return jax.tree.map(lambda v: Spread(v) if mergeable(v) else v, found, is_leaf=mergeable)
 
 
 # Setup
@@ -116,61 +112,44 @@ def seeded(population: Population, whole, seed):
 
 
 @dispatch
-def check_parts(population: Population, whole):
-    validate(population)
-    for i, member in enumerate(members_of(population, whole)):
-        try:
-            check_parts(member, member)
-        except Exception as error:
-            error.add_note(f"in member {i} of the population")
-            raise
-
-
-@dispatch
 def check_setup(population: Population, state, raw):
     for leaf in leaves(around(state.system, remake(population, {"members": None}))):
         if leaf.role == PARAMETER:
             raise ValueError(
-                f"{leaf.path} is a parameter outside of the population, and no member's own: let "
-                f"{type(state.system).__name__} stand inside, so that each member has one."
+                f"{leaf.path} is a parameter outside the population, which its members would share. Put "
+                f"{type(state.system).__name__} inside: fm.Population({type(state.system).__name__}(system, …), n)."
             )
-    for path, leaf in jax.tree_util.tree_flatten_with_path(state.optimizer)[0]:
-        if is_own(leaf) and leaf.shape[0] != population.n:
-            name = jax.tree_util.keystr(path, simple=True, separator=".")
-            raise ValueError(
-                f"{name}: one number, or one for each of the {population.n} members, was expected, and {leaf.shape[0]} came."
-            )
+    require_one_per_member("", state.optimizer, population.n)
     differ = isinstance(raw, PerMember) or any(map(is_own, jax.tree.leaves(state.optimizer)))
     if not differ and _are_copies(population):
         warn(
-            f"Population: its {population.n} members begin as copies of one another, so that only what each draws in training "
-            "(dropout, augmentations) will set them apart. A description without arrays is drawn for each by its own seed; a "
-            "module of another library has its arrays, so give a list: "
-            "fm.Population([fm.Classifier(make(seed)) for seed in range(n)]).",
+            f"Population: its {population.n} members start with the same arrays, so only their randomness in training (dropout, "
+            "augmentations) makes them differ. Give a description without arrays, which is drawn for each member with its own "
+            "seed, or, for modules of another library, a list: fm.Population([fm.Classifier(make(seed)) for seed in range(n)]).",
         )
 
 
 def _are_copies(population: Population) -> bool:
-    """Whether there are several members, and they agree in all their numbers and arrays."""
+    """Whether there are several members with the same numbers and arrays."""
     own = [v for v in jax.tree.leaves(population.members) if is_own(v) and jnp.issubdtype(v.dtype, jnp.number)]
     return population.n > 1 and all(v is not None and (v[1:] == v[:1]).all() for v in map(concrete, own))
 
 
-# Training and evaluation
+# Training
 
 
 @dispatch
 @standard_step
 def update(population: Population, state, batch, mode):
-    """Each member's own step. A wrapper around a population sees one batch for all members, and augments it once."""
+    """One step of each member. A wrapper around a population gets one batch for all members, and augments it once."""
     component: Any = population  # or a wrapper around one
     if isinstance(component, Population) or isinstance(batch, PerMember):
         return over_states(component, state, _own_step, batch, mode)
     if isinstance(augment(inside(component, component), batch, mode.at("augment")), PerMember):
         name = type(component).__name__
         raise ValueError(
-            f"{name} is around a population and attacks one batch for all its members, and they augment it each in its own "
-            f"way. Let it stand inside: fm.Population({name}(system, …), n)."
+            f"{name} around a population attacks one batch for all members, but each member augments the batch differently. "
+            f"Put it inside: fm.Population({name}(system, …), n)."
         )
     return update.invoke(object, State, Batch, Mode)(component, state, batch, mode)
 
@@ -178,23 +157,3 @@ def update(population: Population, state, batch, mode):
 def _own_step(one: State, batch: Any, mode: Mode) -> tuple[State, dict[str, Any]]:
     one, logs = update(one.system, one, batch, mode)
     return one, {name: v if isinstance(v, Mergeable) else Mean(v) for name, v in logs.items()}
-
-
-@dispatch
-def check_attack(population: Population, whole, attack, batch):
-    member = members_of(population, whole)[0]
-    validate(attack, member, as_batch(member, pooled(population, batch)))
-
-
-@dispatch
-def attacked(population: Population, whole, attack, batch, key):
-    leaves, structure = pack((attack, whole))
-    keep(structure, pack(whole)[1])
-    return per_member(_attack_each(structure, leaves, batch, key))
-
-
-@per_structure()
-def _attack_each(structure: Structure, leaves: list[Any], batch: Any, key: Any) -> Any:
-    attack, whole = structure.unpack(leaves)
-    run = lambda one, batch, mode: perturb(attack, one, batch, mode.root, inside=True, checked=True)
-    return over_members(whole, whole, run, batch, Eval(key), axis=1)

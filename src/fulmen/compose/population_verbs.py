@@ -1,4 +1,4 @@
-"""What models and systems compute, for a `Population`."""
+"""The verbs of models and systems for a `Population`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from fulmen.compose.losses import as_figure, entry, reduced, total_loss
-from fulmen.compose.per_member import PerMember, cut, per_member
+from fulmen.compose.example_means import as_metric, total_loss
+from fulmen.compose.loss_entries import entry_part, joined, part_entry, reduced
+from fulmen.compose.per_member import cut, per_member, pooled
 from fulmen.compose.population import Population
 from fulmen.compose.supervised import check_inputs
 from fulmen.compose.vectorized import over_members
@@ -18,7 +18,7 @@ from fulmen.core.batch import Batch
 from fulmen.core.marks import keeps_rows, sums_losses
 from fulmen.core.mode import Mode
 from fulmen.core.stacking import each, take
-from fulmen.core.tree import remake, short
+from fulmen.core.tree import remake
 from fulmen.core.verbs import (
     after_update,
     as_batch,
@@ -61,38 +61,31 @@ def as_batch(population: Population, raw):
 
 @dispatch
 def validate(population: Population, batch):
-    # All members have the same limits for data, except for their numbers.
-    member = take(population.members, 0)
-    validate(member, as_batch(member, pooled(population, batch)))
+    validate(*_first_member(population, batch))
 
 
 @dispatch
 def check_inputs(population: Population, batch):
+    check_inputs(*_first_member(population, batch))
+
+
+def _first_member(population: Population, batch: Any) -> tuple[Any, Any]:
+    # Members differ only in numbers, so data that is valid for one is valid for all.
     member = take(population.members, 0)
-    check_inputs(member, as_batch(member, pooled(population, batch)))
-
-
-def pooled(population: Population, batch: Any) -> Any:
-    """Shared data as it is; of `PerMember` the examples of all members."""
-    if not isinstance(batch, PerMember):
-        return batch
-    shapes = {np.shape(v)[1:2] for v in jax.tree.leaves(batch.data)}
-    if shapes != {(population.n,)}:
-        raise ValueError(f"PerMember: data for each of the {population.n} members was expected, and {short(batch)} came.")
-    return jax.tree.map(lambda v: np.asarray(v).reshape(-1, *np.shape(v)[2:]), batch.data)
+    return member, as_batch(member, pooled(batch, population.n))
 
 
 @dispatch
 def augment(population: Population, batch, mode):
-    as_it_is: list[bool] = []
+    unchanged: list[bool] = []
 
     def augmented(member: Any, batch: Any, mode: Mode) -> Any:
         after = augment(member, batch, mode)
-        as_it_is.append(after is batch)
+        unchanged.append(after is batch)
         return after
 
     after = over_members(population, population, augmented, batch, mode, axis=1)
-    return batch if all(as_it_is) else per_member(after)
+    return batch if all(unchanged) else per_member(after)
 
 
 @dispatch
@@ -109,7 +102,7 @@ def after_update(population: Population, batch, mode):
 
 @dispatch
 def forward(population: Population, *inputs):
-    """`(n, members, …)`: examples first, as everywhere."""
+    """`(n, members, …)`: examples first, as in all outputs."""
     return _views(forward, population, *inputs, axis=1)
 
 
@@ -126,33 +119,36 @@ def loss(population: Population, batch):
 
 @dispatch
 def losses(population: Population, batch):
-    return _numbered(population, _views(entry, population, batch))
+    return _numbered(population, _views(part_entry, population, batch))
+
+
+@dispatch
+def entry_part(population: Population, name, batch):
+    if name not in map(str, range(population.n)):
+        return None, batch
+    i, (leaves, axes, build) = int(name), cut(batch)
+    member = take(population.members, i)
+    return member, build(member, [v if axis is None else v[:, i] for v, axis in zip(leaves, axes, strict=True)])
 
 
 @dispatch
 def reduce_losses(population: Population, losses, batch):
-    leaves, axes, build = cut(batch)
-
-    def value(i: int) -> Any:
-        member = take(population.members, i)
-        own = build(member, [v if axis is None else v[:, i] for v, axis in zip(leaves, axes, strict=True)])
-        return reduced(member, losses[str(i)], own, f"the loss of member {i}")
-
-    return jnp.stack([value(i) for i in range(population.n)]).mean()
+    parts = {name: entry_part(population, name, batch) for name in losses}
+    means = [reduced(part, losses[name], own, "of Population", name) for name, (part, own) in parts.items()]
+    return jnp.stack(means).mean()
 
 
 @dispatch
 def metrics(population: Population, batch):
-    def figures(member: Any, batch: Any) -> dict[str, Any]:
-        return {name: as_figure(name, figure, batch) for name, figure in metrics(member, batch).items()}
+    def mergeable(member: Any, batch: Any) -> dict[str, Any]:
+        return {name: as_metric(name, value, batch) for name, value in metrics(member, batch).items()}
 
-    return _views(figures, population, batch)
+    return _views(mergeable, population, batch)
 
 
 @dispatch
 def predictions(population: Population, batch):
-    found = _numbered(population, _views(predictions, population, batch))
-    return {f"{i}/{name}" if name else i: p for i, each in found.items() for name, p in each.items()}
+    return joined(_numbered(population, _views(predictions, population, batch)))
 
 
 def _numbered(population: Population, stacked: Any) -> dict[str, Any]:

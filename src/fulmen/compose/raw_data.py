@@ -24,7 +24,7 @@ def as_batch(component: object, raw):
 
 @verb(hands_on=False)
 def to_batch(raw, component):
-    """The batch that raw data means to a component that has no `as_batch` method for it.
+    """The batch that is made of raw data for a component without an `as_batch` method for it.
 
     Args:
         raw: an array, a tuple, a dict or a `Batch`.
@@ -40,7 +40,7 @@ def to_batch(raw: object, component):
 
 @dispatch
 def to_batch(raw: int | float, component):
-    return Unlabeled(raw)  # type: ignore[arg-type] - a stand-in for a batch that no method reads
+    return Unlabeled(raw)  # type: ignore[arg-type] - a placeholder for a batch that no method reads
 
 
 @dispatch
@@ -52,7 +52,7 @@ def to_batch(raw: Batch, component):
 def to_batch(raw: tuple | list, component):
     if len(raw) not in (2, 3):
         raise ValueError(
-            f"a batch must be an array, a pair (x, y) or a triple (x, y, weight), got {len(raw)} arrays. For others, overload "
+            f"a batch must be an array, a pair (x, y) or a triple (x, y, weight), got {len(raw)} arrays. For other data, overload "
             f"`as_batch(component: {type(component).__name__}, raw: tuple)`."
         )
     _check_arrays(raw)
@@ -77,8 +77,8 @@ def to_batch(raw: dict, component):
     if "x" not in raw or not set(raw) <= allowed:
         parts = f", or an entry for each part of {type(component).__name__}: {', '.join(inside)}" if inside else ""
         raise ValueError(
-            f"a dict of data has x, and may have y, weight and index{parts}; {', '.join(map(str, raw))} came. "
-            "For others, overload `as_batch(component, raw: dict)`, or give a `fm.Batch` of your own."
+            f"a dict of data must have x, and may have y, weight and index{parts}; got {', '.join(map(str, raw))}. For "
+            f"other data, overload `as_batch(component: {type(component).__name__}, raw: dict)`, or give a custom `fm.Batch`."
         )
     _check_arrays(raw)
     return kind(**raw)

@@ -6,7 +6,7 @@ import dataclasses
 import operator
 from typing import Any
 
-from fulmen.compose.losses import augmented
+from fulmen.compose.part_defaults import augmented
 from fulmen.core.component import Component, Model, System
 from fulmen.core.leaves import components
 from fulmen.core.marks import sums_losses, uses_outputs
@@ -23,15 +23,15 @@ __all__ = ["Classifier", "Supervised"]
 
 
 class Supervised(System):
-    """A model that learns from examples: what `Classifier` and `Regressor` share.
+    """A model that learns from examples: the base of `Classifier` and `Regressor`.
 
-    `losses` has one entry per term of the objective, and `metrics` one figure per metric. Its outputs are its model's.
+    `losses` has one entry per term of the objective, and `metrics` one per metric. The outputs are those of the model.
 
     Args:
-        model: what maps `batch.x` to outputs.
-        objective: what is to be made small.
-        metrics: a metric, or a tuple of them.
-        augment: an augmentation, or a tuple of them, which are applied in turn in the training step.
+        model: maps `batch.x` to outputs.
+        objective: the objective to minimise.
+        metrics: a metric, or a tuple of metrics.
+        augment: an augmentation, or a tuple of augmentations, applied in order in the training step.
     """
 
     model: Component
@@ -43,7 +43,7 @@ class Supervised(System):
 
     @property
     def per_example(self) -> bool:
-        """Whether all its terms and metrics are per example, so that evaluation may pad its last batch."""
+        """Whether all terms and metrics are per example, so that an evaluation may pad its last batch."""
         terms = [part for _, part in components(self.objective) if isinstance(part, Objective)]
         return all(each.per_example for each in (*terms, *several(self.metrics)))
 
@@ -52,10 +52,8 @@ class Classifier(Supervised):
     """A model whose outputs are logits, `(n, classes)`.
 
     Args:
-        model: what maps `batch.x` to logits.
-        objective: what is to be made small.
-        metrics: a metric, or a tuple of them.
-        augment: an augmentation, or a tuple of them, which are applied in turn in the training step.
+        model: maps `batch.x` to logits.
+        objective, metrics, augment: as in `Supervised`.
 
     >>> fm.Classifier(fm.models.Flatten(), fm.CrossEntropy(smoothing=0.1) + 1e-4 * fm.L2()).objective
     CrossEntropy(smoothing=0.1) + 0.0001 * L2()
@@ -66,7 +64,7 @@ class Classifier(Supervised):
 
 
 def several(value: Any) -> tuple[Any, ...]:
-    """What one or several may be given for, as a tuple."""
+    """One value or several, as a tuple."""
     return tuple(value) if isinstance(value, tuple | list) else (value,)
 
 
@@ -80,22 +78,32 @@ def model_inputs(system: Supervised, batch):
     return model_inputs(system.model, batch)
 
 
+@verb(hands_on=False)
+def prediction(system, batch):
+    """The `Prediction` that the objective and the metrics of a `Supervised` get."""
+
+
+@dispatch
+def prediction(system: Supervised, batch):
+    return Prediction(system.model, outputs(system, batch), batch)
+
+
 @dispatch
 @uses_outputs
 def losses(system: Supervised, batch):
-    prediction = _predicted(system, batch)
-    return {name: loss(term, prediction) for name, term in system.objective.by_name().items()}
+    found = prediction(system, batch)
+    return {name: loss(term, found) for name, term in system.objective.by_name().items()}
 
 
 @dispatch
 def metrics(system: Supervised, batch):
-    prediction = _predicted(system, batch)
-    return {name: metrics(metric, prediction) for name, metric in numbered(several(system.metrics)).items()}
+    found = prediction(system, batch)
+    return {name: metrics(metric, found) for name, metric in numbered(several(system.metrics)).items()}
 
 
 @dispatch
 def predictions(system: Supervised, batch):
-    return {"": _predicted(system, batch)}
+    return {"": prediction(system, batch)}
 
 
 @dispatch
@@ -108,14 +116,14 @@ def augment(system: Supervised, batch, mode):
 @dispatch
 def validate(system: Supervised, batch):
     validate(system.model, batch)
-    prediction = Prediction(system.model, output_shapes(evaluated, system, inputs_for(system, batch)), batch)
+    found = Prediction(system.model, output_shapes(evaluated, system, inputs_for(system, batch)), batch)
     for each in (system.objective, *several(system.metrics)):
-        validate(each, prediction)
+        validate(each, found)
 
 
 @verb
 def check_inputs(component, batch):
-    """Raise on inputs that the component's model cannot take, whatever the targets.
+    """Raise on inputs that the component's model cannot take. Targets are not checked.
 
     It is called on the host: in a compiled program, an invalid token gives NaN without an error.
     """
@@ -137,10 +145,10 @@ def check_inputs(system: Supervised, batch):
 
 
 def with_outputs(system: Any, batch: Any) -> Any:
-    """The batch with its model's outputs at hand, so that loss and metrics do not each compute them.
+    """The batch with the model's outputs attached, so that loss and metrics do not both compute them.
 
-    XLA merges what is computed twice, but not two loops, such as those of a scanned stack. The outputs are no field of the
-    batch: they are lost where it is taken apart, and not used for another model or other inputs.
+    XLA merges equal computations, but not two loops, such as those of a scanned stack. The outputs are not a field of the batch:
+    a batch that is rebuilt does not have them, and they are not used for another model or other inputs.
     """
     if not isinstance(system, Supervised):
         return batch
@@ -151,12 +159,8 @@ def with_outputs(system: Any, batch: Any) -> Any:
 
 
 def outputs(system: Any, batch: Any) -> Any:
-    """What a system's model gives for a batch."""
+    """The outputs of a system's model for a batch."""
     model, before, found = batch.__dict__.get("_outputs", (None, (), None))
     given = inputs_for(system, batch)
     same = model is system.model and len(before) == len(given) and all(map(operator.is_, before, given))
     return found if same else forward(system, *given)
-
-
-def _predicted(system: Any, batch: Any) -> Prediction:
-    return Prediction(system.model, outputs(system, batch), batch)

@@ -1,10 +1,9 @@
 """Internal verbs for systems that hold several members, such as a `Population`, and their methods for all other systems.
 
-They dispatch on the innermost component: a wrapper hands on to what it is around, also where another component, such as an
-average, is its part in an evaluation. `whole` is the component with its wrappers, and each member is seen with the same
-wrappers around it (`around`).
+They dispatch on the innermost component: a wrapper passes the call to its first field, even if it evaluates another component,
+such as an average. `whole` is the component with its wrappers; each member gets the same wrappers (`around`).
 
-**Extending.** A vectorized system of a user is trained and evaluated like a `Population` if it has methods of these verbs.
+**Extending.** A user-defined vectorized system is trained and evaluated like a `Population` if it has methods of these verbs.
 """
 
 from __future__ import annotations
@@ -12,13 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from fulmen.compose.per_member import per_member, pooled
 from fulmen.core.component import Wrapper, part_name
 from fulmen.core.leaves import components, require_dispatched
+from fulmen.core.mode import Eval
+from fulmen.core.structure import Structure, keep, pack, per_structure
 from fulmen.core.tree import remake
-from fulmen.core.verbs import perturb, validate
+from fulmen.core.verbs import as_batch, perturb, validate
 from fulmen.dispatching.registry import dispatch, verb
 
-__all__ = ["Members", "around", "inside"]  # the verbs are private
+__all__ = ["Members", "around", "attacked_batch", "check_attack", "check_parts", "inside"]  # the verbs are private
 
 
 @verb(hands_on=False)
@@ -43,34 +45,19 @@ def over_members(component, whole, function, *inputs, axis=0):
 def over_states(component, state, function, *inputs):
     """`function(state, *inputs) -> (state, extra)` of every member's state, in one program.
 
-    A member's state is what it has as a single system. `*inputs` are as in `over_members`; a `Mode` gets the key of the
-    member's step. Returns the state with its members' new states, and the extras as `over_members` returns results.
+    A member's state is that of a single system. `*inputs` are as in `over_members`, except that a `Mode` gets the key of the
+    member's step. Returns the state with the members' new states, and the extras as `over_members` returns results.
     """
 
 
 @verb(hands_on=False)
 def seeded(component, whole, seed):
-    """`whole` with the members' seeds set, unless they are given: the first has `seed`, the others the numbers after it."""
-
-
-@verb(hands_on=False)
-def check_parts(component, whole):
-    """Raise on invalid values in the parts of `whole`, before any data is seen."""
+    """`whole` with the members' seeds set to `seed`, `seed + 1`, …, unless they are given."""
 
 
 @verb(hands_on=False)
 def check_setup(component, state, raw):
     """Raise on a new state whose arrays do not fit its members. `raw` is the first batch."""
-
-
-@verb(hands_on=False)
-def check_attack(component, whole, attack, batch):
-    """Raise on an attack that an evaluation cannot make on some data."""
-
-
-@verb(hands_on=False)
-def attacked(component, whole, attack, batch, key):
-    """The attacked batch of an evaluation: every member is attacked by itself."""
 
 
 @dispatch
@@ -94,35 +81,18 @@ def seeded(component: object, whole, seed):
 
 
 @dispatch
-def check_parts(component: object, whole):
-    for _, part in components(whole):
-        require_dispatched(part)
-        validate(part)
-
-
-@dispatch
 def check_setup(component: object, state, raw):
     return None
 
 
-@dispatch
-def check_attack(component: object, whole, attack, batch):
-    validate(attack, whole, batch)
-
-
-@dispatch
-def attacked(component: object, whole, attack, batch, key):
-    return perturb(attack, whole, batch, key, inside=True, checked=True)
-
-
-def _let_wrappers_hand_on(verb: Any) -> None:
+def _pass_to_first_field(verb: Any) -> None:
     @verb.dispatch
-    def hand_on(wrapper: Wrapper, *inputs, **options):
+    def pass_on(wrapper: Wrapper, *inputs, **options):
         return verb(_part(wrapper), *inputs, **options)
 
 
-for _verb in (members_of, over_members, over_states, seeded, check_parts, check_setup, check_attack, attacked):
-    _let_wrappers_hand_on(_verb)
+for _verb in (members_of, over_members, over_states, seeded, check_setup):
+    _pass_to_first_field(_verb)
 
 
 def _part(wrapper: Wrapper) -> Any:
@@ -137,14 +107,54 @@ def around(whole: Any, member: Any) -> Any:
 
 
 def inside(whole: Any, view: Any) -> Any:
-    """The member in `around(whole, member)`."""
+    """The `member` in `view = around(whole, member)`."""
     while isinstance(whole, Wrapper):
         whole, view = _part(whole), _part(view)
     return view
 
 
+def check_parts(whole: Any) -> None:
+    """Raise on invalid values in the parts of a component, before any data is seen."""
+    members = members_of(whole, whole)
+    if members:
+        validate(inside(whole, whole))
+    else:
+        for _, part in components(whole):
+            require_dispatched(part)
+            validate(part)
+    for i, member in enumerate(members):
+        try:
+            check_parts(member)
+        except Exception as error:
+            error.add_note(f"in member {i} of the population")
+            raise
+
+
+def check_attack(whole: Any, attack: Any, batch: Any) -> None:
+    """Raise on an attack that an evaluation cannot apply to some data."""
+    if members := members_of(whole, whole):
+        whole, batch = members[0], as_batch(members[0], pooled(batch, len(members)))
+    validate(attack, whole, batch)
+
+
+def attacked_batch(whole: Any, attack: Any, batch: Any, key: Any) -> Any:
+    """The attacked batch of an evaluation: every member is attacked separately."""
+    if not members_of(whole, whole):
+        return perturb(attack, whole, batch, key, inside=True, checked=True)
+    leaves, structure = pack((attack, whole))
+    keep(structure, pack(whole)[1])
+    return per_member(_attack_each(structure, leaves, batch, key))
+
+
+@per_structure()
+def _attack_each(structure: Structure, leaves: list[Any], batch: Any, key: Any) -> Any:
+    attack, whole = structure.unpack(leaves)
+    run = lambda one, batch, mode: perturb(attack, one, batch, mode.root, inside=True, checked=True)
+    return over_members(whole, whole, run, batch, Eval(key), axis=1)
+
+
 class Members(Sequence[Any]):
-    """`n` members, each of which `member(i)` makes when it is asked for."""
+    """`n` members; `member(i)` makes member i when it is indexed."""
 
     def __init__(self, n: int, member: Callable[[int], Any]) -> None:
         self._n, self._member = n, member

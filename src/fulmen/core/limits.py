@@ -160,7 +160,7 @@ def _is_tree(value: Any, cls: type) -> bool:
     """Whether a value is of a class, or a wrapper around one that is; modules of other libraries are models."""
     if isinstance(value, cls):
         return True
-    if isinstance(value, Wrapper) and not issubclass(cls, Wrapper):
+    if isinstance(value, Wrapper):
         return _is_tree(getattr(value, part_name(type(value))), cls)
     return cls in (Component, Model) and is_foreign(value)
 

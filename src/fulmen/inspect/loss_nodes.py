@@ -12,7 +12,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from fulmen.compose.defence import Defence
-from fulmen.compose.losses import example_mean, part_batch, sums_its_losses
+from fulmen.compose.example_means import example_mean
+from fulmen.compose.loss_entries import part_batch, sums_its_losses
 from fulmen.core.batch import inner
 from fulmen.core.border import checked_batch
 from fulmen.core.component import Model, System, Wrapper, named_parts

@@ -10,7 +10,8 @@ import jax
 import numpy as np
 import optax
 
-from fulmen.compose.losses import augmented, total_loss
+from fulmen.compose.example_means import total_loss
+from fulmen.compose.part_defaults import augmented
 from fulmen.core import verbs as contracts
 from fulmen.core.component import fold_name, unbind
 from fulmen.core.leaves import PARAMETER, check_fields, components, leaves

@@ -1,4 +1,4 @@
-"""`ActorCritic`: an actor that learns to act in an environment, and a critic that says what is to be expected."""
+"""`ActorCritic`: an actor that learns to act in an environment, and a critic that estimates the value of states."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ __all__ = ["ActorCritic", "Rollout"]
 
 
 class Rollout(Batch):
-    """What agents did: a row for each agent, times along the second axis.
+    """Trajectories of `n` agents over `t` steps.
 
     Args:
         observation: `(n, t, …)`.
         action: `(n, t)` integers.
         reward: `(n, t)`.
-        done: `(n, t)`, whether the episode was over then.
-        total: `(n, t)`, the rewards of the episode so far.
-        last: `(n, …)`, what is seen after the last step.
-        playing: where the agents are then.
+        done: `(n, t)` booleans, whether the episode ended with the step.
+        total: `(n, t)`, the sum of the episode's rewards up to the step.
+        last: `(n, …)`, the observation after the last step.
+        playing: the state of the agents after the last step.
     """
 
     observation: jax.Array
@@ -44,28 +44,27 @@ class Rollout(Batch):
 
 
 class ActorCritic(Game):
-    """An actor and a critic that learn from what the actor does, which is played in the compiled step.
+    """Advantage actor–critic: the actor acts in the environment inside the compiled step, and both learn from its trajectories.
 
-    Each step goes on for `horizon` steps of the environment with as many agents as the batch has rows. The actor's entry is
-    −log π(a|s) A, less a bonus for entropy, with the advantage A of Schulman et al. 2016, arXiv:1506.02438; the critic's is its
-    squared error against the value that A implies (advantage actor–critic, Mnih et al. 2016, arXiv:1602.01783). The end of an
-    episode by its limit of steps counts as an end.
+    Each training step runs `horizon` steps of the environment with `agents` agents. The actor's loss is −log π(a|s) A minus an
+    entropy bonus, with the generalised advantage A of Schulman et al. 2016, arXiv:1506.02438; the critic's is the squared error
+    against the value that A implies (Mnih et al. 2016, arXiv:1602.01783). An episode that reaches the environment's limit counts
+    as ended.
 
-    Data says how much is played: a row is an agent's part in one step, and its number is mixed into what is drawn. An epoch of
-    100 steps of 16 agents is `np.arange(1600)` with `batch_size=16`. On other batches than those of a training step, as in
-    `evaluate`, each row is an agent that plays from a beginning until the limit. The metric `return` is the mean of the rewards
-    of all episodes that ended.
+    Data is integers `(n,)`: a row is one agent in one training step, and its number is folded into the agent's random key. An
+    epoch of 100 steps of 16 agents is `np.arange(1600)` with `batch_size=16`. In an evaluation each row is an agent that plays
+    one episode. The metric `return` is the mean total reward of the episodes that ended.
 
     Args:
         actor: from observations `(n, …)` to logits `(n, actions)`.
         critic: from observations to values, `(n,)` or `(n, 1)`.
-        environment: what they act in.
-        agents: how many play at once: the batch size.
-        horizon: steps of the environment in a training step.
-        discount: γ, what a reward a step later is worth.
-        trace: λ of the advantage, between 0 (one step) and 1 (all that was seen).
-        entropy: what a nat of entropy is worth.
-        playing: where the agents are, which `setup` begins.
+        environment: the environment.
+        agents: the number of agents, which is the batch size.
+        horizon: steps of the environment per training step.
+        discount: γ, the factor per step on later rewards.
+        trace: λ of the advantage, from 0 (one step) to 1 (the whole trajectory).
+        entropy: the weight of the entropy bonus, per nat.
+        playing: the state of the agents, which `setup` initialises.
 
     >>> from fulmen.environments import CartPole
     >>> system = fm.systems.ActorCritic(fm.models.MLP(4, 8, 2), fm.models.MLP(4, 8, 1), CartPole(), agents=2, horizon=4)
@@ -94,12 +93,12 @@ def init(system: ActorCritic, key):
 
 
 def rollout(system: Any, playing: Any, keys: Any, length: int) -> Rollout:
-    """Let the actor act.
+    """The trajectories of agents that follow the actor.
 
     Args:
         system: an `ActorCritic`.
-        playing: where each of n agents is.
-        keys: `(n,)`, random keys.
+        playing: the state of `n` agents.
+        keys: `(n,)` random keys.
         length: steps of the environment.
     """
     environment = system.environment
@@ -126,8 +125,8 @@ def keys_of(batch: Any, key: Any) -> Any:
 def augment(system: ActorCritic, batch, mode):
     if len(batch) != system.agents:
         raise ValueError(
-            f"ActorCritic has {system.agents} agents, and a batch of {len(batch)} came: give batch_size={system.agents}, and as "
-            f"many rows as make whole batches, np.arange({100 * system.agents})."
+            f"the batch size of an ActorCritic must be its number of agents, {system.agents}, got {len(batch)}. Write "
+            f"batch_size={system.agents}, with data that makes whole batches: np.arange({100 * system.agents})."
         )
     assert system.playing is not None
     return rollout(system, system.playing.value, keys_of(batch, mode.key), system.horizon)
@@ -153,16 +152,16 @@ def losses(system: ActorCritic, batch: Rollout):
 
 
 def advantages(batch: Rollout, values: Any, last: Any, discount: Any, trace: Any) -> jax.Array:
-    """How much better than expected it went from each time on, `(n, t)`: Σ (γλ)^k δ, Schulman et al. 2016, arXiv:1506.02438."""
+    """Generalised advantage estimates, `(n, t)`: Σ (γλ)^k δ, Schulman et al. 2016, arXiv:1506.02438."""
     following = jnp.concatenate([values[:, 1:], last[:, None]], 1)
-    goes_on = 1 - batch.done.astype(values.dtype)
-    surprise = batch.reward + discount * goes_on * following - values
+    continues = 1 - batch.done.astype(values.dtype)
+    errors = batch.reward + discount * continues * following - values
 
     def back(later: Any, now: Any) -> Any:
         found = now[0] + discount * trace * now[1] * later
         return found, found
 
-    return jax.lax.scan(back, jnp.zeros_like(last), (surprise.T, goes_on.T), reverse=True)[1].T
+    return jax.lax.scan(back, jnp.zeros_like(last), (errors.T, continues.T), reverse=True)[1].T
 
 
 @dispatch
@@ -170,10 +169,11 @@ def metrics(system: ActorCritic, batch: Rollout):
     return {"return": Mean(batch.total, batch.done)}
 
 
-# Where nothing has been played yet, as in an evaluation, whole episodes are
+# Evaluation
 
 
 def episodes(system: Any, batch: Any, key: Any) -> Rollout:
+    """The trajectories of one agent per row from the start of an episode to the environment's limit."""
     keys = keys_of(batch, key)
     started = jax.vmap(lambda key: begin(system.environment, jax.random.fold_in(key, system.environment.limit)))(keys)
     return rollout(system, started, keys, system.environment.limit)
@@ -187,7 +187,7 @@ def losses(system: ActorCritic, batch, mode: Mode):
 @dispatch
 def metrics(system: ActorCritic, batch, mode: Mode):
     played = episodes(system, batch, mode.root)
-    first = played.done & (jnp.cumsum(played.done, 1) == 1)  # what begins later may be cut short
+    first = played.done & (jnp.cumsum(played.done, 1) == 1)  # later episodes may be cut off by the limit
     return {"return": Mean(played.total, first)}
 
 
@@ -201,6 +201,6 @@ def validate(system: ActorCritic, batch):
     x = getattr(batch, "x", None)
     if x is None or x.ndim != 1 or not jnp.issubdtype(x.dtype, jnp.integer):
         raise TypeError(
-            f"the data of an ActorCritic is a number for each row, such as np.arange({100 * system.agents}), and "
-            f"{short(x)} came: what it learns from, it plays itself."
+            f"data of an ActorCritic must be one integer per row, such as np.arange({100 * system.agents}), got {short(x)}; "
+            "its observations are made in the training step."
         )

@@ -1,4 +1,4 @@
-"""`Alternating`: the players of a game move one after another."""
+"""`Alternating`: the players of a game are updated one after another."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from fulmen.compose.game import owner, players
-from fulmen.compose.losses import augmented
+from fulmen.compose.part_defaults import augmented
 from fulmen.core.component import Game, Wrapper, part_name, parts
 from fulmen.core.leaves import PARAMETER, leaves
 from fulmen.core.paths import covers, join_path
@@ -21,15 +21,14 @@ __all__ = ["Alternating"]
 
 
 class Alternating(Wrapper):
-    """A game whose players move one after another, in the order of its `losses`, each from the point that those before it
-    have reached.
+    """A game whose players are updated one after another, in the order of its `losses`; each sees the updates before its own.
 
-    One compiled step on one batch, with the same random draws for all, so that what no move in between has changed is
-    computed once. A player's loss is logged as it was when it moved; the sum and the metrics are those before the step. Each
-    player has an optimizer state of its own, and one that rests in a step (`fm.every`, `intervals`) is passed over.
+    All updates are in one compiled step, on one batch and with the same random numbers. The logged loss of a player is the one
+    that its update differentiates; the total loss and the metrics are those before the step. Each player has its own optimizer
+    state. A player that is not updated in a step (`fm.every`, `intervals`) is skipped.
 
     Args:
-        game: the game. It has to be the whole of what is trained, not a part of it.
+        game: the game. `Alternating` defines its own training step, so it must be the outermost component.
 
     >>> game, data = fm.testing.tiny("game")
     >>> state = fm.setup(fm.systems.Alternating(game), data, optimizer=optax.adam, lr=1e-3)
@@ -47,7 +46,7 @@ def intervals(alternating: Alternating):
 
 @dispatch
 def update(alternating: Alternating, state, batch, mode):
-    path, game = "", state.system  # or a wrapper around it
+    path, game = "", state.system
     while not isinstance(game, Game):
         path, game = join_path(path, part_name(type(game))), getattr(game, part_name(type(game)))
     require_standard_steps(game, state, batch, mode)
@@ -67,12 +66,12 @@ def update(alternating: Alternating, state, batch, mode):
 
 
 def _in_order(game: Any, system: Any, batch: Any, mode: Any) -> dict[str, list[str]]:
-    """The players with the names of their entries, in the order of `losses`, then those that have none there."""
+    """The players with the names of their entries, in the order of `losses`, then the players without entries."""
     names: list[str] = []
     jax.eval_shape(lambda: names.extend(losses(bind(system, mode), batch)))
     found: dict[str, list[str]] = {}
     for name in names:
-        if name.partition(".")[0] in parts(game):  # a wrapper around it may have entries of its own
+        if name.partition(".")[0] in parts(game):  # a wrapper around the game may add entries
             found.setdefault(owner(game, name), []).append(name)
     rest = (player for player in players(game) if not found.keys() & {player, player.partition(".")[0]})
     return {**found, **{player: [] for player in rest}}

@@ -1,4 +1,4 @@
-"""`CLIP`: two towers whose embeddings of a pair are near each other."""
+"""`CLIP`: two encoders whose embeddings of a pair are near each other."""
 
 from __future__ import annotations
 
@@ -19,20 +19,19 @@ from fulmen.objectives.contrastive import InfoNCE, directions
 
 __all__ = ["CLIP"]
 
-_COLDEST = 0.01
+_LOWEST_TEMPERATURE = 0.01
 
 
 class CLIP(System):
-    """Two towers that learn to tell which x and y belong together, each way by `InfoNCE`, at a temperature that is learned too.
+    """Two encoders trained by `InfoNCE` in both directions to match x and y, with a learned temperature.
 
-    The data are pairs `(x, y)`, such as images and texts. `clip(x)` is what the first tower gives, `clip(x, y)` the logits of
-    all pairs, `(n, m)`. Radford et al. 2021, arXiv:2103.00020.
+    Data is pairs `(x, y)`, such as images and texts. `clip(x)` returns the embeddings of x, `clip(x, y)` the logits of all
+    pairs, `(n, m)`. Radford et al. 2021, arXiv:2103.00020.
 
     Args:
         first: from x to embeddings `(n, features)`.
         second: from y to embeddings `(n, features)`.
-        log_temperature: the logarithm of the temperature, a `Parameter`, which begins at log 0.07; the temperature does not go
-            below 0.01.
+        log_temperature: the logarithm of the temperature, a `Parameter`, log 0.07 at first. The temperature is at least 0.01.
 
     >>> clip = fm.systems.CLIP(fm.models.MLP(64, 8), fm.models.MLP(4, 8))
     >>> state = fm.setup(clip, (jnp.ones((6, 64)), jnp.ones((6, 4))), optimizer=optax.adam, lr=1e-3)
@@ -48,16 +47,14 @@ class CLIP(System):
     def temperature(self) -> jax.Array:
         """The temperature, a number."""
         if self.log_temperature is None:
-            raise ValueError("this CLIP has no log_temperature yet: it is a description. Draw it, fm.init(clip, key).")
-        return jnp.maximum(jnp.exp(self.log_temperature.value), _COLDEST)
+            raise ValueError("CLIP.log_temperature is not initialised; write fm.init(clip, key).")
+        return jnp.maximum(jnp.exp(self.log_temperature.value), _LOWEST_TEMPERATURE)
 
 
 @dispatch
 def init(clip: CLIP, key):
-    fresh = init.invoke(Component, object)(clip, key)
-    return remake(
-        fresh, {"log_temperature": clip.log_temperature or Parameter(jnp.asarray(math.log(0.07), jnp.result_type(float)))}
-    )
+    first = Parameter(jnp.asarray(math.log(0.07), jnp.result_type(float)))
+    return remake(init.invoke(Component, object)(clip, key), {"log_temperature": clip.log_temperature or first})
 
 
 @dispatch
@@ -84,4 +81,4 @@ def losses(clip: CLIP, batch):
 @dispatch
 def validate(clip: CLIP, batch):
     if not isinstance(batch, Labeled):
-        raise TypeError(f"CLIP takes pairs, (x, y), and a {type(batch).__name__} batch came.")
+        raise TypeError(f"data of a CLIP must be pairs (x, y), got a {type(batch).__name__} batch.")

@@ -7,37 +7,35 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.compose.defence import logits, validate_logits
-from fulmen.compose.losses import per_example
-from fulmen.core.batch import Labeled, inner, is_unlabeled
+from fulmen.compose.defence import logits, soft_target_loss, validate_logits
+from fulmen.compose.example_means import per_example
+from fulmen.core.batch import inner, is_unlabeled
 from fulmen.core.component import Component, Frozen, System
 from fulmen.core.fields import hyper
 from fulmen.core.leaves import missing
 from fulmen.core.marks import keeps_rows
-from fulmen.core.prediction import Prediction, at_least_float32
 from fulmen.core.tree import short
 from fulmen.core.verbs import as_batch, augment, forward, loss, losses, metrics, predictions, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import KL
-from fulmen.objectives.algebra import total
 
 __all__ = ["Distillation"]
 
 
 class Distillation(System):
-    """A student that is trained on labels and on what a teacher says: (1 − α) loss(x) + α T² KL(p_T(x) ‖ q_T(x)).
+    """A student that is trained on labels and on the outputs of a teacher: (1 − α) loss(x) + α T² KL(p_T(x) ‖ q_T(x)).
 
-    p_T and q_T are the probabilities of teacher and student at temperature T: of their logits divided by it. T² keeps the size
-    of the second gradient. On an `Unlabeled` batch the second term is the whole loss. Outputs, metrics and augmentations are
-    the student's. Hinton, Vinyals and Dean 2015, arXiv:1503.02531.
+    p_T and q_T are the probabilities of teacher and student at temperature T, softmax(logits / T). The factor T² keeps the size
+    of the gradient independent of T. On an `Unlabeled` batch the second term is the whole loss. Outputs, metrics and
+    augmentations are those of the student. Hinton, Vinyals and Dean 2015, arXiv:1503.02531.
 
     Args:
-        teacher: a trained model or system with a classifier in it, with its arrays, in `fm.Frozen`.
-        student: a system with a classifier in it, or a classifying model with a loss.
-        temperature: T; the higher, the more the classes count that neither thinks likely.
+        teacher: a trained model or system that contains a classifier, with its arrays, in `fm.Frozen`.
+        student: a system that contains a classifier, or a classifying model with a loss.
+        temperature: T; higher values give unlikely classes more weight.
         weight: α, in [0, 1].
 
-    >>> teacher = fm.init(fm.models.MLP(4, 32, 3), jax.random.key(0))       # trained, one hopes
+    >>> teacher = fm.init(fm.models.MLP(4, 32, 3), jax.random.key(0))       # in practice, a trained model
     >>> system = fm.Distillation(fm.Frozen(teacher), fm.Classifier(fm.models.MLP(4, 8, 3)), temperature=3.0)
     >>> state = fm.setup(system, (jnp.ones((6, 4)), jnp.arange(6) % 3), optimizer=optax.adam, lr=0.1)
     >>> sorted(fm.evaluate(state, (jnp.ones((6, 4)), jnp.arange(6) % 3)))
@@ -51,7 +49,7 @@ class Distillation(System):
 
     @property
     def per_example(self) -> bool:
-        """As far as its student says so."""
+        """Whether the student is per example."""
         return per_example(self.student)
 
 
@@ -83,15 +81,10 @@ def losses(distillation: Distillation, batch):
 
 
 def _from_teacher(distillation: Distillation, batch: Any) -> jax.Array:
-    wanted = logits(distillation, distillation.teacher, inner(batch))
-    divergences = []
-    for path, found in logits(distillation, distillation.student, batch).items():
-        x: Any = getattr(found.batch, "x", None)
-        p, q = (at_least_float32(v.outputs) for v in (wanted[path], found))
-        t = jnp.asarray(distillation.temperature).astype(q.dtype)
-        y = jax.nn.softmax(jax.lax.stop_gradient(p) / t)
-        divergences.append(t**2 * loss(KL(), Prediction(found.model, q / t, Labeled(x, y))))
-    return total(divergences)
+    targets = logits(distillation, distillation.teacher, inner(batch))
+    found = logits(distillation, distillation.student, batch)
+    distance = soft_target_loss(KL(), found, targets, distillation.temperature)
+    return jnp.asarray(distillation.temperature).astype(distance.dtype) ** 2 * distance
 
 
 @dispatch
@@ -111,8 +104,8 @@ def validate(distillation: Distillation):
     if absent := missing(distillation.teacher):
         kind = type(distillation.teacher.part).__name__
         raise ValueError(
-            f"Distillation, teacher: a trained one was expected, and this {kind} has no {absent[0].partition('.')[2]!r} yet: give it "
-            "with its arrays, fm.Frozen(state.system) of its own training."
+            f"Distillation.teacher must be trained, but this {kind} has no array {absent[0].partition('.')[2]!r}; write "
+            "fm.Frozen(state.system) with the state of its training."
         )
 
 
@@ -123,6 +116,6 @@ def validate(distillation: Distillation, batch):
     shapes = [validate_logits(distillation, batch, part) for part in (distillation.teacher, distillation.student)]
     if shapes[0] != shapes[1]:
         raise ValueError(
-            f"Distillation: teacher and student give different logits, {shapes[0]} and {shapes[1]}; the same classifiers, "
-            "with the same number of classes, were expected."
+            "Distillation: teacher and student must have classifiers of the same names and numbers of classes, got "
+            f"{shapes[0]} and {shapes[1]}."
         )

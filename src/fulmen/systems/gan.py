@@ -1,4 +1,4 @@
-"""`GAN`: a generator against a critic, and what they play for as types: `NonSaturating`, `Hinge`, `Wasserstein`."""
+"""`GAN`: a generator against a critic, and its objectives: `NonSaturating`, `Hinge`, `Wasserstein`."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ __all__ = ["GAN", "NonSaturating", "Wasserstein"]
 
 
 class NonSaturating(Component):
-    """The critic tells real from made by logistic regression, and the generator raises the log-odds of being taken for real.
+    """The critic separates real from generated examples by logistic regression; the generator increases the critic's log-odds.
 
     softplus(−c(x)) + softplus(c(G(z))) for the critic, softplus(−c(G(z))) for the generator. Goodfellow et al. 2014,
-    arXiv:1406.2661. `fm.objectives.Hinge()` in its place has margins of 1 for the critic and −c(G(z)) for the generator (Lim and Ye 2017,
-    arXiv:1705.02894).
+    arXiv:1406.2661. The alternative `fm.objectives.Hinge()` has margins of 1 for the critic, and −c(G(z)) for the generator (Lim
+    and Ye 2017, arXiv:1705.02894).
     """
 
 
 class Wasserstein(Component):
-    """The critic's mean on real examples above that on made ones, while its slope is held near 1 between them.
+    """The critic maximises its mean on real examples minus that on generated ones, with a penalty on its gradient between them.
 
-    Gulrajani et al. 2017, arXiv:1704.00028. The critic may not look at several examples at once, as BatchNorm does.
+    Gulrajani et al. 2017, arXiv:1704.00028. The critic must not combine several examples, as BatchNorm does.
 
     Args:
-        penalty: λ, how much (‖∇c‖ − 1)² counts, at points drawn on the lines from real to made examples.
+        penalty: λ, the weight of (‖∇c‖ − 1)², at random points on the lines from real to generated examples.
 
     >>> fm.systems.Wasserstein()
     Wasserstein(penalty=10.0)
@@ -46,20 +46,20 @@ class Wasserstein(Component):
 
 
 class GAN(Game):
-    """A generator that makes examples of noise, and a critic that scores how real an example is.
+    """A generator that makes examples from noise, and a critic that scores how real an example is.
 
-    Its outputs are the generator's: `fm.predict(state, z)`; `fm.sample` draws z too. Data is the real
-    examples, or `{"generator": z, "critic": x}` with noise of one's own.
+    The outputs are those of the generator: `fm.predict(state, z)`; `fm.sample` draws z. Data is the real examples, or
+    `{"generator": z, "critic": x}` with user-defined noise.
 
     Args:
         generator: from noise `(n, latent)` to examples.
-        critic: from examples to a score each, `(n,)` or `(n, …)`, of which the losses are averaged.
-        objective: what they play for: `NonSaturating()`, `fm.objectives.Hinge()`, `Wasserstein()`.
-        latent: how many numbers an example is made of, drawn from a normal distribution: the generator's inputs are `(n, latent)`.
-        critic_steps: the generator moves in the last of so many steps, the critic in each.
+        critic: from examples to one score each, `(n,)`, or several, `(n, …)`, whose losses are averaged.
+        objective: `NonSaturating()`, `fm.objectives.Hinge()` or `Wasserstein()`.
+        latent: the size of the noise, which is drawn from a standard normal distribution.
+        critic_steps: the generator is updated in every `critic_steps`-th step, the critic in every step.
 
-    **Extending.** Write `gan_losses(objective: Mine, critic, real, fake, key)` for another objective, and `losses(gan: Mine,
-    batch, mode)` for a subclass that makes or compares examples in another way.
+    **Extending.** Write `gan_losses(objective: Mine, critic, real, fake, key)` for a custom objective, and `losses(gan: Mine,
+    batch, mode)` for a subclass that generates or compares examples differently.
 
     >>> gan = fm.GAN(fm.models.MLP(2, 8, 4), fm.models.MLP(4, 8, 1), objective=fm.systems.Wasserstein(), latent=2, critic_steps=5)
     >>> state, _ = fm.fit(gan, jnp.ones((32, 4)), optimizer=optax.adam, lr=1e-3, steps=5, progress=False)
@@ -112,7 +112,7 @@ def gan_losses(objective: Wasserstein, critic, real, fake, key):
     on_fake = forward(critic, fake)
     share = jax.random.uniform(require_key(key, objective), (len(real), *[1] * (real.ndim - 1)), real.dtype)
     between = share * real + (1 - share) * fake.astype(real.dtype)
-    # The scores' sum has each example's own slope; a pass that is no example of the data moves no running statistics.
+    # The gradient of the sum is each example's gradient. Points between examples are not data, so nothing is recorded.
     slopes = jax.grad(lambda x: forward(unrecorded(critic), x).sum())(between)
     norms = jnp.sqrt(jnp.sum(slopes.reshape(len(slopes), -1) ** 2, 1) + _TINY)
     penalty = jnp.asarray(objective.penalty, norms.dtype) * (norms - 1) ** 2
@@ -125,7 +125,7 @@ _TINY = 1e-12  # the root's slope at 0 is infinite
 
 
 def _mean(values: Any) -> jax.Array:
-    """One per example: the mean over what else there is, such as patches."""
+    """One per example: the mean over all other axes, such as patches."""
     return values.mean(tuple(range(1, values.ndim))) if values.ndim > 1 else values
 
 
@@ -147,12 +147,12 @@ def intervals(gan: GAN):
 @dispatch
 def validate(gan: GAN, batch):
     if parts_of(batch) or losses.method(gan, batch).function is not _losses:
-        return  # the noise is the data's, or made by another method
+        return  # the noise is in the data, or another method draws it
     try:
         output_shapes(evaluated, gan.generator, jax.ShapeDtypeStruct((2, gan.latent), jnp.result_type(float)), rows=2)
     except MissingMethodError:
         raise
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"GAN, latent: the generator takes no noise of shape (n, {gan.latent}), which latent={gan.latent} asks for: {error}"
+            f"GAN.latent must be the size of the generator's inputs, but the generator fails for noise (n, {gan.latent}): {error}"
         ) from error

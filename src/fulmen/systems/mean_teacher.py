@@ -1,36 +1,31 @@
-"""`MeanTeacher`: a student that agrees with the average of its own weights; needs no labels."""
+"""`MeanTeacher`: consistency between a student and the average of its weights, with or without labels."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import jax
-
-from fulmen.compose.defence import Defence, logits, validate_logits
-from fulmen.compose.losses import augmented
-from fulmen.core.batch import Labeled, PartBatches, inner, is_unlabeled, parts_of
+from fulmen.compose.defence import Defence, logits, soft_target_loss, validate_logits
+from fulmen.compose.part_defaults import augmented
+from fulmen.core.batch import PartBatches, inner, is_unlabeled, parts_of
 from fulmen.core.mode import Train
-from fulmen.core.prediction import Prediction, at_least_float32
 from fulmen.core.verbs import augment, defence_losses, loss, metrics, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import Brier, Objective
-from fulmen.objectives.algebra import total
 from fulmen.systems.ema import EMA
 
 __all__ = ["MeanTeacher"]
 
 
 class MeanTeacher(Defence):
-    """Mean teacher: loss(x) + how far the student's probabilities are from those of its teacher, the average of its weights.
+    """Mean teacher: loss(x) + the distance of the student's probabilities to those of its teacher, the average of its weights.
 
-    The teacher sees a view of its own, augmented apart and not attacked, and no gradient goes through it. On an `Unlabeled`
-    batch the distance is the whole loss, so a loop over labelled and unlabelled batches, or `SemiSupervised`, is
-    semi-supervised training. In an evaluation of labelled batches it is the average. Tarvainen and Valpola 2017,
-    arXiv:1703.01780.
+    The teacher gets its own augmentation of each example, without attacks, and no gradient. On an `Unlabeled` batch the distance
+    is the whole loss, so training on labelled and unlabelled batches, or with `SemiSupervised`, is semi-supervised. In an
+    evaluation of labelled batches `MeanTeacher` is the average. Tarvainen and Valpola 2017, arXiv:1703.01780.
 
     Args:
-        system: an `EMA` of a system with a classifier in it.
-        objective: the distance, of logits to probabilities: `Brier()` as in the paper, or `KL()`. Its weight may be a schedule:
+        system: an `EMA` of a system that contains a classifier.
+        objective: the distance from logits to probabilities: `Brier()` as in the paper, or `KL()`. Its weight may be a schedule:
             `optax.linear_schedule(0.0, 10.0, 1000) * fm.objectives.Brier()`.
 
     >>> system = fm.systems.MeanTeacher(fm.EMA(fm.Classifier(fm.models.MLP(4, 8, 3)), 0.99), 10.0 * fm.objectives.Brier())
@@ -49,7 +44,7 @@ class MeanTeacher(Defence):
 
 
 def _views(batch: Any) -> tuple[Any, Any]:
-    """What the student sees and what the teacher sees."""
+    """The batches of the student and of the teacher."""
     given = parts_of(batch)
     return given.get("student", batch), given.get("teacher", batch)
 
@@ -66,13 +61,8 @@ def augment(mean: MeanTeacher, batch, mode):
 @dispatch
 def defence_losses(mean: MeanTeacher, batch):
     (student, teacher), ema = _views(batch), mean.system
-    wanted = logits(mean, ema.average, teacher)
-    distances = []
-    for path, found in logits(mean, ema.component, student).items():
-        x: Any = getattr(found.batch, "x", None)
-        y = jax.nn.softmax(at_least_float32(jax.lax.stop_gradient(wanted[path].outputs)))
-        distances.append(loss(mean.objective, Prediction(found.model, found.outputs, Labeled(x, y))))
-    consistency = total(distances)
+    targets = logits(mean, ema.average, teacher)
+    consistency = soft_target_loss(mean.objective, logits(mean, ema.component, student), targets)
     if is_unlabeled(batch):
         return {"consistency": consistency}
     return {"labelled": loss(ema, student), "consistency": consistency}

@@ -7,26 +7,27 @@ from typing import Any
 
 import numpy as np
 
-from fulmen.compose.losses import entry, per_example
+from fulmen.compose.example_means import per_example
+from fulmen.compose.loss_entries import entry_part, joined, part_entry
 from fulmen.core.batch import Labeled
 from fulmen.core.component import Component, System
 from fulmen.core.marks import keeps_rows
 from fulmen.core.output_shapes import evaluated, output_shapes
-from fulmen.core.verbs import as_batch, forward, losses, metrics, predictions, reduce_losses, validate
+from fulmen.core.verbs import as_batch, forward, losses, metrics, predictions, validate
 from fulmen.dispatching.registry import dispatch
 
 __all__ = ["MultiTask"]
 
 
 class MultiTask(System):
-    """A backbone that all tasks share, and a head for each: a system that sees the backbone's features as its x.
+    """A backbone that all tasks share, and a head for each task, whose inputs are the backbone's features.
 
-    The data are a dict with `x` and the targets of each task by its name. The loss is the sum of the heads' (`Weighted` weighs
-    them), so the backbone's gradient is the sum of all tasks'. Outputs are a dict.
+    Data is a dict with `x` and the targets of each task under its name. The loss is the sum of the heads' losses (`Weighted`
+    weighs them). The outputs are a dict with those of each head.
 
     Args:
-        backbone: from x to features.
-        heads: by the task's name, a system such as `fm.Classifier(fm.models.Dense(64, 10))`, or a model with a loss.
+        backbone: a model from x to features.
+        heads: from the tasks' names to systems, such as `fm.Classifier(fm.models.Dense(64, 10))`, or to models with a loss.
 
     >>> data = dict(x=jnp.ones((6, 4)), digit=jnp.arange(6) % 3, size=jnp.ones((6, 1)))
     >>> heads = dict(digit=fm.Classifier(fm.models.Dense(8, 3)), size=fm.Regressor(fm.models.Dense(8, 1)))
@@ -40,7 +41,7 @@ class MultiTask(System):
 
     @property
     def per_example(self) -> bool:
-        """As far as all heads say so."""
+        """Whether all heads are per example."""
         return all(map(per_example, self.heads.values()))
 
 
@@ -50,16 +51,26 @@ def as_batch(tasks: MultiTask, raw: dict):
     y: Any = {name: v for name, v in raw.items() if name not in ("x", "weight", "index")}
     if "x" not in raw or set(y) != set(tasks.heads):
         raise ValueError(
-            f"MultiTask takes a dict with x and the targets of its heads: {', '.join(['x', *tasks.heads])}; and "
-            f"{', '.join(map(str, raw))} came."
+            f"data of a MultiTask must be a dict with x and the targets of its heads, {', '.join(['x', *tasks.heads])}; got "
+            f"{', '.join(map(str, raw))}."
         )
     return Labeled(raw["x"], y, weight=raw.get("weight"), index=raw.get("index"))
 
 
-def _tasks(tasks: MultiTask, features: Any, batch: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Each task's name, head and batch."""
-    for name, head in tasks.heads.items():
-        yield name, head, as_batch(head, Labeled(features, batch.y[name], weight=batch.weight, index=batch.index))
+def _head_batch(tasks: MultiTask, name: str, features: Any, batch: Any) -> Any:
+    return as_batch(tasks.heads[name], Labeled(features, batch.y[name], weight=batch.weight, index=batch.index))
+
+
+def _heads(tasks: MultiTask, batch: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Each task's name, its head, and the head's batch."""
+    features = forward(tasks.backbone, batch.x)
+    return ((name, head, _head_batch(tasks, name, features, batch)) for name, head in tasks.heads.items())
+
+
+@dispatch
+def entry_part(tasks: MultiTask, name, batch):
+    head = tasks.heads.get(name)
+    return head, batch if head is None else _head_batch(tasks, name, batch.x, batch)
 
 
 @dispatch
@@ -70,38 +81,17 @@ def forward(tasks: MultiTask, x):
 
 @dispatch
 def losses(tasks: MultiTask, batch):
-    features = forward(tasks.backbone, batch.x)
-    return {name: entry(head, own) for name, head, own in _tasks(tasks, features, batch)}
-
-
-@dispatch
-def reduce_losses(tasks: MultiTask, losses, batch):
-    owns = {name: (head, own) for name, head, own in _tasks(tasks, batch.x, batch)}
-    plain = {}
-    for name, value in losses.items():
-        head, own = owns[name]
-        plain[name] = reduce_losses(head, value, own) if isinstance(value, dict) else value
-    return reduce_losses.invoke(System, object, object)(tasks, plain, batch)
+    return {name: part_entry(head, own) for name, head, own in _heads(tasks, batch)}
 
 
 @dispatch
 def metrics(tasks: MultiTask, batch):
-    features = forward(tasks.backbone, batch.x)
-    return {
-        f"{name}/{key}": value
-        for name, head, own in _tasks(tasks, features, batch)
-        for key, value in metrics(head, own).items()
-    }
+    return joined({name: metrics(head, own) for name, head, own in _heads(tasks, batch)})
 
 
 @dispatch
 def predictions(tasks: MultiTask, batch):
-    features = forward(tasks.backbone, batch.x)
-    return {
-        f"{name}/{path}" if path else name: prediction
-        for name, head, own in _tasks(tasks, features, batch)
-        for path, prediction in predictions(head, own).items()
-    }
+    return joined({name: predictions(head, own) for name, head, own in _heads(tasks, batch)})
 
 
 @dispatch
@@ -110,17 +100,19 @@ def validate(tasks: MultiTask):
         raise ValueError("MultiTask.heads must have at least one system, got {}.")
     taken = [name for name in tasks.heads if name in ("x", "weight", "index")]
     if taken:
-        raise ValueError(f"MultiTask, heads: {taken[0]!r} names something else in the data; call that task otherwise.")
+        raise ValueError(
+            f"MultiTask.heads must not have the name {taken[0]!r}, which is reserved in the data; rename the task."
+        )
 
 
 @dispatch
 def validate(tasks: MultiTask, batch):
     if not isinstance(getattr(batch, "y", None), dict):
         raise TypeError(
-            f"MultiTask takes the targets of each head: a dict with {', '.join(['x', *tasks.heads])}; a {type(batch).__name__} "
-            "batch came."
+            f"data of a MultiTask must be a dict with x and the targets of its heads, {', '.join(['x', *tasks.heads])}; got a "
+            f"{type(batch).__name__} batch."
         )
     shape = output_shapes(evaluated, tasks.backbone, batch.x)
     features = np.broadcast_to(np.zeros((), shape.dtype), shape.shape)  # no memory for its rows
-    for _, head, own in _tasks(tasks, features, batch):
-        validate(head, own)
+    for name, head in tasks.heads.items():
+        validate(head, _head_batch(tasks, name, features, batch))

@@ -15,10 +15,8 @@ class Regressor(Supervised):
     """A model whose outputs are numbers, of the shape of the targets.
 
     Args:
-        model: what maps `batch.x` to numbers.
-        objective: what is to be made small.
-        metrics: a metric, or a tuple of them.
-        augment: an augmentation, or a tuple of them, which are applied in turn in the training step.
+        model: maps `batch.x` to numbers.
+        objective, metrics, augment: as in `Supervised`.
 
     >>> fm.Regressor(fm.models.Flatten())
     Regressor(model=Flatten(), objective=MSE(), metrics=(MeanAbsoluteError(),), augment=())

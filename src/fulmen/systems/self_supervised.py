@@ -1,4 +1,4 @@
-"""`SelfSupervised`, two views of each example that belong together, which is SimCLR; and `BYOL`."""
+"""`SelfSupervised`, representations from two views of each example (SimCLR); and `BYOL`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from fulmen.augmentations.augmentation import Augmentation
-from fulmen.compose.losses import augmented
+from fulmen.compose.part_defaults import augmented
 from fulmen.core.batch import Labeled, PartBatches, parts_of
 from fulmen.core.component import Component, System
 from fulmen.core.prediction import Prediction
@@ -21,15 +21,15 @@ __all__ = ["BYOL", "SelfSupervised"]
 
 
 class SelfSupervised(System):
-    """A model of representations that learns from two views of each example, each augmented anew.
+    """A model that learns representations from two views of each example, which are augmented independently.
 
-    The loss is the mean of both directions: what one view gives against what the other one is to be, by `embeddings`. With the
-    default objective it is SimCLR (Chen et al. 2020, arXiv:2002.05709). An evaluation draws views too. Outputs are the model's;
-    what SimCLR throws away afterwards, the projection, is the last part of the model.
+    The loss is the mean over both directions: the outputs of one view with those of the other view as targets, by `embeddings`.
+    With the default objective this is SimCLR (Chen et al. 2020, arXiv:2002.05709). Evaluations draw views too. The outputs are
+    those of the model; the projection, which SimCLR discards after training, is the last part of the model.
 
     Args:
         model: from x to an embedding, `(n, features)`, such as `Chain(encoder, projector)`.
-        objective: of two embeddings: `NTXent()`, `InfoNCE()`, or one's own, with the other view's as targets `y`.
+        objective: of two embeddings: `NTXent()`, `InfoNCE()`, or a custom one, with the other view's embedding as `y`.
         augment: an augmentation, by keyword, such as `fm.augmentations.Flip() >> fm.augmentations.ShiftCrop(4)`.
 
     >>> net = fm.models.Chain(fm.models.MLP(4, 16, 8), fm.models.Dense(8, 4))
@@ -45,9 +45,9 @@ class SelfSupervised(System):
 
 
 class BYOL(SelfSupervised):
-    """Bootstrap your own latent: from one view a predictor says what the average of the model makes of the other.
+    """Bootstrap your own latent: a predictor maps the embedding of one view to the averaged model's embedding of the other.
 
-    There are no negatives, and no gradient goes through the average. With `decay=0` it is SimSiam. Grill et al. 2020,
+    There are no negatives, and no gradient through the average. With `decay=0` it is SimSiam. Grill et al. 2020,
     arXiv:2006.07733.
 
     Args:

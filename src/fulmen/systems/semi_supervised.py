@@ -1,10 +1,11 @@
-"""`SemiSupervised`: labelled and unlabelled examples in one step."""
+"""`SemiSupervised`: labelled and unlabelled examples in one training step."""
 
 from __future__ import annotations
 
 import jax.numpy as jnp
 
-from fulmen.compose.losses import total_loss
+from fulmen.compose.example_means import total_loss
+from fulmen.compose.loss_entries import joined
 from fulmen.core.component import Component, Wrapper
 from fulmen.core.fields import hyper
 from fulmen.core.marks import keeps_rows, sums_losses
@@ -17,14 +18,12 @@ __all__ = ["SemiSupervised"]
 
 
 class SemiSupervised(Wrapper):
-    """A system that learns from both kinds at once: loss(labelled) + w · loss(unlabelled), by its methods for the batches' types.
-
-    On `Mixed` batches, that is; on all others it is the system. `MeanTeacher` and `VAT` have a loss for `Unlabeled` batches, and
-    so may a system of one's own: `def loss(system: Mine, batch: fm.Unlabeled)`.
+    """A system whose loss on `Mixed` batches is loss(labelled) + w · loss(unlabelled); on other batches it is the system.
 
     Args:
-        system: something that has a loss for both.
-        weight: w: a hyperparameter.
+        system: a system with a loss for `Labeled` and `Unlabeled` batches, such as `MeanTeacher` or `VAT`, or a custom one with a
+            method `loss(system: Mine, batch: fm.Unlabeled)`.
+        weight: w, a hyperparameter.
 
     >>> system = fm.systems.SemiSupervised(fm.defences.VAT(fm.Classifier(fm.models.MLP(4, 8, 3)), eps=0.5))
     >>> data = fm.data.Mixed((jnp.ones((6, 4)), jnp.arange(6) % 3), jnp.zeros((20, 4)))
@@ -38,9 +37,6 @@ class SemiSupervised(Wrapper):
 
     def __repr__(self) -> str:
         return briefly(self)
-
-
-# Other batches than `Mixed` go to the system.
 
 
 @dispatch
@@ -78,8 +74,7 @@ def metrics(semi: SemiSupervised, batch: Mixed):
 
 @dispatch
 def predictions(semi: SemiSupervised, batch: Mixed):
-    found = {name: predictions(semi.system, getattr(batch, name)) for name in ("labeled", "unlabeled")}
-    return {f"{name}/{path}" if path else name: p for name, some in found.items() for path, p in some.items()}
+    return joined({name: predictions(semi.system, getattr(batch, name)) for name in ("labeled", "unlabeled")})
 
 
 @dispatch

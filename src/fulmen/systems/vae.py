@@ -1,4 +1,4 @@
-"""`VAE`: an encoder to a distribution over codes, and a decoder back; and `sample`."""
+"""`VAE`: an encoder to a distribution over latent codes, and a decoder; and `sample` of a state."""
 
 from __future__ import annotations
 
@@ -25,17 +25,16 @@ __all__ = ["VAE"]
 class VAE(System):
     """A variational autoencoder: −ELBO = −E log p(x | z) + β KL(q(z | x) ‖ N(0, 1)), in nats for each example.
 
-    z is drawn anew in every call, mean + standard deviation · noise, so that gradients go through it, and each example by its
-    own key. An evaluation draws too; `forward` gives the outputs at the mean. Kingma and Welling 2014, arXiv:1312.6114; β by
-    Higgins et al. 2017, "beta-VAE".
+    z = mean + standard deviation · noise is drawn with a separate key for each example, in training and in evaluations;
+    `forward` returns the outputs at the mean. Kingma and Welling 2014, arXiv:1312.6114; β from Higgins et al. 2017, "beta-VAE".
 
     Args:
         encoder: from x to the mean and the logarithm of the variance of z: `(n, 2 · latent)`, or two arrays.
         decoder: from z, `(n, latent)`, to outputs of the shape of x.
-        reconstruction: −log p(x | z) as an objective that takes the mean over an example's numbers, as the library's do; here it
-            is their sum. `BinaryCrossEntropy()` is for x in [0, 1] and outputs that are logits, `0.5 * MSE()` for a normal
-            distribution of variance 1.
-        beta: β.
+        reconstruction: −log p(x | z), as an objective that is the mean over the numbers of an example; the VAE uses their sum.
+            `BinaryCrossEntropy()` is for x in [0, 1] with logits as outputs, `0.5 * MSE()` for a normal distribution with
+            variance 1.
+        beta: β, the weight of the KL term.
 
     >>> vae = fm.VAE(fm.models.MLP(64, 32, 2 * 2), fm.models.MLP(2, 32, 64))
     >>> state = fm.setup(vae, jnp.ones((6, 64)), optimizer=optax.adam, lr=1e-3)
@@ -52,7 +51,7 @@ class VAE(System):
 
     @property
     def per_example(self) -> bool:
-        """As far as its objective says so."""
+        """Whether the reconstruction is per example."""
         return self.reconstruction.per_example
 
 
@@ -74,14 +73,14 @@ def losses(vae: VAE, batch):
 
 
 def _posterior(vae: VAE, x: Any) -> tuple[jax.Array, jax.Array]:
-    """Mean and logarithm of the variance of z."""
+    """The mean and the logarithm of the variance of z."""
     found: Any = forward(vae.encoder, x)
     if isinstance(found, tuple) and len(found) == 2:
         return found[0], found[1]
     shape = getattr(found, "shape", ())
     if len(shape) < 2 or shape[-1] % 2:
         raise ValueError(
-            "VAE, encoder: means and logarithms of variances, (n, 2 · latent), or two arrays, were expected, and it gave "
+            "VAE.encoder must return the means and the logarithms of the variances, as (n, 2 · latent) or as two arrays, got "
             f"{short(found)}."
         )
     moments = jnp.split(jnp.asarray(found), 2, axis=-1)

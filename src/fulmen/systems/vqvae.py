@@ -1,4 +1,4 @@
-"""`VQVAE`: an autoencoder whose codes are whole numbers."""
+"""`VQVAE`: an autoencoder with discrete codes."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ __all__ = ["VQVAE", "CodeUsage"]
 
 
 class CodeUsage(Mergeable):
-    """How many codes are in use: the exponential of their entropy, from 1 to the number of codes.
+    """The effective number of codes in use: the exponential of their entropy, from 1 to the number of codes.
 
     Args:
-        counts: `(codes,)`, how often each was chosen.
+        counts: `(codes,)`, how often each code was used.
 
     >>> float(fm.systems.CodeUsage(jnp.array([5.0, 5.0, 0.0])).compute().round(3))
     2.0
@@ -39,17 +39,17 @@ class CodeUsage(Mergeable):
 
 
 class VQVAE(System):
-    """A vector-quantized autoencoder: loss = reconstruction + β ‖z − e‖², with e the codebook's nearest vectors to z, held fixed.
+    """A vector-quantized autoencoder: reconstruction + β ‖z − e‖², where e is the nearest codebook vector to z, without gradient.
 
-    The codebook learns as a running mean, in the quantizer. The metric `codes` is how many codes are in use. Van den Oord,
-    Vinyals and Kavukcuoglu 2017, arXiv:1711.00937.
+    The quantizer updates the codebook as a running mean. The metric `codes` is the effective number of codes in use. Van den
+    Oord, Vinyals and Kavukcuoglu 2017, arXiv:1711.00937.
 
     Args:
         encoder: from x to z, `(n, …, features)`.
         quantizer: a `fm.models.Quantizer`.
-        decoder: from the codes' vectors to outputs of the shape of x.
+        decoder: from the codes' vectors, of the shape of z, to outputs of the shape of x.
         reconstruction: an objective.
-        commitment: β, how much z is held to its code.
+        commitment: β, the weight of the distance between z and its code.
 
     >>> vqvae = fm.systems.VQVAE(fm.models.MLP(64, 8), fm.models.Quantizer(32, 8), fm.models.MLP(8, 64))
     >>> state = fm.setup(vqvae, jnp.ones((6, 64)), optimizer=optax.adam, lr=1e-3)
@@ -66,7 +66,7 @@ class VQVAE(System):
 
     @property
     def per_example(self) -> bool:
-        """As far as its objective says so."""
+        """Whether the reconstruction is per example."""
         return self.reconstruction.per_example
 
 

@@ -1,4 +1,4 @@
-"""`Weighted`: how much the entries of a system's loss count, by hand or learned."""
+"""`Weighted`: fixed or learned weights for the entries of a system's loss."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from fulmen.compose.loss_entries import added
 from fulmen.core.component import Model, System, Wrapper
 from fulmen.core.fields import static
 from fulmen.core.marks import sums_losses
@@ -22,16 +23,16 @@ __all__ = ["Uncertainty", "Weighted"]
 
 
 class Weighted(Wrapper):
-    """A system whose loss weighs its entries: Σ w_i L_i, where L_i is what the system's own `reduce_losses` makes of the entry.
+    """A system whose loss is the weighted sum of its entries: Σ w_i L_i, where `reduce_losses` of the system makes L_i.
 
-    All else is the system's; its entries are logged as they are, unweighed.
+    The logged entries are not weighted.
 
     Args:
         system: a system.
-        weights: from the entries' names to numbers, which are hyperparameters; what it leaves out counts 1. Or a model of
+        weights: from entry names to numbers, which are hyperparameters; the weight of other entries is 1. Or a model of
             weights, such as `Uncertainty("digit", "size")`.
 
-    **Extending.** `weigh(weights: Mine, losses)` is for a model of weights of one's own.
+    **Extending.** Write `weigh(weights: Mine, losses)` for a custom model of weights.
 
     >>> data = dict(x=jnp.ones((6, 4)), digit=jnp.arange(6) % 3, size=jnp.ones((6, 1)))
     >>> heads = dict(digit=fm.Classifier(fm.models.Dense(8, 3)), size=fm.Regressor(fm.models.Dense(8, 1)))
@@ -40,7 +41,7 @@ class Weighted(Wrapper):
     ...     state = fm.setup(fm.Weighted(tasks, weights), data, optimizer=optax.adam, lr=1e-3)
     """
 
-    per_example: ClassVar[bool] = False  # its entries are unweighed, and so do not add up to the loss
+    per_example: ClassVar[bool] = False  # the entries are not weighted, so they do not add up to the loss
 
     system: System
     weights: dict[str, ArrayLike] | Model
@@ -50,13 +51,14 @@ class Weighted(Wrapper):
 
 
 class Uncertainty(Model):
-    """Weights by the uncertainty that is learned of each task: Σ exp(−s_i) L_i + s_i / 2, with s_i the logarithm of a variance.
+    """Weights from the learned uncertainty of each task: Σ exp(−s_i) L_i + s_i / 2, where s_i is the logarithm of a variance.
 
-    L_i are negative log likelihoods at variance 1: cross-entropies, and half of squared errors. Kendall, Gal and Cipolla 2018,
+    L_i are negative log likelihoods at variance 1: cross-entropies, or half of squared errors. Kendall, Gal and Cipolla 2018,
     arXiv:1705.07115.
 
     Args:
-        *tasks: the names of the entries of `losses`, all of them.
+        *tasks: the names of all entries of `losses`.
+        log_variances: `(tasks,)`, s; made by `init`.
 
     >>> weights = fm.init(fm.systems.Uncertainty("digit", "size"), jax.random.key(0))
     >>> float(fm.systems.weigh(weights, dict(digit=jnp.float32(2.0), size=jnp.float32(3.0))))
@@ -72,28 +74,24 @@ class Uncertainty(Model):
 
 @dispatch
 def weigh(weights: dict, losses):
-    _require_known("Weighted, weights", weights, losses)
-    terms = [jnp.asarray(weights.get(name, 1.0)).astype(value.dtype) * value for name, value in losses.items()]
-    return _sum(terms)
+    _require_known("Weighted.weights", weights, losses)
+    return added([jnp.asarray(weights.get(name, 1.0)).astype(value.dtype) * value for name, value in losses.items()])
 
 
 @dispatch
 def weigh(weights: Uncertainty, losses):
-    _require_known("Uncertainty", weights.tasks, losses)
+    _require_known("Uncertainty.tasks", weights.tasks, losses)
     if weights.log_variances is None:
-        raise ValueError("this Uncertainty has no log_variances yet: it is a description. Draw it, fm.init(weights, key).")
+        raise ValueError("Uncertainty.log_variances is not initialised; write fm.init(weights, key).")
     missing = [name for name in losses if name not in weights.tasks]
     if missing:
-        raise ValueError(f"Uncertainty: the loss has an entry {missing[0]!r} too; name all of them, {', '.join(losses)}.")
+        raise ValueError(
+            f"Uncertainty.tasks must name every entry of the loss, {', '.join(losses)}; {missing[0]!r} is missing."
+        )
     terms = []
     for name, s in zip(weights.tasks, weights.log_variances, strict=True):
         terms += [jnp.exp(-s).astype(losses[name].dtype) * losses[name], s / 2]
-    return _sum(terms)
-
-
-def _sum(terms: list[jax.Array]) -> jax.Array:
-    with jax.numpy_dtype_promotion("standard"):  # parts may compute in different precisions
-        return sum(terms[1:], terms[0])
+    return added(terms)
 
 
 def _require_known(who: str, names: Any, losses: dict[str, Any]) -> None:
@@ -101,7 +99,7 @@ def _require_known(who: str, names: Any, losses: dict[str, Any]) -> None:
         if name not in losses:
             near = difflib.get_close_matches(name, losses, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"its entries are: {', '.join(losses)}."
-            raise ValueError(f"{who}: the loss has no entry {name!r}; {hint}")
+            raise ValueError(f"{who} has {name!r}, but the loss has no entry {name!r}; {hint}")
 
 
 @dispatch
@@ -128,6 +126,6 @@ def validate(weighted: Weighted):
     for name, weight in weighted.weights.items():
         seen = concrete(weight)
         if seen is None and not hasattr(weight, "dtype"):
-            raise TypeError(f"Weighted, weights: a number was expected for {name!r}, and {short(weight)} came.")
+            raise TypeError(f"Weighted.weights[{name!r}] must be a number, got {short(weight)}.")
         if seen is not None and not np.isfinite(seen).all():
-            raise ValueError(f"Weighted, weights: a finite number was expected for {name!r}, and {number(weight)} came.")
+            raise ValueError(f"Weighted.weights[{name!r}] must be a finite number, got {number(weight)}.")

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 import fulmen as fm
-from fulmen.compose.losses import per_example, total_loss
+from fulmen.compose.example_means import per_example, total_loss
 from fulmen.core.batch import Batch
 from fulmen.core.component import Component, Model
 from fulmen.core.leaves import BUFFER, PARAMETER, drawn, leaves

@@ -1,4 +1,4 @@
-"""Logs that add up on the device, and are read late."""
+"""Logs that are summed on the device and read later."""
 
 from __future__ import annotations
 
@@ -9,73 +9,75 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["Ledger"]
+__all__ = ["Ledger", "plain"]
 
 
 class Ledger:
-    """How the mergeable values of a step lie in one float vector, and their sums on the host.
+    """The layout of a step's mergeable values in one float vector, and their sums on the host.
 
-    The vector grows on the device and is handed over now and then, to be read when the device has long been done with it;
-    the host adds up in float64. So no step waits, and no epoch is too long for float32.
+    The device adds up the logs of some steps in one vector, which the host reads when the device has long computed it and adds up
+    in float64. So no step waits, and a long epoch loses no precision.
 
     Args:
-        logs: from names to mergeable values, arrays or their shapes.
+        logs: mergeable values by name, with arrays or their shapes.
     """
 
     def __init__(self, logs: dict[str, Any]) -> None:
-        # What is not a sum lies at the end.
-        order = sorted(logs, key=lambda name: logs[name].newest)
-        self.names, shapes = list(logs), {name: logs[name] for name in order}
-        self.order = order
-        leaves, self.structure = jax.tree.flatten([shapes[name] for name in order])
+        self.names = list(logs)
+        self.order = sorted(logs, key=lambda name: logs[name].newest)  # values that are not summed are at the end
+        leaves, self.structure = jax.tree.flatten([logs[name] for name in self.order])
         self.shapes = [leaf.shape for leaf in leaves]
         self.sizes = [math.prod(shape) for shape in self.shapes]
-        self.latest = sum(math.prod(leaf.shape) for v in logs.values() if v.newest for leaf in jax.tree.leaves(v))
         self.size = sum(self.sizes)
+        newest = jax.tree.leaves([v for v in logs.values() if v.newest])
+        self.summed = self.size - sum(math.prod(leaf.shape) for leaf in newest)
         self.dtype = np.result_type(np.float32, *(leaf.dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)))
-        self.waiting: list[Any] = []
+        self.unread: list[Any] = []
         self.clear()
 
     def clear(self) -> None:
-        """Begin anew, as for the next epoch."""
-        self.waiting.clear()
+        """Start from zero, as for the next epoch."""
+        self.unread.clear()
         self.total = self.newest = np.zeros(self.size)
 
     def zeros(self) -> np.ndarray:
-        """A vector to begin with."""
+        """The vector before the first step, `(size,)`."""
         return np.zeros(self.size, self.dtype)
 
     def add(self, vector: jax.Array, logs: dict[str, Any]) -> jax.Array:
-        """The vector with a step's logs in it; runs in the compiled step."""
+        """The vector with a step's logs added; for the compiled step."""
         leaves = jax.tree.leaves([logs[name] for name in self.order])
-        flat = jnp.concatenate([jnp.ravel(leaf).astype(self.dtype) for leaf in leaves])
-        sums = self.size - self.latest
-        return jnp.concatenate([vector[:sums] + flat[:sums], flat[sums:]]) if self.latest else vector + flat
+        return self._sum(jnp, vector, jnp.concatenate([jnp.ravel(leaf).astype(self.dtype) for leaf in leaves]))
 
-    def hand_over(self, vector: Any) -> None:
-        """Take a vector that the device may not be done with yet."""
-        self.waiting.append(vector)
+    def _sum(self, xp: Any, total: Any, added: Any) -> Any:
+        if self.summed == self.size:
+            return total + added
+        return xp.concatenate([total[: self.summed] + added[: self.summed], added[self.summed :]])
+
+    def append(self, vector: Any) -> None:
+        """Take a vector, which the device may still be computing."""
+        self.unread.append(vector)
 
     def read(self, keep: int = 0) -> dict[str, Any]:
-        """The figures so far, leaving the newest `keep` vectors unread."""
-        while len(self.waiting) > keep:
-            self.newest = np.asarray(self.waiting.pop(0), np.float64)
-            sums = self.size - self.latest
-            self.total = np.concatenate([self.total[:sums] + self.newest[:sums], self.newest[sums:]])
-        return self._figures(self.total)
+        """The metrics so far by name, without the newest `keep` vectors."""
+        while len(self.unread) > keep:
+            self.newest = np.asarray(self.unread.pop(0), np.float64)
+            self.total = self._sum(np, self.total, self.newest)
+        return self._metrics(self.total)
 
     def read_newest(self) -> dict[str, Any]:
-        """The figures of the newest vector alone; all are read."""
+        """The metrics of the newest vector alone."""
         self.read()
-        return self._figures(self.newest)
+        return self._metrics(self.newest)
 
-    def _figures(self, vector: np.ndarray) -> dict[str, Any]:
+    def _metrics(self, vector: np.ndarray) -> dict[str, Any]:
         parts = np.split(vector, np.cumsum(self.sizes)[:-1])
         leaves = [part.reshape(shape) for part, shape in zip(parts, self.shapes, strict=True)]
-        figures = dict(zip(self.order, self.structure.unflatten(leaves), strict=True))
+        values = dict(zip(self.order, self.structure.unflatten(leaves), strict=True))
         with np.errstate(invalid="ignore", divide="ignore"):
-            return {key: _plain(v) for name in self.names for key, v in figures[name].figures(name).items()}
+            return {key: plain(v) for name in self.names for key, v in values[name].figures(name).items()}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A single number as a Python float, anything else as a NumPy array."""
     return float(value) if np.ndim(value) == 0 else np.asarray(value)

@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from fulmen.compose.losses import per_example
+from fulmen.compose.example_means import per_example
 from fulmen.compose.supervised import check_inputs
-from fulmen.compose.vectorized import attacked, check_attack, members_of, over_members
+from fulmen.compose.vectorized import attacked_batch, check_attack, members_of, over_members
 from fulmen.core.component import Component, fold_name, unbind
 from fulmen.core.leaves import require_arrays, require_concrete
 from fulmen.core.marks import keeps_rows
@@ -66,7 +66,7 @@ def checked_source(component: Any, data: Any, what: str = "data") -> Source:
 def _checked(component: Any, data: Any, attack: Any) -> Source:
     source = checked_source(component, data)
     if attack is not None and source.in_memory:
-        check_attack(component, component, attack, as_batch(component, source.data))
+        check_attack(component, attack, as_batch(component, source.data))
     return source
 
 
@@ -118,8 +118,8 @@ def evaluate_source(
         clean.append(_measure(structure, leaves, batch, mode))
         if attack is not None:
             if not source.in_memory and not start:
-                check_attack(component, component, attack, batch)
-            perturbed = attacked(component, component, attack, batch, attack_key)
+                check_attack(component, attack, batch)
+            perturbed = attacked_batch(component, attack, batch, attack_key)
             robust.append(_measure(structure, leaves, perturbed, mode))
     return {**_totals(clean), **{f"robust/{name}": value for name, value in _totals(robust).items()}}
 
@@ -162,7 +162,7 @@ def _totals(batches: list[dict[str, Any]]) -> dict[str, Any]:
     ledger = Ledger(batches[0])
     for logs in batches:
         leaves = jax.tree.leaves([logs[name] for name in ledger.order])
-        ledger.hand_over(np.concatenate([np.ravel(np.asarray(v, np.float64)) for v in leaves]))
+        ledger.append(np.concatenate([np.ravel(np.asarray(v, np.float64)) for v in leaves]))
     return ledger.read()
 
 

@@ -1,4 +1,4 @@
-"""What happens in a run, as types, for callbacks: `on(event, callback, run)`."""
+"""The events of a run, as types, for callbacks: `on(event, callback, run)`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fulmen.core.verbs import on
 from fulmen.train.history import History
 
 Logs: TypeAlias = dict[str, Any]
-"""Figures by name: numbers, and arrays where a metric has several."""
+"""Metrics by name: numbers, and arrays for metrics of several numbers."""
 
 __all__ = [
     "EpochEnd",
@@ -32,7 +32,7 @@ __all__ = [
 
 
 class Event:
-    """Something that happened in a run."""
+    """An event of a run."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
@@ -47,27 +47,27 @@ class EpochStart(Event):
 
 
 class StepEnd(Event):
-    """After a step; `run.logs` are that step's. If somebody overloads it, every step's values are read."""
+    """After a step; `run.logs` are the logs of that step. A method for it makes the run read every step's logs."""
 
 
 class LogsRead(Event):
-    """The figures so far in the epoch were read from the device, about ten times a second; they are in `run.logs`."""
+    """The logs of the epoch so far were read from the device, about ten times a second; they are in `run.logs`."""
 
 
 class EpochEnd(Event):
-    """After the last step of an epoch; `run.logs` are the epoch's."""
+    """After the last step of an epoch; `run.logs` are the logs of the epoch."""
 
 
 class ValidationEnd(Event):
-    """After an evaluation on the validation data; `run.logs` has its figures too."""
+    """After an evaluation on the validation data, whose metrics are in `run.logs` too."""
 
 
 class FitEnd(Event):
-    """After the run, however it ended."""
+    """After the run, also after an error."""
 
 
 class Interrupted(Event):
-    """Ctrl-C was pressed; the run ends with the state so far."""
+    """Ctrl-C was pressed; the run ends with the current state."""
 
 
 @dataclasses.dataclass
@@ -75,15 +75,15 @@ class Run:
     """A run as callbacks see it.
 
     Attributes:
-        plan: what is known of it ahead.
+        plan: the state's plan.
         history: the epochs so far.
-        epoch: the epoch's number, from 0.
-        step: how many steps the state has had.
-        steps: how many steps this run will have; None where the data has no length.
-        done: how many of them are done.
-        logs: the newest figures, as floats.
-        seconds: how long the run has taken.
-        speed: steps per second, lately.
+        epoch: the number of the epoch, from 0.
+        step: the number of steps that the state has had.
+        steps: the number of steps of this run; None for data without a length.
+        done: the number of steps of this run that are done.
+        logs: the newest logs, as floats and NumPy arrays.
+        seconds: the duration of the run so far.
+        speed: recent steps per second.
     """
 
     plan: Plan
@@ -100,11 +100,11 @@ class Run:
 
     @property
     def state(self) -> State:
-        """The state now: a copy, since the run goes on in the same memory."""
+        """The current state, copied: the run reuses its memory."""
         return jax.tree.map(jnp.copy, self._state())
 
     def left(self) -> int | None:
-        """How many steps are to come, or None where that is not known."""
+        """The number of remaining steps, or None if it is unknown."""
         return None if self.steps is None else self.steps - self.done
 
     def stop(self) -> None:
@@ -112,30 +112,31 @@ class Run:
         self.stopping = True
 
 
-def _nothing(event: object, callback, run):
+def _ignore(event: object, callback, run):
     return None
 
 
-on.dispatch(_nothing)
-
-
-def require_listeners(callbacks: Any, run: Run) -> None:
-    """Raise for a callback that no event would ever reach."""
-    for callback in callbacks:
-        name = callback.__name__ if isinstance(callback, type) else type(callback).__name__
-        if isinstance(callback, type):
-            raise TypeError(f"callbacks: an object was expected, and the class {name} came: make one, {name}(…).")
-        if not any(on.method(event(), callback, run).function is not _nothing for event in _every(Event)):
-            raise TypeError(
-                f"callbacks: {name} has no method of `on`, so nothing would call it. Write\n\n    @dispatch\n"
-                f"    def on(event: fm.EpochEnd, callback: {name}, run): …\n"
-            )
-
-
-def _every(kind: type) -> list[type]:
-    return [k for below in kind.__subclasses__() for k in (below, *_every(below))]
+on.dispatch(_ignore)
 
 
 def listeners(event: Event, callbacks: Any, run: Run) -> list[Any]:
     """The callbacks that have a method for an event."""
-    return [c for c in callbacks if on.method(event, c, run).function is not _nothing]
+    return [c for c in callbacks if on.method(event, c, run).function is not _ignore]
+
+
+def require_listeners(callbacks: Any, run: Run) -> None:
+    """Raise on a callback that has no method for any event."""
+    for callback in callbacks:
+        if isinstance(callback, type):
+            name = callback.__name__
+            raise TypeError(f"callbacks must be instances, got the class {name}; write {name}(…).")
+        if not any(listeners(event(), [callback], run) for event in _subclasses(Event)):
+            name = type(callback).__name__
+            raise TypeError(
+                f"callbacks: {name} has no method of `on`, so it would never be called. Write\n\n    @dispatch\n"
+                f"    def on(event: fm.EpochEnd, callback: {name}, run): …\n"
+            )
+
+
+def _subclasses(kind: type) -> list[type]:
+    return [k for below in kind.__subclasses__() for k in (below, *_subclasses(below))]

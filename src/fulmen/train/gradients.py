@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fulmen.compose.losses import total_loss
+from fulmen.compose.example_means import total_loss
 from fulmen.compose.supervised import with_outputs
 from fulmen.compose.vectorized import members_of, over_states
 from fulmen.core.component import Buffer

@@ -1,4 +1,4 @@
-"""The record of a run: a dict of arrays."""
+"""`History`: the logs of a run, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from fulmen.core.verbs import show
 __all__ = ["History", "highest_is_best"]
 
 
-_SMALLER = ("loss", "error", "rmse", "mae", "perplexity")
-_LARGER = ("accuracy", "precision", "recall", "f1", "r2", "top_")
+_LOWER_IS_BETTER = ("loss", "error", "rmse", "mae", "perplexity")
+_HIGHER_IS_BETTER = ("accuracy", "precision", "recall", "f1", "r2", "top_")
 
 
 class History(dict[str, np.ndarray]):
@@ -23,18 +23,18 @@ class History(dict[str, np.ndarray]):
     `fm.plot(history)` draws it.
 
     Attributes:
-        opposed: whether a game was in the run, whose players have opposed losses, so that none of its losses has a best epoch.
+        opposed: whether the run trained a game: its players have opposed losses, so no epoch has the best loss.
     """
 
     opposed: bool = False
 
-    def append(self, figures: Mapping[str, Any]) -> None:
-        """Add an epoch; a name that is not always there is NaN where it is not."""
+    def append(self, logs: Mapping[str, Any]) -> None:
+        """Add an epoch; a name is NaN in epochs that do not have it."""
         done = max((len(v) for v in self.values()), default=0)
-        for name in [*self, *figures]:
-            shape = np.shape(figures[name]) if name in figures else self[name].shape[1:]
+        for name in [*self, *logs]:
+            shape = np.shape(logs[name]) if name in logs else self[name].shape[1:]
             column = self.get(name, np.full((done, *shape), np.nan))[:done]
-            self[name] = np.concatenate([column, np.asarray(figures.get(name, np.full(shape, np.nan)))[None]])
+            self[name] = np.concatenate([column, np.asarray(logs.get(name, np.full(shape, np.nan)))[None]])
 
     def __missing__(self, name: str) -> Any:
         near = difflib.get_close_matches(name, self, n=1) if isinstance(name, str) else []
@@ -51,13 +51,13 @@ class History(dict[str, np.ndarray]):
 
 
 def highest_is_best(name: str) -> bool | None:
-    """True, False, or None where the name does not say.
+    """Whether the highest value of a metric is the best one, by its name; None if the name does not tell.
 
     >>> from fulmen.train.history import highest_is_best
     >>> highest_is_best("validation/accuracy"), highest_is_best("loss"), highest_is_best("norm")
     (True, False, None)
     """
     name = name.lower()
-    if any(word in name for word in _SMALLER):
+    if any(word in name for word in _LOWER_IS_BETTER):
         return False
-    return True if any(word in name for word in _LARGER) else None
+    return True if any(word in name for word in _HIGHER_IS_BETTER) else None

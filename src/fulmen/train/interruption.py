@@ -1,4 +1,4 @@
-"""Ctrl-C during a run: a flag that is read where it is safe to stop."""
+"""Ctrl-C during a run: a flag that is read between steps."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Interruption:
     A second Ctrl-C raises KeyboardInterrupt.
 
     Args:
-        answer: what is printed after the first Ctrl-C, where steps are long.
-        starting: whether nothing is lost by a KeyboardInterrupt yet. A run sets it to False after its first step.
+        answer: text to print after the first Ctrl-C, for work with long steps.
+        starting: whether a KeyboardInterrupt would lose nothing yet. A run sets it to False after its first step.
     """
 
     def __init__(self, answer: str = "", starting: bool = False) -> None:
@@ -45,7 +45,7 @@ class Interruption:
 
 @contextlib.contextmanager
 def interruptible(answer: str = "", *, starting: bool = False) -> Iterator[Interruption]:
-    """Handle Ctrl-C by an `Interruption`: the one that already does, or a new one. Other threads get no signals."""
+    """Handle Ctrl-C by an `Interruption`: the current handler if it is one, or a new one. Other threads get no signals."""
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread():
         yield Interruption(answer)
@@ -62,7 +62,7 @@ def interruptible(answer: str = "", *, starting: bool = False) -> Iterator[Inter
 
 
 def stop_if_interrupted() -> None:
-    """Raise KeyboardInterrupt if Ctrl-C was pressed and the run that is being set up has done no step."""
+    """Raise KeyboardInterrupt if Ctrl-C was pressed in the setup of a run, before its first step."""
     handler = signal.getsignal(signal.SIGINT)
     if isinstance(handler, Interruption) and threading.current_thread() is threading.main_thread():
         handler.stop_if_starting()

@@ -1,4 +1,4 @@
-"""The members of a population: each one's state, and the best one's."""
+"""`members` of a population as single states, and the `best` one."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["best", "members"]
 
 
 def members(of: State | Component) -> Sequence[Any]:
-    """A population's members, each as what it is by itself: of a state, states that go on training; of a component, components.
+    """The members of a population: of a state, single states that can be trained further; of a component, components.
 
     Args:
-        of: a state or a component with a `Population` in it; a wrapper that it stands in is around each member then.
+        of: a state or a component with a `Population` in it; wrappers around the population are then around each member.
 
     Raises:
         TypeError: if there is no population.
@@ -31,8 +31,9 @@ def members(of: State | Component) -> Sequence[Any]:
     system = of.system if isinstance(of, State) else of
     found = members_of(system, of)
     if not found:
-        name = type(system).__name__
-        raise TypeError(f"a population, or a state of one, was expected, and {name} came: fm.Population(system, n).")
+        raise TypeError(
+            f"members: a population or its state must be given, got {type(system).__name__}; write fm.Population(system, n)."
+        )
     return found
 
 
@@ -41,46 +42,46 @@ def best(state: State, figures: Any = None, *, by: Any, highest: bool | None = N
 
     Args:
         state: the population's.
-        figures: what `by` is a name in: a history, whose last epoch counts, or what `evaluate` gave.
-        by: the name of a figure, such as `"validation/accuracy"`; or a number for each member, `(n,)`.
-        highest: whether the highest figure is the best. None goes by the name: losses and errors are better if they are
-            lower, accuracies and their like if they are higher.
+        figures: a history, of which the last epoch is used, or the dict that `evaluate` returned.
+        by: the name of a metric in it, such as `"validation/accuracy"`; or a number for each member, `(n,)`.
+        highest: whether the highest value is the best. None decides by the name: lower losses and errors, and higher
+            accuracies and similar metrics, are better.
 
     Raises:
-        KeyError: if there is no figure of that name for each member.
-        ValueError: if the name does not say whether higher is better and `highest` does not either; if there is not one number
-            for each member, or none that is finite.
+        KeyError: if there is no metric of that name for each member.
+        ValueError: if neither the name nor `highest` tells whether higher is better; if there is not one number for each
+            member, or no finite one.
 
     >>> population = fm.Population(fm.Classifier(fm.models.Dense(4, 3)), 2)
     >>> state = fm.setup(population, (jnp.ones((6, 4)), jnp.zeros(6, int)), optimizer=optax.sgd, lr=[0.0, 1.0])
     >>> fm.best(state, {"loss/members": jnp.array([0.3, 0.2])}, by="loss").optimizer.lr
     Array(1., dtype=float32, weak_type=True)
     """
-    found = members(state)
+    found, values = members(state), by
     if isinstance(by, str):
-        if not isinstance(figures, Mapping):
-            raise TypeError(
-                f"best: figures with {by!r} in them were expected, the history or what `evaluate` gave: fm.best(state, history, "
-                f"by={by!r}). By numbers of your own: by=[…], one for each member."
-            )
-        name = f"{by}/members"
-        if name not in figures:
-            known = ", ".join(k.removesuffix("/members") for k in figures if k.endswith("/members"))
-            raise KeyError(f"best: no figure {by!r} of each member; there are: {known or 'none'}")
-        values = np.asarray(figures[name])
-        # An epoch's figures lie behind each other in a history.
-        values = values[-1] if isinstance(figures, History) else values
+        values = _of_members(figures, by)
         highest = highest_is_best(by) if highest is None else highest
-    else:
-        values = np.asarray(by)
+    values = np.asarray(values)
     if highest is None:
-        raise ValueError(
-            f"best: it is not known whether a higher {by if isinstance(by, str) else 'figure'} is better; say it: highest=True or "
-            "highest=False."
-        )
+        name = by if isinstance(by, str) else "value"
+        raise ValueError(f"best: whether a higher {name} is better is unknown; write highest=True or highest=False.")
     if values.shape != (len(found),):
-        raise ValueError(f"best: one number for each of the {len(found)} members was expected, and {values.shape} came.")
+        raise ValueError(f"best: `by` must be one number for each of the {len(found)} members, got shape {values.shape}.")
     values = np.where(np.isfinite(values), values if highest else -values, -np.inf)
     if not np.isfinite(values).any():
-        raise ValueError("best: no member has a finite figure.")
+        raise ValueError("best: no member has a finite value.")
     return found[int(values.argmax())]
+
+
+def _of_members(metrics: Any, name: str) -> Any:
+    """A metric's value for each member, `(n,)`."""
+    if not isinstance(metrics, Mapping):
+        raise TypeError(
+            f"best: `figures` must be a history or a dict from `evaluate`, got {type(metrics).__name__}; write fm.best(state, "
+            f"history, by={name!r}), or give one number for each member: by=[…]."
+        )
+    if f"{name}/members" not in metrics:
+        known = ", ".join(k.removesuffix("/members") for k in metrics if k.endswith("/members"))
+        raise KeyError(f"best: no metric {name!r} for each member; there are: {known or 'none'}")
+    values = metrics[f"{name}/members"]
+    return values[-1] if isinstance(metrics, History) else values  # a history has one row per epoch

@@ -1,4 +1,4 @@
-"""What `fit` shows while it runs: a bar in a terminal or a notebook, plain lines elsewhere."""
+"""The progress that `fit` shows: a bar in a terminal or a notebook, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from fulmen.core.verbs import on
 from fulmen.dispatching.registry import dispatch
 from fulmen.train.events import EpochEnd, FitEnd, FitStart, LogsRead, ValidationEnd
 
-_SHOWN = 0.25  # seconds between two drawings of a bar, each of which takes about a millisecond from the steps
+_REDRAW = 0.25  # seconds between two drawings of a bar; each delays the steps by about a millisecond
 
 __all__ = ["PlainProgress", "ProgressBar", "progress_callbacks"]
 
 
 def progress_callbacks(progress: Any) -> list[Any]:
-    """The callbacks that `progress=` stands for: True, False, or a callback of one's own."""
+    """The callbacks for `progress=`: True, False, or a custom callback."""
     if progress is False or progress is None:
         return []
     if progress is not True:
@@ -33,16 +33,16 @@ def _in_notebook() -> bool:
     return shell is not None and "IPKernelApp" in getattr(shell, "config", {})
 
 
-def line(figures: Mapping[str, Any]) -> str:
-    """The figures in one line: the loss without its entries, the metrics, the learning rate; of a population with `± std`."""
-    shown = {k: v for k, v in figures.items() if "loss/" not in k and isinstance(v, float) and not k.endswith("/std")}
+def line(logs: Mapping[str, Any]) -> str:
+    """Logs in one line: the metrics, the loss without its entries, the learning rate; of a population with `± std`."""
+    shown = {k: v for k, v in logs.items() if "loss/" not in k and isinstance(v, float) and not k.endswith("/std")}
     last = sorted(shown, key=lambda name: (not name.endswith("loss"), name.startswith("lr")))
-    spread = {name: figures.get(f"{name}/std") for name in last}
+    spread = {name: logs.get(f"{name}/std") for name in last}
     return "  ".join(f"{name} {shown[name]:.4g}{f' ± {spread[name]:.2g}' if spread[name] else ''}" for name in last)
 
 
-def _shown(run: Any) -> str:
-    """The newest figures and the speed, where it could be measured: not over a single step, which was compiled."""
+def _text(run: Any) -> str:
+    """The newest logs and the speed. A single step, which was compiled, has no speed."""
     return f"{line(run.logs)}{f'  {run.speed:.0f} steps/s' * (run.speed > 0)}"
 
 
@@ -52,7 +52,7 @@ class PlainProgress:
 
 @dispatch
 def on(event: EpochEnd, progress: PlainProgress, run):
-    print(f"epoch {run.epoch + 1}  {_shown(run)}", flush=True)
+    print(f"epoch {run.epoch + 1}  {_text(run)}", flush=True)
 
 
 @dispatch
@@ -61,13 +61,13 @@ def on(event: ValidationEnd, progress: PlainProgress, run):
 
 
 class _Bar:
-    """A bar that is drawn no more often than the eye can follow."""
+    """A bar that is drawn a few times a second."""
 
-    shown = 0.0
+    drawn = 0.0
 
     def show(self, run: Any) -> None:
-        if run.left() == 0 or time.perf_counter() - self.shown >= _SHOWN:
-            self.shown = time.perf_counter()
+        if run.left() == 0 or time.perf_counter() - self.drawn >= _REDRAW:
+            self.drawn = time.perf_counter()
             self.draw(run)
 
     def draw(self, run: Any) -> None:
@@ -85,14 +85,14 @@ def on(event: FitEnd, progress: _Bar, run):
 
 
 class ProgressBar(_Bar):
-    """A bar with the figures, in a terminal (by rich)."""
+    """A bar with the logs, in a terminal (by rich)."""
 
     def __init__(self) -> None:
         self.bar: Any = None
         self.task: Any = None
 
     def draw(self, run: Any) -> None:
-        self.bar.update(self.task, completed=run.done, description=f"epoch {run.epoch + 1}", figures=_shown(run))
+        self.bar.update(self.task, completed=run.done, description=f"epoch {run.epoch + 1}", logs=_text(run))
         self.bar.refresh()
 
 
@@ -101,10 +101,10 @@ def on(event: FitStart, progress: ProgressBar, run):
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
-    # The loop calls when there is something new: a thread of rich's own would take time from the steps.
-    progress.bar = Progress(*columns, TextColumn("{task.fields[figures]}"), auto_refresh=False)
+    # Drawn by the loop: rich's own thread would take time from the steps.
+    progress.bar = Progress(*columns, TextColumn("{task.fields[logs]}"), auto_refresh=False)
     progress.bar.start()
-    progress.task = progress.bar.add_task("", total=run.steps, figures="compiling")
+    progress.task = progress.bar.add_task("", total=run.steps, logs="compiling")
     progress.bar.refresh()
 
 
@@ -115,14 +115,14 @@ def on(event: FitEnd, progress: ProgressBar, run):
 
 
 class NotebookProgress(_Bar):
-    """A bar with the figures in the output of a notebook's cell; rich's own needs another package there."""
+    """A bar with the logs in the output of a notebook cell, where rich would need another package."""
 
     def __init__(self) -> None:
         self.display: Any = None
 
     def draw(self, run: Any) -> None:
         done = run.done if run.steps is None else f"{run.done}/{run.steps}"
-        text = f"epoch {run.epoch + 1}  {done}  {_shown(run)}"
+        text = f"epoch {run.epoch + 1}  {done}  {_text(run)}"
         filled = "" if run.steps is None else f' value="{run.done}" max="{run.steps}"'
         bar = f"<progress{filled}></progress> <code>{text}</code>"
         self.display.update({"text/plain": text, "text/html": bar}, raw=True)

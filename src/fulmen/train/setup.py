@@ -1,4 +1,4 @@
-"""`setup`: from a description to a state, with every check that can be made before the first step."""
+"""`setup`: from a component to a state, with every check that is possible before the first step."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ from fulmen.train.interruption import stop_if_interrupted
 
 __all__: list[str] = []
 
-_SHORTENED = 3  # letters from which a keyword is taken for the beginning of another, such as val
+_OPTIONS = ("epochs", "steps", "batch_size", "validation", "callbacks", "seed", "progress", "drop_last", "optimizer", "lr")
+_SHORTEST_PREFIX = 3  # letters of a keyword, such as val, that may be the beginning of another one
 
 
 @dispatch
@@ -47,18 +48,18 @@ def setup(
     **options,
 ):
     if isinstance(component, State):
-        raise TypeError("setup takes a component, and a state came: `setup(state.system, …)` starts anew with its arrays.")
+        raise TypeError("setup takes a component, got a State; write setup(state.system, …) to start again with its arrays.")
     check_component(component)
     component = unbind(component)
     if epochs is not None and steps is not None:
-        raise ValueError(f"epochs or steps was expected, and both came: epochs={epochs}, steps={steps}.")
+        raise ValueError(f"either `epochs` or `steps` must be given, got both: epochs={epochs}, steps={steps}.")
     source = Source.with_first(data)
     reading = source.plan(usual=batch_size, epochs=epochs, steps=steps, seed=seed, drop_last=drop_last)
     raw = source.first(reading)
-    # Another order is no other program.
+    # The order of the data is not part of what is compiled.
     plan = remake(reading, {"batch_size": count(raw), "seed": None, "drop_last": False})
-    optimizer = _given(component, optimizer, _rate(component, lr), options)
-    seed = 0 if seed is None else seed  # None is about the order of the data
+    optimizer = _configured(component, optimizer, _rate(component, lr), options)
+    seed = 0 if seed is None else seed  # None concerns the order of the data
     component = seeded(component, component, seed)
     key = jax.random.key(seed)
     component = init(component, fold_name(key, "init"))
@@ -71,7 +72,7 @@ def setup(
     warn_of_unreached_ends(groups(component, state.optimizer, plan), plan)
     state = start_optimizer(state)
     stop_if_interrupted()
-    # Tracing a step finds missing methods, shapes that do not fit and a loss that is no number; the first step reuses it.
+    # Tracing a step finds missing methods, wrong shapes and a loss that is not a number; the first step reuses the trace.
     for resting in update_schedule(state).sets():
         traced_step(state, raw, resting)
     RECENT.keep(state.structure)
@@ -79,43 +80,42 @@ def setup(
 
 
 def _rate(component: Any, lr: Any) -> Any:
-    """A learning rate; a list of them, one for each member of a population, as an array."""
+    """A learning rate; a list of them, one for each member of a population, becomes an array."""
     if not isinstance(lr, list | tuple | np.ndarray) or np.ndim(lr) == 0:
         return lr
     if not members_of(component, component):
-        raise TypeError(f"lr: one number was expected, and {lr!r} came; one for each member is for a fm.Population.")
+        raise TypeError(f"lr must be one number, got {lr!r}; one for each member needs a fm.Population.")
     if any(callable(rate) for rate in lr):
         raise TypeError(
-            "lr: a number for each member was expected, and a schedule came. One schedule for all is `lr=fm.cosine(1e-3)`; "
-            "numbers may differ."
+            "lr must be a list of numbers, got a schedule in it; write lr=fm.cosine(1e-3) for one schedule for all members."
         )
     return jnp.stack([jnp.asarray(float(rate)) for rate in lr])
 
 
 def check_component(component: Any) -> None:
-    """All that can be said of a component without data."""
+    """Raise on what is wrong with a component, before any data is seen."""
     if not is_part(component) and jax.tree_util.all_leaves([component]):
-        made = f": make one, {component.__name__}(…)" if isinstance(component, type) else ""
-        came = f"the class {component.__name__}" if made else type(component).__name__
-        raise TypeError(f"a component was expected, and {came} came{made}. {hint(type(component))}".strip())
+        is_class, name = isinstance(component, type), getattr(component, "__name__", type(component).__name__)
+        got = f"the class {name}; write {name}(…)" if is_class else type(component).__name__
+        raise TypeError(f"a component must be given, got {got}. {hint(type(component))}".strip())
     is_state = lambda value: isinstance(value, State)
     if any(map(is_state, jax.tree.leaves(component, is_leaf=is_state))):
         found = jax.tree_util.tree_flatten_with_path(component, is_leaf=is_state)[0]
         where = next(jax.tree_util.keystr(path, simple=True, separator=".") for path, part in found if is_state(part))
         raise TypeError(f"{where} must be a component, got a State; write state.system.")
     check_fields(component)
-    check_parts(component, component)
+    check_parts(component)
 
 
-def _given(component: Any, optimizer: Any, lr: Any, options: dict[str, Any]) -> Any:
-    """The optimizer as it was given by hand, constructors with their learning rate as values."""
+def _configured(component: Any, optimizer: Any, lr: Any, options: dict[str, Any]) -> Any:
+    """The optimizer as a state keeps it: constructors with their learning rate and options."""
     constructors = _constructors(optimizer)
     require_known(optimizer, options)
     if (lr is not None or options) and not constructors:
         names = ", ".join(["lr"] * (lr is not None) + list(options))
         raise TypeError(
-            f"{names} came without a constructor to give it to; `optimizer=optax.adam, lr=1e-3` was expected"
-            f"{'' if optimizer is None else ', or a finished transformation alone'}."
+            f"{names}: there is no optimizer constructor that takes it; write optimizer=optax.adam, lr=1e-3"
+            f"{'' if optimizer is None else ', or give the finished transformation alone'}."
         )
     return _filled(component, optimizer, lr, options)
 
@@ -131,7 +131,7 @@ def _filled(component: Any, optimizer: Any, lr: Any, options: dict[str, Any]) ->
 
 
 def _at(component: Any, path: str) -> Any:
-    """What lies at a path, or None, of which `groups` will say more."""
+    """The part at a path, or None, for which `groups` raises the error."""
     try:
         return get(component, path)
     except KeyError:
@@ -139,36 +139,32 @@ def _at(component: Any, path: str) -> Any:
 
 
 def _constructors(optimizer: Any) -> list[Any]:
-    """The constructors without a learning rate in an optimizer of any form."""
+    """The constructors in an optimizer of any form that have no learning rate yet."""
     if isinstance(optimizer, dict):
         return [found for value in optimizer.values() for found in _constructors(value)]
     if isinstance(optimizer, Enclosing):
         return _constructors(optimizer.optimizer)
     if isinstance(optimizer, str):
         raise TypeError(
-            f"optimizer: an optax constructor or transformation was expected, and {optimizer!r} came, such as "
-            "`optimizer=optax.adam, lr=1e-3`."
+            f"optimizer must be an optax constructor or transformation, got {optimizer!r}; write optimizer=optax.adam, lr=1e-3."
         )
     return [optimizer] if is_constructor(optimizer) else []
 
 
 def require_known(optimizer: Any, options: dict[str, Any]) -> None:
-    """Raise for a keyword that is neither ours nor a constructor's, and near to one of them."""
+    """Raise on a keyword that neither `fit` nor an optimizer constructor has, if it is similar to one of theirs."""
     for constructor in _constructors(optimizer) or [None]:
-        _require_near(constructor, options)
+        theirs = inspect.signature(constructor).parameters if constructor is not None else {}
+        if not any(p.kind is p.VAR_KEYWORD for p in theirs.values()):
+            _require_no_typo([*_OPTIONS, *theirs], options)
 
 
-def _require_near(optimizer: Any, options: dict[str, Any]) -> None:
-    theirs = inspect.signature(optimizer).parameters if is_constructor(optimizer) else {}
-    if any(p.kind is p.VAR_KEYWORD for p in theirs.values()):
-        return
-    ours = ["epochs", "steps", "batch_size", "validation", "callbacks", "seed", "progress", "drop_last", "optimizer", "lr"]
+def _require_no_typo(known: list[str], options: dict[str, Any]) -> None:
     for name in options:
-        known = [*ours, *theirs]
         near = ["lr"] if name == "learning_rate" else difflib.get_close_matches(name, known, n=1)
-        near = near or [other for other in known if len(name) >= _SHORTENED and other.startswith(name)]
+        near = near or [other for other in known if len(name) >= _SHORTEST_PREFIX and other.startswith(name)]
         if near and near != [name]:
-            raise TypeError(f"{name} is no option of `fit` or `setup`, nor of the optimizer; did you mean {near[0]!r}?")
+            raise TypeError(f"{name} is no option of `fit`, `setup` or the optimizer; did you mean {near[0]!r}?")
 
 
 @dispatch

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from fulmen.compose.losses import augmented
+from fulmen.compose.part_defaults import augmented
 from fulmen.compose.vectorized import over_states
 from fulmen.core.component import Component, Frozen, Wrapper, named_parts, part_name
 from fulmen.core.leaves import leaves

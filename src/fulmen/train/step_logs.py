@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fulmen.compose.losses import as_figure, entry_means, named, total_loss
+from fulmen.compose.example_means import as_metric, total_loss
+from fulmen.compose.loss_entries import checked_entries, logged_losses
 from fulmen.compose.supervised import with_outputs
 from fulmen.compose.vectorized import over_members
 from fulmen.core.component import System
@@ -27,21 +28,21 @@ def batch_logs(bound: Any, batch: Any, value: Any) -> dict[str, Any]:
     weight = getattr(batch, "weight", None)
     count = len(batch) if weight is None else weight.sum()
     logs: dict[str, Any] = {"loss": Mean(value, count)}
-    logs |= {f"loss/{name}": Mean(entry, count) for name, entry in _loss_entries(bound, batch).items()}
+    logs |= {name: Mean(entry, count) for name, entry in _loss_entries(bound, batch).items()}
     for name, metric in metrics(bound, batch).items():
         if name in logs:
             raise ValueError(
                 f"{name!r} in `metrics` of {type(bound).__name__} is already the name of a part of its loss; rename the metric."
             )
-        logs[name] = as_figure(name, metric, batch)
+        logs[name] = as_metric(name, metric, batch)
     return logs
 
 
 def _loss_entries(bound: Any, batch: Any) -> dict[str, Any]:
-    """The entries that a system's loss adds up, by name; none if there is only one."""
+    """The entries that a system's loss adds up, by their names in the logs; none if there is only one."""
     if not (isinstance(bound, System) and sums_losses.on(loss.method(bound, batch)) and losses.has(bound, batch)):
         return {}
-    entries = entry_means(bound, named(bound, losses(bound, batch)), batch)
+    entries = logged_losses(bound, checked_entries(bound, losses(bound, batch)), batch)
     return entries if len(entries) > 1 else {}
 
 

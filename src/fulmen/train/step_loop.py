@@ -1,4 +1,4 @@
-"""The steps of a run: compiled programs that take over the state's arrays, and logs that are read late."""
+"""The steps of a run: compiled programs that donate the state's arrays, and logs that are read later."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from fulmen.train.interruption import Interruption
 
 __all__ = ["StepLoop"]
 
-_REFRESH = 0.1  # seconds between two looks at the logs
+_REFRESH = 0.1  # seconds between two readings of the logs
 
 
 class StepLoop:
-    """The steps of a run: leaves that the compiled step takes over and gives back, and a ledger of the logs."""
+    """The steps of a run: the state's leaves, which each compiled step takes and returns, and a ledger of the logs."""
 
     def __init__(self, state: State, run: Run, callbacks: list[Any]) -> None:
         self.structure, self.raw_key = state.structure, state.raw_key
@@ -35,11 +35,16 @@ class StepLoop:
         self.often = bool(listeners(LogsRead(), callbacks, run))
         self.ledger: Ledger | None = None
         self.generation: int | None = None
-        # What the step takes over is deleted by it, and the caller may hold the state still: copied once.
+        # Steps donate their arrays, and the caller may still hold the state: copied once.
         self.leaves: list[Any] = [jnp.copy(v) for v in state.arrays]
-        self.moving: list[int] = []
+        self.updated: list[int] = []  # the leaves that steps change
         self.programs: dict[frozenset[str], Any] = {}
+        self.begun = time.perf_counter()
         run._state = self.state
+
+    def elapsed(self) -> float:
+        """Seconds since the run began."""
+        return time.perf_counter() - self.begun
 
     def tell(self, event: Event) -> None:
         for callback in listeners(event, self.callbacks, self.run):
@@ -49,74 +54,74 @@ class StepLoop:
         return State.of(list(self.leaves), self.raw_key, np.int32(self.run.step), self.structure)
 
     def _begin(self, raw: Any) -> None:
-        """Learn from the traced step which leaves it moves and what it logs."""
+        """Find out from the traced step which leaves it changes and what it logs."""
         self.generation = generation()
         state, n = self.state(), len(self.leaves)
         self.update_schedule = update_schedule(state)
         traced = {resting: traced_step(state, raw, resting) for resting in self.update_schedule.sets()}
         every = [one.jaxpr for one in traced.values()]
-        self.moving = [i for i in range(n) if any(each.outvars[i] is not each.invars[i] for each in every)]
+        self.updated = [i for i in range(n) if any(each.outvars[i] is not each.invars[i] for each in every)]
         self.ledger = Ledger(next(iter(traced.values())).out_info[1])
-        # An argument from the host costs microseconds: key and step are passed only where something is drawn or timed.
+        # An argument from the host costs microseconds: key and step are passed only to programs that use them.
         self.timed = not all(_used(each).isdisjoint(each.invars[n : n + 2]) for each in every)
-        of = step_structure(self.structure), tuple(self.moving), self.ledger, self.raw_key.shape
+        of = step_structure(self.structure), tuple(self.updated), self.ledger, self.raw_key.shape
         self.programs = {resting: _fast_program(*of, resting) for resting in traced}
 
-    def run_epoch(self, source: Iterator[Any], interrupted: Interruption, begun: float) -> None:
-        """The steps of an epoch. Nothing here waits for the device but a callback that wants every step's values."""
+    def run_epoch(self, source: Iterator[Any], interrupted: Interruption) -> None:
+        """The steps of an epoch. Nothing here waits for the device, except callbacks for `StepEnd`."""
         run, now = self.run, time.perf_counter
         raw = next(source, None)
-        if self.generation != generation():  # nothing was traced yet, or a method was registered since
+        if self.generation != generation():  # nothing is traced yet, or a method was registered since
             self._begin(raw)
         interrupted.stop_if_starting()
         ledger, key, each_step = self.ledger, self.raw_key, self.each_step
         assert ledger is not None
-        timed, rates = self.timed, bool(self.update_schedule.every)
+        timed, scheduled = self.timed, bool(self.update_schedule.every)
         program = self.programs[self.update_schedule.at(run.step)]
         ledger.clear()
-        chosen = set(self.moving)
-        fixed = [v for i, v in enumerate(self.leaves) if i not in chosen]
-        moving, sums = [self.leaves[i] for i in self.moving], ledger.zeros()
+        changing = set(self.updated)
+        fixed = [v for i, v in enumerate(self.leaves) if i not in changing]
+        updated, sums = [self.leaves[i] for i in self.updated], ledger.zeros()
         step, one = np.int32(run.step), np.int32(1)
-        due, unread, watched, done_before = now() + _REFRESH, 0, None, run.done
+        due, unread, timed_from, done_before = now() + _REFRESH, 0, None, run.done
         while raw is not None:
-            if rates:
+            if scheduled:
                 program = self.programs[self.update_schedule.at(int(step))]
-            moving, sums = program(moving, fixed, sums, (key, step) if timed else None, raw)
+            updated, sums = program(updated, fixed, sums, (key, step) if timed else None, raw)
             step += one
             unread += 1
-            if watched is None:
-                watched, interrupted.starting = now(), False  # the first step may have been compiled
+            if timed_from is None:
+                timed_from, interrupted.starting = now(), False  # the first step may have been compiled
             raw = next(source, None)
             if each_step or interrupted.is_set() or now() >= due:
-                ledger.hand_over(sums)
+                ledger.append(sums)
                 sums = ledger.zeros()
-                self._store(moving, int(step), unread)
+                self._store(updated, int(step), unread)
                 unread = 0
                 if each_step:
                     run.logs = ledger.read_newest()
                     self.tell(StepEnd())
                 if now() >= due:
-                    run.speed = (run.done - done_before - 1) / max(now() - watched, 1e-9)
-                    if self.often and len(ledger.waiting) > 1:
-                        run.logs, run.seconds = ledger.read(keep=1), now() - begun
+                    run.speed = (run.done - done_before - 1) / max(now() - timed_from, 1e-9)
+                    if self.often and len(ledger.unread) > 1:
+                        run.logs, run.seconds = ledger.read(keep=1), self.elapsed()
                         self.tell(LogsRead())
                     due = now() + _REFRESH
                 if interrupted.is_set() or run.stopping:
                     break
         if unread:
-            ledger.hand_over(sums)
-            self._store(moving, int(step), unread)
-        if run.done - done_before > 1 and watched is not None:
-            jax.block_until_ready(moving)  # the epoch's figures are read next
-            run.speed = (run.done - done_before - 1) / max(now() - watched, 1e-9)
+            ledger.append(sums)
+            self._store(updated, int(step), unread)
+        if run.done - done_before > 1 and timed_from is not None:
+            jax.block_until_ready(updated)  # the epoch's logs are read next
+            run.speed = (run.done - done_before - 1) / max(now() - timed_from, 1e-9)
 
-    def _store(self, moving: list[Any], step: int, done: int) -> None:
-        for i, leaf in zip(self.moving, moving, strict=True):
+    def _store(self, updated: list[Any], step: int, done: int) -> None:
+        for i, leaf in zip(self.updated, updated, strict=True):
             self.leaves[i] = leaf
         self.run.step, self.run.done = step, self.run.done + done
 
-    def epoch_figures(self) -> dict[str, Any]:
+    def epoch_logs(self) -> dict[str, Any]:
         return {} if self.ledger is None else self.ledger.read()
 
 
@@ -130,19 +135,19 @@ def _used(jaxpr: Any) -> set[Any]:
 
 
 def _fast_program(
-    structure: Any, moving: tuple[int, ...], ledger: Ledger, key_shape: tuple[int, ...], resting: frozenset[str]
+    structure: Any, updated: tuple[int, ...], ledger: Ledger, key_shape: tuple[int, ...], resting: frozenset[str]
 ) -> Any:
-    """The step on flat leaves, which it takes over (donates), with the logs added to one vector."""
-    key = (moving, tuple(ledger.order), ledger.structure, tuple(ledger.shapes), ledger.dtype, resting)
+    """The step on flat leaves, those that it changes donated, with its logs added to one vector."""
+    key = (updated, tuple(ledger.order), ledger.structure, tuple(ledger.shapes), ledger.dtype, resting)
     if key not in structure.programs:
         reference: Any = weakref.ref(structure)
 
-        def program(moved: list[Any], fixed: list[Any], sums: Any, time: Any, raw: Any) -> Any:
+        def program(changing: list[Any], fixed: list[Any], sums: Any, time: Any, raw: Any) -> Any:
             raw_key, step = time if time is not None else unused
-            some, rest, chosen = iter(moved), iter(fixed), set(moving)
-            leaves = [next(some) if i in chosen else next(rest) for i in range(len(moved) + len(fixed))]
+            some, rest, chosen = iter(changing), iter(fixed), set(updated)
+            leaves = [next(some) if i in chosen else next(rest) for i in range(len(changing) + len(fixed))]
             new, logs = step_program(reference(), leaves, raw_key, step, raw, resting)
-            return [new[i] for i in moving], ledger.add(sums, logs)
+            return [new[i] for i in updated], ledger.add(sums, logs)
 
         unused = np.zeros(key_shape, np.uint32), np.int32(0)
         structure.programs[key] = jax.jit(program, donate_argnums=(0, 2))

@@ -18,24 +18,14 @@ def _bound(state: State, mode: Mode) -> Any:
     return bind(state.system, Eval(state.key) if isinstance(mode, Eval) and mode.root is None else mode)
 
 
-@dispatch
-def losses(state: State, batch, mode: Mode):
-    return losses(_bound(state, mode), checked_batch(as_batch(state.system, batch)))
+def _accept_states(verb: Any) -> None:
+    @verb.dispatch
+    def of_state(state: State, batch, mode: Mode):
+        return verb(_bound(state, mode), checked_batch(as_batch(state.system, batch)))
 
 
-@dispatch
-def loss(state: State, batch, mode: Mode):
-    return loss(_bound(state, mode), checked_batch(as_batch(state.system, batch)))
-
-
-@dispatch
-def metrics(state: State, batch, mode: Mode):
-    return metrics(_bound(state, mode), checked_batch(as_batch(state.system, batch)))
-
-
-@dispatch
-def predictions(state: State, batch, mode: Mode):
-    return predictions(_bound(state, mode), checked_batch(as_batch(state.system, batch)))
+for _verb in (losses, loss, metrics, predictions):
+    _accept_states(_verb)
 
 
 @dispatch

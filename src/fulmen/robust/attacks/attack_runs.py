@@ -46,8 +46,8 @@ def _prepare_arguments(call, attack, system, batch, key, *, inside=False, checke
             validate(part)
         return still(call(attack, still(system), still(batch), key, **options))
     if not checked:
+        validate(attack, system, batch)  # first: the system may not accept inputs that are not floating-point
         validate(system, batch)
-        validate(attack, system, batch)
     if inside and attack.nearest:
         return with_inputs(batch, attempt(attack, system, batch, key, checked=True).x)
     return call(attack, system, batch, key, **options)

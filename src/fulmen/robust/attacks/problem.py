@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.compose.losses import per_example, total_loss
+from fulmen.compose.example_means import per_example, total_loss
 from fulmen.core.batch import index, inputs, unweighted, with_inputs, with_labels
 from fulmen.core.component import System, fold_name
 from fulmen.core.fields import static
@@ -205,8 +205,8 @@ def _add_entries(entries: list[Any], owner: Any, batch: Any) -> tuple[jax.Array,
     for entry in map(jnp.asarray, entries):
         if entry.shape not in ((), (n,)):
             raise ValueError(
-                f"An entry of the losses of {type(owner).__name__} must be a number or have one value per example, ({n},), got "
-                f"shape {entry.shape}."
+                f"An entry of the losses of {type(owner).__name__} must be a number or one per example, ({n},), got shape "
+                f"{entry.shape}."
             )
         total, each = total + entry.astype(dtype).sum(), each + jnp.broadcast_to(entry.astype(dtype), (n,))
     return total, each

@@ -1,4 +1,4 @@
-"""Defences: systems around a system that make it robust by training."""
+"""Defences: wrappers around a system whose training makes it robust."""
 
 from fulmen.compose.defence import Defence
 from fulmen.core.verbs import ascent, defence_losses

@@ -1,4 +1,4 @@
-"""`Adversarial`: a system trained on inputs that an attack has been over, and attacks that change with the step."""
+"""`Adversarial`: a system trained on attacked inputs, and attacks that change with the step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from fulmen.compose.defence import Defence
-from fulmen.compose.losses import augmented
+from fulmen.compose.part_defaults import augmented
 from fulmen.core.batch import Attacked
 from fulmen.core.component import Component
 from fulmen.core.fields import hyper
@@ -28,8 +28,8 @@ class AttackSchedule(Component):
     """An attack that changes with the training step: a function from the number of steps done to the attack.
 
     Args:
-        function: `step -> Attack`. Every number in the attack may depend on the step, which is traced; its type and static
-            settings may not. It is part of the type: for equal systems to share compiled code it has to be the same function.
+        function: `step -> Attack`. Numbers in the attack may depend on the step, which is traced; its type and static fields may
+            not. Systems share compiled code only if they have the same function object.
 
     >>> from fulmen.robust.defences.adversarial import AttackSchedule
     >>> def warming(step):
@@ -43,7 +43,7 @@ class AttackSchedule(Component):
 
 
 def attack_at(attack: Any, mode: Any) -> Attack:
-    """The attack at a mode's step; where there is no step, at step 0."""
+    """The attack at the step of a mode, or at step 0 if the mode has none."""
     if not isinstance(attack, AttackSchedule):
         return attack
     with jax.numpy_dtype_promotion("standard"):  # a schedule counts in integers
@@ -51,42 +51,42 @@ def attack_at(attack: Any, mode: Any) -> Attack:
 
 
 class AttackTrained(Defence):
-    """A defence that attacks the batch first.
+    """A defence that trains on attacked batches.
 
-    In a training step `augment` runs the system's own augmentation and then the attack, once, against the system in `Eval`
-    mode, so that neither its statistics move nor gradients of weights are computed. Where the system has an `EMA`, the attack is
-    on the weights that are trained; of `Mixed` data each kind is attacked by itself.
+    In a training step `augment` runs the system's augmentation and then the attack, once, against the system in `Eval` mode, so
+    that running statistics do not change and no gradients of weights are computed. In a system with an `EMA`, the attack is on
+    the trained weights; in `Mixed` data each kind of example is attacked separately.
 
     Args:
         system: anything that has a loss.
         attack: the attack, or an `AttackSchedule`. Its numbers are hyperparameters, which may change without recompiling.
 
-    **Extending.** Write `defence_losses(defence: Mine, batch)` of `batch.clean` and `batch.batch`, and where the attack is
-    of another kind, `augment(defence: Mine, batch, mode)`.
+    **Extending.** Subclass it and write `defence_losses(defence: Mine, batch)`, which uses `batch.clean` and `batch.batch`; for
+    another way to attack, write `augment(defence: Mine, batch, mode)`.
     """
 
     attack: Attack | AttackSchedule
 
     def attacked(self, attack: Attack, batch: Any, key: Any) -> Any:
-        """The batch after the attack at this step."""
+        """The attacked batch."""
         return last_point(attack, self.system, batch, key)
 
 
 class Adversarial(AttackTrained):
     """A system that is trained against an attack (Madry et al. 2018, arXiv:1706.06083).
 
-    Loss and metrics see the `Attacked` batch that `augment` gives, and the metrics are called `robust/…`. On any other
-    batch, as in an evaluation, it is the system.
+    Loss and metrics of the `Attacked` batch from `augment` are those of the attacked inputs; the metrics are named `robust/…`.
+    On other batches, as in an evaluation, they are the system's.
 
     Args:
-        system: anything that has a loss: a `Classifier`, a model with a loss of its own, a game, another wrapper.
+        system: anything that has a loss: a `Classifier`, a model with a custom loss, a game, another wrapper.
         attack: the attack, or an `AttackSchedule`. Its numbers are hyperparameters, which may change without recompiling.
-        clean_weight: w, in [0, 1], how much the loss of the clean examples counts: w · loss(x) + (1 − w) · loss(x′)
-            (Goodfellow et al. 2015, arXiv:1412.6572, with ½). None leaves the clean examples out of the program.
+        clean_weight: w, in [0, 1], for the loss w · loss(x) + (1 − w) · loss(x′) (Goodfellow et al. 2015, arXiv:1412.6572, with
+            w = ½). With None, no clean loss is computed.
 
     **Extending.** Overload `augment(adv: Mine, batch, mode)` for another way to attack, and `loss(adv: Mine, batch:
-    fm.data.Attacked)` for another loss, as of `batch.clean` and `batch.batch` together. Training is on the last point of the
-    attack: the best one, which `perturb` gives, would cost another forward pass.
+    fm.data.Attacked)` for another loss of `batch.clean` and `batch.batch`. The attacked inputs are the last points of the attack:
+    the best points, which `perturb` returns, would cost another forward pass.
 
     >>> fm.Adversarial(fm.models.Flatten(), fm.FGSM(fm.LinfBall(0.1))).attack.region
     LinfBall(eps=0.1)
@@ -105,12 +105,12 @@ def augment(defence: AttackTrained, batch, mode):
 
 @verb(hands_on=False)
 def attack_batch(batch, defence, mode):
-    """The batch, augmented and attacked, by its type.
+    """The batch, augmented and attacked.
 
     Args:
         batch: a batch, not yet augmented.
         defence: an `AttackTrained`.
-        mode: the step's, at the defence.
+        mode: the mode of the defence in this step.
     """
 
 
@@ -122,7 +122,6 @@ def attack_batch(batch: object, defence, mode):
 
 @dispatch
 def attack_batch(batch: Mixed, defence, mode):
-    """Each kind of example by itself."""
     found = batch.each(lambda part, name: augment(defence, part, mode.at(name)))
     return Attacked(found.each(lambda part, _: part.batch), found.each(lambda part, _: part.clean))
 
@@ -139,7 +138,7 @@ def validate(schedule: AttackSchedule):
     attack = attack_at(schedule, None)
     if not isinstance(attack, Attack):
         raise TypeError(
-            f"AttackSchedule: an attack such as fm.FGSM(fm.LinfBall(0.1)) was expected at step 0, and {attack!r} came."
+            f"AttackSchedule.function must return an attack such as fm.FGSM(fm.LinfBall(0.1)), got {attack!r} at step 0."
         )
     for _, part in components(attack):
         validate(part)

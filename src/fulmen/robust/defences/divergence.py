@@ -1,4 +1,4 @@
-"""How far a model's probabilities move from what they were: what TRADES and VAT make large, and then small."""
+"""The divergence of predicted probabilities from a reference, which TRADES and VAT maximise by the input and minimise by training."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ __all__ = ["Divergence", "divergence", "total_divergence", "with_reference"]
 
 
 def divergence(reference: jax.Array, outputs: jax.Array) -> jax.Array:
-    """KL(p ‖ q) = Σ_c p_c (log p_c − log q_c) in nats, `(n,)`, of the probabilities of two arrays of logits."""
+    """KL(p ‖ q) = Σ_c p_c (log p_c − log q_c) in nats, `(n,)`, from two arrays of logits `(n, classes)`."""
     p, q = jax.nn.log_softmax(at_least_float32(reference)), jax.nn.log_softmax(at_least_float32(outputs))
     return (jax.nn.softmax(at_least_float32(reference)) * (p - q)).sum(1)
 
 
 def total_divergence(reference: dict[str, Prediction], found: dict[str, Prediction]) -> jax.Array:
-    """The sum over a system's classifiers, `(n,)`."""
+    """The sum of the divergences of a system's classifiers, `(n,)`."""
     return jnp.stack([divergence(reference[path].outputs, prediction.outputs) for path, prediction in found.items()]).sum(0)
 
 
 class _Reference(Batch):
-    """The logits that are moved away from, by the classifier's path."""
+    """The reference logits, by the classifier's path."""
 
     logits: dict[str, jax.Array] = hyper()
 
 
 class Divergence(System):
-    """A system as something to attack: its loss is how far its probabilities have moved. It needs no labels.
+    """A system to attack without labels: its loss is the divergence of its probabilities from a reference.
 
     Args:
         system: a system with a classifier in it.
@@ -48,7 +48,7 @@ class Divergence(System):
 
 
 def with_reference(batch: Any, reference: dict[str, Prediction]) -> Attacked:
-    """The batch that `Divergence` takes: examples, and the predictions that they shall be moved away from."""
+    """The batch that `Divergence` takes: examples, and the reference predictions."""
     return Attacked(batch, _Reference({path: p.outputs for path, p in reference.items()}, weight=batch.weight))
 
 

@@ -1,4 +1,4 @@
-"""`FreeAdversarial`: one backward pass moves the parameters and the perturbation."""
+"""`FreeAdversarial`: one backward pass updates the parameters and the perturbation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fulmen.compose.defence import Defence
-from fulmen.compose.losses import augmented
+from fulmen.compose.part_defaults import augmented
 from fulmen.core.batch import inputs, with_inputs
 from fulmen.core.component import Buffer, Parameter
 from fulmen.core.fields import hyper, static
@@ -39,19 +39,19 @@ __all__ = ["FreeAdversarial"]
 
 
 class FreeAdversarial(Defence):
-    """Adversarial training at the price of clean training: each batch is replayed, and every replay's one backward pass moves
-    the parameters and, up the loss, the perturbation of the inputs, which goes on with the next batch.
+    """Adversarial training at the cost of clean training: each batch is replayed, and the one backward pass of a replay updates
+    the parameters and, to increase the loss, the perturbation of the inputs. The next batch starts from that perturbation.
 
-    A training step is `replays` updates of the parameters, so train for fewer epochs; learning rates that follow the plan are
-    stretched to it, one's own functions of the step count updates. The gradient at the inputs is that of training, with its
+    A training step makes `replays` updates of the parameters, so train for fewer epochs. Schedules of the plan span all
+    updates; the step of a custom schedule counts updates. The gradient at the inputs is that of the training pass, with its
     dropout and batch statistics. Shafahi et al. 2019, arXiv:1904.12843.
 
     Args:
-        system: anything that has a loss. It has to be the whole of what is trained, not a part of it.
-        region: where the perturbed inputs may be; its one ball decides the norm.
-        replays: m, how often a batch is trained on.
-        step_size: how far a replay moves the inputs; None is the ball's radius.
-        perturbation: what is added to the inputs, a `Buffer` of a batch's shape, which `setup` makes.
+        system: anything that has a loss. The defence must be the outermost component of the training.
+        region: the allowed perturbations; its one ball determines the norm.
+        replays: m, the number of updates per batch.
+        step_size: the step of a replay, in the ball's norm; None for the ball's radius.
+        perturbation: what is added to the inputs, a `Buffer` with the shape of a batch; `setup` makes it.
 
     >>> from fulmen.robust.defences import FreeAdversarial
     >>> free = FreeAdversarial(fm.Classifier(fm.models.MLP(4, 8, 3)), fm.LinfBall(0.1), replays=4)
@@ -66,7 +66,7 @@ class FreeAdversarial(Defence):
     perturbation: Buffer | Parameter | None = None
 
     def defends(self, batch: Any) -> bool:
-        return isinstance(self.perturbation, Parameter)  # as it is while a replay differentiates
+        return isinstance(self.perturbation, Parameter)  # only while a replay is differentiated
 
 
 @dispatch
@@ -88,7 +88,8 @@ def setup(free: FreeAdversarial, data, *, batch_size=None, seed=0, **options):
 def update(free: FreeAdversarial, state, batch, mode):
     if not isinstance(free, FreeAdversarial):
         raise ValueError(
-            f"FreeAdversarial has a step of its own: it has to stand outermost, and in {type(free).__name__} it does not."
+            "FreeAdversarial defines its own training step and must be the outermost component; inside "
+            f"{type(free).__name__} its step would be ignored."
         )
     require_standard_steps(free, state, batch, mode)
     batch = augmented(free, batch, mode.at("augment"))
@@ -115,17 +116,17 @@ def update(free: FreeAdversarial, state, batch, mode):
 
 
 def _rows(stored: jax.Array, x: jax.Array) -> jax.Array:
-    """As much of the perturbation as a batch needs; the last one of an epoch may be smaller."""
+    """The rows of the perturbation that a batch needs; the last batch of an epoch may be smaller."""
     if len(x) > len(stored) or x.shape[1:] != stored.shape[1:]:
         raise ValueError(
-            f"FreeAdversarial keeps a perturbation of shape {stored.shape}, and a batch of inputs {x.shape} came. Give `setup` or "
-            "`fit` the batch_size that it is trained with."
+            f"FreeAdversarial has a perturbation of shape {stored.shape}, got a batch of inputs {x.shape}; pass the batch_size of "
+            "the training to `setup` or `fit`."
         )
     return stored[: len(x)]
 
 
 def _ascended(free: FreeAdversarial, x: jax.Array, slope: jax.Array, origin: jax.Array) -> jax.Array:
-    """The points a steepest step further up the loss, within the region."""
+    """The points after a step of steepest ascent, projected onto the region."""
     ball = ball_of(free.region)
     step = transformation(ball, ball.eps if free.step_size is None else free.step_size)
     change = jax.vmap(lambda slope: step.update(slope, step.init(slope))[0])(-slope)
@@ -137,9 +138,9 @@ def _merged(old: Any, new: Any) -> Any:
 
 
 def perturbation(free: FreeAdversarial) -> Any:
-    """What is kept, and while a replay differentiates, the perturbed inputs."""
+    """The stored perturbation, or the perturbed inputs while a replay is differentiated."""
     if free.perturbation is None:
-        raise ValueError("FreeAdversarial has no perturbation yet: `fm.setup` or `fm.fit` makes it, of a batch's shape.")
+        raise ValueError("FreeAdversarial has no perturbation yet: call `fm.setup` or `fm.fit`, which make it for a batch.")
     return free.perturbation.value
 
 
@@ -152,9 +153,8 @@ def defence_losses(free: FreeAdversarial, batch):
 def metrics(free: FreeAdversarial, batch):
     if not free.defends(batch):
         return metrics(free.system, batch)
-    return {
-        f"robust/{name}": figure for name, figure in metrics(free.system, with_inputs(batch, perturbation(free))).items()
-    }
+    found = metrics(free.system, with_inputs(batch, perturbation(free)))
+    return {f"robust/{name}": metric for name, metric in found.items()}
 
 
 @dispatch

@@ -1,8 +1,7 @@
-"""`OverfittingGuard`: ends a run when robustness against a stronger attack breaks down."""
+"""`OverfittingGuard`: stops a run when robust accuracy under a stronger attack collapses."""
 
 from __future__ import annotations
 
-import math
 import warnings
 from typing import Any
 
@@ -19,23 +18,23 @@ __all__ = ["OverfittingGuard"]
 
 
 class OverfittingGuard:
-    """A callback that looks out for catastrophic overfitting: training against an attack of one step, after which a model
-    withstands that attack and no other (Wong, Rice and Kolter 2020, arXiv:2001.03994, section 5).
+    """A callback that detects catastrophic overfitting: a model trained against a single-step attack becomes robust to that
+    attack only (Wong, Rice and Kolter 2020, arXiv:2001.03994, section 5).
 
-    After an epoch it runs a stronger attack on some examples, and if the share that withstands it has dropped from the best
-    so far by more than `drop`, it warns and ends the run. `best` is then the state to go on with.
+    After an epoch it runs a stronger attack on some examples. If the robust accuracy has dropped from its maximum by more than
+    `drop`, it warns and stops the run; `best` is the state to use then.
 
     Args:
         attack: the attack, such as PGD with ten steps.
-        data: the examples, some hundred of the training data, with labels.
-        every: after how many epochs it looks.
-        drop: how much less than the best so far is too little.
-        stop: whether the run is ended; otherwise it only warns, once.
+        data: some hundred examples of the training data, with labels.
+        every: the number of epochs between two checks.
+        drop: the largest allowed drop of the robust accuracy, between 0 and 1.
+        stop: whether to stop the run; otherwise it only warns, once.
 
     Attributes:
-        accuracy: the shares so far, from the epoch's number to the share.
-        best: the state with the highest share.
-        found: the epoch in which the drop was seen, or None.
+        accuracy: the robust accuracy by epoch, counted from 0.
+        best: the state with the highest robust accuracy.
+        found: the epoch in which the drop was found, or None.
 
     >>> from fulmen.robust.defences import OverfittingGuard
     >>> attack = fm.PGD(fm.LinfBall(0.1) & fm.Box(0, 1), step_size=0.025, steps=10)
@@ -44,22 +43,20 @@ class OverfittingGuard:
 
     def __init__(self, attack: Attack, data: Any, *, every: int = 1, drop: float = 0.2, stop: bool = True) -> None:
         if not isinstance(attack, Attack):
-            raise TypeError(f"OverfittingGuard, attack: such as fm.PGD(region, 0.02, 10) was expected, and {attack!r} came.")
+            raise TypeError(f"OverfittingGuard: attack must be an attack such as fm.PGD(region, 0.02, 10), got {attack!r}.")
         if not isinstance(every, int) or every < 1:
-            raise ValueError(
-                f"OverfittingGuard, every: a whole number of epochs of at least 1 was expected, and {every!r} came."
-            )
-        if not (math.isfinite(drop) and 0 < drop < 1):
-            raise ValueError(f"OverfittingGuard, drop: a share between 0 and 1 was expected, and {drop!r} came.")
+            raise ValueError(f"OverfittingGuard: every must be a positive number of epochs, got {every!r}.")
+        if not 0 < drop < 1:
+            raise ValueError(f"OverfittingGuard: drop must be between 0 and 1, got {drop!r}.")
         self.attack, self.data, self.every, self.drop, self.stop = attack, check_arrays(data), every, drop, stop
         self.accuracy: dict[int, float] = {}
         self.best: Any = None
         self.found: int | None = None
 
     def robust_accuracy(self, state: Any) -> float:
-        """The share of the examples that withstand the attack."""
-        walk = attempt(self.attack, state, self.data, fold_name(state.key, "guard"))
-        return 1 - float(np.mean(np.asarray(walk.succeeded)))
+        """The accuracy of a state on the examples under the attack."""
+        result = attempt(self.attack, state, self.data, fold_name(state.key, "guard"))
+        return 1 - float(np.mean(np.asarray(result.succeeded)))
 
 
 @dispatch
@@ -79,9 +76,9 @@ def on(event: EpochEnd, guard: OverfittingGuard, run):
     if guard.found is None and before - now > guard.drop:
         guard.found = run.epoch
         warnings.warn(
-            f"catastrophic overfitting: after epoch {run.epoch + 1}, {now:.1%} of the guard's examples withstand {guard.attack!r}, "
-            f"and {before:.1%} did. The attack in training is too weak, or its steps are too large; the guard's `best` has the state "
-            "before.",
+            f"catastrophic overfitting: after epoch {run.epoch + 1}, {now:.1%} of the guard's examples are robust to "
+            f"{guard.attack!r}, down from {before:.1%}. The attack in training is too weak, or its steps are too large; the guard's "
+            "`best` is the state before the drop.",
             stacklevel=2,
         )
         if guard.stop:

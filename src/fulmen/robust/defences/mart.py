@@ -1,4 +1,4 @@
-"""`MART`: misclassified examples count for more."""
+"""`MART`: adversarial training in which misclassified examples have more weight."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ __all__ = ["MART"]
 class MART(AttackTrained):
     """Misclassification-aware training: BCE(x′) + β KL(p(x) ‖ p(x′)) · (1 − p_y(x)).
 
-    BCE is the system's loss at x′, the cross-entropy in the paper, less log(1.0001 − max_{c≠y} p_c(x′)). With several
-    classifiers in the system what they add to its loss adds up. Wang et al. 2020, "Improving adversarial robustness requires
-    revisiting misclassified examples".
+    BCE is the system's loss at x′ (in the paper, the cross-entropy) minus log(1.0001 − max_{c≠y} p_c(x′)). The terms of several
+    classifiers in the system are added up. Wang et al. 2020, "Improving adversarial robustness requires revisiting
+    misclassified examples".
 
     Args:
         system: one with a classifier in it, at any depth; labels are integers.
@@ -44,23 +44,21 @@ def defence_losses(mart: MART, batch):
     system = mart.system
     clean, robust = logits(mart, system, batch.clean), logits(mart, unrecorded(system), batch.batch)
     margin: Any = 0.0
-    moved: Any = 0.0
+    kl: Any = 0.0
     for path, prediction in robust.items():
         y = _labels(mart, prediction)
-        own = jax.nn.one_hot(y, prediction.outputs.shape[1], dtype=bool)
-        wrong = jnp.where(own, 0, jax.nn.softmax(at_least_float32(prediction.outputs))).max(1)
-        right = jnp.where(own, jax.nn.softmax(at_least_float32(clean[path].outputs)), 0).sum(1)
+        is_label = jax.nn.one_hot(y, prediction.outputs.shape[1], dtype=bool)
+        wrong = jnp.where(is_label, 0, jax.nn.softmax(at_least_float32(prediction.outputs))).max(1)
+        right = jnp.where(is_label, jax.nn.softmax(at_least_float32(clean[path].outputs)), 0).sum(1)
         margin = margin - jnp.log(1.0001 - wrong)
-        moved = moved + divergence(clean[path].outputs, prediction.outputs) * (1 - right)
-    return {"robust": loss(system, batch.batch), "margin": margin, "kl": jnp.asarray(mart.beta).astype(moved.dtype) * moved}
+        kl = kl + divergence(clean[path].outputs, prediction.outputs) * (1 - right)
+    return {"robust": loss(system, batch.batch), "margin": margin, "kl": jnp.asarray(mart.beta).astype(kl.dtype) * kl}
 
 
 def _labels(mart: MART, prediction: Prediction) -> Any:
     y, labels = class_targets(prediction, mart)
     if not labels:
-        raise TypeError(
-            "MART, y: integer labels were expected, and probabilities came. Leave out what mixes or smooths labels."
-        )
+        raise TypeError("MART: y must be integer labels, got probabilities; remove augmentations that mix or smooth labels.")
     return jnp.asarray(y)
 
 

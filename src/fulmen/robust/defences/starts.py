@@ -1,4 +1,4 @@
-"""Attacks of one step that training is fast with, and the random starts that defences use."""
+"""Single-step attacks for fast training, and the random starts that defences use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["NFGSM", "Gaussian", "fast_fgsm"]
 
 
 class Gaussian(Start):
-    """The clean input with normal noise: x + σ · N(0, I). Where TRADES and MART begin.
+    """The clean input with normal noise, x + σ · N(0, I): the start of TRADES and MART.
 
     Args:
         scale: σ, in the input's units.
@@ -35,8 +35,8 @@ def fast_fgsm(region: Region, *, alpha: float = 1.25) -> FGSM:
     """FGSM from a uniform start with a step of α ε (Wong, Rice and Kolter 2020, arXiv:2001.03994).
 
     Args:
-        region: where the attack may go; its one ball gives ε.
-        alpha: the size of the step in units of ε.
+        region: the allowed perturbations, with one ball; its radius is ε.
+        alpha: the step size in units of ε.
 
     >>> from fulmen.robust.defences import fast_fgsm
     >>> fast_fgsm(fm.LinfBall(0.1) & fm.Box(0, 1))
@@ -46,15 +46,15 @@ def fast_fgsm(region: Region, *, alpha: float = 1.25) -> FGSM:
 
 
 class NFGSM(Attack):
-    """One step of ε from a noisier start, U(−kε, kε), which is not clipped to the ball afterwards: for training.
+    """Noisy FGSM, for training: one step from a start in U(−kε, kε), without clipping to the ball.
 
-    x′ = clip(x + η + α sign ∇ℓ(x + η)), clipped to the boxes alone (de Jorge et al. 2022, arXiv:2202.01181). Its points are up
-    to (k + 1) ε away, so it is no attack to measure robustness at ε with.
+    x′ = clip(x + η + α sign ∇ℓ(x + η)), clipped to the boxes only (de Jorge et al. 2022, arXiv:2202.01181). Its points are up to
+    (k + 1) ε from x, so it does not measure robustness at ε.
 
     Args:
         region: the ball, whose radius is ε, and boxes.
-        noise: k, the size of the start in units of ε.
-        step_size: α; None is ε.
+        noise: k, the radius of the start in units of ε.
+        step_size: α; None for ε.
 
     >>> from fulmen.robust.defences import NFGSM
     >>> NFGSM(fm.LinfBall(0.1) & fm.Box(0, 1))
@@ -69,14 +69,14 @@ class NFGSM(Attack):
         self.__dict__.update(FGSM(region).__dict__, noise=noise, step_size=step_size)
 
 
-class _From(Start):
-    """A point drawn uniformly from a ball of its own."""
+class _UniformIn(Start):
+    """A point drawn uniformly from a given ball."""
 
     ball: Ball
 
 
 @dispatch
-def start_point(start: _From, region, x, key):
+def start_point(start: _UniformIn, region, x, key):
     return start_point(Uniform(), start.ball, x, key)
 
 
@@ -85,9 +85,9 @@ def perturb(attack: NFGSM, system, batch, key, *, best=True):
     ball = ball_of(attack.region)
     size = ball.eps if attack.step_size is None else attack.step_size
     start = remake(ball, {"eps": attack.noise * ball.eps})
-    # A ball that no such step leaves decides on the norm, and clips nothing.
+    # The step needs a ball for its norm: one that is large enough never clips.
     wide = remake(ball, {"eps": 2 * (start.eps + size)})
-    step = FGSM(Intersection((wide, *others(attack.region))), step_size=size, start=_From(start))
+    step = FGSM(Intersection((wide, *others(attack.region))), step_size=size, start=_UniformIn(start))
     return perturb(step, system, batch, key, best=best, checked=True)
 
 

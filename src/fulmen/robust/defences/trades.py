@@ -1,4 +1,4 @@
-"""`TRADES`: the clean loss, and how far an attack moves the probabilities."""
+"""`TRADES`: the clean loss, and the divergence of the attacked probabilities from the clean ones."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ __all__ = ["TRADES"]
 class TRADES(AttackTrained):
     """Training for a trade-off between accuracy and robustness: loss(x) + β KL(p(x) ‖ p(x′)).
 
-    x′ is where the attack has made the divergence large; the clean logits that it moves away from are computed once. With
-    several classifiers in the system the divergences add up. Zhang et al. 2019, arXiv:1901.08573.
+    The attack finds x′ by maximising the divergence; the clean logits are computed once. The divergences of several classifiers
+    in the system are added up. Zhang et al. 2019, arXiv:1901.08573.
 
     Args:
-        system: one with a classifier in it, at any depth; its loss may be any.
-        attack: the attack, or an `AttackSchedule`; without an objective of its own it makes the divergence large. It has to
-            start at random, since at x the divergence has no gradient. The paper's start is x + 0.001 · N(0, I), here
-            `fm.PGD(…, start=Gaussian(0.001))`; a plain `fm.PGD(…)` starts anywhere in the ball, which is allowed too.
-        beta: β, how much the divergence counts.
+        system: one with a classifier in it, at any depth, and any loss.
+        attack: the attack, or an `AttackSchedule`. An objective of the attack replaces the divergence. It must start at random,
+            since the gradient of the divergence at x is 0: in the paper at x + 0.001 · N(0, I), here
+            `fm.PGD(…, start=Gaussian(0.001))`; a plain `fm.PGD(…)` starts anywhere in the ball.
+        beta: β, the weight of the divergence.
 
     >>> from fulmen.robust.defences import TRADES, Gaussian
     >>> attack = fm.PGD(fm.LinfBall(0.1) & fm.Box(0, 1), step_size=0.02, steps=10, start=Gaussian(0.001))
@@ -50,8 +50,8 @@ class TRADES(AttackTrained):
 @dispatch
 def defence_losses(trades: TRADES, batch):
     system = trades.system
-    moved = total_divergence(logits(trades, unrecorded(system), batch.clean), logits(trades, system, batch.batch))
-    return {"clean": loss(system, batch.clean), "kl": jnp.asarray(trades.beta).astype(moved.dtype) * moved}
+    kl = total_divergence(logits(trades, unrecorded(system), batch.clean), logits(trades, system, batch.batch))
+    return {"clean": loss(system, batch.clean), "kl": jnp.asarray(trades.beta).astype(kl.dtype) * kl}
 
 
 @dispatch
@@ -59,8 +59,8 @@ def validate(trades: TRADES):
     attack = trades.attack
     if isinstance(attack, Attack) and isinstance(attack.start, Clean) and attack.objective is None:
         raise ValueError(
-            "TRADES, attack: one that starts at random was expected, since the divergence has no gradient at the clean input, "
-            f"and {attack!r} came: start=Gaussian(0.001), or fm.attacks.Uniform()."
+            "TRADES.attack must start at random, since the gradient of the divergence at the clean input is 0, got "
+            f"{attack!r}; write start=fm.defences.Gaussian(0.001) or start=fm.attacks.Uniform()."
         )
 
 

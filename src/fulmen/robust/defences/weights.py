@@ -1,4 +1,4 @@
-"""Training at worse weights: `SAM` and `AWP`, whose gradient is taken a little way up the loss."""
+"""`SAM` and `AWP`: training with the gradient at weights displaced towards a higher loss."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fulmen.compose.losses import augmented
+from fulmen.compose.part_defaults import augmented
 from fulmen.core.component import Component, Wrapper, part_name
 from fulmen.core.fields import hyper
 from fulmen.core.leaves import components, leaves
@@ -22,13 +22,13 @@ __all__ = ["AWP", "SAM", "WorseWeights"]
 
 
 class WorseWeights(Wrapper):
-    """A system that is trained with the gradient at weights a little way up its loss on the same batch, w + v.
+    """A system trained with the gradient at displaced weights, w + v, where v increases the loss of the same batch.
 
-    The step is one of its own, with two gradients: the first, at w, says where v leads, and with it running statistics move
-    and the loss and metrics are logged, since w is what is evaluated; the second, at w + v, goes to the optimizer.
+    Its training step takes two gradients. The first, at w, determines v; running statistics, the loss and the metrics are those
+    of this pass, since w is what is evaluated. The second, at w + v, is the one that the optimizer gets.
 
     Args:
-        system: anything that has a loss, a defence too. It has to be the whole of what is trained, not a part of it.
+        system: anything that has a loss, such as a defence. The wrapper must be the outermost component of the training.
 
     **Extending.** Subclass it, and write `ascent(worse: Mine, slopes, weights)`.
     """
@@ -40,7 +40,7 @@ class WorseWeights(Wrapper):
 
 
 class SAM(WorseWeights):
-    """Sharpness-aware minimization: v = ρ g / ‖g‖, over all weights together (Foret et al. 2021, arXiv:2010.01412).
+    """Sharpness-aware minimization: v = ρ g / ‖g‖, with the norm over all weights (Foret et al. 2021, arXiv:2010.01412).
 
     Args:
         system: anything that has a loss.
@@ -55,11 +55,10 @@ class SAM(WorseWeights):
 
 
 class AWP(WorseWeights):
-    """Adversarial weight perturbation: v = γ ‖w‖ g / ‖g‖ for each kernel by itself (Wu, Xia and Wang 2020, arXiv:2004.05884).
+    """Adversarial weight perturbation: v = γ ‖w‖ g / ‖g‖ for each kernel (Wu, Xia and Wang 2020, arXiv:2004.05884).
 
-    Biases and the scales of normalizations stay. It stands around a defence: `AWP(TRADES(…))`, `AWP(fm.Adversarial(…))`.
-    It costs one more gradient of the defence's loss: three forward passes where that has one training pass, as `Adversarial`'s, and
-    six where it has a clean one too, as that of `TRADES`.
+    Biases and the scales of normalizations are not displaced. It wraps a defence: `AWP(TRADES(…))`, `AWP(fm.Adversarial(…))`,
+    and costs one more gradient of the defence's loss.
 
     Args:
         system: anything that has a loss, such as a defence.
@@ -73,7 +72,7 @@ class AWP(WorseWeights):
     gamma: float = hyper(minimum=0, default=0.01)
 
 
-_TINY = 1e-12  # so that no gradient means no move
+_TINY = 1e-12  # a gradient of 0 displaces nothing
 
 
 @dispatch
@@ -84,7 +83,7 @@ def ascent(sam: SAM, slopes, weights):
 
 @dispatch
 def ascent(awp: AWP, slopes, weights):
-    above = [_leading_axes(weights, leaf.path) for leaf in leaves(weights)]
+    leading_axes = [_leading_axes(weights, leaf.path) for leaf in leaves(weights)]
 
     def move(g: jax.Array, w: jax.Array, leading: int) -> jax.Array:
         if w.ndim - leading < 2:
@@ -94,18 +93,18 @@ def ascent(awp: AWP, slopes, weights):
         return jnp.asarray(awp.gamma).astype(g.dtype) * (size(w) / (size(g) + _TINY)).astype(g.dtype) * g
 
     flat, structure = jax.tree.flatten(slopes)
-    rows: Any = zip(flat, jax.tree.leaves(weights), above, strict=True)
+    rows: Any = zip(flat, jax.tree.leaves(weights), leading_axes, strict=True)
     return structure.unflatten([move(*row) for row in rows])
 
 
 def _leading_axes(component: Any, path: str) -> int:
-    """The axes that the types above a leaf add in front of its own."""
+    """The number of axes that the components above a leaf add in front, such as `Stacked`."""
     found = [(where, getattr(type(part), "leading_axes", 0)) for where, part in components(component)]
     return sum(axes for where, axes in found if not where or path.startswith(f"{where}."))
 
 
 def trained(slopes: Any, component: Any) -> Any:
-    """The component with None in the place of all that has no gradient."""
+    """The component with None in place of everything that has no gradient."""
     return jax.tree.map(lambda g, w: None if g is None else w, slopes, component, is_leaf=lambda v: v is None)
 
 

@@ -1,4 +1,4 @@
-"""What `fm.robustness` is made of: its report, and the signs that an evaluation is wrong."""
+"""The report of `fm.robustness`, and the warning signs that an evaluation is wrong."""
 
 from fulmen.core.verbs import as_attack, examine, scaled
 from fulmen.robust.report.attack_evaluation import Evaluation

@@ -1,4 +1,4 @@
-"""What is to be attacked with: an attack, several, or the ensemble for a region; and the same at another radius."""
+"""The attacks that the argument `attack` means, their names, and the same attacks at another radius."""
 
 from __future__ import annotations
 
@@ -23,11 +23,16 @@ __all__ = []
 
 @dispatch
 def as_attack(given: object, classes):
-    hint = f" Make one: {given.__name__}(…)." if isinstance(given, type) and issubclass(given, Attack | Region) else ""
     raise TypeError(
-        "robustness, attack: an attack such as fm.PGD(region, step_size=0.01, steps=40), several, or a region such as "
-        f"fm.LinfBall(0.1) & fm.Box(0, 1) was expected, and {short(given)} came.{hint}"
+        "attack must be an attack such as fm.PGD(region, step_size=0.01, steps=40), a tuple of attacks, or a region such as "
+        f"fm.LinfBall(0.1) & fm.Box(0, 1), got {short(given)}."
     )
+
+
+@dispatch
+def as_attack(given: type, classes):
+    name = given.__name__
+    raise TypeError(f"attack must be an attack, a tuple of attacks or a region, got the class {name}; write {name}(…).")
 
 
 @dispatch
@@ -68,7 +73,7 @@ def _times(tree: Any, name: str, factor: float) -> dict[str, Any]:
 
 
 def one_ball(attacks: list[Any]) -> Ball | None:
-    """The ball of some attacks, where they have the same one."""
+    """The ball that all of some attacks have, or None."""
     found = [balls(each.region) for each in attacks]
     first = found[0]
     if len(first) != 1 or concrete(first[0].eps) is None or np.ndim(first[0].eps):
@@ -78,12 +83,12 @@ def one_ball(attacks: list[Any]) -> Ball | None:
 
 
 def norm_name(ball: Ball | None) -> str:
-    """The name of a ball's norm in a report's distances: `"linf"`, `"l2"`, `"l1"`, or none."""
+    """The name of a ball's norm in a report's distances: `"linf"`, `"l2"`, `"l1"`, or `""`."""
     return "" if ball is None or ball.norm_order is None else f"l{ball.norm_order:g}"
 
 
 def name_of(attack: Any) -> str:
-    """An attack in a word or two: what tells it from others of its type."""
+    """A short name of an attack: its type, and what distinguishes it from others of its type."""
     parts = [type(attack).__name__]
     declared = {field.name: field for field in dataclasses.fields(attack)}
     for name in ("objective", "target"):

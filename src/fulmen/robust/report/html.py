@@ -11,7 +11,7 @@ from fulmen.robust.report.report_text import MARKS, attack_rows, curve_rows, hea
 
 __all__ = ["report_html"]
 
-# With a contrast of 3.4 and more to white and to near-black.
+# Each has a contrast of at least 3.4 on white and on near-black.
 VERDICT_COLOURS = {"ok": "#3a8f4d", "suspicious": "#b97a00", "wrong": "#e0403a", "not checked": "#808080"}
 
 
@@ -20,7 +20,7 @@ def escaped(rows: list[tuple[str, ...]]) -> list[list[str]]:
 
 
 def attacks_table(report: Any) -> str:
-    return html_table(("attack", "given>", "broken>", "accuracy left>", "time>"), escaped(attack_rows(report)))
+    return html_table(("attack", "given>", "broken>", "accuracy>", "time>"), escaped(attack_rows(report)))
 
 
 def curve_table(report: Any) -> str:
@@ -28,21 +28,21 @@ def curve_table(report: Any) -> str:
 
 
 def findings_list(report: Any, only_warnings: bool = False) -> str:
-    """The findings, the worst ones first, each with its verdict in a colour."""
+    """The findings, ordered from wrong to ok, each with a coloured verdict."""
     found = report.warnings if only_warnings else worst_first(report)
     items = []
     for finding in found:
         badge = f'<b style="color:{VERDICT_COLOURS[finding.verdict]}">{MARKS[finding.verdict]}</b>'
-        items.append(f"<div style='margin:0.4em 0'>{badge} {html.escape(finding.sign)}<br>{_said(finding.text)}</div>")
+        items.append(f"<div style='margin:0.4em 0'>{badge} {html.escape(finding.sign)}<br>{_with_code(finding.text)}</div>")
     return "".join(items)
 
 
-def _said(text: str) -> str:
+def _with_code(text: str) -> str:
     return re.sub("`([^`]+)`", r"<code>\1</code>", faint(text))
 
 
 def report_html(report: Any) -> str:
-    """The report for a notebook: figures, attacks, radii, and what is suspicious."""
+    """The report for a notebook: results, attacks, radii and warnings."""
     parts = [f"<div>{html.escape(headline(report))}</div>", attacks_table(report)]
     if report.curve:
         parts.append(curve_table(report))

@@ -1,4 +1,4 @@
-"""Random noise as an attack: what a search that looks at nothing finds."""
+"""`UniformNoise`: random search as an attack."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class UniformNoise(Attack):
     """Points drawn uniformly from the ball around the clean input, and projected onto the region.
 
     Args:
-        region: where the points may be; its one ball is drawn from.
-        steps: how many are drawn.
+        region: the allowed perturbations; points are drawn from its one ball.
+        steps: the number of points.
 
     >>> fm.robust.report.UniformNoise(fm.LinfBall(0.1) & fm.Box(0, 1), steps=100)
     UniformNoise(region=LinfBall(eps=0.1) & Box(lo=0, hi=1), steps=100)

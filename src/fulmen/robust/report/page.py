@@ -1,4 +1,4 @@
-"""A report as one self-contained page of HTML, for light and dark screens."""
+"""A report as one self-contained HTML page, for light and dark screens."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from fulmen.inspect.plot_style import grid
 from fulmen.inspect.text import faint, html_table
 from fulmen.robust.report.html import attacks_table, curve_table, escaped, findings_list
 from fulmen.robust.report.pictures import panels
-from fulmen.robust.report.report_text import headline, verdicts
+from fulmen.robust.report.report_text import ATTACKS, CURVE, counts, verdicts
 
 __all__ = ["report_page"]
 
-ROWS = 2000  # examples that are listed
+ROWS = 2000  # examples in the table
 
 STYLE = """
 :root { color-scheme: light dark }
@@ -25,7 +25,7 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 62em; margin: 2em auto; 
 h1 { font-size: 1.5em } h2 { font-size: 1.1em; margin-top: 2em }
 table { font: 13px/1.5 ui-monospace, monospace; display: block; overflow-x: auto }
 svg { max-width: 100%; height: auto }
-.figures { display: flex; flex-wrap: wrap; gap: 1em 2.5em; margin: 1em 0 } .figures b { display: block; font-size: 1.9em; line-height: 1.2 }
+.metrics { display: flex; flex-wrap: wrap; gap: 1em 2.5em; margin: 1em 0 } .metrics b { display: block; font-size: 1.9em; line-height: 1.2 }
 .pictures { display: flex; flex-wrap: wrap; gap: 1em 2em }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 13px }
 details { max-height: 40em; overflow: auto }
@@ -33,31 +33,31 @@ details { max-height: 40em; overflow: auto }
 
 
 def report_page(report: Any) -> str:
-    """The page. Without matplotlib it has tables in the place of pictures."""
+    """The page; without matplotlib it has no pictures."""
     title = f"Robustness: {report.robust_accuracy:.3f} of {report.accuracy:.3f}"
     n, warnings = len(report), len(report.warnings)
-    figures = {
+    metrics = {
         "accuracy": f"{report.accuracy:.3f}",
         "robust accuracy": f"{report.robust_accuracy:.3f}",
         f"of {report.total} examples" if n < report.total else "examples": str(n),
         "warning" if warnings == 1 else "warnings": str(warnings),
     }
-    boxes = "".join(f"<div><b>{value}</b>{name}</div>" for name, value in figures.items())
+    boxes = "".join(f"<div><b>{value}</b>{name}</div>" for name, value in metrics.items())
     sections = {
         f"Warning signs: {verdicts(report)}": findings_list(report),
-        "Attacks, each on what those before have left": attacks_table(report),
+        ATTACKS: attacks_table(report),
         "Pictures": _pictures(report),
-        "Accuracy at other radii, and under noise of that size": curve_table(report) if report.curve else "",
-        "Each example": _examples(report),
-        "What it was found with": _settings(report),
+        CURVE: curve_table(report) if report.curve else "",
+        "Examples": _examples(report),
+        "Settings": _settings(report),
     }
-    region = faint(report.settings["region"])
+    region = faint(f"Region: {report.settings['region']}")
     body = "".join(f"<h2>{html.escape(name)}</h2>\n{text}\n" for name, text in sections.items() if text)
     head = (
         '<meta charset="utf-8"><meta name="color-scheme" content="light dark"><meta name="viewport" content="width=device-width">'
         f"<title>{html.escape(title)}</title><style>{STYLE}</style>"
     )
-    above = f'<h1>Robustness</h1><div class="figures">{boxes}</div><p>{html.escape(headline(report))}<br>{region}</p>'
+    above = f'<h1>Robustness</h1><div class="metrics">{boxes}</div><p>{html.escape(counts(report))}<br>{region}</p>'
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>{above}\n{body}</body></html>\n'
 
 
@@ -70,7 +70,7 @@ def _pictures(report: Any) -> str:
 
 
 def _svg(draw: Any, report: Any, name: str) -> str:
-    """One panel as SVG, without what links elsewhere, and with names that no other picture on the page has."""
+    """One panel as SVG, without metadata, and with ids that are unique on the page."""
     import matplotlib
     import matplotlib.pyplot as plt
 
@@ -91,7 +91,7 @@ def _examples(report: Any) -> str:
     rows = []
     for i in shown:
         broken = report.correct[i] and not report.robust[i]
-        by = report.attacks[report.by[i]]["name"] if report.by[i] >= 0 else "" if report.correct[i] else "wrong as it is"
+        by = report.attacks[report.by[i]]["name"] if report.by[i] >= 0 else "" if report.correct[i] else "clean input wrong"
         size = report.gradient["l2"][i]
         rows.append(
             (
@@ -106,7 +106,7 @@ def _examples(report: Any) -> str:
             )
         )
     columns = ("example>", "label>", "clean>", "attacked>", "broken by", "step>", "L∞>", "L2>", "L1>", "gradient>")
-    more = f"<p>{faint(f'and {len(report) - ROWS} more, which the JSON has')}</p>" if len(report) > ROWS else ""
+    more = f"<p>{faint(f'and {len(report) - ROWS} more, in the JSON file')}</p>" if len(report) > ROWS else ""
     return f"<details><summary>{len(report)} examples</summary>{html_table(columns, escaped(rows))}{more}</details>"
 
 

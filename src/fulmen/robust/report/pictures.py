@@ -10,7 +10,7 @@ from fulmen.inspect.plot_style import COLOURS, TEXT, grid
 
 __all__ = ["panels", "report_figure"]
 
-COLUMNS = 8  # examples that are shown
+COLUMNS = 8  # examples in the picture
 
 
 def report_figure(report: Any) -> Any:
@@ -25,14 +25,16 @@ def report_figure(report: Any) -> Any:
 
 
 def panels(report: Any) -> dict[str, Any]:
-    """What there is to draw, by name: functions of axes and the report."""
+    """The panels that a report has, by name: functions of axes and the report."""
     found = {"curve": draw_curve} if report.curve else {}
     found["classes"] = draw_classes
-    return {**found, "examples": draw_examples} if as_images(report.x) is not None and len(chosen(report)) else found
+    if as_images(report.x) is not None and len(broken_examples(report)):
+        found["examples"] = draw_examples
+    return found
 
 
 def draw_curve(axes: Any, report: Any) -> None:
-    """Accuracy over the radius, under the attacks, and under noise of the same size."""
+    """Accuracy by radius, under the attacks and under noise of the same size."""
     eps = np.array([0.0, *report.curve["eps"]])
     lines = {"attacked": "robust", "noise": "noise"}
     for (label, name), colour, style in zip(lines.items(), (COLOURS[1], COLOURS[0]), ("o-", "s--"), strict=True):
@@ -45,34 +47,34 @@ def draw_curve(axes: Any, report: Any) -> None:
     axes.axhline(1 / classes, color=TEXT, lw=0.8, ls=":")
     axes.annotate("chance", (0, 1 / classes), (2, 2), textcoords="offset points", color=TEXT, fontsize=8)
     axes.axvline(report.settings["eps"], color=TEXT, lw=0.8, ls=":")
-    axes.annotate("ε", (report.settings["eps"], 0.0), (3, -3), textcoords="offset points", color=TEXT, fontsize=8)
+    axes.annotate("ε", (report.settings["eps"], 0.0), (3, 2), textcoords="offset points", color=TEXT, fontsize=8)
     axes.set(xlabel="radius of the ball", ylim=(-0.03, 1.05))
-    axes.set_title("accuracy over the radius")
+    axes.set_title("accuracy by radius")
     axes.xaxis.label.set_color(TEXT)
 
 
 def draw_classes(axes: Any, report: Any) -> None:
-    """Each class's accuracy, and within it the robust one."""
+    """Each class's accuracy, and its robust accuracy inside it."""
     classes = report.per_class()
-    places = np.arange(len(classes))
+    positions = np.arange(len(classes))
     clean, robust = ([values[i] for values in classes.values()] for i in (1, 2))
-    axes.bar(places, clean, color=COLOURS[0], alpha=0.45, width=0.8)
-    axes.bar(places, robust, color=COLOURS[1], width=0.5)
+    axes.bar(positions, clean, color=COLOURS[0], alpha=0.45, width=0.8)
+    axes.bar(positions, robust, color=COLOURS[1], width=0.5)
     step = -(-len(classes) // 20)
-    axes.set_xticks(places[::step], [str(c) for c in classes][::step])
+    axes.set_xticks(positions[::step], [str(c) for c in classes][::step])
     axes.set(xlabel="class", ylim=(0, 1.05))
-    axes.set_title("accuracy by class (narrow: attacked)")
+    axes.set_title("accuracy by class (wide: clean, narrow: attacked)")
 
 
-def chosen(report: Any) -> np.ndarray:
-    """The examples that are shown: broken ones, spread over the classes."""
+def broken_examples(report: Any) -> np.ndarray:
+    """The broken examples in the picture, spread over the classes."""
     rows = np.flatnonzero(report.correct & ~report.robust)
     order = np.argsort([np.sum(report.labels[rows[:i]] == report.labels[row]) for i, row in enumerate(rows)], kind="stable")
     return np.sort(rows[order][:COLUMNS])
 
 
 def as_images(x: Any) -> np.ndarray | None:
-    """Inputs as images in colour, `(n, height, width, 3)`; None where they are none."""
+    """Inputs as colour images, `(n, height, width, 3)`, or None if they are not images."""
     if not isinstance(x, np.ndarray) or x.ndim not in (3, 4) or (x.ndim == 4 and x.shape[3] not in (1, 3)):
         return None
     x = x.astype(np.float64)
@@ -81,8 +83,8 @@ def as_images(x: Any) -> np.ndarray | None:
 
 
 def draw_examples(axes: Any, report: Any) -> None:
-    """Broken examples as they were, how they were changed, and what came out; one picture with gaps that show the page."""
-    rows = chosen(report)
+    """Broken examples: the clean inputs, the changes and the attacked inputs, as one picture with transparent gaps."""
+    rows = broken_examples(report)
     clean, attacked = as_images(report.clean[rows]), as_images(report.x[rows])
     assert clean is not None and attacked is not None
     low, high = min(clean.min(), attacked.min()), max(clean.max(), attacked.max())
@@ -104,4 +106,4 @@ def draw_examples(axes: Any, report: Any) -> None:
     axes.set_xticks(middles, [f"{a}→{b}" for a, b in zip(report.labels[rows], report.attacked[rows], strict=True)])
     axes.set_yticks([i * (height + gap) + height / 2 - 0.5 for i in range(3)], ["clean", f"change ×{times:g}", "attacked"])
     axes.tick_params(length=0, labelsize=8)
-    axes.set_title("examples that were broken, and what they are taken for")
+    axes.set_title("broken examples: true class → predicted class")

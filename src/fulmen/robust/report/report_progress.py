@@ -1,4 +1,4 @@
-"""What an evaluation shows while it runs."""
+"""The progress of an evaluation, shown by the progress bars of `fit`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Any
 from fulmen.core.verbs import on
 from fulmen.dispatching.registry import dispatch
 from fulmen.train.events import FitEnd, FitStart, LogsRead, listeners
+from fulmen.train.interruption import Interruption
 from fulmen.train.progress import NotebookProgress, PlainProgress, ProgressBar, line, progress_callbacks
 
 _EVERY = 10.0  # seconds between two plain lines
 
 
 def _brief(doing: str) -> str:
-    """So much that a bar and the figures have room beside it in 80 columns."""
+    """Short enough for a bar and the metrics to fit into 80 columns too."""
     return textwrap.shorten(doing, 26, placeholder="…")
 
 
@@ -34,60 +35,66 @@ class _NotebookBar(NotebookProgress):
 
 
 class _Lines:
-    said = 0.0
+    printed = 0.0
 
 
 @dispatch
 def on(event: LogsRead, progress: _Lines, run):
-    if time.perf_counter() - max(progress.said, run.begun) >= _EVERY:
-        progress.said = time.perf_counter()
+    if time.perf_counter() - max(progress.printed, run.begun) >= _EVERY:
+        progress.printed = time.perf_counter()
         print(f"{run.done}/{run.steps}  {run.doing}  {line(run.logs)}", flush=True)
 
 
-_OURS = {ProgressBar: _Bar, NotebookProgress: _NotebookBar, PlainProgress: _Lines}
+_BARS = {ProgressBar: _Bar, NotebookProgress: _NotebookBar, PlainProgress: _Lines}
 
 
 class Progress:
-    """An evaluation as progress bars see it: they are told of its events as `fit`'s are.
+    """An evaluation as a run of steps: progress bars receive `fit`'s events.
+
+    Args:
+        progress: True, False or a progress bar.
+        steps: the number of steps.
+        interruption: whether Ctrl-C was pressed.
 
     Attributes:
-        steps: how many steps it has.
-        done: how many of them are done.
-        doing: what it is at.
-        logs: the newest figures.
+        done: the number of steps done.
+        doing: the current step, in words.
+        logs: the newest metrics.
     """
 
-    def __init__(self, progress: Any, steps: int) -> None:
-        self.steps, self.done, self.doing, self.logs, self.begun = steps, 0, "", {}, time.perf_counter()
+    def __init__(self, progress: Any, steps: int, interruption: Interruption) -> None:
+        self.steps, self.interruption = steps, interruption
+        self.done, self.doing, self.logs, self.begun = 0, "", {}, time.perf_counter()
         found = progress_callbacks(progress)
-        self.bars = [_OURS[type(bar)]() if progress is True else bar for bar in found]
+        self.bars = [_BARS[type(bar)]() if progress is True else bar for bar in found]
 
     def left(self) -> int:
-        """How many steps are to come."""
+        """The number of steps that remain."""
         return self.steps - self.done
 
-    def say(self, doing: str) -> None:
-        """Show what it is at."""
+    def begin(self, doing: str) -> None:
+        """Show the step that begins; raises KeyboardInterrupt if Ctrl-C was pressed before it."""
+        if self.interruption.is_set():
+            raise KeyboardInterrupt
         self.doing = doing
-        self._tell(LogsRead())
+        self._send(LogsRead())
 
     def step(self) -> None:
         """One step is done."""
         self.done += 1
-        self._tell(LogsRead())
+        self._send(LogsRead())
 
-    def figures(self, **figures: float) -> None:
-        """The newest figures."""
-        self.logs = figures
+    def metrics(self, **metrics: float) -> None:
+        """Set the newest metrics."""
+        self.logs = metrics
 
-    def _tell(self, event: Any) -> None:
-        run: Any = self
-        for bar in listeners(event, self.bars, run):
-            on(event, bar, run)
+    def _send(self, event: Any) -> None:
+        for bar in listeners(event, self.bars, self):  # type: ignore[arg-type]
+            on(event, bar, self)
 
     def __enter__(self) -> Progress:
-        self._tell(FitStart())
+        self._send(FitStart())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._tell(FitEnd())
+        self._send(FitEnd())

@@ -11,41 +11,46 @@ __all__ = ["report_text"]
 
 WIDTH = 79
 MARKS = {"ok": "ok", "suspicious": "SUSPICIOUS", "wrong": "WRONG", "not checked": "not checked"}
+ATTACKS = "Attacks, each on the examples that survived the attacks before it"
+CURVE = "Accuracy by radius, under attack and under noise"
 WORST_FIRST = ("wrong", "suspicious", "not checked", "ok")
 
 
 def headline(report: Any) -> str:
-    """The figures in a sentence or two."""
+    """The results in a sentence or two."""
+    return f"accuracy {report.accuracy:.3f}, robust accuracy {report.robust_accuracy:.3f}: {counts(report)}"
+
+
+def counts(report: Any) -> str:
+    """The numbers of examples in a sentence or two."""
     n, broken = len(report), int((report.correct & ~report.robust).sum())
-    return (
-        f"accuracy {report.accuracy:.3f}, robust accuracy {report.robust_accuracy:.3f}: of {n} examples {report.correct.sum()} "
-        f"are right, and the attacks change {broken} of these."
-        f"{_interrupted(report) if report.partial else ''}"
-    )
+    interrupted = _interrupted(report) if report.partial else ""
+    right = f"{report.correct.sum()} of {n} examples are classified correctly"
+    return f"{right}, and the attacks break {broken} of these.{interrupted}"
 
 
 def _interrupted(report: Any) -> str:
     n, run = len(report), len(report.attacks)
     asked = report.settings.get("attacks", run)
     parts = [f"{n} of {report.total} examples"] * (n < report.total) + [f"{run} of {asked} attacks"] * (run < asked)
-    return f" Interrupted: {' and '.join(parts) or 'the curve or the warning signs are not complete'}."
+    return f" Interrupted: {' and '.join(parts) or 'the curve or the warning signs are incomplete'}."
 
 
 def verdicts(report: Any) -> str:
-    """How many findings there are of each kind."""
+    """The number of findings of each verdict."""
     if not report.findings:
-        return "no warning signs were looked for"
+        return "none were checked"
     counts = {kind: sum(finding.verdict == kind for finding in report.findings) for kind in MARKS}
     return ", ".join(f"{counts[kind]} {kind}" for kind in WORST_FIRST if counts[kind])
 
 
 def worst_first(report: Any) -> list[Any]:
-    """The findings, those that say that something is wrong before the others."""
+    """The findings, ordered from wrong to ok."""
     return sorted(report.findings, key=lambda finding: WORST_FIRST.index(finding.verdict))
 
 
 def attack_rows(report: Any) -> list[tuple[str, ...]]:
-    """A row for each attack: what it was given and has broken, and what is left."""
+    """A row for each attack: the examples it was given and has broken, the accuracy after it, and its duration."""
     return [
         (each["name"], str(each["given"]), str(each["broken"]), f"{each['accuracy']:.3f}", f"{each['seconds']:.1f} s")
         for each in report.attacks
@@ -64,11 +69,11 @@ def curve_rows(report: Any) -> list[tuple[str, ...]]:
 def report_text(report: Any) -> str:
     """The report as text."""
     parts = [_wrapped(f"Robustness: {headline(report)}"), _wrapped(f"region: {report.settings['region']}")]
-    rows = [("attack", "given", "broken", "left", "time"), *attack_rows(report)]
-    parts.append(_titled("Attacks, each on what those before have left", _table(rows, (1, 2, 3, 4))))
+    rows = [("attack", "given", "broken", "accuracy", "time"), *attack_rows(report)]
+    parts.append(_titled(ATTACKS, _table(rows, (1, 2, 3, 4))))
     if report.curve:
         rows = [("ε", "attacked", "noise"), *curve_rows(report)]
-        parts.append(_titled("Accuracy at other radii, and under noise of that size", _table(rows, (0, 1, 2))))
+        parts.append(_titled(CURVE, _table(rows, (0, 1, 2))))
     if report.findings:
         text = "\n".join(_finding(finding) for finding in worst_first(report))
         parts.append(_titled(f"Warning signs: {verdicts(report)}", text))
