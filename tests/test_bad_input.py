@@ -248,7 +248,7 @@ def test_an_image_outside_the_box():
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        (dict(epochs=1, batch_size=41), ValueError, ["got 41", "40"]),
+        (dict(epochs=1, batch_size=41), ValueError, ["batch_size", "40", "got 41"]),
         (dict(epochs=1, batch_size=0), ValueError, ["batch_size", "0"]),
         (dict(epochs=0), ValueError, ["epochs", "0"]),
         (dict(epochs=1.5), TypeError, ["epochs", "positive integer", "1.5"]),
@@ -258,7 +258,7 @@ def test_an_image_outside_the_box():
     ],
 )
 @pytest.mark.parametrize("of", ["component", "state"])
-def test_how_long(options, error, words, of):
+def test_run_lengths_that_are_not_possible(options, error, words, of):
     component = classifier()
     given = ADAM if of == "component" else {}
     if of == "state":
@@ -278,7 +278,7 @@ def test_a_state_of_another_system(tmp_path):
 
 
 @pytest.mark.parametrize("part", [0.0, 1.0, 0.001])
-def test_splits_that_leave_nothing(part):
+def test_splits_with_an_empty_part_are_refused(part):
     with said(ValueError, "split", str(part)):
         fm.split((X, Y), part)
 
@@ -481,8 +481,8 @@ def test_an_error_that_is_not_for_want_of_arrays_stays_as_it_is():
 
 
 FITS = [
-    (dict(optimizer="adam", lr=1e-3, steps=1), ["optimizer", "got 'adam'", "optimizer=optax.adam"]),
-    (dict(optimizer={"layer": "adam"}, lr=1e-3, steps=1), ["optimizer", "got 'adam'"]),
+    (dict(optimizer="adam", lr=1e-3, steps=1), ["optimizer", "'adam' came", "optimizer=optax.adam"]),
+    (dict(optimizer={"layer": "adam"}, lr=1e-3, steps=1), ["optimizer", "'adam' came"]),
     (dict(optimizer=optax.adam, lr=1e-3, epoch=1), ["epoch is no option", "did you mean 'epochs'"]),
     (dict(optimizer=optax.adam, lr=1e-3, steps=1, val=(X, Y)), ["val is no option", "did you mean 'validation'"]),
     (
@@ -524,7 +524,7 @@ def test_what_is_no_learning_rate(lr, words):
 
 
 def test_schedules_for_each_member():
-    with said(TypeError, "lr", "a list of numbers", "got a schedule"):
+    with said(TypeError, "lr", "a number for each member", "a schedule came"):
         fm.setup(fm.Population(net(), 2), (X, Y), optimizer=optax.adam, lr=[fm.cosine(1e-3), fm.cosine(1e-2)])
 
 
@@ -554,5 +554,5 @@ def test_a_state_where_a_component_belongs():
 
 
 def test_signs_as_a_switch():
-    with said(TypeError, "signs must be a tuple", "got False", "signs=()"):
+    with said(TypeError, "signs: a tuple", "False came", "signs=()"):
         fm.robustness(fm.init(classifier(), jax.random.key(0)), (X, Y), fm.LinfBall(0.1), signs=False, progress=False)

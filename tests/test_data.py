@@ -163,10 +163,10 @@ def test_a_plan_of_a_source(lists):
     )
     assert fm.setup(net(), Plain(lists), epochs=3, **ADAM).plan == fm.Plan(epochs=3, batch_size=16)
     cosine = dict(optimizer=optax.adam, lr=fm.cosine(1e-2))
-    with pytest.raises(ValueError, match=r"length is not known.*of data without a length `steps=`"):
+    with pytest.raises(ValueError, match=r"cosine needs the length of the run: give `steps=`"):
         fm.setup(net(), Plain(lists), epochs=3, **cosine)
     report = fm.check(net(), Plain(lists), epochs=3, **cosine)
-    assert not report.ok and "length is not known" in report.errors[0].what
+    assert not report.ok and "needs the length of the run" in report.errors[0].what
     assert fm.setup(net(), Plain(lists), steps=3, **cosine).plan.total_steps == 3
 
 

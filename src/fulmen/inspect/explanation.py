@@ -175,10 +175,8 @@ _numbers = itertools.count()
 
 def _without_traces() -> contextlib.AbstractContextManager[Any]:
     """A context in which jit and remat trace their functions again. Their caches are kept."""
-    try:
-        from jax.experimental.xla_metadata import set_xla_metadata
-    except ImportError:  # then calls inside functions that were traced before are not seen
-        return contextlib.nullcontext()
+    from jax.experimental.xla_metadata import set_xla_metadata  # its value is part of the key of JAX's trace caches
+
     return set_xla_metadata(fulmen_explain=str(next(_numbers)))
 
 
