@@ -384,10 +384,10 @@ def test_methods_inside_the_class():
         def metrics(self, batch):
             return {}
 
-    with said(TypeError, "Inside.forward", "outside", "@dispatch", "def forward(inside: Inside, …)"):
+    with said(TypeError, "Inside.forward", "below the class", "@dispatch", "def forward(inside: Inside, …)"):
         fm.setup(fm.Classifier(Inside(Linear(4, 3))), (X, Y), **ADAM)
     report = fm.check(Unseen(fm.models.Dense(4, 3)), (X, Y), **ADAM)
-    assert "Unseen.metrics is written inside the class" in report.errors[0].what
+    assert "Unseen.metrics is in the body of the class" in report.errors[0].what
 
 
 def test_functions_inside_the_class_that_a_method_calls():
@@ -529,14 +529,14 @@ def test_schedules_for_each_member():
 
 
 def test_fields_that_hold_no_component():
-    with said(TypeError, "metrics.0 is data", "'accuracy' came", "a component", "Metric"):
+    with said(TypeError, "metrics.0 must be", "got 'accuracy'", "a component", "Metric"):
         fm.setup(fm.Classifier(net().layer, metrics=("accuracy",)), (X, Y), **ADAM)
-    with said(TypeError, "objective is data", "sigmoid came", "annotated Objective"):
+    with said(TypeError, "objective must be", "got sigmoid", "annotated Objective"):
         fm.setup(fm.Classifier(net().layer, jax.nn.sigmoid), (X, Y), **ADAM)
 
 
 def test_a_number_for_a_key():
-    with said(TypeError, "a random key was expected", "7 came", "jax.random.key(7)"):
+    with said(TypeError, "key must be a random key", "7", "jax.random.key(7)"):
         fm.init(net(), 7)
 
 

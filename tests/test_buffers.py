@@ -215,9 +215,17 @@ def test_frozen_buffers_stay():
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
-        (lambda m: record(m.weight, m.buffer, jnp.ones(3)), ValueError, r"holds shape \(\), and the new value has \(3,\)"),
-        (lambda m: record(m.weight, m.weight, NEW), TypeError, "changes a `fm.Buffer`"),
-        (lambda m: m.weight + record(jnp.int32(3), m.buffer, NEW), TypeError, "y has type int32 and so no gradient"),
+        (
+            lambda m: record(m.weight, m.buffer, jnp.ones(3)),
+            ValueError,
+            r"new must have the buffer's shape \(\), got \(3,\)",
+        ),
+        (lambda m: record(m.weight, m.weight, NEW), TypeError, "buffer must be a fm.Buffer, got a"),
+        (
+            lambda m: m.weight + record(jnp.int32(3), m.buffer, NEW),
+            TypeError,
+            "y must be floating-point numbers .* got int32",
+        ),
     ],
     ids=["shape", "no buffer", "integers"],
 )

@@ -235,18 +235,18 @@ def test_fields_of_the_wrong_kind(system, message):
         (
             lambda x, y: (x, y.astype(np.float32)),
             TypeError,
-            "CrossEntropy, y: integer labels were expected, and float32 came",
+            r"CrossEntropy, y must be integer labels .* got float32",
         ),
         (
             lambda x, y: (x, y[:, None]),
             ValueError,
-            r"CrossEntropy, y: integer labels of shape \(50,\).*int32 of shape \(50, 1\) came",
+            r"CrossEntropy, y must be integer labels of shape \(50,\).*got int32 of shape \(50, 1\)",
         ),
-        (lambda x, y: x, ValueError, "CrossEntropy needs targets, and the Unlabeled batch that came has no y"),
+        (lambda x, y: x, ValueError, "CrossEntropy needs a batch with targets, got a Unlabeled without y"),
         (
             lambda x, y: TwoInputs(x, y),
             TypeError,
-            r"is called with batch.x, and TwoInputs has no x. Write `model_inputs",
+            r"needs batch.x, and TwoInputs has no x. Write a method `model_inputs",
         ),
     ],
 )
@@ -263,9 +263,7 @@ def test_invalid_data(model, raw, change, error, message):
 
 def test_regression_targets_are_not_broadcast(raw):
     x, _ = raw
-    with pytest.raises(
-        ValueError, match=r"MSE, y: the shape of the model's outputs, \(50, 1\), was expected, and \(50,\) came"
-    ):
+    with pytest.raises(ValueError, match=r"MSE, y must have the shape of the model's outputs, \(50, 1\), got \(50,\)"):
         fm.setup(fm.Regressor(Linear(4, 1)), (x, x[:, 0]), optimizer=optax.sgd(0.1))
 
 
@@ -295,5 +293,5 @@ def test_a_model_that_mixes_examples(raw):
     def forward(pooled: Pooled, x):
         return x.mean()
 
-    with pytest.raises(ValueError, match=r"outputs of shape \(n, classes\) were expected, and the model gave \(\)"):
+    with pytest.raises(ValueError, match=r"outputs must have shape \(n, classes\), got \(\)"):
         fm.validate(fm.Classifier(Pooled()), fm.Labeled(*raw))

@@ -129,7 +129,7 @@ BAD = {
     "no attack": (lambda: TRADES(classifier(), REGION), (X, Y), TypeError, "TRADES.attack must be an Attack.*fm.PGD"),
     "no system": (lambda: MART("model", PGD), (X, Y), TypeError, r"MART.system|^system is data, and 'model'"),
     "SAM, no system": (lambda: SAM(3.0), (X, Y), TypeError, "SAM.system must be a Component"),
-    "no labels": (lambda: TRADES(classifier(), PGD), X, ValueError, "CrossEntropy needs targets"),
+    "no labels": (lambda: TRADES(classifier(), PGD), X, ValueError, "CrossEntropy needs a batch with targets"),
     "a schedule of no attack": (
         lambda: fm.Adversarial(classifier(), AttackSchedule(lambda step: REGION)),
         (X, Y),

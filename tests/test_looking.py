@@ -254,7 +254,7 @@ def test_html_of_everything(state):
     assert "mean over 20 examples" in shown(loss_tree(state, (X, Y)))
     assert "handed to its part" in shown(explain(fm.loss, state.system, fm.Labeled(X, Y)))
     assert "forward(Linear, object)" in shown(fm.forward) and "tiny.py:" in shown(fm.forward)
-    assert "what is to be made small" in shown(methods_table(fm.loss)).lower()
+    assert "the value that training minimises" in shown(methods_table(fm.loss)).lower()
     text = shown(tracked())
     assert "layers: list" in text and "f32[4, 5]" in text and "relu" in text and "43 parameters" in text
     assert "inner: Weighted" in shown(state)

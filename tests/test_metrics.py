@@ -115,14 +115,14 @@ def test_metrics_have_names():
 @pytest.mark.parametrize(
     ("metric", "y", "error", "message"),
     [
-        (fm.Accuracy(), np.ones(N, np.float32), TypeError, "Accuracy, y: integer labels were expected, and float32 came"),
+        (fm.Accuracy(), np.ones(N, np.float32), TypeError, "Accuracy, y must be integer labels.* got float32"),
         (fm.Accuracy(), LABELS + 1, ValueError, r"Accuracy, y must be labels from 0 to 3.*labels from 1 to 4"),
-        (fm.Accuracy(), None, ValueError, "Accuracy needs targets, and the Labeled batch that came has no y"),
+        (fm.Accuracy(), None, ValueError, "Accuracy needs a batch with targets, got a Labeled without y"),
         (
             fm.metric_types.MeanAbsoluteError(),
             LABELS,
             ValueError,
-            r"MeanAbsoluteError, y: the shape .*\(40, 4\), was expected, and \(40,\) came",
+            r"MeanAbsoluteError, y must have the shape .*\(40, 4\), got \(40,\)",
         ),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 
 import fulmen as fm
 from fulmen import bind, dispatch, forward
-from fulmen.core.component import unbind
+from fulmen.core.component_methods import unbind
 from fulmen.core.leaves import components
 from fulmen.core.tree import remake
 
@@ -434,5 +434,5 @@ def test_training_drops_and_evaluation_does_not():
 
 @pytest.mark.parametrize("key", [0, None, "key"])
 def test_a_key_that_is_none(key):
-    with pytest.raises(TypeError, match=r"Train takes a random key.*jax.random.key\(0\)"):
+    with pytest.raises(TypeError, match=r"Train.key must be a random key.*jax.random.key\(0\)"):
         fm.Train(key)

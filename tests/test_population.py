@@ -264,7 +264,7 @@ def test_losses_and_metrics_of_the_members(trained):
     close([value], [fm.loss(state, DATA)], 1e-6)
     close([value], [jnp.mean(jnp.stack([fm.loss(member, DATA) for member in fm.members(state)]))], 1e-6)
     found = fm.metrics(state, DATA)["accuracy"]
-    assert found.compute().shape == (3,) and set(found.figures("accuracy")) == {
+    assert found.compute().shape == (3,) and set(found.logged("accuracy")) == {
         "accuracy",
         "accuracy/std",
         "accuracy/members",

@@ -20,6 +20,7 @@ from fulmen import (
     schedules,
     systems,
 )
+from fulmen.core import component_methods as _component_methods  # registers methods for all components
 from fulmen.core import limits as _limits  # registers the checks of fields with `validate`
 from fulmen.core import marks
 from fulmen.core.batch import Batch, Labeled, Unlabeled

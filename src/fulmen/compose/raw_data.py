@@ -22,7 +22,7 @@ def as_batch(component: object, raw):
     return to_batch(raw, component)
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def to_batch(raw, component):
     """The batch that is made of raw data for a component without an `as_batch` method for it.
 

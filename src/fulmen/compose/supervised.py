@@ -78,7 +78,7 @@ def model_inputs(system: Supervised, batch):
     return model_inputs(system.model, batch)
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def prediction(system, batch):
     """The `Prediction` that the objective and the metrics of a `Supervised` get."""
 

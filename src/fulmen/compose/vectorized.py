@@ -13,7 +13,8 @@ from typing import Any
 
 from fulmen.compose.per_member import per_member, pooled
 from fulmen.core.component import Wrapper, part_name
-from fulmen.core.leaves import components, require_dispatched
+from fulmen.core.field_checks import require_dispatched
+from fulmen.core.leaves import components
 from fulmen.core.mode import Eval
 from fulmen.core.structure import Structure, keep, pack, per_structure
 from fulmen.core.tree import remake
@@ -23,12 +24,12 @@ from fulmen.dispatching.registry import dispatch, verb
 __all__ = ["Members", "around", "attacked_batch", "check_attack", "check_parts", "inside"]  # the verbs are private
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def members_of(component, whole):
     """The members of `whole`, a component or a state, each as a single system or its state; empty for a single system."""
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def over_members(component, whole, function, *inputs, axis=0):
     """`function(member, *inputs)` of every member, in one program.
 
@@ -41,7 +42,7 @@ def over_members(component, whole, function, *inputs, axis=0):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def over_states(component, state, function, *inputs):
     """`function(state, *inputs) -> (state, extra)` of every member's state, in one program.
 
@@ -50,12 +51,12 @@ def over_states(component, state, function, *inputs):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def seeded(component, whole, seed):
     """`whole` with the members' seeds set to `seed`, `seed + 1`, …, unless they are given."""
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def check_setup(component, state, raw):
     """Raise on a new state whose arrays do not fit its members. `raw` is the first batch."""
 

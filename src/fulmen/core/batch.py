@@ -1,4 +1,4 @@
-"""Batches: what a step is done on, as types, so that data is tied to systems by dispatch."""
+"""Types of batches, so that verbs dispatch on the kind of data."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ __all__ = [
 
 
 class Batch(Tree):
-    """Examples along the leading axis of every array. Subclass it for inputs of one's own.
+    """Examples along the leading axis of every array. Subclass it for custom inputs.
 
     Args:
-        weight: `(n,)`, how much each example counts in means; None counts all alike. An example of weight 0 is padding.
-        index: `(n,)` integers, which example of the data set each one is; randomness that must belong to an example and
-            not to its place in the batch is drawn by it.
+        weight: `(n,)`, the weight of each example in means; None weights all alike. An example of weight 0 is padding.
+        index: `(n,)` integers, each example's number in the data set; it determines randomness that must not depend on the
+            position in the batch.
 
-    **Extending.** A subclass whose inputs have other names says which of its fields an attack may change:
-    `attackable: ClassVar = ("image", "text")`. Each is then kept in the attack's region by itself.
+    **Extending.** A subclass whose inputs have other names declares the fields that an attack may change:
+    `attackable: ClassVar = ("image", "text")`. Each is kept in the attack's region separately.
     """
 
     attackable: ClassVar[tuple[str, ...]] = ("x",)
-    repeats_examples: ClassVar[bool] = False  # then it is for training only: an evaluation counts each example once
+    repeats_examples: ClassVar[bool] = False  # if so, for training only: an evaluation counts each example once
 
     weight: jax.Array | None = dataclasses.field(default=None, kw_only=True)
     index: jax.Array | None = dataclasses.field(default=None, kw_only=True)
@@ -77,7 +77,7 @@ class Labeled(Batch):
 
     Args:
         x: `(n, …)`.
-        y: `(n,)` integer labels, `(n, classes)` probabilities, or `(n, …)` numbers to be predicted.
+        y: `(n,)` integer labels, `(n, classes)` probabilities, or `(n, …)` numbers to predict.
     """
 
     x: jax.Array
@@ -85,7 +85,7 @@ class Labeled(Batch):
 
 
 class Unlabeled(Batch):
-    """Inputs alone.
+    """Inputs without targets.
 
     Args:
         x: `(n, …)`.
@@ -95,11 +95,11 @@ class Unlabeled(Batch):
 
 
 class Attacked(Batch):
-    """A batch that an attack has been over. Its other attributes are the attacked batch's.
+    """An attacked batch, which has the attributes of the batch in it.
 
     Args:
-        batch: the attacked batch, of the type that it had.
-        clean: the batch as it was.
+        batch: the attacked batch, of the same type as the clean one.
+        clean: the batch before the attack.
     """
 
     batch: Batch
@@ -124,15 +124,14 @@ class Attacked(Batch):
 
 
 class PartBatches(Batch):
-    """A batch for each part of a system: its own data, or what its augmentation made of the batch.
+    """A batch for each part of a system: separate data, or the same data augmented for each.
 
-    Raw data that is a dict by the names of the system's parts, `{"generator": z, "critic": (x, y)}`, becomes one; each part's is
-    data of any kind, such as a loader. A part's batch is read by its name, `batch.generator.x`, and where that is a path from
-    `batch.parts`.
+    Raw data that is a dict by the names of the system's parts, `{"generator": z, "critic": (x, y)}`, becomes one. A part's
+    batch is an attribute, as in `batch.generator.x`; for a path as the name use `batch.parts`.
 
     Args:
-        batch: what the parts' batches were made of; None where the data gave each its own.
-        parts: from a part's path to that part's batch; of equal length.
+        batch: the batch that the parts' batches were made of; None if each part has its own data.
+        parts: the parts' batches by path; of equal length.
 
     >>> class Pair(fm.System):
     ...     one: fm.Model
@@ -151,7 +150,7 @@ class PartBatches(Batch):
     def __getattr__(self, name: str) -> Any:
         parts = self.__dict__.get("parts", {})
         if name not in parts:
-            raise AttributeError(f"the batch has parts of its own for {', '.join(parts)}, and none called {name!r}.")
+            raise AttributeError(f"the batch has no part {name!r}; its parts are: {', '.join(parts)}.")
         return parts[name]
 
     def _inputs(self) -> dict[str, Any]:
@@ -163,28 +162,28 @@ class PartBatches(Batch):
         return remake(self, {"batch": of(self.batch, ""), "parts": {n: of(part, n) for n, part in self.parts.items()}})
 
 
-# What batches are made of
+# The contents of batches
 
 
 def inner(batch: Any) -> Any:
-    """The batch as the system inside a defence sees it: attacked, if an attack has changed it."""
+    """The batch for the system inside a defence: the attacked one, if there is one."""
     return batch.batch if isinstance(batch, Attacked) else batch
 
 
 def parts_of(batch: Any) -> dict[str, Batch]:
-    """The batches of a system's parts by name; none if all parts share the batch."""
+    """The batches of a system's parts by name; empty if all parts share the batch."""
     return batch.parts if isinstance(batch, PartBatches) else {}
 
 
 def is_unlabeled(batch: Any) -> bool:
-    """Whether the data had inputs alone, before attacks and augmentations."""
+    """Whether the data had no targets, before attacks and augmentations."""
     while isinstance(batch, Attacked | PartBatches):
         batch = batch.clean if isinstance(batch, Attacked) else batch.batch
     return isinstance(batch, Unlabeled)
 
 
 def inputs(batch: Any) -> Any:
-    """What an attack changes: the batch's `attackable` fields, and those of parts that have their own batches."""
+    """The values that an attack changes: the `attackable` fields of the batch, or of the batches in it."""
     return batch._inputs()
 
 
@@ -204,7 +203,7 @@ def with_labels(batch: Any, y: Any) -> Any:
 
 
 def index(batch: Any) -> jax.Array:
-    """The number by which each example draws: its `index`, or else its position in the batch."""
+    """The number that determines each example's randomness: its `index`, or else its position in the batch."""
     while inner(batch) is not batch:
         batch = inner(batch)
     n = jax.tree.leaves(inputs(batch))[0].shape[0]
@@ -212,7 +211,7 @@ def index(batch: Any) -> jax.Array:
 
 
 def unweighted(batch: Any) -> Any:
-    """The batch with every example counting 1: an attack on an example does not depend on its weight."""
+    """The batch with weight 1 for every example: an attack on an example does not depend on its weight."""
     changes: dict[str, Any] = {} if batch.weight is None else {"weight": jnp.ones_like(batch.weight)}
     if isinstance(batch, Attacked | PartBatches):
         changes["batch"] = batch.batch and unweighted(batch.batch)

@@ -1,4 +1,4 @@
-"""Data at the border: what every verb that takes data refuses, and what it converts, before JAX sees it."""
+"""Checks and conversions of data that all verbs share, before JAX receives it."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from fulmen.dispatching.registry import dispatch
 
 __all__ = ["check_array", "check_weight", "checked_batch", "is_float", "leaf_name", "named_arrays", "native"]
 
-# Most batches have only these, and need no closer look.
+# Most batches have only these types, and need no further check.
 _PLAIN = frozenset({np.dtype(f"{kind}{bits}") for kind in ("int", "uint") for bits in (8, 16, 32, 64)})
 _PLAIN |= frozenset(map(np.dtype, ("bool", "float16", "float32")))
 _NUMBERS = (np.ndarray, np.generic, jax.Array, jax.ShapeDtypeStruct, int, float, complex)
 
 
 def checked_batch(data: Any) -> Any:
-    """The data of one batch as JAX reads it, or an error that names the array.
+    """One batch of data in a form that JAX accepts, or an error that names the array.
 
     Args:
         data: a batch, or raw data: a pytree of arrays.
 
     Returns:
-        The data with all host arrays in this machine's byte order; the same object where they were already.
+        The data with all host arrays in native byte order; the same object if they already were.
 
     Raises:
         TypeError: for anything but numbers, and for types that JAX would round or misread.
-        ValueError: for weights on the host that are negative or NaN.
+        ValueError: for negative or NaN weights on the host.
     """
     leaves, structure = jax.tree.flatten(data)
     for leaf in leaves:
@@ -53,12 +53,12 @@ def checked_batch(data: Any) -> Any:
 @dispatch
 def prepared(batch: object, component):
     made = as_batch(component, batch)
-    # A type that a user's method of `as_batch` lets through is no raw data.
+    # A user's method of `as_batch` may return another type, which is not checked.
     return checked_batch(made) if isinstance(made, Batch) else made
 
 
 @dispatch
-def prepared(batch: Component, component):  # which `as_batch` refuses
+def prepared(batch: Component, component):  # `as_batch` refuses it
     return as_batch(component, batch)
 
 
@@ -83,11 +83,11 @@ def _converted(data: Any, leaves: list[Any], structure: Any) -> Any:
 
 
 def leaf_name(data: Any, path: tuple[Any, ...]) -> str:
-    """What an array of some data is called in errors.
+    """The name of an array in errors.
 
     Args:
-        data: a batch, or the raw data of one.
-        path: where the array is, as JAX's functions on trees give it.
+        data: a batch, or raw data.
+        path: the path of the array, as JAX's functions on trees return it.
     """
     if isinstance(data, tuple | list) and len(data) <= 3 and len(path) == 1:
         return ("x", "y", "weight")[getattr(path[0], "idx", 0)]
@@ -95,32 +95,34 @@ def leaf_name(data: Any, path: tuple[Any, ...]) -> str:
 
 
 def check_weight(weight: Any) -> None:
-    """Raise for weights that are negative or NaN; of tracers nothing is known."""
+    """Raise for negative or NaN weights; tracers are not checked."""
     if isinstance(weight, Tracer) or not isinstance(weight, np.ndarray | jax.Array) or not weight.size:
         return
     low = np.min(np.asarray(weight))
     if not low >= 0:
         raise ValueError(
-            f"weight must not be negative or NaN, got {low:.4g}. An example of weight 0 does not count: np.maximum(weight, 0)."
+            f"weight must not be negative or NaN, got {low:.4g}; write np.maximum(weight, 0) to ignore those examples."
         )
 
 
 def native(value: Any) -> Any:
-    """A host array in this machine's byte order: JAX misreads the other one."""
+    """A host array in native byte order: JAX misreads the other one."""
     if not isinstance(value, np.ndarray) or value.dtype.isnative:
         return value
     return value.astype(value.dtype.newbyteorder("="))
 
 
 def named_arrays(data: Any) -> Iterator[tuple[str, Any]]:
-    """The arrays of a tuple, list, dict or `Batch`, or the one array, with their names in errors."""
+    """The arrays of a tuple, list, dict or `Batch`, or the one array, with their names for errors."""
     if isinstance(data, tuple | list) and not hasattr(data, "_fields"):
         if isinstance(data, list) and data and not any(hasattr(v, "shape") for v in data):
-            raise TypeError("data must be NumPy or JAX arrays, got a list of numbers or lists: np.asarray(…, np.float32).")
+            raise TypeError(
+                "data must be NumPy or JAX arrays, got a list of numbers or lists; write np.asarray(…, np.float32)."
+            )
         names = ("x", "y", "weight") if len(data) <= 3 else [str(i) for i in range(len(data))]
         yield from zip(names, data, strict=False)
     elif isinstance(data, dict):
-        for k, v in data.items():  # a part's own data may be a pair, or a dict again
+        for k, v in data.items():  # a part's data may be a pair, or a dict again
             deep = isinstance(v, tuple | list | dict | Batch)
             yield from ((f"{k}.{name}", inner) for name, inner in named_arrays(v)) if deep else [(str(k), v)]
     elif isinstance(data, Batch):
@@ -133,16 +135,18 @@ def named_arrays(data: Any) -> Iterator[tuple[str, Any]]:
 
 
 def check_array(name: str, value: Any) -> None:
-    """Raise unless a value is an array of numbers with one row per example, of a type that JAX takes as it is."""
+    """Raise unless a value is an array of numbers with one row per example, of a type that JAX accepts unchanged."""
     kind = type(value)
     if not hasattr(value, "shape") or not hasattr(value, "dtype") or isinstance(value, type):
         _refuse(name, value)
     if not isinstance(value, np.ndarray | jax.Array) and _is_foreign(value.dtype):
-        raise TypeError(f"{name} must be a NumPy or JAX array, got {kind.__module__}.{kind.__name__}: np.asarray({name}).")
+        raise TypeError(
+            f"{name} must be a NumPy or JAX array, got {kind.__module__}.{kind.__name__}; write np.asarray({name})."
+        )
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
-            f"{name} must not be a masked array, since JAX ignores the mask. Fill it, {name}.filled(0), and give examples that do not "
-            "count the weight 0: (x, y, weight)."
+            f"{name} must not be a masked array, since JAX ignores the mask. Write {name}.filled(0), and give masked examples the "
+            "weight 0: (x, y, weight)."
         )
     if not is_float(value) and np.dtype(value.dtype).kind in "OSUMmV":
         raise TypeError(
@@ -159,7 +163,7 @@ def check_array(name: str, value: Any) -> None:
 
 
 def _refuse(name: str, value: Any) -> None:
-    """Raise for a value that is no array, with what to write instead."""
+    """Raise for a value that is not an array, with the remedy."""
     kind = type(value).__name__
     got, instead = kind, "Data is an array, a pair (x, y), a triple (x, y, weight), a dict or a fm.Batch of arrays."
     if isinstance(value, dict | tuple):
@@ -180,7 +184,7 @@ def _refuse(name: str, value: Any) -> None:
 
 
 def _is_foreign(dtype: Any) -> bool:
-    """Whether it is another library's type of numbers, which NumPy does not know."""
+    """Whether it is another library's type of numbers, unknown to NumPy."""
     try:
         np.dtype(dtype)
     except TypeError:
@@ -189,5 +193,5 @@ def _is_foreign(dtype: Any) -> bool:
 
 
 def is_float(value: Any) -> bool:
-    """Whether an array is of floating-point numbers, bfloat16 included."""
+    """Whether an array has floating-point numbers, including bfloat16."""
     return bool(jnp.issubdtype(value.dtype, jnp.floating))

@@ -10,21 +10,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.core.mode import Eval, Mode, name_hash
+from fulmen.core.mode import Mode, name_hash
+from fulmen.core.paths import join_path
 from fulmen.core.tree import Tree, data_fields, items, remake
-from fulmen.core.verbs import after_update, bind, forward, init, show, validate
+from fulmen.core.verbs import forward, show
 from fulmen.dispatching.lazy_libraries import library_of
-from fulmen.dispatching.registry import dispatch
 
 __all__ = ["Buffer", "Component", "Frozen", "Game", "Model", "Parameter", "System", "Wrapper", "record"]
 
 
 class Component(Tree):
-    """The root of models, systems, objectives, metrics and attacks: a frozen dataclass that is a pytree.
+    """The base of models, systems, objectives, metrics and attacks: a frozen dataclass that is a pytree.
 
-    What a field is follows from its annotation: `int`, `bool`, `str` and callables are static, `float` is a
-    hyperparameter (data that is never trained), arrays and components are children, also in lists, tuples and dicts.
-    `fm.static()` and `fm.hyper()` say it where the annotation does not.
+    Annotations determine the kinds of fields: `int`, `bool`, `str` and callables are static, `float` is a hyperparameter
+    (data that is never trained), arrays and components are children, also in lists, tuples and dicts. `fm.static()` and
+    `fm.hyper()` declare the kind explicitly.
     """
 
     mode: Mode | None = dataclasses.field(default=None, kw_only=True, repr=False)
@@ -34,7 +34,7 @@ class Component(Tree):
         fields = cls.__dict__["__dataclass_fields__"]
         if fields["mode"] is not Component.__dict__["__dataclass_fields__"]["mode"]:
             raise TypeError(
-                f"{cls.__name__}.mode: every component has a field `mode` for what it is called for; use another name."
+                f"{cls.__name__}.mode: 'mode' is reserved, it holds the component's Train or Eval mode; rename the field."
             )
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
@@ -45,7 +45,7 @@ class Component(Tree):
 
 
 class Model(Component):
-    """Maps inputs to outputs and owns parameters: the inexact arrays in its fields are trained.
+    """A function from inputs to outputs with parameters: the inexact arrays in its fields are trained.
 
     `model(x)` is `forward(model, x)`, the only method that a model must have.
 
@@ -60,24 +60,24 @@ class Model(Component):
 
 
 class System(Component):
-    """Components put together for a task. Its own arrays are hyperparameters; its parts own the parameters."""
+    """Components combined for a task. Its arrays are hyperparameters; the parameters are in its parts."""
 
 
 class Game(System):
     """A system whose entries in `losses` belong to its players, the fields of the same names.
 
-    Each entry is computed with every other field's parameters under `stop_gradient`, so one ordinary gradient of the
-    sum gives each player its own.
+    Each entry is computed with the parameters of all other fields under `stop_gradient`, so the gradient of the sum is each
+    player's gradient of its entry.
 
-    All move in every step, from the same point. `fm.intervals` and `fm.every` say who rests when, and `fm.systems.Alternating(game)`
-    lets them move one after another. A field may hold several players in a list, tuple or dict: an entry `"critics.0"`, or
-    `critics=[…]` with an item for each, belongs to one of them, any other entry `critics` to all of them together. A player
-    may be a system, or a game.
+    All players are updated in every step, simultaneously. `fm.intervals` and `fm.every` update players less often, and
+    `fm.systems.Alternating(game)` updates them one after another. A field may hold several players in a list, tuple or dict:
+    an entry `"critics.0"`, or an item of `critics=[…]`, belongs to one of them, any other entry `critics` to all of them. A
+    player may be a system or a game.
     """
 
 
 class Wrapper(System):
-    """A system around one part, its first field: what it does not define itself, it hands to that part."""
+    """A system around one part, its first field: verbs without a method for the wrapper delegate to the part."""
 
     @property
     def __part__(self) -> Any:
@@ -88,12 +88,12 @@ def part_name(cls: type) -> str:
     """The name of a wrapper's part."""
     names = [f.name for f in dataclasses.fields(cls) if f.name != "mode"]  # type: ignore[arg-type]
     if not names:
-        raise TypeError(f"{cls.__name__} is a Wrapper without a field: the first field is the part that it is around.")
+        raise TypeError(f"{cls.__name__} is a Wrapper and must have a field: the first field is the wrapped part.")
     return names[0]
 
 
 class Frozen(Wrapper):
-    """A part as it is: in `Eval` mode, without gradient and without optimizer state.
+    """A part that is not trained: in `Eval` mode, without gradient and without optimizer state.
 
     Args:
         part: the component.
@@ -109,7 +109,7 @@ class Frozen(Wrapper):
 
 
 class Parameter(Tree):
-    """An array that is trained wherever it stands, as on a system. Read it by `.value`.
+    """An array that is trained also in a component that is not a model. Read it as `.value`.
 
     Args:
         value: an inexact array of any shape.
@@ -121,7 +121,7 @@ class Parameter(Tree):
 
 
 class Buffer(Tree):
-    """State that is no parameter, such as running statistics. Read it by `.value`; `record` says what it becomes.
+    """State that is not a parameter, such as running statistics. Read it as `.value`; `record` sets its next value.
 
     Args:
         value: an array of any shape and type, or a tree of them. Integers are exact up to 2²⁴.
@@ -142,7 +142,7 @@ def _tap_forward(y: Any, slot: Any, new: Any) -> Any:
 
 def _tap_backward(residuals: Any, cotangent: Any) -> Any:
     new, count = residuals
-    # The 1 is made of `new`, so that under vmap it is counted once per example.
+    # The 1 depends on `new`, so that vmap counts it once per example.
     one = jnp.where(new.ravel()[:1].sum() == 0, 1.0, 1.0).astype(count.dtype)
     return cotangent, (new, jnp.broadcast_to(one, count.shape)), jnp.zeros_like(new)
 
@@ -151,21 +151,21 @@ _tap.defvjp(_tap_forward, _tap_backward)
 
 
 def record(y: Any, buffer: Buffer, new: Any) -> Any:
-    """Return `y`, and in a training step let the buffer become `new`.
+    """Return `y`, and in a training step set the buffer's next value.
 
-    While a training step differentiates, the buffer's slot collects `(new, 1)` for each use; its value after the step is
-    the total over the count. Anywhere else, as in an attack's inner gradients or an evaluation, this is the identity.
+    While a training step is differentiated, the buffer's slot accumulates `(new, 1)` for each use; its value after the step
+    is the total divided by the count. Otherwise, as in an attack or an evaluation, this is the identity.
 
     Args:
-        y: something that the loss will depend on: an array of floats of any shape, or a tree with one in it.
-        buffer: what to change.
-        new: its new value, of the buffer's shape (or a tree of them, if the buffer holds one).
+        y: a value that the loss depends on: an array of floats of any shape, or a tree with one in it.
+        buffer: the buffer.
+        new: its new value, of the buffer's shape, or a tree of such values if the buffer holds a tree.
 
     Returns:
         `y`.
 
     Raises:
-        TypeError: if `y` has no gradient, or something else than a buffer came.
+        TypeError: if `y` has no gradient, or `buffer` is not a `Buffer`.
         ValueError: if the new value has another shape.
 
     >>> import fulmen as fm, jax.numpy as jnp
@@ -173,19 +173,19 @@ def record(y: Any, buffer: Buffer, new: Any) -> Any:
     2.0
     """
     if not isinstance(buffer, Buffer):
-        raise TypeError(f"record(y, buffer, new) changes a `fm.Buffer`; a {type(buffer).__name__} came.")
+        raise TypeError(f"record: buffer must be a fm.Buffer, got a {type(buffer).__name__}; write record(y, buffer, new).")
     if buffer.slot is None:
         return y
     types = [jnp.result_type(leaf) for leaf in jax.tree.leaves(y)]
     if not any(jnp.issubdtype(dtype, jnp.inexact) for dtype in types):
         raise TypeError(
-            f"record: y has type {', '.join(map(str, types))} and so no gradient; record on floats that the loss depends on."
+            f"record: y must be floating-point numbers that the loss depends on, got {', '.join(map(str, types))}."
         )
     values, structure = jax.tree.flatten(buffer.value)
     for old, slot, value in zip(values, structure.flatten_up_to(buffer.slot), structure.flatten_up_to(new)):
         value = jnp.asarray(value)
         if value.shape != old.shape:
-            raise ValueError(f"record: the buffer holds shape {old.shape}, and the new value has {value.shape}.")
+            raise ValueError(f"record: new must have the buffer's shape {old.shape}, got {value.shape}.")
         y = _tap(y, slot, jax.lax.stop_gradient(value).astype(slot[0].dtype))
     return y
 
@@ -194,7 +194,7 @@ def record(y: Any, buffer: Buffer, new: Any) -> Any:
 
 
 def still(tree: Any) -> Any:
-    """The tree with nothing differentiated through its arrays."""
+    """The tree with its arrays under `stop_gradient`."""
     return jax.tree.map(lambda v: jax.lax.stop_gradient(v) if hasattr(v, "dtype") else v, tree)
 
 
@@ -205,7 +205,7 @@ def parts(component: Component) -> dict[str, Any]:
 
 
 def is_part(value: Any) -> bool:
-    """Whether a value is a component, or a module of another library that stands for one."""
+    """Whether a value is a component or a module of another library."""
     return isinstance(value, Component) or is_foreign(value)
 
 
@@ -215,30 +215,30 @@ def is_foreign(value: Any) -> bool:
 
 
 def map_components(function: Callable[[Any, str], Any], value: Any, path: str = "") -> Any:
-    """Apply a function to the components in a field's value: itself, or those in lists, dicts or other trees of it."""
+    """Apply a function to the components in a field's value: the value itself, or those in a list, dict or other tree."""
     if is_part(value):
         return function(value, path)
     if jax.tree_util.all_leaves([value]):
         return value
     inside, structure = items(value)
-    new = [map_components(function, inner, f"{path}.{name}" if path else name) for name, inner in inside]
+    new = [map_components(function, inner, join_path(path, name)) for name, inner in inside]
     return structure.unflatten(new) if any(a is not b for a, (_, b) in zip(new, inside)) else value
 
 
 def map_parts(function: Callable[[Any, str], Any], component: Any) -> Any:
     """The component with a function applied to each component directly inside; `function(part, path)`."""
     changes = {n: map_components(function, v, n) for n, v in parts(component).items()}
-    return remake(component, changes) if changes else component  # of another library's module there is nothing to change
+    return remake(component, changes) if changes else component  # another library's module has none
 
 
 def named_parts(component: Component, *kinds: type) -> dict[str, Any]:
-    """The components directly inside that are of some of these kinds, by path (`"model"`, `"layers.0"`)."""
+    """The components directly inside that are of these types, by path (`"model"`, `"layers.0"`)."""
     found: dict[str, Any] = {}
 
     def note(part: Any, path: str) -> Any:
         if isinstance(part, kinds or (Component,)) or (is_foreign(part) and (not kinds or Model in kinds)):
             if path in found:
-                raise ValueError(f"{type(component).__name__} has two parts called {path!r}: give one of them another name.")
+                raise ValueError(f"{type(component).__name__} has two parts with the path {path!r}; rename one of them.")
             found[path] = part
         return part
 
@@ -251,80 +251,5 @@ def named_parts(component: Component, *kinds: type) -> dict[str, Any]:
 
 
 def fold_name(key: Any, name: str) -> Any:
-    """A key that belongs to a name."""
+    """The key for a name."""
     return jax.random.fold_in(key, np.uint32(name_hash(name)))
-
-
-# Methods of all components
-
-
-@dispatch
-def bind(component: object, mode):
-    return component
-
-
-@dispatch
-def bind(component: Component, mode):
-    own = mode.over(component.mode)
-    inside = map_parts(lambda part, path: bind(part, _below(own, path)), component)
-    return remake(inside, {"mode": own})
-
-
-def _below(mode: Mode, path: str) -> Mode:
-    for name in path.split("."):
-        mode = mode.at(name)
-    return mode
-
-
-@dispatch
-def bind(frozen: Frozen, mode):
-    own = mode.over(frozen.mode)
-    below = own if isinstance(own, Eval) else remake(Eval(own.root), {"salt": own.salt})
-    inside = map_parts(lambda part, path: bind(part, _below(below, path)), frozen)
-    return remake(inside, {"mode": own})
-
-
-def unbind(component: Any) -> Any:
-    """The tree without modes, as it is stored and differentiated."""
-
-    def strip(part: Any, path: str) -> Any:
-        if hasattr(type(part), "__stands_for__"):
-            return part.plain
-        if is_foreign(part):
-            return part
-        return remake(map_parts(strip, part), {"mode": None})
-
-    return map_components(strip, component)
-
-
-@dispatch
-def init(component: Component, key):
-    return map_parts(lambda part, path: init(part, fold_name(key, path)), component)
-
-
-@init.around(Component)
-def _keep_what_is_there(call, component, key):
-    """Arrays that are there stay, whatever the method draws."""
-    if isinstance(key, int | np.integer):
-        raise TypeError(f"init: a random key was expected, and the number {key} came: jax.random.key({key}).")
-    fresh = call(component, key)
-    here = {path: leaf for path, leaf in jax.tree_util.tree_flatten_with_path(component)[0] if hasattr(leaf, "dtype")}
-    if not here:
-        return fresh
-    drawn, structure = jax.tree_util.tree_flatten_with_path(fresh)
-    return structure.unflatten([here.get(path, leaf) for path, leaf in drawn])
-
-
-@dispatch
-def after_update(component: Component, batch, mode):
-    return map_parts(lambda part, path: after_update(part, batch, mode.at(path)), component)
-
-
-@dispatch
-def after_update(frozen: Frozen, batch, mode):
-    return frozen
-
-
-@dispatch
-def validate(component: object):
-    return None

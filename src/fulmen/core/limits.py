@@ -1,4 +1,4 @@
-"""Whether the values of a component's fields are what annotations and declared limits allow."""
+"""Checks that the values of a component's fields are what annotations and declared limits allow."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import numpy as np
 from jax.core import Tracer
 
 from fulmen.core.component import Component, Model, Wrapper, is_foreign, part_name
-from fulmen.core.fields import Limits
+from fulmen.core.fields import Limits, resolved
 from fulmen.core.leaves import is_array
 from fulmen.core.naming import concrete, number
-from fulmen.core.tree import Tree, resolved, short
+from fulmen.core.tree import Tree, short
 from fulmen.core.verbs import validate
 
 __all__ = ["check_limits"]
@@ -27,7 +27,7 @@ _NUMBERS = (int, float, complex, np.generic)
 
 
 class Kind(NamedTuple):
-    """What an annotation allows: a test of a value, in words, and an example to write."""
+    """The values that an annotation allows: a test, a description, and an example to write."""
 
     allows: Callable[[Any], bool]
     name: str
@@ -36,7 +36,7 @@ class Kind(NamedTuple):
 
 
 class Check(NamedTuple):
-    """What is checked of one field; `example` is what its metadata says to write instead."""
+    """The checks of one field; `example` is from its metadata."""
 
     name: str
     kind: Kind | None
@@ -55,7 +55,7 @@ def _limits_first(call, component, *batch):
 
 
 def check_limits(component: Component) -> None:
-    """Raise if a field's value is not what its annotation or its declared limits allow; tracers pass.
+    """Raise for values that the annotation or the declared limits of a field do not allow; tracers are not checked.
 
     Raises:
         TypeError: for a value of another type, with an example of what to write.
@@ -78,9 +78,9 @@ def _checks_of(cls: type) -> tuple[Check, ...]:
             continue
         try:
             kind = kind_of(field.type, lambda hint, field=field: resolved(hint, cls, field))
-        except NameError:  # a name that is not defined yet
+        except NameError:  # the name may be defined later
             kind, complete = None, False
-        if kind is not None and field.default is None and not kind.allows(None):  # `size: int = None` is common
+        if kind is not None and field.default is None and not kind.allows(None):  # as in `size: int = None`
             kind = _any_of([kind, _simple(None)])
         declared = [vars(base).get("__dataclass_fields__", {}).get(field.name) for base in cls.__mro__]
         limits = tuple(dict.fromkeys(each.metadata["limits"] for each in declared if each and "limits" in each.metadata))
@@ -102,11 +102,11 @@ def _write(example: str) -> str:
     return f"; write {example}" if example else ""
 
 
-# What an annotation allows
+# Annotations
 
 
 def kind_of(hint: Any, resolve: Callable[[Any], Any]) -> Kind | None:
-    """What an annotation allows, or None for one that is not checked, such as that of an array."""
+    """The values that an annotation allows; None for one that is not checked, such as an array's."""
     hint = resolve(hint)
     if isinstance(hint, typing.TypeVar):
         return None if hint.__bound__ is None else kind_of(hint.__bound__, resolve)
@@ -151,13 +151,13 @@ def _indefinite(cls: type) -> str:
 
 
 def _is_integer(value: Any) -> bool:
-    if is_array(value):  # of a hyperparameter
+    if is_array(value):  # a hyperparameter may be one
         return bool(np.issubdtype(value.dtype, np.integer))
     return hasattr(value, "__index__") and not isinstance(value, bool)
 
 
 def _is_tree(value: Any, cls: type) -> bool:
-    """Whether a value is of a class, or a wrapper around one that is; modules of other libraries are models."""
+    """Whether a value, or the part of a wrapper, is of a class; modules of other libraries are models."""
     if isinstance(value, cls):
         return True
     if isinstance(value, Wrapper):
@@ -203,7 +203,7 @@ def _several(inside: list[Kind | None]) -> str:
     return "anything" if not inside or inside[0] is None else f"{inside[0].name.partition(' ')[2]}s"
 
 
-# What limits allow
+# Limits
 
 
 def _check_limits(who: str, value: Any, limits: Limits, write: str) -> None:

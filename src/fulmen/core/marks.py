@@ -1,4 +1,4 @@
-"""Marks: what a method declares about itself, where the library could otherwise only guess it."""
+"""Marks: properties that a method declares, since the library cannot determine them."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ class Mark:
 
 
 sums_losses = Mark("sums_losses")
-"""On `loss`: it reduces the entries of `losses`, so these are logged beside it."""
+"""On `loss`: it reduces the entries of `losses`, so these are logged too."""
 
 uses_outputs = Mark("uses_outputs")
-"""On `losses` of a `Supervised`: it reads the model's outputs from `outputs(system, batch)`, so they are computed once."""
+"""On `losses` of a `Supervised`: it takes the model's outputs from `outputs(system, batch)`, so they are computed once."""
 
 keeps_rows = Mark("keeps_rows")
 """On `as_batch`: row i of the raw data becomes example i of the batch, so `predict` may pad its last batch."""
 
 standard_step = Mark("standard_step")
-"""On `update`: nothing is lost if a component around this one makes the step, so it need not be outermost."""
+"""On `update`: a component around this one may make the step instead, so this one need not be outermost."""
 
 ignores_steps = Mark("ignores_steps")
 """On `transformation`, `views` and `advance` of an attack: they do not read its number of steps, so one program serves any."""

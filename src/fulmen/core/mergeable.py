@@ -1,4 +1,4 @@
-"""Values that can be merged, so that an epoch's figure is exact however the data was cut into batches."""
+"""Mergeable values: an epoch's value is exact, independent of how the data is split into batches."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ __all__ = ["Last", "Mean", "Mergeable", "Spread"]
 
 
 class Mergeable(Tree):
-    """A figure as sums: all leaves are numbers or arrays that add up over batches; `compute` reads the figure off them.
+    """A value made of sums: all leaves are numbers or arrays that add up over batches, and `compute` combines them.
 
-    Subclass it for a figure of one's own: fields for the sums, and `compute(self)`.
+    **Extending.** Subclass it with fields for the sums, and `compute(self)`.
     """
 
     @property
     def newest(self) -> bool:
-        """Whether the newest value counts, and not a sum."""
+        """Whether the newest value replaces the older ones, rather than being added."""
         return False
 
     def compute(self) -> Any:
-        """The figure. Runs on the host too, on NumPy arrays in float64."""
+        """The value. It also runs on the host, on NumPy arrays in float64."""
         raise NotImplementedError
 
-    def figures(self, name: str) -> dict[str, Any]:
-        """What is logged of it, where it is called `name`."""
+    def logged(self, name: str) -> dict[str, Any]:
+        """The values to log under a name."""
         return {name: self.compute()}
 
 
@@ -38,11 +38,11 @@ class Mean(Mergeable):
     """A weighted mean.
 
     Args:
-        values: a number, or numbers for each example, `(n, …)`, of which the mean is taken over all axes.
-        weight: how much each example counts, `(n,)`, or a number; None counts each as 1.
+        values: a number, or `(n, …)`, averaged over all axes.
+        weight: the weight of each example, `(n,)`, or a number; None is 1 for each.
 
     Raises:
-        ValueError: for weights of another number of examples, and for negative or NaN ones on the host.
+        ValueError: for weights of another length, and for negative or NaN ones on the host.
 
     >>> float(fm.Mean(jnp.array([1.0, 2.0, 6.0])).compute())
     3.0
@@ -68,18 +68,18 @@ class Mean(Mergeable):
 
 
 def _along(weight: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Weights in the shape of the values, of which they weigh the leading axes."""
+    """Weights of the leading axes, broadcast to the shape of the values."""
     check_weight(weight)
     if weight.shape != shape[: weight.ndim]:
         raise ValueError(
-            f"Mean, weight must have one number per example, {shape[:1]}, or be a number, got shape {weight.shape} for values of shape "
-            f"{shape}."
+            f"Mean, weight must have one number per example, {shape[:1]}, or be a number, got shape {weight.shape} for values of "
+            f"shape {shape}."
         )
     return jnp.broadcast_to(weight.reshape(*weight.shape, *[1] * (len(shape) - weight.ndim)), shape)
 
 
 class Last(Mergeable):
-    """A figure of which the newest counts, such as a learning rate.
+    """A value of which the newest counts, such as a learning rate.
 
     Args:
         value: a number.
@@ -96,10 +96,10 @@ class Last(Mergeable):
 
 
 class Spread(Mergeable):
-    """A figure of several members: logged as their mean, their standard deviation and each one's, `…/std` and `…/members`.
+    """The values of several members: logged as their mean, and as `…/std` and `…/members`.
 
     Args:
-        each: the figure, whose arrays have a leading axis, that of the members.
+        each: the value, whose arrays have a leading axis for the members.
     """
 
     each: Mergeable
@@ -109,12 +109,12 @@ class Spread(Mergeable):
         return self.each.newest
 
     def compute(self) -> Any:
-        """`(n, …)`, each member's figure."""
+        """`(n, …)`, each member's value."""
         leaves, structure = jax.tree.flatten(self.each)
         if any(isinstance(leaf, jax.Array) for leaf in leaves):
-            return jax.vmap(lambda figure: figure.compute())(self.each)
+            return jax.vmap(lambda value: value.compute())(self.each)
         return np.stack([structure.unflatten([v[i] for v in leaves]).compute() for i in range(len(leaves[0]))])
 
-    def figures(self, name: str) -> dict[str, Any]:
+    def logged(self, name: str) -> dict[str, Any]:
         values = self.compute()
         return {name: values.mean(0), f"{name}/std": values.std(0), f"{name}/members": values}

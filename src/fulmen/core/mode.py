@@ -1,4 +1,4 @@
-"""Modes: what a call is for, as a type, carrying randomness and time; and `Plan`, what is known of the run ahead."""
+"""Modes: the purpose of a call, as a type, with randomness and time; and `Plan`, the known properties of a run."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ __all__ = ["Eval", "Mode", "Plan", "Train"]
 
 
 class Mode(Tree):
-    """What a call is for. Methods dispatch on its type: `Train` or `Eval`, or a subclass of one's own.
+    """The purpose of a call. Methods dispatch on its type: `Train`, `Eval`, or a custom subclass.
 
     A mode that is bound to a component holds the run's key (`root`) and a `salt` that grows with the component's path;
-    `key` folds the two, and the verb, when it is read. So each component has randomness of its own, another one in each
-    verb, and adding a layer changes nobody else's.
+    `key` combines the two, and the verb, when it is read. So each component has its own randomness in each verb, and adding
+    a layer changes no other layer's.
     """
 
     root: jax.Array | None
@@ -32,30 +32,30 @@ class Mode(Tree):
 
     @property
     def key(self) -> Any:
-        """The component's own key, or None where the mode was made without one."""
+        """The component's key, or None for a mode without a key."""
         return self.example_key
 
     @property
     def example_key(self) -> Any:
-        """The key for what each example draws by its own index: the same in all batches of an evaluation."""
+        """The key for values that each example draws by its index: the same in all batches of an evaluation."""
         if self.root is None or self.salt is None:
             return self.root
         return jax.random.fold_in(self.root, _mix(self.salt, self.verb) if self.verb else self.salt)
 
     def at(self, name: str) -> Any:
-        """The mode of what is called `name` inside: the same key, another salt."""
+        """The mode of the part `name`: the same key, another salt."""
         return remake(self, {"salt": _mix(_NO_SALT if self.salt is None else self.salt, name)})
 
     def within(self, verb: str) -> Any:
-        """The mode as a method of this verb gets it."""
-        mode = object.__new__(type(self))  # `remake`, only quicker: this is in every call of a method that names its mode
+        """The mode that a method of this verb gets."""
+        mode = object.__new__(type(self))  # as `remake`, but faster: every call of a method that names its mode runs it
         fields = mode.__dict__
         fields.update(self.__dict__)
         fields["verb"] = verb
         return mode
 
     def over(self, bound: Mode | None) -> Any:
-        """This mode where `bound` was: what has the same key already keeps its salt."""
+        """The mode to bind in place of `bound`, which is kept if it has the same key."""
         fresh = remake(self, {"salt": _NO_SALT if self.salt is None else self.salt, "verb": ""})
         if bound is None or type(bound) is not type(self) or self.root is None or bound.root is None:
             return fresh
@@ -65,7 +65,7 @@ class Mode(Tree):
         if old.shape != new.shape:
             return fresh
         if isinstance(old, jax.core.Tracer) or isinstance(new, jax.core.Tracer):
-            # Under jit and remat each leaf is a tracer of its own, so whether they are equal is part of the program.
+            # Under jit and remat each leaf is another tracer, so the program compares them.
             salt = jnp.where((old == new).all(), jnp.asarray(bound.salt), jnp.asarray(fresh.salt))
             return remake(fresh, {"salt": salt})
         return bound if np.array_equal(old, new) else fresh
@@ -78,9 +78,9 @@ class Train(Mode):
     """For training.
 
     Args:
-        key: a JAX random key (typed or raw), the step's own.
-        step: how many steps have been done.
-        resting: the paths of the leaves that stay as they are in this step, as under `fm.every`; static.
+        key: the step's JAX random key, typed or raw.
+        step: the number of steps done.
+        resting: the paths of the leaves that are not updated in this step, as under `fm.every`; static.
 
     >>> import jax, fulmen as fm
     >>> fm.Train(jax.random.key(0), step=3)
@@ -92,7 +92,7 @@ class Train(Mode):
 
     def __init__(self, key: Any, step: Any = 0, resting: frozenset[str] = frozenset()) -> None:
         if not hasattr(key, "dtype"):
-            raise TypeError(f"Train takes a random key, such as jax.random.key(0); {key!r} came.")
+            raise TypeError(f"Train.key must be a random key, such as jax.random.key(0), got {key!r}.")
         self.__dict__.update(root=key, salt=None, verb="", step=step, resting=resting)
 
     def __repr__(self) -> str:
@@ -103,7 +103,7 @@ class Eval(Mode):
     """For evaluation.
 
     Args:
-        key: a random key, for what draws even then; most evaluations need none.
+        key: a random key, for components that draw in evaluation too; most need none.
         batch: the position of the batch in an evaluation, so that each batch draws differently; None for a single batch.
     """
 
@@ -111,7 +111,7 @@ class Eval(Mode):
 
     def __init__(self, key: Any = None, batch: Any = None) -> None:
         if key is not None and not hasattr(key, "dtype"):
-            raise TypeError(f"Eval takes a random key, such as jax.random.key(0), or none; {key!r} came.")
+            raise TypeError(f"Eval.key must be a random key, such as jax.random.key(0), or None, got {key!r}.")
         self.__dict__.update(root=key, salt=None, verb="", batch=batch)
 
     @property
@@ -125,7 +125,7 @@ _NO_SALT = np.zeros((), np.uint32)
 
 @functools.lru_cache(maxsize=4096)
 def name_hash(name: str) -> int:
-    """32 bits of a name, the same in every process: what the randomness of the part of that name follows from."""
+    """32 bits of a name, the same in every process, for the randomness of the part of that name."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "little")
 
 
@@ -138,13 +138,13 @@ def _mix(salt: Any, name: str) -> Any:
 
 
 def bound_mode(value: Any) -> Mode | None:
-    """The mode that is bound to a component; a field `mode` of another library's module is none."""
+    """The mode that is bound to a component, or None; another library's field `mode` does not count."""
     mode = getattr(value, "mode", None)
     return mode if isinstance(mode, Mode) else None
 
 
 def require_key(key: Any, who: Any) -> Any:
-    """The key of a mode, or an error that names the component that draws with it."""
+    """The key of a mode, or an error that names the component that needs it."""
     if key is None:
         raise ValueError(
             f"{type(who).__name__} draws at random and needs a mode with a key, such as fm.Eval(key) or fm.Train(key)."
@@ -157,15 +157,15 @@ def _data(key: Any) -> Any:
 
 
 class Plan(Tree):
-    """What is known of the run ahead: plain numbers, for schedules and for `batches`. What is not known is None.
+    """The known properties of a run, for schedules and `batches`; unknown ones are None.
 
     Args:
         steps_per_epoch: batches in an epoch.
         epochs: passes over the data.
         total_steps: steps in the whole run.
         batch_size: examples in a batch.
-        seed: what the order of the data follows from; None keeps it as it is. A state's plan has none: it is part of what is
-            compiled, and another order is no other program.
+        seed: determines the order of the data; None keeps it. A state's plan has none, since it is compiled into the step,
+            which does not depend on the order.
         drop_last: whether the smaller last batch of an epoch is left out.
     """
 
@@ -184,7 +184,7 @@ class Plan(Tree):
 
 
 class PlanRead(Exception):
-    """A step that was to be compiled for every plan reads the plan."""
+    """A step that is compiled for every plan reads the plan."""
 
 
 class UnreadPlan(Plan):

@@ -21,12 +21,12 @@ __all__ = ["Named"]
 class Named(Component):
     """A component that is logged under a name: by default that of its class, as `mean_absolute_error`."""
 
-    compound: ClassVar[bool] = False  # whether it prints as an expression that a method call needs brackets around
+    compound: ClassVar[bool] = False  # whether a method call on its printed form needs brackets
 
     name: str = static(default="", kw_only=True, repr=False)
 
     def named(self, name: str) -> Self:
-        """The same under another name.
+        """The same component under another name.
 
         Args:
             name: a key of the logs.
@@ -35,12 +35,12 @@ class Named(Component):
         MSE().named('reconstruction')
         """
         if not isinstance(name, str) or not name:
-            raise TypeError(f"name: a string such as 'reconstruction' was expected, and {name!r} came.")
+            raise TypeError(f"name must be a string such as 'reconstruction', got {name!r}.")
         return remake(self, {"name": name})
 
     @property
     def default_name(self) -> str:
-        """What it is called where no name was given."""
+        """The name if none was given."""
         return snake_case(type(self).__name__)
 
     def __repr__(self) -> str:
@@ -48,12 +48,12 @@ class Named(Component):
         return f"{text}.named({self.name!r})" if self.name else text
 
     def expression(self) -> str:
-        """How it prints without its name."""
+        """Its printed form without the name."""
         return briefly(self)
 
 
 def briefly(component: Component) -> str:
-    """A component with those of its fields that are not at their defaults."""
+    """The printed form of a component, without fields that have their defaults."""
     given = [f for f in dataclasses.fields(component) if f.repr and not _at_default(f, getattr(component, f.name))]
     return f"{type(component).__name__}({', '.join(f'{f.name}={number(getattr(component, f.name))}' for f in given)})"
 
@@ -69,7 +69,7 @@ def snake_case(name: str) -> str:
 
 
 def numbered(items: Iterable[Any]) -> dict[str, Any]:
-    """Named components by name, in order; a second one of a name is numbered: `mse`, `mse_2`."""
+    """Named components by name, in order; further ones of the same name are numbered: `mse`, `mse_2`."""
     found: dict[str, Any] = {}
     for item in items:
         name = first = item.name or item.default_name
@@ -82,18 +82,18 @@ def numbered(items: Iterable[Any]) -> dict[str, Any]:
 
 
 def concrete(value: Any) -> np.ndarray | None:
-    """A number or array to look at on the host; None for what is being traced or is neither."""
+    """The value as a NumPy array; None for tracers and anything but a number or an array."""
     if isinstance(value, Tracer | jax.ShapeDtypeStruct):
         return None
     return np.asarray(value) if isinstance(value, int | float | np.generic | np.ndarray | jax.Array) else None
 
 
 def number(value: Any) -> str:
-    """A value as it would be written; numbers that lie on a device too."""
+    """A value as it is written in code, also if it is a number on a device."""
     array = None if isinstance(value, bool) else concrete(value)
     if array is None or array.shape or array.dtype.kind not in "iuf":
         return short(value)
-    text = repr(float(str(array[()])))  # the fewest digits that its own precision needs
+    text = repr(float(str(array[()])))  # the fewest digits for its precision
     return text.removesuffix(".0")
 
 

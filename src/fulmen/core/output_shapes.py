@@ -1,4 +1,4 @@
-"""`output_shapes`: what a component would return for a batch, by shapes alone and traced once."""
+"""`output_shapes`: the shapes of a component's outputs for a batch, traced once."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def output_shapes(function: Callable[[Any, Any], Any], component: Any, batch: An
     """The shapes that `function(component, batch)` returns, traced once for equal structures, shapes and types.
 
     Args:
-        function: of the component and a batch of a few rows; defined at the top of a file, since answers are kept by it.
+        function: of the component and a batch of a few rows; defined at the top level, since it is part of the cache's key.
         component: a component; only the shapes of its arrays count.
         batch: a batch, or any tree of arrays with the same leading axis.
-        rows: the number of rows to trace with; outputs that have as many get as many as the batch.
+        rows: the number of rows to trace with; outputs with that many rows get those of the batch.
 
     Returns:
         `jax.ShapeDtypeStruct`s.

@@ -1,7 +1,7 @@
-"""Pickling: JAX's functions by their names, and classes of `__main__` or a notebook together with their methods.
+"""Pickling: JAX's functions by name, and classes of `__main__` or a notebook together with their methods.
 
-A class that cannot be imported is pickled by value by cloudpickle, as joblib, dask and ray use it. Its methods are not in the
-class, so they are pickled with the fields, and registered where the class is unpickled.
+cloudpickle, which joblib, dask and ray use, pickles a class that cannot be imported by value. Its methods are not in the
+class, so they are pickled with the fields and registered when the class is unpickled.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Fields(dict[str, Any]):
     Args:
         cls: the class.
         fields: the fields by name.
-        find_kinds: a function that gives the kinds of a class's fields.
-        kinds: the kinds, where they were found in another process.
+        find_kinds: a function from a class to the kinds of its fields.
+        kinds: the kinds, if they were determined in another process.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ def _receive(
     kinds: dict[str, str],
     methods: Sequence[tuple[Any, ...]],
 ) -> Any:
-    """The fields of a class that was unpickled: those that it has, if it is a class of this process."""
+    """The fields of an unpickled class; unchanged if it is a class of this process."""
     for verb, function, *types in methods:
         method = Method(verb.__name__, function, *types, written=types[0])
         known = next((m for m in verb.methods if m.key == method.key), None)
@@ -83,7 +83,7 @@ def _code(method: Method) -> Any:
 
 
 def _importable(value: Any) -> bool:
-    """Whether a value is found by its name in a module that another process can import."""
+    """Whether another process can import a value by its name."""
     module = getattr(value, "__module__", None)
     found: Any = sys.modules.get(module or "")
     for name in getattr(value, "__qualname__", "").split("."):
@@ -109,6 +109,6 @@ def _attribute(module: str, name: str) -> Any:
 
 _JITTED: Any = type(jax.nn.silu)
 
-# They would be pickled as what they wrap, which is not what is found under their name.
+# They would be pickled as the wrapped function, which their name does not refer to.
 for _kind in (jax.custom_jvp, jax.custom_vjp, jax.numpy.ufunc, _JITTED):
     copyreg.pickle(_kind, _by_name)

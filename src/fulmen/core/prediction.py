@@ -1,4 +1,4 @@
-"""`Prediction`, what objectives and metrics look at, and what they say of targets that do not fit it."""
+"""`Prediction`, the argument of objectives and metrics, and their checks of targets."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ __all__ = ["Prediction"]
 
 
 class Prediction(Tree):
-    """All that an objective or a metric may look at.
+    """The argument of an objective or a metric.
 
     Args:
         model: the model.
-        outputs: what it gave for the batch, `(n, …)`.
+        outputs: its outputs for the batch, `(n, …)`.
         batch: the batch, with the targets.
     """
 
@@ -40,8 +40,8 @@ def model_inputs(component: object, batch):
     if x is None:
         name, kind = type(component).__name__, type(batch).__name__
         raise TypeError(
-            f"{name} is called with batch.x, and {kind} has no x. Write `model_inputs(model: {name}, batch: {kind})`, which returns "
-            f"the inputs of its `forward`, or `as_batch(component: {name}, raw)`, which makes a batch that has x."
+            f"{name} needs batch.x, and {kind} has no x. Write a method `model_inputs(model: {name}, batch: {kind})` that returns the "
+            f"inputs of its `forward`, or `as_batch(component: {name}, raw)` that returns a batch with x."
         )
     return x
 
@@ -58,28 +58,27 @@ def inputs_for(component: Any, batch: Any) -> tuple[Any, ...]:
 
 
 def widest(*dtypes: Any) -> Any:
-    """The type that all of these go into, also where promotion has to be written out."""
+    """The common type of several, also under strict promotion."""
     with jax.numpy_dtype_promotion("standard"):
         return functools.reduce(jnp.promote_types, dtypes)
 
 
 def at_least_float32(value: Any) -> jax.Array:
-    """Losses of half-precision outputs are computed in float32, those of double precision in double."""
+    """A value for the computation of a loss: half precision as float32, other types unchanged."""
     value = jnp.asarray(value)
     return value.astype(widest(value.dtype, jnp.float32))
 
 
 def targets(prediction: Prediction, who: Any) -> Any:
     """The batch's `y`, or an error that names the objective or metric that needs it."""
-    y = getattr(prediction.batch, "y", None)
+    name, y = type(who).__name__, getattr(prediction.batch, "y", None)
     if y is None:
         kind = type(prediction.batch).__name__
         raise ValueError(
-            f"{type(who).__name__} needs targets, and the {kind} batch that came has no y. "
-            "Give pairs (x, y), or a batch type with a field `y`."
+            f"{name} needs a batch with targets, got a {kind} without y. Give pairs (x, y), or a batch type with a y."
         )
     if not hasattr(y, "dtype"):
-        raise TypeError(f"{type(who).__name__}, y: an array was expected, and a {type(y).__name__} came: np.asarray(y).")
+        raise TypeError(f"{name}, y must be an array, got a {type(y).__name__}; write np.asarray(y).")
     return y
 
 
@@ -87,44 +86,41 @@ def class_targets(prediction: Prediction, who: Any) -> tuple[Any, bool]:
     """The targets of a classification, and whether they are integer labels `(n,)` or probabilities `(n, classes)`.
 
     Raises:
-        TypeError: for targets or outputs of a type that is neither.
-        ValueError: for shapes that are neither, and for negative labels where they are not traced.
+        TypeError: for targets or outputs of another type.
+        ValueError: for other shapes, and for negative labels unless they are traced.
     """
     outputs, y = prediction.outputs, targets(prediction, who)
     name = type(who).__name__
     _require_array(outputs, name)
     if len(outputs.shape) != 2:
         hint = " Flatten them, or pool over the other axes." if len(outputs.shape) > 2 else ""
-        raise ValueError(f"{name}: outputs of shape (n, classes) were expected, and the model gave {_shape(outputs)}.{hint}")
+        raise ValueError(f"{name}, outputs must have shape (n, classes), got {_shape(outputs)} from the model.{hint}")
     if not jnp.issubdtype(outputs.dtype, jnp.floating):
-        raise TypeError(f"{name}: floating-point outputs were expected, and the model gave {outputs.dtype}.")
+        raise TypeError(f"{name}, outputs must be floating-point numbers, got {outputs.dtype} from the model.")
     n, classes = outputs.shape
-    kinds = f"integer labels of shape ({n},) or probabilities of shape ({n}, {classes})"
-    if jnp.issubdtype(y.dtype, jnp.integer):
-        if y.shape == (n,):
-            seen = concrete(y)
-            if seen is not None and seen.size and seen.min() < 0:  # which indexing would count from the last class
-                _refuse_labels(seen, classes, name)
-            if isinstance(y, Tracer) and jnp.issubdtype(y.dtype, jnp.signedinteger):
-                y = y.astype(jnp.int32) if y.dtype.itemsize < 4 else y
-                y = jnp.where(y < 0, classes, y)  # beyond the last class: the loss is NaN, as of a label that is too large
-            return y, True
-        hint = ""
-        if y.shape == (n, 1):
-            hint = " Labels are y[:, 0]."
-        elif y.shape == (n, classes):
-            hint = " One-hot vectors are probabilities: y.astype(np.float32)."
-        raise ValueError(f"{name}, y: {kinds} were expected, and {y.dtype} of shape {_shape(y)} came.{hint}")
-    if len(y.shape) == 1:
-        raise TypeError(f"{name}, y: integer labels were expected, and {y.dtype} came: y.astype(np.int32).")
-    if not jnp.issubdtype(y.dtype, jnp.floating):
-        raise TypeError(f"{name}, y: {kinds} were expected, and {y.dtype} of shape {_shape(y)} came.")
-    if y.shape != (n, classes):
-        raise ValueError(
-            f"{name}, y: {kinds} were expected, since the outputs have {classes} classes, and {y.dtype} of shape "
-            f"{_shape(y)} came."
-        )
-    return y, False
+    integers = jnp.issubdtype(y.dtype, jnp.integer)
+    if integers and y.shape == (n,):
+        seen = concrete(y)
+        if seen is not None and seen.size and seen.min() < 0:  # which indexing would count from the last class
+            _refuse_labels(seen, classes, name)
+        if isinstance(y, Tracer) and jnp.issubdtype(y.dtype, jnp.signedinteger):
+            y = y.astype(jnp.int32) if y.dtype.itemsize < 4 else y
+            y = jnp.where(y < 0, classes, y)  # beyond the last class, so that the loss is NaN as for labels too large
+        return y, True
+    if jnp.issubdtype(y.dtype, jnp.floating) and y.shape == (n, classes):
+        return y, False
+    hint = ""
+    if integers and y.shape == (n, 1):
+        hint = " Write y[:, 0]."
+    elif integers and y.shape == (n, classes):
+        hint = " One-hot vectors are probabilities: write y.astype(np.float32)."
+    elif not integers and len(y.shape) == 1:
+        hint = " Write y.astype(np.int32)."
+    wrong_type = not integers and (len(y.shape) == 1 or not jnp.issubdtype(y.dtype, jnp.floating))
+    raise (TypeError if wrong_type else ValueError)(
+        f"{name}, y must be integer labels of shape ({n},) or probabilities of shape ({n}, {classes}), since the outputs have "
+        f"{classes} classes, got {y.dtype} of shape {_shape(y)}.{hint}"
+    )
 
 
 def _refuse_labels(y: np.ndarray, classes: int, name: str) -> None:
@@ -137,7 +133,7 @@ def _refuse_labels(y: np.ndarray, classes: int, name: str) -> None:
 
 
 def check_classes(prediction: Prediction, who: Any) -> None:
-    """Raise on targets that `class_targets` refuses, labels that are no class and rows that are no probabilities."""
+    """Raise for targets that `class_targets` refuses, labels out of range and rows that are not probabilities."""
     y, labels = class_targets(prediction, who)
     y, classes = concrete(y), prediction.outputs.shape[1]
     if y is None or not y.size:
@@ -156,7 +152,7 @@ def number_targets(prediction: Prediction, who: Any) -> Any:
     """The targets of a regression, which have the outputs' shape.
 
     Raises:
-        ValueError: if they have another.
+        ValueError: if they have another shape.
     """
     outputs, y = prediction.outputs, targets(prediction, who)
     name = type(who).__name__
@@ -171,19 +167,17 @@ def number_targets(prediction: Prediction, who: Any) -> Any:
             )
         elif y.shape == (*outputs.shape, 1):
             hint = " Write y[..., 0]."
-        raise ValueError(
-            f"{name}, y: the shape of the model's outputs, {_shape(outputs)}, was expected, and {_shape(y)} came.{hint}"
-        )
+        raise ValueError(f"{name}, y must have the shape of the model's outputs, {_shape(outputs)}, got {_shape(y)}.{hint}")
     if any(jnp.issubdtype(v.dtype, jnp.complexfloating) for v in (outputs, y)):
-        raise TypeError(f"{name}: real numbers were expected, and outputs {outputs.dtype} and y {y.dtype} came.")
+        raise TypeError(f"{name}, outputs and y must be real numbers, got {outputs.dtype} and {y.dtype}.")
     return y
 
 
 def _require_array(outputs: Any, name: str) -> None:
     if not hasattr(outputs, "shape"):
         raise TypeError(
-            f"{name}: one array of outputs was expected, and the model gave a {type(outputs).__name__}. Write an objective "
-            "or a metric of your own for it, or let the model return an array."
+            f"{name}, outputs must be one array, got a {type(outputs).__name__} from the model. Write a custom objective or "
+            "metric for it, or let the model return an array."
         )
 
 

@@ -7,6 +7,6 @@ from fulmen.dispatching.registry import verb
 __all__: list[str] = []  # the verb is private
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def prepared(batch, component):
     """What a method gets as its batch: raw data as the component's batch, checked; a batch checked; a `Prediction` as it is."""

@@ -1,4 +1,4 @@
-"""`rebuild`: a tree of the newest definitions of its classes, as after a notebook's cell was run again."""
+"""`rebuild`: a tree with the newest definitions of its classes, as after a notebook cell was run again."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import jax
 import numpy as np
 
 from fulmen.core.component import Component
+from fulmen.core.fields import kinds
 from fulmen.core.leaves import BUFFER, PARAMETER, drawn, leaves
+from fulmen.core.paths import join_path
 from fulmen.core.state import State
-from fulmen.core.tree import Tree, kinds, remake, short
+from fulmen.core.tree import Tree, remake, short
 from fulmen.dispatching.redefinition import check_definitions, newest
 
 __all__ = ["rebuild"]
@@ -24,12 +26,11 @@ def rebuild(tree: Any) -> Any:
         tree: a component, a state, or a list, tuple or dict of them.
 
     Returns:
-        The tree; a field that is new has its default.
+        The tree; new fields have their defaults.
 
     Raises:
-        TypeError: if a class has lost a field, has a new one without a default, or has one of another kind (static, a
-            hyperparameter, or a child).
-        ValueError: if `init` would now draw an array of another shape, or a state's parameters are others.
+        TypeError: if a field is missing, is new without a default, or is of another kind (static, hyperparameter, child).
+        ValueError: if `init` would draw an array of another shape, or a state's parameters are different.
         OutdatedInstanceError: if a base class was defined again and its subclass was not.
 
     >>> import fulmen as fm
@@ -44,7 +45,7 @@ def rebuild(tree: Any) -> Any:
     for path in [*old, *new]:
         if old.get(path) != new.get(path):
             raise ValueError(
-                f"system.{path} is {new.get(path, 'not there')} in the new definition and was {old.get(path, 'not there')}; the "
+                f"system.{path} is {new.get(path, 'missing')} in the new definition and was {old.get(path, 'missing')}; the "
                 "optimizer's state does not fit. Set the rebuilt system up again: fm.setup(fm.rebuild(state.system), data, …)."
             )
     return fresh
@@ -55,7 +56,7 @@ def _trained(system: Any) -> dict[str, str]:
 
 
 def _rebuilt(value: Any, path: str) -> Any:
-    """The value with every `Tree` in it rebuilt, also in lists and in other libraries' trees."""
+    """The value with every `Tree` in it rebuilt, also inside lists and other libraries' trees."""
 
     def renew(keys: Any, leaf: Any) -> Any:
         inside = jax.tree_util.keystr(keys, simple=True, separator=".")
@@ -71,7 +72,7 @@ def _renewed(old: Tree, path: str) -> Any:
     cls = newest(type(old))
     check_definitions([cls])
     values = {f.name: getattr(old, f.name) for f in dataclasses.fields(old)}  # type: ignore[arg-type]
-    values = {name: _rebuilt(value, f"{path}.{name}" if path else name) for name, value in values.items()}
+    values = {name: _rebuilt(value, join_path(path, name)) for name, value in values.items()}
     if cls is type(old):
         return remake(old, values)
     _require_same_fields(type(old), cls, path)
@@ -99,7 +100,7 @@ def _require_same_fields(old: type, new: type, path: str) -> None:
 
 
 def _require_same_shapes(fresh: Any, path: str) -> None:
-    """Raise where `init` of the new definition would draw another shape than an array that is there has."""
+    """Raise if `init` of the new definition would draw an array of another shape than the present one."""
     fields = [f.name for f in dataclasses.fields(fresh) if f.default is None and f.name != "mode"]
     try:
         found = drawn(remake(fresh, dict.fromkeys(fields)))

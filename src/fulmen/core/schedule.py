@@ -11,7 +11,7 @@ __all__ = ["Schedule"]
 
 
 class Schedule(Tree):
-    """A function of the plan that returns a function of the step. Its numbers are data, its lengths come from the plan.
+    """A function from the plan to a function of the step. Its numbers are data, its lengths follow from the plan.
 
     **Extending.** Subclass it with fields and `__call__(self, plan)`, and with `span(self, plan)` if it does not end with the
     run.

@@ -1,4 +1,4 @@
-"""Trees with a leading axis: several trees of one kind as one, each array in front of the others'."""
+"""Trees with a leading axis: several trees of the same structure as one, with their arrays stacked."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ __all__ = ["each", "is_own", "join", "split", "take"]
 
 
 def is_own(leaf: Any) -> bool:
-    """Whether each tree has its own: what has axes has the leading one first. What is a mere number, all share."""
+    """Whether a leaf has the leading axis: each tree then has its own. All trees share leaves without axes."""
     return np.ndim(leaf) > 0
 
 
 def take(tree: Any, i: Any) -> Any:
-    """The tree at a place on the leading axis."""
+    """The tree at an index of the leading axis."""
     return jax.tree.map(lambda v: v[i] if is_own(v) else v, tree)
 
 
 def split(tree: Any) -> tuple[list[Any], list[Any], Any]:
-    """The leaves that each tree has its own of, those that all share (None in the others' places), and the structure."""
+    """The stacked leaves, the shared leaves (with None in place of the others), and the structure."""
     leaves, structure = jax.tree.flatten(tree)
     return [v if is_own(v) else None for v in leaves], [None if is_own(v) else v for v in leaves], structure
 
 
 def join(varying: list[Any], shared: list[Any], structure: Any) -> Any:
-    """One of the trees, of its own leaves and the shared ones."""
+    """The tree of given stacked and shared leaves."""
     return structure.unflatten([s if v is None else v for v, s in zip(varying, shared, strict=True)])
 
 
 def each(function: Callable[..., tuple[Any, Any]], tree: Any, *arguments: Any, axes: Any = 0) -> tuple[Any, Any]:
-    """The trees after `function(one, *arguments) -> (new, extra)` of each, and the extras with a leading axis.
+    """The new trees and extras of `function(one, *arguments) -> (new, extra)` for each tree, with a leading axis.
 
     Args:
-        function: what it leaves of the new tree as it is and all share stays shared.
-        tree: with the leading axis.
-        *arguments: mapped over, as `jax.vmap` does.
-        axes: where the arguments' leading axis is, as `in_axes` of `jax.vmap`; one for each, or one for all.
+        function: shared leaves that it returns unchanged remain shared.
+        tree: a tree with a leading axis.
+        *arguments: mapped over, as by `jax.vmap`.
+        axes: the leading axis of the arguments, as `in_axes` of `jax.vmap`; one for each, or one for all.
     """
     varying, shared, structure = split(tree)
     found: list[Any] = []

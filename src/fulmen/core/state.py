@@ -1,4 +1,4 @@
-"""`State`: all that training is at one moment, as flat leaves and a structure that jit compares by identity."""
+"""`State`: the complete state of training, as flat leaves and a structure that jit compares by identity."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ __all__ = ["State", "without_plan"]
 
 
 class State:
-    """All that training is at one moment; a pytree, and only data.
+    """The complete state of training; a pytree of data.
 
-    `pickle` finds functions by their names, which a transformation such as `optax.adam(1e-3)` has not: give the constructor,
-    `optimizer=optax.adam, lr=1e-3`, or use `cloudpickle` or `fm.save`.
+    `pickle` needs functions with names, which a transformation such as `optax.adam(1e-3)` does not have: give the
+    constructor, `optimizer=optax.adam, lr=1e-3`, or use `cloudpickle` or `fm.save`.
 
     Attributes:
         system: the component, with no mode bound.
         optimizer_state: a tuple with the state of each group of parameters.
-        optimizer: what was given by hand, or None; its numbers are data.
-        step: how many steps have been done.
+        optimizer: the optimizer that `setup` was given, or None; its numbers are data.
+        step: the number of steps done.
         key: the run's random key.
-        plan: what is known of the run.
-        arrays, raw_key, structure: what programs are given: a list of all arrays, the key's data, and the static rest.
+        plan: the known properties of the run.
+        arrays, raw_key, structure: the arguments of programs: a list of all arrays, the key's data, and the static part.
     """
 
     __slots__ = ("_step", "_trees", "arrays", "raw_key", "structure")
@@ -92,12 +92,12 @@ class State:
         return self.raw_key if implementation is None else jax.random.wrap_key_data(self.raw_key, impl=implementation)
 
     def replace(self, **changes: Any) -> State:
-        """The same state with other values for some attributes."""
+        """The state with other values of some attributes."""
         now = {name: getattr(self, name) for name in ("system", "optimizer_state", "optimizer", "step", "key", "plan")}
         return State(**{**now, **changes})
 
     def next(self, leaves: Any) -> State:
-        """The state one step later, with these leaves."""
+        """The state of the next step, with these leaves."""
         return State.of(leaves, self.raw_key, self.step + 1, self.structure)
 
     def __fields__(self) -> Any:
@@ -120,7 +120,7 @@ class State:
 
 
 def without_plan(structure: Structure) -> Structure:
-    """The structure of a state for programs that serve every plan; reading the plan raises `PlanRead`."""
+    """The structure for programs that serve every plan; reading the plan raises `PlanRead`."""
     if "without plan" not in structure.programs:
         extra = UnreadPlan(), structure.extra[1]
         structure.programs["without plan"] = Structure(structure.treedef, structure.fixed, extra)
@@ -128,7 +128,7 @@ def without_plan(structure: Structure) -> Structure:
 
 
 def _as_weak(old: Any, new: Any) -> Any:
-    """Numbers in the place of weakly typed ones as weakly typed: another type would be another program."""
+    """New values, weakly typed where the old ones are: another type would need another program."""
     if jax.tree.structure(old) != jax.tree.structure(new):
         return new
 
@@ -142,20 +142,20 @@ def _as_weak(old: Any, new: Any) -> Any:
 
 
 def weakly(value: np.ndarray) -> jax.Array:
-    """The array weakly typed, as a Python number is, where there is a Python number of its type."""
+    """The array, weakly typed as a Python number is, if Python has numbers of its type."""
     zero, array = jnp.asarray(value.dtype.type(0).item()), jnp.array(value)
     return jnp.broadcast_to(zero, array.shape).at[...].set(array) if zero.dtype == array.dtype else array
 
 
 def _require_same_shapes(old: Any, new: Any) -> None:
-    """Raise for an array of another shape or type in a trained array's place: the optimizer's state would not fit it."""
+    """Raise for a trained array of another shape or type, which the optimizer's state would not fit."""
     if jax.tree.structure(old) != jax.tree.structure(new):
-        return  # another part came, of which its own types know more
+        return  # another part, which the types check themselves
     for a, b in zip(leaves(old), leaves(new), strict=True):
         if a.role in (PARAMETER, BUFFER) and (np.shape(a.value), a.role) != (np.shape(b.value), b.role):
             raise ValueError(
-                f"system.{a.path} is a {a.role}, {short(a.value)}, and {short(b.value)} came in its place. For other shapes "
-                "or types make the component anew and set it up: fm.setup(component, data, optimizer=…)."
+                f"system.{a.path} must remain a {a.role}, {short(a.value)}, got {short(b.value)}. For other shapes or types set "
+                "up a new component: fm.setup(component, data, optimizer=…)."
             )
 
 

@@ -1,4 +1,4 @@
-"""`Structure`: the static part of a tree, and the programs compiled for it, which live as long as it does."""
+"""`Structure`: the static part of a tree, with the programs compiled for it, which are dropped with it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Structure:
     Equal structures are the same object, so that jit compares and hashes them by identity.
 
     Attributes:
-        programs: what was compiled or found by tracing, by key.
+        programs: compiled programs and results of tracing, by key.
     """
 
     __slots__ = ("__weakref__", "extra", "fixed", "programs", "treedef")
@@ -51,7 +51,7 @@ class Structure:
             return found
 
     def __reduce__(self) -> Any:
-        # As a tree: in a treedef, the values that another library compares by identity would not survive.
+        # As a tree, since a pickled treedef would lose values that another library compares by identity.
         return _structure_of, (self.unpack([_Hole] * (self.treedef.num_leaves - len(self.fixed))), self.extra)
 
     def __deepcopy__(self, memo: Any) -> Structure:
@@ -66,7 +66,7 @@ class Structure:
 
 
 class _Hole:
-    """Stands for an array in a pickled structure."""
+    """The place of an array in a pickled structure."""
 
 
 def _structure_of(tree: Any, extra: tuple[Any, ...]) -> Structure:
@@ -75,7 +75,7 @@ def _structure_of(tree: Any, extra: tuple[Any, ...]) -> Structure:
 
 
 def _exact(value: Any) -> Any:
-    """A key that tells apart what `==` does not, such as 2, 2.0 and True, or 0.0 and -0.0; NaN is equal to itself."""
+    """A key that differs also for values that are equal, such as 2, 2.0 and True, or 0.0 and -0.0; NaN equals itself."""
     kind = type(value)
     if kind in (int, bool, str, type(None)):
         return kind, value
@@ -98,7 +98,7 @@ def _exact(value: Any) -> Any:
 
 
 def pack(tree: Any, *extra: Any) -> tuple[list[Any], Structure]:
-    """A tree as its arrays (numbers become arrays) and its structure."""
+    """The arrays of a tree (numbers become arrays) and its structure."""
     leaves, treedef = jax.tree.flatten(tree)
     foreign = _in_foreign_modules(tree)
     dynamic = [is_array(v) or (isinstance(v, int | float | complex) and not f) for v, f in zip(leaves, foreign, strict=True)]
@@ -107,7 +107,7 @@ def pack(tree: Any, *extra: Any) -> tuple[list[Any], Structure]:
 
 
 def _in_foreign_modules(tree: Any) -> list[bool]:
-    """Of every leaf, whether it is in another library's module, whose numbers are static: they may steer its code."""
+    """For every leaf, whether it is in another library's module, whose numbers are static: its code may branch on them."""
     found: list[bool] = []
     for node in jax.tree.leaves(tree, is_leaf=is_foreign):
         foreign = is_foreign(node)
@@ -122,7 +122,7 @@ def _array(leaf: Any) -> Any:
 
 
 class Recent:
-    """The structures used last, which are kept alive.
+    """The most recently used structures, which are kept alive.
 
     Args:
         most: how many.
@@ -133,7 +133,7 @@ class Recent:
         self._kept: dict[Structure, None] = {}
 
     def keep(self, structure: Structure) -> None:
-        """Keep a structure, and drop the one not used for longest if there are too many."""
+        """Keep a structure, and drop the least recently used one if there are too many."""
         self._kept.pop(structure, None)
         self._kept[structure] = None
         while len(self._kept) > self._most:
@@ -141,20 +141,20 @@ class Recent:
 
 
 RECENT = Recent(8)
-"""A loop may drop each state before it sets up an equal system, which should not compile again."""
+"""For loops that drop each state before they set up an equal system, which should not compile again."""
 
 _kept: Any = weakref.WeakKeyDictionary()
 
 
 def keep(structure: Structure, owner: Any) -> None:
-    """Keep a structure and its programs as long as another structure or a component lives.
+    """Keep a structure and its programs alive as long as another structure or a component.
 
     Args:
         structure: such as that of the owner under an attack.
         owner: a `Structure` or a component; for one that cannot be hashed, only the most recent structures are kept.
     """
     if not isinstance(owner, Structure):
-        RECENT.keep(structure)  # an equal component may be made for the next call
+        RECENT.keep(structure)  # the next call may make an equal component
     with contextlib.suppress(TypeError):
         _kept.setdefault(owner, Recent(128)).keep(structure)
 
@@ -179,7 +179,7 @@ class PerStructure:
     def _jit(self, reference: weakref.ref[Structure]) -> Any:
         function = self._function
 
-        # A function for each structure, and by a weak reference: JAX's caches hold their entries as long as the function.
+        # A new function for each structure, with a weak reference: JAX's caches hold their entries as long as the function.
         @functools.wraps(function)
         def run(*args: Any) -> Any:
             return function(reference(), *args)
@@ -189,9 +189,9 @@ class PerStructure:
 
 
 def per_structure(**options: Any) -> Callable[[Callable[..., Any]], PerStructure]:
-    """A decorator that compiles a function `f(structure, *args)` for each structure; its programs are dropped with that.
+    """A decorator that compiles `f(structure, *args)` for each structure; the programs are dropped with the structure.
 
     Args:
-        **options: those of `jax.jit`; argument numbers count from the one after the structure.
+        **options: those of `jax.jit`; argument numbers count from the argument after the structure.
     """
     return functools.partial(PerStructure, **options)

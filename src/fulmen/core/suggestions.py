@@ -1,4 +1,4 @@
-"""What to write in place of a name that does not exist."""
+"""Suggestions for names that do not exist."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import optax
 
 __all__ = ["nearest", "unknown_keyword", "unknown_name"]
 
-# Names of other libraries whose counterpart has a name that is not similar.
+# Names in other libraries whose counterpart has a different name.
 _COUNTERPARTS = {
-    "AUROC": "a metric of your own: subclass fm.Metric and write `metrics(metric, prediction)`",
+    "AUROC": "a custom metric: subclass fm.Metric and write `metrics(metric, prediction)`",
     "BCEWithLogitsLoss": "fm.BinaryCrossEntropy",
     "Conv2d": "fm.models.Conv",
     "Conv2D": "fm.models.Conv",
@@ -38,7 +38,7 @@ def unknown_name(name: str, package: Any) -> str:
 
     Args:
         name: the name.
-        package: the package, whose `__all__` has its public names, some of which are namespaces.
+        package: the package; names in its `__all__` may be namespaces.
     """
     found = {**_public_names(package, "fm"), "testing": "fm.testing"}
     short = name.removesuffix("Loss").removesuffix("Score")
@@ -53,7 +53,7 @@ def unknown_name(name: str, package: Any) -> str:
 
 
 def _public_names(package: Any, path: str) -> dict[str, str]:
-    """From the public names of a package and of the namespaces in it to their paths; the first path wins."""
+    """The paths of the public names of a package and of the namespaces in it; the first path wins."""
     found = {name: f"{path}.{name}" for name in package.__all__}
     for name in package.__all__:
         if inspect.ismodule(inside := getattr(package, name)):
@@ -62,12 +62,12 @@ def _public_names(package: Any, path: str) -> dict[str, str]:
 
 
 def unknown_keyword(cls: type, unknown: str, names: Iterable[str]) -> str:
-    """The message for a keyword that a class does not take.
+    """The message for an unknown keyword of a class.
 
     Args:
         cls: the class.
         unknown: the keyword.
-        names: those that it takes.
+        names: the keywords of the class.
     """
     names = list(names)
     synonym = _SYNONYMS.get(unknown)
@@ -77,7 +77,7 @@ def unknown_keyword(cls: type, unknown: str, names: Iterable[str]) -> str:
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
-    """The name that is most similar to another one, regardless of case, or None."""
+    """The most similar name, regardless of case, or None."""
     lower = {each.lower(): each for each in names}
     near = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.75)
     return lower[near[0]] if near else None

@@ -1,56 +1,43 @@
-"""`Tree`: a frozen dataclass that is a pytree, whose fields' kinds follow from their annotations."""
+"""`Tree`: a frozen dataclass that is a pytree; annotations determine the kinds of its fields."""
 
 from __future__ import annotations
 
-import collections.abc
 import dataclasses
-import enum
 import functools
-import inspect
-import re
 import sys
 import types
-import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, dataclass_transform
 
 import jax
-import numpy as np
 
-from fulmen.core.fields import CHILD, HYPER, STATIC, UNCLEAR, hyper, static
+from fulmen.core.fields import STATIC, hyper, kinds, known_kinds, note_scope, static
 from fulmen.core.pickling import Fields
 from fulmen.core.suggestions import unknown_keyword
-from fulmen.dispatching.annotations import names_around
 from fulmen.dispatching.redefinition import define
 
-__all__ = ["Tree", "get", "kinds", "replace"]
+__all__ = ["Tree", "get", "replace"]
 
-_STATIC_TYPES = (int, bool, str, bytes, type(None), type, types.FunctionType, np.dtype, enum.Enum)
-_SEQUENCES = (tuple, list, collections.abc.Sequence)
-_MAPPINGS = (dict, collections.abc.Mapping)
-
-_scopes: dict[type, tuple[Mapping[str, Any], Mapping[str, Any]]] = {}
-_kinds: dict[type, dict[str, str]] = {}
 _layouts: dict[type, tuple[tuple[str, ...], tuple[str, ...], tuple[Any, ...]]] = {}
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(static, hyper, dataclasses.field))
 class Tree:
-    """The root of all that is data in Fulmen. A subclass is made a frozen dataclass and a pytree by being defined.
+    """The base of all data types. Every subclass is a frozen dataclass and a pytree.
 
-    Unflattening does not run `__init__` or `__post_init__`: jax does it with whatever stands for the leaves.
+    Unflattening does not run `__init__` or `__post_init__`, since JAX unflattens trees with other objects as leaves.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        generated = "__init__" not in vars(cls)  # a custom `__init__` would stay in any case; not to make another saves time
+        generated = "__init__" not in vars(cls)  # dataclass would keep a custom `__init__`; making none saves time
         dataclasses.dataclass(frozen=True, eq=False, repr=False, init=generated)(cls)
         cls.__dataclass_fields__ = Fields(cls, cls.__dataclass_fields__, kinds)
         if generated:
             cls.__init__ = _names_fields(cls.__init__, cls)
-        _scopes[cls] = _scope(cls)
+        note_scope(cls)
         jax.tree_util.register_pytree_with_keys(cls, _flatten_with_keys, _unflatten(cls), _flatten)
         define(cls, _by_statement(cls))
 
@@ -59,8 +46,11 @@ class Tree:
         return f"{type(self).__name__}({', '.join(f'{f.name}={short(getattr(self, f.name, None))}' for f in fields)})"
 
 
+jax.tree_util.register_pytree_node(Tree, lambda tree: ((), None), lambda _, children: Tree())  # for fields annotated `Tree`
+
+
 def _by_statement(cls: type) -> bool:
-    """Whether a class statement makes the class, rather than a call of `type`: the body is in the code that runs it."""
+    """Whether a class statement makes the class, rather than a call of `type`: only then its body is in the running code."""
     frame: Any = sys._getframe(2)
     while frame.f_code.co_name in ("__init_subclass__", "__new__"):
         frame = frame.f_back
@@ -84,113 +74,6 @@ def _names_fields(init: Callable[..., None], cls: type) -> Any:
     return __init__
 
 
-# What the fields are
-
-
-def kinds(cls: type) -> dict[str, str]:
-    """What each field of a `Tree` is: `static`, `hyperparameter`, `child`, or `unclear`."""
-    if cls in _kinds:
-        return _kinds[cls]
-    pickled = vars(cls)["__dataclass_fields__"].kinds
-    if pickled is not None:
-        return _kinds.setdefault(cls, pickled)
-    found, complete = {}, True
-    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
-        kind = field.metadata.get("fulmen")
-        if kind is None:
-            try:
-                kind = _kind(field.type, _owner(cls, field))
-            except NameError:  # a name that is defined later will be found later
-                kind, complete = UNCLEAR, False
-        found[field.name] = kind
-    if complete:
-        _kinds[cls] = found
-    return found
-
-
-def _owner(cls: type, field: Any) -> type:
-    """The class that a field was declared in."""
-    return next(b for b in reversed(cls.__mro__) if b.__dict__.get("__dataclass_fields__", {}).get(field.name) is field)
-
-
-def resolved(hint: Any, cls: type, field: Any) -> Any:
-    """An annotation of a class's field, or a part of one, with what its text stands for.
-
-    Raises:
-        NameError: if the text has a name that is not defined (yet).
-    """
-    return _evaluated(hint, _owner(cls, field)) if isinstance(hint, str | typing.ForwardRef) else hint
-
-
-def _evaluated(hint: Any, owner: type) -> Any:
-    names, around = _scopes[owner]
-    text = hint if isinstance(hint, str) else hint.__forward_arg__
-    return eval(text, dict(names), {owner.__name__: owner, **around})
-
-
-def _scope(cls: type) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """The global names where a class is defined, and the local ones that its annotations mention."""
-    frame: Any = sys._getframe(2)
-    while frame is not None and frame.f_globals.get("__name__") != cls.__module__:
-        frame = frame.f_back
-    names = frame.f_globals if frame is not None else vars(sys.modules.get(cls.__module__, typing))
-    if "<locals>" not in cls.__qualname__:
-        return names, {}
-    words = {word for f in dataclasses.fields(cls) for word in re.findall(r"\w+", str(f.type))}  # type: ignore[arg-type]
-    return names, {name: value for name, value in names_around(names).items() if name in words}
-
-
-def _kind(hint: Any, owner: type) -> str:
-    """What an annotation makes of a field of the class that has it."""
-    if isinstance(hint, str | typing.ForwardRef):
-        return _kind(_evaluated(hint, owner), owner)
-    if hint == jax.typing.ArrayLike:
-        return CHILD
-    if hint == jax.typing.DTypeLike:
-        return STATIC
-    if isinstance(hint, typing.TypeVar):
-        return _kind(hint.__bound__, owner) if hint.__bound__ is not None else UNCLEAR
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Annotated:
-        return _kind(arguments[0], owner)
-    if origin in (typing.Union, types.UnionType):
-        return _merged(_kind(a, owner) for a in arguments if a is not type(None))
-    if origin in _SEQUENCES or origin in _MAPPINGS:
-        inside = arguments[1:] if origin in _MAPPINGS else arguments
-        kind = _merged(_kind(a, owner) for a in inside if a is not Ellipsis)
-        # A list cannot be part of a type: a tuple can.
-        return UNCLEAR if kind == STATIC and origin is not tuple else kind
-    if hint is None or origin is typing.Literal or hint is typing.Callable:
-        return STATIC
-    kind = origin if isinstance(origin, type) else hint
-    if not isinstance(kind, type):
-        return UNCLEAR
-    if kind is collections.abc.Callable or issubclass(kind, _STATIC_TYPES):
-        return STATIC
-    if kind in (list, tuple, dict) or issubclass(kind, (Tree, jax.Array, np.ndarray)):
-        return CHILD
-    if issubclass(kind, float | complex):
-        return HYPER
-    array = getattr(kind, "array_type", None)  # jaxtyping's `Float[Array, "…"]`
-    return _kind(array, owner) if array is not None else CHILD if is_node(kind) else UNCLEAR
-
-
-def _merged(found: Iterator[str]) -> str:
-    """The kind of what may be of several kinds."""
-    some = set(found)
-    if some == {STATIC, HYPER}:  # `int | float`
-        return HYPER
-    return some.pop() if len(some) == 1 else UNCLEAR
-
-
-def is_node(cls: type) -> bool:
-    """Whether jax knows instances of this class, or of the subclasses of an abstract one, as pytrees."""
-    named_tuple = issubclass(cls, tuple) and hasattr(cls, "_fields")
-    if jax.tree_util.default_registry.is_node(cls) or named_tuple:
-        return True
-    return inspect.isabstract(cls) and any(map(is_node, type.__subclasses__(cls)))
-
-
 # As a pytree
 
 
@@ -205,7 +88,7 @@ def _layout(cls: type) -> tuple[tuple[str, ...], tuple[str, ...], tuple[Any, ...
     found = kinds(cls)
     data = tuple(name for name, kind in found.items() if kind != STATIC)
     layout = data, tuple(n for n, k in found.items() if k == STATIC), tuple(jax.tree_util.GetAttrKey(n) for n in data)
-    if cls in _kinds:
+    if cls in known_kinds:
         _layouts[cls] = layout
     return layout
 
@@ -215,7 +98,7 @@ def _flatten(tree: Any) -> tuple[list[Any], tuple[Any, ...]]:
     values = tree.__dict__
     try:
         return [values[name] for name in data], tuple([values[name] for name in fixed])
-    except KeyError:  # an `__init__` of its own left a field at its default
+    except KeyError:  # a custom `__init__` left a field at its default
         return [_value(tree, name) for name in data], tuple(_value(tree, name) for name in fixed)
 
 
@@ -243,7 +126,7 @@ def _unflatten(cls: type) -> Callable[[Any, Any], Any]:
 
 
 def remake(tree: Any, changes: Mapping[str, Any]) -> Any:
-    """The same tree with some fields changed; as in unflattening, `__init__` does not run."""
+    """The tree with some fields changed; `__init__` does not run."""
     fresh = object.__new__(type(tree))
     fresh.__dict__.update(tree.__dict__)
     fresh.__dict__.update(changes)
@@ -254,18 +137,18 @@ def remake(tree: Any, changes: Mapping[str, Any]) -> Any:
 
 
 def children(tree: Any) -> Iterator[tuple[str, Any]]:
-    """The names and values directly inside: fields of a `Tree` (static ones too), items of what else is a pytree."""
+    """The names and values directly inside: fields of a `Tree`, static ones too, or items of another pytree."""
     if hasattr(tree, "__replace_field__"):
         yield from tree.__fields__()
     elif isinstance(tree, Tree):
-        # a component's mode is hidden
+        # `mode` of a component is not listed
         yield from ((f.name, getattr(tree, f.name)) for f in dataclasses.fields(tree) if f.repr or f.name != "mode")
     else:
         yield from items(tree)[0]
 
 
 def items(node: Any) -> tuple[list[tuple[str, Any]], Any]:
-    """One level of a pytree as jax orders it: names and values, and the structure; a leaf has nothing inside."""
+    """One level of a pytree in JAX's order: names and values, and the structure. A leaf has no items."""
     found, structure = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda value: value is not node)
     if found and not found[0][0]:
         return [], structure
@@ -273,15 +156,15 @@ def items(node: Any) -> tuple[list[tuple[str, Any]], Any]:
 
 
 def _enter(inside: Mapping[str, Any], path: str) -> str | None:
-    """The name that a path begins with. A dictionary's names may have dots in them."""
+    """The name that a path begins with. Keys of dictionaries may contain dots."""
     return max((name for name in inside if path == name or path.startswith(f"{name}.")), key=len, default=None)
 
 
 def get(tree: Any, path: str) -> Any:
-    """What lies at a path such as `"model.layers.0.weight"`.
+    """The value at a path such as `"model.layers.0.weight"`.
 
     Raises:
-        KeyError: if nothing does, with the names that are there.
+        KeyError: for an unknown path, with the names that exist.
     """
     rest, above = path, type(tree).__name__
     while rest:
@@ -295,7 +178,7 @@ def get(tree: Any, path: str) -> Any:
 
 
 def replace(tree: Any, changes: Mapping[str, Any] | None = None, /, **fields: Any) -> Any:
-    """The same tree with the values at some paths changed.
+    """The tree with the values at some paths changed.
 
     Args:
         tree: a component, a state, or a list, tuple or dict of them.
@@ -303,7 +186,7 @@ def replace(tree: Any, changes: Mapping[str, Any] | None = None, /, **fields: An
         **fields: the same for fields of the tree itself.
 
     Raises:
-        KeyError: if there is nothing at a path, with the names that are there.
+        KeyError: for an unknown path, with the names that exist.
 
     >>> import fulmen as fm
     >>> fm.replace(fm.CrossEntropy(smoothing=0.1), smoothing=0.2).smoothing
@@ -328,11 +211,11 @@ def _replaced(tree: Any, path: str, value: Any) -> Any:
     return items(tree)[1].unflatten([inner if key == name else item for key, item in inside.items()])
 
 
-# In a few characters
+# In short form
 
 
 def short(value: Any) -> str:
-    """A value in a few characters: arrays by type and shape."""
+    """A value in short form: arrays by type and shape."""
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"{str(value.dtype).replace('float', 'f').replace('uint', 'u').replace('int', 'i')}{list(value.shape)}"
     if isinstance(value, Tree):
@@ -345,5 +228,5 @@ def short(value: Any) -> str:
     if callable(value) and hasattr(value, "__name__"):
         return value.__name__
     if value is not None and not jax.tree_util.all_leaves([value]):
-        return f"{type(value).__name__}(…)"  # somebody else's, which may print its arrays
+        return f"{type(value).__name__}(…)"  # another library's, which may print its arrays
     return repr(value)

@@ -14,18 +14,18 @@ from fulmen.dispatching.registry import verb
 # Structure
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def bind(component, mode):
-    """The tree with the mode in it: every component below gets the mode, with randomness of its own.
+    """The tree with a mode bound to it: every component below gets the mode, with its own randomness.
 
     Args:
         component: a component, bound or not.
         mode: a `Mode`.
 
     Returns:
-        The component. Binding again what has the same key changes nothing.
+        The component. Binding the same key again changes nothing.
 
-    **Extending.** Overload it for a type that has a leading axis, or another mode below it.
+    **Extending.** Overload it for a type with a leading axis, or for one with another mode below it.
     """
 
 
@@ -33,44 +33,47 @@ def _bind(component: Any, mode: Mode) -> Any:
     return bind(component, mode)
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def init(component, key):
-    """The component with its arrays drawn. Each child gets a key of its own.
+    """The component with its arrays drawn. Each child gets its own key.
 
     Args:
-        component: a description: sizes, arrays that are not there yet as None.
+        component: a description: sizes, and None in place of the arrays.
         key: a JAX random key.
 
     Returns:
-        A component of the same type with all arrays. `setup` keeps the arrays that were there already.
+        A component of the same type with all arrays. Arrays that the component already has are kept.
 
     **Extending.** A leaf layer overloads it to draw its arrays, and returns `fm.replace(layer, weight=…)`.
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def validate(component):
-    """Raise on invalid values. Called by `setup`, `check` and `perturb` for every component in the tree.
+    """Raise on invalid values. `setup`, `check` and `perturb` call it for every component in the tree.
 
-    First the types that annotations declare and the limits of fields, such as `eps: float = fm.hyper(minimum=0)`, are checked.
-
-    `validate(component, batch)` checks data: all of it at once, on the host. `validate(attack, system, batch)` checks an attack
-    against a system and its data.
+    `validate(component)` first checks types against annotations and values against declared limits, such as
+    `eps: float = fm.hyper(minimum=0)`. `validate(component, batch)` checks all the data at once, on the host.
+    `validate(attack, system, batch)` checks an attack against a system and its data.
 
     Args:
-        component: a component; its numbers may be tracers, of which nothing can be said.
+        component: a component; its numbers may be tracers, which are not checked.
 
     Raises:
         TypeError, ValueError: naming the field, what it must be and what it is.
 
-    **Extending.** Declare limits on fields, and overload it for what relates several fields; never check in `__post_init__`,
-    since values may be tracers there.
+    **Extending.** Declare limits on fields, and overload it for what relates several fields. Do not check in `__post_init__`,
+    where values may be tracers.
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def partition(component, policy):
     """How a component's arrays are distributed over devices. No component or policy has a method yet.
+
+    Args:
+        component: a component.
+        policy: a distribution policy.
 
     **Extending.** Overload it for a custom component or policy.
     """
@@ -81,33 +84,36 @@ def partition(component, policy):
 
 def _as_batch(component: Any, batch: Any) -> Any:
     takes_batches = isinstance(component, Tree) or library_of(type(component)) is not None
-    # A state makes its system's batch by itself. By `invoke`, so that `explain` has no row for it.
+    # A state makes its system's batch itself. `invoke` keeps the call out of `explain`.
     return prepared.invoke(type(batch), object)(batch, component) if takes_batches else batch
 
 
 @verb(context=Mode, default=Eval(), bind=_bind)
 def forward(model, *inputs, mode):
-    """The model's outputs for some inputs. `model(x)` is the same.
+    """The model's outputs. `model(x)` is the same.
 
     Args:
-        model: the model; a `Classifier` or a wrapper stands for its model.
+        model: the model; a `Classifier` or a wrapper delegates to its model.
         *inputs: arrays, batch axis first.
-        mode: a `Mode`, or left out: what is bound to the model, or else `Eval()`.
+        mode: a `Mode`; without it, the mode bound to the model, or else `Eval()`.
 
-    **Extending.** The one method that a model must have. Name `mode: fm.Train` last for what differs in training.
+    Returns:
+        An array `(n, …)`, or a tree of them.
+
+    **Extending.** The one method that a model must have. For training-only behaviour, name `mode: fm.Train` last.
     """
 
 
 @verb
 def model_inputs(component, batch):
-    """What `forward` is called with for a batch: `batch.x` by default.
+    """The inputs of `forward` for a batch: `batch.x` by default.
 
     Args:
-        component: a model, or a system, whose inputs are by default those of its model.
+        component: a model, or a system, which by default has the inputs of its model.
         batch: a `Batch`.
 
     Returns:
-        An array or a tree of arrays, or a tuple of several: the positional inputs of `forward`.
+        An array or a tree of arrays; a tuple for several positional inputs.
 
     Raises:
         TypeError: by default, for a batch without a field `x`.
@@ -119,74 +125,92 @@ def model_inputs(component, batch):
 
 @verb
 def as_batch(component, raw):
-    """The batch that the component takes, from what the data gives. Ties data to systems.
+    """The batch that a component takes, made of raw data.
 
-    An array becomes `Unlabeled`, a pair `Labeled`, a triple weighted, a dict the one whose fields it has, or by the names of
-    a system's parts a `PartBatches`, with a batch for each. It is asked once at the border and once for each part on the way
-    down; in training inside the compiled step.
+    An array becomes `Unlabeled`, a pair `Labeled`, a triple a weighted `Labeled`, and a dict the batch type that has its
+    fields, or a `PartBatches` if its keys name a system's parts. It is called once for the data, in training inside the
+    compiled step, and once for each part with its own batch.
 
-    **Extending.** Overload it for a part or a system that selects its own, or for raw data of one's own type.
+    Args:
+        component: a model or a system.
+        raw: one batch of the data.
+
+    Returns:
+        A `Batch`.
+
+    Raises:
+        TypeError: for data that no batch type of the component can hold.
+
+    **Extending.** Overload it for a system whose parts take different data, or for a custom type of raw data.
     `@fm.marks.keeps_rows` declares that row i of the raw data becomes example i.
     """
 
 
 @verb(context=Mode, default=Eval(), bind=_bind, prepare=_as_batch)
 def loss(component, batch, mode):
-    """What is to be made small.
+    """The value that training minimises.
 
     Args:
-        component: a model, a system, or an objective (with a `Prediction` in the batch's place).
-        batch: a `Batch`.
+        component: a model, a system, or an objective, which takes a `Prediction` in place of the batch.
+        batch: a `Batch` or raw data.
         mode: a `Mode`, or left out.
 
     Returns:
-        A number, or for a model or an objective one per example, `(n,)`. A system's is
+        A number; for a model or an objective also one per example, `(n,)`. A system's is
         `reduce_losses(system, losses(system, batch), batch)`.
 
-    **Extending.** `def loss(net: Net, batch: fm.Labeled)` gives a model its loss.
+    **Extending.** `def loss(net: Net, batch: fm.Labeled)` defines a model's loss.
     `@fm.marks.sums_losses` on a system's method declares that it reduces `losses`, whose entries are then logged.
     """
 
 
 @verb(context=Mode, default=Eval(), bind=_bind, prepare=_as_batch)
 def losses(system, batch, mode):
-    """The parts of a system's loss, one level: `{field: loss(part, batch)}`, and for a part that is a system its `losses`.
+    """The entries of a system's loss, one level deep: `{field: loss(part, batch)}`, or `losses` of a part that is a system.
 
     Args:
         system: a system or a state.
-        batch: a batch or raw data.
+        batch: a `Batch` or raw data.
         mode: a `Mode`, or left out.
 
     Returns:
-        A dict; entries may be numbers, one per example, or dicts, which are logged apart.
+        A dict; entries are numbers, one number per example, or dicts, whose entries are logged separately.
 
-    **Extending.** Overload it to say what a system's loss is made of. In a `Game` each entry belongs to the player of
-    that name and is differentiated for that player alone.
+    **Extending.** Overload it to define a system's loss. In a `Game` each entry belongs to the player of that name and is
+    differentiated for that player alone.
     """
 
 
 @verb
 def reduce_losses(system, losses, batch):
-    """One number from the entries of `losses`: each entry's weighted mean over examples, and their sum.
+    """The loss as one number: by default each entry's weighted mean over examples, summed over entries.
 
-    Entries of parts that are systems are reduced by those systems' own method.
+    Entries of parts that are systems are reduced by those systems' method.
 
-    **Extending.** Overload it to weigh the parts of a system against each other.
+    Args:
+        system: a system.
+        losses: a dict as `losses` returns it.
+        batch: the batch, with the weights of the examples.
+
+    Returns:
+        A number.
+
+    **Extending.** Overload it to weight the parts of a system.
     """
 
 
 @verb(context=Mode, default=Eval(), bind=_bind, prepare=_as_batch)
 def metrics(component, batch, mode):
-    """Figures to be watched, as mergeable values: `{}` by default.
+    """The values to monitor, as mergeable values: `{}` by default.
 
     Args:
-        component: a model, a system, or a `Metric` (with a `Prediction` in the batch's place).
-        batch: a `Batch`.
+        component: a model, a system, or a `Metric`, which takes a `Prediction` in place of the batch.
+        batch: a `Batch` or raw data.
         mode: a `Mode`, or left out.
 
     Returns:
-        From names to values that can be merged, such as `fm.Mean(values, weight)`; nested names join with `/`. A metric
-        gives its one value.
+        A dict from names to values that can be merged, such as `fm.Mean(values, weight)`; nested names are joined by `/`. A
+        `Metric` returns its one value.
 
     **Extending.** `def metrics(system: Mine, batch): return dict(error=fm.Mean(errors, batch.weight))`.
     """
@@ -196,31 +220,34 @@ def metrics(component, batch, mode):
 def predictions(component, batch, mode):
     """The outputs of every model in a component that learns from examples, as `Prediction`s.
 
-    What attacks, defences and reports look at where they need outputs and targets rather than a loss.
+    Attacks, defences and reports call it where they need outputs and targets rather than a loss.
 
     Args:
         component: a model, a system of any depth, a wrapper around one, or a state.
-        batch: a `Batch`.
+        batch: a `Batch` or raw data.
         mode: a `Mode`, or left out.
 
     Returns:
-        A dict from the path of each model's system to its `Prediction`; of a `Classifier` alone the path is `""`.
+        A dict from the path of each model's system to its `Prediction`; for a `Classifier` alone the path is `""`.
 
-    **Extending.** Overload it for a system whose outputs are not those of its parts for their batches; `model_inputs` says what a
-    model takes from a batch.
+    **Extending.** Overload it for a system whose outputs are not those of its parts for their batches. `model_inputs` defines
+    what a model takes from a batch.
     """
 
 
 @verb
 def augment(component, batch, mode):
-    """The batch as the step shall see it; runs first in the compiled training step. By default as it is.
+    """The augmented batch, computed first in the compiled training step: by default the batch unchanged.
 
     Args:
         component: a system, a model, or an augmentation such as `fm.augmentations.Noise(0.1)`.
         batch: a `Batch`.
-        mode: a `Train`, whose key is the component's own.
+        mode: a `Train`, with a key for this component.
 
-    **Extending.** Overload it for a system, or make a type of its own and give it to `Classifier(augment=…)`.
+    Returns:
+        A batch.
+
+    **Extending.** Overload it for a system, or for a new type of augmentation, as in `Classifier(augment=…)`.
     """
 
 
@@ -232,64 +259,67 @@ def sample(model, key, shape):
     """New examples drawn from a generative model.
 
     Args:
-        model: such as a `VAE` or a `GAN`, a `Population` of them, or a state of one.
+        model: a model or system such as a `VAE` or a `GAN`, a `Population` of them, or a state of one.
         key: a random key.
-        shape: the shape of the noise that the examples are made from, `(n, latent)`.
+        shape: the shape of the noise that the examples are generated from, `(n, latent)`.
 
     Returns:
-        `(n, …)`, like the model's outputs; for a `Population` `(members, n, …)`, where each member draws with the same key.
+        `(n, …)`, like the model's outputs; for a `Population` `(members, n, …)`, where every member uses the same key.
 
     **Extending.** Overload it for a model or a system that can draw examples.
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def gan_losses(objective, critic, real, fake, key):
     """The losses of a GAN's players.
 
     Args:
         objective: such as `fm.systems.NonSaturating()`.
-        critic: from examples to scores.
+        critic: a function from examples to scores.
         real: `(n, …)`, real examples.
         fake: `(n, …)`, generated examples, through which the generator is differentiated.
         key: a random key.
 
     Returns:
-        `dict(generator=…, critic=dict(…))`: numbers, or one per example.
+        `dict(generator=…, critic=dict(…))`; entries are numbers, or one per example.
 
     **Extending.** Overload it for a custom objective.
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def embeddings(system, x):
     """The embeddings by which two views of an example are compared.
 
     Args:
         system: a `SelfSupervised`.
-        x: `(n, …)`, a view.
+        x: `(n, …)`, one view of each example.
 
     Returns:
-        `(outputs, targets)`, each `(n, features)`: what this view predicts of the other one, and what the other one should
-        predict of it.
+        `(outputs, targets)`, each `(n, features)`: this view's prediction of the other view, and the target for the other view's
+        prediction.
 
-    **Extending.** Overload it for a custom method: `def embeddings(system: Mine, x): …`.
+    **Extending.** `def embeddings(system: Mine, x): …` for a custom method.
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def weigh(weights, losses):
-    """One number from the losses of several tasks.
+    """The weighted sum of the losses of several tasks.
 
     Args:
         weights: a dict of numbers by name, or a model of weights.
-        losses: from the entries' names to numbers.
+        losses: a dict of numbers by name.
+
+    Returns:
+        A number.
 
     **Extending.** Overload it for a custom model of weights.
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def defence_losses(defence, batch):
     """The entries of a defence's loss in training; their sum is the loss.
 
@@ -307,7 +337,7 @@ def defence_losses(defence, batch):
 # Environments, as `fm.environments.reset` and so on
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def reset(environment, key):
     """The state at the beginning of an episode.
 
@@ -322,15 +352,15 @@ def reset(environment, key):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def step(environment, state, action, key):
-    """What an action leads to.
+    """The transition that an action leads to.
 
     Args:
         environment: an `Environment`.
         state: as `reset` or `step` returned it.
         action: `()`, an integer below `environment.actions`.
-        key: a random key, for environments that draw.
+        key: a random key, for stochastic environments.
 
     Returns:
         A `Transition(state, reward, done)`.
@@ -339,9 +369,9 @@ def step(environment, state, action, key):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def observe(environment, state):
-    """What an agent observes of a state: an array. By default the state itself.
+    """The agent's observation of a state, an array: by default the state itself.
 
     **Extending.** Overload it where the state is not an array, or is only partly observed.
     """
@@ -350,9 +380,9 @@ def observe(environment, state):
 # Training
 
 
-@verb(context=Plan, default=Plan(), hands_on=False)
+@verb(context=Plan, default=Plan(), delegates=False)
 def configure_optimizers(component, *constructor, plan):
-    """How a component's parameters are optimized: None by default, which means as what it is inside is.
+    """How a component's parameters are optimized: None by default, which means as the parent's.
 
     With a constructor, `configure_optimizers(component, optax.adam, 1e-3)` is that optimizer as a value: equal by its
     arguments, with numbers as data.
@@ -363,46 +393,46 @@ def configure_optimizers(component, *constructor, plan):
         plan: a `Plan`, or left out.
 
     Returns:
-        An optax transformation, `fm.optimizers.Optimizer(optax.adam, 1e-3)` (whose learning rate is logged), `fm.frozen`, or a dict of
-        them by field, path (`"blocks.0"`) or pattern (`"**.bias"`).
+        An optax transformation, `fm.optimizers.Optimizer(optax.adam, 1e-3)` (whose learning rate is logged), `fm.frozen`, or a
+        dict of them by field, path (`"blocks.0"`) or pattern (`"**.bias"`).
 
     **Extending.** `def configure_optimizers(critic: Critic): return optax.adam(4e-4, b1=0.5)`.
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def layer_order(component):
-    """The parts of a model in the order in which it computes, from its inputs to its outputs, for `fm.optimizers.layerwise`.
+    """The parts of a model in the order of computation, from inputs to outputs, for `fm.optimizers.layerwise`.
 
     Args:
         component: a model or a system.
 
     Returns:
-        Names or paths of parts, each of which may have several layers; a tuple of names is one layer. An empty list makes
-        one layer of the whole model. None, the default, takes the fields in their order, and makes one layer of a model
-        that stands in a list or a `Chain`. What is not named counts with the last layer.
+        Names or paths of parts; a tuple of names is one layer. An empty list makes the whole model one layer. None, the
+        default, takes the fields in their order; a model in a list or a `Chain` is then one layer. Parts that are not named
+        belong to the last layer.
 
     **Extending.** `def layer_order(net: Net): return ["embedding", "blocks", "head"]`.
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def intervals(system):
-    """Every how many steps the parts of a system move: `{}` by default, which is every step.
+    """How often the parts of a system are updated: `{}` by default, which is every step.
 
     Args:
         system: a component, with sizes that are static; its arrays may be tracers.
 
     Returns:
-        From names of parts, or paths, to whole numbers: `dict(generator=5)` lets the generator move in the last of every
-        five steps. It rests in the others, as under `fm.every(5, …)`, of which this is another way to say it: both together
-        multiply, and so do those of a game in a game. A part that is named has an optimizer state of its own.
+        A dict from names or paths of parts to positive integers: with `dict(generator=5)` the generator is updated in the last
+        of every five steps, as under `fm.every(5, …)`. Intervals of nested games, and those given by `fm.every`, multiply. A
+        part that is named has its own optimizer state.
 
     **Extending.** `def intervals(gan: GAN): return dict(generator=gan.critic_steps)`.
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def update(system, state, batch, mode):
     """One step of training: `augment`, the gradient of `loss`, the optimizer, the buffers, `after_update`.
 
@@ -413,92 +443,112 @@ def update(system, state, batch, mode):
         mode: a `Train`, with the step's key.
 
     Returns:
-        The new state and the logs: from names to mergeable values or numbers.
+        The new state and the logs, a dict from names to mergeable values or numbers.
 
-    **Extending.** Overload it for a system whose step is of another kind; `fm.differentiate` and `fm.apply_gradients` are
-    the pieces.
-    `@fm.marks.standard_step` declares that a component around this one may make the step in its place.
+    **Extending.** Overload it for a system with another kind of step, composed of `fm.differentiate` and `fm.apply_gradients`.
+    `@fm.marks.standard_step` declares that a component around this one may replace the step.
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def after_update(component, batch, mode):
-    """The component after a step: as it is by default, with the same for its parts.
+    """The component after a step: by default unchanged, with `after_update` of its parts.
 
-    **Extending.** Averages of weights, target networks, weight clipping, norm constraints. Return the new component.
+    Args:
+        component: the updated component.
+        batch: the step's batch.
+        mode: the step's `Train`.
+
+    Returns:
+        The new component.
+
+    **Extending.** For averages of weights, target networks, weight clipping and norm constraints.
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def setup(component, data, **options):
-    """Ready everything: validate, draw what is not there, optimizer state, shapes against the data. Returns a `State`.
+    """A `State` ready for training: components validated, missing arrays drawn, optimizer initialised, shapes checked.
 
     Args:
         component: anything that has a loss.
-        data: as for `batches`, of which the first batch is looked at, and of arrays all; or one batch of the data.
+        data: as for `batches`, of which the first batch is read (arrays are checked completely); or one batch of the data.
         optimizer: an optax transformation, a constructor with `lr`, a function annotated `(plan: fm.Plan)` that returns one, or
-            a dict of them by field, path or pattern. Beats every `configure_optimizers` method.
-        lr: a number, a function of the step such as an optax schedule, a `fm.schedules.Schedule` such as `fm.cosine(1e-3)`, or a function
-            annotated `(plan: fm.Plan)`. It is logged. The learning rate of a finished transformation such as `optax.adam(1e-3)`
-            is logged if it was made by `optax.inject_hyperparams`.
+            a dict of them by field, path or pattern. It overrides every `configure_optimizers` method.
+        lr: a number, a function of the step such as an optax schedule, a `fm.schedules.Schedule` such as `fm.cosine(1e-3)`, or a
+            function annotated `(plan: fm.Plan)`. It is logged. The learning rate of a finished transformation such as
+            `optax.adam(1e-3)` is logged only if `optax.inject_hyperparams` made it.
         seed: a non-negative integer that determines all randomness; None is 0.
-        epochs, steps: how long the run will be, for schedules.
+        epochs, steps: the length of the run, for schedules.
         batch_size: examples in a batch, for schedules.
 
-    **Extending.** Rarely: `init`, `validate` and `configure_optimizers` are what it calls.
+    Returns:
+        A `State`.
+
+    **Extending.** Rarely: it calls `init`, `validate` and `configure_optimizers`.
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def train_step(state, batch):
-    """One compiled step of training: `(state, batch)` to `(state, logs)`. Pure; nothing is donated.
+    """One compiled step of training. Pure; nothing is donated.
 
     Args:
         state: a `State`.
         batch: a batch or raw data.
 
     Returns:
-        The next state, and a dict of numbers that are still on the device.
+        `(state, logs)`: the next state, and a dict of numbers on the device.
 
     **Extending.** Overload `update`, which is the step.
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def eval_step(state, batch):
-    """One compiled step of evaluation: a dict of mergeable values.
+    """One compiled step of evaluation.
 
-    **Extending.** Overload `loss` and `metrics`, which are what it computes.
+    Args:
+        state: a `State`.
+        batch: a batch or raw data.
+
+    Returns:
+        A dict of mergeable values.
+
+    **Extending.** Overload `loss` and `metrics`, which it computes.
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def fit(state, data, **options):
-    """Train. Returns `(state, history)`.
+    """Train a state or a component.
+
+    Data that is not an in-memory array is prefetched on a background thread, two batches by default (`fm.data.Prefetch` sets
+    the number). An iterator continues from its position; if the run stops early, up to that many more batches were taken.
 
     Args:
-        state: a `State`, or a component, which is set up first, with `setup`'s options.
+        state: a `State`, or a component, which is set up first with `setup`'s options.
         data: arrays, or a tuple, dict or `Batch` of arrays that share their first axis, or any source that `batches` takes.
-        epochs, steps: how long; one of them. A run of steps goes on in the midst of the epoch in which the state stopped.
+        epochs, steps: the length of the run; one of them. A run of steps continues in the epoch where the state stopped.
         batch_size: examples in a batch.
         validation: data to evaluate on after each epoch.
         callbacks: objects with methods of `on`.
         seed: for the order of the data and, of a component, its parameters; None keeps the order of the data, and the
-            parameters are those of seed 0. A state keeps neither this nor `drop_last`: to continue as the run would have
-            continued, pass them again.
+            parameters are those of seed 0. A state stores neither `seed` nor `drop_last`: to resume in the same order, pass
+            them again.
         progress: whether to show a progress bar.
-        drop_last: leave out the smaller last batch of an epoch.
+        drop_last: whether to leave out the smaller last batch of an epoch.
 
-    What is no array in memory is read ahead on a thread, two batches by default (`fm.data.Prefetch` says another number). An
-    iterator goes on where it stands; of a run that is stopped early it has given some batches more than there were steps.
+    Returns:
+        `(state, history)`.
 
-    **Extending.** Overload `update` for another step, `on` for what happens between steps; or write the loop: `steps`.
+    **Extending.** Overload `update` for another step, `on` for actions between steps; or write the loop with `steps`.
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def steps(state, data, **options):
-    """Train step by step: yields `(state, logs)` after each, for a loop of one's own.
+    """Train step by step, for a custom loop: yields `(state, logs)` after each step.
 
     Args:
         state: a `State`.
@@ -509,28 +559,34 @@ def steps(state, data, **options):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def evaluate(state, data, **options):
-    """The loss and the metrics on all the data, each example counted once: a dict of floats.
+    """The loss and the metrics on all the data, each example counted once.
 
     Args:
-        state: a `State`, or a component whose arrays are there.
+        state: a `State`, or a component with its arrays.
         data: as for `fit`.
-        attack: an `Attack`; its figures come beside the clean ones, as `robust/…`.
+        attack: an `Attack`; the metrics under attack are added as `robust/…`.
         batch_size: examples in a batch.
+
+    Returns:
+        A dict of floats.
 
     **Extending.** Overload `loss` and `metrics`.
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def predict(state, data, **options):
-    """The outputs for all the data, in order, as NumPy arrays `(n, …)`.
+    """The outputs for all the data, in the order of the data.
 
     Args:
-        state: a `State`, or a component whose arrays are there.
-        data: inputs, or data as for `evaluate`; targets in it are not looked at. The order is the data's own.
+        state: a `State`, or a component with its arrays.
+        data: inputs, or data as for `evaluate`, whose targets are ignored.
         batch_size: examples in a batch.
+
+    Returns:
+        NumPy arrays `(n, …)`.
 
     **Extending.** Overload `forward`.
     """
@@ -538,44 +594,44 @@ def predict(state, data, **options):
 
 @verb
 def batches(data, plan=None, epoch=None, start=0, **options):
-    """The data in batches, as raw as it came.
+    """The data in raw batches.
 
-    `batches(data, batch_size=…)` is for a loop of one's own: all epochs, checked as `fit` checks them. `batches(data, plan,
-    epoch)` is one epoch, and what a type says of itself.
+    `batches(data, batch_size=…)` is for a custom loop: all epochs, checked as `fit` checks them. `batches(data, plan, epoch)`
+    is one epoch, as a method for the data's type yields it.
 
     Args:
         data: arrays, or a tuple, dict or `Batch` of them, memory-mapped or not; an iterable of batches, such as a list or a
-            data loader; an iterator, which is good for one epoch; a function that makes one, of the epoch's number or of
-            nothing; what a library of data loaders makes (PyTorch, Hugging Face datasets, grain, tf.data); a dict of these by
-            name, read side by side until the first of them ends.
-        plan: a `Plan`, whose `batch_size`, `seed` and `drop_last` are for data that is cut here.
+            data loader; an iterator, for one epoch only; a function of the epoch's number, or of nothing, that returns an
+            iterable; a loader of PyTorch, Hugging Face datasets, grain or tf.data; or a dict of these by name, read together
+            until the first of them ends.
+        plan: a `Plan`, whose `batch_size`, `seed` and `drop_last` are for data that is split here.
         epoch: the epoch's number, from 0.
-        start: the batch to begin at.
-        batch_size: examples in a batch; 32 by default. Of data that comes in batches, what is expected of it.
-        seed: shuffles arrays and data sets; None keeps the order. It is a pure function of seed and epoch.
-        epochs: how often.
-        drop_last: leave out the smaller last batch.
+        start: the number of the first batch.
+        batch_size: examples in a batch, 32 by default; for data in batches, the size that they must have.
+        seed: shuffles arrays and data sets; None keeps the order. The order is a pure function of seed and epoch.
+        epochs: the number of epochs.
+        drop_last: whether to leave out the smaller last batch.
 
     Raises:
-        RuntimeError: where the source does, with the batch's number, from the source's own error.
-        ValueError, TypeError: for a batch of other shapes, types or structure than the first one's, NaN and infinity, and a
-            source that gives nothing or less than it declared.
+        RuntimeError: from an error that the source raised, with the batch's number.
+        ValueError, TypeError: for a batch with other shapes, types or structure than the first one, NaN or infinity, and for a
+            source that yields no batch or fewer than it declared.
 
-    **Extending.** `def batches(data: Mine, plan, epoch): yield …` is all that a type needs to be trained on. If it takes one
-    argument more, `start=0`, a run that goes on in the midst of an epoch begins there, where it would otherwise read what it
-    had. `steps_per_epoch` says how many there are.
+    **Extending.** `def batches(data: Mine, plan, epoch): yield …` is all that a type needs to be trained on. With a further
+    argument `start=0` it begins at that batch when a run resumes within an epoch; without it the batches before are read and
+    dropped. `steps_per_epoch` returns their number.
     """
 
 
 @verb
 def steps_per_epoch(data, plan):
-    """How many batches an epoch of the data has, or None where that is not known before its end.
+    """The number of batches in an epoch of the data, or None if it is unknown.
 
     Args:
         data: as for `batches`.
-        plan: a `Plan`, whose `batch_size` and `drop_last` are for data that is cut here.
+        plan: a `Plan`, whose `batch_size` and `drop_last` are for data that is split here.
 
-    **Extending.** Overload it beside `batches`; schedules that end with the run need it where a run is given in epochs.
+    **Extending.** Overload it together with `batches`; schedules need it for a run whose length is given in epochs.
     """
 
 
@@ -584,11 +640,11 @@ def on(event, callback, run):
     """What a callback does at an event: nothing by default.
 
     Args:
-        event: an `Event` (`FitStart()`, `EpochEnd()`, …); dispatch is on its type.
+        event: an `Event` (`FitStart()`, `EpochEnd()`, …).
         callback: an object of any type.
-        run: the `Run`: state, history, epoch, step, logs; `run.stop()` ends it.
+        run: the `Run`, with state, history, epoch, step and logs; `run.stop()` ends it.
 
-    **Extending.** `def on(event: fm.EpochEnd, callback: Mine, run): …`. Only events that somebody overloads cost anything.
+    **Extending.** `def on(event: fm.EpochEnd, callback: Mine, run): …`. Events without a method cost nothing.
     """
 
 
@@ -599,8 +655,14 @@ def on(event, callback, run):
 def transformation(attack):
     """The optax chain of an attack: from the gradient of −loss at the input to the step that is added to it.
 
-    **Extending.** Overload it for a new attack type; it is built while tracing, so its numbers may be data.
-    `@fm.marks.ignores_steps` declares that the chain does not read `steps`, so one program serves any number.
+    Args:
+        attack: an `Attack`, whose numbers may be tracers.
+
+    Returns:
+        An optax transformation.
+
+    **Extending.** Overload it for a new attack type.
+    `@fm.marks.ignores_steps` declares that the chain does not read `steps`, so that one program serves any number.
     """
 
 
@@ -610,49 +672,49 @@ def perturb(attack, system, batch, key, *, best=True, inside=False, checked=Fals
 
     Args:
         attack: an `Attack`.
-        system: a system or a state; it is seen in `Eval` mode unless it is bound to another.
+        system: a system or a state, in `Eval` mode unless another is bound.
         batch: the clean batch.
-        key: a random key; each example draws by its `index`, or else by its place in the batch.
-        best: whether to keep each example's best point, for one more forward pass, rather than the last one.
-        inside: whether of an attack that looks for the nearest point, however far, such as `FAB`, only points of its region
-            count; elsewhere the clean input stays then. `evaluate` asks for that.
+        key: a random key; each example uses its `index`, or else its position in the batch.
+        best: whether to return each example's best point, at the cost of one forward pass, rather than the last one.
+        inside: whether an attack that searches for the nearest point at any distance, such as `FAB`, returns only points inside
+            its region, and the clean input for the other examples. `evaluate` sets it.
         checked: whether `validate(attack, system, batch)` was called, as `evaluate` does once for all batches.
 
     Returns:
         A batch of the same type.
 
-    **Extending.** Overload `transformation` where the attack is an optax chain, and this one where it is not.
+    **Extending.** Overload `transformation` for an attack that is an optax chain, and `perturb` or `begin` for any other.
     """
 
 
 @verb
 def project(region, x, origin):
-    """The nearest point of the region, each example by itself.
+    """The nearest point of a region, for each example.
 
     Args:
         region: a `Region`.
         x: `(n, …)`, the points.
-        origin: `(n, …)`, the clean inputs that the region is around.
+        origin: `(n, …)`, the clean inputs, around which the region is.
 
     Returns:
         `(n, …)`, never outside by rounding.
 
-    **Extending.** Overload it for a region of one's own.
+    **Extending.** Overload it for a custom region.
     """
 
 
 # Parts of attacks, as `fm.attacks.begin` and so on
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def start_point(start, region, x, key):
-    """The point at which the attack on one example starts; it is projected onto the region afterwards.
+    """The start of an attack on one example; it is projected onto the region afterwards.
 
     Args:
         start: a `Start`.
         region: the attack's region, or its ball.
         x: the clean example, without a batch axis.
-        key: a random key of this example, or None.
+        key: this example's random key, or None.
 
     Returns:
         A point like `x`.
@@ -661,7 +723,7 @@ def start_point(start, region, x, key):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def begin(attack, problem):
     """The first state of an attack on a batch.
 
@@ -673,21 +735,21 @@ def begin(attack, problem):
         An `AttackState`.
 
     **Extending.** An iterative attack that is not an optax chain has methods of `begin` and `advance`, which are traced, and
-    if it needs a last look, of `finish`. It then runs on the host or within a training step, and examples on which it has
-    succeeded are left alone. Draw from `problem.keys(…)`, so that the result does not depend on the batch. The attack's
+    optionally of `finish`. It runs on the host or within a training step, and examples on which it has succeeded are not
+    attacked further. Take random keys from `problem.keys(…)`, so that results do not depend on the batch. The attack's
     `length` is the number of steps.
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def advance(attack, problem, state, step):
-    """One step of an attack.
+    """The state of an attack after one more step.
 
     Args:
         attack: an `Attack`.
         problem: a `Problem`.
-        state: as `begin` or the last step returned it.
-        step: how many steps have been done, an integer, traced.
+        state: the `AttackState` that `begin` or the previous step returned.
+        step: the number of steps done, an integer, traced.
 
     Returns:
         An `AttackState` of the same structure and types.
@@ -696,20 +758,28 @@ def advance(attack, problem, state, step):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def finish(attack, problem, state):
-    """The end of an attack: by default a last look decides whether the last point is the best.
+    """The final state of an attack: by default the last point is evaluated, which may be the best.
+
+    Args:
+        attack: an `Attack`.
+        problem: a `Problem`.
+        state: the `AttackState` after the last step.
+
+    Returns:
+        An `AttackState`.
 
     **Extending.** See `begin`.
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def attempt(attack, system, batch, key, *, checked=False):
-    """How far an attack gets with each example; an example on which it has succeeded is left alone from then on.
+    """The result of an attack for each example, which is not attacked further after a success.
 
-    `perturb` maximises the loss; `attempt` is for evaluation: it begins with the clean input and continues with the examples
-    that are left, gathered into smaller batches. The result for an example does not depend on the others.
+    `perturb` maximises the loss; `attempt` is for evaluation: it starts with the clean input and continues with the examples
+    that remain correct, gathered into smaller batches. The result for an example does not depend on the others.
 
     Args:
         attack: an `Attack`.
@@ -720,14 +790,13 @@ def attempt(attack, system, batch, key, *, checked=False):
 
     Returns:
         An `AttackState`: `x`, the first point at which the attack succeeded, or else the best one; `succeeded`, `(n,)`; `first`,
-        `(n,)`, the number of steps until then, where 0 is the clean input and −1 never; `value`, `(n,)`, what the attack
-        maximises.
+        `(n,)`, the number of steps until then, where 0 is the clean input and −1 never; `value`, `(n,)`, the maximised value.
 
     **Extending.** Rarely: an attack with its own method of `perturb` is judged by the point that it returns.
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def views(attack):
     """The views of an attack, first to last: by default its field `views`.
 
@@ -735,16 +804,16 @@ def views(attack):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def shown(view, problem, state, x, step):
-    """The points that the system sees in place of `x`.
+    """The points that the system receives in place of `x`.
 
     Args:
         view: a `View`.
-        problem: a `Problem`; a view that draws takes its keys from `problem.keys(step, …)`.
+        problem: a `Problem`; a random view takes its keys from `problem.keys(step, …)`.
         state: a `ChainState`, the state of the attack.
         x: the points, of the structure that `inputs` returns.
-        step: how many steps have been done, an integer, traced.
+        step: the number of steps done, an integer, traced.
 
     Returns:
         Points of the same structure, a differentiable function of `x`, each example by itself.
@@ -753,9 +822,9 @@ def shown(view, problem, state, x, step):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def aim(targeting, system, batch):
-    """The batch with the labels that the attack leads away from, and the classes that it leads to.
+    """The batch with the labels that the attack moves away from, and the classes that it moves towards.
 
     Args:
         targeting: a `Targeting`.
@@ -763,30 +832,41 @@ def aim(targeting, system, batch):
         batch: the clean batch.
 
     Returns:
-        `(batch, target)`: `target` is `(n,)` integers, or None for an attack without target classes.
+        `(batch, target)`: `target` is `(n,)` integers, or None for an untargeted attack.
 
     **Extending.** Overload it for a custom targeting.
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def toward(objective, prediction, target):
-    """What an attack towards a class maximises, one number per example.
+    """The value that a targeted attack maximises, one number per example.
 
-    By default the negative of the objective with the target in place of the label. `prediction` has the true labels.
+    By default the negative of the objective with the target as the label.
 
     Args:
         objective: an `Objective`.
-        prediction: a `Prediction`.
+        prediction: a `Prediction`, with the true labels.
         target: `(n,)`, a class for each example.
+
+    Returns:
+        `(n,)`.
 
     **Extending.** Overload it for an objective that uses both the true label and the target, such as `DLR`.
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def succeeded(targeting, prediction, target):
-    """Whether the attack has succeeded on each example, `(n,)`: by default, whether the predicted class is wrong.
+    """Whether the attack has succeeded on each example: by default, whether the predicted class is wrong.
+
+    Args:
+        targeting: a `Targeting`.
+        prediction: a `Prediction`.
+        target: `(n,)` integers, or None.
+
+    Returns:
+        `(n,)` booleans.
 
     **Extending.** Overload it for a custom targeting.
     """
@@ -795,7 +875,7 @@ def succeeded(targeting, prediction, target):
 # Regions, as `fm.attacks.bounds` and so on
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def bounds(region, origin):
     """The smallest and the largest value of each coordinate.
 
@@ -804,22 +884,28 @@ def bounds(region, origin):
         origin: `(n, …)`, the clean inputs.
 
     Returns:
-        `(lo, hi)`, each of the shape of `origin`, or one that broadcasts with it.
+        `(lo, hi)`, each of the shape of `origin` or broadcastable to it, of its type, and never outside the region by rounding.
 
-    **Extending.** Overload it for a custom interval. The values have the type of `origin`, and are never outside the region
-    by rounding.
+    **Extending.** Overload it for a custom interval.
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def length(ball, offset):
-    """The norm of offsets `(n, …)` that belongs to a ball: `(n,)`.
+    """The norm that belongs to a ball.
 
-    **Extending.** Write methods of `length` and `shortest` for a custom ball, and minimal-norm attacks know its norm.
+    Args:
+        ball: the ball.
+        offset: `(n, …)`.
+
+    Returns:
+        `(n,)`.
+
+    **Extending.** Overload `length` and `shortest` for a custom ball, so that minimal-norm attacks support it.
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def shortest(ball, steepness, gap, room):
     """The shortest steps u, by the ball's norm, with Σ aᵢ uᵢ = gap and 0 ≤ u ≤ room; `room` if there are none.
 
@@ -839,9 +925,9 @@ def shortest(ball, steepness, gap, room):
 # Defences and reports, as `fm.defences.ascent` and `fm.robust.report.examine`
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def ascent(worse, slopes, weights):
-    """The displacement of the weights that increases the loss, v.
+    """The displacement of the weights that increases the loss.
 
     Args:
         worse: a `WorseWeights`.
@@ -855,27 +941,27 @@ def ascent(worse, slopes, weights):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def robustness(state, data, attack, **options):
-    """How robust a classifier is, with the evidence: a `Report`.
+    """The robustness of a classifier, with the evidence.
 
-    Every example is attacked by each attack in turn until one has changed its class; the result for an example does not depend
-    on the others. The same is done at other radii: balls are nested, so an example that remains correct at one radius remains
-    correct at the smaller ones. Then the warning signs of Carlini et al. 2019, arXiv:1902.06705, Croce et al. 2022,
-    arXiv:2202.13711, and Zimmermann et al. 2022, arXiv:2206.13991, are checked on some of the examples.
+    Each attack in turn is run on the examples that are still classified correctly; the result for an example does not depend
+    on the others. The same is done at other radii, where an example that remains correct at one radius also does at the
+    smaller ones. Then the warning signs of Carlini et al. 2019, arXiv:1902.06705, Croce et al. 2022, arXiv:2202.13711, and
+    Zimmermann et al. 2022, arXiv:2206.13991, are checked on some of the examples.
 
-    Ctrl-C ends it after the current attack, and immediately if pressed again: the report of what is done is returned, marked as
-    partial. It has the batches of examples that all attacks have finished, and of the first batch also what only some have.
+    Ctrl-C ends it after the current attack, and a second one immediately: the returned report is marked as partial. It has the
+    batches that all attacks have finished, and of the first batch also the attacks done so far.
 
     Args:
         state: a `State`, or a component with its arrays, with one classifier in it.
         data: arrays, or a tuple, dict or `Batch` of arrays, with labels.
-        attack: an attack; several in a tuple, the fastest ones first; or a region, for its `fm.autoattack`.
+        attack: an attack; a tuple of them, the fastest first; or a region, for its `fm.autoattack`.
         seed: determines all randomness.
-        eps: the radii of the curve, or a single one; None is a quarter to twice the region's, an empty tuple none.
-        batch_size: how many examples are attacked at once.
+        eps: the radii of the curve, or a single one; None is a quarter to twice the region's, () none.
+        batch_size: examples in a batch.
         signs: the warning signs, a tuple; () for none.
-        sample: on how many examples the signs that need attacks of their own are checked.
+        sample: the number of examples for the signs that need additional attacks.
         progress: whether to show a progress bar, or a custom one.
 
     Returns:
@@ -884,8 +970,8 @@ def robustness(state, data, attack, **options):
     Raises:
         ValueError: for a system that is not a classifier, labels out of range, and inputs outside the region.
 
-    **Extending.** Overload `predictions` for a system whose outputs are elsewhere, `as_attack` and `scaled` of `fm.robust.report` for
-    custom regions and attacks, and `examine` for another warning sign.
+    **Extending.** Overload `predictions` for a system whose outputs are elsewhere, `as_attack` and `scaled` of
+    `fm.robust.report` for custom regions and attacks, and `examine` for another warning sign.
 
     >>> x, y = jnp.array([[0.2], [0.45], [0.9]]), jnp.array([0, 0, 1])
     >>> model = fm.models.Dense(1, 2, weight=jnp.array([[-1.0, 1.0]]), bias=jnp.array([0.5, -0.5]))
@@ -896,22 +982,25 @@ def robustness(state, data, attack, **options):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def as_attack(given, classes):
-    """The attack that a region, or several attacks, stand for.
+    """The attack that a region, or several attacks, represent.
 
     Args:
         given: an `Attack`; a tuple or list of them, which becomes their `WorstOf`; or a region, which becomes its
             `autoattack`.
-        classes: how many classes there are.
+        classes: the number of classes.
 
-    **Extending.** Overload it for a custom region whose balls `autoattack` does not know.
+    Returns:
+        An `Attack`.
+
+    **Extending.** Overload it for a custom region whose balls `autoattack` does not support.
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def scaled(attack, factor):
-    """The attack in balls scaled by a factor, with its steps and starts scaled alike.
+    """The attack with its balls, steps and starts scaled by a factor.
 
     Args:
         attack: an attack, a region or a start.
@@ -921,9 +1010,9 @@ def scaled(attack, factor):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def examine(sign, evaluation, report):
-    """What a warning sign finds.
+    """The finding of a warning sign.
 
     Args:
         sign: a `Sign`.
@@ -942,20 +1031,20 @@ def examine(sign, evaluation, report):
 
 @verb
 def plot(x):
-    """A picture of a history, a schedule, a loss tree or a report: a matplotlib figure.
+    """A matplotlib figure of a history, a schedule, a loss tree or a report.
 
     **Extending.** Overload it for a custom type.
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def show(value):
-    """The HTML that a notebook displays for a value, as a string.
+    """The HTML string that a notebook displays for a value.
 
     Args:
         value: a component, a state, a batch or a history.
 
-    **Extending.** Overload it for a type that should be displayed in another way.
+    **Extending.** Overload it for a custom display of a type.
     """
 
 

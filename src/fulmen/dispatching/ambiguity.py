@@ -1,4 +1,4 @@
-"""Methods that clash: the mistake that dispatch brings, found before somebody calls."""
+"""Ambiguous methods, found before they are called."""
 
 from __future__ import annotations
 
@@ -7,42 +7,40 @@ from collections.abc import Iterator, Sequence
 
 from fulmen.dispatching.annotations import members
 from fulmen.dispatching.methods import Method
-from fulmen.dispatching.resolution import settle
 from fulmen.dispatching.verb import Verb
 
 __all__ = ["ambiguities"]
 
 
 def ambiguities(verb: Verb) -> Iterator[tuple[Method, Method, tuple[type, ...]]]:
-    """Pairs of methods that some arguments would select both, with no method that settles it.
+    """Pairs of methods that are equally specific for some arguments, with no method that is more specific for these.
 
     Yields:
-        The two methods and the types of such arguments; classes that are in both only by a common subclass count where
-        one exists.
+        The two methods and the types of such arguments; a common subclass of two classes counts if it exists.
     """
     for a, b in itertools.combinations(verb.methods, 2):
-        clash = _clash(verb, a, b)
-        if clash is not None:
-            yield a, b, clash
+        types = _ambiguous_types(verb, a, b)
+        if types is not None:
+            yield a, b, types
 
 
-def _clash(verb: Verb, a: Method, b: Method) -> tuple[type, ...] | None:
+def _ambiguous_types(verb: Verb, a: Method, b: Method) -> tuple[type, ...] | None:
     sizes = {len(m.hints) for m in (a, b)}
     if a.rest is not None and b.rest is not None:
         sizes.add(max(sizes) + 1)
-    contexts = _meets(a.contexts, b.contexts) if a.contexts else [type(None)]
+    contexts = _common(a.contexts, b.contexts) if a.contexts else [type(None)]
     for n in sizes:
         hints = [[*m.members, *[members(m.rest)] * (n - len(m.hints))] for m in (a, b)]
         if any(len(h) != n or (None,) in h for h in hints):
             continue
-        for args in itertools.product(*(_meets(x, y) for x, y in zip(*hints))):
+        for args in itertools.product(*(_common(x, y) for x, y in zip(*hints))):
             for context in contexts:
-                if {a, b} <= {*settle([m for m in verb.candidates if m.fits(context, args)], args)}:
+                if {a, b} <= {*verb.table.most_specific(context, args)}:
                     return args
     return None
 
 
-def _meets(a: Sequence[type], b: Sequence[type]) -> list[type]:
+def _common(a: Sequence[type], b: Sequence[type]) -> list[type]:
     """The classes in both unions: the narrower of two where one contains the other, else their common subclasses."""
     found: dict[type, None] = {}
     for x, y in itertools.product(a, b):

@@ -1,4 +1,4 @@
-"""What annotations mean to a verb: only classes and unions of classes dispatch, the rest is documentation."""
+"""Annotations as a verb reads them: only classes and unions of classes dispatch, the rest is documentation."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def members(hint: Any) -> tuple[Any, ...]:
 
 
 def union(kinds: Iterable[type]) -> Any:
-    """The union of some classes, without those that others in it contain."""
+    """The union of some classes, without the subclasses of others in it."""
     kinds = tuple(dict.fromkeys(kinds))
     kept = tuple(k for k in kinds if not any(k is not other and _contains(other, k) for other in kinds))
     return typing.Union[kept]  # noqa: UP007 - built at run time
 
 
 def _contains(wide: type, narrow: type) -> bool:
-    """Whether every instance of one class is an instance of the other; a class may have virtual subclasses besides."""
+    """Whether every instance of `narrow` is an instance of `wide`, whose virtual subclasses do not count."""
     return issubclass(narrow, wide) and type(narrow).__subclasscheck__ is type.__subclasscheck__
 
 
@@ -40,7 +40,7 @@ def _is_union(hint: Any) -> bool:
 def comparable(kind: type) -> bool:
     """Whether plum can order the class; beartype refuses a few, such as `types.GenericAlias`."""
     if type(kind) is type and not hasattr(kind, "__args__"):
-        return True  # almost all, without the time that trying takes
+        return True  # most classes, without the time of a comparison
     try:
         return plum.Signature(kind) <= plum.Signature(object)
     except Exception:
@@ -48,14 +48,14 @@ def comparable(kind: type) -> bool:
 
 
 @functools.cache
-def _told_by_class(kind: type) -> bool:
+def _class_decides(kind: type) -> bool:
     return comparable(kind) and plum.is_faithful(kind)
 
 
 def dispatching(annotation: Any) -> Any:
-    """The part of an annotation that an argument's class alone decides, so that answers can be remembered.
+    """The part of an annotation that an argument's class alone decides, so that the method can be cached.
 
-    A class or a union of classes stays; `list[int]` is `list`; the rest (`jax.Array`, protocols, literals) is `object`.
+    A class or a union of classes is kept; `list[int]` becomes `list`; the rest (`jax.Array`, protocols, literals) `object`.
     """
     origin = typing.get_origin(annotation)
     if _is_union(annotation):
@@ -66,7 +66,7 @@ def dispatching(annotation: Any) -> Any:
         return object if annotation.__bound__ is None else dispatching(annotation.__bound__)
     kind = origin if isinstance(origin, type) else type(None) if annotation is None else annotation
     # `Any` is a class without instances.
-    return kind if isinstance(kind, type) and kind not in (inspect.Parameter.empty, Any) and _told_by_class(kind) else object
+    return kind if isinstance(kind, type) and kind not in (inspect.Parameter.empty, Any) and _class_decides(kind) else object
 
 
 def names_around(namespace: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,12 +81,12 @@ def names_around(namespace: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def evaluate(annotation: Any, function: Callable[..., Any], names: Callable[[], Mapping[str, Any]]) -> Any:
-    """An annotation that is a string as what it stands for.
+    """The value of an annotation that is a string; another annotation as it is.
 
     Args:
         annotation: the annotation.
-        function: where it is written.
-        names: gives the local names around the function.
+        function: the function that has the annotation.
+        names: returns the local names around the function.
     """
     if not isinstance(annotation, str):
         return annotation
@@ -99,7 +99,9 @@ def evaluate(annotation: Any, function: Callable[..., Any], names: Callable[[], 
         except NameError:  # `exec` with separate local names
             return eval(annotation, namespace, names())
     except Exception as error:
-        message = f"the annotation {annotation!r} of {function.__name__} in {function.__module__} has no meaning: {error}"
+        message = (
+            f"the annotation {annotation!r} of {function.__name__} in {function.__module__} cannot be evaluated: {error}"
+        )
         raise NameError(message) from None
 
 

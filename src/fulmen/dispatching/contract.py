@@ -1,4 +1,4 @@
-"""`Contract`: a verb's name and signature, and how it treats contexts, wrappers and data."""
+"""`Contract`: the name and signature of a verb, and how it treats contexts, wrappers and data."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ __all__ = ["Contract"]
 
 @dataclasses.dataclass(frozen=True)
 class Contract:
-    """What a verb is declared by.
+    """The declaration of a verb.
 
     Attributes:
         function: the function whose signature and docstring are the contract; its body is never run.
         context: a class; an instance of it may follow the positional arguments.
         default: the context of a call that has none.
         bind: how a context is bound to the first argument; without it the context is passed to the method.
-        hands_on: whether a wrapper without a method is replaced by its part.
-        prepare: `f(first, second)` gives the second argument as methods get it.
+        delegates: whether a wrapper without a method delegates the call to its part.
+        prepare: `f(first, second)` returns the second argument that methods get.
     """
 
     function: Callable[..., Any]
     context: type | None = None
     default: Any = None
     bind: Callable[[Any, Any], Any] | None = None
-    hands_on: bool = True
+    delegates: bool = True
     prepare: Callable[[Any, Any], Any] | None = None
 
     @property
@@ -46,7 +46,7 @@ class Contract:
 
     @functools.cached_property
     def positions(self) -> set[str]:
-        """The names of the arguments that must be given by position."""
+        """The names of the arguments that must be positional."""
         by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
         return {p.name for p in self.signature.parameters.values() if p.kind in by_position} | {self.context_name}
 

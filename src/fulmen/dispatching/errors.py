@@ -1,4 +1,4 @@
-"""The errors of a call that finds no method, or several."""
+"""The errors of a call that has no method, or several."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class AmbiguousMethodError(TypeError):
 
 
 class OutdatedInstanceError(MissingMethodError):
-    """The methods belong to a newer definition of a class than the argument's."""
+    """The argument is an instance of an earlier definition of a class."""
 
 
 def missing(
     contract: Contract, methods: Sequence[Method], args: Sequence[type], context: type, options: Sequence[str]
 ) -> MissingMethodError:
-    """The error for types that no method fits."""
+    """The error for types without a method."""
     name = contract.name
     named = [option for option in options if option in contract.positions]
     if named:
@@ -75,7 +75,7 @@ def _fits_contract(contract: Contract, args: Sequence[type]) -> bool:
 
 
 def by_keyword(contract: Contract, args: Sequence[type], options: Sequence[str], named: Sequence[str]) -> str:
-    """The message for arguments that were given by keyword and are dispatched on."""
+    """The message for keyword arguments that must be positional, since the verb dispatches on them."""
     given = ", ".join([*map(_shown, args), *(f"{option}=…" for option in options)])
     keywords = ", ".join(f"`{name}=`" for name in named)
     return (
@@ -85,21 +85,21 @@ def by_keyword(contract: Contract, args: Sequence[type], options: Sequence[str],
 
 
 def ambiguous(contract: Contract, args: Sequence[type], context: type, found: Sequence[Method]) -> AmbiguousMethodError:
-    """The error for several methods of which none is more specific."""
+    """The error for several methods of which none is the most specific."""
     lines = [f"`{contract.name}({', '.join(map(_shown, args))})` is ambiguous: neither method is more specific."]
     lines += [f"    {method}    {method.location}" for method in found]
     hints = [
         _narrowest([m.members[i] if i < len(m.hints) else members(m.rest) for m in found], a) for i, a in enumerate(args)
     ]
-    settled = _parameters(contract, args, hints)
-    if len({(m.hints, m.rest) for m in found}) == 1:  # the arguments are alike, and the contexts overlap
-        settled += f", {contract.context_name}: {context.__name__}"
-    lines += ["A method for the types that both accept settles it:", "", "    @dispatch"]
-    return AmbiguousMethodError("\n".join([*lines, f"    def {contract.name}({settled}): …"]))
+    signature = _parameters(contract, args, hints)
+    if len({(m.hints, m.rest) for m in found}) == 1:  # only the contexts differ, and they overlap
+        signature += f", {contract.context_name}: {context.__name__}"
+    lines += ["Write a method for the types that both accept:", "", "    @dispatch"]
+    return AmbiguousMethodError("\n".join([*lines, f"    def {contract.name}({signature}): …"]))
 
 
 def add_advice(error: Exception, args: Sequence[Any], verb: str) -> None:
-    """Note on an error out of a method what the user can do about it, at the innermost call that raised it."""
+    """Add a note with the remedy to an error that a method raised, at the innermost call."""
     if args and not hasattr(error, "_fulmen_advised"):
         error._fulmen_advised = True  # type: ignore[attr-defined]
         note = "" if isinstance(error, MissingMethodError | AmbiguousMethodError) else hooks.advice(error, args[0], verb)
@@ -108,14 +108,14 @@ def add_advice(error: Exception, args: Sequence[Any], verb: str) -> None:
 
 
 def outdated(kinds: Sequence[type], old: type) -> OutdatedInstanceError:
-    """The error for an instance of a class that has been defined again."""
+    """The error for an instance of an earlier definition of a class."""
     what = f"This instance is of an earlier definition of `{old.__name__}`, which has been defined again"
     if old in kinds:
-        return OutdatedInstanceError(f"{what}: rebuild the instance, or the state that it is in: fm.rebuild(state).")
+        return OutdatedInstanceError(f"{what}: rebuild the instance or its state: fm.rebuild(state).")
     below = next(kind for kind in kinds if old in kind.__mro__)
     return OutdatedInstanceError(
-        f"{what}: run the definition of its subclass `{below.__name__}` again, then rebuild the instance, or the state that it "
-        "is in: fm.rebuild(state)."
+        f"{what}: run the definition of its subclass `{below.__name__}` again, then rebuild the instance or "
+        "its state: fm.rebuild(state)."
     )
 
 
@@ -128,7 +128,7 @@ def _is_array(kind: Any) -> bool:
 
 
 def _parameters(contract: Contract, args: Sequence[type], hints: Sequence[Any]) -> str:
-    """A method's parameters, named by what they are or as in the verb's contract."""
+    """The parameters of a method to write, named by their class or as in the verb's contract."""
     parameters = list(contract.signature.parameters.values())
     names = [p.name for p in parameters if p.kind is not p.VAR_POSITIONAL and p.kind is not p.KEYWORD_ONLY]
     spelled: list[str] = []
@@ -143,7 +143,7 @@ def _parameters(contract: Contract, args: Sequence[type], hints: Sequence[Any]) 
 
 
 def _narrowest(hints: Sequence[tuple[type, ...]], arg: type) -> type:
-    """The most specific class in some hints that the argument's is a subclass of."""
+    """The most specific superclass of the argument's class in some hints."""
     found: type = object
     for kind in (kind for hint in hints for kind in hint):
         if issubclass(arg, kind) and issubclass(kind, found):

@@ -1,4 +1,4 @@
-"""Functions that the layers above set, since the verbs know nothing of models or of pages."""
+"""Functions that the layers above set, since this layer knows neither models nor HTML."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def _nothing(*args: Any) -> str:
 
 
 advice: Callable[[Exception, Any, str], str] = _nothing
-"""From an error, the first argument and the verb's name to what the user can do about the error; empty for nothing."""
+"""The remedy for an error, from the error, the first argument and the verb's name; empty if there is none."""
 
 verb_html: Callable[[Any], str] = _nothing
-"""From a verb to its table of methods in a notebook."""
+"""The HTML of a verb in a notebook: its table of methods."""
 
 
 def _never(kind: type) -> bool:
@@ -24,4 +24,4 @@ def _never(kind: type) -> bool:
 
 
 comes_first: Callable[[type], bool] = _never
-"""Whether values of a class are the first argument of the verbs that take them."""
+"""Whether instances of a class are always a verb's first argument."""

@@ -1,4 +1,4 @@
-"""Which libraries' modules the verbs know, and which file teaches them. Nothing of those libraries is imported here."""
+"""Other libraries whose modules the verbs support, each loaded when its first module is met. Nothing of them is imported here."""
 
 from __future__ import annotations
 
@@ -6,56 +6,56 @@ import importlib
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["explain_unknown", "hint", "library_of", "load_when_met", "meet", "missing", "teach"]
+__all__ = ["explain_unknown", "hint", "library_of", "load_when_met", "load_libraries", "missing", "teach"]
 
-_teachers: dict[str, str] = {}  # from where a base class called `Module` is defined to the module that teaches it
+_adapters: dict[str, str] = {}  # from the prefix of the module of a base class `Module` to the module with its methods
 _hints: dict[str, str] = {}
 _libraries: dict[type, Any] = {}  # by the base class of its modules
 _found: dict[type, Any] = {}
 _met: set[type] = set()
 
 
-def load_when_met(prefix: str, teacher: str) -> None:
-    """Have a module imported when a class called `Module` that is defined under a prefix is met for the first time."""
-    _teachers[prefix] = teacher
+def load_when_met(prefix: str, adapter: str) -> None:
+    """Import a module when a class `Module` that is defined under a prefix is met for the first time."""
+    _adapters[prefix] = adapter
 
 
 def explain_unknown(hints: dict[str, str]) -> None:
-    """Set what to do with modules of libraries that the verbs are not taught, by the libraries' names."""
+    """Set the remedies for modules of unsupported libraries, by the libraries' names."""
     _hints.update(hints)
 
 
 def teach(base: type, library: Any) -> None:
-    """Let the modules of a library be known, by their base class."""
+    """Support the modules of a library, by their base class."""
     _libraries[base] = library
     _found.clear()
 
 
 def library_of(kind: type) -> Any:
-    """What is known of the library that a class is a module of, or None. Loads it where it is met for the first time."""
+    """The library that a class is a module of, or None. It is loaded when it is met for the first time."""
     try:
         return _found[kind]
     except KeyError:
-        meet([kind])
+        load_libraries([kind])
         found = next((_libraries[base] for base in kind.__mro__ if base in _libraries), None)
         _found[kind] = found
         return found
 
 
-def meet(kinds: Iterable[type]) -> None:
-    """Load what the verbs are taught of the libraries that some classes are modules of.
+def load_libraries(kinds: Iterable[type]) -> None:
+    """Load the methods for the libraries that some classes are modules of.
 
-    Never under the verbs' lock: another thread may be importing the same module, which registers methods.
+    Call it without holding the verbs' lock: another thread may be importing the same module, which registers methods.
     """
     for base in (base for kind in kinds for base in kind.__mro__ if base.__name__ == "Module"):
-        for prefix, teacher in _teachers.items():
+        for prefix, adapter in _adapters.items():
             if base.__module__.startswith(prefix) and base not in _met:
-                importlib.import_module(teacher)  # waits for a thread that is importing it
+                importlib.import_module(adapter)  # waits for a thread that is importing it
                 _met.add(base)
 
 
 def hint(kind: type) -> str:
-    """What to do with a module of a library of which the verbs know nothing; empty for other classes."""
+    """The remedy for a module of an unsupported library; empty for other classes."""
     roots = [
         base.__module__.partition(".")[0] for base in kind.__mro__ if base.__name__ == "Module" or "keras" in base.__module__
     ]

@@ -1,4 +1,4 @@
-"""Where a method is defined, in a few characters."""
+"""The place where a method is defined, in short form."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def place(location: str, module: str) -> str:
 
 
 def _cell(file: str) -> int | None:
-    """The number of the notebook cell that a file stands for."""
+    """The number of the notebook cell that a file name belongs to."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     numbers: dict[str, int] = getattr(getattr(shell, "compile", None), "_filename_map", {})
     return numbers.get(file)

@@ -1,4 +1,4 @@
-"""Methods: functions with the types that select them, read off their signatures."""
+"""Methods: functions with the types that select them, read from their signatures."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Method:
     Attributes:
         verb: the verb's name.
         function: the function that implements it.
-        hints: what dispatches, one class or union of classes per positional argument.
+        hints: the class or union of classes that each positional argument must be an instance of.
         rest: the same for `*args`, or None.
-        contexts: the classes of contexts (modes, plans) that it is for; empty where the verb takes none.
+        contexts: the classes of contexts (modes, plans) that it is for; empty if the verb takes none.
         takes: how the function takes its context: `"last"` (by position), a keyword, or None for not at all.
-        written: the annotations as they are written, one per positional argument.
-        spec: that of the module it was written in, which is a new one when the module is loaded again.
-        hands_on: whether it hands a wrapper's call to the wrapper's part; such a method comes before other types' methods.
+        written: the annotations as written, one per positional argument.
+        spec: the `__spec__` of its module, which changes when the module is loaded again.
+        delegates: whether it delegates a wrapper's call to the part; then it comes before methods for other types.
     """
 
     verb: str
@@ -46,10 +46,10 @@ class Method:
     takes: str | None = None
     written: tuple[Any, ...] = ()
     spec: Any = None
-    hands_on: bool = False
+    delegates: bool = False
 
     def call(self, args: Iterable[Any], context: Any, options: Mapping[str, Any]) -> Any:
-        """Run the function with the arguments and, where it takes one, the context."""
+        """Run the function with the arguments and, if it takes one, the context."""
         if self.takes is None:
             return self.function(*args, **options)
         context = context_for(self.verb, context)
@@ -64,17 +64,17 @@ class Method:
 
     @functools.cached_property
     def signature(self) -> plum.Signature:
-        """What plum orders arguments by, without the context."""
+        """The signature for plum, without the context."""
         return self._signature(self.hints)
 
     @property
     def registered(self) -> plum.Signature:
-        """The signature in the verb's plum function: the context's type is first, since `*args` must be last."""
+        """The signature in the verb's plum function: the context's type is first, since plum needs `*args` to be last."""
         first = (union(self.contexts),) if self.contexts else ()
-        return self._signature((*first, *self.hints), precedence=int(self.hands_on))
+        return self._signature((*first, *self.hints), precedence=int(self.delegates))
 
     def narrowed(self, args: tuple[type, ...]) -> plum.Signature:
-        """The signature with each union reduced to those of its classes that an argument is an instance of."""
+        """The signature with each union reduced to the classes that the argument is an instance of."""
         if all(len(kinds) == 1 for kinds in self.members):
             return self.signature
         return self._signature([union(k for k in kinds if issubclass(a, k)) for kinds, a in zip(self.members, args)])
@@ -85,7 +85,7 @@ class Method:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What tells it from the verb's other methods."""
+        """The key that no other method of the verb has."""
         return (*self.hints, "*", self.rest, frozenset(self.contexts))
 
     @property
@@ -95,12 +95,12 @@ class Method:
 
     @property
     def place(self) -> str:
-        """The file and line in a few characters."""
+        """The file and line in short form."""
         return place(self.location, self.module)
 
     @property
     def module(self) -> str:
-        return self.function.__module__ or "__main__"  # None for code that was run without a module's name
+        return self.function.__module__ or "__main__"  # None for code that was executed without a module name
 
     def fits(self, context: type, args: tuple[type, ...]) -> bool:
         """Whether it can be called with arguments and a context of these classes."""
@@ -122,7 +122,7 @@ class Method:
 
 
 def context_for(verb: str, context: Any) -> Any:
-    """The context as a verb's method gets it: a mode knows the verb, so that a component draws differently in each."""
+    """The context that a verb's method gets: a mode with the verb's name, so that a component draws differently in each."""
     within = getattr(context, "within", None)
     return context if within is None else within(verb)
 
@@ -131,10 +131,10 @@ def context_for(verb: str, context: Any) -> Any:
 
 
 def plain_function(function: Any) -> types.FunctionType:
-    """The function in a method, such as that in a jitted one.
+    """The plain function inside a callable, such as a jitted one.
 
     Raises:
-        TypeError: if it is anything but a function outside a class.
+        TypeError: for anything but a function outside a class.
     """
     plain = inspect.unwrap(function) if callable(function) else function
     if not isinstance(plain, types.FunctionType):
@@ -156,13 +156,13 @@ def plain_function(function: Any) -> types.FunctionType:
 def read_methods(
     contract: Contract, function: Callable[..., Any], plain: types.FunctionType, names: Callable[[], Mapping[str, Any]]
 ) -> Iterator[Method]:
-    """The methods that a function stands for: one, and one more for each positional argument with a default.
+    """The methods that a function defines: one, and one more for each positional argument with a default.
 
     Args:
-        contract: that of the verb.
+        contract: the contract of the verb.
         function: the function that implements the method.
-        plain: the same function as it was written, such as that in a jitted one.
-        names: gives the names around the function.
+        plain: the plain function inside it.
+        names: returns the local names around the function.
     """
     parameters = list(inspect.signature(function).parameters.values())
     written: list[Any] = []
@@ -186,7 +186,7 @@ def read_methods(
         raise TypeError(f"{plain.__name__}: the context must follow `*`: `*inputs, {positional[-1].name}`.")
     hints = tuple(map(dispatching, written))
     for n in range(len(hints), required - 1, -1):
-        # With an argument left out, the context's place is not where the call ends.
+        # If an argument is left out, the context is not last in the call.
         how = positional[-1].name if takes == "last" and n < len(hints) else takes
         tail, spec = rest if n == len(hints) else None, plain.__globals__.get("__spec__")
         yield Method(contract.name, function, hints[:n], tail, contexts, how, tuple(written[:n]), spec)
@@ -201,15 +201,15 @@ def _is_context(contract: Contract, parameter: inspect.Parameter, annotation: An
 
 
 def refuse_twin(old: Method, new: Method) -> None:
-    """Raise for two functions of one file that differ only in annotations that do not dispatch: one would hide the other."""
+    """Raise for two functions of one file that differ only in annotations that do not dispatch: one would replace the other."""
     first, second = (inspect.unwrap(m.function) for m in (old, new))
     files = [getattr(getattr(f, "__code__", None), "co_filename", None) for f in (first, second)]
     run_again = old.spec is not new.spec or first.__globals__ is not second.__globals__
-    if files[0] != files[1] or run_again or files[0] in ("<stdin>", "<string>"):  # as a prompt calls all its input
+    if files[0] != files[1] or run_again or files[0] in ("<stdin>", "<string>"):  # the file name of all input at a prompt
         return
     for a, b in zip(old.written, new.written, strict=True):
         if name_of(a) != name_of(b):
             raise TypeError(
                 f"{new} at {new.location} and at {old.location} differ only in {name_of(a)} and {name_of(b)}, which do not "
-                "dispatch: a verb looks at classes only. Distinguish them by a class, or inside one method."
+                "dispatch: only classes do. Distinguish them by a class, or inside one method."
             )

@@ -1,4 +1,4 @@
-"""Classes that are defined again, as when a notebook's cell is run again, recognised by their names."""
+"""Classes that are defined again, as when a notebook cell is run again; they are recognised by their names."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from fulmen.dispatching.annotations import members, union
+from fulmen.dispatching.compiled_code import all_verbs, drop_compiled, lock
 from fulmen.dispatching.errors import outdated
-from fulmen.dispatching.fresh_code import all_verbs, lock, start_afresh
 from fulmen.dispatching.methods import Method
 
-__all__ = ["check_definitions", "define", "learn", "mentions", "moved", "newest"]
+__all__ = ["check_definitions", "define", "note_classes", "mentions", "moved", "newest"]
 
 _definitions: dict[tuple[str, str], type] = {}  # the newest definition of each class, by module and qualified name
 _superseded: dict[type, type] = {}  # from an earlier definition of a class to the one that replaced it
@@ -21,19 +21,19 @@ _made_by_call: weakref.WeakSet[type] = weakref.WeakSet()
 
 
 def define(kind: type, by_statement: bool) -> None:
-    """Note that a class was defined. One that a class statement defines replaces an earlier one of the same name.
+    """Note that a class was defined. A class statement replaces an earlier class of the same name.
 
     Args:
         kind: the class.
-        by_statement: False if it was made by calling `type`: several such classes may have one name.
+        by_statement: False for a class made by calling `type`, since several such classes may have one name.
     """
     if not by_statement:
         _made_by_call.add(kind)
-    elif "<locals>" not in kind.__qualname__:  # two functions may each have a class of one name
+    elif "<locals>" not in kind.__qualname__:  # several functions may have a class of the same name
         old = _definitions.get(_full_name(kind))
         _definitions[_full_name(kind)] = kind
         if old is not None and _supersede(old, kind):
-            start_afresh(f"{kind.__module__}.{kind.__name__} was defined again")
+            drop_compiled(f"{kind.__module__}.{kind.__name__} was defined again")
 
 
 def newest(kind: type) -> type:
@@ -47,15 +47,18 @@ def check_definitions(kinds: Iterable[type]) -> None:
     """Raise for types of instances whose class, or a base of it, has been defined again."""
     kinds = tuple(kinds)
     above = [base for kind in kinds for base in kind.__mro__[:-1]]
-    learn(base for base in above if _full_name(base) in _definitions)
+    note_classes(base for base in above if _full_name(base) in _definitions)
     old = next((base for base in above if base in _superseded), None)
     if old is not None:
         raise outdated(kinds, old)
 
 
-def learn(kinds: Iterable[type]) -> bool:
-    """Note classes that methods are for, and whose definition is not noted as a `Tree`'s is. Returns whether one of them
-    is a new definition that changed an answer."""
+def note_classes(kinds: Iterable[type]) -> bool:
+    """Note the classes that methods are for; `Tree` notes its subclasses by itself.
+
+    Returns:
+        Whether one of them is a new definition that changes the method of a cached call.
+    """
     stale = False
     for kind in kinds:
         if kind in _made_by_call or kind in _superseded or "<locals>" in kind.__qualname__:
@@ -71,7 +74,7 @@ def learn(kinds: Iterable[type]) -> bool:
 
 
 def _supersede(old: type, new: type) -> bool:
-    """Let the methods on a class be methods on its new definition. Returns whether that changed an answer."""
+    """Make the methods on a class methods on its new definition. Returns whether a cached method is no longer right."""
     with lock:
         _superseded[old] = new
         changed = [verb.move(old, new) for verb in list(all_verbs)]
@@ -79,12 +82,12 @@ def _supersede(old: type, new: type) -> bool:
 
 
 def mentions(method: Method, kind: type) -> bool:
-    """Whether a class is anywhere in a method's signature."""
+    """Whether a class is in a method's signature."""
     return any(kind in hint for hint in (*method.members, members(method.rest), method.contexts))
 
 
 def moved(method: Method, old: type, new: type) -> Method:
-    """The method for one class in another's place."""
+    """The method with one class replaced by another."""
 
     def move(hint: Any) -> Any:
         return union(new if member is old else member for member in members(hint)) if old in members(hint) else hint
@@ -94,7 +97,7 @@ def moved(method: Method, old: type, new: type) -> Method:
 
 
 def _full_name(kind: type) -> tuple[str, str]:
-    """What tells a class from others, and not from its other definitions."""
+    """The name that all definitions of a class share."""
     return kind.__module__, kind.__qualname__
 
 

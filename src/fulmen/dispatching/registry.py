@@ -9,9 +9,9 @@ from typing import Any
 
 from fulmen.dispatching.ambiguity import ambiguities
 from fulmen.dispatching.annotations import names_around
+from fulmen.dispatching.compiled_code import drop_compiled, generation, lock, recorded
 from fulmen.dispatching.contract import Contract
 from fulmen.dispatching.errors import AmbiguousMethodError, MissingMethodError, OutdatedInstanceError
-from fulmen.dispatching.fresh_code import generation, lock, recorded, start_afresh
 from fulmen.dispatching.methods import Method, plain_function
 from fulmen.dispatching.verb import Verb
 
@@ -31,21 +31,21 @@ __all__ = [
     "verbs",
 ]
 
-_verbs: dict[tuple[str, str], Verb] = {}  # those that can be found by name
+_verbs: dict[tuple[str, str], Verb] = {}  # verbs that can be found by name
 
 
 def verb(contract: Callable[..., Any] | None = None, **options: Any) -> Any:
-    """Make a verb of a function whose signature and docstring are its contract; its body is never run.
+    """Make a verb of a function, whose signature and docstring are the contract; its body is never run.
 
-    A verb that is made again, as when a notebook's cell is run again, keeps its methods.
+    A verb that is made again, as when a notebook cell is run again, keeps its methods.
 
     Args:
         contract: the function.
         context: a class; an instance of it may follow the positional arguments.
         default: the context of a call that has none.
-        bind: how a context is bound to the first argument; without it the context is passed on.
-        hands_on: whether wrappers without a method of their own hand the call to their part.
-        prepare: `f(first, second)` gives the second argument as methods get it, as a batch made of raw data.
+        bind: how a context is bound to the first argument; without it the context is passed to the method.
+        delegates: whether a wrapper without a method delegates the call to its part.
+        prepare: `f(first, second)` returns the second argument that methods get, such as a batch made of raw data.
 
     >>> import fulmen as fm
     >>> @fm.verb
@@ -67,34 +67,34 @@ def verb(contract: Callable[..., Any] | None = None, **options: Any) -> Any:
         if "<locals>" not in contract.__qualname__:
             _verbs[name] = made
     if stale:
-        start_afresh(f"the contract of {made.__name__} was defined again")
+        drop_compiled(f"the contract of {made.__name__} was defined again")
     return made
 
 
 def all_named_verbs() -> list[Verb]:
-    """All verbs that are not local to a function, in the order in which they were made."""
+    """All verbs that are not local to a function, oldest first."""
     return list(_verbs.values())
 
 
 def verbs() -> list[Verb]:
-    """All public verbs, in the order in which they were made: those that their module's `__all__` does not leave out."""
+    """All public verbs, oldest first. A verb that its module's `__all__` leaves out is private."""
     return [v for v in all_named_verbs() if is_public(v)]
 
 
 def is_public(verb: Verb) -> bool:
-    """Whether the `__all__` of a verb's module, if there is one, names the verb."""
+    """Whether the `__all__` of a verb's module, if there is one, contains the verb."""
     return verb.__name__ in verb.contract.__globals__.get("__all__", [verb.__name__])
 
 
 def dispatch(function: Callable[..., Any]) -> Verb:
     """Register a function as a method of the verb of the same name, and return the verb.
 
-    The verb is looked for among the names that the function sees, then among the public verbs.
+    The verb is searched among the names in the function's scope, then among the public verbs.
 
     Raises:
         NameError: if there is no verb of that name.
-        TypeError: if it is not a function outside a class, or its signature differs from an existing method's only in
-            annotations that do not dispatch.
+        TypeError: for anything but a function outside a class, and for a signature that differs from an existing method's
+            only in annotations that do not dispatch.
     """
     return _find(plain_function(function)).dispatch(function)
 
@@ -117,4 +117,4 @@ def _find(function: Any) -> Verb:
     names = [v.__name__ for v in verbs()]
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean `{near[0]}`?" if near else f"the verbs are: {', '.join(names)}."
-    raise NameError(f"`{name}` is not a verb; {hint} `@fm.verb` above a function makes a new verb of it.")
+    raise NameError(f"`{name}` is not a verb; {hint} write `@fm.verb` above a function to make a new verb.")

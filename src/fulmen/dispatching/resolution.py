@@ -1,55 +1,60 @@
-"""Which of several methods fits best, where plum's order of signatures does not decide."""
+"""Which of several methods fits best: plum orders signatures, and these rules decide where its order does not."""
 
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import plum
 
 from fulmen.dispatching.methods import Method
+from fulmen.dispatching.warning import warn
 
-__all__ = ["Wrapper", "less", "overridden", "package", "settle"]
+__all__ = ["Wrapper", "more_specific", "most_specific", "package", "warn_of_override"]
 
 
-class Wrapper(abc.ABC):  # noqa: B024 - recognised by what it has
-    """Anything with a part: what a verb has no method for goes to `__part__`."""
+class Wrapper(abc.ABC):  # noqa: B024 - recognised by its attribute
+    """Any class with a `__part__`, to which verbs delegate the calls for which the class has no method."""
 
     @classmethod
     def __subclasshook__(cls, kind: type) -> bool:
         return hasattr(kind, "__part__")
 
 
-def settle(fitting: Sequence[Method], args: tuple[type, ...]) -> list[Method]:
-    """The most specific of the methods that fit: by their arguments, a union counted as the classes in it that fit."""
-    if any(m.hands_on for m in fitting):
-        # A wrapper's own methods are those on wrapper types.
-        own = [m for m in fitting if not m.hands_on and m.hints and any(_wraps(kind, args[0]) for kind in m.members[0])]
-        fitting = own or [m for m in fitting if m.hands_on]
+def most_specific(fitting: Sequence[Method], args: tuple[type, ...]) -> list[Method]:
+    """The most specific of the methods that fit; several if they are ambiguous.
+
+    The arguments decide first, and the context only between methods that are equal in them. A union counts as those of
+    its classes that the argument is an instance of.
+    """
+    if any(m.delegates for m in fitting):
+        # Only methods on wrapper types come before delegation.
+        own = [m for m in fitting if not m.delegates and m.hints and any(_wraps(kind, args[0]) for kind in m.members[0])]
+        fitting = own or [m for m in fitting if m.delegates]
     if len(fitting) < 2:
         return list(fitting)
     narrow = {m: m.narrowed(args) for m in fitting}
 
     def before(a: Method, b: Method) -> bool:
-        return less(narrow[a], narrow[b]) or (narrow[a] == narrow[b] and less(a.signature, b.signature))
+        return more_specific(narrow[a], narrow[b]) or (narrow[a] == narrow[b] and more_specific(a.signature, b.signature))
 
     found = [m for m in fitting if not any(before(other, m) for other in fitting if other is not m)]
-    return [m for m in found if not any(_closer(other, m) for other in found)]
+    return [m for m in found if not any(_narrower_context(other, m) for other in found)]
 
 
 def _wraps(kind: type, arg: type) -> bool:
     return issubclass(kind, Wrapper) and issubclass(arg, kind)
 
 
-def less(a: plum.Signature, b: plum.Signature) -> bool:
-    """Whether a signature is narrower; of two that differ only in how many arguments `*args` takes, the longer one is."""
+def more_specific(a: plum.Signature, b: plum.Signature) -> bool:
+    """Whether a signature is more specific; of two that differ only in the length of `*args`, the longer one is."""
     if a < b:
         return len(a.types) > len(b.types) if b < a else True
     return False
 
 
-def _closer(a: Method, b: Method) -> bool:
-    """Whether the same arguments select both, and the context of `a` is the narrower one."""
+def _narrower_context(a: Method, b: Method) -> bool:
+    """Whether the same arguments select both methods, and the context of `a` is the narrower one."""
     if a is b or (a.hints, a.rest) != (b.hints, b.rest):
         return False
     return _within(a.contexts, b.contexts) and not _within(b.contexts, a.contexts)
@@ -59,18 +64,22 @@ def _within(narrow: tuple[type, ...], wide: tuple[type, ...]) -> bool:
     return all(issubclass(kind, wide) for kind in narrow)
 
 
-def overridden(methods: Iterable[Method], new: Method) -> Method | None:
-    """A method of another package, for types of that package alone, that a new method comes before; None if it did so already."""
+def warn_of_override(methods: Sequence[Method], new: Method) -> None:
+    """Warn if a new method comes before one of another package for types of that package alone, for the first time."""
     kinds = {kind for kinds in (*new.members, new.contexts) for kind in kinds} - {object}
-    found = None
+    if any(old.key == new.key and old.module == new.module for old in methods):
+        return
     for old in methods:
-        if old.key == new.key and old.module == new.module:
-            return None
-        if old.hints[:1] == new.hints[:1] and (old.key == new.key or less(new.signature, old.signature)):
-            home = package(old.module)
-            if home != package(new.module) and kinds and all(package(kind.__module__) == home for kind in kinds):
-                found = found or old
-    return found
+        home = package(old.module)
+        if (
+            home != package(new.module)
+            and old.hints[:1] == new.hints[:1]
+            and (old.key == new.key or more_specific(new.signature, old.signature))
+            and kinds
+            and all(package(kind.__module__) == home for kind in kinds)
+        ):
+            warn(f"{old}, defined at {old.place}, is overridden by {new} at {new.place}, for all who use these types.")
+            return
 
 
 def package(module: str) -> str:

@@ -1,4 +1,4 @@
-"""`warn`: a warning at the line of the user's own from which the library was called."""
+"""`warn`: a warning at the user's line that called the library."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import warnings
 
 __all__ = ["warn"]
 
-_LIBRARY = os.path.dirname(os.path.dirname(__file__)) + os.sep  # and not what only begins with its name
+_LIBRARY = (
+    os.path.dirname(os.path.dirname(__file__)) + os.sep
+)  # a separator, so that other packages with this prefix do not count
 
 
 def warn(message: str) -> None:
-    """Warn at the innermost line that is not the library's: how many verbs lie between is no matter."""
+    """Warn at the innermost line outside the library, independent of how many verbs are between."""
     level, frame = 1, sys._getframe(0)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_LIBRARY):
         level, frame = level + 1, frame.f_back

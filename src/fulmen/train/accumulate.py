@@ -75,7 +75,7 @@ class Ledger:
         leaves = [part.reshape(shape) for part, shape in zip(parts, self.shapes, strict=True)]
         values = dict(zip(self.order, self.structure.unflatten(leaves), strict=True))
         with np.errstate(invalid="ignore", divide="ignore"):
-            return {key: plain(v) for name in self.names for key, v in values[name].figures(name).items()}
+            return {key: plain(v) for name in self.names for key, v in values[name].logged(name).items()}
 
 
 def plain(value: Any) -> Any:

@@ -82,7 +82,7 @@ def _train_step(
     structure: Structure, leaves: list[Any], raw_key: Any, step: Any, raw: Any, resting: frozenset[str]
 ) -> tuple[list[Any], dict[str, Any]]:
     leaves, logs = step_program(structure, leaves, raw_key, step, raw, resting)
-    return leaves, {key: value for name, figure in logs.items() for key, value in figure.figures(name).items()}
+    return leaves, {key: value for name, figure in logs.items() for key, value in figure.logged(name).items()}
 
 
 @dispatch

@@ -12,7 +12,8 @@ import numpy as np
 from fulmen.compose.example_means import per_example
 from fulmen.compose.supervised import check_inputs
 from fulmen.compose.vectorized import attacked_batch, check_attack, members_of, over_members
-from fulmen.core.component import Component, fold_name, unbind
+from fulmen.core.component import Component, fold_name
+from fulmen.core.component_methods import unbind
 from fulmen.core.leaves import require_arrays, require_concrete
 from fulmen.core.marks import keeps_rows
 from fulmen.core.mode import Eval, Plan

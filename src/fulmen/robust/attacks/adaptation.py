@@ -17,22 +17,22 @@ from fulmen.robust.attacks.region import Ball, L1Ball, others
 __all__: list[str] = []
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def window(ball, steps, number):
     """The number of steps before the progress check with this number, from 0, counted from the check before it."""
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def first_size(ball):
     """The first step size of an attack in the ball, in the inputs' units."""
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def memory(ball, x, origin, at_random):
     """The state of the adaptation at the start of a stage at `x`; `at_random` if that is the attack's random start."""
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def adapt(ball, memory, now, value, height, offset, size):
     """The next step sizes, by the progress so far.
 
@@ -50,7 +50,7 @@ def adapt(ball, memory, now, value, height, offset, size):
     """
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def move(ball, region, memory, now, x, previous, ascent, size, origin):
     """The points after the next step, projected onto the region: `(n, …)`."""
 

@@ -67,17 +67,17 @@ class SquareState(AttackState):
     height: Any = None
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def pattern(ball, shape, key):
     """The first perturbation of an image of a shape `(height, width, channels)`."""
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def changed(ball, offset, rows, columns, key):
     """A perturbation of an image after a change of a random square of `rows` and `columns`."""
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def least_side(ball):
     """The smallest side of the squares in pixels, for an attack in the ball."""
 

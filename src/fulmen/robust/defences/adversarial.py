@@ -103,7 +103,7 @@ def augment(defence: AttackTrained, batch, mode):
     return attack_batch(batch, trained(defence), mode)
 
 
-@verb(hands_on=False)
+@verb(delegates=False)
 def attack_batch(batch, defence, mode):
     """The batch, augmented and attacked.
 

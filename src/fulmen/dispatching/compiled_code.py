@@ -1,4 +1,4 @@
-"""What rests on a verb's answers: compiled code and quick tables, dropped when an answer changes; and who listens to calls."""
+"""Compiled code, which is dropped when a call selects another method than when it was compiled; and recordings of calls."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-__all__ = ["Recorder", "all_verbs", "forget_calls", "generation", "lock", "recorded", "recorder", "start_afresh"]
+__all__ = ["Recorder", "all_verbs", "forget_calls", "generation", "lock", "recorded", "recorder", "drop_compiled"]
 
 lock = threading.RLock()
 all_verbs: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -19,27 +19,27 @@ _generation = 0
 
 
 def generation() -> int:
-    """A number that rises when compiled code is dropped; for what is remembered on the host of what tracing found."""
+    """A number that increases when compiled code is dropped; part of the key of caches that depend on methods."""
     return _generation
 
 
-def start_afresh(what: str) -> None:
-    """Drop compiled code since an answer changed. Not under the lock: JAX has locks too, and may be tracing elsewhere."""
+def drop_compiled(reason: str) -> None:
+    """Drop compiled code. Call it without holding the lock: JAX has locks too, and may be tracing in another thread."""
     global _generation
     _generation += 1
-    forget_calls()  # what is prepared for one verb may rest on another's answers
+    forget_calls()  # quick calls of one verb may depend on methods of another
     jax.clear_caches()
-    print(f"fulmen: {what}; cleared JAX's compilation caches", file=sys.stderr)
+    print(f"fulmen: {reason}; cleared JAX's compilation caches", file=sys.stderr)
 
 
 def forget_calls() -> None:
-    """Empty the quick tables of all verbs."""
+    """Remove the quick calls of all verbs."""
     for verb in list(all_verbs):
         verb.forget_calls()
 
 
 class Recorder:
-    """Notes which method each call chose, and at which depth, in the thread that asked."""
+    """Records the method and the depth of each call in the thread that made the recorder."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[int, Any, tuple[type, ...], Any]] = []
@@ -57,13 +57,15 @@ class Recorder:
 
 
 def recorder() -> Recorder | None:
-    """The one that listens to calls, if any."""
+    """The active recorder, or None."""
     return _recording[-1] if _recording else None
 
 
 def recorded(function: Callable[[], Any]) -> list[tuple[int, Any, tuple[type, ...], Any]]:
-    """The verbs that were called while `function` ran: depth, verb, types and method of each, None where a wrapper's call
-    was handed to its part."""
+    """The calls of verbs while `function` ran: depth, verb, types and method of each.
+
+    The method is None for a call that a wrapper delegated to its part.
+    """
     listening = Recorder()
     with lock:
         _recording.append(listening)

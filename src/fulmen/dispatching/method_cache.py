@@ -1,0 +1,105 @@
+"""The cache of a verb: which method the types of a call select."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from fulmen.dispatching.methods import Method, context_for
+from fulmen.dispatching.resolution import more_specific
+
+__all__ = ["NO_METHOD", "Around", "CallTypes", "MethodCache", "dispatch_type", "innermost", "quick_call"]
+
+NO_METHOD: Any = object()
+"""The cache entry of a call for which there is no method, or more than one."""
+
+
+def dispatch_type(value: Any) -> type:
+    """The class that selects methods: the value's, or for a proxy the class that it represents."""
+    kind = type(value)
+    return getattr(kind, "__stands_for__", kind)
+
+
+class CallTypes(NamedTuple):
+    """The types of a call: of the context and of the arguments. `invoked` calls run nothing around the method."""
+
+    context: type
+    args: tuple[type, ...]
+    invoked: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Around:
+    """A method, or another `Around`, with a function that runs around it."""
+
+    function: Callable[..., Any]
+    inner: Any
+    context: type | None
+
+    def call(self, args: Sequence[Any], context: Any, options: dict[str, Any]) -> Any:
+        def call(*args: Any, **options: Any) -> Any:
+            bound = getattr(args[0], "mode", None)  # a module of another library may have a field of that name
+            return self.inner.call(args, bound if isinstance(bound, self.context or ()) else context, options)
+
+        return self.function(call, *args, **options)
+
+
+def innermost(found: Any) -> Method:
+    """The method that others run around."""
+    while isinstance(found, Around):
+        found = found.inner
+    return found
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two cache entries do the same."""
+    if isinstance(a, Around) and isinstance(b, Around):
+        return a.function is b.function and _same(a.inner, b.inner)
+    if isinstance(a, Method) and isinstance(b, Method):
+        return (a.function is b.function or (a.delegates and b.delegates)) and a.takes == b.takes
+    return a is b
+
+
+class MethodCache(dict[CallTypes, Any]):
+    """The method, the `Around` or `NO_METHOD` that the types of a call select."""
+
+    def refresh(self, resolve: Callable[[CallTypes], Any], concerns: Callable[[CallTypes], bool]) -> bool:
+        """Resolve again what a change may concern. Returns whether an entry was no longer right."""
+        stale = False
+        for types, old in list(self.items()):
+            if concerns(types):
+                try:
+                    new = resolve(types)
+                except TypeError:
+                    new = NO_METHOD
+                if _same(new, old):
+                    self[types] = new
+                else:
+                    self.pop(types, None)
+                    stale = True
+        return stale
+
+    def beats(self, types: CallTypes, method: Method) -> bool:
+        """Whether the method for the types of a call is more specific than another one by the arguments alone."""
+        found = innermost(self[types])
+        return isinstance(found, Method) and more_specific(found.signature, method.signature)
+
+
+def quick_call(method: Method, bound: bool, default: Any) -> Callable[..., Any]:
+    """A method as a function of the arguments alone.
+
+    Args:
+        method: the method.
+        bound: whether the context is the one bound to the first argument, rather than the default.
+        default: the default context.
+    """
+    function, name, keyword = method.function, method.verb, method.takes
+    if keyword is None:
+        return function
+    if keyword != "last":
+        return lambda *args: method.call(args, args[0].mode if bound else default, {})
+    if bound:
+        return lambda *args: function(*args, args[0].mode.within(name))
+    context = context_for(name, default)
+    return lambda *args: function(*args, context)
