@@ -429,11 +429,11 @@ def three(z):
 @pytest.mark.parametrize(
     ("system", "pairs", "attack", "error", "said"),
     [
-        (shaped(), (X + 0.5, Y), PGD, ValueError, r"x must be in Box\(lo=0, hi=1\).*use the range of the data: fm.Box"),
-        (shaped(), (np.where(X > 0.8, np.float32(np.nan), X), Y), PGD, ValueError, r"x.* (got nan|nan is at \[)"),
+        (shaped(), (X + 0.5, Y), PGD, ValueError, r"x must be in Box\(lo=0, hi=1\).*range of the data: fm\.Box"),
+        (shaped(), (np.where(X > 0.8, np.float32(np.nan), X), Y), PGD, ValueError, r"x must be .*got nan"),
         (shaped(), (X, Y), fm.FGSM(fm.LinfBall(0.1) & fm.Box(0.5, 1)), ValueError, r"x must be in Box\(lo=0.5, hi=1\)"),
-        (shaped(), (X, Y), DLR, ValueError, "DLR: at least 3 classes were expected, and the model gave outputs of 2"),
-        (shaped(three), (X, Y), TARGETED, ValueError, "DLR towards a class: at least 4 classes"),
+        (shaped(), (X, Y), DLR, ValueError, "DLR: .* at least 3 outputs.* got 2.*fm.CrossEntropy"),
+        (shaped(three), (X, Y), TARGETED, ValueError, "DLR towards a class: .* at least 4 outputs.* got 3"),
         (shaped(), (X, Y + 1), PGD, ValueError, "labels from 0 to 1, .* labels from 1 to 2"),
         (shaped(), (BYTES, Y), PGD, ValueError, r"x must be floating-point.* got uint8 .*Scale images of bytes"),
         (
