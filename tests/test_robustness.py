@@ -480,7 +480,7 @@ class Both(fm.System):
         (shaped(), X, {}, ValueError, "needs labels.*no labels y.*pairs"),
         (shaped().model, (X, Y), {}, ValueError, r"Shaped has none: give fm.Classifier\(model\)"),
         (Both(shaped(), shaped()), (X, Y), {}, ValueError, r"2 predictions \('one', 'other'\).*state\.system\.one"),
-        (fm.Classifier(fm.models.Dense(4, 2)), (X, Y), {}, ValueError, "arrays are there"),
+        (fm.Classifier(fm.models.Dense(4, 2)), (X, Y), {}, ValueError, "robustness needs a component with its arrays"),
         (shaped(), (X, Y), dict(attack="pgd"), TypeError, r"attack must be .* a region such as .* got 'pgd'"),
         (shaped(), (X, Y), dict(attack=fm.FGSM), TypeError, r"attack must be .* got the class FGSM; write FGSM\(…\)"),
         (shaped(), (X, Y), dict(attack=()), ValueError, "at least one attack"),
