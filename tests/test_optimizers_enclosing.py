@@ -257,9 +257,9 @@ def test_unfreezing_continues_with_a_state():
     ("options", "at", "message"),
     [
         ({}, 0.5, "unfreeze needs the length of the run: give `steps="),
-        ({"steps": 10}, 1.0, "unfreeze: 10 steps must be shorter than the run, 10"),
+        ({"steps": 10}, 1.0, "unfreeze: `at` must be below the length of the run, 10.* whole run.*got 1.0"),
         ({"steps": 10}, 1.5, "`at` must be .*got 1.5"),
-        ({"steps": 10}, 10, "unfreeze: 10 steps must be shorter than the run, 10"),
+        ({"steps": 10}, 10, "unfreeze: `at` must be below the length of the run, 10.*got 10"),
         ({"steps": 10}, -1, r"`at` must be a number of steps \(an int\) or a fraction .*, got -1"),
     ],
 )
