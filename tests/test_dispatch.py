@@ -930,7 +930,7 @@ def test_a_wrapper_without_a_field():
     class Nothing(fm.Wrapper):
         pass
 
-    with pytest.raises(TypeError, match="Nothing is a Wrapper without a field"):
+    with pytest.raises(TypeError, match="Nothing is a Wrapper and must have a field"):
         greet(Nothing(), Dog())
 
 

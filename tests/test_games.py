@@ -461,7 +461,7 @@ def test_components_with_the_same_name():
     class Clashing(fm.System):
         parts: dict[str, fm.Component | dict[str, fm.Component]]
 
-    with pytest.raises(ValueError, match=r"Clashing has two parts called 'parts.a.b'"):
+    with pytest.raises(ValueError, match=r"Clashing has two parts with the path 'parts.a.b'"):
         fm.setup(Clashing({"a": {"b": net()}, "a.b": net()}), (X, Y), optimizer=optax.sgd(0.1))
 
 
@@ -531,7 +531,7 @@ def test_a_game_that_reads_the_batches_of_its_players():
     state = fm.setup(fm.systems.Alternating(Fed(player(), player())), raw, optimizer=optax.sgd(0.1))
     first, second = state.system.game.first.layer, state.system.game.second.layer
     assert float(fm.losses(state, raw)["first"]) == pytest.approx(float((first(X) * second(2 * X)).mean()), rel=1e-5)
-    with pytest.raises(AttributeError, match="the batch has parts of its own for first, second, and none called 'third'"):
+    with pytest.raises(AttributeError, match="the batch has no part 'third'; its parts are: first, second"):
         _ = fm.as_batch(state.system, raw).third
 
 

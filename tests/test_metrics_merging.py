@@ -297,13 +297,17 @@ def test_field_values_out_of_range(metric, message):
         ),
         (fm.metric_types.ConfusionMatrix(5), np.zeros(3, int), "ConfusionMatrix.classes must be 4.* got 5"),
         (fm.Precision(), np.full(3, 4), "Precision.*y.* labels from 0 to 3"),
-        (fm.metric_types.CalibrationError(), np.zeros((3, 2), np.float32), r"CalibrationError, y: .* shape \(3, 2\) came"),
+        (
+            fm.metric_types.CalibrationError(),
+            np.zeros((3, 2), np.float32),
+            r"CalibrationError, y must be .* got float32 of shape \(3, 2\)",
+        ),
         (
             fm.metric_types.RMSE(),
             np.zeros(3),
-            r"RMSE, y: the shape of the model's outputs, \(3, 4\), was expected, and \(3,\) came",
+            r"RMSE, y must have the shape of the model's outputs, \(3, 4\), got \(3,\)",
         ),
-        (fm.metric_types.R2(), None, "R2 needs targets"),
+        (fm.metric_types.R2(), None, "R2 needs a batch with targets"),
     ],
 )
 def test_invalid_targets(metric, y, message):

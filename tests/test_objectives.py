@@ -310,7 +310,7 @@ def test_a_class_name_as_a_key(name, key):
 
 
 def test_a_name_is_a_string():
-    with pytest.raises(TypeError, match=r"name: a string such as 'reconstruction' was expected, and 3 came"):
+    with pytest.raises(TypeError, match=r"name must be a string such as 'reconstruction', got 3"):
         fm.MSE().named(3)
 
 
@@ -348,29 +348,29 @@ BAD_TARGETS = [
     ),
     ((4, 4), np.arange(4) + 1, ValueError, "labels from 1 to 4.*y - 1"),
     ((4, 4), np.arange(4) - 1, ValueError, "labels from -1 to 2"),
-    ((4, 4), np.ones(4, np.float32), TypeError, r"y: integer labels were expected, and float32 came: y.astype\(np.int32\)"),
-    ((4, 4), np.ones(4, bool), TypeError, r"y: integer labels were expected, and bool came: y.astype\(np.int32\)"),
+    ((4, 4), np.ones(4, np.float32), TypeError, r"y must be integer labels.* got float32.*y.astype\(np.int32\)"),
+    ((4, 4), np.ones(4, bool), TypeError, r"y must be integer labels.* got bool.*y.astype\(np.int32\)"),
     (
         (4, 3),
         np.ones((4, 1), np.int32),
         ValueError,
-        r"y: integer labels of shape \(4,\) .* int32 of shape \(4, 1\) came.*y\[:, 0\]",
+        r"y must be integer labels of shape \(4,\) .* got int32 of shape \(4, 1\).*y\[:, 0\]",
     ),
     (
         (4, 3),
         np.ones((4, 3), np.int32),
         ValueError,
-        r"probabilities of shape \(4, 3\) were expected.*y.astype\(np.float32\)",
+        r"probabilities of shape \(4, 3\).*y.astype\(np.float32\)",
     ),
     (
         (4, 3),
         np.ones((4, 2, 2), np.int32),
         ValueError,
-        r"y: integer labels of shape \(4,\).* int32 of shape \(4, 2, 2\) came",
+        r"y must be integer labels of shape \(4,\).* got int32 of shape \(4, 2, 2\)",
     ),
-    ((4, 3), np.ones(5, np.int32), ValueError, r"labels of shape \(4,\).* int32 of shape \(5,\) came"),
-    ((4, 3), np.ones((4, 2), np.float32), ValueError, r"outputs have 3 classes, and float32 of shape \(4, 2\) came"),
-    ((4, 3), np.ones((4, 3), bool), TypeError, r"y: .*probabilities of shape \(4, 3\) were expected, and bool"),
+    ((4, 3), np.ones(5, np.int32), ValueError, r"labels of shape \(4,\).* got int32 of shape \(5,\)"),
+    ((4, 3), np.ones((4, 2), np.float32), ValueError, r"outputs have 3 classes, got float32 of shape \(4, 2\)"),
+    ((4, 3), np.ones((4, 3), bool), TypeError, r"y must be .*probabilities of shape \(4, 3\).* got bool"),
     (
         (4, 3),
         np.ones((4, 3), np.float32),
@@ -378,10 +378,10 @@ BAD_TARGETS = [
         "each row adding up to 1, got a smallest of 1 and rows that add up to 3 to 3",
     ),
     ((2, 2), np.array([[-1, 2], [1, 0]], np.float32), ValueError, "none negative.* got a smallest of -1"),
-    ((4,), np.ones(4, np.int32), ValueError, r"outputs of shape \(n, classes\) were expected, and the model gave \(4,\)"),
-    ((4, 8, 3), np.ones(4, np.int32), ValueError, r"\(n, classes\) were expected, and the model gave \(4, 8, 3\)"),
-    ((4, 3), [1, 2, 0, 1], TypeError, "y: an array was expected, and a list came"),
-    ((4, 3), None, ValueError, r"needs targets, and the Labeled batch that came has no y. Give pairs \(x, y\)"),
+    ((4,), np.ones(4, np.int32), ValueError, r"outputs must have shape \(n, classes\), got \(4,\)"),
+    ((4, 8, 3), np.ones(4, np.int32), ValueError, r"\(n, classes\), got \(4, 8, 3\)"),
+    ((4, 3), [1, 2, 0, 1], TypeError, "y must be an array, got a list"),
+    ((4, 3), None, ValueError, r"needs a batch with targets, got a Labeled without y. Give pairs \(x, y\)"),
 ]
 
 
@@ -412,27 +412,27 @@ def test_targets_that_fit_a_classification(y):
         (
             (5, 1),
             np.ones(5, np.float32),
-            r"outputs, \(5, 1\), was expected, and \(5,\) came. Write y\[:, None\]",
+            r"outputs, \(5, 1\), got \(5,\). Write y\[:, None\]",
         ),
-        ((5,), np.ones((5, 1), np.float32), r"outputs, \(5,\), was expected, and \(5, 1\) came. Write y\[..., 0\]"),
-        ((5, 2), np.ones((5, 3), np.float32), r"outputs, \(5, 2\), was expected, and \(5, 3\) came"),
-        ((5,), np.ones(1, np.float32), r"outputs, \(5,\), was expected, and \(1,\) came"),
-        ((), np.ones(5, np.float32), r"outputs, \(\), was expected, and \(5,\) came"),
+        ((5,), np.ones((5, 1), np.float32), r"outputs, \(5,\), got \(5, 1\). Write y\[..., 0\]"),
+        ((5, 2), np.ones((5, 3), np.float32), r"outputs, \(5, 2\), got \(5, 3\)"),
+        ((5,), np.ones(1, np.float32), r"outputs, \(5,\), got \(1,\)"),
+        ((), np.ones(5, np.float32), r"outputs, \(\), got \(5,\)"),
     ],
 )
 def test_targets_that_do_not_fit_a_regression(outputs, y, message):
-    with pytest.raises(ValueError, match=f"MSE, y: the shape of the model's {message}"):
+    with pytest.raises(ValueError, match=f"MSE, y must have the shape of the model's {message}"):
         fm.validate(2 * fm.MSE(), sizes(outputs, y))
-    with pytest.raises(ValueError, match=f"MSE, y: the shape of the model's {message}"):
+    with pytest.raises(ValueError, match=f"MSE, y must have the shape of the model's {message}"):
         fm.loss(fm.MSE(), predict(np.ones(outputs, np.float32), y))
 
 
 def test_outputs_must_be_one_floating_point_array():
-    with pytest.raises(TypeError, match="floating-point outputs were expected, and the model gave int32"):
+    with pytest.raises(TypeError, match="outputs must be floating-point numbers, got int32"):
         fm.loss(fm.CrossEntropy(), predict(np.ones((N, CLASSES), np.int32)))
-    with pytest.raises(TypeError, match="one array of outputs was expected, and the model gave a dict"):
+    with pytest.raises(TypeError, match="outputs must be one array, got a dict"):
         fm.loss(fm.CrossEntropy(), predict({"a": LOGITS}))
-    with pytest.raises(TypeError, match="real numbers were expected, and outputs complex64 and y float32 came"):
+    with pytest.raises(TypeError, match="must be real numbers, got complex64 and float32"):
         fm.loss(fm.MSE(), predict(np.ones(N, np.complex64), np.ones(N, np.float32)))
 
 

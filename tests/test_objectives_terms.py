@@ -316,7 +316,7 @@ def test_class_weights_in_a_list():
             (4, 1),
             np.ones(4, int),
             ValueError,
-            r"BinaryCrossEntropy, y: .*\(4, 1\), .* outputs\[..., 0\]",
+            r"BinaryCrossEntropy, y must have .*\(4, 1\), .* outputs\[..., 0\]",
         ),
         (fm.BinaryCrossEntropy(), (4,), np.full(4, np.nan), ValueError, "BinaryCrossEntropy: y must be from 0 to 1"),
         (
@@ -342,8 +342,8 @@ def test_class_weights_in_a_list():
             ValueError,
             r"y must be −1 or 1.* labels of 0 and 1: 2 \* y - 1",
         ),
-        (0.1 * fm.MAE(), (4, 3), Y, ValueError, r"MAE, y: the shape .*\(4, 3\), was expected, and \(4,\) came"),
-        (RISING * fm.objectives.Huber(), (4, 3), None, ValueError, "Huber needs targets"),
+        (0.1 * fm.MAE(), (4, 3), Y, ValueError, r"MAE, y must have the shape .*\(4, 3\), got \(4,\)"),
+        (RISING * fm.objectives.Huber(), (4, 3), None, ValueError, "Huber needs a batch with targets"),
     ],
 )
 def test_invalid_targets(term, outputs, y, error, message):
