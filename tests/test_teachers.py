@@ -305,7 +305,7 @@ def test_labelled_and_unlabelled_examples_as_data(labeled, unlabeled):
         np.testing.assert_array_equal(a, b)
     assert "accuracy" in fm.evaluate(once, labeled)
     for evaluated in (data, [data]):
-        with pytest.raises(ValueError, match=r"it is for training. Evaluate on pairs \(x, y\)"):
+        with pytest.raises(ValueError, match=r"Mixed repeats examples .*\. Evaluate on pairs \(x, y\)"):
             fm.evaluate(once, evaluated)
     with pytest.raises(ValueError, match="for training"):
         fm.fit(once, data, epochs=1, validation=data, progress=False)
