@@ -227,6 +227,21 @@ def test_a_regressor_is_attacked_by_its_loss(key):
     near(moved.x, x + 0.2 * np.sign(rest) * np.sign(weight)[None], 1e-5)
 
 
+@pytest.mark.parametrize("attack", [attacks.APGD, attacks.DeepFool, attacks.Square])
+def test_an_objective_that_does_not_fit_the_system_is_refused(attack, key):
+    """An attack on a regression that maximises a classification loss is no evidence of robustness."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(7, 4)).astype(np.float32), rng.normal(size=(7, 1)).astype(np.float32)
+    regressor = fm.init(fm.Regressor(fm.models.Dense(4, 1)), key)
+    for call in (fm.evaluate, lambda system, data, attack: fm.perturb(attack, system, data, key)):
+        with pytest.raises(ValueError, match=rf"{attack.__name__}.objective.*objective=fm.MSE\(\).*fm.PGD"):
+            call(regressor, (x, y), attack=attack(attacks.L2Ball(0.1)))
+    if attack is attacks.APGD:
+        fitting = attack(attacks.L2Ball(0.1), steps=3, objective=fm.MSE())
+        figures = fm.evaluate(regressor, (x, y), attack=fitting)
+        assert figures["robust/loss"] > figures["loss"]
+
+
 # Attempts
 
 

@@ -430,6 +430,18 @@ def test_a_trained_state_is_rebuilt(notebook):
         np.testing.assert_array_equal(new, old)
 
 
+def test_new_fields_have_no_moments_in_the_state_of_an_optimizer(notebook):
+    book = notebook(TRAINED)
+    notebook(METHODS)
+    x, y = np.eye(2, dtype=np.float32), np.float32([1.0, 2.0])
+    state = fm.setup(fm.Regressor(book.Pair([book.Line()])), (x, y), optimizer=optax.adam(0.1))
+    state, _ = fm.train_step(state, (x, y))
+    notebook(TRAINED + "    shift: float = 0.5\n    drop: fm.Model = fm.models.Dropout(0.5)")
+    rebuilt = fm.rebuild(state)
+    assert rebuilt.system.model.shift == 0.5
+    assert fm.train_step(rebuilt, (x, y))[0].system.model.shift == 0.5
+
+
 @pytest.mark.parametrize(
     ("change", "error", "named"),
     [

@@ -35,8 +35,8 @@ METHODS = [method for verb in all_named_verbs() for method in verb.methods if is
 
 
 def is_base(kind: type) -> bool:
-    """Whether a class is there for others to be derived from."""
-    return kind is object or any(is_ours(below.__module__) for below in type.__subclasses__(kind))
+    """Whether the library has subclasses of a class. A C metaclass has a `__module__` that is not text."""
+    return kind is object or any(is_ours(str(below.__module__)) for below in type.__subclasses__(kind))
 
 
 def pirated(verb: Verb, method: Method) -> bool:

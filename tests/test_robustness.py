@@ -429,11 +429,11 @@ def three(z):
 @pytest.mark.parametrize(
     ("system", "pairs", "attack", "error", "said"),
     [
-        (shaped(), (X + 0.5, Y), PGD, ValueError, r"x must be in Box\(lo=0, hi=1\).*use the range of the data: fm.Box"),
-        (shaped(), (np.where(X > 0.8, np.float32(np.nan), X), Y), PGD, ValueError, r"x.* (got nan|nan is at \[)"),
+        (shaped(), (X + 0.5, Y), PGD, ValueError, r"x must be in Box\(lo=0, hi=1\).*range of the data: fm\.Box"),
+        (shaped(), (np.where(X > 0.8, np.float32(np.nan), X), Y), PGD, ValueError, r"x must be .*got nan"),
         (shaped(), (X, Y), fm.FGSM(fm.LinfBall(0.1) & fm.Box(0.5, 1)), ValueError, r"x must be in Box\(lo=0.5, hi=1\)"),
-        (shaped(), (X, Y), DLR, ValueError, "DLR: at least 3 classes were expected, and the model gave outputs of 2"),
-        (shaped(three), (X, Y), TARGETED, ValueError, "DLR towards a class: at least 4 classes"),
+        (shaped(), (X, Y), DLR, ValueError, "DLR: .* at least 3 outputs.* got 2.*fm.CrossEntropy"),
+        (shaped(three), (X, Y), TARGETED, ValueError, "DLR towards a class: .* at least 4 outputs.* got 3"),
         (shaped(), (X, Y + 1), PGD, ValueError, "labels from 0 to 1, .* labels from 1 to 2"),
         (shaped(), (BYTES, Y), PGD, ValueError, r"x must be floating-point.* got uint8 .*Scale images of bytes"),
         (
@@ -480,7 +480,7 @@ class Both(fm.System):
         (shaped(), X, {}, ValueError, "needs labels.*no labels y.*pairs"),
         (shaped().model, (X, Y), {}, ValueError, r"Shaped has none: give fm.Classifier\(model\)"),
         (Both(shaped(), shaped()), (X, Y), {}, ValueError, r"2 predictions \('one', 'other'\).*state\.system\.one"),
-        (fm.Classifier(fm.models.Dense(4, 2)), (X, Y), {}, ValueError, "with its arrays"),
+        (fm.Classifier(fm.models.Dense(4, 2)), (X, Y), {}, ValueError, "robustness needs a component with its arrays"),
         (shaped(), (X, Y), dict(attack="pgd"), TypeError, r"attack must be .* a region such as .* got 'pgd'"),
         (shaped(), (X, Y), dict(attack=fm.FGSM), TypeError, r"attack must be .* got the class FGSM; write FGSM\(…\)"),
         (shaped(), (X, Y), dict(attack=()), ValueError, "at least one attack"),

@@ -81,7 +81,7 @@ def test_it_prints_the_table_and_writes_json_and_page(run, tmp_path):
         ("examples.py:nothing --region linf:0.1", "must return (state, data), got None. Does it end with `return …`?"),
         ("examples.py:three --region linf:0.1", "Write `return state, (x, y)`."),
         ("examples.py:swapped --region linf:0.1", "state first"),
-        ("examples.py:outside --region linf:0.1 --box 0:1 --attack fgsm", "give the box of the data"),
+        ("examples.py:outside --region linf:0.1 --box 0:1 --attack fgsm", "use the range of the data: fm.Box"),
         ("examples.py:description --region linf:0.1 --attack fgsm", "robustness needs a component with its arrays"),
     ],
 )

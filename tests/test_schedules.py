@@ -103,7 +103,7 @@ def test_in_a_run_the_peak_is_data(schedule):
         (fm.one_cycle(0.1), fm.Plan(), "one_cycle needs the length of the run"),
         (fm.schedules.step_decay(0.1), fm.Plan(), "step_decay, at needs the length of the run"),
         (fm.warmup(0.1, 0.5), fm.Plan(), "warmup needs the length of the run"),
-        (fm.warmup(0.1, 100), PLAN, "warmup: 100 steps must be shorter than the run, 100 steps"),
+        (fm.warmup(0.1, 100), PLAN, "warmup: `steps` must be below the length of the run, 100 steps.*got 100"),
         (fm.cosine(0.1, warmup=100), PLAN, "cosine: a warm-up of 100 steps must be shorter than the run, 100 steps"),
         (
             fm.one_cycle(0.1, rise=100),

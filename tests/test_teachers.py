@@ -307,7 +307,7 @@ def test_labelled_and_unlabelled_examples_as_data(labeled, unlabeled):
     for evaluated in (data, [data]):
         with pytest.raises(ValueError, match=r"cannot be evaluated exactly. Evaluate on pairs \(x, y\)"):
             fm.evaluate(once, evaluated)
-    with pytest.raises(ValueError, match="for training"):
+    with pytest.raises(ValueError, match="cannot be evaluated exactly"):
         fm.fit(once, data, epochs=1, validation=data, progress=False)
     with pytest.raises(RuntimeError, match=r"Mixed.labeled must be arrays of equal length"):
         fm.fit(semi, fm.data.Mixed((labeled[0], labeled[1][:2]), unlabeled), optimizer=SGD, epochs=1, **options)

@@ -92,11 +92,11 @@ def augment(population: Population, batch, mode):
 def after_update(population: Population, batch, mode):
     leaves, axes, build = cut(batch)
 
-    def moved(member: Any, number: Any, leaves: Any) -> tuple[Any, None]:
+    def updated(member: Any, number: Any, leaves: Any) -> tuple[Any, None]:
         own = remake(mode, {"root": jax.random.fold_in(mode.root, number)})
         return after_update(member, build(member, leaves), own), None
 
-    members, _ = each(moved, population.members, jnp.arange(population.n), leaves, axes=(0, axes))
+    members, _ = each(updated, population.members, jnp.arange(population.n), leaves, axes=(0, axes))
     return remake(population, {"members": members})
 
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from fulmen.core.component import Component
-from fulmen.core.fields import kinds
+from fulmen.core.fields import STATIC, kinds
 from fulmen.core.leaves import BUFFER, PARAMETER, drawn, leaves
 from fulmen.core.paths import join_path
 from fulmen.core.state import State
@@ -40,7 +40,7 @@ def rebuild(tree: Any) -> Any:
     if not isinstance(tree, State):
         return _rebuilt(tree, "")
     names = ("system", "optimizer_state", "optimizer")
-    fresh = tree.replace(**{name: _rebuilt(getattr(tree, name), name) for name in names})
+    fresh = tree.replace(**{name: _rebuilt(getattr(tree, name), name, name == "optimizer_state") for name in names})
     old, new = _trained(tree.system), _trained(fresh.system)
     for path in [*old, *new]:
         if old.get(path) != new.get(path):
@@ -55,30 +55,35 @@ def _trained(system: Any) -> dict[str, str]:
     return {leaf.path: f"a {leaf.role}, {short(leaf.value)}" for leaf in leaves(system) if leaf.role in (PARAMETER, BUFFER)}
 
 
-def _rebuilt(value: Any, path: str) -> Any:
-    """The value with every `Tree` in it rebuilt, also inside lists and other libraries' trees."""
+def _rebuilt(value: Any, path: str, only_parameters: bool = False) -> Any:
+    """The value with every `Tree` in it rebuilt, also inside lists and other libraries' trees.
+
+    If `only_parameters`, new fields get None instead of arrays and numbers, as moments in an optimizer's state.
+    """
 
     def renew(keys: Any, leaf: Any) -> Any:
         inside = jax.tree_util.keystr(keys, simple=True, separator=".")
         where = f"{path}.{inside}" if path and inside else path or inside
         if isinstance(leaf, type):
             return newest(leaf)
-        return _renewed(leaf, where) if isinstance(leaf, Tree) else leaf
+        return _renewed(leaf, where, only_parameters) if isinstance(leaf, Tree) else leaf
 
     return jax.tree_util.tree_map_with_path(renew, value, is_leaf=lambda node: isinstance(node, Tree))
 
 
-def _renewed(old: Tree, path: str) -> Any:
+def _renewed(old: Tree, path: str, only_parameters: bool) -> Any:
     cls = newest(type(old))
     check_definitions([cls])
     values = {f.name: getattr(old, f.name) for f in dataclasses.fields(old)}  # type: ignore[arg-type]
-    values = {name: _rebuilt(value, join_path(path, name)) for name, value in values.items()}
+    values = {name: _rebuilt(value, join_path(path, name), only_parameters) for name, value in values.items()}
     if cls is type(old):
         return remake(old, values)
     _require_same_fields(type(old), cls, path)
     for field in dataclasses.fields(cls):
         if field.name not in values:
-            values[field.name] = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+            value = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+            empty = only_parameters and kinds(cls)[field.name] != STATIC
+            values[field.name] = jax.tree.map(lambda leaf: None, value) if empty else value
     fresh = object.__new__(cls)
     fresh.__dict__.update(values)
     if isinstance(fresh, Component):

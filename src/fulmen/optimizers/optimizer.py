@@ -168,11 +168,13 @@ class Enclosing(Tree):
 
 
 def _require_rate(lr: Any) -> None:
-    """Raise for a string or a container as a learning rate."""
-    if not isinstance(lr, str | bytes | Mapping | list | tuple | set):
+    """Raise for a string, a container or an optimizer as a learning rate."""
+    if not isinstance(lr, str | bytes | Mapping | list | tuple | set | Enclosing):
         return
     instead = "lr=1e-3 or lr=fm.cosine(1e-3)"
-    if isinstance(lr, Mapping):
+    if isinstance(lr, Enclosing):
+        instead = "optimizer=fm.plateau(optax.adam), lr=1e-2"
+    elif isinstance(lr, Mapping):
         parts = ", ".join(f"{key!r}: fm.optimizers.Optimizer(optax.adam, {short(rate)})" for key, rate in lr.items())
         instead = f"for one optimizer per part, `optimizer={{{parts}}}` without `lr`"
     elif isinstance(lr, list | tuple):

@@ -22,7 +22,7 @@ class Unfreeze(Enclosing):
     at: int | float = static(default=0.5)
 
     def built(self, system: Any, plan: Plan) -> Built:
-        start, rest = after(self.at, plan, "unfreeze")
+        start, rest = after(self.at, plan, "unfreeze", "at")
         inner = build(self.optimizer, system, rest)
         start = start // inner.every  # in updates of the inner optimizer
 

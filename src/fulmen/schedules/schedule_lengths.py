@@ -108,11 +108,14 @@ def steps_of(value: int | float, plan: Plan, what: str) -> int:
     return round(value * length(plan, what)) if isinstance(value, float) else value
 
 
-def after(value: int | float, plan: Plan, what: str) -> tuple[int, Plan]:
+def after(value: int | float, plan: Plan, what: str, name: str) -> tuple[int, Plan]:
     """A length at the start of the run in steps, and the plan of the rest of the run."""
     steps, total = steps_of(value, plan, what), plan.total_steps
     if total is None:
         return steps, plan
     if steps >= total:
-        raise ValueError(f"{what}: {steps} steps must be shorter than the run, {total} steps.")
+        raise ValueError(
+            f"{what}: `{name}` must be below the length of the run, {total} steps (1.0 is the whole run, so nothing after it would "
+            f"train), got {value!r}."
+        )
     return steps, remake(plan, {"total_steps": total - steps})

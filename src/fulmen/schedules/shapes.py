@@ -165,12 +165,12 @@ class Warmup(Schedule):
     steps: int | float = static()
 
     def span(self, plan: Plan) -> int | None:
-        steps, rest = after(self.steps, plan, "warmup")
+        steps, rest = after(self.steps, plan, "warmup", "steps")
         end = self.schedule.span(rest)
         return None if end is None else steps + end
 
     def __call__(self, plan: Plan) -> Any:
-        steps, rest = after(self.steps, plan, "warmup")
+        steps, rest = after(self.steps, plan, "warmup", "steps")
         follow = self.schedule(rest)
 
         def rate(step: Any) -> Any:

@@ -86,10 +86,10 @@ class ActorCritic(Game):
 
 @dispatch
 def init(system: ActorCritic, key):
-    drawn = init.invoke(Component, object)(system, key)
+    fresh = init.invoke(Component, object)(system, key)
     keys = jax.random.split(fold_name(key, "playing"), system.agents)
     playing: Any = jax.vmap(lambda key: begin(system.environment, key))(keys)
-    return remake(drawn, {"playing": Buffer(playing)})
+    return remake(fresh, {"playing": Buffer(playing)})
 
 
 def rollout(system: Any, playing: Any, keys: Any, length: int) -> Rollout:
@@ -104,11 +104,11 @@ def rollout(system: Any, playing: Any, keys: Any, length: int) -> Rollout:
     environment = system.environment
 
     def move(playing: Any, time: Any) -> Any:
-        seen = jax.vmap(lambda state: observe(environment, state))(playing.state)
+        observation = jax.vmap(lambda state: observe(environment, state))(playing.state)
         now = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, time)))(keys)
-        action = jax.vmap(jax.random.categorical)(now[:, 0], forward(system.actor, seen))
+        action = jax.vmap(jax.random.categorical)(now[:, 0], forward(system.actor, observation))
         playing, *after = jax.vmap(lambda *v: play(environment, *v))(playing, action, now[:, 1])
-        return playing, (seen, action, *after)
+        return playing, (observation, action, *after)
 
     playing, found = jax.lax.scan(move, playing, jnp.arange(length))
     last = jax.vmap(lambda state: observe(environment, state))(playing.state)

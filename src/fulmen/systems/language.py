@@ -196,8 +196,8 @@ def validate(system: LanguageModel, batch):
             f"LanguageModel.pad must be a token from 0 to {vocabulary - 1}, since the model has {vocabulary} logits, got "
             f"{system.pad}."
         )
-    seen = None if batch.mask is None else concrete(batch.mask)
-    if seen is not None and not seen.any():
+    mask = None if batch.mask is None else concrete(batch.mask)
+    if mask is not None and not mask.any():
         pad = "" if system.pad is None else f" (pad={system.pad})"
         raise ValueError(
             f"LanguageModel: the data has no targets{pad}; its mask must be True for a token after the first one."

@@ -124,8 +124,8 @@ def validate(weighted: Weighted):
     if not isinstance(weighted.weights, dict):
         return
     for name, weight in weighted.weights.items():
-        seen = concrete(weight)
-        if seen is None and not hasattr(weight, "dtype"):
+        value = concrete(weight)
+        if value is None and not hasattr(weight, "dtype"):
             raise TypeError(f"Weighted.weights[{name!r}] must be a number, got {short(weight)}.")
-        if seen is not None and not np.isfinite(seen).all():
+        if value is not None and not np.isfinite(value).all():
             raise ValueError(f"Weighted.weights[{name!r}] must be a finite number, got {number(weight)}.")

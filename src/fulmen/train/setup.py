@@ -139,15 +139,17 @@ def _at(component: Any, path: str) -> Any:
         return None
 
 
-def _constructors(optimizer: Any) -> list[Any]:
-    """The constructors in an optimizer of any form that have no learning rate yet."""
+def _constructors(optimizer: Any, name: str = "optimizer") -> list[Any]:
+    """The constructors in an optimizer of any form, called `name` in errors, that have no learning rate yet."""
     if isinstance(optimizer, dict):
-        return [found for value in optimizer.values() for found in _constructors(value)]
+        return [found for value in optimizer.values() for found in _constructors(value, name)]
     if isinstance(optimizer, Enclosing):
-        return _constructors(optimizer.optimizer)
-    if isinstance(optimizer, str):
+        return _constructors(optimizer.optimizer, f"the optimizer in {type(optimizer).__name__}")
+    if isinstance(optimizer, str | int | float):
+        lr = 1e-3 if isinstance(optimizer, str) else optimizer
         raise TypeError(
-            f"optimizer must be an optax constructor or transformation, got {optimizer!r}; write optimizer=optax.adam, lr=1e-3."
+            f"{name} must be an optax constructor or transformation, got {optimizer!r}; write optax.adam instead, and lr={lr} in "
+            "`setup` or `fit`."
         )
     return [optimizer] if is_constructor(optimizer) else []
 

@@ -20,7 +20,7 @@ from fulmen.dispatching.registry import MissingMethodError, dispatch
 from fulmen.objectives import Objective
 from fulmen.robust.attacks.input_transform import View
 from fulmen.robust.attacks.region import Intersection, Region, ball_of, require_inside
-from fulmen.robust.attacks.targets import Targeting, TrueLabel
+from fulmen.robust.attacks.targets import Targeting, TrueLabel, check_objective
 
 __all__ = ["FGSM", "PGD", "Attack", "Clean", "Start", "Uniform"]
 
@@ -227,3 +227,4 @@ def validate(attack: Attack, system, batch):
         validate(part)
     require_inside(attack.region, jax.tree.leaves(inputs(batch)))
     validate(attack.target, system, batch)
+    check_objective(attack, system, batch)

@@ -11,10 +11,12 @@ import numpy as np
 from fulmen.core.batch import with_labels
 from fulmen.core.component import Component
 from fulmen.core.fields import hyper
+from fulmen.core.mode import Eval
 from fulmen.core.naming import concrete
+from fulmen.core.output_shapes import output_shapes
 from fulmen.core.prediction import Prediction
 from fulmen.core.tree import remake
-from fulmen.core.verbs import aim, loss, predictions, succeeded, toward, validate
+from fulmen.core.verbs import aim, bind, loss, predictions, succeeded, toward, validate
 from fulmen.dispatching.registry import dispatch
 
 __all__ = ["LikelyTarget", "PredictedLabel", "Target", "Targeting", "TrueLabel"]
@@ -159,3 +161,33 @@ def validate(targeting: Target):
     label = concrete(targeting.label)
     if label is not None and not np.issubdtype(label.dtype, np.integer):
         raise TypeError(f"Target.label must be a class, or an integer per example, got {label.dtype}.")
+
+
+# Whether an objective is one for the system and its targets
+
+
+def check_objective(attack: Any, system: Any, batch: Any) -> None:
+    """Raise if an attack's objective cannot be computed from the system's outputs and the batch's targets.
+
+    Raises:
+        ValueError: such as for a classification objective on a regression, whose attack would be no evidence of robustness.
+    """
+    if attack.objective is None:
+        return
+    for path, found in output_shapes(_predictions, system, batch, rows=2).items():
+        found = found if path else remake(found, {"batch": batch})
+        if getattr(found.batch, "y", None) is None:
+            continue
+        try:
+            validate(attack.objective, found)
+        except (TypeError, ValueError) as error:
+            validate(system, batch)  # data that the system refuses too is not the attack's fault
+            name = type(attack).__name__
+            raise ValueError(
+                f"{name}.objective must fit the outputs and targets of the system, got {attack.objective!r}: {error} For a "
+                "regression write fm.attacks.APGD(region, objective=fm.MSE()), or fm.PGD, which maximises the system's own loss."
+            ) from error
+
+
+def _predictions(system: Any, batch: Any) -> dict[str, Prediction]:
+    return predictions(bind(system, Eval(jax.random.key(0))), batch)
