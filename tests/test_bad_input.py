@@ -481,8 +481,8 @@ def test_an_error_that_is_not_for_want_of_arrays_stays_as_it_is():
 
 
 FITS = [
-    (dict(optimizer="adam", lr=1e-3, steps=1), ["optimizer", "'adam' came", "optimizer=optax.adam"]),
-    (dict(optimizer={"layer": "adam"}, lr=1e-3, steps=1), ["optimizer", "'adam' came"]),
+    (dict(optimizer="adam", lr=1e-3, steps=1), ["optimizer", "got 'adam'", "optimizer=optax.adam"]),
+    (dict(optimizer={"layer": "adam"}, lr=1e-3, steps=1), ["optimizer", "got 'adam'"]),
     (dict(optimizer=optax.adam, lr=1e-3, epoch=1), ["epoch is no option", "did you mean 'epochs'"]),
     (dict(optimizer=optax.adam, lr=1e-3, steps=1, val=(X, Y)), ["val is no option", "did you mean 'validation'"]),
     (
@@ -524,7 +524,7 @@ def test_what_is_no_learning_rate(lr, words):
 
 
 def test_schedules_for_each_member():
-    with said(TypeError, "lr", "a number for each member", "a schedule came"):
+    with said(TypeError, "lr", "a list of numbers", "got a schedule"):
         fm.setup(fm.Population(net(), 2), (X, Y), optimizer=optax.adam, lr=[fm.cosine(1e-3), fm.cosine(1e-2)])
 
 
@@ -554,5 +554,5 @@ def test_a_state_where_a_component_belongs():
 
 
 def test_signs_as_a_switch():
-    with said(TypeError, "signs: a tuple", "False came", "signs=()"):
+    with said(TypeError, "signs must be a tuple", "got False", "signs=()"):
         fm.robustness(fm.init(classifier(), jax.random.key(0)), (X, Y), fm.LinfBall(0.1), signs=False, progress=False)
