@@ -481,7 +481,7 @@ def test_an_error_that_is_not_for_want_of_arrays_stays_as_it_is():
 
 
 FITS = [
-    (dict(optimizer="adam", lr=1e-3, steps=1), ["optimizer", "got 'adam'", "optimizer=optax.adam"]),
+    (dict(optimizer="adam", lr=1e-3, steps=1), ["optimizer", "got 'adam'", "optax.adam"]),
     (dict(optimizer={"layer": "adam"}, lr=1e-3, steps=1), ["optimizer", "got 'adam'"]),
     (dict(optimizer=optax.adam, lr=1e-3, epoch=1), ["epoch is no option", "did you mean 'epochs'"]),
     (dict(optimizer=optax.adam, lr=1e-3, steps=1, val=(X, Y)), ["val is no option", "did you mean 'validation'"]),
