@@ -289,6 +289,20 @@ def on(event: fm.EpochEnd, callback: StopAfter, run):
         run.stop()
 
 
+class Replacer:
+    pass
+
+
+@dispatch
+def on(event: fm.StepEnd, callback: Replacer, run):
+    run.state = run.state
+
+
+def test_a_callback_cannot_replace_the_state(raw):
+    with pytest.raises(AttributeError, match=r"run.state.*fm.train_step\("):
+        fm.fit(adam(), raw, epochs=1, batch_size=25, callbacks=[Replacer()], progress=False)
+
+
 def test_events_in_order_and_states_that_may_be_kept(raw):
     watch = Watch()
     state, _ = fm.fit(adam(), raw, epochs=1, batch_size=25, callbacks=[watch], validation=raw, progress=False)

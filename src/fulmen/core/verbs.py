@@ -550,6 +550,9 @@ def fit(state, data, **options):
 def steps(state, data, **options):
     """Train step by step, for a custom loop: yields `(state, logs)` after each step.
 
+    Assigning another value to `state` in the body of the loop does not change the run. For that, write the loop:
+    `for batch in fm.batches(data, …): state, logs = fm.train_step(state, batch)`.
+
     Args:
         state: a `State`.
         data: as for `fit`.

@@ -103,6 +103,13 @@ class Run:
         """The current state, copied: the run reuses its memory."""
         return jax.tree.map(jnp.copy, self._state())
 
+    @state.setter
+    def state(self, value: Any) -> None:
+        raise AttributeError(
+            "run.state cannot be replaced in a callback. To change the state between steps, write the loop: "
+            "`for batch in fm.batches(data, …): state, logs = fm.train_step(state, batch)`."
+        )
+
     def left(self) -> int | None:
         """The number of remaining steps, or None if it is unknown."""
         return None if self.steps is None else self.steps - self.done
