@@ -234,8 +234,9 @@ def test_a_classifier_of_two_inputs():
     np.testing.assert_allclose(fm.predict(state, batch), expected, rtol=1e-5)
     np.testing.assert_allclose(fm.predictions(state, batch)[""].outputs, expected, rtol=1e-5)
     assert fm.evaluate(state, batch)["accuracy"] == np.mean(expected.argmax(1) == Y)
-    with pytest.raises(TypeError, match=r"model_inputs\(model: TwoTowers, batch: Labeled\)|TwoTowers"):
-        fm.predict(state, X)
+    for raw, kind in ((X, "Unlabeled"), ((X, X), "Labeled")):
+        with pytest.raises(TypeError, match=rf"TwoTowers takes 2 inputs.* {kind} batch.*`model_inputs\(model: TwoTowers, batch:"):
+            fm.predict(state, raw)
 
 
 # Weighted means

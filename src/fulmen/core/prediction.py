@@ -15,7 +15,7 @@ from fulmen.core.component import Component
 from fulmen.core.naming import concrete
 from fulmen.core.tree import Tree
 from fulmen.core.verbs import forward, model_inputs
-from fulmen.dispatching.registry import dispatch
+from fulmen.dispatching.registry import MissingMethodError, dispatch
 
 __all__ = ["Prediction"]
 
@@ -43,7 +43,22 @@ def model_inputs(component: object, batch):
             f"{name} needs batch.x, and {kind} has no x. Write a method `model_inputs(model: {name}, batch: {kind})` that returns the "
             f"inputs of its `forward`, or `as_batch(component: {name}, raw)` that returns a batch with x."
         )
+    _require_one_input(component, x, batch)
     return x
+
+
+def _require_one_input(component: Any, x: Any, batch: Any) -> None:
+    """Raise if `forward` has methods for the component, but only with another number of inputs than one."""
+    if forward.has(component, x):
+        return
+    name, kind = type(component).__name__, type(batch).__name__
+    methods = [m for m in forward.methods if any(issubclass(type(component), k) for k in {*m.members[0]} - {object})]
+    if methods and all(m.rest is None and len(m.hints) != 2 for m in methods):
+        raise MissingMethodError(
+            f"{name} takes {len(methods[0].hints) - 1} inputs, got one, batch.x of a {kind} batch. Use a batch type with a field "
+            f"for each, `class Inputs(fm.Batch)`, and write a method `model_inputs(model: {name}, batch: Inputs)` that returns a "
+            "tuple of them."
+        )
 
 
 def outputs_for(component: Any, batch: Any) -> Any:
