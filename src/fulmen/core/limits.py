@@ -23,6 +23,7 @@ from fulmen.core.verbs import validate
 
 __all__ = ["check_limits"]
 
+_LONGEST = 60  # characters of a value in a message
 _NUMBERS = (int, float, complex, np.generic)
 
 
@@ -94,8 +95,14 @@ def _checks_of(cls: type) -> tuple[Check, ...]:
 
 def _not_of_kind(cls: type, name: str, kind: Kind, value: Any, example: str) -> str:
     made = isinstance(value, type) and issubclass(value, Tree)
-    got, example = (f"the class {value.__name__}", f"{value.__name__}(…)") if made else (short(value), example)
+    got, example = (f"the class {value.__name__}", f"{value.__name__}(…)") if made else (_printed(value), example)
     return f"{cls.__name__}.{name} must be {kind.name}, got {got}{_write(example)}."
+
+
+def _printed(value: Any) -> str:
+    """A value in a message, by its type alone if it is long, such as a component with its parts."""
+    text = short(value)
+    return text if len(text) <= _LONGEST else f"{type(value).__name__}(…)"
 
 
 def _write(example: str) -> str:
@@ -215,7 +222,7 @@ def _check_limits(who: str, value: Any, limits: Limits, write: str) -> None:
         array = concrete(each)
         if array is None:
             if not isinstance(each, Tracer | jax.ShapeDtypeStruct):
-                raise TypeError(f"{who} must be a number or an array, got {short(each)}; write jnp.array(…) for several.")
+                raise TypeError(f"{who} must be a number or an array, got {_printed(each)}; write jnp.array(…) for several.")
             continue
         allowed = np.isfinite(array) & _within(array, limits)
         if not allowed.all():
