@@ -130,6 +130,8 @@ def source(path):
         "fitt": "fm.fit",
         "tesing": "fm.testing",
         "BatchNorm2d": "fm.models.BatchNorm",
+        "Step": "fm.StepEnd",
+        "evidence": "fm.robust.report",
         "SIGNS": "fm.robust.report.SIGNS",
         "xyzzy": "dir(fm)",
     }.items(),

@@ -169,6 +169,8 @@ def test_the_history_of_a_run_is_plotted_and_shown():
     titles = [axes.get_title() for axes in draw(record).axes]
     assert titles == ["loss", "parts of the loss", "accuracy", "lr", "seconds"]
     text = shown(record)
+    columns = {line.index(" [") for line in repr(record).splitlines()[1:]}
+    assert columns == {max(map(len, record))}
     assert text.startswith("History of 2 epochs") and all(name in text for name in record)
 
 

@@ -43,7 +43,8 @@ class History(dict[str, np.ndarray]):
         )
 
     def __repr__(self) -> str:
-        lines = [f"{name:24} {np.array2string(v, precision=4, threshold=8, edgeitems=3)}" for name, v in self.items()]
+        width = max(map(len, self), default=0)
+        lines = [f"{name:{width}} {np.array2string(v, precision=4, threshold=8, edgeitems=3)}" for name, v in self.items()]
         return "\n".join([f"History of {max((len(v) for v in self.values()), default=0)} epochs", *lines])
 
     def _repr_html_(self) -> str:
