@@ -235,7 +235,9 @@ def test_a_classifier_of_two_inputs():
     np.testing.assert_allclose(fm.predictions(state, batch)[""].outputs, expected, rtol=1e-5)
     assert fm.evaluate(state, batch)["accuracy"] == np.mean(expected.argmax(1) == Y)
     for raw, kind in ((X, "Unlabeled"), ((X, X), "Labeled")):
-        with pytest.raises(TypeError, match=rf"TwoTowers takes 2 inputs.* {kind} batch.*`model_inputs\(model: TwoTowers, batch:"):
+        with pytest.raises(
+            TypeError, match=rf"TwoTowers takes 2 inputs.* {kind} batch.*`model_inputs\(model: TwoTowers, batch:"
+        ):
             fm.predict(state, raw)
 
 

@@ -77,7 +77,10 @@ TYPES = [
     ({"part": Part}, "Limited.part must be a Part or None, got the class Part; write Part(…)."),
     ({"parts": Part()}, "Limited.parts must be a tuple of Parts, got Part(); write (Part(),)."),
     ({"parts": (Part(), 3)}, "Limited.parts must be a tuple of Parts, got (Part(), 3); write (Part(),)."),
-    ({"part": fm.models.Chain(*[fm.models.Flatten()] * 9)}, "Limited.part must be a Part or None, got Chain(…); write Part()."),
+    (
+        {"part": fm.models.Chain(*[fm.models.Flatten()] * 9)},
+        "Limited.part must be a Part or None, got Chain(…); write Part().",
+    ),
     ({"rate": "half" * 20}, "Limited.rate must be a number or None, got str(…)."),
     ({"named": {"one": 1}}, "Limited.named must be a dict of Parts or None, got {'one': 1}."),
 ]

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.core.batch import with_labels
+from fulmen.core.batch import inputs, with_labels
 from fulmen.core.component import Component
 from fulmen.core.fields import hyper
 from fulmen.core.mode import Eval
@@ -172,7 +172,9 @@ def check_objective(attack: Any, system: Any, batch: Any) -> None:
     Raises:
         ValueError: such as for a classification objective on a regression, whose attack would be no evidence of robustness.
     """
-    if attack.objective is None:
+    if (
+        attack.objective is None or len(jax.tree.leaves(inputs(batch))) != 1
+    ):  # of several, most attacks say that they take one
         return
     for path, found in output_shapes(_predictions, system, batch, rows=2).items():
         found = found if path else remake(found, {"batch": batch})
