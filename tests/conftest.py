@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 import sys
 import textwrap
 import types
@@ -14,6 +15,9 @@ from fulmen.dispatching.registry import all_named_verbs
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# A process in the background inherits that Ctrl-C is ignored; tests of Ctrl-C need the handler of the foreground.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _notebooks = itertools.count(1)
 

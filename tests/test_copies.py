@@ -188,7 +188,7 @@ ALLOWED = {
     "dispatching/errors.py": "shows names",
     "dispatching/resolution.py": "warns of a method that replaces one of another package",
     "dispatching/verb.py": "warns of a method that replaces one of another module",
-    "core/tree.py": "finds the names that an annotation sees",
+    "core/fields.py": "finds the names that an annotation sees",
     "core/pickling.py": "classes of a script are found by name in no other process",
 }
 OF_TEXT = {"startswith", "endswith", "partition", "rpartition", "split", "removeprefix", "removesuffix"}

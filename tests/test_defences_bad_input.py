@@ -78,7 +78,7 @@ BAD = {
         lambda: MART(fm.Regressor(fm.models.Dense(4, 1)), PGD),
         (X, X[:, :1]),
         ValueError,
-        r"MART, system: .*outputs are \(16, 1\)|MART, system: .*outputs are \(2, 1\)",
+        r"the system of MART must contain a classifier: .*logits.*got \((16|2), 1\)",
     ),
     "MART, soft labels": (
         lambda: MART(classifier(), PGD),
@@ -127,7 +127,7 @@ BAD = {
         "TRADES.attack must start at random.*Gaussian",
     ),
     "no attack": (lambda: TRADES(classifier(), REGION), (X, Y), TypeError, "TRADES.attack must be an Attack.*fm.PGD"),
-    "no system": (lambda: MART("model", PGD), (X, Y), TypeError, r"MART.system|^system is data, and 'model'"),
+    "no system": (lambda: MART("model", PGD), (X, Y), TypeError, r"MART.system|^system must be .* a component, got 'model'"),
     "SAM, no system": (lambda: SAM(3.0), (X, Y), TypeError, "SAM.system must be a Component"),
     "no labels": (lambda: TRADES(classifier(), PGD), X, ValueError, "CrossEntropy needs a batch with targets"),
     "a schedule of no attack": (

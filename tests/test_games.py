@@ -220,7 +220,7 @@ def test_summary_and_check_report_intervals():
     names = [cost.name for cost in fm.summary(game, X, optimizer=optax.adam, lr=0.1).costs]
     assert names == ["training step without first", "training step", "evaluation"]
     report = fm.check(game, X, optimizer=optax.adam, lr=0.1)
-    assert any((f.what, f.where) == ("rates: moves in the last of every 3 steps", "first") for f in report.findings)
+    assert any((f.what, f.where) == ("rates: updated in the last of every 3 steps", "first") for f in report.findings)
     assert report.ok and not report.warnings
 
 
@@ -454,7 +454,7 @@ def test_invalid_entries_for_several_players(form, message):
 def test_check_finds_a_player_that_its_entry_ignores():
     report = fm.check(panel("idle"), X, optimizer=optax.sgd(0.1))
     (error,) = report.errors
-    assert error.what == "game: no entry of `losses` moves the parameters of 'critics.1'" and error.where == "critics.1"
+    assert error.what == "game: no entry of `losses` depends on the parameters of 'critics.1'" and error.where == "critics.1"
 
 
 def test_components_with_the_same_name():

@@ -23,6 +23,7 @@ import fulmen as fm
 
 x, y = np.ones((64, 4), np.float32), np.zeros(64, np.int32)
 random.seed(0)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def fit(rate, steps):
     system = fm.Classifier(fm.models.MLP(4, 8, 3))

@@ -271,7 +271,7 @@ def test_warm_up(warmup):
         (
             {"optimizer": "adam"},
             TypeError,
-            ["optimizer must be an optax constructor or transformation", "got 'adam'; write optimizer=optax.adam"],
+            ["optimizer must be an optax constructor or transformation", "got 'adam'; write optax.adam"],
         ),
         ({"optimizer": {"on": optax.sgd(0.1)}}, ValueError, ["'on'", "did you mean 'one'"]),
         ({"optimizer": optax.sgd, "lr": fm.cosine(0.1)}, ValueError, ["cosine", "epochs="]),

@@ -23,7 +23,7 @@ def _brief(doing: str) -> str:
 
 class _Bar(ProgressBar):
     def draw(self, run: Any) -> None:
-        self.bar.update(self.task, completed=run.done, description=_brief(run.doing), figures=line(run.logs))
+        self.bar.update(self.task, completed=run.done, description=_brief(run.doing), logs=line(run.logs))
         self.bar.refresh()
 
 
