@@ -390,7 +390,7 @@ class NoTree(nnx.Module, pytree=False):
 def test_modules_that_jit_does_not_accept():
     with pytest.raises(TypeError, match=r"model.sizes is static and must be hashable, got a set. Give a tuple"):
         fm.setup(fm.Classifier(WithSet({1})), (X, Y), optimizer=optax.sgd, lr=0.1)
-    with pytest.raises(TypeError, match=r"NoTree at 'model' is no pytree.*pytree=False"):
+    with pytest.raises(TypeError, match=r"NoTree at 'model' must be a pytree.*pytree=False"):
         fm.setup(fm.Classifier(NoTree()), (X, Y), optimizer=optax.sgd, lr=0.1)
 
 
