@@ -141,13 +141,16 @@ def plain(labeled):
 @pytest.mark.parametrize("kind", ["labeled", "unlabeled"])
 def test_mean_teacher(kind, plain, labeled, unlabeled):
     raw, x = (labeled, labeled[0]) if kind == "labeled" else (unlabeled, unlabeled)
-    after, logs = fm.train_step(plain, raw)
-    ema = ema_of(plain.system)
+    state = plain
+    for _ in range(3):  # the student's and the teacher's outputs differ enough for float32
+        state = fm.train_step(state, labeled)[0]
+    after, logs = fm.train_step(state, raw)
+    ema = ema_of(state.system)
     student, teacher = (linear(part.model, x) for part in (ema.component, ema.average.part))
     consistency = 3 * brier(student, teacher)
     assert consistency > 1e-6
     own = entropy(student, labeled[1]) if kind == "labeled" else 0.0
-    np.testing.assert_allclose(logs["loss"], own + consistency, rtol=2e-5)
+    np.testing.assert_allclose(logs["loss"], own + consistency, rtol=1e-5)
     assert ("accuracy" in logs) == (kind == "labeled")
 
     def by_hand(weight, bias):
