@@ -11,7 +11,8 @@ from tiny import Compilations, Linear, data, net
 
 import fulmen as fm
 from fulmen import forward
-from fulmen.dispatching.registry import OutdatedInstanceError, generation
+from fulmen.dispatching.compiled_code import generation
+from fulmen.dispatching.errors import OutdatedInstanceError
 
 
 def models():

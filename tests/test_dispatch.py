@@ -24,9 +24,13 @@ import pytest
 import fulmen as fm
 from fulmen import bind, configure_optimizers, dispatch, forward, loss
 from fulmen.dispatching import lazy_libraries
+from fulmen.dispatching.ambiguity import ambiguities
 from fulmen.dispatching.annotations import dispatching
+from fulmen.dispatching.compiled_code import recorded
+from fulmen.dispatching.errors import MissingMethodError
 from fulmen.dispatching.method_table import MethodTable
-from fulmen.dispatching.registry import Method, MissingMethodError, Verb, ambiguities, recorded
+from fulmen.dispatching.methods import Method
+from fulmen.dispatching.registry import Verb
 
 
 class Animal(fm.Component):

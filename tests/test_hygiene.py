@@ -15,8 +15,10 @@ import pytest
 
 import fulmen as fm
 from fulmen.core import verbs as contracts
+from fulmen.dispatching.ambiguity import ambiguities
 from fulmen.dispatching.annotations import dispatching
-from fulmen.dispatching.registry import Method, Verb, all_named_verbs, ambiguities, verbs
+from fulmen.dispatching.methods import Method
+from fulmen.dispatching.registry import Verb, all_named_verbs, verbs
 
 for found in pkgutil.walk_packages(fm.__path__, "fulmen."):
     if not found.name.endswith("__main__"):

@@ -15,8 +15,9 @@ from tiny import Linear, Net, Pair, data, net, pair
 import fulmen as fm
 from fulmen import dispatch
 from fulmen.core.component import record
+from fulmen.dispatching.location import place
 from fulmen.inspect import LossNode, explain, loss_tree, methods_table, summary
-from fulmen.inspect.text import describe_bytes, describe_flops, drawable, place
+from fulmen.inspect.text import describe_bytes, describe_flops, drawable
 
 X, Y = data(20)
 

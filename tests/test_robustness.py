@@ -291,6 +291,7 @@ def test_ctrl_c_before_any_result_raises_keyboard_interrupt():
 
 def test_a_bar_in_a_terminal(monkeypatch, capsys):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("fulmen.train.progress._REDRAW", 0.0)  # draw each step, however short it is
     seen = evaluate(shaped(), progress=True, eps=(EPS,))
     shown = " ".join(capsys.readouterr().out.split())
     assert "PGD-10 on" in shown and "2/2" in shown and f"robust {seen.robust_accuracy:.4g}" in shown

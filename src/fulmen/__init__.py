@@ -71,7 +71,8 @@ from fulmen.core.verbs import (
 )
 from fulmen.core.version import __version__
 from fulmen.data import split
-from fulmen.dispatching.registry import AmbiguousMethodError, MissingMethodError, dispatch, verb, verbs
+from fulmen.dispatching.errors import AmbiguousMethodError, MissingMethodError
+from fulmen.dispatching.registry import dispatch, verb, verbs
 from fulmen.inspect import check, explain, loss_tree, summary
 from fulmen.interop.functional import functional
 from fulmen.interop.linen import Linen

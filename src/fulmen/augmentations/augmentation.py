@@ -14,8 +14,6 @@ from fulmen.core.naming import briefly
 from fulmen.core.verbs import augment
 from fulmen.dispatching.registry import dispatch
 
-__all__ = ["Augmentation", "Augmentations"]
-
 
 class Augmentation(Component):
     """A random change of batches in training: `Classifier(augment=…)`, or by itself `fm.augment(flip, batch, mode)`.

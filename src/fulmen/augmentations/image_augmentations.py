@@ -13,8 +13,6 @@ from fulmen.core.tree import remake
 from fulmen.core.verbs import augment
 from fulmen.dispatching.registry import dispatch
 
-__all__ = ["Cutout", "Flip", "Noise", "ShiftCrop"]
-
 
 class Flip(Augmentation):
     """Mirrors each image left to right with probability ½. Images are `(n, height, width, channels)`."""

@@ -15,8 +15,6 @@ from fulmen.core.tree import remake
 from fulmen.core.verbs import augment
 from fulmen.dispatching.registry import dispatch
 
-__all__ = ["CutMix", "Mixup"]
-
 
 class Mixing(Augmentation):
     """An augmentation that mixes examples of `classes` in shares from Beta(α, α)."""

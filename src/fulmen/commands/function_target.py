@@ -18,8 +18,6 @@ import fulmen as fm
 from fulmen.commands.one_line_errors import CommandError, nearest, user_traceback
 from fulmen.core.tree import short
 
-__all__ = ["call", "function", "run_arguments"]
-
 
 def function(target: str) -> Callable[[], Any]:
     """The function that a target such as `examples:run` or `examples.py:run` names."""

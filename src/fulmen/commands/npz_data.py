@@ -16,8 +16,6 @@ import fulmen as fm
 from fulmen.commands.one_line_errors import CommandError, nearest
 from fulmen.data.arrays import check_arrays
 
-__all__ = ["load_arrays", "system_for"]
-
 Say = Callable[[str], None]
 
 _FEW = 10  # up to so many distinct whole numbers look like classes

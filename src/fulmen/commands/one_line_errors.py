@@ -12,8 +12,6 @@ from types import TracebackType
 
 import fulmen
 
-__all__ = ["CommandError", "user_traceback", "in_one_line", "nearest"]
-
 _LIBRARY = PurePath(fulmen.__file__).parent
 _STANDARD = PurePath(sysconfig.get_path("stdlib"))
 

@@ -19,8 +19,6 @@ from fulmen.inspect.text import drawable
 from fulmen.robust.attacks import APGD, L1Ball, L2Ball, Square
 from fulmen.robust.attacks.region import ball_of
 
-__all__ = ["robustness"]
-
 BALLS = {"linf": fm.LinfBall, "l2": L2Ball, "l1": L1Ball}
 
 

@@ -21,8 +21,6 @@ from fulmen.commands.one_line_errors import CommandError, nearest
 from fulmen.optimizers import MissingOptimizerError
 from fulmen.train.progress import line
 
-__all__ = ["train"]
-
 
 class FitOptions(TypedDict, total=False):
     """The options of `fit` that are flags; without a flag, the function's value holds."""

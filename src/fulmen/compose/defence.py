@@ -20,8 +20,6 @@ from fulmen.core.verbs import as_batch, bind, defence_losses, loss, losses, metr
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives.algebra import total
 
-__all__ = ["Defence", "logits", "soft_target_loss", "unrecorded", "validate_logits"]
-
 
 class Defence(Wrapper):
     """A system that is trained with a loss that makes it robust. On all other batches it is the system.

@@ -9,8 +9,6 @@ import jax
 from fulmen.core.batch import index
 from fulmen.core.mode import require_key
 
-__all__ = ["example_keys"]
-
 
 def example_keys(component: Any, batch: Any, name: str) -> jax.Array:
     """`(n,)` random keys, from each example's `index`, or from its position in the batch if it has none.

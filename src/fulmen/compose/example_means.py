@@ -13,8 +13,6 @@ from fulmen.core.component import Wrapper, part_name
 from fulmen.core.mergeable import Mean, Mergeable
 from fulmen.core.verbs import as_batch, loss, losses, metrics
 
-__all__ = ["as_metric", "example_mean", "per_example", "total_loss"]
-
 
 def example_mean(value: Any, batch: Any, what: str = "loss") -> jax.Array:
     """The weighted mean over examples of a number or of one number per example.

@@ -12,8 +12,6 @@ from fulmen.core.mode import Train
 from fulmen.core.tree import items, remake
 from fulmen.core.verbs import losses
 
-__all__ = ["owner", "players"]
-
 
 def players(game: Game) -> dict[str, Any]:
     """The players of a game by path: its fields, and each component in a list, tuple or dict (`"critics.0"`)."""

@@ -12,8 +12,6 @@ from fulmen.core.tree import remake, short
 from fulmen.core.verbs import as_batch, augment, metrics, predictions, validate
 from fulmen.dispatching.registry import dispatch
 
-__all__ = ["augmented"]
-
 
 def _parts_with_batches(system: Any, batch: Any) -> dict[str, tuple[Any, Any]]:
     return {name: (part, part_batch(part, name, batch)) for name, part in named_parts(system, Model, System).items()}

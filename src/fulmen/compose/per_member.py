@@ -12,8 +12,6 @@ from fulmen.core.batch import Batch
 from fulmen.core.tree import remake, short
 from fulmen.core.verbs import as_batch
 
-__all__ = ["PerMember", "cut", "per_member", "pooled"]
-
 
 class PerMember(Batch):
     """Separate data for each member: examples along the first axis, as in all data, and members along the second.

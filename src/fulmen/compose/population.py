@@ -18,8 +18,6 @@ from fulmen.core.tree import Tree, children, remake, short
 from fulmen.core.verbs import init, validate
 from fulmen.dispatching.registry import dispatch
 
-__all__ = ["Population", "require_one_per_member"]
-
 
 class Population(System):
     """Several systems of one type that are trained in one program, each independently of the others.

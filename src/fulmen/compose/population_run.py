@@ -34,8 +34,6 @@ from fulmen.core.verbs import augment, update
 from fulmen.dispatching.registry import dispatch
 from fulmen.dispatching.warning import warn
 
-__all__: list[str] = []
-
 
 @dispatch
 def members_of(population: Population, whole):

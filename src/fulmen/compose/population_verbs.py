@@ -35,8 +35,6 @@ from fulmen.core.verbs import (
 )
 from fulmen.dispatching.registry import dispatch
 
-__all__: list[str] = []
-
 
 def _views(function: Callable[..., Any], population: Population, *inputs: Any, axis: int = 0) -> Any:
     """`function(member, *inputs)` of every member in the population's mode."""

@@ -12,22 +12,6 @@ import jax.numpy as jnp
 from fulmen.core.tree import Tree, remake
 from fulmen.core.verbs import show
 
-__all__ = [
-    "Attacked",
-    "Batch",
-    "Labeled",
-    "PartBatches",
-    "Unlabeled",
-    "index",
-    "inner",
-    "inputs",
-    "is_unlabeled",
-    "parts_of",
-    "unweighted",
-    "with_inputs",
-    "with_labels",
-]
-
 
 class Batch(Tree):
     """Examples along the leading axis of every array. Subclass it for custom inputs.

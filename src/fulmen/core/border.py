@@ -17,8 +17,6 @@ from fulmen.core.tree import Tree, data_fields
 from fulmen.core.verbs import as_batch
 from fulmen.dispatching.registry import dispatch
 
-__all__ = ["check_array", "check_weight", "checked_batch", "is_float", "leaf_name", "named_arrays", "native"]
-
 # Most batches have only these types, and need no further check.
 _PLAIN = frozenset({np.dtype(f"{kind}{bits}") for kind in ("int", "uint") for bits in (8, 16, 32, 64)})
 _PLAIN |= frozenset(map(np.dtype, ("bool", "float16", "float32")))

@@ -16,8 +16,6 @@ from fulmen.core.tree import Tree, data_fields, items, remake
 from fulmen.core.verbs import forward, show
 from fulmen.dispatching.lazy_libraries import library_of
 
-__all__ = ["Buffer", "Component", "Frozen", "Game", "Model", "Parameter", "System", "Wrapper", "record"]
-
 
 class Component(Tree):
     """The base of models, systems, objectives, metrics and attacks: a frozen dataclass that is a pytree.

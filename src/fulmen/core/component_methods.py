@@ -13,8 +13,6 @@ from fulmen.core.tree import remake
 from fulmen.core.verbs import after_update, bind, init, validate
 from fulmen.dispatching.registry import dispatch
 
-__all__ = ["unbind"]
-
 
 @dispatch
 def bind(component: object, mode):

@@ -14,10 +14,8 @@ from fulmen.core.fields import STATIC, UNCLEAR, kinds
 from fulmen.core.leaves import BUFFER, CONTAINERS, PARAMETER, components, drawn, is_array, leaves
 from fulmen.core.paths import join_path
 from fulmen.core.tree import Tree, items, short
+from fulmen.dispatching.compiled_code import generation
 from fulmen.dispatching.lazy_libraries import hint
-from fulmen.dispatching.registry import generation
-
-__all__ = ["check_fields", "check_shared_arrays", "require_dispatched"]
 
 # Verbs that take states and data first: a component's method of such a name is unrelated to the verb.
 _OF_RUNS = ("batches", "eval_step", "evaluate", "fit", "on", "plot", "predict", "setup", "steps", "train_step")

@@ -18,8 +18,6 @@ import numpy as np
 
 from fulmen.dispatching.annotations import names_around
 
-__all__ = ["CHILD", "HYPER", "STATIC", "UNCLEAR", "Limits", "hyper", "kinds", "static"]
-
 STATIC, HYPER, CHILD, UNCLEAR = "static", "hyperparameter", "child", "unclear"
 
 _STATIC_TYPES = (int, bool, str, bytes, type(None), type, types.FunctionType, np.dtype, enum.Enum)

@@ -20,8 +20,6 @@ from fulmen.core.verbs import init
 from fulmen.dispatching import hooks
 from fulmen.dispatching.lazy_libraries import library_of
 
-__all__ = ["Leaf", "TracedArraysError", "components", "count_parameters", "leaves"]
-
 PARAMETER, BUFFER, FROZEN, OTHER = "parameter", "buffer", "frozen", "hyperparameter"
 
 CONTAINERS = (list, tuple, dict)

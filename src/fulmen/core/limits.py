@@ -21,8 +21,6 @@ from fulmen.core.naming import concrete, number
 from fulmen.core.tree import Tree, short
 from fulmen.core.verbs import validate
 
-__all__ = ["check_limits"]
-
 _LONGEST = 60  # characters of a value in a message
 _NUMBERS = (int, float, complex, np.generic)
 

@@ -11,8 +11,6 @@ import numpy as np
 from fulmen.core.border import check_weight
 from fulmen.core.tree import Tree
 
-__all__ = ["Last", "Mean", "Mergeable", "Spread"]
-
 
 class Mergeable(Tree):
     """A value made of sums: all leaves are numbers or arrays that add up over batches, and `compute` combines them.

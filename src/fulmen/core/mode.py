@@ -15,8 +15,6 @@ import numpy as np
 from fulmen.core.fields import static
 from fulmen.core.tree import Tree, remake
 
-__all__ = ["Eval", "Mode", "Plan", "Train"]
-
 
 class Mode(Tree):
     """The purpose of a call. Methods dispatch on its type: `Train`, `Eval`, or a custom subclass.

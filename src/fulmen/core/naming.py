@@ -15,8 +15,6 @@ from fulmen.core.component import Component
 from fulmen.core.fields import static
 from fulmen.core.tree import remake, short
 
-__all__ = ["Named"]
-
 
 class Named(Component):
     """A component that is logged under a name: by default that of its class, as `mean_absolute_error`."""

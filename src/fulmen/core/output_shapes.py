@@ -11,9 +11,7 @@ from fulmen.core.leaves import is_array
 from fulmen.core.mode import Eval
 from fulmen.core.structure import pack
 from fulmen.core.verbs import forward
-from fulmen.dispatching.registry import generation
-
-__all__ = ["evaluated", "output_shapes"]
+from fulmen.dispatching.compiled_code import generation
 
 _MOST = 256
 _SETTINGS = ("jax_numpy_dtype_promotion", "jax_enable_x64")

@@ -7,8 +7,6 @@ import re
 from collections.abc import Mapping
 from typing import TypeVar
 
-__all__: list[str] = []
-
 T = TypeVar("T")
 
 

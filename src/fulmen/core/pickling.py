@@ -18,8 +18,6 @@ from fulmen.dispatching.methods import Method
 from fulmen.dispatching.redefinition import mentions
 from fulmen.dispatching.registry import all_named_verbs
 
-__all__ = ["Fields"]
-
 
 class Fields(dict[str, Any]):
     """The `__dataclass_fields__` of a `Tree`.

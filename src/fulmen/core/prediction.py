@@ -15,9 +15,8 @@ from fulmen.core.component import Component
 from fulmen.core.naming import concrete
 from fulmen.core.tree import Tree
 from fulmen.core.verbs import forward, model_inputs
-from fulmen.dispatching.registry import MissingMethodError, dispatch
-
-__all__ = ["Prediction"]
+from fulmen.dispatching.errors import MissingMethodError
+from fulmen.dispatching.registry import dispatch
 
 
 class Prediction(Tree):

@@ -16,8 +16,6 @@ from fulmen.core.state import State
 from fulmen.core.tree import Tree, remake, short
 from fulmen.dispatching.redefinition import check_definitions, newest
 
-__all__ = ["rebuild"]
-
 
 def rebuild(tree: Any) -> Any:
     """The same values in the newest definitions of their classes, after a class was defined again.

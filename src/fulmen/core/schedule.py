@@ -7,8 +7,6 @@ from typing import Any
 from fulmen.core.mode import Plan
 from fulmen.core.tree import Tree
 
-__all__ = ["Schedule"]
-
 
 class Schedule(Tree):
     """A function from the plan to a function of the step. Its numbers are data, its lengths follow from the plan.

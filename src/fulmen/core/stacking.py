@@ -8,8 +8,6 @@ from typing import Any
 import jax
 import numpy as np
 
-__all__ = ["each", "is_own", "join", "split", "take"]
-
 
 def is_own(leaf: Any) -> bool:
     """Whether a leaf has the leading axis: each tree then has its own. All trees share leaves without axes."""

@@ -17,8 +17,6 @@ from fulmen.core.tree import short
 from fulmen.core.verbs import show
 from fulmen.dispatching import hooks
 
-__all__ = ["State", "without_plan"]
-
 
 class State:
     """The complete state of training; a pytree of data.

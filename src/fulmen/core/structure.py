@@ -17,8 +17,6 @@ import numpy as np
 from fulmen.core.component import is_foreign
 from fulmen.core.leaves import is_array
 
-__all__ = ["RECENT", "PerStructure", "Structure", "keep", "pack", "per_structure"]
-
 
 class Structure:
     """The static part of a tree: its treedef, its leaves other than arrays, and extra values.

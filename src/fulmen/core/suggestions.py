@@ -9,8 +9,6 @@ from typing import Any
 
 import optax
 
-__all__ = ["nearest", "unknown_keyword", "unknown_name"]
-
 # Names in other libraries whose counterpart has a different name.
 _COUNTERPARTS = {
     "AUROC": "a custom metric: subclass fm.Metric and write `metrics(metric, prediction)`",

@@ -16,8 +16,6 @@ from fulmen.core.pickling import Fields
 from fulmen.core.suggestions import unknown_keyword
 from fulmen.dispatching.redefinition import define
 
-__all__ = ["Tree", "get", "replace"]
-
 _layouts: dict[type, tuple[tuple[str, ...], tuple[str, ...], tuple[Any, ...]]] = {}
 
 

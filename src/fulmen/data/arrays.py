@@ -13,18 +13,6 @@ from fulmen.core.border import check_array, is_float, named_arrays, native
 from fulmen.core.verbs import batches, steps_per_epoch
 from fulmen.dispatching.registry import dispatch
 
-__all__ = [
-    "batch_count",
-    "check_arrays",
-    "check_positive",
-    "count",
-    "cut",
-    "host_array",
-    "index_batches",
-    "order",
-    "split",
-]
-
 _CHUNK = 1 << 20  # bytes gathered at once; batches are views of them, and a larger chunk would not stay in the cache
 
 

@@ -13,8 +13,6 @@ from fulmen.core.border import check_array, leaf_name
 from fulmen.core.tree import short
 from fulmen.data.arrays import check_finite, check_lengths, host_array, host_dtype
 
-__all__ = ["BatchSpec"]
-
 
 class BatchSpec:
     """The structure of a source's batches, and the type and shape of each array's rows."""

@@ -13,8 +13,6 @@ from fulmen.data.arrays import count
 from fulmen.data.batch_spec import BatchSpec
 from fulmen.data.iterables import describe_data
 
-__all__ = ["Batches", "EpochReader"]
-
 Batches: TypeAlias = Generator[Any, None, None]
 
 

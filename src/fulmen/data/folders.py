@@ -10,8 +10,6 @@ from typing import TypeAlias
 
 import numpy as np
 
-__all__ = ["cifar10", "mnist", "read_idx"]
-
 Arrays: TypeAlias = tuple[np.ndarray, np.ndarray]
 
 _CLASSES = 10

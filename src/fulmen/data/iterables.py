@@ -12,8 +12,6 @@ from fulmen.core.verbs import batches, steps_per_epoch
 from fulmen.data.libraries import teach
 from fulmen.dispatching.registry import dispatch
 
-__all__ = ["BatchList", "describe_data", "iterate", "length", "put_back", "refuse_drop_last"]
-
 _returned: weakref.WeakKeyDictionary[Any, list[Any]] = weakref.WeakKeyDictionary()
 """By iterator, the batches that were put back."""
 

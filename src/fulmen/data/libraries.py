@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib
 
-__all__ = ["teach"]
-
 # From the modules of a library's classes to the file in `interop` with the methods for them.
 _FILES = {
     "torch.utils.data": "torch_data",

@@ -13,8 +13,6 @@ from fulmen.core.verbs import batches, steps_per_epoch
 from fulmen.data.arrays import batch_count, count, cut
 from fulmen.dispatching.registry import dispatch
 
-__all__ = ["Mapped", "open"]
-
 _LOCAL_HEADER = 30  # bytes of a zip entry before its name
 
 

@@ -14,8 +14,6 @@ from fulmen.core.verbs import batches, steps_per_epoch
 from fulmen.data.arrays import batch_count, count, order
 from fulmen.dispatching.registry import dispatch
 
-__all__ = ["Mixed"]
-
 
 class Mixed(Batch):
     """Labelled and unlabelled examples, as one batch or as data.

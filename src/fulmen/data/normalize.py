@@ -20,8 +20,6 @@ from fulmen.data.libraries import teach
 from fulmen.data.mapped import Mapped
 from fulmen.data.side_by_side import Sources
 
-__all__ = ["in_memory", "normalized", "takes_back"]
-
 
 def normalized(data: Any) -> Any:
     """The data as `batches` takes it: arrays are checked, and the methods for other libraries' sources are loaded.

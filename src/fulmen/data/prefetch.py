@@ -9,8 +9,6 @@ from typing import Any
 
 import jax
 
-__all__ = ["Prefetch", "ahead"]
-
 _END = object()
 
 

@@ -8,8 +8,6 @@ from typing import Any
 from fulmen.core.verbs import batches, steps_per_epoch
 from fulmen.dispatching.registry import dispatch
 
-__all__ = ["Sources"]
-
 
 class Sources(dict[str, Any]):
     """Data by name, of which some entries make their own batches. A step gets one batch of each.

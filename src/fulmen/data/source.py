@@ -23,8 +23,6 @@ from fulmen.data.prefetch import Prefetch, ahead
 from fulmen.dispatching.registry import dispatch
 from fulmen.dispatching.warning import warn
 
-__all__ = ["Source", "check_seed"]
-
 _BATCH_SIZE = 32
 _DEPTH = 2
 

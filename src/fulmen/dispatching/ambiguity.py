@@ -9,8 +9,6 @@ from fulmen.dispatching.annotations import members
 from fulmen.dispatching.methods import Method
 from fulmen.dispatching.verb import Verb
 
-__all__ = ["ambiguities"]
-
 
 def ambiguities(verb: Verb) -> Iterator[tuple[Method, Method, tuple[type, ...]]]:
     """Pairs of methods that are equally specific for some arguments, with no method that is more specific for these.

@@ -12,8 +12,6 @@ from typing import Any
 
 import plum
 
-__all__ = ["comparable", "dispatching", "evaluate", "members", "name_of", "names_around", "union"]
-
 
 def members(hint: Any) -> tuple[Any, ...]:
     """The classes in a union, or the one class."""

@@ -10,8 +10,6 @@ from typing import Any
 
 import jax
 
-__all__ = ["Recorder", "all_verbs", "forget_calls", "generation", "lock", "recorded", "recorder", "drop_compiled"]
-
 lock = threading.RLock()
 all_verbs: weakref.WeakSet[Any] = weakref.WeakSet()
 _recording: list[Recorder] = []

@@ -8,8 +8,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Contract"]
-
 
 @dataclasses.dataclass(frozen=True)
 class Contract:

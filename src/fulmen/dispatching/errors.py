@@ -15,8 +15,6 @@ from fulmen.dispatching.contract import Contract
 from fulmen.dispatching.lazy_libraries import hint as what_to_do
 from fulmen.dispatching.methods import Method
 
-__all__ = ["AmbiguousMethodError", "MissingMethodError", "OutdatedInstanceError"]
-
 
 class MissingMethodError(TypeError):
     """No method of a verb fits the types of the arguments."""

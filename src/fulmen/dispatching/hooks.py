@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["advice", "comes_first", "verb_html"]
-
 
 def _nothing(*args: Any) -> str:
     return ""

@@ -6,8 +6,6 @@ import importlib
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["explain_unknown", "hint", "library_of", "load_when_met", "load_libraries", "missing", "teach"]
-
 _adapters: dict[str, str] = {}  # from the prefix of the module of a base class `Module` to the module with its methods
 _hints: dict[str, str] = {}
 _libraries: dict[type, Any] = {}  # by the base class of its modules

@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import PurePath
 
-__all__ = ["place"]
-
 
 def place(location: str, module: str) -> str:
     """A file and line, the file as its module is imported: `fulmen/systems/gan.py:96`.

@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 from fulmen.dispatching.methods import Method, context_for
 from fulmen.dispatching.resolution import more_specific
 
-__all__ = ["NO_METHOD", "Around", "CallTypes", "MethodCache", "dispatch_type", "innermost", "quick_call"]
-
 NO_METHOD: Any = object()
 """The cache entry of a call for which there is no method, or more than one."""
 

@@ -15,8 +15,6 @@ from fulmen.dispatching.methods import Method
 from fulmen.dispatching.redefinition import check_definitions, mentions, moved
 from fulmen.dispatching.resolution import Wrapper, most_specific
 
-__all__ = ["MethodTable", "PlumMethod", "delegate_to_part"]
-
 
 class PlumMethod:
     """A method as plum calls it: a function of the context, if the verb takes one, and the arguments."""

@@ -16,8 +16,6 @@ from fulmen.dispatching.annotations import dispatching, evaluate, members, name_
 from fulmen.dispatching.contract import Contract
 from fulmen.dispatching.location import place
 
-__all__ = ["Method", "plain_function", "read_methods", "refuse_twin"]
-
 _EMPTY = inspect.Parameter.empty
 _BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 

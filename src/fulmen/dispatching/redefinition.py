@@ -13,8 +13,6 @@ from fulmen.dispatching.compiled_code import all_verbs, drop_compiled, lock
 from fulmen.dispatching.errors import outdated
 from fulmen.dispatching.methods import Method
 
-__all__ = ["check_definitions", "define", "note_classes", "mentions", "moved", "newest"]
-
 _definitions: dict[tuple[str, str], type] = {}  # the newest definition of each class, by module and qualified name
 _superseded: dict[type, type] = {}  # from an earlier definition of a class to the one that replaced it
 _made_by_call: weakref.WeakSet[type] = weakref.WeakSet()

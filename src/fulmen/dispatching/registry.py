@@ -7,29 +7,11 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from fulmen.dispatching.ambiguity import ambiguities
 from fulmen.dispatching.annotations import names_around
-from fulmen.dispatching.compiled_code import drop_compiled, generation, lock, recorded
+from fulmen.dispatching.compiled_code import drop_compiled, lock
 from fulmen.dispatching.contract import Contract
-from fulmen.dispatching.errors import AmbiguousMethodError, MissingMethodError, OutdatedInstanceError
-from fulmen.dispatching.methods import Method, plain_function
+from fulmen.dispatching.methods import plain_function
 from fulmen.dispatching.verb import Verb
-
-__all__ = [
-    "AmbiguousMethodError",
-    "Method",
-    "MissingMethodError",
-    "OutdatedInstanceError",
-    "Verb",
-    "all_named_verbs",
-    "ambiguities",
-    "dispatch",
-    "generation",
-    "is_public",
-    "recorded",
-    "verb",
-    "verbs",
-]
 
 _verbs: dict[tuple[str, str], Verb] = {}  # verbs that can be found by name
 

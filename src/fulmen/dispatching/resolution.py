@@ -10,8 +10,6 @@ import plum
 from fulmen.dispatching.methods import Method
 from fulmen.dispatching.warning import warn
 
-__all__ = ["Wrapper", "more_specific", "most_specific", "package", "warn_of_override"]
-
 
 class Wrapper(abc.ABC):  # noqa: B024 - recognised by its attribute
     """Any class with a `__part__`, to which verbs delegate the calls for which the class has no method."""

@@ -25,8 +25,6 @@ from fulmen.dispatching.methods import Method, plain_function, read_methods, ref
 from fulmen.dispatching.redefinition import note_classes
 from fulmen.dispatching.resolution import package, warn_of_override
 
-__all__ = ["Verb"]
-
 
 class Verb:
     """A generic function: the types of its positional arguments choose the method; options follow `*`.

@@ -6,8 +6,6 @@ import os
 import sys
 import warnings
 
-__all__ = ["warn"]
-
 _LIBRARY = (
     os.path.dirname(os.path.dirname(__file__)) + os.sep
 )  # a separator, so that other packages with this prefix do not count

@@ -11,8 +11,6 @@ from fulmen.core.verbs import reset, step
 from fulmen.dispatching.registry import dispatch
 from fulmen.environments.environment import Environment, Transition
 
-__all__ = ["CartPole"]
-
 
 class CartPole(Environment):
     """Balancing a pole on a cart that is pushed left or right, with a reward of 1 per step.

@@ -11,8 +11,6 @@ from fulmen.core.component import Component
 from fulmen.core.verbs import observe, reset, step
 from fulmen.dispatching.registry import dispatch
 
-__all__ = ["Environment", "Playing", "Transition", "begin", "play"]
-
 
 class Environment(Component):
     """An environment for one agent, whose state is a tree of arrays; its numbers are hyperparameters.

@@ -9,8 +9,6 @@ import jax
 from fulmen.core.leaves import is_array
 from fulmen.core.verbs import init
 
-__all__ = ["described"]
-
 
 def described(component: Any) -> tuple[Any, bool]:
     """The component with shapes in place of arrays that are not drawn yet, and whether it has all arrays."""

@@ -25,8 +25,6 @@ from fulmen.optimizers import MissingOptimizerError
 from fulmen.optimizers.update_schedule import update_schedule
 from fulmen.train.compiled_step import step_program
 
-__all__ = ["Cost", "costs"]
-
 _LONG_RUN = 1_000_000  # steps of schedules: the length of the run is unknown
 
 

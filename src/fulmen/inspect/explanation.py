@@ -17,11 +17,12 @@ from jax.core import Tracer
 from fulmen.core.component import Component, Frozen, Model, System, Wrapper
 from fulmen.core.leaves import TracedArraysError, is_array
 from fulmen.core.verbs import init
-from fulmen.dispatching.registry import Method, Verb, is_public, recorded
+from fulmen.dispatching.compiled_code import recorded
+from fulmen.dispatching.location import place
+from fulmen.dispatching.methods import Method
+from fulmen.dispatching.registry import Verb, is_public
 from fulmen.inspect.abstract import described
-from fulmen.inspect.text import Picture, align, faint, html_code, html_page, html_table, place, tree_prefixes
-
-__all__ = ["Call", "Explanation", "explain"]
+from fulmen.inspect.text import Picture, align, faint, html_code, html_page, html_table, tree_prefixes
 
 _BASES = (object, Component, Frozen, Model, System, Wrapper)
 _QUIET = ("after_update", "as_batch", "bind", "validate")  # called at every level; printed only where a user extends them

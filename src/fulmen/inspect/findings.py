@@ -11,10 +11,9 @@ import traceback
 from collections.abc import Iterator
 from pathlib import PurePath
 
-from fulmen.dispatching.registry import AmbiguousMethodError, MissingMethodError
-from fulmen.inspect.text import Picture, html_page, html_table, place
-
-__all__ = ["Finding", "Report"]
+from fulmen.dispatching.errors import AmbiguousMethodError, MissingMethodError
+from fulmen.dispatching.location import place
+from fulmen.inspect.text import Picture, html_page, html_table
 
 OK, WARNING, ERROR = "ok", "warning", "error"
 

@@ -20,8 +20,6 @@ from fulmen.inspect.text import shortened
 from fulmen.optimizers import groups
 from fulmen.train.gradients import differentiate
 
-__all__ = ["check_numbers"]
-
 _STEP_SIZE = 0.01
 
 

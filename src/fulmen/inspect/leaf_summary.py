@@ -16,8 +16,6 @@ from fulmen.core.state import State
 from fulmen.inspect.abstract import described
 from fulmen.inspect.summary_table import Part, Row, Summary
 
-__all__ = ["summary"]
-
 
 def summary(
     component: Any,

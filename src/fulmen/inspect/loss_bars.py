@@ -9,8 +9,6 @@ from fulmen.dispatching.registry import dispatch
 from fulmen.inspect.loss_nodes import LossNode
 from fulmen.inspect.plot_style import COLOURS, TEXT, grid
 
-__all__: list[str] = []
-
 _LONGEST = 40  # characters of an entry's name
 
 

@@ -21,10 +21,9 @@ from fulmen.core.leaves import require_arrays
 from fulmen.core.mode import Eval, Mode, bound_mode
 from fulmen.core.state import State
 from fulmen.core.verbs import as_batch, bind, loss, losses, reduce_losses
-from fulmen.inspect.text import Picture, align, faint, html_code, html_page, html_table, place, tree_prefixes
+from fulmen.dispatching.location import place
+from fulmen.inspect.text import Picture, align, faint, html_code, html_page, html_table, tree_prefixes
 from fulmen.objectives import Objective, Scaled, Scheduled
-
-__all__ = ["LossNode", "loss_tree"]
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["COLOURS", "TEXT", "grid"]
-
 # Colours with a contrast of at least 3.5 to white and to near-black, distinguishable with the three kinds of colour blindness.
 # There are only five of them, so lines are also labelled and dashed.
 COLOURS = ("#3f83d2", "#d7690e", "#8739ff", "#a54f89", "#846458")

@@ -23,16 +23,16 @@ from fulmen.core.verbs import as_batch, bind, init, setup, validate
 from fulmen.data.arrays import count
 from fulmen.data.iterables import describe_data
 from fulmen.data.source import Source
-from fulmen.dispatching.registry import ambiguities, verbs
+from fulmen.dispatching.ambiguity import ambiguities
+from fulmen.dispatching.location import place
+from fulmen.dispatching.registry import verbs
 from fulmen.inspect.findings import OK, WARNING, Report
 from fulmen.inspect.gradient_check import check_numbers
-from fulmen.inspect.text import place, shortened
+from fulmen.inspect.text import shortened
 from fulmen.optimizers import MissingOptimizerError, groups
 from fulmen.optimizers.update_schedule import update_schedule
 from fulmen.train.setup import check_component
 from fulmen.train.step_logs import observe
-
-__all__ = ["check"]
 
 _LONG_RUN = 1_000_000  # steps of schedules, if the length of the run is unknown
 

@@ -14,8 +14,6 @@ from fulmen.core.verbs import plot
 from fulmen.dispatching.registry import dispatch
 from fulmen.inspect.plot_style import COLOURS, TEXT, grid
 
-__all__: list[str] = []
-
 
 @dispatch
 def plot(schedule: Schedule, *, plan=None):

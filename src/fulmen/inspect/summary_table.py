@@ -14,7 +14,6 @@ from fulmen.inspect.text import Picture, align, describe_bytes, describe_flops, 
 if TYPE_CHECKING:
     from fulmen.inspect.cost import Cost
 
-__all__ = ["Part", "Row", "Summary"]
 
 Cells = list[list[str]]
 _OPEN = 30  # leaves up to which a notebook shows them

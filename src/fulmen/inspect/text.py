@@ -7,10 +7,6 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from fulmen.dispatching.location import place
-
-__all__ = ["Picture", "describe_bytes", "describe_flops", "drawable", "html_page", "html_table", "place", "shortened"]
-
 BRANCH, LAST, PIPE, SPACE = "├─ ", "└─ ", "│  ", "   "
 _ASCII = str.maketrans({"├": "|", "└": "`", "│": "|", "─": "-", "━": "-", "╸": "-", "·": ".", "×": "x", "→": ">", "…": "~"})
 _SHOWN = 5  # names in a list

@@ -7,9 +7,8 @@ import inspect
 from typing import Any
 
 from fulmen.dispatching import hooks
-from fulmen.inspect.text import faint, first_line, html_page, html_table, place
-
-__all__ = ["methods_table"]
+from fulmen.dispatching.location import place
+from fulmen.inspect.text import faint, first_line, html_page, html_table
 
 
 def methods_table(verb: Any) -> str:

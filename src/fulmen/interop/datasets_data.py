@@ -10,8 +10,6 @@ from fulmen.core.verbs import batches, steps_per_epoch
 from fulmen.data.arrays import batch_count, index_batches
 from fulmen.dispatching.registry import dispatch
 
-__all__: list[str] = []
-
 
 @dispatch
 def batches(data: Dataset, plan, epoch, start=0):

@@ -23,8 +23,6 @@ from fulmen.core.mode import Mode, Train
 from fulmen.interop.foreign import Library, register
 from fulmen.interop.signatures import key_for, parameters_of
 
-__all__ = ["with_state"]
-
 
 def with_state(model: Any, state: Any) -> Any:
     """A module with its state inside, from the pair that `eqx.nn.make_with_state` gives.

@@ -26,8 +26,6 @@ from fulmen.core.tree import remake
 from fulmen.dispatching.lazy_libraries import library_of, teach
 from fulmen.dispatching.registry import dispatch
 
-__all__ = ["Foreign", "Library", "register"]
-
 
 @dataclasses.dataclass(frozen=True)
 class Library:

@@ -16,8 +16,6 @@ from fulmen.core.verbs import forward, init, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.interop.signatures import KEYS, flags, key_for, parameters_of
 
-__all__ = ["Functional", "functional", "shapes_of", "zeros"]
-
 
 class Functional(Model):
     """A model that is a pair of functions; `fm.functional` makes it.

@@ -16,8 +16,6 @@ from fulmen.dispatching.registry import dispatch
 from fulmen.interop.functional import shapes_of, zeros
 from fulmen.interop.signatures import flags
 
-__all__ = ["Linen"]
-
 
 class Linen(Model):
     """A Flax Linen module with its variables, since the module itself holds no arrays.

@@ -24,8 +24,6 @@ from fulmen.core.mode import Mode, Train
 from fulmen.interop.foreign import Library, register
 from fulmen.interop.signatures import KEYS, flags, key_for, parameters_of
 
-__all__: list[str] = []
-
 
 def _is_variable(node: Any) -> bool:
     return isinstance(node, nnx.Variable)

@@ -10,8 +10,6 @@ import jax
 
 from fulmen.core.mode import Mode, Train
 
-__all__ = ["KEYS", "flags", "key_for", "parameters_of"]
-
 _FLAGS = {
     "train": True,
     "training": True,

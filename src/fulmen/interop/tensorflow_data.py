@@ -8,8 +8,6 @@ from fulmen.core.verbs import batches, steps_per_epoch
 from fulmen.data.iterables import refuse_drop_last
 from fulmen.dispatching.registry import dispatch
 
-__all__: list[str] = []
-
 
 @dispatch
 def batches(data: tf.data.Dataset, plan, epoch, start=0):

@@ -17,8 +17,6 @@ from fulmen.data.arrays import batch_count, index_batches
 from fulmen.data.iterables import length, refuse_drop_last
 from fulmen.dispatching.registry import dispatch
 
-__all__: list[str] = []
-
 
 @dispatch
 def batches(data: DataLoader, plan, epoch, start=0):

@@ -13,8 +13,6 @@ from fulmen.core.verbs import metrics, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.metric_types.metric import ClassMetric, labels_of, weight_of
 
-__all__ = ["Accuracy", "TopK"]
-
 
 class Accuracy(ClassMetric):
     """The share of examples whose class has the largest output; a tie or a NaN counts as wrong.

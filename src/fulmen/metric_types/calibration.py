@@ -17,8 +17,6 @@ from fulmen.core.verbs import metrics, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.metric_types.metric import ClassMetric, Metric, labels_of, numpy_of, ratio, weight_of, weighted_sum, weights
 
-__all__ = ["BitsPerCharacter", "CalibrationError", "Perplexity"]
-
 
 class CalibrationError(ClassMetric):
     """The expected calibration error: Σ_b n_b / n · |accuracy_b − confidence_b|.

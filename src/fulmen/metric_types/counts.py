@@ -14,8 +14,6 @@ from fulmen.core.verbs import metrics, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.metric_types.metric import ClassMetric, labels_of, numpy_of, ratio, weighted_sum, weights
 
-__all__ = ["F1", "ConfusionMatrix", "Precision", "Recall"]
-
 
 class ClassRate(ClassMetric):
     """The true positives of each class, divided by a total, and averaged over classes.

@@ -15,8 +15,6 @@ from fulmen.core.prediction import Prediction, check_classes, class_targets
 from fulmen.core.verbs import metrics, validate
 from fulmen.dispatching.registry import dispatch
 
-__all__ = ["Metric"]
-
 
 class Metric(Named):
     """A metric of a prediction. It is logged under the name of its class, or that of `metric.named("…")`.

@@ -15,8 +15,6 @@ from fulmen.core.verbs import metrics, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.metric_types.metric import Metric, numpy_of, ratio, weight_of, weighted_sum, weights
 
-__all__ = ["R2", "RMSE", "MeanAbsoluteError"]
-
 _FARTHEST = 100.0  # standard deviations from `center` to the targets, for which single precision is accurate enough
 
 

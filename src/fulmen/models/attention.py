@@ -15,8 +15,6 @@ from fulmen.dispatching.registry import dispatch
 from fulmen.models.input_checks import require_inexact
 from fulmen.models.layers import Dense
 
-__all__ = ["Attention", "rotary"]
-
 
 class Attention(Model):
     """Multi-head self-attention: `(n, length, features)` to the same shape.

@@ -11,8 +11,6 @@ from fulmen.core.component import Component, Model
 from fulmen.core.verbs import forward, layer_order
 from fulmen.dispatching.registry import dispatch
 
-__all__ = ["Chain", "Function"]
-
 
 class Function(Model):
     """A function as a layer, such as `jax.nn.relu`.

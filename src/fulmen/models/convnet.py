@@ -15,8 +15,6 @@ from fulmen.models.mlp import dropouts
 from fulmen.models.normalization import BatchNorm
 from fulmen.models.pooling import MaxPool
 
-__all__ = ["ConvNet"]
-
 
 class ConvNet(Chain):
     """A convolutional network for small images: `(n, height, width, in_channels)` to `(n, classes)`.

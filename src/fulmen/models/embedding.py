@@ -15,8 +15,6 @@ from fulmen.core.verbs import forward, init
 from fulmen.dispatching.registry import dispatch
 from fulmen.models.input_checks import require_arrays
 
-__all__ = ["Embedding"]
-
 
 class Embedding(Model):
     """A vector for each token: integers `(…)` to `(…, features)`.

@@ -11,8 +11,6 @@ import jax.numpy as jnp
 from fulmen.core.batch import Unlabeled
 from fulmen.core.verbs import forward, validate
 
-__all__ = ["generate"]
-
 
 def generate(model: Any, tokens: Any, n: int, key: Any, temperature: float = 1.0) -> jax.Array:
     """Continue sequences: each next token is drawn from `softmax(logits / temperature)`.

@@ -24,8 +24,6 @@ from fulmen.models.input_checks import (
     require_last_axis,
 )
 
-__all__ = ["Conv", "Dense", "Dropout", "Flatten"]
-
 
 class Dense(Model):
     """A linear map of the last axis: `(…, in_features)` to `(…, out_features)`.

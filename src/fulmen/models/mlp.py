@@ -12,8 +12,6 @@ import jax
 from fulmen.models.chain import Chain
 from fulmen.models.layers import Dense, Dropout
 
-__all__ = ["MLP"]
-
 
 class MLP(Chain):
     """A multilayer perceptron: `(…, sizes[0])` to `(…, sizes[-1])`. As in a `Chain`, `mlp[0]` is the first layer.

@@ -16,8 +16,6 @@ from fulmen.core.verbs import forward, init, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.models.input_checks import aligned, promoted, require_arrays, require_last_axis
 
-__all__ = ["BatchNorm", "GroupNorm", "LayerNorm", "RMSNorm"]
-
 
 class Normalization(Model):
     """A layer with a scale (and perhaps a shift and running statistics) for each of `features`, and an `epsilon`."""

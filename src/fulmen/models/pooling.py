@@ -14,8 +14,6 @@ from fulmen.core.verbs import forward, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.models.input_checks import pair, require_images, require_inexact
 
-__all__ = ["AvgPool", "GlobalAvgPool", "MaxPool"]
-
 
 class Pool(Model):
     """Pooling over windows of images; incomplete windows at the right and at the bottom are left out."""

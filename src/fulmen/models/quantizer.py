@@ -13,8 +13,6 @@ from fulmen.core.verbs import forward, init
 from fulmen.dispatching.registry import dispatch
 from fulmen.models.input_checks import require_arrays, require_last_axis
 
-__all__ = ["Quantizer"]
-
 
 class Quantizer(Model):
     """Replaces each vector by the nearest one of a codebook: `(…, features)` to the same shape.

@@ -15,8 +15,6 @@ from fulmen.models.layers import Conv, Dense
 from fulmen.models.normalization import BatchNorm
 from fulmen.models.pooling import GlobalAvgPool, MaxPool
 
-__all__ = ["BasicBlock", "Bottleneck", "ResNet", "resnet18", "resnet34", "resnet50"]
-
 
 class BasicBlock(Model):
     """Two 3×3 convolutions with a residual connection: `(n, height, width, in_channels)` to `(n, …, …, width)`.

@@ -17,8 +17,6 @@ from fulmen.core.tree import remake
 from fulmen.core.verbs import after_update, bind, forward, init, validate
 from fulmen.dispatching.registry import dispatch
 
-__all__ = ["Stacked"]
-
 
 class Stacked(Model):
     """The same block `n` times in sequence, each with separate arrays.

@@ -20,8 +20,6 @@ from fulmen.models.mlp import dropouts
 from fulmen.models.normalization import LayerNorm
 from fulmen.models.stacked import Stacked
 
-__all__ = ["Transformer", "TransformerBlock", "gpt2"]
-
 
 class TransformerBlock(Model):
     """Attention, then two linear maps with a GELU between them, each with a normalization before and a residual connection.

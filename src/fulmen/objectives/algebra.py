@@ -19,8 +19,6 @@ from fulmen.core.tree import remake
 from fulmen.core.verbs import loss, validate
 from fulmen.dispatching.registry import dispatch
 
-__all__ = ["Objective", "Scaled", "Scheduled", "Sum"]
-
 
 class Objective(Named):
     """A loss term. `a + b` and `0.1 * a` are objectives too; a term's weight is data and may change without recompiling.

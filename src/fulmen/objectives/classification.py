@@ -17,8 +17,6 @@ from fulmen.dispatching.registry import dispatch
 from fulmen.objectives.algebra import Objective
 from fulmen.objectives.regression_losses import NumberObjective, mean_per_example
 
-__all__ = ["KL", "BinaryCrossEntropy", "Brier", "CrossEntropy", "Hinge"]
-
 
 class ClassObjective(Objective):
     """An objective of logits or scores `(n, classes)`, one number per example.

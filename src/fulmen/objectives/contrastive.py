@@ -13,8 +13,6 @@ from fulmen.core.verbs import loss
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives.algebra import Objective
 
-__all__ = ["CosineDistance", "InfoNCE", "NTXent"]
-
 
 class InfoNCE(Objective):
     """The cross-entropy of matching each z with its y in the batch: −log(exp(cos(z_i, y_i) / τ) / Σ_j exp(cos(z_i, y_j) / τ)).

@@ -12,8 +12,6 @@ from fulmen.core.verbs import loss, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives.classification import ClassObjective
 
-__all__ = ["DLR", "Margin"]
-
 
 class Margin(ClassObjective):
     """The highest other logit minus the true one: max_{i≠y} z_i − z_y, positive where the model is wrong.

@@ -16,8 +16,6 @@ from fulmen.core.verbs import loss
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives.algebra import Objective, total
 
-__all__ = ["L1", "L2", "kernels"]
-
 
 class Penalty(Objective):
     """An objective of the model's parameters, or of its kernels only."""

@@ -13,8 +13,6 @@ from fulmen.core.verbs import loss, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives.algebra import Objective
 
-__all__ = ["MAE", "MSE", "Huber"]
-
 
 class NumberObjective(Objective):
     """An objective of outputs z and targets y of one shape: one number per example, averaged over all but the first axis."""

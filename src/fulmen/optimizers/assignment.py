@@ -22,8 +22,6 @@ from fulmen.optimizers.optimizer import Built, FrozenMarker, build, frozen
 from fulmen.optimizers.update_intervals import Every, interval, plan_of_updates
 from fulmen.schedules.schedule_lengths import is_plan_function
 
-__all__ = ["Group", "MissingOptimizerError", "groups", "warn_of_unreached_ends"]
-
 
 class MissingOptimizerError(ValueError):
     """A parameter has no optimizer.

@@ -21,8 +21,6 @@ from fulmen.models.stacked import Stacked
 from fulmen.objectives.penalties import parameters
 from fulmen.optimizers.optimizer import Built, Enclosing, build
 
-__all__ = ["depths", "layerwise"]
-
 
 @dispatch
 def layer_order(component: object):

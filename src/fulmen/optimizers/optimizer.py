@@ -19,8 +19,6 @@ from fulmen.core.verbs import configure_optimizers
 from fulmen.dispatching.registry import dispatch
 from fulmen.schedules.schedule_lengths import as_schedule, is_plan_function
 
-__all__ = ["Built", "Enclosing", "FrozenMarker", "Optimizer", "build", "frozen", "is_constructor"]
-
 
 class FrozenMarker(optax.GradientTransformation):
     """The type of `frozen`."""

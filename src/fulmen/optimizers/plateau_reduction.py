@@ -11,8 +11,6 @@ from fulmen.core.fields import static
 from fulmen.core.mode import Plan
 from fulmen.optimizers.optimizer import Built, Enclosing, build
 
-__all__ = ["plateau"]
-
 
 class Plateau(Enclosing):
     """See `plateau`."""

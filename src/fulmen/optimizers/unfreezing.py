@@ -13,8 +13,6 @@ from fulmen.core.mode import Plan
 from fulmen.optimizers.optimizer import Built, Enclosing, build
 from fulmen.schedules.schedule_lengths import after, run_length
 
-__all__ = ["unfreeze"]
-
 
 class Unfreeze(Enclosing):
     """See `unfreeze`."""

@@ -11,8 +11,6 @@ from fulmen.core.verbs import intervals
 from fulmen.dispatching.registry import dispatch
 from fulmen.optimizers.optimizer import Built, Enclosing, build
 
-__all__ = ["every", "plan_of_updates"]
-
 
 class Every(Enclosing):
     """See `every`."""

@@ -12,10 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fulmen.core.state import State
-from fulmen.dispatching.registry import generation
+from fulmen.dispatching.compiled_code import generation
 from fulmen.optimizers.assignment import Group, groups
-
-__all__ = ["NOBODY", "UpdateSchedule", "update_schedule"]
 
 NOBODY: frozenset[str] = frozenset()
 

@@ -13,8 +13,6 @@ from fulmen.core.mode import Plan
 from fulmen.core.schedule import Schedule
 from fulmen.core.tree import remake
 
-__all__: list[str] = []
-
 
 class StepFunction(Schedule):
     """A function of the step, such as an optax schedule."""

@@ -13,8 +13,6 @@ from fulmen.core.mode import Plan
 from fulmen.core.schedule import Schedule
 from fulmen.schedules.schedule_lengths import after, as_schedule, length, run_length, steps_of
 
-__all__ = ["cosine", "linear", "one_cycle", "step_decay", "warmup"]
-
 
 class Cosine(Schedule):
     """See `cosine`."""

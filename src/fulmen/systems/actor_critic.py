@@ -18,8 +18,6 @@ from fulmen.core.verbs import after_update, augment, forward, init, losses, metr
 from fulmen.dispatching.registry import dispatch
 from fulmen.environments.environment import Environment, Playing, begin, play
 
-__all__ = ["ActorCritic", "Rollout"]
-
 
 class Rollout(Batch):
     """Trajectories of `n` agents over `t` steps.

@@ -17,8 +17,6 @@ from fulmen.dispatching.registry import dispatch
 from fulmen.train.gradients import apply_gradients, differentiate
 from fulmen.train.step import end_step, require_standard_steps
 
-__all__ = ["Alternating"]
-
 
 class Alternating(Wrapper):
     """A game whose players are updated one after another, in the order of its `losses`; each sees the updates before its own.

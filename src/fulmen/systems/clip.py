@@ -17,8 +17,6 @@ from fulmen.core.verbs import forward, init, loss, losses, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives.contrastive import InfoNCE, directions
 
-__all__ = ["CLIP"]
-
 _LOWEST_TEMPERATURE = 0.01
 
 

@@ -19,8 +19,6 @@ from fulmen.core.verbs import as_batch, augment, forward, loss, losses, metrics,
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import KL
 
-__all__ = ["Distillation"]
-
 
 class Distillation(System):
     """A student that is trained on labels and on the outputs of a teacher: (1 − α) loss(x) + α T² KL(p_T(x) ‖ q_T(x)).

@@ -17,8 +17,6 @@ from fulmen.core.tree import remake
 from fulmen.core.verbs import after_update, as_batch, augment, init, validate
 from fulmen.dispatching.registry import dispatch
 
-__all__ = ["EMA", "trained"]
-
 
 class EMA(Wrapper):
     """A component and an exponential moving average of its parameters and running statistics (Polyak averaging).

@@ -15,10 +15,9 @@ from fulmen.core.fields import hyper, static
 from fulmen.core.mode import Mode, require_key
 from fulmen.core.output_shapes import evaluated, output_shapes
 from fulmen.core.verbs import forward, gan_losses, intervals, losses, sample, validate
-from fulmen.dispatching.registry import MissingMethodError, dispatch
+from fulmen.dispatching.errors import MissingMethodError
+from fulmen.dispatching.registry import dispatch
 from fulmen.objectives.classification import Hinge
-
-__all__ = ["GAN", "NonSaturating", "Wasserstein"]
 
 
 class NonSaturating(Component):

@@ -23,8 +23,6 @@ from fulmen.metric_types import Metric, Perplexity
 from fulmen.models.embedding import require_tokens
 from fulmen.objectives import CrossEntropy, Objective
 
-__all__ = ["LanguageModel", "Tokens"]
-
 
 class Tokens(Labeled):
     """Sequences of tokens as inputs and targets: the target of a token is the next one.

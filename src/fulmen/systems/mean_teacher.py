@@ -13,8 +13,6 @@ from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import Brier, Objective
 from fulmen.systems.ema import EMA
 
-__all__ = ["MeanTeacher"]
-
 
 class MeanTeacher(Defence):
     """Mean teacher: loss(x) + the distance of the student's probabilities to those of its teacher, the average of its weights.

@@ -16,8 +16,6 @@ from fulmen.core.output_shapes import evaluated, output_shapes
 from fulmen.core.verbs import as_batch, forward, losses, metrics, predictions, validate
 from fulmen.dispatching.registry import dispatch
 
-__all__ = ["MultiTask"]
-
 
 class MultiTask(System):
     """A backbone that all tasks share, and a head for each task, whose inputs are the backbone's features.

@@ -8,8 +8,6 @@ from fulmen.compose.supervised import Supervised
 from fulmen.metric_types import MeanAbsoluteError, Metric
 from fulmen.objectives import MSE, Objective
 
-__all__ = ["Regressor"]
-
 
 class Regressor(Supervised):
     """A model whose outputs are numbers, of the shape of the targets.

@@ -17,8 +17,6 @@ from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import CosineDistance, NTXent, Objective
 from fulmen.systems.ema import EMA
 
-__all__ = ["BYOL", "SelfSupervised"]
-
 
 class SelfSupervised(System):
     """A model that learns representations from two views of each example, which are augmented independently.

@@ -14,8 +14,6 @@ from fulmen.core.verbs import as_batch, augment, loss, losses, metrics, predicti
 from fulmen.data.mixed import Mixed
 from fulmen.dispatching.registry import dispatch
 
-__all__ = ["SemiSupervised"]
-
 
 class SemiSupervised(Wrapper):
     """A system whose loss on `Mixed` batches is loss(labelled) + w · loss(unlabelled); on other batches it is the system.

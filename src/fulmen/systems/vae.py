@@ -19,8 +19,6 @@ from fulmen.core.verbs import forward, loss, losses, sample, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import BinaryCrossEntropy, Objective
 
-__all__ = ["VAE"]
-
 
 class VAE(System):
     """A variational autoencoder: −ELBO = −E log p(x | z) + β KL(q(z | x) ‖ N(0, 1)), in nats for each example.

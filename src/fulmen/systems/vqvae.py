@@ -18,8 +18,6 @@ from fulmen.dispatching.registry import dispatch
 from fulmen.models.quantizer import Quantizer
 from fulmen.objectives import MSE, Objective
 
-__all__ = ["VQVAE", "CodeUsage"]
-
 
 class CodeUsage(Mergeable):
     """The effective number of codes in use: the exponential of their entropy, from 1 to the number of codes.

@@ -19,8 +19,6 @@ from fulmen.core.tree import remake, short
 from fulmen.core.verbs import init, loss, losses, reduce_losses, validate, weigh
 from fulmen.dispatching.registry import dispatch
 
-__all__ = ["Uncertainty", "Weighted"]
-
 
 class Weighted(Wrapper):
     """A system whose loss is the weighted sum of its entries: Σ w_i L_i, where `reduce_losses` of the system makes L_i.

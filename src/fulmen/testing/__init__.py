@@ -10,6 +10,8 @@ A layer, an objective and an attack are checked alone; a system, or a model with
 Each check raises an `AssertionError` that names the property that does not hold.
 """
 
-from fulmen.testing.component_checks import *
-from fulmen.testing.part_checks import *
-from fulmen.testing.tiny_systems import *
+from fulmen.testing.component_checks import check_component, check_layer
+from fulmen.testing.part_checks import check_attack, check_objective, check_source
+from fulmen.testing.tiny_systems import systems, tiny
+
+__all__ = ["check_attack", "check_component", "check_layer", "check_objective", "check_source", "systems", "tiny"]

@@ -25,8 +25,6 @@ from fulmen.data.source import Source
 from fulmen.dispatching.registry import dispatch
 from fulmen.testing.equality import bits, require_close, same
 
-__all__ = ["check_component", "check_layer"]
-
 
 def check_component(component: Any, data: Any, *, optimizer: Any = optax.sgd, lr: Any = 0.1) -> None:
     """Check everything that training relies on, for a system or a model with a loss.

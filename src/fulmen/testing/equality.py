@@ -8,8 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["bits", "require_close", "same"]
-
 
 def bits(tree: Any) -> list[np.ndarray]:
     """Copies of a tree's arrays and numbers."""

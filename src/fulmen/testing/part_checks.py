@@ -20,8 +20,6 @@ from fulmen.testing.component_checks import check_component
 from fulmen.testing.equality import bits, require_close, same
 from fulmen.testing.tiny_systems import tiny
 
-__all__ = ["check_attack", "check_objective", "check_source"]
-
 
 def check_objective(objective: Any, system: Any = None, data: Any = None) -> None:
     """Check an objective alone, and as an additional term of a system, as `check_component` does.

@@ -16,8 +16,6 @@ from fulmen.core.verbs import forward, loss, losses
 from fulmen.dispatching.registry import dispatch
 from fulmen.systems.language import LanguageModel
 
-__all__ = ["systems", "tiny"]
-
 FEATURES, CLASSES, EXAMPLES, LENGTH = 4, 3, 20, 6
 
 

@@ -9,8 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["Ledger", "plain"]
-
 
 class Ledger:
     """The layout of a step's mergeable values in one float vector, and their sums on the host.

@@ -14,8 +14,6 @@ import jax.numpy as jnp
 from fulmen.core.component import Buffer, still
 from fulmen.core.tree import remake
 
-__all__ = ["empty_slots", "recorded_mean", "with_slots"]
-
 
 def empty_slots(buffer: Buffer) -> Any:
     """A sum and a count of zero for every array of a buffer."""

@@ -27,8 +27,6 @@ from fulmen.train.saved_arrays import (
     to_numpy,
 )
 
-__all__ = ["load", "save"]
-
 _FORMAT = 1
 _MOST_LISTED = 5  # differences in an error
 _ENTRY = {"path": str, "shape": list, "dtype": str, "role": str}

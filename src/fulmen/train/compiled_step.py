@@ -13,13 +13,12 @@ from fulmen.core.mode import Eval, PlanRead, Train, UnreadPlan
 from fulmen.core.state import State, without_plan
 from fulmen.core.structure import Structure, per_structure
 from fulmen.core.verbs import as_batch, eval_step, train_step, update
-from fulmen.dispatching.registry import dispatch, generation
+from fulmen.dispatching.compiled_code import generation
+from fulmen.dispatching.registry import dispatch
 from fulmen.optimizers.update_schedule import NOBODY, UpdateSchedule, update_schedule
 from fulmen.train.gradients import learning_rates
 from fulmen.train.step_data import checked_step_data
 from fulmen.train.step_logs import observe
-
-__all__ = ["step_program", "step_structure", "traced_step"]
 
 
 @per_structure(inline=True, static_argnums=4)

@@ -28,8 +28,6 @@ from fulmen.dispatching.registry import dispatch
 from fulmen.train.accumulate import Ledger
 from fulmen.train.step_logs import observe
 
-__all__: list[str] = []
-
 
 @dispatch
 def evaluate(state: State, data, *, attack=None, batch_size=None):

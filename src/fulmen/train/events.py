@@ -16,20 +16,6 @@ from fulmen.train.history import History
 Logs: TypeAlias = dict[str, Any]
 """Metrics by name: numbers, and arrays for metrics of several numbers."""
 
-__all__ = [
-    "EpochEnd",
-    "EpochStart",
-    "Event",
-    "FitEnd",
-    "FitStart",
-    "Interrupted",
-    "Logs",
-    "LogsRead",
-    "Run",
-    "StepEnd",
-    "ValidationEnd",
-]
-
 
 class Event:
     """An event of a run."""

@@ -19,8 +19,6 @@ from fulmen.train.accumulate import plain
 from fulmen.train.history import History
 from fulmen.train.members import members
 
-__all__ = ["CrossValidation", "cross_validate"]
-
 
 class CrossValidation(NamedTuple):
     """The result of `cross_validate`.

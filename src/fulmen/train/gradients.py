@@ -23,8 +23,6 @@ from fulmen.optimizers.update_schedule import NOBODY
 from fulmen.train.buffer_updates import empty_slots, recorded_mean, with_slots
 from fulmen.train.step_logs import batch_logs
 
-__all__ = ["apply_gradients", "differentiate", "learning_rates", "start_optimizer"]
-
 
 def differentiate(component: Any, batch: Any, mode: Mode) -> tuple[jax.Array, Any, Any, dict[str, Any]]:
     """The loss, its gradient, and the component with its buffers updated.

@@ -10,9 +10,6 @@ import numpy as np
 
 from fulmen.core.verbs import show
 
-__all__ = ["History", "highest_is_best"]
-
-
 _LOWER_IS_BETTER = ("loss", "error", "rmse", "mae", "perplexity")
 _HIGHER_IS_BETTER = ("accuracy", "precision", "recall", "f1", "r2", "top_")
 

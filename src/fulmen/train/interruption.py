@@ -9,8 +9,6 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["Interruption", "interruptible", "stop_if_interrupted"]
-
 
 class Interruption:
     """A handler of SIGINT that sets a flag, since an exception in the middle of a step would lose the state.

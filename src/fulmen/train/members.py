@@ -12,8 +12,6 @@ from fulmen.core.component import Component
 from fulmen.core.state import State
 from fulmen.train.history import History, highest_is_best
 
-__all__ = ["best", "members"]
-
 
 def members(of: State | Component) -> Sequence[Any]:
     """The members of a population: of a state, single states that can be trained further; of a component, components.

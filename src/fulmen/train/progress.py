@@ -13,8 +13,6 @@ from fulmen.train.events import EpochEnd, FitEnd, FitStart, LogsRead, Validation
 
 _REDRAW = 0.25  # seconds between two drawings of a bar; each delays the steps by about a millisecond
 
-__all__ = ["PlainProgress", "ProgressBar", "progress_callbacks"]
-
 
 def progress_callbacks(progress: Any) -> list[Any]:
     """The callbacks for `progress=`: True, False, or a custom callback."""

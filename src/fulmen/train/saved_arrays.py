@@ -12,17 +12,6 @@ import numpy as np
 from fulmen.core.leaves import is_array, leaves
 from fulmen.core.state import State, weakly
 
-__all__ = [
-    "DamagedFileError",
-    "array_type",
-    "described",
-    "from_numpy",
-    "interchangeable",
-    "is_data",
-    "named_leaves",
-    "to_numpy",
-]
-
 # The types that both NumPy and safetensors have.
 _NATIVE = {"bool", "float16", "float32", "float64", "complex64"} | {f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)}
 _NUMBERS = {"bool", "int", "float", "complex"}

@@ -28,8 +28,6 @@ from fulmen.train.compiled_step import traced_step
 from fulmen.train.gradients import start_optimizer
 from fulmen.train.interruption import stop_if_interrupted
 
-__all__: list[str] = []
-
 _OPTIONS = ("epochs", "steps", "batch_size", "validation", "callbacks", "seed", "progress", "drop_last", "optimizer", "lr")
 _SHORTEST_PREFIX = 3  # letters of a keyword, such as val, that may be the beginning of another one
 

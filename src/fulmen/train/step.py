@@ -17,8 +17,6 @@ from fulmen.core.verbs import after_update, update
 from fulmen.dispatching.registry import dispatch
 from fulmen.train.gradients import apply_gradients, differentiate
 
-__all__ = ["end_step", "require_standard_steps"]
-
 
 @dispatch
 @standard_step

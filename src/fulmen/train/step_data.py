@@ -11,8 +11,6 @@ from fulmen.core.border import checked_batch
 from fulmen.core.state import State
 from fulmen.core.verbs import as_batch, validate
 
-__all__ = ["checked_step_data"]
-
 # The largest number of axes that labels or weights on the host have, by type. Other types go through `checked_batch`.
 _AXES = {np.dtype(name): 2 for name in ("int8", "int16", "int32", "int64")}
 _AXES |= {np.dtype(name): 1 for name in ("float16", "float32")}

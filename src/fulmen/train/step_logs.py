@@ -14,8 +14,6 @@ from fulmen.core.mergeable import Mean
 from fulmen.core.mode import Mode
 from fulmen.core.verbs import bind, loss, losses, metrics
 
-__all__ = ["batch_logs", "observe"]
-
 
 def batch_logs(bound: Any, batch: Any, value: Any) -> dict[str, Any]:
     """The logs of a batch: `loss`, `loss/<entry>` if the loss has several entries, and the metrics, as mergeable values.

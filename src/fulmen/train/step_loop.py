@@ -13,14 +13,12 @@ import numpy as np
 
 from fulmen.core.state import State
 from fulmen.core.verbs import on
-from fulmen.dispatching.registry import generation
+from fulmen.dispatching.compiled_code import generation
 from fulmen.optimizers.update_schedule import update_schedule
 from fulmen.train.accumulate import Ledger
 from fulmen.train.compiled_step import step_program, step_structure, traced_step
 from fulmen.train.events import Event, LogsRead, Run, StepEnd, listeners
 from fulmen.train.interruption import Interruption
-
-__all__ = ["StepLoop"]
 
 _REFRESH = 0.1  # seconds between two readings of the logs
 

@@ -10,8 +10,6 @@ from fulmen.core.state import State
 from fulmen.core.verbs import as_batch, bind, forward, loss, losses, metrics, predictions
 from fulmen.dispatching.registry import dispatch
 
-__all__: list[str] = []
-
 
 def _bound(state: State, mode: Mode) -> Any:
     """The system in a mode; an evaluation without a key uses the state's."""

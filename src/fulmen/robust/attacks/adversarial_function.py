@@ -16,8 +16,6 @@ from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import Attack
 from fulmen.robust.attacks.attack_runs import last_point
 
-__all__ = ["adversarial"]
-
 
 class _Function(Component):
     """A loss function with its parameters, as a component to attack."""

@@ -22,8 +22,6 @@ from fulmen.robust.attacks.attack import Attack, Start
 from fulmen.robust.attacks.attack_loop import AttackState, initial_fields, select
 from fulmen.robust.attacks.region import Ball, Intersection, L1Ball, L2Ball, LinfBall, Region, ball_of, normed_ball_of
 
-__all__ = ["APGD", "Boundary"]
-
 
 class Boundary(Start):
     """A point on the boundary of the ball around the clean input, in a random direction."""

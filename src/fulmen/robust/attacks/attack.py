@@ -16,14 +16,12 @@ from fulmen.core.marks import ignores_steps
 from fulmen.core.naming import briefly
 from fulmen.core.tree import remake
 from fulmen.core.verbs import advance, start_point, transformation, validate, views
-from fulmen.dispatching.registry import MissingMethodError, dispatch
+from fulmen.dispatching.errors import MissingMethodError
+from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import Objective
 from fulmen.robust.attacks.input_transform import View
 from fulmen.robust.attacks.region import Intersection, Region, ball_of, require_inside
 from fulmen.robust.attacks.targets import Targeting, TrueLabel, check_objective
-
-__all__ = ["FGSM", "PGD", "Attack", "Clean", "Start", "Uniform"]
-
 
 # Starting points
 

@@ -14,8 +14,6 @@ from fulmen.core.tree import Tree, remake
 from fulmen.core.verbs import advance, begin, finish
 from fulmen.robust.attacks.problem import Problem, Seen
 
-__all__ = ["AttackState", "bucket", "is_traced", "packed", "run_attack"]
-
 UNROLL = 10
 """A traced program unrolls at most this many steps; convolutions are slow in loops on the CPU."""
 

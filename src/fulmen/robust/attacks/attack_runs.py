@@ -30,8 +30,6 @@ from fulmen.robust.attacks.attack_loop import (
 )
 from fulmen.robust.attacks.problem import Problem
 
-__all__ = ["last_point"]
-
 
 def _prepare_arguments(call, attack, system, batch, key, *, inside=False, checked=False, **options):
     """Replace a state by its system and raw data by a batch, validate, and stop gradients; then call the attack's method."""

@@ -15,8 +15,6 @@ from fulmen.robust.attacks.attack import Uniform, require_key
 from fulmen.robust.attacks.projections import at_least_32_bits
 from fulmen.robust.attacks.region import L1Ball, L2Ball, LinfBall
 
-__all__ = ["fgm", "fgsm", "slide"]
-
 
 def fgsm(eps: Any) -> optax.GradientTransformation:
     """The step of `FGSM` as an optax transformation: the sign of the gradient, then scaled.

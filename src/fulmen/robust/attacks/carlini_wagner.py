@@ -19,8 +19,6 @@ from fulmen.robust.attacks.minimal import MinimalNorm, clean_fields, keep_neares
 from fulmen.robust.attacks.problem import finite
 from fulmen.robust.attacks.region import boxes
 
-__all__ = ["CarliniWagner"]
-
 
 class CarliniWagner(MinimalNorm):
     """Adam on ‖x′ − x‖₂² + c · max(0, z_y − max_{i≠y} z_i + κ), with a search for the constant c of each example (C&W).

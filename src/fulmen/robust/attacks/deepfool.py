@@ -26,8 +26,6 @@ from fulmen.robust.attacks.minimal import (
 from fulmen.robust.attacks.problem import finite
 from fulmen.robust.attacks.region import ball_of
 
-__all__ = ["DeepFool"]
-
 
 class DeepFool(BoundaryAttack):
     """Shortest steps to the nearest of the linearised class boundaries, until the predicted class changes.

@@ -14,8 +14,6 @@ from fulmen.robust.attacks.attack import Attack
 from fulmen.robust.attacks.attack_runs import clean_state, on_survivors, with_index
 from fulmen.robust.attacks.problem import Problem
 
-__all__ = ["WorstOf", "flattened"]
-
 
 class WorstOf(Attack):
     """Several attacks, each on the examples on which the previous ones have not succeeded.

@@ -27,8 +27,6 @@ from fulmen.robust.attacks.minimal import (
 from fulmen.robust.attacks.problem import finite
 from fulmen.robust.attacks.region import ball_of
 
-__all__ = ["FAB"]
-
 
 class FAB(BoundaryAttack):
     """The fast adaptive boundary attack, towards one wrong class after another (FAB-T).

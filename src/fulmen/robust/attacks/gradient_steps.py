@@ -16,8 +16,6 @@ from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import Attack
 from fulmen.robust.attacks.attack_loop import AttackState, initial_fields
 
-__all__ = ["ChainState"]
-
 
 class ChainState(AttackState):
     """The state of an attack that is an optax chain.

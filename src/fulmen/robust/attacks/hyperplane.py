@@ -12,8 +12,6 @@ from fulmen.core.verbs import length, shortest
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.region import L1Ball, L2Ball, LinfBall
 
-__all__ = ["onto_hyperplane"]
-
 
 def onto_hyperplane(ball: Any, x: jax.Array, gradient: jax.Array, gap: jax.Array, lo: jax.Array, hi: jax.Array) -> jax.Array:
     """The shortest offsets within bounds that change linear functions by given gaps.

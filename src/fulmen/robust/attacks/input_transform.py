@@ -14,8 +14,6 @@ from fulmen.core.fields import hyper
 from fulmen.core.verbs import shown
 from fulmen.dispatching.registry import dispatch
 
-__all__ = ["Diverse", "Nesterov", "View"]
-
 
 class View(Component):
     """A transform of an attack's point before the system.

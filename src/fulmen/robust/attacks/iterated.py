@@ -19,9 +19,6 @@ from fulmen.robust.attacks.balls import slide
 from fulmen.robust.attacks.input_transform import Diverse, Nesterov, View
 from fulmen.robust.attacks.region import ball_of
 
-__all__ = ["BIM", "DIFGSM", "MIFGSM", "NIFGSM", "RFGSM", "SLIDE", "TIFGSM", "RandomSign", "momentum", "smooth"]
-
-
 # Transformations of the gradient
 
 

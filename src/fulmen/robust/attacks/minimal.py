@@ -22,8 +22,6 @@ from fulmen.robust.attacks.projections import common_bounds
 from fulmen.robust.attacks.region import Ball, Interval, Region, ball_of, members, others
 from fulmen.robust.attacks.targets import without_class
 
-__all__ = ["BoundaryAttack", "MinimalNorm"]
-
 
 class MinimalNorm(Attack):
     """Attacks that search for the nearest adversarial point, at any distance.

@@ -17,8 +17,6 @@ from fulmen.core.tree import Tree, remake
 from fulmen.core.verbs import aim, bind, loss, losses, predictions, succeeded, toward
 from fulmen.robust.attacks.targets import class_labels, single_prediction
 
-__all__ = ["Problem", "Seen"]
-
 
 class Seen(Tree):
     """The result of one forward pass at some points.

@@ -15,8 +15,6 @@ from fulmen.core.verbs import bounds, project
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.region import Ball, Box, Intersection, Interval, L1Ball, L2Ball, LinfBall, split
 
-__all__ = []
-
 
 @dispatch
 def bounds(region: LinfBall, origin):

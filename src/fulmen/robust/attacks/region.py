@@ -16,8 +16,6 @@ from fulmen.core.tree import remake
 from fulmen.core.verbs import scaled, validate
 from fulmen.dispatching.registry import dispatch
 
-__all__ = ["Ball", "Box", "Intersection", "Interval", "L1Ball", "L2Ball", "LinfBall", "Region"]
-
 
 class Region(Component):
     """A set of allowed points, separately for each example. `a & b` is the intersection of two regions.

@@ -10,8 +10,6 @@ from fulmen.robust.attacks.region import Region, ball_of
 from fulmen.robust.attacks.square import Square
 from fulmen.robust.attacks.targets import LikelyTarget
 
-__all__ = ["autoattack"]
-
 
 def autoattack(
     region: Region, *, classes: int = 10, steps: int = 100, queries: int = 5000, targets: int | None = None

@@ -19,8 +19,6 @@ from fulmen.core.tree import remake
 from fulmen.core.verbs import aim, bind, loss, predictions, succeeded, toward, validate
 from fulmen.dispatching.registry import dispatch
 
-__all__ = ["LikelyTarget", "PredictedLabel", "Target", "Targeting", "TrueLabel"]
-
 
 class Targeting(Component):
     """The goal of an attack.

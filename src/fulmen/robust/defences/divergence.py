@@ -15,8 +15,6 @@ from fulmen.core.prediction import Prediction, at_least_float32
 from fulmen.core.verbs import losses
 from fulmen.dispatching.registry import dispatch
 
-__all__ = ["Divergence", "divergence", "total_divergence", "with_reference"]
-
 
 def divergence(reference: jax.Array, outputs: jax.Array) -> jax.Array:
     """KL(p ‖ q) = Σ_c p_c (log p_c − log q_c) in nats, `(n,)`, from two arrays of logits `(n, classes)`."""

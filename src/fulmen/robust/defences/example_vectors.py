@@ -7,8 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-__all__ = ["cosine", "times", "unit"]
-
 
 def times(factor: Any, tree: Any) -> Any:
     """A tree of arrays times a number."""

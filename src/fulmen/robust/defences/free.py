@@ -35,8 +35,6 @@ from fulmen.train.gradients import apply_gradients, differentiate, learning_rate
 from fulmen.train.setup import check_component
 from fulmen.train.step import end_step, require_standard_steps
 
-__all__ = ["FreeAdversarial"]
-
 
 class FreeAdversarial(Defence):
     """Adversarial training at the cost of clean training: each batch is replayed, and the one backward pass of a replay updates

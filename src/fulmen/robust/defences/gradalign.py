@@ -14,8 +14,6 @@ from fulmen.robust.attacks.attack import Uniform
 from fulmen.robust.defences.adversarial import AttackTrained, attack_at
 from fulmen.robust.defences.example_vectors import cosine
 
-__all__ = ["GradAlign"]
-
 
 class GradAlign(AttackTrained):
     """Adversarial training with aligned gradients: loss(x′) + λ (1 − cos(∇ℓ(x), ∇ℓ(x + η))), with η uniform in the ball.

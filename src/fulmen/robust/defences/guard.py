@@ -14,8 +14,6 @@ from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import Attack
 from fulmen.train.events import EpochEnd, FitStart
 
-__all__ = ["OverfittingGuard"]
-
 
 class OverfittingGuard:
     """A callback that detects catastrophic overfitting: a model trained against a single-step attack becomes robust to that

@@ -15,8 +15,6 @@ from fulmen.dispatching.registry import dispatch
 from fulmen.robust.defences.adversarial import AttackTrained
 from fulmen.robust.defences.divergence import divergence
 
-__all__ = ["MART"]
-
 
 class MART(AttackTrained):
     """Misclassification-aware training: BCE(x′) + β KL(p(x) ‖ p(x′)) · (1 − p_y(x)).

@@ -12,8 +12,6 @@ from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import FGSM, Attack, Start, Uniform, require_key
 from fulmen.robust.attacks.region import Ball, Intersection, Region, ball_of, others
 
-__all__ = ["NFGSM", "Gaussian", "fast_fgsm"]
-
 
 class Gaussian(Start):
     """The clean input with normal noise, x + σ · N(0, I): the start of TRADES and MART.

@@ -17,8 +17,6 @@ from fulmen.robust.attacks.attack_runs import last_point
 from fulmen.robust.defences.adversarial import AttackTrained
 from fulmen.robust.defences.divergence import Divergence, total_divergence, with_reference
 
-__all__ = ["TRADES"]
-
 
 class TRADES(AttackTrained):
     """Training for a trade-off between accuracy and robustness: loss(x) + β KL(p(x) ‖ p(x′)).

@@ -18,8 +18,6 @@ from fulmen.dispatching.registry import dispatch
 from fulmen.robust.defences.divergence import total_divergence
 from fulmen.robust.defences.example_vectors import times, unit
 
-__all__ = ["VAT"]
-
 
 class VAT(Defence):
     """Virtual adversarial training: loss(x) + α KL(p(x) ‖ p(x + r)), with p(x) held fixed.

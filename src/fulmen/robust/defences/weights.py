@@ -18,8 +18,6 @@ from fulmen.dispatching.registry import dispatch
 from fulmen.train.gradients import apply_gradients, differentiate
 from fulmen.train.step import end_step, require_standard_steps
 
-__all__ = ["AWP", "SAM", "WorseWeights"]
-
 
 class WorseWeights(Wrapper):
     """A system trained with the gradient at displaced weights, w + v, where v increases the loss of the same batch.

@@ -18,8 +18,6 @@ from fulmen.robust.attacks.iterated import RandomSign
 from fulmen.robust.attacks.region import Ball, Region, balls
 from fulmen.robust.attacks.standard_ensemble import autoattack
 
-__all__ = []
-
 
 @dispatch
 def as_attack(given: object, classes):

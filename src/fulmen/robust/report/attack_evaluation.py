@@ -21,8 +21,6 @@ from fulmen.robust.attacks.attack_loop import bucket, packed
 from fulmen.robust.attacks.problem import Problem
 from fulmen.robust.report.attack_choice import one_ball
 
-__all__ = ["Evaluation"]
-
 
 class Evaluation:
     """A system with its data and attacks, and the forward passes and attacks that an evaluation runs.

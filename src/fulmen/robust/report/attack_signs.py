@@ -18,8 +18,6 @@ from fulmen.robust.report.attack_choice import norm_name
 from fulmen.robust.report.noise import UniformNoise
 from fulmen.robust.report.warning_sign import OK, SUSPICIOUS, UNCHECKED, WRONG, Finding, Sign, graded
 
-__all__ = ["BlackBox", "Convergence", "Falling", "Gradients", "Inside", "Iterations"]
-
 NO_BALL = Finding(UNCHECKED, "The attacks do not share one ball of a radius above 0.")
 MASKED = (
     "Probably the gradient is masked: attack a smooth approximation of the operation that hides it, or raise samples= for a "

@@ -23,8 +23,6 @@ from fulmen.robust.report.attack_signs import MASKED, NO_BALL, iterated_of, pgd_
 from fulmen.robust.report.noise import UniformNoise
 from fulmen.robust.report.warning_sign import UNCHECKED, Finding, Sign, graded
 
-__all__ = ["Binarization"]
-
 INNER = 32  # points near the example that its readout assigns to the example's class
 
 

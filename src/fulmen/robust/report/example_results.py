@@ -13,8 +13,6 @@ from fulmen.robust.report.attack_evaluation import Evaluation, is_right, margins
 from fulmen.robust.report.report_progress import Progress
 from fulmen.robust.report.robustness_report import Report
 
-__all__ = ["ExampleResults"]
-
 
 class ExampleResults:
     """The results of the examples that have been attacked, as a `Report` has them.

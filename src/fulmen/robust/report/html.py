@@ -9,8 +9,6 @@ from typing import Any
 from fulmen.inspect.text import faint, html_page, html_table
 from fulmen.robust.report.report_text import MARKS, attack_rows, curve_rows, headline, verdicts, worst_first
 
-__all__ = ["report_html"]
-
 # Each has a contrast of at least 3.4 on white and on near-black.
 VERDICT_COLOURS = {"ok": "#3a8f4d", "suspicious": "#b97a00", "wrong": "#e0403a", "not checked": "#808080"}
 

@@ -16,8 +16,6 @@ from fulmen.robust.report.attack_evaluation import in_eval_mode
 from fulmen.robust.report.attack_signs import spread
 from fulmen.robust.report.warning_sign import OK, SUSPICIOUS, UNCHECKED, WRONG, Finding, Sign
 
-__all__ = ["Batches", "Jumps", "Modes", "Probabilities", "Randomness"]
-
 
 class Randomness(Sign):
     """A random model should be attacked in the mean over several draws.

@@ -14,8 +14,6 @@ from fulmen.robust.attacks.attack import Attack, Uniform
 from fulmen.robust.attacks.attack_loop import AttackState, initial_fields
 from fulmen.robust.attacks.region import ball_of
 
-__all__ = ["UniformNoise"]
-
 
 class UniformNoise(Attack):
     """Points drawn uniformly from the ball around the clean input, and projected onto the region.

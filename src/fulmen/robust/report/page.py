@@ -15,8 +15,6 @@ from fulmen.robust.report.html import attacks_table, curve_table, escaped, findi
 from fulmen.robust.report.pictures import panels
 from fulmen.robust.report.report_text import ATTACKS, CURVE, counts, verdicts
 
-__all__ = ["report_page"]
-
 ROWS = 2000  # examples in the table
 
 STYLE = """

@@ -8,8 +8,6 @@ import numpy as np
 
 from fulmen.inspect.plot_style import COLOURS, TEXT, grid
 
-__all__ = ["panels", "report_figure"]
-
 COLUMNS = 8  # examples in the picture
 
 

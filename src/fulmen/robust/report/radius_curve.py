@@ -14,8 +14,6 @@ from fulmen.robust.report.attack_evaluation import Evaluation
 from fulmen.robust.report.noise import UniformNoise
 from fulmen.robust.report.report_progress import Progress
 
-__all__ = ["as_curve", "curve_points", "radii_of"]
-
 RADII = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # of the curve, in units of the ball's
 
 

@@ -7,8 +7,6 @@ from typing import Any
 
 from fulmen.inspect.text import align
 
-__all__ = ["report_text"]
-
 WIDTH = 79
 MARKS = {"ok": "ok", "suspicious": "SUSPICIOUS", "wrong": "WRONG", "not checked": "not checked"}
 ATTACKS = "Attacks, each on the examples that survived the attacks before it"

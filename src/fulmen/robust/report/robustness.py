@@ -21,7 +21,8 @@ from fulmen.core.structure import pack
 from fulmen.core.verbs import as_attack, as_batch, examine, loss, robustness, validate
 from fulmen.core.version import __version__
 from fulmen.data.arrays import check_arrays
-from fulmen.dispatching.registry import MissingMethodError, dispatch
+from fulmen.dispatching.errors import MissingMethodError
+from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.ensemble import flattened
 from fulmen.robust.attacks.region import Ball, Intersection, require_inside
 from fulmen.robust.report.attack_evaluation import Evaluation, require_classes
@@ -34,8 +35,6 @@ from fulmen.robust.report.report_progress import Progress
 from fulmen.robust.report.robustness_report import Report
 from fulmen.robust.report.warning_sign import Sign
 from fulmen.train.interruption import interruptible
-
-__all__ = ["SIGNS", "versions"]
 
 _OF_ATTACKS = (Iterations, Convergence, Falling, BlackBox, Binarization, Gradients, Inside)
 _OF_MODELS = (Randomness, Probabilities, Modes, Batches, Jumps)

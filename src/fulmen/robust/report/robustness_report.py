@@ -20,8 +20,6 @@ from fulmen.robust.report.pictures import report_figure
 from fulmen.robust.report.report_text import report_text
 from fulmen.robust.report.warning_sign import Finding
 
-__all__ = ["Report"]
-
 LARGEST = 4_000_000
 """Inputs of more bytes are not written into a JSON file; it has their hash."""
 

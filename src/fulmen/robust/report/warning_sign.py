@@ -7,8 +7,6 @@ from typing import Any, Literal
 
 from fulmen.core.component import Component
 
-__all__ = ["Finding", "Sign", "graded"]
-
 OK, SUSPICIOUS, WRONG, UNCHECKED = "ok", "suspicious", "wrong", "not checked"
 
 
