@@ -48,6 +48,7 @@ from fulmen.core.verbs import (
     init,
     intervals,
     layer_order,
+    log,
     loss,
     losses,
     metrics,
@@ -60,6 +61,7 @@ from fulmen.core.verbs import (
     predictions,
     reduce_losses,
     robustness,
+    run_epoch,
     sample,
     setup,
     show,
@@ -78,7 +80,7 @@ from fulmen.interop.functional import functional
 from fulmen.interop.linen import Linen
 from fulmen.metric_types import F1, Accuracy, Metric, Precision, Recall
 from fulmen.objectives import L1, L2, MAE, MSE, BinaryCrossEntropy, CrossEntropy, Objective
-from fulmen.optimizers import every, frozen, plateau, unfreeze
+from fulmen.optimizers import frozen, plateau, unfreeze
 from fulmen.robust import attacks, defences
 from fulmen.robust.attacks import FGSM, PGD, Attack, Box, L1Ball, L2Ball, LinfBall, WorstOf, autoattack
 from fulmen.robust.defences import TRADES, Adversarial
@@ -86,18 +88,24 @@ from fulmen.robust.report import Report
 from fulmen.schedules import cosine, one_cycle, warmup
 from fulmen.systems import EMA, GAN, VAE, Classifier, Distillation, LanguageModel, MultiTask, Population, Regressor, Weighted
 from fulmen.train import (
+    Due,
     EpochEnd,
     EpochStart,
+    Every,
     FitEnd,
     FitStart,
     History,
     Interrupted,
+    Phase,
     StepEnd,
+    Training,
     ValidationEnd,
     apply_gradients,
+    callbacks,
     cross_validate,
     differentiate,
     load,
+    loggers,
     save,
 )
 from fulmen.train.members import best, members
@@ -119,9 +127,11 @@ __all__ = [
     "CrossEntropy",
     "Distillation",
     "EMA",
+    "Due",
     "EpochEnd",
     "EpochStart",
     "Eval",
+    "Every",
     "F1",
     "FGSM",
     "FitEnd",
@@ -150,6 +160,7 @@ __all__ = [
     "Objective",
     "PGD",
     "Parameter",
+    "Phase",
     "Plan",
     "Population",
     "Precision",
@@ -162,6 +173,7 @@ __all__ = [
     "System",
     "TRADES",
     "Train",
+    "Training",
     "Unlabeled",
     "VAE",
     "ValidationEnd",
@@ -178,6 +190,7 @@ __all__ = [
     "batches",
     "best",
     "bind",
+    "callbacks",
     "check",
     "configure_optimizers",
     "cosine",
@@ -190,7 +203,6 @@ __all__ = [
     "environments",
     "eval_step",
     "evaluate",
-    "every",
     "explain",
     "fit",
     "forward",
@@ -203,6 +215,8 @@ __all__ = [
     "layer_order",
     "leaves",
     "load",
+    "log",
+    "loggers",
     "loss",
     "loss_tree",
     "losses",
@@ -228,6 +242,7 @@ __all__ = [
     "replace",
     "robust",
     "robustness",
+    "run_epoch",
     "sample",
     "save",
     "schedules",

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from fulmen.core.verbs import batches, steps_per_epoch
+from fulmen.core.verbs import batches, position, steps_per_epoch
 from fulmen.data.libraries import teach
 from fulmen.dispatching.registry import dispatch
 
@@ -57,6 +57,11 @@ def steps_per_epoch(data: object, plan):
         return None  # the length of a type with its own `batches` method may be its number of examples
     refuse_drop_last(data, plan)
     return length(data) if isinstance(data, Iterable) else None
+
+
+@dispatch
+def position(source: object):
+    return None
 
 
 def length(data: Any) -> int | None:
