@@ -98,7 +98,9 @@ from fulmen.train import (
     Interrupted,
     Phase,
     StepEnd,
+    Stopped,
     Training,
+    Validation,
     ValidationEnd,
     apply_gradients,
     callbacks,
@@ -111,7 +113,7 @@ from fulmen.train import (
 from fulmen.train.members import best, members
 
 # Import paths that are shorter than the folders': `from fulmen.attacks import PGD`.
-sys.modules["fulmen.attacks"], sys.modules["fulmen.defences"] = attacks, defences
+sys.modules |= {f"fulmen.{name}": globals()[name] for name in ("attacks", "callbacks", "defences", "loggers")}
 
 __all__ = [
     "Accuracy",
@@ -170,12 +172,14 @@ __all__ = [
     "Report",
     "State",
     "StepEnd",
+    "Stopped",
     "System",
     "TRADES",
     "Train",
     "Training",
     "Unlabeled",
     "VAE",
+    "Validation",
     "ValidationEnd",
     "Weighted",
     "WorstOf",

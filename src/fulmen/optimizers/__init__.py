@@ -4,6 +4,7 @@ from fulmen.optimizers.assignment import MissingOptimizerError, groups, warn_of_
 from fulmen.optimizers.layer_rates import depths, layerwise
 from fulmen.optimizers.optimizer import Enclosing, FrozenMarker, Optimizer, frozen, is_constructor
 from fulmen.optimizers.plateau_reduction import plateau
+from fulmen.optimizers.rate_changes import learning_rate, with_learning_rate
 from fulmen.optimizers.unfreezing import unfreeze
 from fulmen.optimizers.update_intervals import every
 
