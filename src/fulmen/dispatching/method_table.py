@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -11,7 +12,7 @@ import plum
 from fulmen.dispatching import errors
 from fulmen.dispatching.contract import Contract
 from fulmen.dispatching.method_cache import Around, CallTypes
-from fulmen.dispatching.methods import Method
+from fulmen.dispatching.methods import Method, call_signature
 from fulmen.dispatching.redefinition import check_definitions, mentions, moved
 from fulmen.dispatching.resolution import Wrapper, most_specific
 
@@ -28,7 +29,7 @@ class PlumMethod:
             return self.method.call(args[1:], args[0], options)
         return self.method.call(args, None, options)
 
-    @property
+    @functools.cached_property
     def __signature__(self) -> inspect.Signature:
         method, by_position = self.method, inspect.Parameter.POSITIONAL_ONLY
         names = ["context"] * bool(method.contexts) + [f"argument_{i}" for i, _ in enumerate(method.hints)]
@@ -59,30 +60,30 @@ class MethodTable:
     def __init__(self) -> None:
         self.around: dict[type, Callable[..., Any]] = {}
         self.by_key: dict[tuple[Any, ...], Method] = {}
-        self._plum: plum.Function | None = None
 
     def declare(self, contract: Contract, delegate: Method | None) -> None:
         """Set the contract; the methods stay."""
-        self.contract, self.delegate, self._plum = contract, delegate, None
+        self.contract, self.delegate, self._plum = contract, delegate, plum.Function(contract.function)
 
     def replace(self, methods: Iterable[Method]) -> None:
         """Have these methods and no others."""
-        self.by_key, self._plum = {m.key: m for m in methods}, None
+        self.by_key = {m.key: m for m in methods}
+        self._plum.clear_cache()
 
     def add(self, method: Method) -> None:
         """Add a method; it replaces one with the same signature."""
-        self.by_key[method.key], self._plum = method, None
+        self.by_key[method.key] = method
+        self._plum.clear_cache()
 
     @property
     def plum(self) -> plum.Function:
         """The methods as a plum function; the context's type is first in each signature.
 
-        It is made when it is first asked for, since plum compares each method with all others, which takes long.
+        Methods are not added by `register`, which compares each method with all others; `by_key` finds those that it replaces.
         """
-        if self._plum is None:
-            self._plum = plum.Function(self.contract.function)
-            for method in self.candidates:
-                self._plum.register(PlumMethod(method), signature=method.registered)
+        if not self._plum.methods:
+            name = self.contract.name
+            self._plum.methods.extend(plum.Method(PlumMethod(m), m.registered, function_name=name) for m in self.candidates)
         return self._plum
 
     @property
@@ -92,7 +93,16 @@ class MethodTable:
 
     def most_specific(self, context: type, args: tuple[type, ...]) -> list[Method]:
         """The method that fits best, as a list: of none, of one, or of several that are ambiguous."""
-        return most_specific([m for m in self.candidates if m.fits(context, args)], args)
+        function, target = self.plum, call_signature(context if self.contract.context else None, args)
+        try:
+            found = function.resolve_method(target)[0].method
+            if found.rest is None:
+                return [found]
+        except plum.NotFoundLookupError:
+            return []
+        except plum.AmbiguousLookupError:
+            pass
+        return most_specific([m.implementation.method for m in function.methods if target <= m.signature], args)
 
     def resolve(self, types: CallTypes, options: Iterable[str] = ()) -> Any:
         """The method for the types of a call, with what runs around it. Raises where there is none, or more than one."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import itertools
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import plum
 
-from fulmen.dispatching.annotations import dispatching, evaluate, members, name_of, union
+from fulmen.dispatching.annotations import comparable, dispatching, evaluate, members, name_of, union
 from fulmen.dispatching.contract import Contract
 from fulmen.dispatching.location import place
 
@@ -65,7 +64,7 @@ class Method:
         """The signature for plum, without the context."""
         return self._signature(self.hints)
 
-    @property
+    @functools.cached_property
     def registered(self) -> plum.Signature:
         """The signature in the verb's plum function: the context's type is first, since plum needs `*args` to be last."""
         first = (union(self.contexts),) if self.contexts else ()
@@ -102,13 +101,7 @@ class Method:
 
     def fits(self, context: type, args: tuple[type, ...]) -> bool:
         """Whether it can be called with arguments and a context of these classes."""
-        n = len(self.hints)
-        if len(args) != n and (self.rest is None or len(args) < n):
-            return False
-        if self.contexts and not issubclass(context, self.contexts):
-            return False
-        hints = self.members if len(args) == n else itertools.chain(self.members, itertools.repeat(members(self.rest)))
-        return all(map(issubclass, args, hints))
+        return call_signature(context if self.contexts else None, args) <= self.registered
 
     def __str__(self) -> str:
         parts = [name_of(hint) for hint in self.hints]
@@ -123,6 +116,12 @@ def context_for(verb: str, context: Any) -> Any:
     """The context that a verb's method gets: a mode with the verb's name, so that a component draws differently in each."""
     within = getattr(context, "within", None)
     return context if within is None else within(verb)
+
+
+def call_signature(context: type | None, args: Iterable[type]) -> plum.Signature:
+    """The types of a call for plum, which refuses a few classes: their first base that it takes counts for them."""
+    types = (*args,) if context is None else (context, *args)
+    return plum.Signature(*(next(filter(comparable, kind.__mro__)) for kind in types))
 
 
 # Reading a signature
