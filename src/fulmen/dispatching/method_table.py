@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -10,9 +9,10 @@ from typing import Any
 import plum
 
 from fulmen.dispatching import errors
+from fulmen.dispatching.compiled_code import lock
 from fulmen.dispatching.contract import Contract
 from fulmen.dispatching.method_cache import Around, CallTypes
-from fulmen.dispatching.methods import Method, call_signature
+from fulmen.dispatching.methods import Method
 from fulmen.dispatching.redefinition import check_definitions, mentions, moved
 from fulmen.dispatching.resolution import Wrapper, most_specific
 
@@ -29,7 +29,7 @@ class PlumMethod:
             return self.method.call(args[1:], args[0], options)
         return self.method.call(args, None, options)
 
-    @functools.cached_property
+    @property
     def __signature__(self) -> inspect.Signature:
         method, by_position = self.method, inspect.Parameter.POSITIONAL_ONLY
         names = ["context"] * bool(method.contexts) + [f"argument_{i}" for i, _ in enumerate(method.hints)]
@@ -79,11 +79,13 @@ class MethodTable:
     def plum(self) -> plum.Function:
         """The methods as a plum function; the context's type is first in each signature.
 
-        Methods are not added by `register`, which compares each method with all others; `by_key` finds those that it replaces.
+        `register` is not used, since it compares each method with all others to find the one that it replaces.
         """
-        if not self._plum.methods:
-            name = self.contract.name
-            self._plum.methods.extend(plum.Method(PlumMethod(m), m.registered, function_name=name) for m in self.candidates)
+        with lock:
+            if not self._plum.methods:
+                self._plum.methods.extend(
+                    plum.Method(PlumMethod(m), m.registered, function_name=m.verb, return_type=Any) for m in self.candidates
+                )
         return self._plum
 
     @property
@@ -93,15 +95,16 @@ class MethodTable:
 
     def most_specific(self, context: type, args: tuple[type, ...]) -> list[Method]:
         """The method that fits best, as a list: of none, of one, or of several that are ambiguous."""
-        function, target = self.plum, call_signature(context if self.contract.context else None, args)
+        function, target = self.plum, CallTypes(context, args).signature
         try:
-            found = function.resolve_method(target)[0].method
+            found = function.resolve_method(target)[0].method  # type: ignore[attr-defined]
             if found.rest is None:
                 return [found]
         except plum.NotFoundLookupError:
             return []
         except plum.AmbiguousLookupError:
             pass
+        # plum lets the context decide before `*args`, and among methods with `*args` the last one that was registered.
         return most_specific([m.implementation.method for m in function.methods if target <= m.signature], args)
 
     def resolve(self, types: CallTypes, options: Iterable[str] = ()) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 import plum
 
-from fulmen.dispatching.annotations import comparable, dispatching, evaluate, members, name_of, union
+from fulmen.dispatching.annotations import dispatching, evaluate, members, name_of, union
 from fulmen.dispatching.contract import Contract
 from fulmen.dispatching.location import place
 
@@ -99,10 +99,6 @@ class Method:
     def module(self) -> str:
         return self.function.__module__ or "__main__"  # None for code that was executed without a module name
 
-    def fits(self, context: type, args: tuple[type, ...]) -> bool:
-        """Whether it can be called with arguments and a context of these classes."""
-        return call_signature(context if self.contexts else None, args) <= self.registered
-
     def __str__(self) -> str:
         parts = [name_of(hint) for hint in self.hints]
         if self.rest is not None:
@@ -116,12 +112,6 @@ def context_for(verb: str, context: Any) -> Any:
     """The context that a verb's method gets: a mode with the verb's name, so that a component draws differently in each."""
     within = getattr(context, "within", None)
     return context if within is None else within(verb)
-
-
-def call_signature(context: type | None, args: Iterable[type]) -> plum.Signature:
-    """The types of a call for plum, which refuses a few classes: their first base that it takes counts for them."""
-    types = (*args,) if context is None else (context, *args)
-    return plum.Signature(*(next(filter(comparable, kind.__mro__)) for kind in types))
 
 
 # Reading a signature
