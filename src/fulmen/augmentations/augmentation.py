@@ -7,10 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.core.component import Component
-from fulmen.core.fields import static
-from fulmen.core.mode import require_key
-from fulmen.core.naming import briefly
+from fulmen.core import Component, briefly, require_key, static
 from fulmen.core.verbs import augment
 from fulmen.dispatching.registry import dispatch
 

@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fulmen.augmentations.augmentation import Augmentation, draws, key_of, require_floating, require_images
-from fulmen.core.fields import hyper, static
-from fulmen.core.tree import remake
+from fulmen.core import hyper, remake, static
 from fulmen.core.verbs import augment
 from fulmen.dispatching.registry import dispatch
 

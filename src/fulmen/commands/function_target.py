@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import fulmen as fm
 from fulmen.commands.one_line_errors import CommandError, nearest, user_traceback
-from fulmen.core.tree import short
+from fulmen.core import short
 
 
 def function(target: str) -> Callable[[], Any]:

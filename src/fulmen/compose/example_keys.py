@@ -6,8 +6,7 @@ from typing import Any
 
 import jax
 
-from fulmen.core.batch import index
-from fulmen.core.mode import require_key
+from fulmen.core import index, require_key
 
 
 def example_keys(component: Any, batch: Any, name: str) -> jax.Array:

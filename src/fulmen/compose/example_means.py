@@ -8,9 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fulmen.core import Mean, Mergeable, Wrapper, part_name
 from fulmen.core.border import check_weight
-from fulmen.core.component import Wrapper, part_name
-from fulmen.core.mergeable import Mean, Mergeable
 from fulmen.core.verbs import as_batch, loss, losses, metrics
 
 

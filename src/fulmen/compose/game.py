@@ -6,10 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fulmen.compose.loss_entries import checked_entries
-from fulmen.core.component import Game, is_part, parts, still
+from fulmen.core import Game, Train, is_part, items, parts, remake, still
 from fulmen.core.leaves import PARAMETER, leaves
-from fulmen.core.mode import Train
-from fulmen.core.tree import items, remake
 from fulmen.core.verbs import losses
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from fulmen.compose.loss_entries import has_losses_of_parts, joined, part_batch
-from fulmen.core.batch import Batch, PartBatches, parts_of
+from fulmen.core import Batch, PartBatches, Prediction, outputs_for, parts_of, remake, short
 from fulmen.core.component import Model, System, Wrapper, named_parts
-from fulmen.core.prediction import Prediction, outputs_for
-from fulmen.core.tree import remake, short
 from fulmen.core.verbs import as_batch, augment, metrics, predictions, validate
 from fulmen.dispatching.registry import dispatch
 

@@ -20,16 +20,11 @@ from fulmen.compose.vectorized import (
     over_states,
     seeded,
 )
-from fulmen.core.batch import Batch
-from fulmen.core.component import fold_name
+from fulmen.core import Batch, Mode, State, concrete, fold_name, remake
 from fulmen.core.leaves import PARAMETER, leaves
 from fulmen.core.marks import standard_step
 from fulmen.core.mergeable import Mean, Mergeable, Spread
-from fulmen.core.mode import Mode
-from fulmen.core.naming import concrete
 from fulmen.core.stacking import each, is_own, join, split, take
-from fulmen.core.state import State
-from fulmen.core.tree import remake
 from fulmen.core.verbs import augment, update
 from fulmen.dispatching.registry import dispatch
 from fulmen.dispatching.warning import warn

@@ -6,10 +6,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from fulmen.core.batch import Batch, Labeled, PartBatches, Unlabeled
+from fulmen.core import Batch, Labeled, Model, PartBatches, System, Unlabeled, keeps_rows, named_parts
 from fulmen.core.border import check_array, named_arrays
-from fulmen.core.component import Model, System, named_parts
-from fulmen.core.marks import keeps_rows
 from fulmen.core.verbs import as_batch
 from fulmen.dispatching.registry import dispatch, verb
 

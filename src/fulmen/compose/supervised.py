@@ -7,13 +7,11 @@ import operator
 from typing import Any
 
 from fulmen.compose.part_defaults import augmented
-from fulmen.core.component import Component, Model, System
-from fulmen.core.leaves import components
+from fulmen.core import Component, Model, System, components, remake
 from fulmen.core.marks import sums_losses, uses_outputs
 from fulmen.core.naming import numbered
 from fulmen.core.output_shapes import evaluated, output_shapes
 from fulmen.core.prediction import Prediction, inputs_for
-from fulmen.core.tree import remake
 from fulmen.core.verbs import augment, forward, loss, losses, metrics, model_inputs, predictions, validate
 from fulmen.dispatching.registry import dispatch, verb
 from fulmen.metric_types import Accuracy, Metric

@@ -8,9 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from fulmen.core.batch import Batch
+from fulmen.core import Batch, short
 from fulmen.core.border import check_array, leaf_name
-from fulmen.core.tree import short
 from fulmen.data.arrays import check_finite, check_lengths, host_array, host_dtype
 
 

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Generator, Iterator
 from typing import Any, TypeAlias
 
-from fulmen.core.mode import Plan
+from fulmen.core import Plan
 from fulmen.core.verbs import batches
 from fulmen.data.arrays import count
 from fulmen.data.batch_spec import BatchSpec

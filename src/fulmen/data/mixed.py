@@ -8,8 +8,7 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
-from fulmen.core.batch import Batch
-from fulmen.core.tree import remake, short
+from fulmen.core import Batch, remake, short
 from fulmen.core.verbs import batches, steps_per_epoch
 from fulmen.data.arrays import batch_count, count, order
 from fulmen.dispatching.registry import dispatch

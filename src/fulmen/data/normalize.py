@@ -9,10 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fulmen.core.batch import Batch
-from fulmen.core.border import check_array
-from fulmen.core.mode import Plan
-from fulmen.core.tree import Tree
+from fulmen.core import Batch, Plan, Tree, check_array
 from fulmen.core.verbs import batches
 from fulmen.data.arrays import check_arrays, cut
 from fulmen.data.iterables import BatchList, describe_data, iterate

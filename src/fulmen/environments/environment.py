@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fulmen.core.component import Component
+from fulmen.core import Component
 from fulmen.core.verbs import observe, reset, step
 from fulmen.dispatching.registry import dispatch
 

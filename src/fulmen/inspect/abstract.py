@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from fulmen.core.leaves import is_array
+from fulmen.core import is_array
 from fulmen.core.verbs import init
 
 

@@ -13,10 +13,7 @@ import optax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 from jax.interpreters import partial_eval
 
-from fulmen.core.mode import Eval
-from fulmen.core.prediction import outputs_for
-from fulmen.core.state import State
-from fulmen.core.structure import pack
+from fulmen.core import Eval, State, outputs_for, pack
 from fulmen.core.verbs import as_batch, bind, eval_step, loss, setup
 from fulmen.data.arrays import count
 from fulmen.data.source import Source

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from fulmen.core.component import Component, Frozen, Model, System, Wrapper
+from fulmen.core import Component, Frozen, Model, System, Wrapper
 from fulmen.core.leaves import TracedArraysError, is_array
 from fulmen.core.verbs import init
 from fulmen.dispatching.compiled_code import recorded

@@ -9,10 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from fulmen.core.component import Component, named_parts
-from fulmen.core.fields import STATIC
+from fulmen.core import STATIC, Component, State, named_parts
 from fulmen.core.leaves import OTHER, PARAMETER, Leaf, components, is_array, leaves
-from fulmen.core.state import State
 from fulmen.inspect.abstract import described
 from fulmen.inspect.summary_table import Part, Row, Summary
 

@@ -11,13 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.core.batch import Batch
-from fulmen.core.component import Buffer, Component, Parameter
+from fulmen.core import Batch, Buffer, Component, Parameter, State, Tree, number, short
 from fulmen.core.fields import kinds
 from fulmen.core.leaves import FROZEN, PARAMETER, Leaf, is_array, leaves
-from fulmen.core.naming import number
-from fulmen.core.state import State
-from fulmen.core.tree import Tree, short
 from fulmen.core.verbs import show
 from fulmen.dispatching.registry import dispatch
 from fulmen.inspect.abstract import described

@@ -12,13 +12,10 @@ import optax
 
 from fulmen.compose.example_means import total_loss
 from fulmen.compose.part_defaults import augmented
+from fulmen.core import Eval, Plan, State, Train, fold_name, unbind
 from fulmen.core import verbs as contracts
-from fulmen.core.component import fold_name
-from fulmen.core.component_methods import unbind
 from fulmen.core.field_checks import check_fields
 from fulmen.core.leaves import PARAMETER, components, leaves
-from fulmen.core.mode import Eval, Plan, Train
-from fulmen.core.state import State
 from fulmen.core.verbs import as_batch, bind, init, setup, validate
 from fulmen.data.arrays import count
 from fulmen.data.iterables import describe_data

@@ -8,8 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fulmen.core.mode import Plan
-from fulmen.core.schedule import Schedule
+from fulmen.core import Plan, Schedule
 from fulmen.core.verbs import plot
 from fulmen.dispatching.registry import dispatch
 from fulmen.inspect.plot_style import COLOURS, TEXT, grid

@@ -18,8 +18,7 @@ try:
 except ImportError:
     raise missing("equinox", "Equinox modules", "equinox") from None
 
-from fulmen.core.leaves import BUFFER, PARAMETER
-from fulmen.core.mode import Mode, Train
+from fulmen.core import BUFFER, PARAMETER, Mode, Train
 from fulmen.interop.foreign import Library, register
 from fulmen.interop.signatures import key_for, parameters_of
 

@@ -17,12 +17,8 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from fulmen.core import OTHER, PARAMETER, STATIC, Mode, Prediction, is_array, outputs_for, remake, static
 from fulmen.core.component import Buffer, Component, Model, record
-from fulmen.core.fields import STATIC, static
-from fulmen.core.leaves import OTHER, PARAMETER, is_array
-from fulmen.core.mode import Mode
-from fulmen.core.prediction import Prediction, outputs_for
-from fulmen.core.tree import remake
 from fulmen.dispatching.lazy_libraries import library_of, teach
 from fulmen.dispatching.registry import dispatch
 

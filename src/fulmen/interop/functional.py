@@ -8,10 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.core.component import Buffer, Model, record
-from fulmen.core.fields import static
-from fulmen.core.mode import Mode, Train
-from fulmen.core.tree import remake
+from fulmen.core import Buffer, Mode, Model, Train, record, remake, static
 from fulmen.core.verbs import forward, init, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.interop.signatures import KEYS, flags, key_for, parameters_of

@@ -7,10 +7,7 @@ from typing import Any
 
 import jax
 
-from fulmen.core.component import Buffer, Model, record
-from fulmen.core.fields import static
-from fulmen.core.mode import Train
-from fulmen.core.tree import remake
+from fulmen.core import Buffer, Model, Train, record, remake, static
 from fulmen.core.verbs import forward, init, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.interop.functional import shapes_of, zeros

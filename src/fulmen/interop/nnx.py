@@ -18,9 +18,7 @@ try:
 except ImportError:
     raise missing("flax", "Flax modules", "flax") from None
 
-from fulmen.core.component import fold_name
-from fulmen.core.leaves import BUFFER, OTHER, PARAMETER
-from fulmen.core.mode import Mode, Train
+from fulmen.core import BUFFER, OTHER, PARAMETER, Mode, Train, fold_name
 from fulmen.interop.foreign import Library, register
 from fulmen.interop.signatures import KEYS, flags, key_for, parameters_of
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from fulmen.core.mode import Mode, Train
+from fulmen.core import Mode, Train
 
 _FLAGS = {
     "train": True,

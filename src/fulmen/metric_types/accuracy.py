@@ -6,9 +6,7 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from fulmen.core.fields import static
-from fulmen.core.mergeable import Mean
-from fulmen.core.prediction import check_classes
+from fulmen.core import Mean, check_classes, static
 from fulmen.core.verbs import metrics, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.metric_types.metric import ClassMetric, labels_of, weight_of

@@ -7,9 +7,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from fulmen.core.fields import static
-from fulmen.core.mergeable import Mergeable
-from fulmen.core.prediction import check_classes
+from fulmen.core import Mergeable, check_classes, static
 from fulmen.core.verbs import metrics, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.metric_types.metric import ClassMetric, labels_of, numpy_of, ratio, weighted_sum, weights

@@ -7,10 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.core.component import Model
-from fulmen.core.fields import static
-from fulmen.core.naming import concrete
-from fulmen.core.tree import remake
+from fulmen.core import Model, concrete, remake, static
 from fulmen.core.verbs import forward, init
 from fulmen.dispatching.registry import dispatch
 from fulmen.models.input_checks import require_arrays

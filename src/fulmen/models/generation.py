@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.core.batch import Unlabeled
+from fulmen.core import Unlabeled
 from fulmen.core.verbs import forward, validate
 
 

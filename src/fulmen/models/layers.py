@@ -8,10 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.core.component import Model
-from fulmen.core.fields import hyper, static
-from fulmen.core.mode import Train
-from fulmen.core.tree import remake
+from fulmen.core import Model, Train, hyper, remake, static
 from fulmen.core.verbs import forward, init, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.models.input_checks import (

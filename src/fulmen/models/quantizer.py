@@ -5,10 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from fulmen.core.component import Buffer, Model, record
-from fulmen.core.fields import hyper, static
-from fulmen.core.mode import Train
-from fulmen.core.tree import remake
+from fulmen.core import Buffer, Model, Train, hyper, record, remake, static
 from fulmen.core.verbs import forward, init
 from fulmen.dispatching.registry import dispatch
 from fulmen.models.input_checks import require_arrays, require_last_axis

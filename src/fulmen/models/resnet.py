@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from fulmen.core.component import Component, Model
+from fulmen.core import Component, Model
 from fulmen.core.verbs import forward, layer_order
 from fulmen.dispatching.registry import dispatch
 from fulmen.models.chain import Chain

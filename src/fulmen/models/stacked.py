@@ -9,11 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.core.component import Component, Model
-from fulmen.core.fields import static
+from fulmen.core import Component, Model, remake, static
 from fulmen.core.mode import name_hash
 from fulmen.core.stacking import each, is_own, join, split, take
-from fulmen.core.tree import remake
 from fulmen.core.verbs import after_update, bind, forward, init, validate
 from fulmen.dispatching.registry import dispatch
 

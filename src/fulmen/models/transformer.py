@@ -7,8 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.core.component import Component, Model
-from fulmen.core.fields import static
+from fulmen.core import Component, Model, static
 from fulmen.core.tree import get, replace
 from fulmen.core.verbs import forward, init, layer_order, validate
 from fulmen.dispatching.registry import dispatch

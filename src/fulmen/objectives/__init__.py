@@ -1,6 +1,6 @@
 """Objectives: loss terms that add up, `CrossEntropy(smoothing=0.1) + 1e-4 * L2()`, and print as their formula."""
 
-from fulmen.core.prediction import Prediction
+from fulmen.core import Prediction
 from fulmen.objectives.algebra import Objective, Scaled, Scheduled, Sum
 from fulmen.objectives.classification import KL, BinaryCrossEntropy, Brier, CrossEntropy, Hinge
 from fulmen.objectives.contrastive import CosineDistance, InfoNCE, NTXent

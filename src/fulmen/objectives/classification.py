@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fulmen.core.fields import hyper
-from fulmen.core.naming import concrete
+from fulmen.core import concrete, hyper
 from fulmen.core.prediction import at_least_float32, check_classes, class_targets, number_targets, targets
 from fulmen.core.verbs import loss, validate
 from fulmen.dispatching.registry import dispatch

@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from fulmen.core.fields import hyper
-from fulmen.core.prediction import at_least_float32, number_targets
+from fulmen.core import at_least_float32, hyper, number_targets
 from fulmen.core.verbs import loss
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives.algebra import Objective

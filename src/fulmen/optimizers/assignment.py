@@ -11,10 +11,9 @@ import jax
 import optax
 
 from fulmen.compose.vectorized import members_of
+from fulmen.core import Plan, take
 from fulmen.core.leaves import PARAMETER, components, leaves, parameter_paths
-from fulmen.core.mode import Plan
 from fulmen.core.paths import covers, join_path, matching_paths, nearest_above, similar_pattern
-from fulmen.core.stacking import take
 from fulmen.core.tree import children, get
 from fulmen.core.verbs import configure_optimizers, intervals
 from fulmen.dispatching.warning import warn

@@ -7,8 +7,7 @@ from typing import Any
 import optax
 import optax.contrib
 
-from fulmen.core.fields import static
-from fulmen.core.mode import Plan
+from fulmen.core import Plan, static
 from fulmen.optimizers.optimizer import Built, Enclosing, build
 
 

@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fulmen.core.fields import static
-from fulmen.core.mode import Plan
+from fulmen.core import Plan, static
 from fulmen.optimizers.optimizer import Built, Enclosing, build
 from fulmen.schedules.schedule_lengths import after, run_length
 

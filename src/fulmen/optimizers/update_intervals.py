@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fulmen.core.fields import static
+from fulmen.core import remake, static
 from fulmen.core.mode import Plan, UnreadPlan
-from fulmen.core.tree import remake
 from fulmen.core.verbs import intervals
 from fulmen.dispatching.registry import dispatch
 from fulmen.optimizers.optimizer import Built, Enclosing, build

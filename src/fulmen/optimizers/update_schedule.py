@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.core.state import State
+from fulmen.core import State
 from fulmen.dispatching.compiled_code import generation
 from fulmen.optimizers.assignment import Group, groups
 

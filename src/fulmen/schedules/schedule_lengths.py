@@ -9,9 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.core.mode import Plan
-from fulmen.core.schedule import Schedule
-from fulmen.core.tree import remake
+from fulmen.core import Plan, Schedule, remake
 
 
 class StepFunction(Schedule):

@@ -8,9 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from fulmen.core.fields import static
-from fulmen.core.mode import Plan
-from fulmen.core.schedule import Schedule
+from fulmen.core import Plan, Schedule, static
 from fulmen.schedules.schedule_lengths import after, as_schedule, length, run_length, steps_of
 
 

@@ -9,10 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.core.batch import Labeled
-from fulmen.core.component import Component, Parameter, System
-from fulmen.core.prediction import Prediction
-from fulmen.core.tree import remake
+from fulmen.core import Component, Labeled, Parameter, Prediction, System, remake
 from fulmen.core.verbs import forward, init, loss, losses, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives.contrastive import InfoNCE, directions

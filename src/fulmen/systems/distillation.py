@@ -9,12 +9,8 @@ import jax.numpy as jnp
 
 from fulmen.compose.defence import logits, soft_target_loss, validate_logits
 from fulmen.compose.example_means import per_example
-from fulmen.core.batch import inner, is_unlabeled
-from fulmen.core.component import Component, Frozen, System
-from fulmen.core.fields import hyper
+from fulmen.core import Component, Frozen, System, hyper, inner, is_unlabeled, keeps_rows, short
 from fulmen.core.leaves import missing
-from fulmen.core.marks import keeps_rows
-from fulmen.core.tree import short
 from fulmen.core.verbs import as_batch, augment, forward, loss, losses, metrics, predictions, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import KL

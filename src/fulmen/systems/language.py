@@ -10,13 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fulmen.compose.supervised import Supervised, outputs, prediction, several
-from fulmen.core.batch import Labeled, Unlabeled
-from fulmen.core.component import Component
-from fulmen.core.fields import static
+from fulmen.core import Component, Labeled, Prediction, Unlabeled, concrete, static
 from fulmen.core.marks import keeps_rows, uses_outputs
-from fulmen.core.naming import concrete
 from fulmen.core.output_shapes import evaluated, output_shapes
-from fulmen.core.prediction import Prediction
 from fulmen.core.verbs import as_batch, loss, losses, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.metric_types import Metric, Perplexity

@@ -6,8 +6,7 @@ from typing import Any
 
 from fulmen.compose.defence import Defence, logits, soft_target_loss, validate_logits
 from fulmen.compose.part_defaults import augmented
-from fulmen.core.batch import PartBatches, inner, is_unlabeled, parts_of
-from fulmen.core.mode import Train
+from fulmen.core import PartBatches, Train, inner, is_unlabeled, parts_of
 from fulmen.core.verbs import augment, defence_losses, loss, metrics, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import Brier, Objective

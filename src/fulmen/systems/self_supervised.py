@@ -9,9 +9,7 @@ import jax
 
 from fulmen.augmentations.augmentation import Augmentation
 from fulmen.compose.part_defaults import augmented
-from fulmen.core.batch import Labeled, PartBatches, parts_of
-from fulmen.core.component import Component, System
-from fulmen.core.prediction import Prediction
+from fulmen.core import Component, Labeled, PartBatches, Prediction, System, parts_of
 from fulmen.core.verbs import augment, embeddings, forward, loss, losses, metrics
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import CosineDistance, NTXent, Objective

@@ -8,13 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from fulmen.compose.example_keys import example_keys
-from fulmen.core.batch import Labeled
-from fulmen.core.component import Component, System
-from fulmen.core.fields import hyper
+from fulmen.core import Component, Labeled, Prediction, State, System, at_least_float32, hyper, short
 from fulmen.core.output_shapes import evaluated, output_shapes
-from fulmen.core.prediction import Prediction, at_least_float32
-from fulmen.core.state import State
-from fulmen.core.tree import short
 from fulmen.core.verbs import forward, loss, losses, sample, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import BinaryCrossEntropy, Objective

@@ -7,12 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.core.batch import Labeled
-from fulmen.core.component import Component, System
-from fulmen.core.fields import hyper
-from fulmen.core.mergeable import Mergeable
+from fulmen.core import Component, Labeled, Mergeable, Prediction, System, at_least_float32, hyper
 from fulmen.core.output_shapes import evaluated, output_shapes
-from fulmen.core.prediction import Prediction, at_least_float32
 from fulmen.core.verbs import forward, loss, losses, metrics, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.models.quantizer import Quantizer

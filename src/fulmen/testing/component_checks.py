@@ -15,10 +15,8 @@ import optax
 
 import fulmen as fm
 from fulmen.compose.example_means import per_example, total_loss
-from fulmen.core.batch import Batch
-from fulmen.core.component import Component, Model
+from fulmen.core import Batch, Component, Model, Train
 from fulmen.core.leaves import BUFFER, PARAMETER, drawn, leaves
-from fulmen.core.mode import Train
 from fulmen.core.verbs import as_batch, augment, bind, loss, setup, train_step
 from fulmen.data.arrays import count
 from fulmen.data.source import Source

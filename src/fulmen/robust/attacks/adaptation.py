@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.core.tree import Tree
+from fulmen.core import Tree
 from fulmen.core.verbs import project
 from fulmen.dispatching.registry import dispatch, verb
 from fulmen.robust.attacks.attack_loop import along

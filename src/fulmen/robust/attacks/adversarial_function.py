@@ -7,10 +7,7 @@ from typing import Any, ClassVar
 
 import jax
 
-from fulmen.core.batch import Batch, inputs
-from fulmen.core.component import Component
-from fulmen.core.fields import hyper, static
-from fulmen.core.leaves import is_array
+from fulmen.core import Batch, Component, hyper, inputs, is_array, static
 from fulmen.core.verbs import loss, perturb
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import Attack

@@ -8,13 +8,8 @@ from typing import Any, ClassVar
 import jax
 import optax
 
-from fulmen.core.batch import inputs
-from fulmen.core.component import Component
-from fulmen.core.fields import hyper, static
-from fulmen.core.leaves import components
+from fulmen.core import Component, briefly, components, hyper, inputs, remake, static
 from fulmen.core.marks import ignores_steps
-from fulmen.core.naming import briefly
-from fulmen.core.tree import remake
 from fulmen.core.verbs import advance, start_point, transformation, validate, views
 from fulmen.dispatching.errors import MissingMethodError
 from fulmen.dispatching.registry import dispatch

@@ -9,13 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.core.batch import index, inputs, with_inputs
-from fulmen.core.component import still
-from fulmen.core.leaves import components, is_array
+from fulmen.core import State, components, index, inputs, is_array, keep, pack, remake, still, with_inputs
 from fulmen.core.prepared_batch import prepared
-from fulmen.core.state import State
-from fulmen.core.structure import keep, pack
-from fulmen.core.tree import remake
 from fulmen.core.verbs import as_batch, attempt, perturb, validate
 from fulmen.robust.attacks.attack import Attack
 from fulmen.robust.attacks.attack_loop import (

@@ -7,8 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.core.fields import hyper, static
-from fulmen.core.tree import remake
+from fulmen.core import hyper, remake, static
 from fulmen.core.verbs import advance, begin, finish, length
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack_loop import AttackState, select

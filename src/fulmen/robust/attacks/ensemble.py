@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import optax
 
-from fulmen.core.batch import with_inputs
+from fulmen.core import with_inputs
 from fulmen.core.verbs import attempt, perturb, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import Attack

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fulmen.core import remake
 from fulmen.core.marks import ignores_steps
-from fulmen.core.tree import remake
 from fulmen.core.verbs import advance, begin, finish, project, shown, start_point, transformation, views
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import Attack

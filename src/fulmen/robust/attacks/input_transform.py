@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fulmen.core.component import Component
-from fulmen.core.fields import hyper
+from fulmen.core import Component, hyper
 from fulmen.core.verbs import shown
 from fulmen.dispatching.registry import dispatch
 

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fulmen.core.fields import hyper, static
-from fulmen.core.naming import concrete, number
+from fulmen.core import concrete, hyper, number, static
 from fulmen.core.verbs import start_point, transformation, validate, views
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import CLEAN, FGSM, PGD, Start, SteepestAscent, require_key

@@ -8,9 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.core.fields import static
-from fulmen.core.prediction import Prediction
-from fulmen.core.tree import remake
+from fulmen.core import Prediction, remake, static
 from fulmen.core.verbs import finish, project, succeeded, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import Margin, Objective

@@ -8,10 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fulmen.compose.defence import logits
-from fulmen.core.batch import Attacked, Batch
-from fulmen.core.component import System
-from fulmen.core.fields import hyper
-from fulmen.core.prediction import Prediction, at_least_float32
+from fulmen.core import Attacked, Batch, Prediction, System, at_least_float32, hyper
 from fulmen.core.verbs import losses
 from fulmen.dispatching.registry import dispatch
 

@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from fulmen.compose.example_means import total_loss
-from fulmen.core.batch import index, inputs, with_inputs
-from fulmen.core.fields import hyper
+from fulmen.core import hyper, index, inputs, with_inputs
 from fulmen.core.verbs import defence_losses, loss, project, start_point
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import Uniform

@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fulmen.compose.defence import logits, unrecorded, validate_logits
-from fulmen.core.fields import hyper
-from fulmen.core.prediction import Prediction, at_least_float32, class_targets
+from fulmen.core import Prediction, at_least_float32, class_targets, hyper
 from fulmen.core.verbs import defence_losses, loss, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.defences.adversarial import AttackTrained

@@ -5,8 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from fulmen.core.fields import hyper
-from fulmen.core.tree import remake
+from fulmen.core import hyper, remake
 from fulmen.core.verbs import perturb, start_point, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import FGSM, Attack, Start, Uniform, require_key

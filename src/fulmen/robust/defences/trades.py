@@ -7,9 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from fulmen.compose.defence import logits, unrecorded, validate_logits
-from fulmen.core.component import still
-from fulmen.core.fields import hyper
-from fulmen.core.mode import Eval
+from fulmen.core import Eval, hyper, still
 from fulmen.core.verbs import bind, defence_losses, loss, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import Attack, Clean

@@ -9,10 +9,7 @@ import jax.numpy as jnp
 
 from fulmen.compose.defence import Defence, logits, validate_logits
 from fulmen.compose.example_keys import example_keys
-from fulmen.core.batch import inputs, is_unlabeled, with_inputs
-from fulmen.core.component import still
-from fulmen.core.fields import hyper, static
-from fulmen.core.mode import Train
+from fulmen.core import Train, hyper, inputs, is_unlabeled, static, still, with_inputs
 from fulmen.core.verbs import defence_losses, loss, metrics, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.defences.divergence import total_divergence

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fulmen.core.naming import concrete
-from fulmen.core.tree import remake, short
+from fulmen.core import concrete, remake, short
 from fulmen.core.verbs import as_attack, scaled
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import Attack, SteepestAscent

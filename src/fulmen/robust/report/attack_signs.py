@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fulmen.core.tree import remake
+from fulmen.core import remake
 from fulmen.core.verbs import examine, scaled
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import FGSM, PGD

@@ -7,11 +7,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.core.batch import Attacked, Batch, with_labels
-from fulmen.core.component import System, fold_name
-from fulmen.core.fields import hyper
-from fulmen.core.prediction import Prediction
-from fulmen.core.tree import remake
+from fulmen.core import Attacked, Batch, Prediction, System, fold_name, hyper, remake, with_labels
 from fulmen.core.verbs import attempt, examine, losses, predictions, scaled, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import CrossEntropy

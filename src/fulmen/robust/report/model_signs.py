@@ -7,9 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fulmen.core.batch import inputs, with_inputs
-from fulmen.core.leaves import components
-from fulmen.core.mode import Train
+from fulmen.core import Train, components, inputs, with_inputs
 from fulmen.core.verbs import examine, predictions
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.report.attack_evaluation import in_eval_mode

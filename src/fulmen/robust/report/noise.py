@@ -6,8 +6,7 @@ import functools
 
 import jax
 
-from fulmen.core.fields import static
-from fulmen.core.tree import remake
+from fulmen.core import remake, static
 from fulmen.core.verbs import advance, begin, finish, project, start_point, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import Attack, Uniform

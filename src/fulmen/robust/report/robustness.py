@@ -13,11 +13,7 @@ import jax
 import numpy as np
 import optax
 
-from fulmen.core.batch import inputs
-from fulmen.core.component import Component, Model
-from fulmen.core.leaves import require_arrays
-from fulmen.core.state import State
-from fulmen.core.structure import pack
+from fulmen.core import Component, Model, State, inputs, pack, require_arrays
 from fulmen.core.verbs import as_attack, as_batch, examine, loss, robustness, validate
 from fulmen.core.version import __version__
 from fulmen.data.arrays import check_arrays
