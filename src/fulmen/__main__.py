@@ -1,7 +1,5 @@
 """Fulmen on the command line."""
 
-from __future__ import annotations
-
 import functools
 import sys
 import traceback

@@ -1,7 +1,5 @@
 """Augmentations of the inputs: `Flip`, `ShiftCrop`, `Cutout` for images, and `Noise`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

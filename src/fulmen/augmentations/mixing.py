@@ -1,7 +1,5 @@
 """Augmentations that mix examples and their targets: `Mixup` and `CutMix`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

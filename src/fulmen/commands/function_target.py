@@ -1,7 +1,5 @@
 """Finds and calls the user's function that a command is given."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import inspect

@@ -1,7 +1,5 @@
 """`Defence`: a wrapper with its own training loss; in an evaluation it is its system."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

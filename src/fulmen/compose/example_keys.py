@@ -1,7 +1,5 @@
 """Random keys per example, so that the randomness of an example does not depend on the rest of its batch."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -1,7 +1,5 @@
 """Values that are one number or one per example, as weighted means over the examples of a batch."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

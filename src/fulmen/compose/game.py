@@ -1,7 +1,5 @@
 """`Game`: each entry of its losses is differentiated with respect to one player only, the one of its name."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any
 

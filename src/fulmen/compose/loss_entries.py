@@ -1,7 +1,5 @@
 """The entries of a system's loss: the defaults of `loss`, `losses` and `reduce_losses`, and the entries' names in the logs."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, TypeVar
 

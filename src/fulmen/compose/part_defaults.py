@@ -1,7 +1,5 @@
 """What a system does by default with its parts: the defaults of `metrics`, `predictions`, `augment` and `validate`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from fulmen.compose.loss_entries import has_losses_of_parts, joined, part_batch

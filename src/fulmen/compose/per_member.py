@@ -1,7 +1,5 @@
 """`PerMember`: separate data for each member of a population, and how a batch is split into the members' batches."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, ClassVar
 

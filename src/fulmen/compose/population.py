@@ -1,7 +1,5 @@
 """`Population`: several systems of one type, trained in one program."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """How a `Population` is set up, trained and evaluated: each member independently of the others."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The verbs of models and systems for a `Population`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """From raw data to batches: the default of `as_batch`, by the type of the data."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax.numpy as jnp

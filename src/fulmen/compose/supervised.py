@@ -1,7 +1,5 @@
 """`Supervised`, a model with an objective, metrics and augmentations; and `Classifier`."""
 
-from __future__ import annotations
-
 import dataclasses
 import operator
 from typing import Any

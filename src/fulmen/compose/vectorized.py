@@ -6,8 +6,6 @@ such as an average. `whole` is the component with its wrappers; each member gets
 **Extending.** A user-defined vectorized system is trained and evaluated like a `Population` if it has methods of these verbs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

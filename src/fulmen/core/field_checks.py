@@ -1,7 +1,5 @@
 """What `setup` and `check` refuse in a component: unclear fields, unfit values, shared parameters, undispatched methods."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 from typing import Any

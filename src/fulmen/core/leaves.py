@@ -1,7 +1,5 @@
 """The leaves of a tree of components, with their paths and roles."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator
 from typing import Any, NamedTuple

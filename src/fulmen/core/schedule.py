@@ -1,7 +1,5 @@
 """`Schedule`: a learning rate as a function of the run's plan."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from fulmen.core.mode import Plan

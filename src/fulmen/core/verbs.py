@@ -1,8 +1,6 @@
 """The contract of every public verb. The methods for a type are in that type's file."""
 # The body of a verb is never run. `pyright` sees plain functions here and `Verb`s in the other files.
 
-from __future__ import annotations
-
 from typing import Any
 
 from fulmen.core.mode import Eval, Mode, Plan

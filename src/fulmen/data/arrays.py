@@ -1,7 +1,5 @@
 """Arrays, and tuples, lists, dicts and batches of arrays: checked once, then cut into batches."""
 
-from __future__ import annotations
-
 from collections.abc import Generator, Iterator
 from typing import Any
 

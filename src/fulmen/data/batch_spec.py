@@ -1,7 +1,5 @@
 """The structure, types and shapes of a source's batches: taken from its first batch, and checked for all others."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`EpochReader`: the batches of one epoch of a source, checked one by one."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 from collections.abc import Generator, Iterator

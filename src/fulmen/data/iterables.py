@@ -1,7 +1,5 @@
 """Python iterables of batches, iterators, and functions that make them."""
 
-from __future__ import annotations
-
 import contextlib
 import inspect
 import weakref

@@ -1,7 +1,5 @@
 """Data sources of other libraries: the file with the methods for a library is loaded when one of its types is first used."""
 
-from __future__ import annotations
-
 import importlib
 
 # From the modules of a library's classes to the file in `interop` with the methods for them.

@@ -1,7 +1,5 @@
 """From the data that a user gives to the data that `batches` dispatches on."""
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """`Sources`: a dict of data, such as one entry for each part of a system, whose batches are read together."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

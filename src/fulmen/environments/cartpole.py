@@ -1,7 +1,5 @@
 """`CartPole`: balancing a pole on a cart."""
 
-from __future__ import annotations
-
 import math
 
 import jax

@@ -1,7 +1,5 @@
 """`Environment`, and episodes in one: `begin` and `play`."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import jax

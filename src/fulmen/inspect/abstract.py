@@ -1,7 +1,5 @@
 """Components with shapes in place of arrays that are not drawn yet."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -1,7 +1,5 @@
 """The cost of a step and an evaluation, from XLA's analysis of the compiled programs. Nothing is computed or allocated."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence

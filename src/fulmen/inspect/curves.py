@@ -1,7 +1,5 @@
 """`plot` of a history, and its table with small curves in a notebook."""
 
-from __future__ import annotations
-
 import html
 import math
 from typing import Any

@@ -1,7 +1,5 @@
 """The checks of `check` that need values: the loss, the gradients and the buffers on one batch."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`summary`: every leaf of a component with its shape, type, role and size, and what a step costs."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`plot` of a loss tree: a bar for each entry."""
 
-from __future__ import annotations
-
 import math
 
 from fulmen.core.verbs import plot

@@ -1,7 +1,5 @@
 """`show` of components, states and batches: nested `<details>` of fields with types, shapes, roles and parameter counts."""
 
-from __future__ import annotations
-
 import dataclasses
 import html
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Matplotlib figures for light and dark pages."""
 
-from __future__ import annotations
-
 from typing import Any
 
 # Colours with a contrast of at least 3.5 to white and to near-black, distinguishable with the three kinds of colour blindness.

@@ -1,7 +1,5 @@
 """`check`: finds problems before a long run, on one small batch."""
 
-from __future__ import annotations
-
 import inspect
 import warnings
 from typing import Any

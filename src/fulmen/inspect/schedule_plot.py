@@ -1,7 +1,5 @@
 """`plot` of schedules and of functions of the step."""
 
-from __future__ import annotations
-
 from types import FunctionType
 from typing import Any
 

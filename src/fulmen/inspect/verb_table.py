@@ -1,7 +1,5 @@
 """A verb's methods as a table in a notebook."""
 
-from __future__ import annotations
-
 import html
 import inspect
 from typing import Any

@@ -5,8 +5,6 @@ Give a module as its constructor makes it, also a stateful one such as `eqx.nn.B
 the pair again.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

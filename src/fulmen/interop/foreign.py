@@ -7,8 +7,6 @@ recorded as for a `Buffer`, so it changes only in training steps.
 # pyright: reportInvalidTypeForm=false
 # The methods in `register` are annotated with a variable class.
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """`functional`: a model that is a pair of functions, as in Haiku, stax and Hugging Face's Flax models."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`Linen`: a Flax Linen module with its variables."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -4,8 +4,6 @@
 call leaves in them. The keys of `nnx.Rngs` are folded from the mode's key, so their `count`s do not change.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -1,7 +1,5 @@
 """Which arguments a function of another library gets in a mode, by the names of its parameters."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any

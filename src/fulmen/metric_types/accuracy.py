@@ -1,7 +1,5 @@
 """`Accuracy` and `TopK`: the share of correct classes."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import jax.numpy as jnp

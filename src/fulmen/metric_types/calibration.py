@@ -1,7 +1,5 @@
 """Metrics of probabilities: `CalibrationError`, `Perplexity`, `BitsPerCharacter`."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import jax

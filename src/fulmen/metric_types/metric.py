@@ -1,7 +1,5 @@
 """`Metric`, and what metrics share: weights of examples, and arithmetic for the host and for compiled code."""
 
-from __future__ import annotations
-
 from types import ModuleType
 from typing import Any, ClassVar
 

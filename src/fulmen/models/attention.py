@@ -1,7 +1,5 @@
 """`Attention`: multi-head self-attention; `rotary`: positions as rotations."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -1,7 +1,5 @@
 """`Chain`: layers applied in sequence; `Function`: a plain function as a layer."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`ConvNet`: a small convolutional network."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

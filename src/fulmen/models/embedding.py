@@ -1,7 +1,5 @@
 """`Embedding`: a vector for each token."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

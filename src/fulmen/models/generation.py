@@ -1,7 +1,5 @@
 """`generate`: samples from a model of sequences."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

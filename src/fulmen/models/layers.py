@@ -1,7 +1,5 @@
 """Layers: `Dense`, `Conv`, `Dropout`, `Flatten`."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`MLP`: a multilayer perceptron."""
 
-from __future__ import annotations
-
 import itertools
 import operator
 from collections.abc import Callable

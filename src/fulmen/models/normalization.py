@@ -1,7 +1,5 @@
 """Normalization: `BatchNorm`, `LayerNorm`, `RMSNorm`, `GroupNorm`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -1,7 +1,5 @@
 """Pooling over the height and width of images: `MaxPool`, `AvgPool`, `GlobalAvgPool`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -1,7 +1,5 @@
 """`Quantizer`: replaces each vector by the nearest one of a codebook."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 

@@ -1,7 +1,5 @@
 """`ResNet`: residual networks for images, with basic or bottleneck blocks."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

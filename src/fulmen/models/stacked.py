@@ -1,7 +1,5 @@
 """`Stacked`: a block n times in sequence, each with its own arrays and randomness, as one loop or unrolled."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """`Transformer`: a causal language model, as GPT-2."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

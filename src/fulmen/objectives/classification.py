@@ -1,7 +1,5 @@
 """Objectives of classification: targets are classes or probabilities."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import jax

@@ -1,7 +1,5 @@
 """Contrastive objectives: two views of an example, compared with those of the rest of the batch."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import jax

@@ -1,7 +1,5 @@
 """Margins between the logits of classes, which attacks maximize."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import jax

@@ -1,7 +1,5 @@
 """Objectives of the model's parameters alone, and which parameters are kernels."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import jax

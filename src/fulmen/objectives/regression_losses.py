@@ -1,7 +1,5 @@
 """Objectives of regression: targets are numbers, of the shape of the outputs."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import jax

@@ -1,7 +1,5 @@
 """Which optimizer each parameter has: by the argument `optimizer=`, by methods, by path, by inheritance."""
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping

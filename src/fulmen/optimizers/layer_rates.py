@@ -1,7 +1,5 @@
 """`layerwise`: learning rates that decrease from the output to the input."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

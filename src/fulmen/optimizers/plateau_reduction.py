@@ -1,7 +1,5 @@
 """`plateau`: a learning rate that is reduced when the loss stops falling."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import optax

@@ -1,7 +1,5 @@
 """`unfreeze`: an optimizer that starts later in the run."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import jax

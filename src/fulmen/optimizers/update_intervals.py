@@ -1,7 +1,5 @@
 """`every`: an optimizer that updates its parameters in one of n steps; and the default of `intervals`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from fulmen.core import remake, static

@@ -1,7 +1,5 @@
 """`UpdateSchedule`: which leaves are not updated in which step of a run."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Schedules from learning rates of any form, and lengths in steps or as fractions of the run."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """The schedules: cosine, linear, one cycle, steps, and a warm-up before any of them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

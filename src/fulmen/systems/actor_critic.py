@@ -1,7 +1,5 @@
 """`ActorCritic`: an actor that learns to act in an environment, and a critic that estimates the value of states."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

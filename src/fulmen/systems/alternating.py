@@ -1,7 +1,5 @@
 """`Alternating`: the players of a game are updated one after another."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -1,7 +1,5 @@
 """`CLIP`: two encoders whose embeddings of a pair are near each other."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import Any

@@ -1,7 +1,5 @@
 """`Distillation`: a student that learns from a teacher's probabilities."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

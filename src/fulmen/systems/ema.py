@@ -1,7 +1,5 @@
 """`EMA`: a component with an exponential moving average of its weights."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

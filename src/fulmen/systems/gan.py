@@ -1,7 +1,5 @@
 """`GAN`: a generator against a critic, and its objectives: `NonSaturating`, `Hinge`, `Wasserstein`."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

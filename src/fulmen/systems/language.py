@@ -1,7 +1,5 @@
 """`LanguageModel`, which predicts the next token, and `Tokens`, its batches."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """`MeanTeacher`: consistency between a student and the average of its weights, with or without labels."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from fulmen.compose.defence import Defence, logits, soft_target_loss, validate_logits

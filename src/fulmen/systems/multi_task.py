@@ -1,7 +1,5 @@
 """`MultiTask`: one backbone, and a head for each task."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`Regressor`: a model that predicts numbers."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from fulmen.compose.supervised import Supervised

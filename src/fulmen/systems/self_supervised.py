@@ -1,7 +1,5 @@
 """`SelfSupervised`, representations from two views of each example (SimCLR); and `BYOL`."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

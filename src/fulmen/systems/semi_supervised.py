@@ -1,7 +1,5 @@
 """`SemiSupervised`: labelled and unlabelled examples in one training step."""
 
-from __future__ import annotations
-
 import jax.numpy as jnp
 
 from fulmen.compose.example_means import total_loss

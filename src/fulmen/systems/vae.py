@@ -1,7 +1,5 @@
 """`VAE`: an encoder to a distribution over latent codes, and a decoder; and `sample` of a state."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

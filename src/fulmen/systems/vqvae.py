@@ -1,7 +1,5 @@
 """`VQVAE`: an autoencoder with discrete codes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -1,7 +1,5 @@
 """`Weighted`: fixed or learned weights for the entries of a system's loss."""
 
-from __future__ import annotations
-
 import difflib
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """`check_component` and `check_layer`: assertions on systems, models and layers."""
 
-from __future__ import annotations
-
 import importlib.util
 import tempfile
 import warnings

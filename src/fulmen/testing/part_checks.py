@@ -1,7 +1,5 @@
 """`check_objective`, `check_attack` and `check_source`: assertions on the parts of a run."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

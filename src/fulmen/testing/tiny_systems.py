@@ -1,7 +1,5 @@
 """A small system of each kind, with data."""
 
-from __future__ import annotations
-
 import difflib
 from typing import Any
 

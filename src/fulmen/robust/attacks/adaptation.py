@@ -1,7 +1,5 @@
 """The steps of APGD and their adaptation, in balls of each norm."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Attacks on plain loss functions, without a system."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, ClassVar
 

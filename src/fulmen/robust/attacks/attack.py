@@ -1,7 +1,5 @@
 """`Attack`, `FGSM` and `PGD`, their starting points, and the optax chain of each."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any, ClassVar
 

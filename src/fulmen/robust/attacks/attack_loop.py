@@ -1,7 +1,5 @@
 """The loop of an iterative attack: compiled step by step, or as one traced program; it ends early on success."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

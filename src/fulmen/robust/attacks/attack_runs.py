@@ -1,7 +1,5 @@
 """`perturb` and `attempt`: an attack on a batch, with restarts, on the examples that it has not succeeded on yet."""
 
-from __future__ import annotations
-
 import inspect
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The steepest step and the uniform start in the ball of each norm."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The attack of Carlini and Wagner: minimises the distance and the margin together."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -1,7 +1,5 @@
 """DeepFool: steps to the nearest class boundary, linearised."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

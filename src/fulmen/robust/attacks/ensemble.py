@@ -1,7 +1,5 @@
 """`WorstOf`: several attacks, each on the examples on which the previous ones have not succeeded."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

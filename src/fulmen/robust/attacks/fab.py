@@ -1,7 +1,5 @@
 """FAB: steps along the class boundary towards the clean input."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

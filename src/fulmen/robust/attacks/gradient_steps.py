@@ -1,7 +1,5 @@
 """Attacks that are an optax chain: the start, the step along the gradient with its projection, and the end."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Projection onto a hyperplane within bounds, in the norm of each ball."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -1,7 +1,5 @@
 """Views: transforms of an attack's point before the system. The gradient is taken through them."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Variants of the fast gradient sign method: iterated, random starts, momentum, smoothed and diverse gradients."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The common parts of attacks that search for the nearest adversarial point."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

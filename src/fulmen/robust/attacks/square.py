@@ -1,7 +1,5 @@
 """Square: a random search over squares of an image, without gradients."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math

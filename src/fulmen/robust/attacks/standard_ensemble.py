@@ -1,7 +1,5 @@
 """`autoattack`: the standard AutoAttack ensemble."""
 
-from __future__ import annotations
-
 from fulmen.objectives import DLR, CrossEntropy
 from fulmen.robust.attacks.apgd import APGD
 from fulmen.robust.attacks.ensemble import WorstOf

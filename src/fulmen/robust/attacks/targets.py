@@ -1,7 +1,5 @@
 """The goal of an attack: away from a label, or towards another class."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import jax

@@ -1,7 +1,5 @@
 """`Adversarial`: a system trained on attacked inputs, and attacks that change with the step."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The divergence of predicted probabilities from a reference, which TRADES and VAT maximise by the input and minimise by training."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import jax

@@ -1,7 +1,5 @@
 """Each example's arrays as one vector: products, and lengths that neither underflow nor overflow."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

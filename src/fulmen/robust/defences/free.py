@@ -1,7 +1,5 @@
 """`FreeAdversarial`: one backward pass updates the parameters and the perturbation."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -1,7 +1,5 @@
 """`GradAlign`: training that aligns the gradients at the input and near it."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 

@@ -1,7 +1,5 @@
 """`OverfittingGuard`: stops a run when robust accuracy under a stronger attack collapses."""
 
-from __future__ import annotations
-
 import warnings
 from typing import Any
 

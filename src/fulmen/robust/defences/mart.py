@@ -1,7 +1,5 @@
 """`MART`: adversarial training in which misclassified examples have more weight."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -1,7 +1,5 @@
 """Single-step attacks for fast training, and the random starts that defences use."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 

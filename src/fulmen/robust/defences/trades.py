@@ -1,7 +1,5 @@
 """`TRADES`: the clean loss, and the divergence of the attacked probabilities from the clean ones."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax.numpy as jnp

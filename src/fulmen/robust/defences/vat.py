@@ -1,7 +1,5 @@
 """`VAT`: probabilities that are constant in the direction in which they change most; needs no labels."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -1,7 +1,5 @@
 """`SAM` and `AWP`: training with the gradient at weights displaced towards a higher loss."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

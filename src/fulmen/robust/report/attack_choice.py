@@ -1,7 +1,5 @@
 """The attacks that the argument `attack` means, their names, and the same attacks at another radius."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from typing import Any

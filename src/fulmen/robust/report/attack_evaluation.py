@@ -1,7 +1,5 @@
 """`Evaluation`: the forward passes and attacks of a robustness evaluation, on some of the examples."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 

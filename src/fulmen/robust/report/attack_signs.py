@@ -1,7 +1,5 @@
 """The warning signs that concern attacks: whether they find what strong attacks must find."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

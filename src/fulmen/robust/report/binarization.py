@@ -1,7 +1,5 @@
 """The warning sign that an attack misses adversarial examples that are known to exist."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import jax.numpy as jnp

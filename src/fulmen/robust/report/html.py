@@ -1,7 +1,5 @@
 """A report in a notebook."""
 
-from __future__ import annotations
-
 import html
 import re
 from typing import Any

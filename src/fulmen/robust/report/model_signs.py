@@ -1,7 +1,5 @@
 """The warning signs that concern the model: properties that make attacks fail without making it robust."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -1,7 +1,5 @@
 """`UniformNoise`: random search as an attack."""
 
-from __future__ import annotations
-
 import functools
 
 import jax

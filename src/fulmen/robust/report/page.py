@@ -1,7 +1,5 @@
 """A report as one self-contained HTML page, for light and dark screens."""
 
-from __future__ import annotations
-
 import html
 import io
 import re

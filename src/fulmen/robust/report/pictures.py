@@ -1,7 +1,5 @@
 """Pictures of a report: the curve over the radius, the classes, and examples with their perturbations."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

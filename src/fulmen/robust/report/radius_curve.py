@@ -1,7 +1,5 @@
 """The accuracy under attacks and under noise at other radii of the ball."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A report as text for a terminal of 80 columns."""
 
-from __future__ import annotations
-
 import textwrap
 from typing import Any
 

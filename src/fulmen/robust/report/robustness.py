@@ -1,7 +1,5 @@
 """The methods of `robustness`: attacks on every example, the curve over the radius, and the warning signs."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import platform
