@@ -5,8 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.augmentations.augmentation import Augmentation, draws, key_of, require_floating, require_images
-from fulmen.augmentations.image_augmentations import rectangles
+from fulmen.augmentations.augmentation import Augmentation, draws, key_of, rectangles, require_floating, require_images
 from fulmen.core import at_least_float32, hyper, remake, static
 from fulmen.core.verbs import augment
 from fulmen.dispatching.registry import dispatch

@@ -10,12 +10,11 @@ from fulmen.core.tree import get, replace
 from fulmen.core.verbs import forward, init, layer_order, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.models.attention import Attention
-from fulmen.models.chain import Chain
-from fulmen.models.embedding import Embedding, require_tokens
+from fulmen.models.chain import Chain, dropouts
 from fulmen.models.layers import Dense
-from fulmen.models.mlp import dropouts
 from fulmen.models.normalization import LayerNorm
 from fulmen.models.stacked import Stacked
+from fulmen.models.vector_tables import Embedding, require_tokens
 
 
 class TransformerBlock(Model):

@@ -15,8 +15,8 @@ from fulmen.core.paths import covers, join_path, matching_paths, nearest_above, 
 from fulmen.core.tree import children, get
 from fulmen.core.verbs import configure_optimizers, intervals
 from fulmen.dispatching.warning import warn
+from fulmen.optimizers.enclosing import Every, interval, plan_of_updates
 from fulmen.optimizers.optimizer import Built, FrozenMarker, build, frozen
-from fulmen.optimizers.update_intervals import Every, interval, plan_of_updates
 from fulmen.schedules.schedule_lengths import is_plan_function
 
 

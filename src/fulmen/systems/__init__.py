@@ -6,6 +6,7 @@ from fulmen.compose.supervised import Classifier, Supervised
 from fulmen.core.verbs import embeddings, gan_losses, sample, weigh
 from fulmen.systems.actor_critic import ActorCritic, Rollout
 from fulmen.systems.alternating import Alternating
+from fulmen.systems.autoencoders import VAE, VQVAE, CodeUsage
 from fulmen.systems.clip import CLIP
 from fulmen.systems.distillation import Distillation
 from fulmen.systems.ema import EMA
@@ -16,8 +17,6 @@ from fulmen.systems.multi_task import MultiTask
 from fulmen.systems.regressor import Regressor
 from fulmen.systems.self_supervised import BYOL, SelfSupervised
 from fulmen.systems.semi_supervised import SemiSupervised
-from fulmen.systems.vae import VAE
-from fulmen.systems.vqvae import VQVAE, CodeUsage
 from fulmen.systems.weighted import Uncertainty, Weighted
 
 __all__ = [

@@ -14,7 +14,7 @@ from fulmen.core.output_shapes import evaluated, output_shapes
 from fulmen.core.verbs import as_batch, loss, losses, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.metric_types import Metric, Perplexity
-from fulmen.models.embedding import require_tokens
+from fulmen.models.vector_tables import require_tokens
 from fulmen.objectives import CrossEntropy, Objective
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from fulmen.inspect.plot_style import COLOURS, TEXT, grid
+from fulmen.inspect.plots import COLOURS, TEXT, grid
 
 COLUMNS = 8  # examples in the picture
 

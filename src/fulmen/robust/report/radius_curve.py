@@ -7,9 +7,8 @@ import numpy as np
 
 from fulmen.core.verbs import scaled
 from fulmen.robust.attacks.region import Ball
-from fulmen.robust.report.attack_choice import norm_name
+from fulmen.robust.report.attack_choice import UniformNoise, norm_name
 from fulmen.robust.report.attack_evaluation import Evaluation
-from fulmen.robust.report.noise import UniformNoise
 from fulmen.robust.report.report_progress import Progress
 
 RADII = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # of the curve, in units of the ball's

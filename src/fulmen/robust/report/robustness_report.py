@@ -14,8 +14,7 @@ import numpy as np
 from fulmen.core.verbs import plot
 from fulmen.dispatching.registry import dispatch
 from fulmen.inspect.text import Picture
-from fulmen.robust.report.html import report_html
-from fulmen.robust.report.page import report_page
+from fulmen.robust.report.page import report_html, report_page
 from fulmen.robust.report.pictures import report_figure
 from fulmen.robust.report.report_text import report_text
 from fulmen.robust.report.warning_sign import Finding
