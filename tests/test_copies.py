@@ -53,7 +53,7 @@ PAIRS = {
     for name, *rest in (
         ("fulmen.systems.weighted",),
         ("fulmen.systems.gan",),
-        ("fulmen.systems.distillation",),
+        ("fulmen.systems.teachers",),
         ("fulmen.robust.defences.weights",),
         ("fulmen.robust.attacks.attack", ATTACK),
     )

@@ -10,10 +10,9 @@ import numpy as np
 from fulmen.core import Batch, Plan, Tree, check_array
 from fulmen.core.verbs import batches
 from fulmen.data.arrays import check_arrays, cut
-from fulmen.data.iterables import BatchList, describe_data, iterate
-from fulmen.data.libraries import teach
+from fulmen.data.iterables import BatchList, describe_data, iterate, teach
 from fulmen.data.mapped import Mapped
-from fulmen.data.side_by_side import Sources
+from fulmen.data.mixed import Sources
 
 
 def normalized(data: Any) -> Any:

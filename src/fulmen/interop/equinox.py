@@ -17,8 +17,7 @@ except ImportError:
     raise missing("equinox", "Equinox modules", "equinox") from None
 
 from fulmen.core import BUFFER, PARAMETER, Mode, Train
-from fulmen.interop.foreign import Library, register
-from fulmen.interop.signatures import key_for, parameters_of
+from fulmen.interop.foreign import Library, key_for, parameters_of, register
 
 
 def with_state(model: Any, state: Any) -> Any:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from fulmen.core import Buffer, Mode, Model, Train, record, remake, static
 from fulmen.core.verbs import forward, init, validate
 from fulmen.dispatching.registry import dispatch
-from fulmen.interop.signatures import KEYS, flags, key_for, parameters_of
+from fulmen.interop.foreign import KEYS, flags, key_for, parameters_of
 
 
 class Functional(Model):

@@ -17,8 +17,7 @@ except ImportError:
     raise missing("flax", "Flax modules", "flax") from None
 
 from fulmen.core import BUFFER, OTHER, PARAMETER, Mode, Train, fold_name
-from fulmen.interop.foreign import Library, register
-from fulmen.interop.signatures import KEYS, flags, key_for, parameters_of
+from fulmen.interop.foreign import KEYS, Library, flags, key_for, parameters_of, register
 
 
 def _is_variable(node: Any) -> bool:

@@ -2,13 +2,12 @@
 
 from fulmen.models.attention import Attention, rotary
 from fulmen.models.chain import MLP, Chain, ConvNet, Function
-from fulmen.models.generation import generate
 from fulmen.models.layers import Conv, Dense, Dropout, Flatten
 from fulmen.models.normalization import BatchNorm, GroupNorm, LayerNorm, RMSNorm
 from fulmen.models.pooling import AvgPool, GlobalAvgPool, MaxPool
 from fulmen.models.resnet import BasicBlock, Bottleneck, ResNet, resnet18, resnet34, resnet50
 from fulmen.models.stacked import Stacked
-from fulmen.models.transformer import Transformer, TransformerBlock, gpt2
+from fulmen.models.transformer import Transformer, TransformerBlock, generate, gpt2
 from fulmen.models.vector_tables import Embedding, Quantizer
 
 __all__ = [

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
-from fulmen.core import Plan, remake, static
+from fulmen.core import remake, static
 from fulmen.core.mode import Plan, UnreadPlan
 from fulmen.core.verbs import intervals
 from fulmen.dispatching.registry import dispatch

@@ -18,10 +18,10 @@ from fulmen.core.verbs import (
     transformation,
     views,
 )
-from fulmen.robust.attacks.adversarial_function import adversarial
 from fulmen.robust.attacks.apgd import APGD, Boundary
 from fulmen.robust.attacks.attack import FGSM, PGD, Attack, Clean, Start, Uniform
 from fulmen.robust.attacks.attack_loop import AttackState
+from fulmen.robust.attacks.attack_runs import adversarial
 from fulmen.robust.attacks.balls import fgm, fgsm, slide
 from fulmen.robust.attacks.boundary_attacks import FAB, DeepFool
 from fulmen.robust.attacks.carlini_wagner import CarliniWagner

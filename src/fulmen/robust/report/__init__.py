@@ -7,8 +7,7 @@ from fulmen.robust.report.attack_signs import BlackBox, Convergence, Falling, Gr
 from fulmen.robust.report.binarization import Binarization
 from fulmen.robust.report.model_signs import Batches, Jumps, Modes, Probabilities, Randomness
 from fulmen.robust.report.robustness import SIGNS
-from fulmen.robust.report.robustness_report import Report
-from fulmen.robust.report.warning_sign import Finding, Sign
+from fulmen.robust.report.robustness_report import Finding, Report, Sign
 
 __all__ = [
     "Batches",

@@ -13,7 +13,7 @@ from fulmen.robust.attacks.attack import FGSM, PGD
 from fulmen.robust.attacks.region import boxes
 from fulmen.robust.attacks.square import Square
 from fulmen.robust.report.attack_choice import UniformNoise, norm_name
-from fulmen.robust.report.warning_sign import OK, SUSPICIOUS, UNCHECKED, WRONG, Finding, Sign, graded
+from fulmen.robust.report.robustness_report import OK, SUSPICIOUS, UNCHECKED, WRONG, Finding, Sign, graded
 
 NO_BALL = Finding(UNCHECKED, "The attacks do not share one ball of a radius above 0.")
 MASKED = (

@@ -15,7 +15,7 @@ from fulmen.robust.attacks.targets import TrueLabel
 from fulmen.robust.report.attack_choice import UniformNoise
 from fulmen.robust.report.attack_evaluation import Evaluation
 from fulmen.robust.report.attack_signs import MASKED, NO_BALL, iterated_of, pgd_of, region_of, spread
-from fulmen.robust.report.warning_sign import UNCHECKED, Finding, Sign, graded
+from fulmen.robust.report.robustness_report import UNCHECKED, Finding, Sign, graded
 
 INNER = 32  # points near the example that its readout assigns to the example's class
 

@@ -10,7 +10,7 @@ from fulmen.core.verbs import examine, predictions
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.report.attack_evaluation import in_eval_mode
 from fulmen.robust.report.attack_signs import spread
-from fulmen.robust.report.warning_sign import OK, SUSPICIOUS, UNCHECKED, WRONG, Finding, Sign
+from fulmen.robust.report.robustness_report import OK, SUSPICIOUS, UNCHECKED, WRONG, Finding, Sign
 
 
 class Randomness(Sign):

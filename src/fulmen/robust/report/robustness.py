@@ -26,8 +26,7 @@ from fulmen.robust.report.example_results import ExampleResults
 from fulmen.robust.report.model_signs import Batches, Jumps, Modes, Probabilities, Randomness
 from fulmen.robust.report.radius_curve import as_curve, curve_points, radii_of
 from fulmen.robust.report.report_progress import Progress
-from fulmen.robust.report.robustness_report import Report
-from fulmen.robust.report.warning_sign import Sign
+from fulmen.robust.report.robustness_report import Report, Sign
 from fulmen.train.interruption import interruptible
 
 _OF_ATTACKS = (Iterations, Convergence, Falling, BlackBox, Binarization, Gradients, Inside)
