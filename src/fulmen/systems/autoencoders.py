@@ -89,12 +89,6 @@ def sample(state: State, key, shape):
     return sample(state.system, key, shape)
 
 
-@dispatch
-def validate(vae: VAE, batch):
-    like = output_shapes(evaluated, vae, batch.x)
-    validate(vae.reconstruction, Prediction(vae.decoder, like, Labeled(batch.x, batch.x)))
-
-
 class CodeUsage(Mergeable):
     """The effective number of codes in use: the exponential of their entropy, from 1 to the number of codes.
 
@@ -169,6 +163,6 @@ def metrics(vqvae: VQVAE, batch):
 
 
 @dispatch
-def validate(vqvae: VQVAE, batch):
-    like = output_shapes(evaluated, vqvae, batch.x)
-    validate(vqvae.reconstruction, Prediction(vqvae.decoder, like, Labeled(batch.x, batch.x)))
+def validate(autoencoder: VAE | VQVAE, batch):
+    like = output_shapes(evaluated, autoencoder, batch.x)
+    validate(autoencoder.reconstruction, Prediction(autoencoder.decoder, like, Labeled(batch.x, batch.x)))

@@ -87,6 +87,7 @@ class Attack(Component):
     """
 
     __example__ = "fm.PGD(region, step_size=0.01, steps=40)"
+    needs_ball: ClassVar[bool] = False  # whether its region must contain one ball
     nearest: ClassVar[bool] = False  # whether it searches for the nearest adversarial point, possibly outside its region
 
     region: Region
@@ -141,6 +142,8 @@ class _StepSize(Component):
 
 class SteepestAscent(Attack, _StepSize):
     """Attacks that take the steepest step in the norm of their region's ball."""
+
+    needs_ball = True
 
     @property
     def default_step(self) -> Any:
@@ -208,8 +211,9 @@ def transformation(attack: SteepestAscent):
 
 
 @dispatch
-def validate(attack: SteepestAscent):
-    ball_of(attack.region)
+def validate(attack: Attack):
+    if attack.needs_ball:
+        ball_of(attack.region)
 
 
 @dispatch

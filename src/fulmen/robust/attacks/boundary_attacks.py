@@ -12,7 +12,7 @@ from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack_loop import AttackState, along, select
 from fulmen.robust.attacks.hyperplane import onto_hyperplane
 from fulmen.robust.attacks.minimal import (
-    BoundaryAttack,
+    MinimalNorm,
     candidate_classes,
     class_to_beat,
     clean_fields,
@@ -25,7 +25,7 @@ from fulmen.robust.attacks.problem import finite
 from fulmen.robust.attacks.region import ball_of
 
 
-class DeepFool(BoundaryAttack):
+class DeepFool(MinimalNorm):
     """Shortest steps to the nearest of the linearised class boundaries, until the predicted class changes.
 
     Moosavi-Dezfooli, Fawzi and Frossard 2016, arXiv:1511.04599. Distances to the planes z_k = z_y are in the norm of the
@@ -42,6 +42,8 @@ class DeepFool(BoundaryAttack):
     >>> fm.attacks.DeepFool(fm.attacks.L2Ball(0.5) & fm.Box(0, 1))
     DeepFool(region=L2Ball(eps=0.5) & Box(lo=0, hi=1))
     """
+
+    needs_ball = True
 
     steps: int = static(default=50)
     overshoot: float = hyper(minimum=0, default=0.02, kw_only=True)
@@ -122,7 +124,7 @@ def _keep_adversarial(problem: Any, state: DeepFoolState, logits: jax.Array) -> 
     return remake(state, {"crossed": state.crossed | adversarial})
 
 
-class FAB(BoundaryAttack):
+class FAB(MinimalNorm):
     """The fast adaptive boundary attack, towards one wrong class after another (FAB-T).
 
     A step linearises the boundary z_t = z_y, projects the point and the clean input onto this plane within the box, and
@@ -145,6 +147,8 @@ class FAB(BoundaryAttack):
     >>> fm.attacks.FAB(fm.LinfBall(0.1) & fm.Box(0, 1), targets=3)
     FAB(region=LinfBall(eps=0.1) & Box(lo=0, hi=1), targets=3)
     """
+
+    needs_ball = True
 
     steps: int = static(default=100)
     targets: int = static(minimum=1, default=9, kw_only=True)

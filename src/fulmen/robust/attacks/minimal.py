@@ -15,7 +15,7 @@ from fulmen.robust.attacks.attack_loop import initial_fields
 from fulmen.robust.attacks.input_transform import View
 from fulmen.robust.attacks.problem import Problem, Seen
 from fulmen.robust.attacks.projections import common_bounds
-from fulmen.robust.attacks.region import Ball, Interval, Region, ball_of, members, others
+from fulmen.robust.attacks.region import Ball, Interval, Region, members, others
 from fulmen.robust.attacks.targets import without_class
 
 
@@ -34,10 +34,6 @@ class MinimalNorm(Attack):
     restarts: int = static(default_factory=lambda: 1, init=False, repr=False)
     samples: int | None = static(default_factory=lambda: None, init=False, repr=False)
     views: tuple[View, ...] = dataclasses.field(default_factory=tuple, init=False, repr=False)
-
-
-class BoundaryAttack(MinimalNorm):
-    """Attacks on linearised class boundaries, `FAB` and `DeepFool`; they need one ball, whose norm measures distances."""
 
 
 def clean_fields(problem: Problem) -> dict[str, Any]:
@@ -104,9 +100,4 @@ def validate(attack: MinimalNorm):
             raise TypeError(
                 f"{type(attack).__name__}, region: must consist of a ball and of intervals such as fm.Box(0, 1), got {member!r}."
             )
-
-
-@dispatch
-def validate(attack: BoundaryAttack):
-    validate.invoke(MinimalNorm)(attack)
-    ball_of(attack.region)
+    validate.invoke(Attack)(attack)

@@ -9,13 +9,13 @@ import jax
 import numpy as np
 
 from fulmen.core import concrete, remake, short, static
-from fulmen.core.verbs import advance, as_attack, begin, finish, project, scaled, start_point, validate
+from fulmen.core.verbs import advance, as_attack, begin, finish, project, scaled, start_point
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import Attack, SteepestAscent, Uniform
 from fulmen.robust.attacks.attack_loop import AttackState, initial_fields
 from fulmen.robust.attacks.ensemble import WorstOf, autoattack
 from fulmen.robust.attacks.iterated import RandomSign
-from fulmen.robust.attacks.region import Ball, Region, ball_of, balls
+from fulmen.robust.attacks.region import Ball, Region, balls
 
 
 @dispatch
@@ -108,6 +108,8 @@ class UniformNoise(Attack):
     UniformNoise(region=LinfBall(eps=0.1) & Box(lo=0, hi=1), steps=100)
     """
 
+    needs_ball = True
+
     steps: int = static(default=1)
 
 
@@ -131,8 +133,3 @@ def advance(attack: UniformNoise, problem, state, step):
 @dispatch
 def finish(attack: UniformNoise, problem, state):
     return state
-
-
-@dispatch
-def validate(attack: UniformNoise):
-    ball_of(attack.region)
