@@ -115,7 +115,7 @@ BORDERS = {
     "data/normalize.py": "what a user gives as data",
     "compose/part_defaults.py": "what a user's method returns",
     "inspect/outline.py": "display",
-    "systems/clip.py": "which batch a user gives",
+    "systems/representations.py": "which batch a user gives",
     "systems/language.py": "which batch a user gives",
     "robust/attacks/minimal.py": "which region a user gives",
     "robust/defences/adversarial.py": "what a user's schedule returns",

@@ -7,12 +7,11 @@ from fulmen.core.verbs import embeddings, gan_losses, sample, weigh
 from fulmen.systems.actor_critic import ActorCritic, Rollout
 from fulmen.systems.alternating import Alternating
 from fulmen.systems.autoencoders import VAE, VQVAE, CodeUsage
-from fulmen.systems.clip import CLIP
 from fulmen.systems.ema import EMA
 from fulmen.systems.gan import GAN, NonSaturating, Wasserstein
 from fulmen.systems.language import LanguageModel, Tokens
 from fulmen.systems.multi_task import MultiTask
-from fulmen.systems.self_supervised import BYOL, SelfSupervised
+from fulmen.systems.representations import BYOL, CLIP, SelfSupervised
 from fulmen.systems.semi_supervised import SemiSupervised
 from fulmen.systems.teachers import Distillation, MeanTeacher
 from fulmen.systems.weighted import Uncertainty, Weighted

@@ -12,7 +12,7 @@ from fulmen.core import concrete, hyper, number, static
 from fulmen.core.verbs import start_point, transformation, validate, views
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import CLEAN, FGSM, PGD, Attack, Start, SteepestAscent, require_key
-from fulmen.robust.attacks.balls import slide
+from fulmen.robust.attacks.gradient_steps import slide
 from fulmen.robust.attacks.input_transform import Diverse, Nesterov, View
 from fulmen.robust.attacks.region import ball_of
 

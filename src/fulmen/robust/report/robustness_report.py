@@ -15,9 +15,8 @@ from fulmen.core import Component
 from fulmen.core.verbs import plot
 from fulmen.dispatching.registry import dispatch
 from fulmen.inspect.text import Picture
-from fulmen.robust.report.page import report_html, report_page
 from fulmen.robust.report.pictures import report_figure
-from fulmen.robust.report.report_text import report_text
+from fulmen.robust.report.report_pages import report_html, report_page, report_text
 
 OK, SUSPICIOUS, WRONG, UNCHECKED = "ok", "suspicious", "wrong", "not checked"
 
