@@ -111,7 +111,7 @@ def test_every_verb_has_a_contract_and_says_how_to_extend_it():
 BY_TYPE = (fm.Batch, fm.Attack, fm.attacks.Region)
 BORDERS = {
     "core/border.py": "what a user gives as data",
-    "data/batch_spec.py": "what a user gives as data",
+    "data/epoch_reader.py": "what a user gives as data",
     "data/normalize.py": "what a user gives as data",
     "compose/part_defaults.py": "what a user's method returns",
     "inspect/outline.py": "display",

@@ -3,10 +3,9 @@
 from fulmen.core import Prediction
 from fulmen.objectives.algebra import Objective, Scaled, Scheduled, Sum
 from fulmen.objectives.classification import KL, BinaryCrossEntropy, Brier, CrossEntropy, Hinge
-from fulmen.objectives.contrastive import CosineDistance, InfoNCE, NTXent
 from fulmen.objectives.margins import DLR, Margin
+from fulmen.objectives.number_objectives import MAE, MSE, CosineDistance, Huber, InfoNCE, NTXent
 from fulmen.objectives.penalties import L1, L2, kernels
-from fulmen.objectives.regression_losses import MAE, MSE, Huber
 
 __all__ = [
     "BinaryCrossEntropy",

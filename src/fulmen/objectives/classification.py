@@ -12,7 +12,7 @@ from fulmen.core.prediction import at_least_float32, check_classes, class_target
 from fulmen.core.verbs import loss, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives.algebra import Objective
-from fulmen.objectives.regression_losses import NumberObjective, mean_per_example
+from fulmen.objectives.number_objectives import NumberObjective, mean_per_example
 
 
 class ClassObjective(Objective):

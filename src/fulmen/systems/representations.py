@@ -13,7 +13,7 @@ from fulmen.core import Component, Labeled, Parameter, PartBatches, Prediction, 
 from fulmen.core.verbs import augment, embeddings, forward, init, loss, losses, metrics, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import CosineDistance, NTXent, Objective
-from fulmen.objectives.contrastive import InfoNCE, directions
+from fulmen.objectives.number_objectives import InfoNCE, directions
 from fulmen.systems.ema import EMA
 
 

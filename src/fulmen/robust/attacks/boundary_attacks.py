@@ -10,7 +10,6 @@ from fulmen.core import hyper, remake, static
 from fulmen.core.verbs import advance, begin, finish, length
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack_loop import AttackState, along, select
-from fulmen.robust.attacks.hyperplane import onto_hyperplane
 from fulmen.robust.attacks.minimal import (
     MinimalNorm,
     candidate_classes,
@@ -20,6 +19,7 @@ from fulmen.robust.attacks.minimal import (
     is_adversarial,
     keep_nearest,
     limits,
+    onto_hyperplane,
 )
 from fulmen.robust.attacks.problem import finite
 from fulmen.robust.attacks.region import ball_of
