@@ -107,7 +107,7 @@ def _check_shared(everything: list[tuple[str, Any]]) -> None:
     paths: dict[int, str] = {}
     for path, part in everything:
         first = paths.setdefault(id(part), path)
-        if first != path and _owns(part):
+        if first != path and any(leaf.role in (PARAMETER, BUFFER) for leaf in drawn(part)):
             raise ValueError(
                 f"the same {type(part).__name__} is at {first!r} and at {path!r}; as a pytree it would become two. Make two "
                 "of them, or keep it in one field and use that field twice in `forward` or `losses`."
@@ -126,7 +126,3 @@ def check_shared_arrays(component: Any) -> None:
                 f"the same array is at {arrays[id(leaf.value)]!r} and at {leaf.path!r}, and would be trained as two arrays. "
                 "Copy it, or keep it in one field and use that field twice."
             )
-
-
-def _owns(part: Any) -> bool:
-    return any(leaf.role in (PARAMETER, BUFFER) for leaf in drawn(part))

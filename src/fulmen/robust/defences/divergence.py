@@ -34,6 +34,8 @@ class _Reference(Batch):
 class Divergence(System):
     """A system to attack without labels: its loss is the divergence of its probabilities from a reference.
 
+    Its batches are `Attacked`, with the `_Reference` as the clean part.
+
     Args:
         system: a system with a classifier in it.
     """
@@ -41,11 +43,6 @@ class Divergence(System):
     per_example: ClassVar[bool] = True
 
     system: Any
-
-
-def with_reference(batch: Any, reference: dict[str, Prediction]) -> Attacked:
-    """The batch that `Divergence` takes: examples, and the reference predictions."""
-    return Attacked(batch, _Reference({path: p.outputs for path, p in reference.items()}, weight=batch.weight))
 
 
 @dispatch
@@ -77,8 +74,8 @@ class TRADES(AttackTrained):
 
     def attacked(self, attack: Attack, batch: Any, key: Any) -> Any:
         system = bind(Divergence(still(self.system)), Eval(key))
-        reference = logits(self, system.system, batch)
-        return last_point(attack, system, with_reference(batch, reference), key).batch
+        found = {path: p.outputs for path, p in logits(self, system.system, batch).items()}
+        return last_point(attack, system, Attacked(batch, _Reference(found, weight=batch.weight)), key).batch
 
 
 @dispatch

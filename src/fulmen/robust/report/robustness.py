@@ -77,11 +77,6 @@ def curve_points(
             yield radius, (report.correct & ~broken).mean(), right_in_noise.mean()
 
 
-def as_curve(points: list[tuple[float, float, float]]) -> dict[str, np.ndarray]:
-    """A report's `curve`: arrays ordered by the radius."""
-    return dict(zip(("eps", "robust", "noise"), np.array(sorted(points)).T, strict=False))
-
-
 _OF_ATTACKS = (Iterations, Convergence, Falling, BlackBox, Binarization, Gradients, Inside)
 _OF_MODELS = (Randomness, Probabilities, Modes, Batches, Jumps)
 SIGNS: tuple[Sign, ...] = tuple(sign() for sign in _OF_ATTACKS + _OF_MODELS)
@@ -130,7 +125,8 @@ def _robustness(
         with contextlib.suppress(KeyboardInterrupt):
             for point in curve_points(radii, evaluation, report, shown):
                 points.append(point)
-        report = dataclasses.replace(report, curve=as_curve(points))
+        columns = zip(("eps", "robust", "noise"), np.array(sorted(points)).T, strict=False)
+        report = dataclasses.replace(report, curve=dict(columns))
         with contextlib.suppress(KeyboardInterrupt):
             for sign in signs:
                 shown.begin(sign.title)

@@ -186,7 +186,8 @@ class Report(Picture):
             raise ValueError(f"{path} must be a report that report.save('report.json') wrote, and is not.") from None
         if version != 1:
             raise ValueError(f"{path} must be a report of version 1, got version {version}.")
-        return cls(**_decoded(stored))
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: _FORMATS.get(name, _AS_IT_IS)[1](stored[name]) for name in names})
 
 
 @dispatch
@@ -203,11 +204,6 @@ def _encoded(report: Report) -> dict[str, Any]:
         encode, _ = _FORMATS.get(field.name, _AS_IT_IS)
         found[field.name] = encode(getattr(report, field.name))
     return found
-
-
-def _decoded(stored: dict[str, Any]) -> dict[str, Any]:
-    names = [field.name for field in dataclasses.fields(Report)]
-    return {name: _FORMATS.get(name, _AS_IT_IS)[1](stored[name]) for name in names}
 
 
 def _numbers(arrays: dict[str, np.ndarray]) -> dict[str, list[float | None]]:
