@@ -11,7 +11,7 @@ from tiny import Linear, Net, Pair, data, net, pair
 
 import fulmen as fm
 from fulmen import dispatch
-from fulmen.optimizers import groups
+from fulmen.optimizers import every, groups
 from fulmen.optimizers.update_schedule import update_schedule
 
 X, Y = data(16)
@@ -73,7 +73,7 @@ def differs(a, b):
 # Rates
 
 SAID = {
-    "by the optimizer": (Duel, {"first": fm.every(3, optax.adam), "second": optax.adam}),
+    "by the optimizer": (Duel, {"first": every(3, optax.adam), "second": optax.adam}),
     "by the game": (Paced, {"first": optax.adam, "second": optax.adam}),
     "by the game, of one optimizer": (Paced, optax.adam),
 }
@@ -151,7 +151,9 @@ def test_without_intervals_there_is_one_program():
 
 def test_one_program_per_set_of_updated_players():
     state = fm.setup(
-        Duel(player(), player()), X, optimizer={"first": fm.every(3, optax.sgd(0.1)), "second": fm.every(2, optax.sgd(0.1))}
+        Duel(player(), player()),
+        X,
+        optimizer={"first": every(3, optax.sgd(0.1)), "second": every(2, optax.sgd(0.1))},
     )
     schedule = update_schedule(state)
     seen = [schedule.at(step) for step in range(12)]
@@ -178,23 +180,28 @@ def intervals(outer: Outer):
 
 def test_the_rates_of_a_game_in_a_game_multiply():
     outer = Outer(Paced(player(), player()), player())
-    state = fm.setup(outer, X, optimizer={"": optax.sgd(0.1), "inner.second": fm.every(5, optax.sgd(0.1))})
+    state = fm.setup(outer, X, optimizer={"": optax.sgd(0.1), "inner.second": every(5, optax.sgd(0.1))})
     found = {group.path: group.every for group in groups(state.system, state.optimizer, state.plan)}
     assert found == {"inner.first": 6, "inner.second": 10, "": 1}
 
 
 @pytest.mark.parametrize(
-    "inside", [lambda o: fm.every(2, o), lambda o: fm.plateau(fm.every(2, o)), lambda o: fm.unfreeze(fm.every(2, o), at=4)]
+    "inside",
+    [
+        lambda o: every(2, o),
+        lambda o: fm.plateau(every(2, o)),
+        lambda o: fm.unfreeze(every(2, o), at=4),
+    ],
 )
 def test_every_inside_and_around_others(inside):
-    state = fm.setup(net(), (X, Y), optimizer=fm.every(2, inside(fm.optimizers.Optimizer(optax.sgd, 0.1))), steps=16)
+    state = fm.setup(net(), (X, Y), optimizer=every(2, inside(fm.optimizers.Optimizer(optax.sgd, 0.1))), steps=16)
     (group,) = groups(state.system, state.optimizer, state.plan)
     assert group.every == 4
     assert update_schedule(state).at(2) and not update_schedule(state).at(3)
 
 
 def test_unfreezing_counts_moves():
-    optimizer = fm.unfreeze(fm.every(2, fm.optimizers.Optimizer(optax.sgd, 0.1)), at=4)
+    optimizer = fm.unfreeze(every(2, fm.optimizers.Optimizer(optax.sgd, 0.1)), at=4)
     state = fm.setup(net(), (X, Y), optimizer=optimizer, steps=8)
     moved = [
         differs(a.system, b.system) for (a, _), (b, _) in itertools.pairwise([(state, 0), *fm.steps(state, (X, Y), steps=8)])
@@ -204,9 +211,7 @@ def test_unfreezing_counts_moves():
 
 def test_clipping_by_a_global_norm_is_each_groups_own():
     clipped = lambda size: optax.chain(optax.clip_by_global_norm(size), optax.sgd(1.0))
-    state = fm.setup(
-        Duel(player(), player()), 10 * X, optimizer={"first": fm.every(2, clipped(0.01)), "second": clipped(0.02)}
-    )
+    state = fm.setup(Duel(player(), player()), 10 * X, optimizer={"first": every(2, clipped(0.01)), "second": clipped(0.02)})
     run = [state, *(state for state, _ in fm.steps(state, 10 * X, steps=2))]
     norm = lambda a, b: float(optax.tree.norm(jax.tree.map(jnp.subtract, a.layer, b.layer)))
     found = [
@@ -227,7 +232,7 @@ def test_summary_and_check_report_intervals():
 @pytest.mark.parametrize("n", [0, -1, 2.5, True, "5"])
 def test_every_with_an_invalid_number_of_steps(n):
     with pytest.raises(ValueError, match=rf"every: n must be a positive integer, .*got {n!r}"):
-        fm.every(n, optax.adam(0.1))
+        every(n, optax.adam(0.1))
 
 
 class Wrong(Duel):
@@ -304,7 +309,7 @@ def test_alternating_with_different_intervals():
 
 
 def test_alternating_step_without_any_update():
-    state = fm.setup(fm.systems.Alternating(Duel(player(), player())), X, optimizer=fm.every(2, optax.sgd(0.1)))
+    state = fm.setup(fm.systems.Alternating(Duel(player(), player())), X, optimizer=every(2, optax.sgd(0.1)))
     after, logs = fm.train_step(state, X)
     assert not differs(state.system, after.system)
     assert np.isfinite(float(logs["loss/first"]))
@@ -423,7 +428,7 @@ def test_several_players_in_a_run():
     optimizer = {
         "maker": optax.adam(0.1),
         "critics.0": optax.sgd(0.1),
-        "critics.1": fm.every(2, fm.optimizers.Optimizer(optax.sgd, 0.1)),
+        "critics.1": every(2, fm.optimizers.Optimizer(optax.sgd, 0.1)),
     }
     state, history = fm.fit(panel(), X, optimizer=optimizer, steps=2, batch_size=16, progress=False)
     assert {"loss/critics.0", "loss/critics.1", "lr/critics.1"} <= set(history)

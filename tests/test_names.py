@@ -51,7 +51,7 @@ def test_the_default_method_of_a_contract_is_written_for_object(name):
 
 
 def test_the_top_level_is_small_and_dir_shows_it():
-    assert len([name for name in fm.__all__ if name not in SPACES]) <= 130
+    assert len([name for name in fm.__all__ if name not in SPACES]) <= 175  # names of the first week, and those of a run
     assert set(dir(fm)) == {*fm.__all__, "testing"}
 
 

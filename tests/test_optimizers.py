@@ -329,7 +329,7 @@ def update(net: Counting, state, batch, mode):
     return state, {**logs, "total": jnp.asarray(state.plan.total_steps, jnp.float32)}
 
 
-GROUPS = {"layer.bias": fm.every(2, optax.sgd), "": optax.sgd}
+GROUPS = {"layer.bias": fm.optimizers.every(2, optax.sgd), "": optax.sgd}
 
 
 @pytest.mark.parametrize(

@@ -299,7 +299,7 @@ def test_an_inner_value_that_is_not_an_optimizer():
         fm.setup(net(), data(), optimizer=layerwise("adam", decay=0.5))
     with pytest.raises(TypeError, match="adam needs a learning rate"):
         fm.setup(net(), data(), optimizer=layerwise(optax.adam, decay=0.5))
-    for optimizer in (fm.plateau(0.01), fm.every(2, 0.01), unfreeze(0.01, at=2), {"one": fm.plateau(0.01)}):
+    for optimizer in (fm.plateau(0.01), fm.optimizers.every(2, 0.01), unfreeze(0.01, at=2), {"one": fm.plateau(0.01)}):
         for options in ({}, {"lr": 0.01}):
             with pytest.raises(TypeError, match=r"the optimizer in \w+ must be .*, got 0.01; write optax.adam.*lr=0.01"):
                 fm.setup(net(), data(), optimizer=optimizer, **options)

@@ -208,7 +208,7 @@ def test_games():
 
 def test_players_at_different_rates():
     duel, x = fm.testing.tiny("game")
-    rates = dict(generator=fm.every(3, optax.adam(0.05)), critic=optax.sgd(0.1))
+    rates = dict(generator=fm.optimizers.every(3, optax.adam(0.05)), critic=optax.sgd(0.1))
     state, _ = same_as_alone(fm.Population(duel, 2), [duel] * 2, x, optimizer=rates)
     assert state.optimizer_state[0][0].count.tolist() == [2, 2]  # of six steps
 

@@ -48,6 +48,7 @@ from fulmen.core.verbs import (
     init,
     intervals,
     layer_order,
+    log,
     loss,
     losses,
     metrics,
@@ -60,6 +61,7 @@ from fulmen.core.verbs import (
     predictions,
     reduce_losses,
     robustness,
+    run_epoch,
     sample,
     setup,
     show,
@@ -77,7 +79,7 @@ from fulmen.inspect import check, explain, loss_tree, summary
 from fulmen.interop.functional import Linen, functional
 from fulmen.metric_types import F1, Accuracy, Metric, Precision, Recall
 from fulmen.objectives import L1, L2, MAE, MSE, BinaryCrossEntropy, CrossEntropy, Objective
-from fulmen.optimizers import every, frozen, plateau, unfreeze
+from fulmen.optimizers import frozen, plateau, unfreeze
 from fulmen.robust import attacks, defences
 from fulmen.robust.attacks import FGSM, PGD, Attack, Box, L1Ball, L2Ball, LinfBall, WorstOf, autoattack
 from fulmen.robust.defences import TRADES, Adversarial
@@ -85,18 +87,24 @@ from fulmen.robust.report import Report
 from fulmen.schedules import cosine, one_cycle, warmup
 from fulmen.systems import EMA, GAN, VAE, Classifier, Distillation, LanguageModel, MultiTask, Population, Regressor, Weighted
 from fulmen.train import (
+    Due,
     EpochEnd,
     EpochStart,
+    Every,
     FitEnd,
     FitStart,
     History,
     Interrupted,
+    Phase,
     StepEnd,
+    Training,
     ValidationEnd,
     apply_gradients,
+    callbacks,
     cross_validate,
     differentiate,
     load,
+    loggers,
     save,
 )
 from fulmen.train.members import best, members
@@ -118,9 +126,11 @@ __all__ = [
     "CrossEntropy",
     "Distillation",
     "EMA",
+    "Due",
     "EpochEnd",
     "EpochStart",
     "Eval",
+    "Every",
     "F1",
     "FGSM",
     "FitEnd",
@@ -149,6 +159,7 @@ __all__ = [
     "Objective",
     "PGD",
     "Parameter",
+    "Phase",
     "Plan",
     "Population",
     "Precision",
@@ -161,6 +172,7 @@ __all__ = [
     "System",
     "TRADES",
     "Train",
+    "Training",
     "Unlabeled",
     "VAE",
     "ValidationEnd",
@@ -177,6 +189,7 @@ __all__ = [
     "batches",
     "best",
     "bind",
+    "callbacks",
     "check",
     "configure_optimizers",
     "cosine",
@@ -189,7 +202,6 @@ __all__ = [
     "environments",
     "eval_step",
     "evaluate",
-    "every",
     "explain",
     "fit",
     "forward",
@@ -202,6 +214,8 @@ __all__ = [
     "layer_order",
     "leaves",
     "load",
+    "log",
+    "loggers",
     "loss",
     "loss_tree",
     "losses",
@@ -227,6 +241,7 @@ __all__ = [
     "replace",
     "robust",
     "robustness",
+    "run_epoch",
     "sample",
     "save",
     "schedules",

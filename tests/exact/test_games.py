@@ -124,7 +124,7 @@ def test_two_updates_by_hand(images, alternating, every):
     duel = Duel(Judge(Dense(64, 32), Dense(32, 1)), Maker(Dense(LATENT, 32), Dense(32, 64)))
     optimizers = {"judge": optax.adam(4e-3, b1=0.5), "maker": optax.adam(1e-3, b1=0.5)}
     prefix = "game." if alternating else ""
-    given = {f"{prefix}judge": optimizers["judge"], f"{prefix}maker": fm.every(every, optimizers["maker"])}
+    given = {f"{prefix}judge": optimizers["judge"], f"{prefix}maker": fm.optimizers.every(every, optimizers["maker"])}
     state = fm.setup(fm.systems.Alternating(duel) if alternating else duel, images, optimizer=given, batch_size=BATCH)
     maker, judge = by_hand(state, images, optimizers, alternating, every)
     state, _ = fm.fit(state, images, steps=STEPS, batch_size=BATCH, seed=None, progress=False)

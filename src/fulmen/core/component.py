@@ -65,7 +65,7 @@ class Game(System):
     Each entry is computed with the parameters of all other fields under `stop_gradient`, so the gradient of the sum is each
     player's gradient of its entry.
 
-    All players are updated in every step, simultaneously. `fm.intervals` and `fm.every` update players less often, and
+    All players are updated in every step, simultaneously. `fm.intervals` and `fm.optimizers.every` update players less often, and
     `fm.systems.Alternating(game)` updates them one after another. A field may hold several players in a list, tuple or dict:
     an entry `"critics.0"`, or an item of `critics=[…]`, belongs to one of them, any other entry `critics` to all of them. A
     player may be a system or a game.

@@ -78,7 +78,7 @@ class Train(Mode):
     Args:
         key: the step's JAX random key, typed or raw.
         step: the number of steps done.
-        resting: the paths of the leaves that are not updated in this step, as under `fm.every`; static.
+        resting: the paths of the leaves that are not updated in this step, as under `fm.optimizers.every`; static.
 
     >>> import jax, fulmen as fm
     >>> fm.Train(jax.random.key(0), step=3)

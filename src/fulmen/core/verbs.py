@@ -423,8 +423,8 @@ def intervals(system):
 
     Returns:
         A dict from names or paths of parts to positive integers: with `dict(generator=5)` the generator is updated in the last
-        of every five steps, as under `fm.every(5, …)`. Intervals of nested games, and those given by `fm.every`, multiply. A
-        part that is named has its own optimizer state.
+        of every five steps, as under `fm.optimizers.every(5, …)`. Intervals of nested games, and those given by
+        `fm.optimizers.every`, multiply. A part that is named has its own optimizer state.
 
     **Extending.** `def intervals(gan: GAN): return dict(generator=gan.critic_steps)`.
     """
@@ -646,6 +646,109 @@ def on(event, callback, run):
         run: the `Run`, with state, history, epoch, step and logs; `run.stop()` ends it.
 
     **Extending.** `def on(event: fm.EpochEnd, callback: Mine, run): …`. Events without a method cost nothing.
+    """
+
+
+@verb
+def due(callback):
+    """When the event `Due` is sent to a callback: an `Every`, or None for never, the default.
+
+    Args:
+        callback: an object of any type.
+
+    **Extending.** `def due(callback: Mine): return fm.Every(steps=100)`, with `def on(event: fm.Due, callback: Mine, run): …`.
+    A run asks once, before the first step.
+    """
+
+
+@verb
+def owns(callback):
+    """The properties of a run that a callback alone may change: some of "state", "learning_rate", "stopping"; `()` by default.
+
+    Args:
+        callback: an object of any type.
+
+    Returns:
+        A tuple of strings. `fit` refuses two callbacks that own the same property.
+
+    **Extending.** `def owns(callback: Mine): return ("learning_rate",)`.
+    """
+
+
+@verb
+def run_state(callback):
+    """What a callback must remember when a run is resumed: a dict that JSON can hold, or None, the default.
+
+    Args:
+        callback: an object of any type.
+
+    **Extending.** Together with `restore_run_state`, for a callback that changes during a run.
+    """
+
+
+@verb
+def restore_run_state(callback, saved):
+    """Give a callback what it remembered, when a run is resumed.
+
+    Args:
+        callback: an object of any type.
+        saved: what `run_state` returned for a callback of this type.
+
+    **Extending.** `def restore_run_state(callback: Mine, saved): callback.best = saved["best"]`.
+    """
+
+
+@verb
+def log(logger, record):
+    """Write a record with a logger.
+
+    Args:
+        logger: a logger.
+        record: a record: `Scalars`, `Image`, `Histogram`, `Text` or `Hyperparameters`. A logger ignores kinds that it has no method for.
+
+    **Extending.** `def log(logger: Mine, record: Scalars): …` for each kind that it writes; an object with such a method is a
+    callback of `fit`.
+    """
+
+
+@verb
+def run_epoch(phase, state, source, run):
+    """One epoch of a run.
+
+    Args:
+        phase: a `Phase`: `Training()`, or `Validation(...)`.
+        state: the state before the epoch.
+        source: the batches of the epoch: an iterable of raw batches.
+        run: the `Run`.
+
+    Returns:
+        `(state, logs)`: the state after the epoch, and metrics by name.
+
+    **Extending.** For another kind of epoch write a subclass of `fm.Training` and a method for it, and give it to
+    `fm.fit(…, phase=Mine())`; it may call `run_epoch(fm.Training(), state, some_batches, run)`.
+    """
+
+
+@verb
+def position(source):
+    """The position of a data source after the batches that were read from it: a dict that JSON can hold, or None, the default.
+
+    Args:
+        source: data that keeps its own position, such as an iterator with `state_dict()` or `get_state()`.
+
+    **Extending.** Together with `seek`, for data whose order does not follow from the plan's seed and the epoch's number.
+    """
+
+
+@verb
+def seek(source, position):
+    """Move a data source to a position that `position` returned.
+
+    Args:
+        source: data as for `position`.
+        position: what `position` returned for data of this type.
+
+    **Extending.** See `position`.
     """
 
 

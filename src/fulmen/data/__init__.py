@@ -1,6 +1,7 @@
 """Data: arrays and trees of arrays that are cut into batches, files, and sources of ready batches."""
 
 from fulmen.core import Attacked, Batch, Labeled, PartBatches, Unlabeled
+from fulmen.core.verbs import position, seek
 from fulmen.data.arrays import split
 from fulmen.data.folders import cifar10, mnist, read_idx
 from fulmen.data.mapped import open
@@ -19,6 +20,8 @@ __all__ = [
     "cifar10",
     "mnist",
     "open",
+    "position",
     "read_idx",
+    "seek",
     "split",
 ]

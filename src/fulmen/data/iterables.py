@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from fulmen.core.verbs import batches, steps_per_epoch
+from fulmen.core.verbs import batches, position, steps_per_epoch
 from fulmen.dispatching.registry import dispatch
 
 # From the modules of a library's classes to the file in `interop` with the methods for them.
@@ -79,6 +79,11 @@ def steps_per_epoch(data: object, plan):
         return None  # the length of a type with its own `batches` method may be its number of examples
     refuse_drop_last(data, plan)
     return length(data) if isinstance(data, Iterable) else None
+
+
+@dispatch
+def position(source: object):
+    return None
 
 
 def length(data: Any) -> int | None:

@@ -131,13 +131,13 @@ def every(n: int, optimizer: Any) -> Every:
     number of the step. A schedule counts updates: in a run of 1000 steps, `every(5, …)` with `fm.cosine(1e-3)` ends with the
     200th update.
 
-        optimizer={"generator": fm.every(5, optax.adam), "critic": optax.adam}, lr=1e-4
+        optimizer={"generator": fm.optimizers.every(5, optax.adam), "critic": optax.adam}, lr=1e-4
 
     Args:
         n: number of steps per update, at least 1.
         optimizer: an optimizer of any form; a constructor gets the `lr=` of `setup` or `fit`.
 
-    >>> fm.every(5, fm.optimizers.Optimizer(optax.adam, 1e-3))
+    >>> fm.optimizers.every(5, fm.optimizers.Optimizer(optax.adam, 1e-3))
     Every(optimizer=adam(0.001), n=5)
     """
     return Every(optimizer, n=interval(n, "every: n"))

@@ -19,7 +19,7 @@ class Alternating(Wrapper):
 
     All updates are in one compiled step, on one batch and with the same random numbers. The logged loss of a player is the one
     that its update differentiates; the total loss and the metrics are those before the step. Each player has its own optimizer
-    state. A player that is not updated in a step (`fm.every`, `intervals`) is skipped.
+    state. A player that is not updated in a step (`fm.optimizers.every`, `intervals`) is skipped.
 
     Args:
         game: the game. `Alternating` defines its own training step, so it must be the outermost component.

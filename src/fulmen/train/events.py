@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from fulmen.core.mode import Plan
 from fulmen.core.state import State
-from fulmen.core.verbs import on
+from fulmen.core.verbs import due, on, owns, restore_run_state, run_state
+from fulmen.dispatching.registry import dispatch
 from fulmen.train.history import History
 
 Logs: TypeAlias = dict[str, Any]
@@ -46,6 +47,17 @@ class EpochEnd(Event):
 
 class ValidationEnd(Event):
     """After an evaluation on the validation data, whose metrics are in `run.logs` too."""
+
+
+class Due(Event):
+    """The time that a callback asked for by `due`; sent to that callback alone.
+
+    Args:
+        by: "steps", "epochs" or "minutes".
+    """
+
+    def __init__(self, by: str = "steps") -> None:
+        self.by = by
 
 
 class FitEnd(Event):
@@ -110,6 +122,26 @@ def _ignore(event: object, callback, run):
 
 
 on.dispatch(_ignore)
+
+
+@dispatch
+def due(callback: object):
+    return None
+
+
+@dispatch
+def owns(callback: object):
+    return ()
+
+
+@dispatch
+def run_state(callback: object):
+    return None
+
+
+@dispatch
+def restore_run_state(callback: object, saved):
+    return None
 
 
 def listeners(event: Event, callbacks: Any, run: Run) -> list[Any]:
