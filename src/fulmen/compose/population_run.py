@@ -8,16 +8,7 @@ import jax.numpy as jnp
 
 from fulmen.compose.per_member import PerMember, cut
 from fulmen.compose.population import Population, require_one_per_member
-from fulmen.compose.vectorized import (
-    Members,
-    around,
-    check_setup,
-    inside,
-    members_of,
-    over_members,
-    over_states,
-    seeded,
-)
+from fulmen.compose.vectorized import Members, around, check_setup, inside, members_of, over_members, over_states, seeded
 from fulmen.core import Batch, Mode, State, concrete, fold_name, remake
 from fulmen.core.leaves import PARAMETER, leaves
 from fulmen.core.marks import standard_step
@@ -116,7 +107,7 @@ def check_setup(population: Population, state, raw):
         warn(
             f"Population: its {population.n} members start with the same arrays, so only their randomness in training (dropout, "
             "augmentations) makes them differ. Give a description without arrays, which is drawn for each member with its own "
-            "seed, or, for modules of another library, a list: fm.Population([fm.Classifier(make(seed)) for seed in range(n)]).",
+            "seed, or, for modules of another library, a list: fm.Population([fm.Classifier(make(seed)) for seed in range(n)])."
         )
 
 

@@ -190,7 +190,7 @@ class Source:
         warn(
             f"{self.name} cannot seek: to continue after {done} steps, {start} batches are read and skipped. They are the same as "
             "in the run before only if the order of each epoch depends on its number alone. To seek, write "
-            f"`batches(data: {type(self.data).__name__}, plan, epoch, start=0)`, which begins at a batch, and `steps_per_epoch`.",
+            f"`batches(data: {type(self.data).__name__}, plan, epoch, start=0)`, which begins at a batch, and `steps_per_epoch`."
         )
         while not plan.steps_per_epoch:
             n = sum(

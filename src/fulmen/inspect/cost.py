@@ -79,10 +79,7 @@ def costs(
             state = _dry(component, data, {**options, "optimizer": optax.sgd(1e-3), "lr": None})
             remark = "The step is plain gradient descent, since there is no optimizer."
     return (
-        [
-            *_step_costs(state, raw, n),
-            _cost("evaluation", n, lambda state, raw: eval_step(state, raw), state, raw),
-        ],
+        [*_step_costs(state, raw, n), _cost("evaluation", n, lambda state, raw: eval_step(state, raw), state, raw)],
         state,
         remark,
     )

@@ -14,13 +14,7 @@ from fulmen.inspect.summary_table import Part, Row, Summary
 
 
 def summary(
-    component: Any,
-    data: Any = None,
-    *,
-    batch_size: int | None = None,
-    optimizer: Any = None,
-    lr: Any = None,
-    **options: Any,
+    component: Any, data: Any = None, *, batch_size: int | None = None, optimizer: Any = None, lr: Any = None, **options: Any
 ) -> Summary:
     """Every leaf of a component in a table, the totals, and with data the cost of its training step and evaluation.
 

@@ -123,7 +123,7 @@ def warn_of_unreached_ends(groups: Iterable[Group], plan: Plan) -> None:
         elif total is not None and group.built.end is not None and group.built.end > total:
             warn(
                 f"the learning rate's schedule{where} has {group.built.end} updates, but the run has only {total}. Floats as lengths "
-                "and times are fractions of the run.",
+                "and times are fractions of the run."
             )
 
 
