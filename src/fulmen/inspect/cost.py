@@ -12,10 +12,10 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 from jax.interpreters import partial_eval
 
 from fulmen.core import Eval, State, outputs_for, pack
+from fulmen.core.leaves import described
 from fulmen.core.verbs import as_batch, bind, eval_step, loss, setup
 from fulmen.data.arrays import count
 from fulmen.data.source import Source
-from fulmen.inspect.abstract import described
 from fulmen.optimizers import MissingOptimizerError
 from fulmen.optimizers.update_schedule import update_schedule
 from fulmen.train.compiled_step import step_program

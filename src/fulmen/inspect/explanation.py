@@ -16,14 +16,13 @@ import numpy as np
 from jax.core import Tracer
 
 from fulmen.core import Component, Frozen, Model, System, Wrapper
-from fulmen.core.leaves import TracedArraysError, is_array
+from fulmen.core.leaves import TracedArraysError, described, is_array
 from fulmen.core.verbs import init
 from fulmen.dispatching import hooks
 from fulmen.dispatching.compiled_code import recorded
 from fulmen.dispatching.location import place
 from fulmen.dispatching.methods import Method
 from fulmen.dispatching.registry import Verb, is_public
-from fulmen.inspect.abstract import described
 from fulmen.inspect.text import Picture, align, faint, first_line, html_code, html_page, html_table, tree_prefixes
 
 _BASES = (object, Component, Frozen, Model, System, Wrapper)

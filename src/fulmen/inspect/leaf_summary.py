@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from fulmen.core import STATIC, Component, State, named_parts
-from fulmen.core.leaves import OTHER, PARAMETER, Leaf, components, is_array, leaves
-from fulmen.inspect.abstract import described
+from fulmen.core.leaves import OTHER, PARAMETER, Leaf, components, described, is_array, leaves
 from fulmen.inspect.summary_table import Part, Row, Summary
 
 

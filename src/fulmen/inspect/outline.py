@@ -11,10 +11,9 @@ import numpy as np
 
 from fulmen.core import Batch, Buffer, Component, Parameter, State, Tree, number, short
 from fulmen.core.fields import kinds
-from fulmen.core.leaves import FROZEN, PARAMETER, Leaf, is_array, leaves
+from fulmen.core.leaves import FROZEN, PARAMETER, Leaf, described, is_array, leaves
 from fulmen.core.verbs import show
 from fulmen.dispatching.registry import dispatch
-from fulmen.inspect.abstract import described
 from fulmen.inspect.text import describe_bytes, faint, first_line, html_page, html_table
 from fulmen.objectives import Objective, Scaled, Scheduled
 
