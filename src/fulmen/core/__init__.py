@@ -37,12 +37,11 @@ from fulmen.core.fields import STATIC, hyper, static
 from fulmen.core.leaves import BUFFER, OTHER, PARAMETER, components, is_array, require_arrays
 from fulmen.core.marks import keeps_rows, sums_losses
 from fulmen.core.mergeable import Last, Mean, Mergeable
-from fulmen.core.mode import Eval, Mode, Plan, Train, bound_mode, require_key
+from fulmen.core.mode import Eval, Mode, Plan, Schedule, Train, bound_mode, require_key
 from fulmen.core.naming import briefly, concrete, number
 from fulmen.core.output_shapes import evaluated
 from fulmen.core.paths import covers, join_path
 from fulmen.core.prediction import Prediction, at_least_float32, check_classes, class_targets, number_targets, outputs_for
-from fulmen.core.schedule import Schedule
 from fulmen.core.stacking import each, is_own, take
 from fulmen.core.state import State
 from fulmen.core.structure import Structure, keep, pack, per_structure
