@@ -6,12 +6,12 @@ from typing import Any
 
 import jax
 
+from fulmen.core import verbs as contracts
 from fulmen.core.component import Component, is_part
 from fulmen.core.fields import STATIC, UNCLEAR, kinds
 from fulmen.core.leaves import BUFFER, CONTAINERS, PARAMETER, components, drawn, is_array, leaves
 from fulmen.core.paths import join_path
 from fulmen.core.tree import Tree, items, short
-from fulmen.core.verbs import bind
 from fulmen.dispatching.compiled_code import generation
 from fulmen.dispatching.lazy_libraries import hint
 from fulmen.dispatching.registry import verbs
@@ -28,7 +28,7 @@ def require_dispatched(component: Any) -> None:
 
 @functools.lru_cache(maxsize=1024)
 def _require_dispatched(cls: type, generation: int) -> None:
-    known = {v.__name__: v for v in verbs() if v.__module__ == bind.__module__ and v.__name__ not in _OF_RUNS}
+    known = {v.__name__: v for v in verbs() if v.__name__ not in _OF_RUNS and getattr(contracts, v.__name__, None) is v}
     for owner in cls.__mro__:
         for name in (name for name, value in vars(owner).items() if name in known and inspect.isfunction(value)):
             firsts = (k for m in known[name].methods if m.hints for k in m.members[0])

@@ -11,6 +11,7 @@ import optax
 from fulmen.compose.example_means import total_loss
 from fulmen.compose.part_defaults import augmented
 from fulmen.core import Eval, Plan, State, Train, fold_name, unbind
+from fulmen.core import verbs as contracts
 from fulmen.core.field_checks import check_fields
 from fulmen.core.leaves import PARAMETER, components, leaves
 from fulmen.core.verbs import as_batch, bind, init, setup, validate
@@ -133,7 +134,7 @@ def _check_ambiguities(report: Report, component: Any) -> None:
 
 def _check_annotations(report: Report) -> None:
     """Methods of the library's verbs whose first argument has no annotation."""
-    for verb in (v for v in verbs() if v.__module__ == bind.__module__):
+    for verb in (v for v in verbs() if getattr(contracts, v.__name__, None) is v):
         for method in verb.methods:
             if method.written[:1] == (inspect.Parameter.empty,):
                 where = place(method.location, method.module)
