@@ -257,9 +257,11 @@ def test_no_verb_is_called_per_step_once_compiled(raw, monkeypatch):
             original = Verb.__call__
             patch.setattr(Verb, "__call__", lambda verb, *a, **k: calls.append(verb) or original(verb, *a, **k))
             fm.fit(state, raw, epochs=epochs, batch_size=10, progress=False)
-        return len(calls)
+        return calls
 
-    assert counted(1) == counted(6)
+    assert [verb for verb in counted(6) if verb is not fm.run_epoch] == [
+        verb for verb in counted(1) if verb is not fm.run_epoch
+    ]
 
 
 # Callbacks and interruption
@@ -287,20 +289,6 @@ class StopAfter:
 def on(event: fm.EpochEnd, callback: StopAfter, run):
     if run.epoch + 1 >= callback.epochs:
         run.stop()
-
-
-class Replacer:
-    pass
-
-
-@dispatch
-def on(event: fm.StepEnd, callback: Replacer, run):
-    run.state = run.state
-
-
-def test_a_callback_cannot_replace_the_state(raw):
-    with pytest.raises(AttributeError, match=r"run.state.*fm.train_step\("):
-        fm.fit(adam(), raw, epochs=1, batch_size=25, callbacks=[Replacer()], progress=False)
 
 
 def test_events_in_order_and_states_that_may_be_kept(raw):

@@ -97,7 +97,9 @@ from fulmen.train import (
     Interrupted,
     Phase,
     StepEnd,
+    Stopped,
     Training,
+    Validation,
     ValidationEnd,
     apply_gradients,
     callbacks,
@@ -110,7 +112,7 @@ from fulmen.train import (
 from fulmen.train.members import best, members
 
 # Import paths that are shorter than the folders': `from fulmen.attacks import PGD`.
-sys.modules["fulmen.attacks"], sys.modules["fulmen.defences"] = attacks, defences
+sys.modules |= {f"fulmen.{name}": globals()[name] for name in ("attacks", "callbacks", "defences", "loggers")}
 
 __all__ = [
     "Accuracy",
@@ -169,12 +171,14 @@ __all__ = [
     "Report",
     "State",
     "StepEnd",
+    "Stopped",
     "System",
     "TRADES",
     "Train",
     "Training",
     "Unlabeled",
     "VAE",
+    "Validation",
     "ValidationEnd",
     "Weighted",
     "WorstOf",

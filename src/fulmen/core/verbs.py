@@ -479,6 +479,7 @@ def setup(component, data, **options):
         seed: a non-negative integer that determines all randomness; None is 0.
         epochs, steps: the length of the run, for schedules.
         batch_size: examples in a batch, for schedules.
+        limit: the maximum number of batches of an epoch, for schedules.
 
     Returns:
         A `State`.
@@ -529,18 +530,32 @@ def fit(state, data, **options):
         data: arrays, or a tuple, dict or `Batch` of arrays that share their first axis, or any source that `batches` takes.
         epochs, steps: the length of the run; one of them. A run of steps continues in the epoch where the state stopped.
         batch_size: examples in a batch.
-        validation: data to evaluate on after each epoch.
+        validation: data to evaluate on, or a dict of several data sets by name, whose metrics are `validation/<name>/…`.
+        validate_every: when to evaluate, an `Every`: after each epoch by default. After steps, as for a stream without an end,
+            each evaluation is a row of the history with its `step`.
         callbacks: objects with methods of `on`.
         seed: for the order of the data and, of a component, its parameters; None keeps the order of the data, and the
-            parameters are those of seed 0. A state stores neither `seed` nor `drop_last`: to resume in the same order, pass
-            them again.
+            parameters are those of seed 0.
         progress: whether to show a progress bar.
         drop_last: whether to leave out the smaller last batch of an epoch.
+        limit: the maximum number of batches of an epoch, for a quick look.
+        overfit: the number of batches that are trained on again and again, in order, and validated on: a model that cannot learn
+            them by heart has an error.
+        phase: the kind of the training epochs, a `Training`.
+        resume: the directory of a `Checkpoint`, or None. The run continues exactly where its newest checkpoint was made, and
+            starts if there is none. A state stores neither `seed` nor `drop_last`, a checkpoint does.
 
     Returns:
         `(state, history)`.
 
-    **Extending.** Overload `update` for another step, `on` for actions between steps; or write the loop with `steps`.
+    Raises:
+        SystemExit: in a script, after SIGTERM, and after Ctrl-C if a callback has saved the state.
+
+    An error of the data or of a callback has the attributes `state` and `history`. After Ctrl-C the current state is returned, or in
+    a script the process ends if a callback has saved the state. A second Ctrl-C raises `KeyboardInterrupt`.
+
+    **Extending.** Overload `update` for another step, `on` for actions between steps, `run_epoch` for another kind of epoch; or
+    write the loop with `steps`.
     """
 
 
@@ -554,7 +569,7 @@ def steps(state, data, **options):
     Args:
         state: a `State`.
         data: as for `fit`.
-        epochs, steps, batch_size, seed, drop_last: as in `fit`.
+        epochs, steps, batch_size, seed, drop_last, limit: as in `fit`.
 
     **Extending.** As `train_step`.
     """

@@ -1,5 +1,6 @@
 """`EpochReader`: the batches of one epoch of a source, each checked against the first one, whose `BatchSpec` it is."""
 
+import collections
 import contextlib
 import itertools
 from collections.abc import Callable, Generator, Iterator
@@ -10,7 +11,7 @@ import numpy as np
 
 from fulmen.core import Batch, Plan, short
 from fulmen.core.border import check_array, leaf_name
-from fulmen.core.verbs import batches
+from fulmen.core.verbs import batches, position
 from fulmen.data.arrays import check_finite, check_lengths, count, host_array, host_dtype
 from fulmen.data.iterables import describe_data
 
@@ -120,11 +121,15 @@ class EpochReader:
 
     Attributes:
         rows: the size of a batch that the user gave, or None.
+        positions: the data's own position after each batch that was read and not taken yet, for data that has one.
+        moved: whether the data is already at the batch `start` of the next epoch that is read.
     """
 
     def __init__(self, data: Any, name: str) -> None:
         self.data, self.name = data, name
         self.rows: int | None = None
+        self.positions: collections.deque[Any] = collections.deque()
+        self.moved = False
         self._spec = BatchSpec()
 
     def seeks(self) -> bool:
@@ -162,6 +167,9 @@ class EpochReader:
                         f"batch_size must be left out or {count(batch)}, the size of the batches that {describe_data(self.data)} makes, "
                         f"got {self.rows}."
                     )
+                where = position(self.data)
+                if where is not None:
+                    self.positions.append(where)
                 yield batch
                 index += 1
         if not index:
@@ -170,10 +178,11 @@ class EpochReader:
             raise ValueError(f"{self.name} ended after {index} of its declared {declared} batches in epoch {epoch}.")
 
     def _open(self, plan: Plan, epoch: int, start: int) -> Batches:
-        if start and self.seeks():
+        moved, self.moved = self.moved, False
+        if start and not moved and self.seeks():
             yield from batches(self.data, plan, epoch, start)
         else:
-            yield from itertools.islice(batches(self.data, plan, epoch), start, None)
+            yield from itertools.islice(batches(self.data, plan, epoch), 0 if moved else start, None)
 
     def _used_up(self) -> str:
         if not isinstance(self.data, Iterator):

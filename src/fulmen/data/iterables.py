@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from fulmen.core.verbs import batches, position, steps_per_epoch
+from fulmen.core.verbs import batches, position, seek, steps_per_epoch
 from fulmen.dispatching.registry import dispatch
 
 # From the modules of a library's classes to the file in `interop` with the methods for them.
@@ -83,7 +83,21 @@ def steps_per_epoch(data: object, plan):
 
 @dispatch
 def position(source: object):
+    for name in ("state_dict", "get_state"):  # of PyTorch's stateful loaders, and of grain's iterators
+        if hasattr(source, name):
+            state = getattr(source, name)()
+            return {name: state.hex() if isinstance(state, bytes) else state}
     return None
+
+
+@dispatch
+def seek(source: object, position):
+    data: Any = source
+    if "state_dict" in position:
+        data.load_state_dict(position["state_dict"])
+    else:
+        state, now = position["get_state"], data.get_state()
+        data.set_state(bytes.fromhex(state) if isinstance(now, bytes) else state)
 
 
 def length(data: Any) -> int | None:

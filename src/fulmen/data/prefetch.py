@@ -2,12 +2,13 @@
 
 import queue
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
 
 _END = object()
+_PATIENCE = 0.1  # seconds of waiting for a batch before asking whether the run is cancelled
 
 
 class Prefetch:
@@ -36,10 +37,18 @@ class _Raised:
         self.error = error
 
 
-def ahead(batches: Generator[Any, None, None], depth: int) -> Generator[Any, None, None]:
+def never() -> bool:
+    """A run that is not cancelled."""
+    return False
+
+
+def ahead(
+    batches: Generator[Any, None, None], depth: int, cancelled: Callable[[], bool] = never
+) -> Generator[Any, None, None]:
     """The same batches on the device, made on a thread, up to `depth` batches ahead of the reader.
 
-    The thread ends after the last batch, after an error, which is raised here, and when this generator is closed.
+    The thread ends after the last batch, after an error, which is raised here, and when this generator is closed. If `cancelled()`
+    while no batch is ready, the batches end, and the thread, which may wait for its data for ever, is left alone.
     """
     ready: queue.SimpleQueue[Any] = queue.SimpleQueue()
     room, stop = threading.Semaphore(depth), threading.Event()
@@ -64,7 +73,7 @@ def ahead(batches: Generator[Any, None, None], depth: int) -> Generator[Any, Non
     thread = threading.Thread(target=work, name="fulmen-prefetch", daemon=True)
     thread.start()
     try:
-        while (batch := ready.get()) is not _END:
+        while (batch := _get(ready, cancelled)) is not _END:
             room.release()
             if isinstance(batch, _Raised):
                 raise batch.error
@@ -72,5 +81,14 @@ def ahead(batches: Generator[Any, None, None], depth: int) -> Generator[Any, Non
     finally:
         stop.set()
         room.release()
-        if thread is not threading.current_thread():  # the garbage collector may run this on the thread itself
-            thread.join()
+        while not cancelled() and thread.is_alive() and thread is not threading.current_thread():
+            thread.join(_PATIENCE)  # the garbage collector may run this on the thread itself
+
+
+def _get(ready: queue.SimpleQueue[Any], cancelled: Callable[[], bool]) -> Any:
+    while True:
+        try:
+            return ready.get(timeout=_PATIENCE)
+        except queue.Empty:
+            if cancelled():
+                return _END

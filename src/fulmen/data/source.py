@@ -11,13 +11,13 @@ import jax
 import numpy as np
 
 from fulmen.core import Plan, checked_batch, remake
-from fulmen.core.verbs import as_batch, batches, steps_per_epoch, validate
+from fulmen.core.verbs import as_batch, batches, seek, steps_per_epoch, validate
 from fulmen.data.arrays import check_positive, count, cut
 from fulmen.data.epoch_reader import Batches, EpochReader
 from fulmen.data.iterables import describe_data, put_back
 from fulmen.data.mapped import Mapped
 from fulmen.data.normalize import in_memory, normalized, takes_back
-from fulmen.data.prefetch import Prefetch, ahead
+from fulmen.data.prefetch import Prefetch, ahead, never
 from fulmen.dispatching.registry import dispatch
 from fulmen.dispatching.warning import warn
 
@@ -47,6 +47,7 @@ class Source:
         depth: the number of batches that are prefetched.
         given_depth: the depth that the user gave, or 0.
         reader: reads and checks the epochs of data that is not in memory.
+        position: the data's own position after the newest batch of `epochs`, if it has one.
     """
 
     def __init__(self, data: Any, argument: str = "data") -> None:
@@ -63,6 +64,7 @@ class Source:
         self.reader = EpochReader(self.data, f"{argument}: {describe_data(self.data)}")
         self._started: Any = None  # the plan, the first batch and the generator of the others, after `first`
         self._validated = False
+        self.position: Any = None
 
     @classmethod
     def of(cls, data: Any, argument: str = "data") -> Source:
@@ -102,18 +104,19 @@ class Source:
         steps: int | None = None,
         seed: int | None = None,
         drop_last: bool = False,
+        limit: int | None = None,
     ) -> Plan:
         """The plan of a run over the data.
 
         Args:
             batch_size: the user's batch size, or None.
             usual: the batch size without one; reduced to the number of examples.
-            epochs, steps, seed, drop_last: as in `fit`.
+            epochs, steps, seed, drop_last, limit: as in `fit`.
 
         Raises:
             TypeError, ValueError: for values that are not possible.
         """
-        for name, value in (("epochs", epochs), ("steps", steps)):
+        for name, value in (("epochs", epochs), ("steps", steps), ("limit", limit)):
             if value is not None:
                 check_positive(name, value)
         check_seed(seed)
@@ -131,6 +134,8 @@ class Source:
             raise ValueError(f"batch_size must be at most {n}, the number of examples, got {size}.")
         plan = Plan(epochs=epochs, batch_size=size, seed=seed, drop_last=drop_last)
         each = steps_per_epoch(self.data, plan)
+        if limit is not None:
+            each = limit if each is None else min(each, limit)
         total = steps if steps is not None else epochs * each if epochs is not None and each is not None else None
         return remake(plan, {"steps_per_epoch": each, "total_steps": total})
 
@@ -147,7 +152,24 @@ class Source:
             self._started = plan, batch, reading
         return self._started[1]
 
-    def read(self, plan: Plan, epoch: int, start: int = 0, *, limit: int | None = None, depth: int | None = None) -> Batches:
+    def head(self, n: int, plan: Plan) -> Any:
+        """The first `n` batches, as data."""
+        check_positive("overfit", n)
+        if self.in_memory:
+            return jax.tree.map(lambda v: v[: n * (plan.batch_size or 1)], self.data)
+        with contextlib.closing(self.read(plan, 0, limit=n, depth=0)) as reading:
+            return list(reading)
+
+    def read(
+        self,
+        plan: Plan,
+        epoch: int,
+        start: int = 0,
+        *,
+        limit: int | None = None,
+        depth: int | None = None,
+        cancelled: Callable[[], bool] = never,
+    ) -> Batches:
         """The batches of an epoch, checked, and prefetched where that saves time.
 
         Args:
@@ -156,42 +178,53 @@ class Source:
             start: the index of the first batch.
             limit: the maximum number of batches; no more are read from the data.
             depth: the number of prefetched batches; None is the source's.
+            cancelled: whether to stop waiting for the next batch.
         """
         depth = self.depth if depth is None else depth
         reading = cut(self.data, plan, epoch, start) if self.in_memory else self._read(plan, epoch, start)
         reading = reading if limit is None else _limited(reading, limit)
-        return ahead(reading, depth) if depth else reading
+        return ahead(reading, depth, cancelled) if depth else reading
 
-    def epochs(self, plan: Plan, done: int, left: Callable[[], int | None], component: Any) -> Iterator[Batches]:
-        """An endless iterator of epochs, from where a run continues.
+    def epochs(
+        self,
+        plan: Plan,
+        at: tuple[int, int],
+        left: Callable[[], int | None],
+        component: Any,
+        cancelled: Callable[[], bool] = never,
+    ) -> Iterator[tuple[int, Batches]]:
+        """An endless iterator of epochs, from where a run continues: their numbers and batches.
 
         Args:
             plan: a plan of this source.
-            done: the number of batches that the state was trained on.
+            at: the epoch and the index of the batch in it to begin with, as `find` returns them.
             left: gives the number of batches that are still needed, or None.
             component: validated with the first batch.
+            cancelled: whether to stop waiting for the next batch.
         """
-        epoch, start = self._find(plan, done)
+        epoch, start = at
+        declared = steps_per_epoch(self.data, plan)
         while True:
             limit, each = left(), plan.steps_per_epoch
-            if limit is not None and each is not None and start + limit >= each:
-                limit = None  # so that the epoch's declared length is checked
-            reading = self.read(plan, epoch, start, limit=limit)
-            yield reading if self.in_memory else self._validating(reading, component)
+            if each is not None:
+                limit = each - start if limit is None else min(limit, each - start)
+            if limit == 0:  # a run that was stopped after the last batch of an epoch
+                yield epoch, (batch for batch in ())
+            else:
+                if limit is not None and start + limit == declared:
+                    limit = None  # so that the epoch's declared length is checked
+                reading = self.read(plan, epoch, start, limit=limit, cancelled=cancelled)
+                yield epoch, reading if self.in_memory else self._validating(reading, component)
             epoch, start = epoch + 1, 0
 
-    def _find(self, plan: Plan, done: int) -> tuple[int, int]:
-        """The epoch and the batch in it at which a run continues."""
+    def find(self, plan: Plan, done: int) -> tuple[int, int]:
+        """The epoch and the batch in it at which a run continues after a number of batches."""
         if self.is_iterator:
             return 0, 0  # an iterator continues at its own position
         epoch, start = divmod(done, plan.steps_per_epoch) if plan.steps_per_epoch else (0, done)
         if not start or (self.reader.seeks() and plan.steps_per_epoch):
             return epoch, start
-        warn(
-            f"{self.name} cannot seek: to continue after {done} steps, {start} batches are read and skipped. They are the same as "
-            "in the run before only if the order of each epoch depends on its number alone. To seek, write "
-            f"`batches(data: {type(self.data).__name__}, plan, epoch, start=0)`, which begins at a batch, and `steps_per_epoch`."
-        )
+        self._warn_of_skipping(done, start)
         while not plan.steps_per_epoch:
             n = sum(
                 1 for _ in itertools.islice(self.reader.read(plan, epoch), start + 1)
@@ -199,7 +232,30 @@ class Source:
             if n > start:
                 break
             epoch, start = epoch + 1, start - n
+        self.reader.positions.clear()
         return epoch, start
+
+    def move(self, at: tuple[int, int], position: Any) -> None:
+        """Move data that keeps its own position to where a run was stopped; other data is read and skipped later.
+
+        Args:
+            at: the epoch and the index of the batch in it to continue with.
+            position: what `position` returned then.
+        """
+        if self.in_memory or not at[1]:
+            return
+        if position is not None:
+            seek(self.data, position)
+            self.reader.moved = True
+        elif not self.reader.seeks():
+            self._warn_of_skipping(at[1], at[1])
+
+    def _warn_of_skipping(self, done: int, start: int) -> None:
+        warn(
+            f"{self.name} cannot seek: to continue after {done} steps, {start} batches are read and skipped. They are the same as "
+            "in the run before only if the order of each epoch depends on its number alone. To seek, write "
+            f"`batches(data: {type(self.data).__name__}, plan, epoch, start=0)`, which begins at a batch, and `steps_per_epoch`.",
+        )
 
     def _read(self, plan: Plan, epoch: int, start: int) -> Batches:
         started, self._started = self._started, None
@@ -214,6 +270,8 @@ class Source:
         with contextlib.closing(reading):
             for batch in reading:
                 self.validate(component, batch)
+                if self.reader.positions:
+                    self.position = self.reader.positions.popleft()
                 yield batch
 
     def validate(self, component: Any, batch: Any) -> None:

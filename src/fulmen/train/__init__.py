@@ -1,6 +1,14 @@
 """Training: setup, steps, the loop, evaluation, events, checkpoints."""
 
-from fulmen.train import compiled_step, evaluation, loop, step, verbs_of_state  # for their methods of the verbs
+from fulmen.train import (  # for their methods of the verbs
+    compiled_step,
+    evaluation,
+    loop,
+    phases,
+    step,
+    step_generator,
+    verbs_of_state,
+)
 from fulmen.train.checkpoint import load, save
 from fulmen.train.events import (
     Due,
@@ -14,13 +22,14 @@ from fulmen.train.events import (
     LogsRead,
     Run,
     StepEnd,
+    Stopped,
     ValidationEnd,
 )
 from fulmen.train.every_interval import Every
 from fulmen.train.folds import CrossValidation, cross_validate
 from fulmen.train.gradients import apply_gradients, differentiate
 from fulmen.train.history import History
-from fulmen.train.phases import Phase, Training
+from fulmen.train.phases import Phase, Training, Validation
 
 __all__ = [
     "CrossValidation",
@@ -38,7 +47,9 @@ __all__ = [
     "Phase",
     "Run",
     "StepEnd",
+    "Stopped",
     "Training",
+    "Validation",
     "ValidationEnd",
     "apply_gradients",
     "cross_validate",

@@ -14,10 +14,14 @@ class Ledger:
     """The layout of a step's mergeable values in one float vector, and their sums on the host.
 
     The device adds up the logs of some steps in one vector, which the host reads when the device has long computed it and adds up
-    in float64. So no step waits, and a long epoch loses no precision.
+    in float64. So no step waits, and a long epoch loses no precision. Vectors are complete after fixed numbers of steps, so that
+    the sums do not depend on when they are read.
 
     Args:
         logs: mergeable values by name, with arrays or their shapes.
+
+    Attributes:
+        layout: the names of the metrics in the vector and how many numbers each has, in order.
     """
 
     def __init__(self, logs: dict[str, Any]) -> None:
@@ -27,16 +31,17 @@ class Ledger:
         self.shapes = [leaf.shape for leaf in leaves]
         self.sizes = [math.prod(shape) for shape in self.shapes]
         self.size = sum(self.sizes)
+        self.layout = [f"{name}: {sum(math.prod(v.shape) for v in jax.tree.leaves(logs[name]))}" for name in self.order]
         newest = jax.tree.leaves([v for v in logs.values() if v.newest])
         self.summed = self.size - sum(math.prod(leaf.shape) for leaf in newest)
         self.dtype = np.result_type(np.float32, *(leaf.dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)))
-        self.unread: list[Any] = []
+        self.unread: list[tuple[Any, bool]] = []
         self.clear()
 
     def clear(self) -> None:
         """Start from zero, as for the next epoch."""
         self.unread.clear()
-        self.total = self.newest = np.zeros(self.size)
+        self.total = self.newest = self.shown = np.zeros(self.size)
 
     def zeros(self) -> np.ndarray:
         """The vector before the first step, `(size,)`."""
@@ -52,16 +57,18 @@ class Ledger:
             return total + added
         return xp.concatenate([total[: self.summed] + added[: self.summed], added[self.summed :]])
 
-    def append(self, vector: Any) -> None:
-        """Take a vector, which the device may still be computing."""
-        self.unread.append(vector)
+    def append(self, vector: Any, complete: bool = True) -> None:
+        """Take a vector, which the device may still be computing; one that is not complete is read and then replaced."""
+        self.unread.append((vector, complete))
 
     def read(self, keep: int = 0) -> dict[str, Any]:
         """The metrics so far by name, without the newest `keep` vectors."""
         while len(self.unread) > keep:
-            self.newest = np.asarray(self.unread.pop(0), np.float64)
-            self.total = self._sum(np, self.total, self.newest)
-        return self._metrics(self.total)
+            vector, complete = self.unread.pop(0)
+            self.newest = np.asarray(vector, np.float64)
+            self.shown = self._sum(np, self.total, self.newest)
+            self.total = self.shown if complete else self.total
+        return self._metrics(self.shown)
 
     def read_newest(self) -> dict[str, Any]:
         """The metrics of the newest vector alone."""

@@ -12,6 +12,7 @@ from fulmen.core.mode import Plan
 from fulmen.core.state import State
 from fulmen.core.verbs import due, on, owns, restore_run_state, run_state
 from fulmen.dispatching.registry import dispatch
+from fulmen.optimizers import learning_rate, with_learning_rate
 from fulmen.train.history import History
 
 Logs: TypeAlias = dict[str, Any]
@@ -68,6 +69,10 @@ class Interrupted(Event):
     """Ctrl-C was pressed; the run ends with the current state."""
 
 
+class Stopped(Event):
+    """`run.stop()` was called in the midst of an epoch; sent before that epoch ends."""
+
+
 @dataclasses.dataclass
 class Run:
     """A run as callbacks see it.
@@ -75,38 +80,78 @@ class Run:
     Attributes:
         plan: the state's plan.
         history: the epochs so far.
+        steps: the number of steps of this run; None for data without a length.
+        options: the options of the run by name, such as `seed` and `batch_size`.
+        callbacks: all callbacks of the run.
         epoch: the number of the epoch, from 0.
         step: the number of steps that the state has had.
-        steps: the number of steps of this run; None for data without a length.
         done: the number of steps of this run that are done.
-        logs: the newest logs, as floats and NumPy arrays.
+        batch: the newest batch, as it was read.
         seconds: the duration of the run so far.
         speed: recent steps per second.
+        saved: the path of the newest checkpoint, or None.
     """
 
     plan: Plan
     history: History
     steps: int | None
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    callbacks: list[Any] = dataclasses.field(default_factory=list)
     epoch: int = 0
     step: int = 0
     done: int = 0
-    logs: Logs = dataclasses.field(default_factory=dict)
+    batch: Any = dataclasses.field(default=None, repr=False)
     seconds: float = 0.0
     speed: float = 0.0
+    saved: str | None = None
     stopping: bool = False
-    _state: Any = dataclasses.field(default=None, repr=False)
+    _logs: Any = dataclasses.field(default_factory=dict, repr=False)
+    _loop: Any = dataclasses.field(default=None, repr=False)
+
+    @property
+    def logs(self) -> Logs:
+        """The newest logs, as floats and NumPy arrays."""
+        if callable(self._logs):  # they are read from the device if somebody asks
+            self._logs = self._logs()
+        return self._logs
+
+    @logs.setter
+    def logs(self, value: Any) -> None:
+        self._logs = value
 
     @property
     def state(self) -> State:
-        """The current state, copied: the run reuses its memory."""
-        return jax.tree.map(jnp.copy, self._state())
+        """The current state, copied: the run reuses its memory. Another state may be assigned, with which the run continues."""
+        return jax.tree.map(jnp.copy, self.arrays())
 
     @state.setter
-    def state(self, value: Any) -> None:
-        raise AttributeError(
-            "run.state cannot be replaced in a callback. To change the state between steps, write the loop: "
-            "`for batch in fm.batches(data, …): state, logs = fm.train_step(state, batch)`."
-        )
+    def state(self, value: State) -> None:
+        if not isinstance(value, State):
+            raise TypeError(f"run.state must be a State, got {type(value).__name__}; write fm.replace(run.state, …).")
+        self._loop.take(value)
+
+    def arrays(self) -> State:
+        """The current state without a copy; its arrays are valid until the callback returns."""
+        return self._loop.state()
+
+    @property
+    def learning_rate(self) -> Any:
+        """The learning rate of the optimizer. A number may be assigned: it replaces the rate, or the schedule, of all groups.
+
+        Raises:
+            ValueError: if the optimizer is a finished transformation, which has no rate that can be changed.
+        """
+        return learning_rate(self.arrays().optimizer)
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        state = self.arrays()
+        self._loop.take(state.replace(optimizer=with_learning_rate(state.optimizer, value)))
+
+    @property
+    def position(self) -> dict[str, Any]:
+        """Where the run is, as a dict that JSON can hold: `fit` continues from it exactly."""
+        return self._loop.position()
 
     def left(self) -> int | None:
         """The number of remaining steps, or None if it is unknown."""
@@ -115,6 +160,10 @@ class Run:
     def stop(self) -> None:
         """End the run after this step."""
         self.stopping = True
+
+
+class Saver:
+    """A callback that saves the run; at each event it is called after all others, so that it saves what they remember."""
 
 
 def _ignore(event: object, callback, run):
@@ -147,6 +196,26 @@ def restore_run_state(callback: object, saved):
 def listeners(event: Event, callbacks: Any, run: Run) -> list[Any]:
     """The callbacks that have a method for an event."""
     return [c for c in callbacks if on.method(event, c, run).function is not _ignore]
+
+
+def send(event: Event, callbacks: Any, run: Run) -> None:
+    """Call the callbacks that have a method for an event."""
+    for callback in listeners(event, callbacks, run):
+        on(event, callback, run)
+
+
+def require_one_owner(callbacks: Any) -> None:
+    """Raise if two callbacks own the same property of the run."""
+    owners: dict[str, Any] = {}
+    for callback in callbacks:
+        for name in owns(callback):
+            if name in owners:
+                both = " and ".join(type(c).__name__ for c in (owners[name], callback))
+                raise ValueError(
+                    f"callbacks: {both} both own {name!r} of the run (see fm.callbacks.owns), so each would undo what the other does; "
+                    "leave one of them out."
+                )
+            owners[name] = callback
 
 
 def require_listeners(callbacks: Any, run: Run) -> None:

@@ -1,4 +1,4 @@
-"""Ctrl-C during a run: a flag that is read between steps."""
+"""Ctrl-C and SIGTERM during a run: a flag that is read between steps."""
 
 from __future__ import annotations
 
@@ -9,58 +9,85 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import jax
+
 
 class Interruption:
-    """A handler of SIGINT that sets a flag, since an exception in the middle of a step would lose the state.
+    """A handler of signals that sets a flag, since an exception in the middle of a step would lose the state.
 
-    A second Ctrl-C raises KeyboardInterrupt.
+    A second signal raises: KeyboardInterrupt for Ctrl-C, SystemExit otherwise.
 
     Args:
-        answer: text to print after the first Ctrl-C, for work with long steps.
-        starting: whether a KeyboardInterrupt would lose nothing yet. A run sets it to False after its first step.
+        answer: text to print after the first signal, for work with long steps.
+        starting: whether an exception would lose nothing yet. A run sets it to False after its first step.
+
+    Attributes:
+        number: of the signal, or None.
     """
 
     def __init__(self, answer: str = "", starting: bool = False) -> None:
         self.answer, self.starting = answer, starting
-        self._set = False
+        self.number: int | None = None
 
     def __call__(self, number: int, frame: Any) -> None:
-        if self._set:
-            raise KeyboardInterrupt
-        self._set = True
+        if self.number is not None:
+            raise self.error(number)
+        self.number = number
         if self.answer:
             print(self.answer, file=sys.stderr, flush=True)
 
     def is_set(self) -> bool:
-        """Whether Ctrl-C was pressed."""
-        return self._set
+        """Whether there was a signal."""
+        return self.number is not None
+
+    def error(self, number: int | None = None, reason: str = "") -> BaseException:
+        """The exception that ends the process as the signal would."""
+        number = self.number if number is None else number
+        return KeyboardInterrupt(*[reason] * bool(reason)) if number in (None, signal.SIGINT) else SystemExit(128 + number)
 
     def stop_if_starting(self) -> None:
-        """Raise KeyboardInterrupt if Ctrl-C was pressed before the first step."""
-        if self._set and self.starting:
-            raise KeyboardInterrupt("interrupted before the first step")
+        """Raise if there was a signal before the first step."""
+        if self.is_set() and self.starting:
+            raise self.error(reason="interrupted before the first step")
 
 
 @contextlib.contextmanager
-def interruptible(answer: str = "", *, starting: bool = False) -> Iterator[Interruption]:
-    """Handle Ctrl-C by an `Interruption`: the current handler if it is one, or a new one. Other threads get no signals."""
-    before = signal.getsignal(signal.SIGINT)
+def interruptible(
+    answer: str = "", *, starting: bool = False, signals: tuple[int, ...] = (signal.SIGINT,)
+) -> Iterator[Interruption]:
+    """Handle signals by an `Interruption`: the current handler if it is one, or a new one.
+
+    Threads other than the main one get no signals. A signal that the process ignores, as Ctrl-C in the background, stays ignored.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield Interruption(answer)
         return
-    if isinstance(before, Interruption):
-        yield before
-        return
+    handlers = {number: signal.getsignal(number) for number in signals}
+    for before in handlers.values():
+        if isinstance(before, Interruption):
+            yield before
+            return
     interruption = Interruption(answer, starting)
-    signal.signal(signal.SIGINT, interruption)
+    # A handler that was not installed by Python is None, and could not be put back.
+    handlers = {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
+    if jax.distributed.is_initialized():
+        handlers.pop(signal.SIGTERM, None)  # JAX's preemption notifier owns it
+    for number in handlers:
+        signal.signal(number, interruption)
     try:
         yield interruption
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def stop_if_interrupted() -> None:
-    """Raise KeyboardInterrupt if Ctrl-C was pressed in the setup of a run, before its first step."""
-    handler = signal.getsignal(signal.SIGINT)
-    if isinstance(handler, Interruption) and threading.current_thread() is threading.main_thread():
-        handler.stop_if_starting()
+    """Raise if there was a signal in the setup of a run, before its first step."""
+    for handler in map(signal.getsignal, (signal.SIGINT, signal.SIGTERM)):
+        if isinstance(handler, Interruption) and threading.current_thread() is threading.main_thread():
+            handler.stop_if_starting()
+
+
+def interactive() -> bool:
+    """Whether Python runs in a notebook or at a prompt, where a process must not end."""
+    return hasattr(sys, "ps1") or bool(sys.flags.interactive)

@@ -1,24 +1,23 @@
-"""`fit` and `steps`: the loop around the step."""
+"""`fit`: the loop over epochs."""
 
 from __future__ import annotations
 
 import contextlib
+import signal
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-from fulmen.core.component import Component, Game
+from fulmen.core.component import Game
 from fulmen.core.leaves import components, require_concrete
-from fulmen.core.mode import Plan
 from fulmen.core.state import State
-from fulmen.core.verbs import fit, setup, steps, train_step
+from fulmen.core.verbs import fit, run_epoch, setup
 from fulmen.data.source import Source
 from fulmen.dispatching.registry import dispatch
 from fulmen.dispatching.warning import warn
-from fulmen.optimizers import groups
-from fulmen.train.evaluation import checked_source, evaluate_source, evaluation_size
+from fulmen.train.checkpoints import find_resumable
 from fulmen.train.events import (
     EpochEnd,
     EpochStart,
@@ -26,120 +25,172 @@ from fulmen.train.events import (
     FitStart,
     Interrupted,
     Run,
+    Saver,
+    Stopped,
     ValidationEnd,
     require_listeners,
+    require_one_owner,
 )
+from fulmen.train.every_interval import Every
 from fulmen.train.history import History
-from fulmen.train.interruption import Interruption, interruptible
+from fulmen.train.interruption import Interruption, interactive, interruptible
+from fulmen.train.phases import Phase, Training, trains_in_place
 from fulmen.train.progress import progress_callbacks
+from fulmen.train.resume import resume_run
+from fulmen.train.run_options import READING, first_batch, overfitted, prepare, read_options, require_length, warn_past_plan
 from fulmen.train.setup import require_known
 from fulmen.train.step_loop import StepLoop
+from fulmen.train.validation_sets import StepValidation, ValidationSets
 
-_LENGTH = ("epochs", "steps", "batch_size", "seed", "drop_last")  # options of a run over the data
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dispatch
-def fit(state: State, data, *, validation=None, callbacks=(), progress=True, **options):
-    unknown = {name: value for name, value in options.items() if name not in _LENGTH}
+def fit(
+    state: State,
+    data,
+    *,
+    validation=None,
+    validate_every=Every(epochs=1),
+    callbacks=(),
+    progress=True,
+    phase=Training(),
+    overfit=None,
+    resume=None,
+    **reading,
+):
+    unknown = {name: value for name, value in reading.items() if name not in READING}
     if unknown:
         require_known(None, unknown)
         raise TypeError(
             f"{', '.join(unknown)}: a state keeps its optimizer and plan. To start again with its arrays, give the component: "
             "fm.fit(state.system, data, optimizer=…, …)."
         )
-    with interruptible(starting=True) as interrupted:
-        source, plan = prepare("fit", state, data, **options)
-        epochs = options.get("epochs")
-        validated = None if validation is None else _validation(state, validation, epochs)
+    with interruptible(starting=True, signals=_SIGNALS) as interrupted:
+        data, reading = overfitted(data, overfit, reading, state.plan.batch_size)
+        validation = data if overfit is not None and validation is None else validation
+        source, plan = prepare("fit", state, data, **reading)
+        found = None if resume is None else find_resumable(resume)
+        state = state if found is None else found.load(like=state)
+        epochs = reading.get("epochs")
+        sets = None if validation is None else ValidationSets(validation, validate_every, state, data, epochs)
         shown = progress_callbacks(progress)
-        loop = _step_loop(state, plan, [*_listed(callbacks), *shown])
-        run = loop.run
-        ahead = source.epochs(plan, _first_batch(state, epochs, plan), run.left, state.system)
-        loop.tell(FitStart())
+        listed = [*_listed(callbacks), *shown, *([] if sets is None else [StepValidation(sets)])]
+        listed.sort(key=lambda callback: isinstance(callback, Saver))
+        if found is None:
+            warn_past_plan(state, plan.total_steps)
+        history = History()
+        history.opposed = any(isinstance(part, Game) for _, part in components(state.system))
+        run = Run(state.plan, history, plan.total_steps, read_options(plan, overfit, **reading), listed)
+        require_listeners(listed, run)
+        require_one_owner(listed)
+        loop = StepLoop(state, run, interrupted, source)
+        if found is None:
+            at = source.find(plan, first_batch(state, epochs, plan))
+            loop.first = at[0]
+        else:
+            at = resume_run(found.run, loop, source, plan)
+        ahead = source.epochs(plan, at, run.left, state.system, lambda: interrupted.is_set() or run.stopping)
         try:
-            _run_epochs(loop, ahead, epochs, validated, interrupted)
-            if interrupted.is_set():
-                loop.tell(Interrupted())
+            loop.tell(FitStart())
+            _run_epochs(loop, ahead, epochs, phase, sets, interrupted)
+        except BaseException as error:
+            _keep_state(error, loop)
+            raise
         finally:
             run.seconds = loop.elapsed()
             loop.tell(FitEnd())
-        if interrupted.is_set() and shown:
-            of = "" if run.steps is None else f" of {run.steps}"
-            print(f"Interrupted: the state after {run.done}{of} steps is returned.")
-        return loop.state(), run.history
+        return _end(loop, interrupted, shown)
 
 
 @dispatch
-def fit(component: object, data, *, validation=None, callbacks=(), progress=True, **options):
+def fit(component: object, data, *, overfit=None, **options):
     require_concrete("fit", "train_step(state, batch)", component, data)
+    reading = {name: value for name, value in options.items() if name in READING}
+    of_run = {name: options.pop(name) for name in _OF_RUN if name in options}
     data = Source.of(data)
     require_known(options.get("optimizer"), options)
-    length = {name: value for name, value in options.items() if name in _LENGTH}
-    _require_length(**length)
-    data.plan(**length)
-    with interruptible(starting=True) as interrupted:
-        state = setup(component, data, **options)
+    require_length(**reading)
+    data.plan(**reading)
+    with interruptible(starting=True, signals=_SIGNALS) as interrupted:
+        first, read = overfitted(data, overfit, reading)
+        state = setup(component, first, **{**options, **{k: v for k, v in read.items() if k != "seed"}})
         interrupted.stop_if_starting()
-        return fit(state, data, validation=validation, callbacks=callbacks, progress=progress, **length)
+        return fit(state, data, overfit=overfit, **of_run, **reading)
 
 
-def _step_loop(state: State, plan: Plan, callbacks: list[Any]) -> StepLoop:
-    _warn_past_plan(state, plan.total_steps)
-    history = History()
-    history.opposed = any(isinstance(part, Game) for _, part in components(state.system))
-    run = Run(state.plan, history, steps=plan.total_steps, step=int(state.step))
-    require_listeners(callbacks, run)
-    return StepLoop(state, run, callbacks)
+_OF_RUN = ("validation", "validate_every", "callbacks", "progress", "phase", "resume")
 
 
-def _run_epochs(loop: StepLoop, ahead: Iterator[Any], epochs: int | None, validated: Any, interrupted: Interruption) -> None:
+def _run_epochs(
+    loop: StepLoop, ahead: Iterator[Any], epochs: int | None, phase: Phase, sets: Any, interrupted: Interruption
+) -> None:
     """Train and validate epoch by epoch, until the run is complete or stopped.
 
     Args:
-        ahead: the batches of each epoch.
-        epochs: how many, for data without a length.
-        validated: the source and plan of the validation data, or None.
+        ahead: the number and the batches of each epoch.
+        epochs: how many, or None for a run of steps.
+        phase: the kind of the training epochs.
+        sets: the `ValidationSets`, or None.
     """
     run, diverged = loop.run, False
-    for epoch, batches in enumerate(ahead):
+    if run.left() == 0 and not loop.batches:
+        return  # a complete run was resumed
+    for epoch, batches in ahead:
         if run.stopping:
             break
-        run.epoch = epoch
         begun = time.perf_counter()
-        loop.tell(EpochStart())
+        if loop.start_epoch(epoch):
+            loop.tell(EpochStart())
         with contextlib.closing(batches):
-            loop.run_epoch(batches, interrupted)
-        training_logs = run.logs = loop.epoch_logs()
-        run.seconds = loop.elapsed()
+            before = loop.hand_out() if trains_in_place(phase, run) else run.state
+            after, training_logs = run_epoch(phase, before, batches, run)
+        if after is not loop.handed:
+            loop.take(after)
+        run.logs, run.seconds = training_logs, loop.elapsed()
+        if loop.cut:
+            loop.tell(Interrupted() if interrupted.is_set() else Stopped())
         diverged = diverged or _warn_if_diverged(training_logs, epoch)
         loop.tell(EpochEnd())
-        if validated is not None and not interrupted.is_set():
-            now = loop.state()
-            measured = evaluate_source(now.system, now.key, *validated, owner=now.structure)
-            run.logs = {**training_logs, **{f"validation/{k}": v for k, v in measured.items()}}
+        if sets is not None and sets.every.at_epoch(epoch + 1) and not interrupted.is_set():
+            run.logs = {**run.logs, **sets.measure(run)}
             loop.tell(ValidationEnd())
-        if interrupted.is_set():
-            run.stop()
         run.history.append({**run.logs, "seconds": time.perf_counter() - begun})
-        if run.left() == 0 or (run.steps is None and epoch + 1 == epochs):
+        if loop.cut:
+            break
+        loop.end_epoch()
+        loop.call_due_by_epochs()
+        if interrupted.is_set():
+            loop.tell(Interrupted())
+        if interrupted.is_set() or run.left() == 0 or epoch + 1 - loop.first == epochs:
             break
 
 
-def prepare(
-    verb: str, state: State, data: Any, *, epochs: Any = None, steps: Any = None, seed: Any = 0, **options: Any
-) -> tuple[Source, Plan]:
-    """The checked data of a run, and the run's plan. `options` are those of `Source.plan`."""
-    require_concrete(verb, "train_step(state, batch)", state, data)
-    source = Source.of(data)
-    if source.in_memory:
-        source.validate(state.system, source.data)
-    _require_length(epochs, steps)
-    return source, source.plan(usual=state.plan.batch_size, epochs=epochs, steps=steps, seed=seed, **options)
+def _end(loop: StepLoop, interrupted: Interruption, shown: list[Any]) -> tuple[State, History]:
+    """The result of a run. After a signal a script ends, if the state is saved or the signal would have ended it."""
+    run = loop.run
+    if interrupted.is_set():
+        saved = f"saved in {run.saved}" if run.saved else "returned"
+        leaves = not interactive() and (run.saved or interrupted.number != signal.SIGINT)
+        if shown:
+            of = "" if run.steps is None else f" of {run.steps}"
+            print(f"Interrupted: the state after {run.done}{of} steps is {saved}.", flush=True)
+        if leaves:
+            error = SystemExit(128 + interrupted.number)  # type: ignore[operator]
+            _keep_state(error, loop)
+            raise error
+    return loop.state(), run.history
 
 
-def _validation(state: State, data: Any, epochs: int | None) -> tuple[Source, Plan]:
-    source = checked_source(state.system, data, "validation")
-    return source, source.plan(usual=evaluation_size(state), epochs=epochs)
+def _keep_state(error: BaseException, loop: StepLoop) -> None:
+    """Let an error carry the state and the history of the run that it ends."""
+    if not loop.run.done or any(leaf.is_deleted() for leaf in loop.leaves):
+        return  # nothing is lost, or the error came from the midst of a step
+    with contextlib.suppress(AttributeError):  # an exception with `__slots__`
+        error.state, error.history = loop.state(), loop.run.history  # type: ignore[attr-defined]
+        error.add_note(
+            f"The state after {loop.run.done} steps is the attribute `state` of this exception; `history` is the history."
+        )
 
 
 def _listed(callbacks: Any) -> list[Any]:
@@ -147,34 +198,6 @@ def _listed(callbacks: Any) -> list[Any]:
         name = type(callbacks).__name__
         raise TypeError(f"callbacks must be a list, got {name}; write callbacks=[…].")
     return list(callbacks)
-
-
-def _require_length(epochs: int | None = None, steps: int | None = None, **options: Any) -> None:
-    if (epochs is None) == (steps is None):
-        got = "neither" if epochs is None else "both"
-        raise ValueError(f"either `epochs` or `steps` must be given, got {got}; write epochs=10 or steps=1000.")
-
-
-def _first_batch(state: State, epochs: int | None, plan: Plan) -> int:
-    """How many batches of the data a run skips: `epochs` start with a whole epoch, `steps` where the state stopped."""
-    done, each = int(state.step), plan.steps_per_epoch
-    if epochs is None:
-        return done
-    return -(-done // each) * each if each else 0
-
-
-def _warn_past_plan(state: State, total: int | None) -> None:
-    planned = state.plan.total_steps
-    if planned is None or total is None or int(state.step) + total <= planned:
-        return
-    last = int(state.step) + total
-    if any(
-        g.built.end is not None and last > g.built.end * g.every for g in groups(state.system, state.optimizer, state.plan)
-    ):
-        warn(
-            f"this run ends at step {last}, but the state's plan ends at {planned}: the learning rate's schedule is past its end. "
-            "`fm.fit(state.system, …, optimizer=…)` starts a new schedule with the same arrays.",
-        )
 
 
 def _warn_if_diverged(logs: dict[str, Any], epoch: int) -> bool:
@@ -188,34 +211,3 @@ def _warn_if_diverged(logs: dict[str, Any], epoch: int) -> bool:
         "finite, `fm.check(component, data, optimizer=…)` finds the cause."
     )
     return True
-
-
-@dispatch
-def steps(state: State, data, *, epochs=None, steps=None, batch_size=None, seed=0, drop_last=False):
-    reading = dict(batch_size=batch_size, seed=seed, drop_last=drop_last)
-    source, plan = prepare("steps", state, data, epochs=epochs, steps=steps, **reading)
-    _warn_past_plan(state, plan.total_steps)
-    return _steps(state, source, plan, epochs)
-
-
-def _steps(state: State, source: Source, plan: Plan, epochs: int | None) -> Iterator[Any]:
-    done, total = 0, plan.total_steps
-    left = lambda: None if total is None else total - done
-    for number, found in enumerate(source.epochs(plan, _first_batch(state, epochs, plan), left, state.system)):
-        with contextlib.closing(found):
-            for raw in found:
-                state, logs = train_step(state, raw)
-                done += 1
-                yield state, logs
-                if done == total:
-                    return
-        if total is None and number + 1 == epochs:
-            return
-
-
-@dispatch
-def steps(component: Component, data):
-    raise TypeError(
-        f"steps takes a state, got the component {type(component).__name__}: state = fm.setup(component, data, optimizer=optax.adam, "
-        "lr=1e-3)."
-    )

@@ -7,9 +7,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from fulmen.core.verbs import on
+from fulmen.core.verbs import due, on
 from fulmen.dispatching.registry import dispatch
-from fulmen.train.events import EpochEnd, FitEnd, FitStart, LogsRead, ValidationEnd
+from fulmen.train.events import Due, EpochEnd, FitEnd, FitStart, LogsRead, ValidationEnd
+from fulmen.train.every_interval import Every
 
 _REDRAW = 0.25  # seconds between two drawings of a bar; each delays the steps by about a millisecond
 
@@ -104,6 +105,16 @@ def on(event: FitStart, progress: ProgressBar, run):
     progress.bar.start()
     progress.task = progress.bar.add_task("", total=run.steps, logs="compiling")
     progress.bar.refresh()
+
+
+@dispatch
+def due(progress: ProgressBar):
+    return Every(epochs=1)
+
+
+@dispatch
+def on(event: Due, progress: ProgressBar, run):
+    progress.bar.console.print(f"epoch {run.epoch + 1}  {_text(run)}", highlight=False)
 
 
 @dispatch

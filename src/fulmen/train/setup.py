@@ -28,7 +28,21 @@ from fulmen.train.compiled_step import traced_step
 from fulmen.train.gradients import start_optimizer
 from fulmen.train.interruption import stop_if_interrupted
 
-_OPTIONS = ("epochs", "steps", "batch_size", "validation", "callbacks", "seed", "progress", "drop_last", "optimizer", "lr")
+_OPTIONS = (
+    *(
+        "epochs",
+        "steps",
+        "batch_size",
+        "validation",
+        "validate_every",
+        "callbacks",
+        "seed",
+        "progress",
+        "drop_last",
+        "limit",
+    ),
+    *("overfit", "phase", "resume", "optimizer", "lr"),
+)
 _SHORTEST_PREFIX = 3  # letters of a keyword, such as val, that may be the beginning of another one
 
 
@@ -44,6 +58,7 @@ def setup(
     steps=None,
     batch_size=None,
     drop_last=False,
+    limit=None,
     **options,
 ):
     if isinstance(component, State):
@@ -53,7 +68,7 @@ def setup(
     if epochs is not None and steps is not None:
         raise ValueError(f"either `epochs` or `steps` must be given, got both: epochs={epochs}, steps={steps}.")
     source = Source.with_first(data)
-    reading = source.plan(usual=batch_size, epochs=epochs, steps=steps, seed=seed, drop_last=drop_last)
+    reading = source.plan(usual=batch_size, epochs=epochs, steps=steps, seed=seed, drop_last=drop_last, limit=limit)
     raw = source.first(reading)
     # The order of the data is not part of what is compiled.
     plan = remake(reading, {"batch_size": count(raw), "seed": None, "drop_last": False})

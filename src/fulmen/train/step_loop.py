@@ -12,44 +12,111 @@ import jax.numpy as jnp
 import numpy as np
 
 from fulmen.core.state import State
-from fulmen.core.verbs import on
+from fulmen.core.verbs import due, on
+from fulmen.data.source import Source
 from fulmen.dispatching.compiled_code import generation
 from fulmen.optimizers.update_schedule import update_schedule
 from fulmen.train.accumulate import Ledger
 from fulmen.train.compiled_step import step_program, step_structure, traced_step
-from fulmen.train.events import Event, LogsRead, Run, StepEnd, listeners
+from fulmen.train.events import Due, Event, LogsRead, Run, StepEnd, listeners, send
 from fulmen.train.interruption import Interruption
 
 _REFRESH = 0.1  # seconds between two readings of the logs
+_SUMMED = 64  # steps of an epoch whose logs are added on the device; a constant, so that sums do not depend on time
 
 
 class StepLoop:
-    """The steps of a run: the state's leaves, which each compiled step takes and returns, and a ledger of the logs."""
+    """The steps of a run: the state's leaves, which each compiled step takes and returns, and a ledger of the logs.
 
-    def __init__(self, state: State, run: Run, callbacks: list[Any]) -> None:
-        self.structure, self.raw_key = state.structure, state.raw_key
-        self.run, self.callbacks = run, callbacks
-        self.each_step = bool(listeners(StepEnd(), callbacks, run))
-        self.often = bool(listeners(LogsRead(), callbacks, run))
+    Attributes:
+        epoch, batches: where the run is: the epoch, and the number of its batches that are done.
+        first: the epoch in which the run began.
+        cut: whether the newest epoch was ended before its last batch.
+    """
+
+    def __init__(self, state: State, run: Run, interrupted: Interruption, source: Source) -> None:
+        self.run, self.interrupted, self.source = run, interrupted, source
+        self.each_step = bool(listeners(StepEnd(), run.callbacks, run))
+        self.due = [(callback, every) for callback in run.callbacks if (every := due(callback)) is not None]
+        self.watched = bool(listeners(LogsRead(), run.callbacks, run) or self.due)
+        self.reminded = [time.perf_counter()] * len(self.due)  # when each was called by the minutes
         self.ledger: Ledger | None = None
-        self.generation: int | None = None
+        self.sums: Any = None  # of the logs of an incomplete number of steps
+        self.restored: Any = None  # the logs of an epoch that is continued
+        self.epoch = self.batches = self.first = 0
+        self.timed_from: float | None = None
+        self.cut = False
+        self.handed: Any = None  # the state that was returned last, whose arrays the next step may donate
+        self.begun, self.before = time.perf_counter(), 0.0
+        run._loop = self
+        self.take(state)
+
+    def take(self, state: State) -> None:
+        """Continue with another state."""
         # Steps donate their arrays, and the caller may still hold the state: copied once.
         self.leaves: list[Any] = [jnp.copy(v) for v in state.arrays]
-        self.updated: list[int] = []  # the leaves that steps change
-        self.programs: dict[frozenset[str], Any] = {}
-        self.begun = time.perf_counter()
-        run._state = self.state
+        if getattr(self, "structure", None) is not state.structure:
+            self.generation: int | None = None
+        self.structure, self.raw_key, self.run.step = state.structure, state.raw_key, int(state.step)
+        self.taken = True
 
     def elapsed(self) -> float:
-        """Seconds since the run began."""
-        return time.perf_counter() - self.begun
+        """The duration of the run in seconds, with that of the run that it continues."""
+        return self.before + time.perf_counter() - self.begun
 
     def tell(self, event: Event) -> None:
-        for callback in listeners(event, self.callbacks, self.run):
-            on(event, callback, self.run)
+        send(event, self.run.callbacks, self.run)
+
+    def hand_out(self) -> State:
+        """The current state; its arrays are valid until the next step."""
+        self.handed = self.state()
+        return self.handed
 
     def state(self) -> State:
         return State.of(list(self.leaves), self.raw_key, np.int32(self.run.step), self.structure)
+
+    # Positions
+
+    def position(self) -> dict[str, Any]:
+        """Where the run is, for `restore`."""
+        logs = None
+        if self.ledger is not None and self.batches:
+            self.ledger.read()
+            sums = self.ledger.zeros() if self.sums is None else np.asarray(self.sums)
+            logs = {"layout": self.ledger.layout, "total": self.ledger.total.tolist(), "sums": sums.tolist()}
+        run = self.run
+        return {
+            "epoch": self.epoch,
+            "first": self.first,
+            "batch": self.batches,
+            "step": run.step,
+            "done": run.done,
+            "seconds": self.elapsed(),
+            "logs": logs,
+            "data": self.source.position if self.batches else None,
+        }
+
+    def restore(self, position: dict[str, Any], raw: Any) -> None:
+        """Continue where a run was.
+
+        Args:
+            position: what `position` returned.
+            raw: a batch, from which the layout of the logs is found.
+        """
+        self.run.epoch = self.epoch = position["epoch"]
+        self.first = position["first"]
+        self.batches, self.run.done, self.before = position["batch"], position["done"], position["seconds"]
+        if position["logs"] is not None:
+            self._begin(raw)
+            self.restored = position["logs"]
+            assert self.ledger is not None
+            if self.restored["layout"] != self.ledger.layout:
+                raise ValueError(
+                    f"the run that is resumed logged {', '.join(self.restored['layout'])} in the middle of an epoch, and this one "
+                    f"logs {', '.join(self.ledger.layout)}; resume it with the same losses and metrics."
+                )
+
+    # Steps
 
     def _begin(self, raw: Any) -> None:
         """Find out from the traced step which leaves it changes and what it logs."""
@@ -59,68 +126,144 @@ class StepLoop:
         traced = {resting: traced_step(state, raw, resting) for resting in self.update_schedule.sets()}
         every = [one.jaxpr for one in traced.values()]
         self.updated = [i for i in range(n) if any(each.outvars[i] is not each.invars[i] for each in every)]
-        self.ledger = Ledger(next(iter(traced.values())).out_info[1])
+        before, self.ledger = self.ledger, Ledger(next(iter(traced.values())).out_info[1])
+        if before is not None and before.layout == self.ledger.layout:
+            self.ledger = before
+        else:
+            self.sums = None
         # An argument from the host costs microseconds: key and step are passed only to programs that use them.
         self.timed = not all(_used(each).isdisjoint(each.invars[n : n + 2]) for each in every)
         of = step_structure(self.structure), tuple(self.updated), self.ledger, self.raw_key.shape
         self.programs = {resting: _fast_program(*of, resting) for resting in traced}
 
-    def run_epoch(self, source: Iterator[Any], interrupted: Interruption) -> None:
-        """The steps of an epoch. Nothing here waits for the device, except callbacks for `StepEnd`."""
+    def start_epoch(self, epoch: int) -> bool:
+        """Prepare for an epoch. Returns whether it begins with its first batch; else it is continued."""
+        self.run.epoch = epoch
+        if epoch == self.epoch and self.batches:
+            return False
+        self.epoch, self.batches, self.sums = epoch, 0, None
+        if self.ledger is not None:
+            self.ledger.clear()
+        return True
+
+    def end_epoch(self) -> None:
+        """What follows is part of the next epoch."""
+        self.epoch, self.batches, self.sums = self.epoch + 1, 0, None
+
+    def run_epoch(self, batches: Iterator[Any]) -> None:
+        """The steps of an epoch. Nothing here waits for the device, except callbacks at their events."""
         run, now = self.run, time.perf_counter
-        raw = next(source, None)
-        if self.generation != generation():  # nothing is traced yet, or a method was registered since
-            self._begin(raw)
-        interrupted.stop_if_starting()
-        ledger, key, each_step = self.ledger, self.raw_key, self.each_step
+        done_before, self.timed_from, self.cut = run.done, None, False
+        raw = next(batches, None)
+        while raw is not None:
+            if self.generation != generation():  # nothing is traced yet, or a method was registered since
+                self._begin(raw)
+            self.interrupted.stop_if_starting()
+            raw = self._steps(raw, batches, done_before)
+        self.cut = self.cut or self.interrupted.is_set()  # also if the data was not waited for
+        if run.done - done_before > 1 and self.timed_from is not None:
+            jax.block_until_ready(self.leaves)  # the epoch's logs are read next
+            run.speed = (run.done - done_before - 1) / max(now() - self.timed_from, 1e-9)
+
+    def _steps(self, raw: Any, batches: Iterator[Any], done_before: int) -> Any:
+        """Steps until the epoch ends, or until a callback replaces the state: then the next batch is returned."""
+        run, now, interrupted, ledger = self.run, time.perf_counter, self.interrupted, self.ledger
         assert ledger is not None
-        timed, scheduled = self.timed, bool(self.update_schedule.every)
+        key, timed, scheduled = self.raw_key, self.timed, bool(self.update_schedule.every)
         program = self.programs[self.update_schedule.at(run.step)]
-        ledger.clear()
         changing = set(self.updated)
         fixed = [v for i, v in enumerate(self.leaves) if i not in changing]
-        updated, sums = [self.leaves[i] for i in self.updated], ledger.zeros()
+        updated, sums = [self.leaves[i] for i in self.updated], self._open_sums()
         step, one = np.int32(run.step), np.int32(1)
-        due, unread, timed_from, done_before = now() + _REFRESH, 0, None, run.done
-        while raw is not None:
-            if scheduled:
-                program = self.programs[self.update_schedule.at(int(step))]
-            updated, sums = program(updated, fixed, sums, (key, step) if timed else None, raw)
-            step += one
-            unread += 1
-            if timed_from is None:
-                timed_from, interrupted.starting = now(), False  # the first step may have been compiled
-            raw = next(source, None)
-            if each_step or interrupted.is_set() or now() >= due:
-                ledger.append(sums)
-                sums = ledger.zeros()
+        refresh, unread, quiet = now() + _REFRESH, 0, self._quiet_steps()
+        self.taken = False
+        try:
+            while raw is not None:
+                if scheduled:
+                    program = self.programs[self.update_schedule.at(int(step))]
+                updated, sums = program(updated, fixed, sums, (key, step) if timed else None, raw)
+                step += one
+                unread += 1
+                if self.timed_from is None:
+                    self.timed_from, interrupted.starting = now(), False  # the first step may have been compiled
+                if unread == quiet or interrupted.is_set() or now() >= refresh:
+                    self._store(updated, int(step), unread)
+                    sums, unread, run.batch = self._add(sums, self.watched), 0, raw
+                    self._call_due()
+                    if now() >= refresh:
+                        run.speed = (run.done - done_before - 1) / max(now() - self.timed_from, 1e-9)
+                        if len(ledger.unread) > 1:
+                            run.logs, run.seconds = ledger.read(keep=1), self.elapsed()
+                            self.tell(LogsRead())
+                        refresh = now() + _REFRESH
+                    quiet = self._quiet_steps()
+                    self.cut = interrupted.is_set() or run.stopping
+                    if self.cut or self.taken:  # or a callback replaced the state
+                        return None if self.cut else next(batches, None)
+                raw = next(batches, None)
+        finally:  # also after an error of the data or of a callback, so that the state is not lost
+            if unread:
                 self._store(updated, int(step), unread)
-                unread = 0
-                if each_step:
-                    run.logs = ledger.read_newest()
-                    self.tell(StepEnd())
-                if now() >= due:
-                    run.speed = (run.done - done_before - 1) / max(now() - timed_from, 1e-9)
-                    if self.often and len(ledger.unread) > 1:
-                        run.logs, run.seconds = ledger.read(keep=1), self.elapsed()
-                        self.tell(LogsRead())
-                    due = now() + _REFRESH
-                if interrupted.is_set() or run.stopping:
-                    break
-        if unread:
-            ledger.append(sums)
-            self._store(updated, int(step), unread)
-        if run.done - done_before > 1 and timed_from is not None:
-            jax.block_until_ready(updated)  # the epoch's logs are read next
-            run.speed = (run.done - done_before - 1) / max(now() - timed_from, 1e-9)
+                self._add(sums)
+            elif self.sums is not None and not self.taken:
+                ledger.append(jnp.copy(sums), complete=False)
+        return None
+
+    def _open_sums(self) -> Any:
+        assert self.ledger is not None
+        if self.restored is not None:
+            self.ledger.clear()
+            self.ledger.total = self.ledger.shown = np.asarray(self.restored["total"], np.float64)
+            self.sums, self.restored = np.asarray(self.restored["sums"], self.ledger.dtype), None
+        return self.ledger.zeros() if self.sums is None else self.sums
+
+    def _quiet_steps(self) -> int:
+        """The number of steps after which there is something to do."""
+        if self.each_step:
+            return 1
+        found = [every.next_step(self.run.step) for _, every in self.due]
+        return min([_SUMMED - self.batches % _SUMMED, *(step - self.run.step for step in found if step is not None)])
 
     def _store(self, updated: list[Any], step: int, done: int) -> None:
         for i, leaf in zip(self.updated, updated, strict=True):
             self.leaves[i] = leaf
-        self.run.step, self.run.done = step, self.run.done + done
+        self.run.step, self.run.done, self.batches = step, self.run.done + done, self.batches + done
+
+    def _add(self, sums: Any, incomplete: bool = True) -> Any:
+        """Hand over the sums of the logs; those that are not complete only by option. Returns those to continue with."""
+        assert self.ledger is not None
+        complete = self.each_step or self.batches % _SUMMED == 0
+        if complete or incomplete:  # sums that are not complete are donated to the next step: the ledger gets a copy
+            self.ledger.append(sums if complete else jnp.copy(sums), complete)
+        self.sums = None if complete else sums
+        return self.ledger.zeros() if complete else sums
+
+    def _call_due(self) -> None:
+        """Call the callbacks for `StepEnd`, and those whose time has come."""
+        run, ledger = self.run, self.ledger
+        assert ledger is not None
+        if self.each_step:
+            run.logs = ledger.read_newest()
+            self.tell(StepEnd())
+        for i, (callback, every) in enumerate(self.due):
+            by_steps = every.at_step(run.step)
+            if by_steps or every.after(time.perf_counter() - self.reminded[i]):
+                self.reminded[i], run.seconds = time.perf_counter(), self.elapsed()
+                run.logs = ledger.read if not self.each_step else run.logs
+                on(Due("steps" if by_steps else "minutes"), callback, run)
+
+    def call_due_by_epochs(self) -> None:
+        """Call the callbacks that are due after the epoch that has ended."""
+        for callback, every in self.due:
+            if every.at_epoch(self.run.epoch + 1):
+                on(Due("epochs"), callback, self.run)
 
     def epoch_logs(self) -> dict[str, Any]:
-        return {} if self.ledger is None else self.ledger.read()
+        if self.ledger is None:
+            return {}
+        if self.restored is not None:  # the epoch was complete when the run was stopped
+            self.ledger.append(self._open_sums(), complete=False)
+        return self.ledger.read()
 
 
 def _used(jaxpr: Any) -> set[Any]:

@@ -1,0 +1,86 @@
+"""The options of a run over data: its length, its batches, and quick looks; checked before the first step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fulmen.core.leaves import require_concrete
+from fulmen.core.mode import Plan
+from fulmen.core.state import State
+from fulmen.data.source import Source
+from fulmen.dispatching.warning import warn
+from fulmen.optimizers import groups
+
+READING = ("epochs", "steps", "batch_size", "seed", "drop_last", "limit")
+"""The options that determine which batches a run reads."""
+
+
+def overfitted(data: Any, overfit: Any, reading: dict[str, Any], usual: int | None = None) -> tuple[Any, dict[str, Any]]:
+    """The first batches of the data alone, in order, and the options to read them.
+
+    Args:
+        data: the training data.
+        overfit: the number of batches, or None for all of the data as it is.
+        reading: the options by which it is read.
+        usual: the batch size without an option.
+    """
+    if overfit is None:
+        return data, reading
+    source = Source.of(data)
+    first = source.head(overfit, source.plan(reading.get("batch_size"), usual=usual))
+    return first, {**reading, "seed": None, "drop_last": False}
+
+
+def prepare(
+    verb: str, state: State, data: Any, *, epochs: Any = None, steps: Any = None, seed: Any = 0, **options: Any
+) -> tuple[Source, Plan]:
+    """The checked data of a run, and the run's plan. `options` are those of `Source.plan`."""
+    require_concrete(verb, "train_step(state, batch)", state, data)
+    source = Source.of(data)
+    if source.in_memory:
+        source.validate(state.system, source.data)
+    require_length(epochs, steps)
+    return source, source.plan(usual=state.plan.batch_size, epochs=epochs, steps=steps, seed=seed, **options)
+
+
+def read_options(
+    plan: Plan, overfit: Any, epochs: Any = None, steps: Any = None, limit: Any = None, **_: Any
+) -> dict[str, Any]:
+    """The options of a run as a checkpoint keeps them, to be compared when the run is resumed."""
+    return {
+        "epochs": epochs,
+        "steps": steps,
+        "batch_size": plan.batch_size,
+        "seed": plan.seed,
+        "drop_last": plan.drop_last,
+        "limit": limit,
+        "overfit": overfit,
+    }
+
+
+def require_length(epochs: int | None = None, steps: int | None = None, **options: Any) -> None:
+    if (epochs is None) == (steps is None):
+        got = "neither" if epochs is None else "both"
+        raise ValueError(f"either `epochs` or `steps` must be given, got {got}; write epochs=10 or steps=1000.")
+
+
+def first_batch(state: State, epochs: int | None, plan: Plan) -> int:
+    """How many batches of the data a run skips: `epochs` start with a whole epoch, `steps` where the state stopped."""
+    done, each = int(state.step), plan.steps_per_epoch
+    if epochs is None:
+        return done
+    return -(-done // each) * each if each else 0
+
+
+def warn_past_plan(state: State, total: int | None) -> None:
+    planned = state.plan.total_steps
+    if planned is None or total is None or int(state.step) + total <= planned:
+        return
+    last = int(state.step) + total
+    if any(
+        g.built.end is not None and last > g.built.end * g.every for g in groups(state.system, state.optimizer, state.plan)
+    ):
+        warn(
+            f"this run ends at step {last}, but the state's plan ends at {planned}: the learning rate's schedule is past its end. "
+            "`fm.fit(state.system, …, optimizer=…)` starts a new schedule with the same arrays.",
+        )
