@@ -219,6 +219,42 @@ def test_a_verb_chooses_the_method_that_plum_chooses(seed):
                 assert found == [] or isinstance(error, plum.AmbiguousLookupError)
             else:
                 assert decided.rest is not None or found == [decided]
+            fitting = [m for m in verb.table.candidates if accepts(m, mode, args)]
+            assert {*found} <= {*fitting} and bool(found) == bool(fitting)
+            if all(m.rest is None for m in fitting):
+                assert not [m for m in found for other in fitting if closer(other, m, args)]
+
+
+def accepts(method, mode, args) -> bool:
+    """Whether a method fits, without plum."""
+    hints = [*method.hints, *[method.rest] * (len(args) - len(method.hints) if method.rest is not None else 0)]
+    return len(hints) == len(args) and all(map(issubclass, args, hints)) and issubclass(mode, method.contexts or object)
+
+
+def closer(one, other, args) -> bool:
+    """Whether the classes that the arguments match are as narrow in one method as in the other, and one of them narrower."""
+
+    def depths(method):
+        return [len(k.__mro__) for arg, kinds in zip(args, method.members) for k in kinds if issubclass(arg, k)]
+
+    pairs = [*zip(depths(one), depths(other), strict=True)]
+    return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
+
+
+class Marked(Animal):
+    __args__ = 3  # as in a class that beartype takes for a generic one and cannot read
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"), [((Marked(), 1), "any"), ((Animal(), list[int]), "any"), ((Dog(), Marked()), "woof")]
+)
+def test_an_argument_of_a_class_that_plum_refuses_counts_as_its_base(args, expected):
+    assert greet(*args) == expected
+
+
+def test_a_verb_keeps_its_methods_when_plum_clears_its_caches():
+    plum.clear_all_cache()
+    assert greet(Animal(), "a class that was not seen") == "any" and len(greet.plum.methods) == len(greet.table.candidates)
 
 
 class Legged(Animal, abc.ABC):

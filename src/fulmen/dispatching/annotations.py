@@ -37,7 +37,7 @@ def _is_union(hint: Any) -> bool:
 @functools.cache
 def comparable(kind: type) -> bool:
     """Whether plum can order the class; beartype refuses a few, such as `types.GenericAlias`."""
-    if type(kind) is type and not hasattr(kind, "__args__"):
+    if type(kind) is type and not hasattr(kind, "__args__") and isinstance(kind.__module__, str):
         return True  # most classes, without the time of a comparison
     try:
         return plum.Signature(kind) <= plum.Signature(object)

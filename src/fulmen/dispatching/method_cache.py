@@ -6,6 +6,9 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import plum
+
+from fulmen.dispatching.annotations import comparable
 from fulmen.dispatching.methods import Method, context_for
 from fulmen.dispatching.resolution import more_specific
 
@@ -25,6 +28,12 @@ class CallTypes(NamedTuple):
     context: type
     args: tuple[type, ...]
     invoked: bool = False
+
+    @property
+    def signature(self) -> plum.Signature:
+        """The types as plum compares them. It refuses a few classes, whose first base that it takes counts instead."""
+        types = self.args if self.context is type(None) else (self.context, *self.args)
+        return plum.Signature(*(next(filter(comparable, kind.__mro__)) for kind in types))
 
 
 @dataclasses.dataclass(frozen=True)

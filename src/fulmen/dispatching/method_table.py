@@ -9,6 +9,7 @@ from typing import Any
 import plum
 
 from fulmen.dispatching import errors
+from fulmen.dispatching.compiled_code import lock
 from fulmen.dispatching.contract import Contract
 from fulmen.dispatching.method_cache import Around, CallTypes
 from fulmen.dispatching.methods import Method
@@ -59,30 +60,32 @@ class MethodTable:
     def __init__(self) -> None:
         self.around: dict[type, Callable[..., Any]] = {}
         self.by_key: dict[tuple[Any, ...], Method] = {}
-        self._plum: plum.Function | None = None
 
     def declare(self, contract: Contract, delegate: Method | None) -> None:
         """Set the contract; the methods stay."""
-        self.contract, self.delegate, self._plum = contract, delegate, None
+        self.contract, self.delegate, self._plum = contract, delegate, plum.Function(contract.function)
 
     def replace(self, methods: Iterable[Method]) -> None:
         """Have these methods and no others."""
-        self.by_key, self._plum = {m.key: m for m in methods}, None
+        self.by_key = {m.key: m for m in methods}
+        self._plum.clear_cache()
 
     def add(self, method: Method) -> None:
         """Add a method; it replaces one with the same signature."""
-        self.by_key[method.key], self._plum = method, None
+        self.by_key[method.key] = method
+        self._plum.clear_cache()
 
     @property
     def plum(self) -> plum.Function:
         """The methods as a plum function; the context's type is first in each signature.
 
-        It is made when it is first asked for, since plum compares each method with all others, which takes long.
+        `register` is not used, since it compares each method with all others to find the one that it replaces.
         """
-        if self._plum is None:
-            self._plum = plum.Function(self.contract.function)
-            for method in self.candidates:
-                self._plum.register(PlumMethod(method), signature=method.registered)
+        with lock:
+            if not self._plum.methods:
+                self._plum.methods.extend(
+                    plum.Method(PlumMethod(m), m.registered, function_name=m.verb, return_type=Any) for m in self.candidates
+                )
         return self._plum
 
     @property
@@ -92,7 +95,17 @@ class MethodTable:
 
     def most_specific(self, context: type, args: tuple[type, ...]) -> list[Method]:
         """The method that fits best, as a list: of none, of one, or of several that are ambiguous."""
-        return most_specific([m for m in self.candidates if m.fits(context, args)], args)
+        function, target = self.plum, CallTypes(context, args).signature
+        try:
+            found = function.resolve_method(target)[0].method  # type: ignore[attr-defined]
+            if found.rest is None:
+                return [found]
+        except plum.NotFoundLookupError:
+            return []
+        except plum.AmbiguousLookupError:
+            pass
+        # plum lets the context decide before `*args`, and among methods with `*args` the last one that was registered.
+        return most_specific([m.implementation.method for m in function.methods if target <= m.signature], args)
 
     def resolve(self, types: CallTypes, options: Iterable[str] = ()) -> Any:
         """The method for the types of a call, with what runs around it. Raises where there is none, or more than one."""

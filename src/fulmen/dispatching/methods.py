@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import itertools
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -65,7 +64,7 @@ class Method:
         """The signature for plum, without the context."""
         return self._signature(self.hints)
 
-    @property
+    @functools.cached_property
     def registered(self) -> plum.Signature:
         """The signature in the verb's plum function: the context's type is first, since plum needs `*args` to be last."""
         first = (union(self.contexts),) if self.contexts else ()
@@ -99,16 +98,6 @@ class Method:
     @property
     def module(self) -> str:
         return self.function.__module__ or "__main__"  # None for code that was executed without a module name
-
-    def fits(self, context: type, args: tuple[type, ...]) -> bool:
-        """Whether it can be called with arguments and a context of these classes."""
-        n = len(self.hints)
-        if len(args) != n and (self.rest is None or len(args) < n):
-            return False
-        if self.contexts and not issubclass(context, self.contexts):
-            return False
-        hints = self.members if len(args) == n else itertools.chain(self.members, itertools.repeat(members(self.rest)))
-        return all(map(issubclass, args, hints))
 
     def __str__(self) -> str:
         parts = [name_of(hint) for hint in self.hints]

@@ -16,7 +16,7 @@ class Wrapper(abc.ABC):  # noqa: B024 - recognised by its attribute
 
     @classmethod
     def __subclasshook__(cls, kind: type) -> bool:
-        return hasattr(kind, "__part__")
+        return hasattr(kind, "__part__") or NotImplemented
 
 
 def most_specific(fitting: Sequence[Method], args: tuple[type, ...]) -> list[Method]:
@@ -25,41 +25,21 @@ def most_specific(fitting: Sequence[Method], args: tuple[type, ...]) -> list[Met
     The arguments decide first, and the context only between methods that are equal in them. A union counts as those of
     its classes that the argument is an instance of.
     """
-    if any(m.delegates for m in fitting):
-        # Only methods on wrapper types come before delegation.
-        own = [m for m in fitting if not m.delegates and m.hints and any(_wraps(kind, args[0]) for kind in m.members[0])]
-        fitting = own or [m for m in fitting if m.delegates]
-    if len(fitting) < 2:
-        return list(fitting)
     narrow = {m: m.narrowed(args) for m in fitting}
 
     def before(a: Method, b: Method) -> bool:
-        return more_specific(narrow[a], narrow[b]) or (narrow[a] == narrow[b] and more_specific(a.signature, b.signature))
+        if a.delegates:  # only methods on wrapper types come before delegation
+            return not narrow[b] <= narrow[a]
+        if narrow[a] == narrow[b]:
+            return a.signature < b.signature or a.registered < b.registered
+        return more_specific(narrow[a], narrow[b])
 
-    found = [m for m in fitting if not any(before(other, m) for other in fitting if other is not m)]
-    return [m for m in found if not any(_narrower_context(other, m) for other in found)]
-
-
-def _wraps(kind: type, arg: type) -> bool:
-    return issubclass(kind, Wrapper) and issubclass(arg, kind)
+    return [m for m in fitting if not any(before(other, m) for other in fitting)]
 
 
 def more_specific(a: plum.Signature, b: plum.Signature) -> bool:
     """Whether a signature is more specific; of two that differ only in the length of `*args`, the longer one is."""
-    if a < b:
-        return len(a.types) > len(b.types) if b < a else True
-    return False
-
-
-def _narrower_context(a: Method, b: Method) -> bool:
-    """Whether the same arguments select both methods, and the context of `a` is the narrower one."""
-    if a is b or (a.hints, a.rest) != (b.hints, b.rest):
-        return False
-    return _within(a.contexts, b.contexts) and not _within(b.contexts, a.contexts)
-
-
-def _within(narrow: tuple[type, ...], wide: tuple[type, ...]) -> bool:
-    return all(issubclass(kind, wide) for kind in narrow)
+    return a < b and (not b < a or len(a.types) > len(b.types))
 
 
 def warn_of_override(methods: Sequence[Method], new: Method) -> None:

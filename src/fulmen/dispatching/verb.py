@@ -184,7 +184,9 @@ class Verb:
             stale = note_classes({kind for m in added for hint in m.members for kind in hint})
             for method in added:
                 self.table.add(method)
-            stale |= self._refresh(lambda types: any(m.fits(*types[:2]) and not self._cache.beats(types, m) for m in added))
+            stale |= self._refresh(
+                lambda types: any(types.signature <= m.registered and not self._cache.beats(types, m) for m in added)
+            )
         if stale:
             drop_compiled(f"{added[0]} was {'redefined' if replaced else 'added'} at {added[0].place}")
         if package(added[0].module) != package(self.__module__):
@@ -212,7 +214,7 @@ class Verb:
             changed = {*self.methods} ^ {*methods}
             if changed:
                 self.table.replace(methods)
-            stale = self._refresh(lambda types: any(m.fits(*types[:2]) for m in changed))
+            stale = self._refresh(lambda types: any(types.signature <= m.registered for m in changed))
         if stale:
             drop_compiled(f"the methods of {self.__name__} were restored")
 
@@ -236,8 +238,7 @@ class Verb:
     @property
     def plum(self) -> plum.Function:
         """The methods as a plum function, with the context's type first in each signature."""
-        with lock:
-            return self.table.plum
+        return self.table.plum
 
     def __repr__(self) -> str:
         return f"<verb {self.__name__}: {len(self.methods)} methods>"
