@@ -13,7 +13,8 @@ from fulmen.core.leaves import leaves
 from fulmen.core.verbs import as_batch, loss, perturb, project, setup
 from fulmen.data.arrays import check_arrays
 from fulmen.data.source import Source
-from fulmen.testing.component_checks import bits, check_component, require_close, same
+from fulmen.testing.component_checks import check_component
+from fulmen.testing.equality import bits, require_close, same
 from fulmen.testing.tiny_systems import tiny
 
 
