@@ -13,12 +13,12 @@ import numpy as np
 import optax
 import pytest
 from fulmen.callbacks import due, on, owns, restore_run_state, run_state
-from fulmen.testing.equality import bits
-from fulmen.testing.equality import same as same_bits
 from tiny import data, net
 
 import fulmen as fm
 from fulmen import dispatch
+from fulmen.testing.equality import bits
+from fulmen.testing.equality import same as same_bits
 from fulmen.train.resume import run_data
 
 X, Y = data(60)
