@@ -9,7 +9,7 @@ from fulmen.train import (  # for their methods of the verbs
     step_generator,
     verbs_of_state,
 )
-from fulmen.train.checkpoint import load, save
+from fulmen.train.checkpoints import load, save
 from fulmen.train.events import (
     Due,
     EpochEnd,

@@ -17,8 +17,8 @@ _NATIVE = {"bool", "float16", "float32", "float64", "complex64"} | {f"{u}int{n}"
 _NUMBERS = {"bool", "int", "float", "complex"}
 
 
-class DamagedFileError(Exception):
-    """The contents of a file contradict its description."""
+class DamagedFileError(ValueError):
+    """A file is not as it was written, or its contents contradict its description."""
 
 
 # Names and types
