@@ -72,14 +72,14 @@ def _temporary(target: Path) -> tuple[Path, int]:
 def _remove_stale(target: Path) -> None:
     """Remove the temporary files for a path that no living process is writing."""
     pattern = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{8}}")
-    for found in os.scandir(target.parent):
-        if not pattern.fullmatch(found.name) or not found.is_file(follow_symlinks=False):
-            continue
+    with os.scandir(target.parent) as entries:
+        found = [entry.path for entry in entries if pattern.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)]
+    for path in found:
         with contextlib.suppress(OSError):  # of another user, or removed in the meantime
-            descriptor = os.open(found.path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+            descriptor = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
             try:
                 if try_lock(descriptor):
-                    os.unlink(found.path)
+                    os.unlink(path)
             finally:
                 os.close(descriptor)
 

@@ -71,22 +71,23 @@ def safetensors() -> Any:
 # Writing
 
 
-def described_tree(tree: Any, *, copy: bool = False) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The description of a tree without digests, and its arrays by path.
-
-    Args:
-        tree: a state or a component.
-        copy: whether the arrays must not share memory with the tree's.
-    """
-    entries, arrays = [], {}
-    for name, leaf, role in named_leaves(tree):
+def described_tree(tree: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The description of a state or a component, without digests, and its leaves by path."""
+    found = list(named_leaves(tree))
+    for name, leaf, _ in found:
         if isinstance(leaf, jax.ShapeDtypeStruct | Tracer):
             raise ValueError(f"save: {name} is a {type(leaf).__name__}, not an array: {leaf}.")
-        value = to_numpy(leaf)
-        arrays[name] = np.array(value) if copy and value.base is not None else value
-        entries.append(described(name, leaf, role))
     step = int(tree.step) if isinstance(tree, State) else None
-    return {"format": _FORMAT, "version": __version__, "step": step, "types": _types(tree), "leaves": entries}, arrays
+    entries = [described(*each) for each in found]
+    header = {"format": _FORMAT, "version": __version__, "step": step, "types": _types(tree), "leaves": entries}
+    return header, {name: leaf for name, leaf, _ in found}
+
+
+def host_copy(leaf: Any) -> np.ndarray:
+    """The leaf as `to_numpy` converts it, in memory of its own."""
+    value = to_numpy(leaf)
+    shared = not isinstance(leaf, jax.Array) or any(device.platform == "cpu" for device in leaf.devices())
+    return np.array(value) if shared else value
 
 
 def write_arrays(descriptor: int, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
@@ -97,7 +98,8 @@ def write_arrays(descriptor: int, header: dict[str, Any], arrays: dict[str, np.n
 
     Args:
         descriptor: of an empty file.
-        header, arrays: what `described_tree` returned.
+        header: what `described_tree` returned.
+        arrays: its leaves, converted by `to_numpy`.
     """
     leaves = [{**entry, "sha256": array_digest(arrays[entry["path"]])} for entry in header["leaves"]]
     text = json.dumps({**header, "leaves": leaves})
@@ -148,6 +150,16 @@ def read_header(path: Path, file: Any) -> Header:
         raise ValueError(f"{path} is a safetensors file, but was not written by `fm.save`: it does not describe its arrays.")
     if digest is not None and digest != _digest(text.encode()):
         raise DamagedFileError("its description of the arrays does not have the SHA-256 that the file states")
+    header = parse_header(path, text)
+    if header.format > 1 and (digest is None or not all(isinstance(e.get("sha256"), str) for e in header.entries.values())):
+        raise DamagedFileError("the SHA-256 of its description, or of an array, is missing")
+    if sorted(header.entries) != sorted(file.keys()):
+        raise DamagedFileError("its arrays are not those that it describes")
+    return header
+
+
+def parse_header(path: Path, text: str) -> Header:
+    """The description in the text of a file, which may hold anything."""
     try:
         header = json.loads(text)
     except (ValueError, RecursionError):
@@ -163,14 +175,9 @@ def read_header(path: Path, file: Any) -> Header:
     entries, types = header.get("leaves"), header.get("types")
     if not isinstance(entries, list) or not isinstance(types, dict):
         raise DamagedFileError("its description does not list the arrays")
-    needed = _ENTRY if number == 1 else {**_ENTRY, "sha256": str}
     for entry in entries:
-        if not isinstance(entry, dict) or not all(isinstance(entry.get(k), kind) for k, kind in needed.items()):
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(k), kind) for k, kind in _ENTRY.items()):
             raise DamagedFileError("its description of an array is incomplete")
-    if number > 1 and digest is None:
-        raise DamagedFileError("the SHA-256 of its description is missing")
-    if sorted(entry["path"] for entry in entries) != sorted(file.keys()):
-        raise DamagedFileError("its arrays are not those that it describes")
     return Header(number, types, {entry["path"]: entry for entry in entries})
 
 

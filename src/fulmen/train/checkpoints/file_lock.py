@@ -41,10 +41,12 @@ class FolderLock:
         OSError: if the folder is not writable.
     """
 
+    _descriptor: int | None = None
+
     def __init__(self, folder: Path) -> None:
         path = folder / ".lock"
         # A link could lead to a file outside the folder, whose contents would be replaced.
-        self._descriptor: int | None = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         if not try_lock(self._descriptor):
             owner = os.pread(self._descriptor, 200, 0).decode(errors="replace").strip()
             self.release()

@@ -23,7 +23,7 @@ from fulmen.train.checkpoints.file_header import (
     safetensors,
     write_arrays,
 )
-from fulmen.train.checkpoints.saved_arrays import DamagedFileError, is_data, named_leaves
+from fulmen.train.checkpoints.saved_arrays import DamagedFileError, is_data, named_leaves, to_numpy
 
 
 def save(path: str | os.PathLike[str], state: Any) -> None:
@@ -47,9 +47,9 @@ def save(path: str | os.PathLike[str], state: Any) -> None:
         raise TypeError(f"path must be a string or a path, got {type(path).__name__}; write save(path, state).")
     if not isinstance(state, State):
         require_arrays(state, "save")
-    header, arrays = described_tree(state)
+    header, leaves = described_tree(state)
     with replacing(Path(path), "save") as descriptor:
-        write_arrays(descriptor, header, arrays)
+        write_arrays(descriptor, header, {name: to_numpy(leaf) for name, leaf in leaves.items()})
 
 
 def load(path: str | os.PathLike[str], *, like: Any) -> Any:
@@ -69,13 +69,18 @@ def load(path: str | os.PathLike[str], *, like: Any) -> Any:
         ValueError: if the file is damaged or was not written by `save`, or holds the state of another system: the message
             lists the first differences by path.
     """
+    require_tree(like)
+    return read_tree(Path(path), like)
+
+
+def require_tree(like: Any) -> None:
+    """Raise unless `like` is a state or a component."""
     if like is None or (not is_part(like) and jax.tree_util.all_leaves([like])):
         got = f"the class {like.__name__}" if isinstance(like, type) else type(like).__name__
         raise TypeError(
             f"like must be what was saved, got {got}; write like=fm.setup(…) with the same arguments, or give the component if "
             "that was saved."
         )
-    return read_tree(Path(path), like)
 
 
 def read_tree(path: Path, like: Any, inside: str = "") -> Any:
