@@ -21,7 +21,6 @@ from pathlib import Path
 import jax
 import fulmen as fm
 from fulmen.train.checkpoints.checkpoint_folder import CheckpointFolder
-from fulmen.train.checkpoints.file_header import described_tree, write_arrays
 from fulmen.train.checkpoints.folder_store import FolderStore
 from fulmen.train.checkpoints.manifest import Manifest
 
@@ -45,7 +44,8 @@ def killed(operation, n):
     for name in ("fsync", "write", "close", "pwrite"):
         real = getattr(os, name)
         setattr(os, name, lambda *a, real=real: (step(), real(*a))[1])
-    sys.addaudithook(lambda name, a: step() if name in ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree") else None)
+    watched = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree")
+    sys.addaudithook(lambda name, arguments: step() if name in watched else None)
     operation()
 
 for n in range(1000):
@@ -134,8 +134,8 @@ open(result + ".json", "w").write(json.dumps([rows, remembers.epochs, int(state.
 """
 
 
-def run_to_the_end(directory, result, kills, seed):
-    """Run, killed so many times after random moments of its saving, and resumed each time."""
+def run_to_the_end(directory, result, kills, seed, number=signal.SIGKILL):
+    """Run, ended by so many signals at random moments after it has begun to save, and resumed each time."""
     rng = random.Random(seed)
     command = [sys.executable, "-W", "ignore", "-c", RUN, str(directory), str(result)]
     killed = 0
@@ -147,9 +147,9 @@ def run_to_the_end(directory, result, kills, seed):
                 time.sleep(0.001)
             time.sleep(rng.random() * 0.1)
             if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
+                process.send_signal(number)
         error = process.communicate(timeout=120)[1]
-        if process.returncode == -signal.SIGKILL:
+        if process.returncode == (-number if number == signal.SIGKILL else 128 + number):
             killed += 1
             continue
         assert process.returncode == 0, error.decode()
@@ -160,10 +160,17 @@ def entries(directory):
     return sorted(os.listdir(directory)) if os.path.isdir(directory) else []
 
 
-def test_a_run_that_is_killed_and_resumed_ends_as_one_that_was_not(tmp_path):
-    assert run_to_the_end(tmp_path / "whole", tmp_path / "expected", 0, 0) == 0
-    killed = run_to_the_end(tmp_path / "parts", tmp_path / "found", 3, 1)
-    assert killed
-    assert (tmp_path / "expected").read_bytes() == (tmp_path / "found").read_bytes()
-    expected, found = (json.loads(Path(f"{tmp_path / name}.json").read_text()) for name in ("expected", "found"))
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The results of a run that is not killed."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert run_to_the_end(folder / "runs", folder / "result", 0, 0) == 0
+    return folder / "result"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_run_that_is_ended_and_resumed_ends_as_one_that_was_not(whole, tmp_path, number):
+    assert run_to_the_end(tmp_path / "runs", tmp_path / "result", 3, 1, number)
+    assert whole.read_bytes() == (tmp_path / "result").read_bytes()
+    expected, found = (json.loads(Path(f"{path}.json").read_text()) for path in (whole, tmp_path / "result"))
     assert expected == found and len(expected[1]) == 6

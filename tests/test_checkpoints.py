@@ -17,10 +17,12 @@ from tiny import data, net
 
 import fulmen as fm
 from fulmen import dispatch
+from fulmen.train.callbacks import run_state
 from fulmen.train.checkpoints import find_resumable
-from fulmen.train.checkpoints.folder_store import FolderStore
+from fulmen.train.checkpoints.background_write import BackgroundWrite
 from fulmen.train.checkpoints.checkpoint_folder import CheckpointFolder
 from fulmen.train.checkpoints.file_lock import FolderInUseError, FolderLock
+from fulmen.train.checkpoints.folder_store import FolderStore
 
 pytest.importorskip("safetensors")
 
@@ -172,6 +174,32 @@ def test_values_are_those_at_the_call_though_arrays_are_donated(state, tmp_path,
         assert same(fm.restore(tmp_path, ready(1), step), expected)
 
 
+class Grows:
+    """Remembers all epochs in a list that it changes."""
+
+    def __init__(self):
+        self.epochs = []
+
+
+@dispatch
+def on(event: fm.EpochEnd, callback: Grows, run):
+    callback.epochs.append(run.epoch)
+
+
+@dispatch
+def run_state(callback: Grows):
+    return {"epochs": callback.epochs}
+
+
+def test_what_callbacks_remember_is_that_at_the_call(state, tmp_path, monkeypatch):
+    start = BackgroundWrite.start
+    later = lambda writing, write: start(writing, lambda: (time.sleep(0.1), write()))
+    monkeypatch.setattr(BackgroundWrite, "start", later)
+    run(state, tmp_path, fm.Every(steps=3), callbacks=[Grows()])
+    found = fm.checkpoints(tmp_path)[0]
+    assert found.run["callbacks"] == {"Grows#0": {"epochs": []}} and found.run["position"]["batch"] == 3
+
+
 def test_restoring_into_a_component_gives_a_state_for_evaluation(state, tmp_path):
     final, _ = run(state, tmp_path)
     for like in (fm.Classifier(net()), fm.init(fm.Classifier(net()), jax.random.key(5))):
@@ -276,9 +304,7 @@ sys.stdin.read()
 
 
 def test_a_lock_keeps_two_runs_out_of_one_folder(state, tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-c", LOCKED, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
+    process = subprocess.Popen([sys.executable, "-c", LOCKED, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         assert process.stdout.readline() == b"locked\n"
         with pytest.raises(RuntimeError, match=rf"in use by process {process.pid} on .*another folder"):

@@ -26,7 +26,9 @@ def ready(seed=0):
 
 def bits(tree):
     return [
-        np.asarray(jax.random.key_data(v) if jnp.issubdtype(getattr(v, "dtype", float), jax.dtypes.prng_key) else v).tobytes()
+        np.asarray(
+            jax.random.key_data(v) if jnp.issubdtype(getattr(v, "dtype", float), jax.dtypes.prng_key) else v
+        ).tobytes()
         for v in jax.tree.leaves(tree)
     ]
 

@@ -61,7 +61,7 @@ def test_every_truncation_is_an_error(path, model):
         with pytest.raises(ValueError, match=r"run\.safetensors is damaged"):
             fm.load(path, like=model)
     path.write_bytes(content[:-1])
-    with pytest.raises(ValueError, match="truncated; the array layer.weight is incomplete"):
+    with pytest.raises(ValueError, match=r"truncated; the array layer\.weight is incomplete"):
         fm.load(path, like=model)
 
 

@@ -78,7 +78,9 @@ def main() -> None:
     copies, blocked, written = (
         1e3 * statistics.median(values[1:]) for values in (callback.copies, callback.blocked, callback.written)
     )
-    print(f"{given.megabytes} MB: a copy takes {copies:.1f} ms, a save blocks {blocked:.1f} ms (copy {blocked - copies:+.1f} ms),")
+    print(
+        f"{given.megabytes} MB: a copy takes {copies:.1f} ms, a save blocks {blocked:.1f} ms (copy {blocked - copies:+.1f} ms),"
+    )
     print(f"its files are complete after {written:.0f} ms; most in one save: {1e3 * max(callback.blocked[1:]):.1f} ms")
 
 

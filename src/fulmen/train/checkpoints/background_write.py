@@ -18,8 +18,8 @@ class BackgroundWrite:
         """Begin to write; the previous write must have been waited for."""
 
         def run() -> None:
-            time.sleep(0.001)  # the run continues first: a new thread keeps the interpreter for some milliseconds
             try:
+                time.sleep(0.001)  # the run continues first: a new thread keeps the interpreter for some milliseconds
                 write()
             except BaseException as error:  # raised in the thread of the run
                 self._error = error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
 import os
@@ -24,12 +25,12 @@ from fulmen.train.checkpoints.checkpoint_folder import CheckpointFolder
 from fulmen.train.checkpoints.folder_store import FolderStore
 from fulmen.train.checkpoints.manifest import Manifest, finite_numbers
 from fulmen.train.checkpoints.retention import Latest, Retention
-from fulmen.train.events import Due, EpochEnd, FitEnd, FitStart, Interrupted, LogsRead, Run, Stopped, ValidationEnd
+from fulmen.train.events import Due, EpochEnd, FitEnd, FitStart, Interrupted, LogsRead, Run, Saver, Stopped, ValidationEnd
 from fulmen.train.every_interval import Every
 from fulmen.train.resume import run_data
 
 
-class Checkpoint:
+class Checkpoint(Saver):
     """A callback that saves the run in a directory; `fit(…, resume=directory)` continues it.
 
     A checkpoint is a folder, such as `step-00001200`, with the state, the position in the data, the history, and what the
@@ -71,7 +72,7 @@ class Checkpoint:
         self._writing = BackgroundWrite()
         self._folder: CheckpointFolder | None = None
         self._measured: tuple[int, dict[str, float]] = (-1, {})
-        self._saved: Any = None  # the time point of the newest checkpoint of this run
+        self._saved: Any = None  # the time point of the newest checkpoint, or of the beginning of the run
         self._error_before: Any = None
 
     def save(self, run: Run) -> None:
@@ -87,7 +88,7 @@ class Checkpoint:
         if self._folder is None:
             raise RuntimeError("Checkpoint.save must be called in a run, by a callback.")
         self._require_metrics(run)
-        snapshot, data = self.store.snapshot(run.arrays()), run_data(run)
+        snapshot, data = self.store.snapshot(run.arrays()), copy.deepcopy(run_data(run))
         best = {rule.metric: rule.direction for rule in self.keep.rules}
         manifest = Manifest(run.step, time.time(), self.store.name, self._metrics(run), best)
         folder, store = self._folder, self.store
@@ -139,7 +140,7 @@ def due(callback: Checkpoint):
 @dispatch
 def on(event: FitStart, callback: Checkpoint, run):
     callback._error_before = sys.exc_info()[1]
-    callback._measured, callback._saved = (-1, {}), None
+    callback._measured, callback._saved = (-1, {}), _time_point(run)
     callback._folder = CheckpointFolder(callback.directory, callback.keep, run.step)
 
 
@@ -161,7 +162,8 @@ def on(event: Due, callback: Checkpoint, run):
 
 @dispatch
 def on(event: Interrupted | Stopped, callback: Checkpoint, run):
-    callback.save(run)
+    if callback._saved != _time_point(run):
+        callback.save(run)
     callback._saved = _STOPPED  # what follows until the end of the run is repeated when it is resumed
 
 
@@ -172,7 +174,7 @@ def on(event: FitEnd, callback: Checkpoint, run):
         return
     failing = error if error is not callback._error_before else None
     try:
-        if failing is None and run.done and callback._saved not in (_STOPPED, _time_point(run)):
+        if failing is None and callback._saved not in (_STOPPED, _time_point(run)):
             callback.save(run)
         callback._writing.wait()
         run.saved = folder.newest or run.saved

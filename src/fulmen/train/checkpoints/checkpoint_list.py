@@ -70,7 +70,9 @@ class SavedCheckpoint:
         manifest = self._verified().manifest
         assert manifest is not None
         if store is None and manifest.store not in _STORES:
-            raise ValueError(f"{self.path} was written by the store {manifest.store!r}; write store=…, an instance of its type.")
+            raise ValueError(
+                f"{self.path} was written by the store {manifest.store!r}; write store=…, an instance of its type."
+            )
         store = _STORES[manifest.store]() if store is None else store
         require_tree(like)
         if isinstance(like, State):
@@ -216,5 +218,7 @@ def _best(directory: Any, saved: Mapping[int, SavedCheckpoint]) -> int:
     metric, mode = next(iter(rules[-1].items()))
     found = best_steps({step: each.metrics for step, each in valid.items()}, metric, mode)
     if not found:
-        raise ValueError(f"{directory} has no checkpoint at which {metric!r} was measured; write step=… with one of its steps.")
+        raise ValueError(
+            f"{directory} has no checkpoint at which {metric!r} was measured; write step=… with one of its steps."
+        )
     return found[0]

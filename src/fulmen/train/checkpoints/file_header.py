@@ -128,7 +128,7 @@ def _digest(data: Any) -> str:
 
 
 def _bytes(value: np.ndarray) -> memoryview:
-    return memoryview(np.ascontiguousarray(value).reshape(-1).view(np.uint8))
+    return np.ascontiguousarray(value).reshape(-1).view(np.uint8).data
 
 
 def _types(tree: Any) -> dict[str, str]:

@@ -24,9 +24,7 @@ def try_lock(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP):  # some network file systems
-            return True
-        return False
+        return error.errno in (errno.ENOLCK, errno.EOPNOTSUPP)  # some network file systems have no locks
     return True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -9,7 +10,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -113,15 +114,16 @@ def read_manifest(folder: Path, step: int) -> Manifest:
     number = fields.pop("format", None)
     fields.pop("sha256", None)
     if isinstance(number, int) and number > _FORMAT:
-        raise DamagedFileError(f"{path} has format {number}, which a later version of fulmen wrote: pip install --upgrade fulmen")
+        raise DamagedFileError(
+            f"{path} has format {number}, which a later version of fulmen wrote: pip install --upgrade fulmen"
+        )
     try:
         fields["files"] = {name: tuple(value) for name, value in fields["files"].items()}
         manifest = Manifest(**fields)
-        same = _is_valid(manifest) and manifest.encoded() == content
+        if not _is_valid(manifest) or manifest.encoded() != content:
+            raise ValueError("another digest")
     except (TypeError, ValueError, LookupError, AttributeError, OverflowError, RecursionError):
-        same = False
-    if not same:
-        raise DamagedFileError(f"{path} is damaged: its contents do not have the SHA-256 in it")
+        raise DamagedFileError(f"{path} is damaged: its contents do not have the SHA-256 in it") from None
     if manifest.step != step:
         raise DamagedFileError(f"{path} is damaged: it is of step {manifest.step}")
     return manifest
@@ -186,14 +188,14 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def open_regular(path: Path) -> Any:
+@contextlib.contextmanager
+def open_regular(path: Path) -> Iterator[Any]:
     """Open a file for reading that is neither a link, which could lead out of the folder, nor a pipe, which could block."""
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    file = open(os.open(path, flags), "rb")
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise DamagedFileError(f"{path} is not a regular file")
-    return file
+    more = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | more)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise DamagedFileError(f"{path} is not a regular file")
+        yield file
 
 
 def finite_numbers(values: dict[str, Any]) -> dict[str, float]:
