@@ -287,6 +287,14 @@ def test_a_folder_that_cannot_be_made_is_an_error_before_the_first_step(state, t
         run(state, tmp_path / "file" / "runs")
 
 
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="needs users")
+def test_a_read_only_folder_is_an_error_before_the_first_step(state, tmp_path, unprivileged):
+    unprivileged(tmp_path, 0o555)
+    for directory in (tmp_path, tmp_path / "runs"):
+        with pytest.raises(PermissionError, match=r"checkpoints cannot be written into .*: Permission denied"):
+            run(state, directory)
+
+
 def test_a_run_does_not_mix_with_another_one_in_its_directory(state, tmp_path):
     run(state, tmp_path)
     with pytest.raises(ValueError, match=r"has a checkpoint of step 6, and this run begins at step 0\. Write resume="):
@@ -316,12 +324,36 @@ def test_a_lock_keeps_two_runs_out_of_one_folder(state, tmp_path):
     assert steps_in(tmp_path) == [2, 4, 6]
 
 
-def test_a_lock_holds_within_a_process_and_is_not_inherited(tmp_path):
+def test_a_lock_holds_within_a_process(tmp_path):
     lock = FolderLock(tmp_path)
     with pytest.raises(FolderInUseError, match=f"process {os.getpid()}"):
         FolderLock(tmp_path)
     lock.release()
     FolderLock(tmp_path).release()
+
+
+FORKED = """
+import os, signal, sys, warnings
+from pathlib import Path
+from fulmen.train.checkpoints.file_lock import FolderLock
+warnings.simplefilter("ignore")
+lock = FolderLock(Path(sys.argv[1]))
+if os.fork():
+    os.kill(os.getpid(), signal.SIGKILL)
+print("forked", flush=True)
+sys.stdin.read()
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_process_that_a_killed_run_has_forked_does_not_keep_its_lock(tmp_path):
+    """As the workers of a data loader, which may live on."""
+    process = subprocess.Popen([sys.executable, "-c", FORKED, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"forked\n"
+    assert process.wait(timeout=60) == -9
+    FolderLock(tmp_path).release()
+    process.communicate()
 
 
 def test_a_lock_that_is_a_link_is_refused(state, tmp_path):

@@ -162,30 +162,10 @@ def test_a_full_disk_is_an_os_error_and_keeps_the_old_file(path, tmp_path, model
     assert path.read_bytes() == content and os.listdir(tmp_path) == ["run.safetensors"]
 
 
-@pytest.fixture
-def unprivileged(path):
-    """The rights of a user who is not root, for whom all files are readable."""
-    if os.geteuid():
-        yield
-        return
-    folders = [path.parent, *(above for above in path.parents if above.stat().st_uid == 0 and above != above.parent)]
-    before = [(folder, folder.stat().st_mode) for folder in folders]
-    for folder, mode in before:
-        folder.chmod(mode | 0o555)
-    os.seteuid(65534)
-    yield
-    os.seteuid(0)
-    for folder, mode in before:
-        folder.chmod(mode)
-
-
 @pytest.mark.skipif(not hasattr(os, "seteuid"), reason="needs users")
 def test_missing_permissions_are_reported_as_such(path, model, unprivileged):
-    euid = os.geteuid()
-    os.seteuid(os.getuid())
-    path.chmod(0)
-    path.parent.chmod(0o555)
-    os.seteuid(euid)
+    unprivileged(path, 0)
+    unprivileged(path.parent, 0o555)
     with pytest.raises(PermissionError, match=r"Permission denied.*run\.safetensors"):
         fm.load(path, like=model)
     with pytest.raises(PermissionError, match=r"save cannot write .*run\.safetensors: Permission denied"):

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
-from jax.experimental import multihost_utils
 
 from fulmen.train.checkpoints.atomic_files import explained, remove_folder, sync_folder, sync_tree, write_file
 from fulmen.train.checkpoints.checkpoint_list import PREVIOUS, RUN, examined, folder_name, folders
@@ -124,4 +123,6 @@ class CheckpointFolder:
 def _wait_for_all(what: str) -> None:
     """Wait until every process of the run is at this point."""
     if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
         multihost_utils.sync_global_devices(f"fulmen checkpoint {what}")

@@ -30,6 +30,7 @@ from fulmen.train.checkpoints.saved_arrays import (
 
 _FORMAT = 2  # 1 had no digests
 _MOST_LISTED = 5  # differences in an error
+_LARGEST_HEADER = 100_000_000  # bytes, as in safetensors
 _ENTRY = {"path": str, "shape": list, "dtype": str, "role": str}
 _LETTERS = {"f": "F", "i": "I", "u": "U", "c": "C"}  # NumPy's and safetensors' kinds of numbers
 
@@ -194,7 +195,7 @@ def cut_array(path: Path) -> str | None:
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
         room = path.stat().st_size - 8 - size
-        if room < 0:
+        if room < 0 or size > _LARGEST_HEADER:
             return None
         try:
             table = json.loads(file.read(size))
