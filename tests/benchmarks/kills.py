@@ -94,7 +94,9 @@ def complete_run(which: str, directory: Path, result: Path, rng: random.Random |
             return killed, left
         killed += 1
         names = os.listdir(directory) if directory.is_dir() else []
-        left.append("in a save" if any(name.startswith(".step") or name.endswith("previous") for name in names) else "elsewhere")
+        left.append(
+            "in a save" if any(name.startswith(".step") or name.endswith("previous") for name in names) else "elsewhere"
+        )
 
 
 def outcome(result: Path) -> tuple[bytes, str]:

@@ -71,7 +71,8 @@ class Checkpoint(Saver):
         self.store = FolderStore() if store is None else store
         self._writing = BackgroundWrite()
         self._folder: CheckpointFolder | None = None
-        self._measured: tuple[int, dict[str, float]] = (-1, {})
+        self._measured: tuple[int, dict[str, float]] = (-1, {})  # the step, and its metrics
+        self._known: dict[int, dict[str, float]] = {}  # the metrics of each checkpoint, by its step
         self._saved: Any = None  # the time point of the newest checkpoint, or of the beginning of the run
         self._error_before: Any = None
 
@@ -88,11 +89,13 @@ class Checkpoint(Saver):
         if self._folder is None:
             raise RuntimeError("Checkpoint.save must be called in a run, by a callback.")
         self._require_metrics(run)
-        snapshot, data = self.store.snapshot(run.arrays()), copy.deepcopy(run_data(run))
+        snapshot, data = self.store.snapshot(run.arrays()), run_data(run)
+        # Callbacks and sources may go on changing what they gave; the history is a copy, and may be long.
+        data = {name: value if name == "history" else copy.deepcopy(value) for name, value in data.items()}
         best = {rule.metric: rule.direction for rule in self.keep.rules}
         manifest = Manifest(run.step, time.time(), self.store.name, self._metrics(run), best)
         folder, store = self._folder, self.store
-        self._saved = _time_point(run)
+        self._saved, self._known[run.step] = _time_point(run), manifest.metrics
 
         def write() -> None:
             with explained(f"the checkpoint of step {manifest.step} cannot be written into {self.directory}"):
@@ -121,10 +124,8 @@ class Checkpoint(Saver):
         """Whether to save, at an event that was asked for by `due`."""
         if event.by != "epochs" or self.every.at_epoch(run.epoch + 1):
             return True
-        self._writing.wait()
-        assert self._folder is not None
-        saved = {**self._folder.metrics(), run.step: self._metrics(run)}
         self._require_metrics(run)
+        saved = {**self._known, run.step: self._metrics(run)}
         return any(run.step in rule.kept(saved) for rule in self.keep.rules)
 
     def __repr__(self) -> str:
@@ -142,6 +143,7 @@ def on(event: FitStart, callback: Checkpoint, run):
     callback._error_before = sys.exc_info()[1]
     callback._measured, callback._saved = (-1, {}), _time_point(run)
     callback._folder = CheckpointFolder(callback.directory, callback.keep, run.step)
+    callback._known = callback._folder.metrics()
 
 
 @dispatch
