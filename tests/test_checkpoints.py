@@ -211,6 +211,49 @@ def test_restoring_into_a_component_gives_a_state_for_evaluation(state, tmp_path
         fm.restore(tmp_path, fm.Classifier)
 
 
+class Rows:
+    """A store of a user's: the parameters of a linear layer, as text."""
+
+    name = "rows"
+
+    def require(self):
+        pass
+
+    def snapshot(self, state):
+        return np.array(state.system.model.layer.weight).tolist()
+
+    def write(self, folder, snapshot):
+        (folder / "rows.json").write_text(json.dumps(snapshot))
+
+    def read(self, folder, like, inside=""):
+        assert not inside
+        rows = np.array(json.loads((folder / "rows.json").read_text()), np.float32)
+        return fm.replace(like, {"system.model.layer.weight": rows})
+
+
+def test_a_custom_store(state, tmp_path):
+    final, _ = fm.fit(state, (X, Y), epochs=1, callbacks=[fm.Checkpoint(tmp_path, store=Rows())], **OPTIONS)
+    restored = fm.restore(tmp_path, state, store=Rows())
+    assert (np.asarray(restored.system.model.layer.weight) == np.asarray(final.system.model.layer.weight)).all()
+    with pytest.raises(ValueError, match=r"store 'rows'; write store="):
+        fm.restore(tmp_path, state)
+
+
+def test_a_relative_directory_is_that_of_the_beginning(state, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other").mkdir()
+
+    class Moves:
+        pass
+
+    @dispatch
+    def on(event: fm.EpochStart, callback: Moves, run):
+        os.chdir(tmp_path / "other")
+
+    run(state, "runs", callbacks=[Moves()])
+    assert steps_in(tmp_path / "runs") == [2, 4, 6] and not os.listdir(tmp_path / "other")
+
+
 def test_what_restore_says_about_steps_that_are_not_there(state, tmp_path):
     run(state, tmp_path, fm.Every(steps=4))
     with pytest.raises(FileNotFoundError, match=r"no checkpoint of step 5; it has 4, 6"):
@@ -392,6 +435,14 @@ def test_a_checkpoint_that_was_being_replaced_is_still_there(state, tmp_path):
     run(state, tmp_path, epochs=3, resume=tmp_path)
     shutil.copytree(tmp_path / "step-00000008", tmp_path / "step-00000008.previous")
     assert [each.path.name for each in fm.checkpoints(tmp_path) if each.step == 8] == ["step-00000008"]
+
+
+def test_without_safetensors_a_run_does_not_begin(state, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    recorder = Recorder()
+    with pytest.raises(ImportError, match=r"fulmen\[save\]"):
+        run(state, tmp_path, callbacks=[recorder])
+    assert not recorder.states
 
 
 def test_no_checkpoints_is_nothing_to_resume(tmp_path):

@@ -88,7 +88,8 @@ def test_another_system_is_refused(saved):
 def test_without_orbax(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "orbax.checkpoint", None)
     with pytest.raises(ImportError, match=r'pip install "fulmen\[orbax\]"'):
-        fm.OrbaxStore().snapshot(ready())
+        callback = fm.Checkpoint(tmp_path, store=fm.OrbaxStore())
+        fm.fit(ready(), (X, Y), epochs=1, batch_size=16, callbacks=[callback], progress=False)
 
 
 def test_orbax_is_imported_when_it_is_used_only():

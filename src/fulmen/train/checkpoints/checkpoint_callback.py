@@ -43,9 +43,11 @@ class Checkpoint(Saver):
         every: when to save. With `Best` in `keep`, also after an epoch in which the metric is among the best.
         keep: which checkpoints to keep: `Latest`, `Best`, or several of them combined by `|`. The newest, the best, and the one
             from which the run was resumed are always kept.
-        store: how the state is written: None is one file per checkpoint, and `OrbaxStore` is for distributed states.
+        store: how the state is written: None is one file, and `OrbaxStore` is for distributed states. A custom store is an object
+            with the methods of `OrbaxStore` and a `name`.
 
     Raises:
+        ImportError: at the beginning of a run, without the package that the store needs.
         OSError: in the run, if a checkpoint cannot be written; the earlier ones are intact.
         RuntimeError: at the beginning of a run, if another run saves in the directory.
 
@@ -142,7 +144,9 @@ def due(callback: Checkpoint):
 def on(event: FitStart, callback: Checkpoint, run):
     callback._error_before = sys.exc_info()[1]
     callback._measured, callback._saved = (-1, {}), _time_point(run)
-    callback._folder = CheckpointFolder(callback.directory, callback.keep, run.step)
+    callback.store.require()
+    directory = callback.directory.absolute()  # the process may change its working directory
+    callback._folder = CheckpointFolder(directory, callback.keep, run.step)
     callback._known = callback._folder.metrics()
 
 

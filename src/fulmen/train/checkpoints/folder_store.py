@@ -20,14 +20,16 @@ class FolderStore:
 
     name = "safetensors"
 
+    def require(self) -> None:
+        """Raise ImportError before a run without the package `safetensors`: what is written must be readable."""
+        safetensors()
+
     def snapshot(self, state: State) -> Any:
         """A copy of the state's arrays that later steps do not change, for `write`; the run waits for it.
 
         Raises:
-            ImportError: without the package `safetensors`.
             ValueError: for arrays that other processes have parts of.
         """
-        safetensors()  # what is written here can be read here
         for leaf in state.arrays:
             if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
                 raise ValueError(

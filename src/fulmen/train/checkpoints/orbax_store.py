@@ -32,9 +32,12 @@ class OrbaxStore:
 
     name = "orbax"
 
+    def require(self) -> None:
+        """Raise ImportError before a run without the package `orbax-checkpoint`."""
+        _orbax()
+
     def snapshot(self, state: State) -> Any:
         """A copy of the state's arrays on their devices, for `write`."""
-        _orbax()
         header, leaves = described_tree(state)
         return header, {name: _stored(leaf) for name, leaf in leaves.items()}
 
