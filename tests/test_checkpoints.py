@@ -445,6 +445,12 @@ def test_without_safetensors_a_run_does_not_begin(state, tmp_path, monkeypatch):
     assert not recorder.states
 
 
+def test_several_processes_do_not_save_by_their_clocks(state, tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ValueError, match=r"by steps or epochs .* several processes.*got Every\(minutes=5\)"):
+        fm.on(fm.FitStart(), fm.Checkpoint(tmp_path, every=fm.Every(minutes=5)), SimpleNamespace(history={}, step=0))
+
+
 def test_no_checkpoints_is_nothing_to_resume(tmp_path):
     assert find_resumable(tmp_path) is None and find_resumable(tmp_path / "new") is None
 

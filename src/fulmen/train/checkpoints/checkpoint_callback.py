@@ -145,6 +145,10 @@ def on(event: FitStart, callback: Checkpoint, run):
     callback._error_before = sys.exc_info()[1]
     callback._measured, callback._saved = (-1, {}), _time_point(run)
     callback.store.require()
+    if jax.process_count() > 1 and any(part.minutes is not None for part in callback.every.parts):
+        raise ValueError(
+            f"Checkpoint.every must be by steps or epochs in a run of several processes, whose clocks differ, got {callback.every!r}."
+        )
     directory = callback.directory.absolute()  # the process may change its working directory
     callback._folder = CheckpointFolder(directory, callback.keep, run.step)
     callback._known = callback._folder.metrics()
