@@ -163,7 +163,7 @@ def test_values_are_those_at_the_call_though_arrays_are_donated(state, tmp_path,
     written = FolderStore.write
 
     def slowly(store, folder, snapshot):
-        time.sleep(0.05)  # steps go on in the meantime
+        time.sleep(0.05)  # the run continues in the meantime
         written(store, folder, snapshot)
 
     monkeypatch.setattr(FolderStore, "write", slowly)
@@ -254,7 +254,7 @@ def test_a_relative_directory_is_that_of_the_beginning(state, tmp_path, monkeypa
     assert steps_in(tmp_path / "runs") == [2, 4, 6] and not os.listdir(tmp_path / "other")
 
 
-def test_what_restore_says_about_steps_that_are_not_there(state, tmp_path):
+def test_steps_that_are_not_there_are_errors_that_list_the_others(state, tmp_path):
     run(state, tmp_path, fm.Every(steps=4))
     with pytest.raises(FileNotFoundError, match=r"no checkpoint of step 5; it has 4, 6"):
         fm.restore(tmp_path, state, 5)
@@ -391,7 +391,7 @@ os._exit(0)
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_process_that_a_killed_run_has_forked_does_not_keep_its_lock(tmp_path):
-    """As the workers of a data loader, which may live on."""
+    """As the workers of a data loader, which may outlive it."""
     process = subprocess.Popen([sys.executable, "-c", FORKED, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"forked\n"
     assert process.wait(timeout=60) == -9

@@ -92,7 +92,7 @@ class Checkpoint(Saver):
             raise RuntimeError("Checkpoint.save must be called in a run, by a callback.")
         self._require_metrics(run)
         snapshot, data = self.store.snapshot(run.arrays()), run_data(run)
-        # Callbacks and sources may go on changing what they gave; the history is a copy, and may be long.
+        # Copied, since callbacks and sources may change it while it is written; the history is a copy already, and may be long.
         data = {name: value if name == "history" else copy.deepcopy(value) for name, value in data.items()}
         best = {rule.metric: rule.direction for rule in self.keep.rules}
         manifest = Manifest(run.step, time.time(), self.store.name, self._metrics(run), best)

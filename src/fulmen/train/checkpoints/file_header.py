@@ -37,7 +37,7 @@ _LETTERS = {"f": "F", "i": "I", "u": "U", "c": "C"}  # NumPy's and safetensors' 
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What a file says about its arrays.
+    """The description of the arrays in a file.
 
     Attributes:
         format: the version of the format.
@@ -85,7 +85,7 @@ def described_tree(tree: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def host_copy(leaf: Any) -> np.ndarray:
-    """The leaf as `to_numpy` converts it, in memory of its own."""
+    """The leaf as `to_numpy` converts it, in memory that is not shared with it."""
     value = to_numpy(leaf)
     shared = not isinstance(leaf, jax.Array) or any(device.platform == "cpu" for device in leaf.devices())
     return np.array(value) if shared else value

@@ -29,7 +29,7 @@ def try_lock(descriptor: int) -> bool:
 
 
 class FolderLock:
-    """Keeps two runs from writing into one folder; released by `release`, and when the process ends in whatever way.
+    """Keeps two runs from writing into one folder; released by `release`, or when the process ends or is killed.
 
     Args:
         folder: an existing folder; the lock is the file `.lock` in it.

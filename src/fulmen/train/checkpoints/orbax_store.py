@@ -80,7 +80,7 @@ def _stored(leaf: Any) -> Any:
 
 
 def _is_global(leaf: Any) -> bool:
-    """Whether Orbax takes an array of JAX as it is: of several processes, each would have a copy of its own."""
+    """Whether Orbax can write a leaf as a JAX array; in a run of several processes it refuses arrays of a single process."""
     sharding = getattr(leaf, "sharding", None)
     return sharding is not None and (jax.process_count() == 1 or not sharding.is_fully_addressable)
 

@@ -78,7 +78,7 @@ class Best(Retention):
             raise ValueError(f"Best.mode must be 'max' or 'min', got {self.mode!r}.")
         if self.mode is None and highest_is_best(self.metric) is None:
             raise ValueError(
-                f"Best: whether the highest {self.metric!r} is the best cannot be told from its name; write "
+                f"Best: the name {self.metric!r} does not show whether its highest or its lowest value is the best; write "
                 f"fm.Best({self.metric!r}, mode='max') or mode='min'."
             )
 
