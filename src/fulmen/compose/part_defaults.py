@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
+
 from fulmen.compose.loss_entries import has_losses_of_parts, joined, part_batch
+from fulmen.compose.microbatches import mapped, microbatches_of
 from fulmen.core.batch import Batch, PartBatches, parts_of
 from fulmen.core.component import Model, System, Wrapper, named_parts
 from fulmen.core.prediction import Prediction, outputs_for
@@ -55,7 +58,9 @@ def augment(system: System, batch, mode):
 
 
 def augmented(component: Any, batch: Any, mode: Any) -> Any:
-    """`augment` of a component; raises a TypeError unless it returns a batch."""
+    """`augment` of a component, in microbatches if the mode has them; raises a TypeError unless it returns a batch."""
+    if isinstance(batch, Batch) and microbatches_of(batch, mode) > 1:
+        return _augmented_in_parts(component, batch, mode)
     found = augment(component, batch, mode)
     if isinstance(batch, Batch) and not isinstance(found, Batch):
         raise TypeError(
@@ -63,6 +68,18 @@ def augmented(component: Any, batch: Any, mode: Any) -> Any:
             f"{short(found)}."
         )
     return found
+
+
+def _augmented_in_parts(component: Any, batch: Any, mode: Any) -> Any:
+    unchanged: list[bool] = []
+
+    def run(part: Any, mode: Any) -> Any:
+        found = augmented(component, part, mode)
+        unchanged.append(found is part)
+        return found
+
+    jax.eval_shape(lambda batch: mapped(run, batch, mode), batch)
+    return batch if all(unchanged) else mapped(run, batch, mode)
 
 
 @dispatch

@@ -28,7 +28,7 @@ def step_program(
     """The leaves after a step, and its logs as mergeable values."""
     state = State.of(leaves, raw_key, step, structure)
     component = state.system
-    mode = Train(jax.random.fold_in(state.key, state.step), state.step, resting)
+    mode = Train(jax.random.fold_in(state.key, state.step), state.step, resting, state.plan.microbatches)
     new, logs = update(component, state, as_batch(component, raw), mode)
     _require_same_types(state, new)
     logs = {name: v if isinstance(v, Mergeable) else Mean(v) for name, v in logs.items()}

@@ -18,7 +18,7 @@ from fulmen.core.state import State
 from fulmen.core.structure import RECENT
 from fulmen.core.tree import get, remake
 from fulmen.core.verbs import configure_optimizers, init, setup, validate
-from fulmen.data.arrays import count
+from fulmen.data.arrays import check_positive, count
 from fulmen.data.source import Source
 from fulmen.dispatching.lazy_libraries import hint
 from fulmen.dispatching.registry import dispatch
@@ -41,7 +41,7 @@ _OPTIONS = (
         "drop_last",
         "limit",
     ),
-    *("overfit", "phase", "resume", "optimizer", "lr"),
+    *("overfit", "phase", "resume", "optimizer", "lr", "microbatches"),
 )
 _SHORTEST_PREFIX = 3  # letters of a keyword, such as val, that may be the beginning of another one
 
@@ -59,6 +59,7 @@ def setup(
     batch_size=None,
     drop_last=False,
     limit=None,
+    microbatches=1,
     **options,
 ):
     if isinstance(component, State):
@@ -71,7 +72,9 @@ def setup(
     reading = source.plan(usual=batch_size, epochs=epochs, steps=steps, seed=seed, drop_last=drop_last, limit=limit)
     raw = source.first(reading)
     # The order of the data is not part of what is compiled.
-    plan = remake(reading, {"batch_size": count(raw), "seed": None, "drop_last": False})
+    kept = {"batch_size": count(raw), "seed": None, "drop_last": False, "microbatches": microbatches}
+    _require_microbatches(microbatches, count(raw))
+    plan = remake(reading, kept)
     optimizer = _configured(component, optimizer, _rate(component, lr), options)
     seed = 0 if seed is None else seed  # None concerns the order of the data
     component = seeded(component, component, seed)
@@ -91,6 +94,12 @@ def setup(
         traced_step(state, raw, resting)
     RECENT.keep(state.structure)
     return state
+
+
+def _require_microbatches(k: Any, n: int) -> None:
+    check_positive("microbatches", k)
+    if k > n:
+        raise ValueError(f"microbatches must be at most {n}, the number of examples in a batch, got {k}.")
 
 
 def _rate(component: Any, lr: Any) -> Any:
