@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny import data, net, pair
+from tiny import data, pair
 
 import fulmen as fm
 from fulmen import dispatch

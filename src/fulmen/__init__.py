@@ -79,6 +79,7 @@ from fulmen.inspect import check, explain, loss_tree, summary
 from fulmen.interop.functional import functional
 from fulmen.interop.linen import Linen
 from fulmen.metric_types import F1, Accuracy, Metric, Precision, Recall
+from fulmen.models import Normalized
 from fulmen.objectives import L1, L2, MAE, MSE, BinaryCrossEntropy, CrossEntropy, Objective
 from fulmen.optimizers import frozen, plateau, unfreeze
 from fulmen.robust import attacks, defences
@@ -86,7 +87,20 @@ from fulmen.robust.attacks import FGSM, PGD, Attack, Box, L1Ball, L2Ball, LinfBa
 from fulmen.robust.defences import TRADES, Adversarial
 from fulmen.robust.report import Report
 from fulmen.schedules import cosine, one_cycle, warmup
-from fulmen.systems import EMA, GAN, VAE, Classifier, Distillation, LanguageModel, MultiTask, Population, Regressor, Weighted
+from fulmen.systems import (
+    EMA,
+    GAN,
+    VAE,
+    Averaged,
+    Classifier,
+    Distillation,
+    LanguageModel,
+    MixedPrecision,
+    MultiTask,
+    Population,
+    Regressor,
+    Weighted,
+)
 from fulmen.train import (
     Due,
     EpochEnd,
@@ -120,6 +134,7 @@ __all__ = [
     "Adversarial",
     "AmbiguousMethodError",
     "Attack",
+    "Averaged",
     "Batch",
     "BinaryCrossEntropy",
     "Box",
@@ -156,9 +171,11 @@ __all__ = [
     "Mean",
     "Metric",
     "MissingMethodError",
+    "MixedPrecision",
     "Mode",
     "Model",
     "MultiTask",
+    "Normalized",
     "Objective",
     "PGD",
     "Parameter",

@@ -21,13 +21,14 @@ class Mode(Tree):
 
     A mode that is bound to a component holds the run's key (`root`) and a `salt` that grows with the component's path;
     `key` combines the two, and the verb, when it is read. So each component has its own randomness in each verb, and adding
-    a layer changes no other layer's.
+    a layer changes no other layer's. A model whose mode has a `precision` computes in that type.
     """
 
     root: jax.Array | None
     salt: jax.Array | None = None
     verb: str = ""
     batch: jax.Array | int | None = dataclasses.field(default=None, kw_only=True, metadata={"fulmen": "child"})
+    precision: Any = static(default=None, kw_only=True)
 
     @property
     def key(self) -> Any:
@@ -97,7 +98,7 @@ class Train(Mode):
         if not hasattr(key, "dtype"):
             raise TypeError(f"Train.key must be a random key, such as jax.random.key(0), got {key!r}.")
         own = dict(step=step, resting=resting, microbatches=microbatches)
-        self.__dict__.update(root=key, salt=None, verb="", batch=None, **own)
+        self.__dict__.update(root=key, salt=None, verb="", batch=None, precision=None, **own)
 
     def __repr__(self) -> str:
         return f"Train(key, step={self.step})"
@@ -114,7 +115,7 @@ class Eval(Mode):
     def __init__(self, key: Any = None, batch: Any = None) -> None:
         if key is not None and not hasattr(key, "dtype"):
             raise TypeError(f"Eval.key must be a random key, such as jax.random.key(0), or None, got {key!r}.")
-        self.__dict__.update(root=key, salt=None, verb="", batch=batch)
+        self.__dict__.update(root=key, salt=None, verb="", batch=batch, precision=None)
 
 
 _NO_SALT = np.zeros((), np.uint32)

@@ -8,6 +8,7 @@ from fulmen.models.generation import generate
 from fulmen.models.layers import Conv, Dense, Dropout, Flatten
 from fulmen.models.mlp import MLP
 from fulmen.models.normalization import BatchNorm, GroupNorm, LayerNorm, RMSNorm
+from fulmen.models.normalized import Normalized
 from fulmen.models.pooling import AvgPool, GlobalAvgPool, MaxPool
 from fulmen.models.quantizer import Quantizer
 from fulmen.models.resnet import BasicBlock, Bottleneck, ResNet, resnet18, resnet34, resnet50
@@ -33,6 +34,7 @@ __all__ = [
     "LayerNorm",
     "MLP",
     "MaxPool",
+    "Normalized",
     "Quantizer",
     "RMSNorm",
     "ResNet",

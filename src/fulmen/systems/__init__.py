@@ -8,10 +8,11 @@ from fulmen.systems.actor_critic import ActorCritic, Rollout
 from fulmen.systems.alternating import Alternating
 from fulmen.systems.clip import CLIP
 from fulmen.systems.distillation import Distillation
-from fulmen.systems.ema import EMA
+from fulmen.systems.ema import EMA, Averaged
 from fulmen.systems.gan import GAN, NonSaturating, Wasserstein
 from fulmen.systems.language import LanguageModel, Tokens
 from fulmen.systems.mean_teacher import MeanTeacher
+from fulmen.systems.mixed_precision import LossScaled, MixedPrecision
 from fulmen.systems.multi_task import MultiTask
 from fulmen.systems.regressor import Regressor
 from fulmen.systems.self_supervised import BYOL, SelfSupervised
@@ -23,6 +24,7 @@ from fulmen.systems.weighted import Uncertainty, Weighted
 __all__ = [
     "ActorCritic",
     "Alternating",
+    "Averaged",
     "BYOL",
     "CLIP",
     "Classifier",
@@ -31,7 +33,9 @@ __all__ = [
     "EMA",
     "GAN",
     "LanguageModel",
+    "LossScaled",
     "MeanTeacher",
+    "MixedPrecision",
     "MultiTask",
     "NonSaturating",
     "PerMember",
