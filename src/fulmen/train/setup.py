@@ -24,6 +24,7 @@ from fulmen.dispatching.lazy_libraries import hint
 from fulmen.dispatching.registry import dispatch
 from fulmen.optimizers import Enclosing, groups, is_constructor, warn_of_unreached_ends
 from fulmen.optimizers.update_schedule import update_schedule
+from fulmen.schedules.schedule_lengths import each_member
 from fulmen.train.compiled_step import traced_step
 from fulmen.train.gradients import start_optimizer
 from fulmen.train.interruption import stop_if_interrupted
@@ -103,15 +104,13 @@ def _require_microbatches(k: Any, n: int) -> None:
 
 
 def _rate(component: Any, lr: Any) -> Any:
-    """A learning rate; a list of them, one for each member of a population, becomes an array."""
+    """A learning rate; a list of them, one for each member of a population, becomes an array or one schedule."""
     if not isinstance(lr, list | tuple | np.ndarray) or np.ndim(lr) == 0:
         return lr
     if not members_of(component, component):
         raise TypeError(f"lr must be one number, got {lr!r}; one for each member needs a fm.Population.")
     if any(callable(rate) for rate in lr):
-        raise TypeError(
-            "lr must be a list of numbers, got a schedule in it; write lr=fm.cosine(1e-3) for one schedule for all members."
-        )
+        return each_member(lr)
     return jnp.stack([jnp.asarray(float(rate)) for rate in lr])
 
 
