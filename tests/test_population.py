@@ -128,7 +128,7 @@ def test_each_member_may_have_a_schedule():
     ]
     members = fm.members(state)
     with Compilations() as count:
-        own, logs = fm.train_step(members[1], (DATA[0][:BATCH], DATA[1][:BATCH]))
+        _, logs = fm.train_step(members[1], (DATA[0][:BATCH], DATA[1][:BATCH]))
     assert float(logs["lr"]) == pytest.approx(0.01) and len(count)
 
 

@@ -1,8 +1,8 @@
 """Fulmen: composable systems of models, trained in JAX by verbs that dispatch on types.
 
 Here is what most programs use; more of a kind is in `fm.attacks`, `fm.augmentations`, `fm.data`, `fm.defences`,
-`fm.environments`, `fm.metric_types`, `fm.models`, `fm.objectives`, `fm.optimizers`, `fm.robust`, `fm.schedules`, `fm.systems`
-and `fm.testing`.
+`fm.environments`, `fm.metric_types`, `fm.models`, `fm.objectives`, `fm.optimizers`, `fm.robust`, `fm.schedules`, `fm.systems`,
+`fm.tune` and `fm.testing`.
 """
 
 import importlib
@@ -123,11 +123,12 @@ from fulmen.train import (
     load,
     loggers,
     save,
+    tune,
 )
 from fulmen.train.members import best, members
 
 # Import paths that are shorter than the folders': `from fulmen.attacks import PGD`.
-sys.modules |= {f"fulmen.{name}": globals()[name] for name in ("attacks", "callbacks", "defences", "loggers")}
+sys.modules |= {f"fulmen.{name}": globals()[name] for name in ("attacks", "callbacks", "defences", "loggers", "tune")}
 
 __all__ = [
     "Accuracy",
@@ -276,6 +277,7 @@ __all__ = [
     "summary",
     "systems",
     "train_step",
+    "tune",
     "unfreeze",
     "update",
     "validate",

@@ -7,6 +7,7 @@ from fulmen.train import (  # for their methods of the verbs
     phases,
     step,
     step_generator,
+    tune,
     verbs_of_state,
 )
 from fulmen.train.checkpoint import load, save
@@ -56,4 +57,5 @@ __all__ = [
     "differentiate",
     "load",
     "save",
+    "tune",
 ]
