@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from optax import microbatching
 
-from fulmen.core.batch import Batch
+from fulmen.core.batch import batches_inside, numbered
 from fulmen.core.mergeable import Mergeable
-from fulmen.core.tree import data_fields, remake
+from fulmen.core.tree import remake
 
 
 def microbatches_of(batch: Any, mode: Any) -> int:
@@ -59,7 +59,7 @@ def _parts(function: Callable[[Any, Any], Any], batch: Any, mode: Any, accumulat
     n, k = len(batch), microbatches_of(batch, mode)
     _require_rows(batch, n)
     size, more = divmod(n, k)
-    everything = _numbered(batch, jnp.arange(n, dtype=jnp.uint32)), jnp.arange(n)
+    everything = numbered(batch, jnp.arange(n, dtype=jnp.uint32)), jnp.arange(n)
     found = []
     for begin, end, each in ((0, more * (size + 1), size + 1), (more * (size + 1), n, size)):
         if begin < end:
@@ -67,16 +67,6 @@ def _parts(function: Callable[[Any, Any], Any], batch: Any, mode: Any, accumulat
             some = jax.tree.map(lambda v, begin=begin, end=end: jnp.asarray(v)[begin:end], everything)
             found.append(microbatching.microbatch(run, (0, 1), each, (accumulator,))(*some))
     return found
-
-
-def _numbered(batch: Any, rows: Any) -> Any:
-    """The batch whose examples have their number in it as index, so that their randomness is that of the whole batch."""
-    is_batch = lambda v: isinstance(v, Batch)
-    inside = {
-        name: jax.tree.map(lambda v: _numbered(v, rows) if is_batch(v) else v, getattr(batch, name), is_leaf=is_batch)
-        for name in data_fields(type(batch))
-    }
-    return remake(batch, {**inside, "index": rows if batch.index is None else batch.index})
 
 
 def _require_rows(batch: Any, n: int) -> None:
@@ -92,8 +82,7 @@ def _require_rows(batch: Any, n: int) -> None:
 
 def require_one_weight(batch: Any) -> None:
     """Raise if the parts of a batch have weights that the batch does not have: their means have other denominators."""
-    inside = jax.tree.leaves(batch, is_leaf=lambda v: isinstance(v, Batch) and v is not batch)
-    if batch.weight is None and any(isinstance(v, Batch) and v.weight is not None for v in inside):
+    if batch.weight is None and any(part.weight is not None for part in batches_inside(batch)):
         raise ValueError(
             f"microbatches: the weights must be those of the whole batch, got a {type(batch).__name__} whose parts have separate "
             "weights; write microbatches=1."

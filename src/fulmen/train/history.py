@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import KeysView, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ class History(dict[str, np.ndarray]):
         """The entries as lists, with None for NaN and infinity, which JSON lacks."""
         return {name: _listed(values) for name, values in self.items()}
 
-    def keys(self) -> KeysView[str]:
+    def keys(self) -> Any:
         """The names of the columns; iterating over the history gives the names of the entries."""
         found = {
             "/".join([name, *map(str, at)]): values for name, values in self.items() for at in np.ndindex(values.shape[1:])

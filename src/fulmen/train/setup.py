@@ -110,7 +110,7 @@ def _rate(component: Any, lr: Any) -> Any:
     if not members_of(component, component):
         raise TypeError(f"lr must be one number, got {lr!r}; one for each member needs a fm.Population.")
     if any(callable(rate) for rate in lr):
-        return each_member(lr)
+        return each_member([*lr])
     return jnp.stack([jnp.asarray(float(rate)) for rate in lr])
 
 
