@@ -86,7 +86,7 @@ def _curves(
         known = np.flatnonzero(np.isfinite(values))
         marker = "o" if len(known) < 2 else None
         style = dict(linestyle="--" if validation else "-", marker=marker, color=colour)
-        axes.plot(known + 1, values[known], ms=4, lw=1.6, **style)
+        (curve,) = axes.plot(known + 1, values[known], ms=4, lw=1.6, **style)
         text = f"{label or ('training' if len(lines) > 1 else '')} {values[-1]:.4g}".strip()
         each = members.get((panel, label))
         if each is not None:
@@ -94,9 +94,11 @@ def _curves(
             axes.plot(np.arange(1, len(each) + 1), each, ms=3, lw=0.7, alpha=0.4, **style)
             text += f" ± {each[-1].std():.2g}"
         best = _best(panel, values, opposed) if not validated or label in validated else None
-        if best is not None and (validated or values[best] != values[-1]):
-            axes.plot(best + 1, values[best], "o", ms=5, color=colour, clip_on=False, zorder=3)
-            text += f" (best {values[best]:.4g})" if values[best] != values[-1] else ""
+        if best is not None and values[best] != values[-1]:
+            axes.plot(best + 1, values[best], "o", ms=5, color=colour)
+            text += f" (best {values[best]:.4g})"
+        elif best is not None and validated:  # the last epoch, whose value is in the label
+            curve.set(marker="o", markersize=5, markevery=[-1], clip_on=False)
         ends.append((values[known[-1]] if len(known) else math.nan, text, colour))
     _scale(axes, np.concatenate(shown), max(map(len, lines.values())), "loss" in panel)
     if panel == "seconds":
