@@ -132,7 +132,7 @@ def test_a_game_whose_players_have_rates():
     def losses(game: Fixed, batch):
         return {"one": fm.loss(game.one, batch), "two": (game.two(batch.x) - game.one(batch.x)).mean(1) ** 2}
 
-    optimizer = {"one": fm.every(2, optax.sgd), "two": optax.sgd}
+    optimizer = {"one": fm.optimizers.every(2, optax.sgd), "two": optax.sgd}
     equals_the_whole_batch(Fixed(Scalar(Dense(4, 3)), Scalar(Dense(4, 3))), (X, Y), 5, optimizer=optimizer, steps=3)
     equals_the_whole_batch(fm.systems.Alternating(Fixed(Scalar(Dense(4, 3)), Scalar(Dense(4, 3)))), (X, Y), 3)
 

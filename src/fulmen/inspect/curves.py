@@ -133,7 +133,8 @@ def _scale(axes: Any, values: np.ndarray, epochs: int, may_be_logarithmic: bool)
 
 def _leave_out_compilation(axes: Any, seconds: np.ndarray, *others: np.ndarray) -> None:
     """Scale the axis by the other epochs if the first one, which compiles the step, took much longer."""
-    highest = np.nanmax(seconds[1:], initial=0.0)
+    later = seconds[1:]
+    highest = later[np.isfinite(later)].max(initial=0.0)
     if seconds[0] > 2 * highest > 0:
         axes.set_ylim(0, 1.15 * highest)
         axes.annotate(
