@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import optax
-import pandas
 import pytest
 from tiny import Linear, data
 
@@ -33,6 +32,7 @@ def test_it_is_json(history):
 
 
 def test_it_is_a_table(history):
+    pandas = pytest.importorskip("pandas")
     table = pandas.DataFrame(history)
     assert len(table) == 3 and list(table) == list(history.keys())
     assert all(dtype == np.float64 or np.issubdtype(dtype, np.floating) for dtype in table.dtypes)

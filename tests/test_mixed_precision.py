@@ -146,6 +146,26 @@ def test_every_kind_of_system_takes_it():
         assert np.isfinite(history["loss"]).all(), name
 
 
+@pytest.mark.parametrize("library", ["linen", "nnx"])
+def test_buffers_of_modules_of_other_libraries_remain_in_float32(library):
+    flax = pytest.importorskip("flax")
+    nnx, linen = pytest.importorskip("flax.nnx"), flax.linen
+    if library == "linen":
+        module = fm.Linen(
+            linen.Sequential([linen.Dense(8), linen.BatchNorm(use_running_average=False), linen.Dense(3)]), X[:1]
+        )
+    else:
+        rngs = nnx.Rngs(0)
+        module = nnx.Sequential(nnx.Linear(4, 8, rngs=rngs), nnx.BatchNorm(8, rngs=rngs), nnx.Linear(8, 3, rngs=rngs))
+    options = {"batch_size": 8, "epochs": 4, "optimizer": optax.adam, "lr": 1e-2, "progress": False}
+    with jax.numpy_dtype_promotion("standard"):  # which Flax needs
+        state, history = fm.fit(fm.MixedPrecision(fm.Classifier(module)), (X, Y), **options)
+    found = [leaf for leaf in fm.leaves(state.system) if leaf.role in ("parameter", "buffer")]
+    assert {leaf.value.dtype for leaf in found} == {np.dtype("float32")}
+    moved = [np.asarray(leaf.value) for leaf in found if leaf.role == "buffer" and "mean" in leaf.path]
+    assert len(moved) == 1 and (moved[0] != 0).all() and history["loss"][-1] < history["loss"][0]
+
+
 def test_the_buffers_of_a_batch_norm_are_those_of_float32():
     raw = (X, Y)
     states = [fm.setup(s, raw, optimizer=optax.sgd, lr=0.0) for s in (classifier(), fm.MixedPrecision(classifier()))]

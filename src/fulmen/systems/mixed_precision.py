@@ -30,6 +30,9 @@ class MixedPrecision(Wrapper):
     and the mean and variance of a `LayerNorm`, are computed in float32. Gradients, the optimizer and saved states are float32.
     Micikevicius et al. 2018, arXiv:1710.03740.
 
+    Modules of other libraries promote types by their own rules: after a BatchNorm of NNX without `dtype`, for example, they
+    compute in float32.
+
     float16 needs a loss scale, `fm.systems.LossScaled(fm.MixedPrecision(system, jnp.float16))`; bfloat16 has the range of
     float32. In `fm.Adversarial(fm.MixedPrecision(system), attack)` the attack runs in half precision too, in
     `fm.MixedPrecision(fm.Adversarial(system, attack))` in float32.
