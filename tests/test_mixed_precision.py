@@ -148,12 +148,15 @@ def test_every_kind_of_system_takes_it():
 
 @pytest.mark.parametrize("library", ["linen", "nnx"])
 def test_buffers_of_modules_of_other_libraries_remain_in_float32(library):
-    flax = pytest.importorskip("flax")
-    nnx, linen = pytest.importorskip("flax.nnx"), flax.linen
+    nnx, linen = pytest.importorskip("flax.nnx"), pytest.importorskip("flax.linen")
+
+    class Net(linen.Module):
+        @linen.compact
+        def __call__(self, x, train=False):
+            return linen.Dense(3)(linen.BatchNorm(use_running_average=not train)(linen.Dense(8)(x)))
+
     if library == "linen":
-        module = fm.Linen(
-            linen.Sequential([linen.Dense(8), linen.BatchNorm(use_running_average=False), linen.Dense(3)]), X[:1]
-        )
+        module = fm.Linen(Net(), X[:1])
     else:
         rngs = nnx.Rngs(0)
         module = nnx.Sequential(nnx.Linear(4, 8, rngs=rngs), nnx.BatchNorm(8, rngs=rngs), nnx.Linear(8, 3, rngs=rngs))
