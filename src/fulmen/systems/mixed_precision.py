@@ -87,10 +87,9 @@ class LossScaled(Wrapper):
 
     Args:
         system: such as `fm.MixedPrecision(system, jnp.float16)`.
-        initial: the first scale.
+        scale: the number, which steps change: a hyperparameter.
         period: the number of good steps after which the scale is doubled.
-        scale, good, finite: the scale, the number of good steps since it changed, and whether the last gradients were finite:
-            `Buffer`s, made by `init`.
+        good: the number of good steps since the scale changed, a `Buffer` that `init` makes.
 
     >>> system = fm.systems.LossScaled(fm.MixedPrecision(fm.Classifier(fm.models.MLP(4, 8, 3)), jnp.float16))
     >>> data = jnp.ones((6, 4)), jnp.arange(6) % 3
@@ -103,21 +102,17 @@ class LossScaled(Wrapper):
     __example__ = "fm.systems.LossScaled(fm.MixedPrecision(system, jnp.float16))"
 
     system: Component
-    initial: float = hyper(above=0, default=2.0**15)
+    scale: float = hyper(above=0, default=2.0**15)
     period: int = static(minimum=1, default=2000)
-    scale: Buffer | None = None
     good: Buffer | None = None
-    finite: Buffer | None = None
 
     def __repr__(self) -> str:
-        return briefly(remake(self, {"scale": None, "good": None, "finite": None}))
+        return briefly(remake(self, {"good": None}))
 
 
 @dispatch
 def init(scaled: LossScaled, key):
-    made = init.invoke(Component, object)(scaled, key)
-    scale = Buffer(jnp.array(scaled.initial, jnp.float32))
-    return remake(made, {"scale": scale, "good": Buffer(jnp.int32(0)), "finite": Buffer(jnp.float32(1))})
+    return remake(init.invoke(Component, object)(scaled, key), {"good": Buffer(jnp.float32(0))})
 
 
 @dispatch
@@ -127,7 +122,7 @@ def check_setup(scaled: LossScaled, state, raw):
 
 def _differentiated(scaled: LossScaled) -> bool:
     """Whether a training step is differentiated, in which buffers have slots."""
-    return scaled.finite is not None and scaled.finite.slot is not None
+    return scaled.good is not None and scaled.good.slot is not None
 
 
 @dispatch
@@ -139,8 +134,10 @@ def bind(scaled: LossScaled, mode: Train):
     for item in flat:
         roles.append([next(known).role for _ in jax.tree.leaves(item)])
     trained = [i for i, item in enumerate(flat) if roles[i] == [PARAMETER] and not isinstance(item, Buffer)]
-    assert scaled.scale is not None and scaled.finite is not None
-    for i, value in zip(trained, _unscale([flat[i] for i in trained], scaled.scale.value, scaled.finite.slot), strict=True):
+    assert scaled.good is not None
+    for i, value in zip(
+        trained, _unscale([flat[i] for i in trained], jnp.asarray(scaled.scale), scaled.good.slot), strict=True
+    ):
         flat[i] = value
     return bind.invoke(Component, Mode)(remake(scaled, {"system": structure.unflatten(flat)}), mode)
 
@@ -148,7 +145,7 @@ def bind(scaled: LossScaled, mode: Train):
 @loss.around(LossScaled)
 def _scaled_loss(call, scaled, batch):
     value = call(scaled, batch)
-    return _scale(value, scaled.scale.value) if _differentiated(scaled) else value
+    return _scale(value, jnp.asarray(scaled.scale)) if _differentiated(scaled) else value
 
 
 @jax.custom_vjp
@@ -186,16 +183,17 @@ def update(scaled: LossScaled, state, batch, mode):
         )
     new, logs = update_as_part(scaled, state, batch, mode)
     was, now = state.system, new.system
-    good = now.finite.value == 1  # with microbatches, the mean over them
+    good = now.good.value == 1  # what the backward pass recorded; with microbatches, the mean over them
     kept = [jnp.where(good, a, b) for a, b in zip(new.arrays, state.arrays, strict=True)]
     state = State.of(kept, state.raw_key, state.step, state.structure)
     count = jnp.where(good, was.good.value + 1, 0)
-    grow, scale = count >= was.period, was.scale.value
-    scale = jnp.where(good, jnp.where(grow, scale * 2, scale), scale / 2)
-    buffers = {"scale": scale, "good": jnp.where(grow, 0, count), "finite": now.finite.value}
-    changed = {name: remake(getattr(was, name), {"value": value}) for name, value in buffers.items()}
+    grow, scale = count >= was.period, was.scale
+    changed = {
+        "scale": jnp.where(good, jnp.where(grow, scale * 2, scale), scale / 2),
+        "good": remake(was.good, {"value": jnp.where(grow, 0, count)}),
+    }
     counted = {name: _if(good, figure) for name, figure in logs.items()}
-    return state.replace(system=remake(state.system, changed)), {**counted, "loss_scale": Last(was.scale.value)}
+    return state.replace(system=remake(state.system, changed)), {**counted, "loss_scale": Last(jnp.asarray(scale))}
 
 
 def _if(good: Any, figure: Any) -> Any:
