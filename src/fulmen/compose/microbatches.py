@@ -1,7 +1,5 @@
 """A batch in parts, one after another in a compiled loop, so that a step needs the memory of one part."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -9,9 +7,8 @@ import jax
 import jax.numpy as jnp
 from optax import microbatching
 
+from fulmen.core import Mergeable, remake
 from fulmen.core.batch import batches_inside, numbered
-from fulmen.core.mergeable import Mergeable
-from fulmen.core.tree import remake
 
 
 def microbatches_of(batch: Any, mode: Any) -> int:

@@ -1,7 +1,5 @@
 """Models that compute in half precision: the outermost models of a bound tree whose mode has a `precision`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -1,7 +1,5 @@
 """`plot` and `show` of the searches in `fm.tune`."""
 
-from __future__ import annotations
-
 import html
 from typing import Any
 
@@ -9,7 +7,7 @@ import numpy as np
 
 from fulmen.core.verbs import plot, show
 from fulmen.dispatching.registry import dispatch
-from fulmen.inspect.plot_style import COLOURS, TEXT, grid
+from fulmen.inspect.plots import COLOURS, TEXT, grid
 from fulmen.inspect.text import html_page, html_table
 from fulmen.train.tune.range_test import LearningRateSearch
 from fulmen.train.tune.throughput import BatchSizeSearch

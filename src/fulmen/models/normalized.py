@@ -1,12 +1,9 @@
 """`Normalized`: a model that normalizes its inputs."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 
-from fulmen.core.component import Component, Model
-from fulmen.core.fields import hyper
+from fulmen.core import Component, Model, hyper
 from fulmen.core.prediction import at_least_float32
 from fulmen.core.verbs import forward, layer_order
 from fulmen.dispatching.registry import dispatch

@@ -1,14 +1,12 @@
 """`evaluation_weights`: the averaged weights that a schedule-free optimizer keeps for evaluations."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax
 import optax.contrib
 
 from fulmen.compose.vectorized import over_states
-from fulmen.core.state import State
+from fulmen.core import State
 
 
 def evaluation_weights(state: State) -> Any:

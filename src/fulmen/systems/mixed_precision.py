@@ -1,22 +1,28 @@
 """`MixedPrecision`: models compute in half precision; `LossScaled`: float16 without underflow."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from fulmen.compose.vectorized import check_setup, members_of
-from fulmen.core.component import Buffer, Component, Wrapper
-from fulmen.core.fields import hyper, static
-from fulmen.core.leaves import PARAMETER, leaves
-from fulmen.core.mergeable import Last, Mergeable
-from fulmen.core.mode import Mode, Train
-from fulmen.core.naming import briefly
+from fulmen.core import (
+    PARAMETER,
+    Buffer,
+    Component,
+    Last,
+    Mergeable,
+    Mode,
+    State,
+    Train,
+    Wrapper,
+    briefly,
+    hyper,
+    leaves,
+    remake,
+    static,
+)
 from fulmen.core.precision import computing_in
-from fulmen.core.state import State
-from fulmen.core.tree import remake
 from fulmen.core.verbs import bind, init, loss, update, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.train.step import update_as_part

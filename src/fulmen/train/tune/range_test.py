@@ -1,7 +1,5 @@
 """`learning_rate`: the loss of a short run whose learning rate grows, and the rate at which it falls fastest."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import math
@@ -11,9 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fulmen.core.mode import Plan
-from fulmen.core.schedule import Schedule
-from fulmen.core.state import State
+from fulmen.core import Plan, Schedule, State
 from fulmen.core.verbs import setup, show, steps
 from fulmen.data.arrays import check_positive
 from fulmen.data.source import Source

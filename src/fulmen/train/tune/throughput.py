@@ -1,7 +1,5 @@
 """`batch_size`: examples per second of a training step, by the size of its batch."""
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from collections.abc import Sequence
@@ -11,7 +9,7 @@ import jax
 import numpy as np
 import optax
 
-from fulmen.core.state import State
+from fulmen.core import State
 from fulmen.core.verbs import setup, show, train_step
 from fulmen.data.arrays import check_arrays, check_positive, count
 from fulmen.data.normalize import in_memory
