@@ -17,12 +17,12 @@ from fulmen.core import (
     fold_name,
     hyper,
     is_array,
-    leaves,
     number,
     remake,
     static,
 )
 from fulmen.core.component import map_components, map_parts
+from fulmen.core.leaves import leaves
 from fulmen.core.verbs import after_update, as_batch, augment, init, validate
 from fulmen.dispatching.registry import dispatch
 

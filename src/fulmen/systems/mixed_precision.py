@@ -18,10 +18,10 @@ from fulmen.core import (
     Wrapper,
     briefly,
     hyper,
-    leaves,
     remake,
     static,
 )
+from fulmen.core.leaves import leaves
 from fulmen.core.precision import computing_in
 from fulmen.core.verbs import bind, init, loss, update, validate
 from fulmen.dispatching.registry import dispatch
