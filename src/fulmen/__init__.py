@@ -1,8 +1,8 @@
 """Fulmen: composable systems of models, trained in JAX by verbs that dispatch on types.
 
 Here is what most programs use; more of a kind is in `fm.attacks`, `fm.augmentations`, `fm.data`, `fm.defences`,
-`fm.environments`, `fm.metric_types`, `fm.models`, `fm.objectives`, `fm.optimizers`, `fm.robust`, `fm.schedules`, `fm.systems`
-and `fm.testing`.
+`fm.environments`, `fm.metric_types`, `fm.models`, `fm.objectives`, `fm.optimizers`, `fm.robust`, `fm.schedules`, `fm.systems`,
+`fm.tune` and `fm.testing`.
 """
 
 import importlib
@@ -78,6 +78,7 @@ from fulmen.dispatching.registry import dispatch, verb, verbs
 from fulmen.inspect import check, explain, loss_tree, summary
 from fulmen.interop.functional import Linen, functional
 from fulmen.metric_types import F1, Accuracy, Metric, Precision, Recall
+from fulmen.models import Normalized
 from fulmen.objectives import L1, L2, MAE, MSE, BinaryCrossEntropy, CrossEntropy, Objective
 from fulmen.optimizers import frozen, plateau, unfreeze
 from fulmen.robust import attacks, defences
@@ -85,7 +86,20 @@ from fulmen.robust.attacks import FGSM, PGD, Attack, Box, L1Ball, L2Ball, LinfBa
 from fulmen.robust.defences import TRADES, Adversarial
 from fulmen.robust.report import Report
 from fulmen.schedules import cosine, one_cycle, warmup
-from fulmen.systems import EMA, GAN, VAE, Classifier, Distillation, LanguageModel, MultiTask, Population, Regressor, Weighted
+from fulmen.systems import (
+    EMA,
+    GAN,
+    VAE,
+    Averaged,
+    Classifier,
+    Distillation,
+    LanguageModel,
+    MixedPrecision,
+    MultiTask,
+    Population,
+    Regressor,
+    Weighted,
+)
 from fulmen.train import (
     Due,
     EpochEnd,
@@ -106,18 +120,20 @@ from fulmen.train import (
     cross_validate,
     differentiate,
     loggers,
+    tune,
 )
 from fulmen.train.checkpoints import Best, Checkpoint, Latest, OrbaxStore, checkpoints, load, restore, save
-from fulmen.train.members import best, members
+from fulmen.train.members import best_member, members
 
 # Import paths that are shorter than the folders': `from fulmen.attacks import PGD`.
-sys.modules |= {f"fulmen.{name}": globals()[name] for name in ("attacks", "callbacks", "defences", "loggers")}
+sys.modules |= {f"fulmen.{name}": globals()[name] for name in ("attacks", "callbacks", "defences", "loggers", "tune")}
 
 __all__ = [
     "Accuracy",
     "Adversarial",
     "AmbiguousMethodError",
     "Attack",
+    "Averaged",
     "Batch",
     "Best",
     "BinaryCrossEntropy",
@@ -157,9 +173,11 @@ __all__ = [
     "Mean",
     "Metric",
     "MissingMethodError",
+    "MixedPrecision",
     "Mode",
     "Model",
     "MultiTask",
+    "Normalized",
     "Objective",
     "OrbaxStore",
     "PGD",
@@ -194,7 +212,7 @@ __all__ = [
     "augmentations",
     "autoattack",
     "batches",
-    "best",
+    "best_member",
     "bind",
     "callbacks",
     "check",
@@ -263,6 +281,7 @@ __all__ = [
     "summary",
     "systems",
     "train_step",
+    "tune",
     "unfreeze",
     "update",
     "validate",

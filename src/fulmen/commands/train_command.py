@@ -107,7 +107,7 @@ def train(
         fm.save(save, state)
         print(f"wrote {save}")
     if history is not None:
-        history.write_text(json.dumps({key: _plain(values) for key, values in found.items()}, indent=2))
+        history.write_text(json.dumps(found.to_dict(), indent=2))
         print(f"wrote {history}")
     if stopped.was:
         raise SystemExit(130)
@@ -179,8 +179,3 @@ def _require_writable(path: Path | None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise CommandError(f"{path} cannot be written: no permission.")
-
-
-def _plain(values: np.ndarray) -> Any:
-    """As lists, with None for NaN and infinity, which JSON lacks."""
-    return [_plain(v) for v in values] if np.ndim(values) else float(values) if np.isfinite(values) else None

@@ -443,7 +443,8 @@ def update(system, state, batch, mode):
     Returns:
         The new state and the logs, a dict from names to mergeable values or numbers.
 
-    **Extending.** Overload it for a system with another kind of step, composed of `fm.differentiate` and `fm.apply_gradients`.
+    **Extending.** Overload it for a system with another kind of step, composed of `fm.differentiate`, which computes the
+    microbatches of `mode`, and `fm.apply_gradients`.
     `@fm.marks.standard_step` declares that a component around this one may replace the step.
     """
 
@@ -480,9 +481,13 @@ def setup(component, data, **options):
         epochs, steps: the length of the run, for schedules.
         batch_size: examples in a batch, for schedules.
         limit: the maximum number of batches of an epoch, for schedules.
+        microbatches: the number of parts in which each step computes its batch, one after another, to use less memory. Gradients
+            and weights are summed and divided once, so the step equals that of the whole batch to rounding. What is computed
+            across examples, such as the statistics of a `BatchNorm`, is computed within a part, and a buffer gets the mean
+            over the parts. A loss that is one number counts by the weight of the part's examples.
 
     Returns:
-        A `State`.
+        A `State`, whose plan keeps `microbatches`.
 
     **Extending.** Rarely: it calls `init`, `validate` and `configure_optimizers`.
     """
@@ -544,6 +549,7 @@ def fit(state, data, **options):
         phase: the kind of the training epochs, a `Training`.
         resume: the directory of a `Checkpoint`, or None. The run continues exactly where its newest checkpoint was made, and
             starts if there is none. A state stores neither `seed` nor `drop_last`, a checkpoint does.
+        microbatches: as in `setup`, for a component; a state's plan keeps it.
 
     Returns:
         `(state, history)`.

@@ -1,6 +1,6 @@
 """Summaries, loss trees, explanations of dispatch, checks, plots and HTML for notebooks."""
 
-from fulmen.inspect import curves, outline, plots  # register methods of `plot` and `show`
+from fulmen.inspect import curves, outline, plots, tune_plots  # register methods of `plot` and `show`
 from fulmen.inspect.explanation import explain, methods_table
 from fulmen.inspect.leaf_summary import summary
 from fulmen.inspect.loss_nodes import LossNode, loss_tree

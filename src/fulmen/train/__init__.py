@@ -7,6 +7,7 @@ from fulmen.train import (  # for their methods of the verbs
     phases,
     step,
     step_generator,
+    tune,
     verbs_of_state,
 )
 from fulmen.train.checkpoints import Best, Checkpoint, Latest, OrbaxStore, load, restore, save
@@ -61,4 +62,5 @@ __all__ = [
     "load",
     "restore",
     "save",
+    "tune",
 ]
