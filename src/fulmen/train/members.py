@@ -78,7 +78,7 @@ def _of_members(metrics: Any, name: str) -> Any:
     if not isinstance(metrics, Mapping):
         raise TypeError(
             f"best_member: `figures` must be a history or a dict from `evaluate`, got {type(metrics).__name__}; write "
-            "fm.best_member(state, by=[…])."
+            f"fm.best_member(state, history, by={name!r}), or give one number for each member: by=[…]."
         )
     if f"{name}/members" not in metrics:
         known = ", ".join(k.removesuffix("/members") for k in metrics if k.endswith("/members"))
