@@ -113,7 +113,7 @@ def source(path):
         "DataLoader": "fm.batches",
         "Dense": "fm.models.Dense",
         "Dropout": "fm.models.Dropout",
-        "EarlyStopping": "run.stop()",
+        "EarlyStop": "fm.EarlyStopping",
         "F1Score": "fm.F1",
         "Linear": "fm.models.Dense",
         "MSELoss": "fm.MSE",

@@ -67,6 +67,7 @@ from fulmen.core.verbs import (
     show,
     steps,
     steps_per_epoch,
+    summary,
     train_step,
     update,
     validate,
@@ -75,7 +76,7 @@ from fulmen.core.version import __version__
 from fulmen.data import split
 from fulmen.dispatching.errors import AmbiguousMethodError, MissingMethodError
 from fulmen.dispatching.registry import dispatch, verb, verbs
-from fulmen.inspect import check, explain, loss_tree, summary
+from fulmen.inspect import check, explain, loss_tree
 from fulmen.interop.functional import Linen, functional
 from fulmen.metric_types import F1, Accuracy, Metric, Precision, Recall
 from fulmen.objectives import L1, L2, MAE, MSE, BinaryCrossEntropy, CrossEntropy, Objective
@@ -108,6 +109,17 @@ from fulmen.train import (
     loggers,
 )
 from fulmen.train.checkpoints import Best, Checkpoint, Latest, OrbaxStore, checkpoints, load, restore, save
+from fulmen.train.callbacks import (
+    EarlyStopping,
+    GradientNorms,
+    NaNGuard,
+    Printer,
+    Profiler,
+    ReduceOnPlateau,
+    Throughput,
+    TimeLimit,
+)
+from fulmen.train.loggers import CSV, JSONLines, MLflow, TensorBoard, Trackio, WandB
 from fulmen.train.members import best, members
 
 # Import paths that are shorter than the folders': `from fulmen.attacks import PGD`.
@@ -124,12 +136,14 @@ __all__ = [
     "Box",
     "Buffer",
     "Checkpoint",
+    "CSV",
     "Classifier",
     "Component",
     "CrossEntropy",
     "Distillation",
     "Due",
     "EMA",
+    "EarlyStopping",
     "EpochEnd",
     "EpochStart",
     "Eval",
@@ -141,8 +155,10 @@ __all__ = [
     "Frozen",
     "GAN",
     "Game",
+    "GradientNorms",
     "History",
     "Interrupted",
+    "JSONLines",
     "L1",
     "L1Ball",
     "L2",
@@ -153,6 +169,7 @@ __all__ = [
     "Linen",
     "LinfBall",
     "MAE",
+    "MLflow",
     "MSE",
     "Mean",
     "Metric",
@@ -160,6 +177,7 @@ __all__ = [
     "Mode",
     "Model",
     "MultiTask",
+    "NaNGuard",
     "Objective",
     "OrbaxStore",
     "PGD",
@@ -169,7 +187,10 @@ __all__ = [
     "Population",
     "Precision",
     "Prediction",
+    "Printer",
+    "Profiler",
     "Recall",
+    "ReduceOnPlateau",
     "Regressor",
     "Report",
     "State",
@@ -177,12 +198,17 @@ __all__ = [
     "Stopped",
     "System",
     "TRADES",
+    "TensorBoard",
+    "Throughput",
+    "TimeLimit",
+    "Trackio",
     "Train",
     "Training",
     "Unlabeled",
     "VAE",
     "Validation",
     "ValidationEnd",
+    "WandB",
     "Weighted",
     "WorstOf",
     "Wrapper",

@@ -14,7 +14,6 @@ _COUNTERPARTS = {
     "Conv2d": "fm.models.Conv",
     "Conv2D": "fm.models.Conv",
     "DataLoader": "the arrays themselves, as in fm.fit(system, (x, y)), or fm.batches",
-    "EarlyStopping": "a callback: a method of fm.on for fm.ValidationEnd that calls `run.stop()`",
     "L1Loss": "fm.MAE",
     "LightningModule": "fm.System",
     "Linear": "fm.models.Dense",
