@@ -188,6 +188,19 @@ def test_gradient_norms_of_a_population_are_those_of_its_members():
     np.testing.assert_allclose(history["gradient_norm/members"][0], [h["gradient_norm"][0] for h in alone], rtol=1e-5)
 
 
+def test_gradient_norms_within_an_interval_are_the_newest():
+    norms = fm.GradientNorms(fm.Every(steps=6))
+    _, history = fit([norms], epochs=3)
+    first, second, third = history["gradient_norm"]  # measured after steps 4 (the first epoch), 6 and 12
+    assert len({first, second, third}) == 3
+    other = fm.GradientNorms()
+    fm.callbacks.restore_run_state(other, json.loads(json.dumps(fm.callbacks.run_state(norms))))
+    assert other.newest == norms.newest and other.newest["gradient_norm"] == history["gradient_norm"][2]
+    _, history = fit([fm.GradientNorms(fm.Every(epochs=2))], epochs=4)
+    first, second, third, fourth = history["gradient_norm"]
+    assert first != second == third != fourth
+
+
 def test_measurements_reach_callbacks_at_the_same_step():
     seen = {}
 

@@ -114,6 +114,8 @@ def source(path):
         "Dense": "fm.models.Dense",
         "Dropout": "fm.models.Dropout",
         "EarlyStop": "fm.EarlyStopping",
+        "TensorBoardLogger": "fm.TensorBoard",
+        "Predictions": "fm.callbacks.Predictions",
         "F1Score": "fm.F1",
         "Linear": "fm.models.Dense",
         "MSELoss": "fm.MSE",

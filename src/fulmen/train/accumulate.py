@@ -63,12 +63,15 @@ class Ledger:
 
     def read(self, keep: int = 0) -> dict[str, Any]:
         """The metrics so far by name, without the newest `keep` vectors."""
+        self._collect(keep)
+        return self._metrics(self.shown)
+
+    def _collect(self, keep: int = 0) -> None:
         while len(self.unread) > keep:
             vector, complete = self.unread.pop(0)
             self.newest = np.asarray(vector, np.float64)
             self.before, self.shown = self.total, self._sum(np, self.total, self.newest)
             self.total = self.shown if complete else self.total
-        return self._metrics(self.shown)
 
     def discard_newest(self) -> None:
         """Take the newest vector that was read out of the sums."""
@@ -76,7 +79,7 @@ class Ledger:
 
     def read_newest(self) -> dict[str, Any]:
         """The metrics of the newest vector alone."""
-        self.read()
+        self._collect()
         return self._metrics(self.newest)
 
     def _metrics(self, vector: np.ndarray) -> dict[str, Any]:
