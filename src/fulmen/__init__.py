@@ -67,6 +67,7 @@ from fulmen.core.verbs import (
     show,
     steps,
     steps_per_epoch,
+    summary,
     train_step,
     update,
     validate,
@@ -75,7 +76,7 @@ from fulmen.core.version import __version__
 from fulmen.data import split
 from fulmen.dispatching.errors import AmbiguousMethodError, MissingMethodError
 from fulmen.dispatching.registry import dispatch, verb, verbs
-from fulmen.inspect import check, explain, loss_tree, summary
+from fulmen.inspect import check, explain, loss_tree
 from fulmen.interop.functional import Linen, functional
 from fulmen.metric_types import F1, Accuracy, Metric, Precision, Recall
 from fulmen.models import Normalized
@@ -122,7 +123,18 @@ from fulmen.train import (
     loggers,
     tune,
 )
+from fulmen.train.callbacks import (
+    EarlyStopping,
+    GradientNorms,
+    NaNGuard,
+    Printer,
+    Profiler,
+    ReduceOnPlateau,
+    Throughput,
+    TimeLimit,
+)
 from fulmen.train.checkpoints import Best, Checkpoint, Latest, OrbaxStore, checkpoints, load, restore, save
+from fulmen.train.loggers import CSV, JSONLines, MLflow, TensorBoard, Trackio, WandB
 from fulmen.train.members import best_member, members
 
 # Import paths that are shorter than the folders': `from fulmen.attacks import PGD`.
@@ -140,12 +152,14 @@ __all__ = [
     "Box",
     "Buffer",
     "Checkpoint",
+    "CSV",
     "Classifier",
     "Component",
     "CrossEntropy",
     "Distillation",
     "Due",
     "EMA",
+    "EarlyStopping",
     "EpochEnd",
     "EpochStart",
     "Eval",
@@ -157,8 +171,10 @@ __all__ = [
     "Frozen",
     "GAN",
     "Game",
+    "GradientNorms",
     "History",
     "Interrupted",
+    "JSONLines",
     "L1",
     "L1Ball",
     "L2",
@@ -169,6 +185,7 @@ __all__ = [
     "Linen",
     "LinfBall",
     "MAE",
+    "MLflow",
     "MSE",
     "Mean",
     "Metric",
@@ -177,6 +194,7 @@ __all__ = [
     "Mode",
     "Model",
     "MultiTask",
+    "NaNGuard",
     "Normalized",
     "Objective",
     "OrbaxStore",
@@ -187,7 +205,10 @@ __all__ = [
     "Population",
     "Precision",
     "Prediction",
+    "Printer",
+    "Profiler",
     "Recall",
+    "ReduceOnPlateau",
     "Regressor",
     "Report",
     "State",
@@ -195,12 +216,17 @@ __all__ = [
     "Stopped",
     "System",
     "TRADES",
+    "TensorBoard",
+    "Throughput",
+    "TimeLimit",
+    "Trackio",
     "Train",
     "Training",
     "Unlabeled",
     "VAE",
     "Validation",
     "ValidationEnd",
+    "WandB",
     "Weighted",
     "WorstOf",
     "Wrapper",

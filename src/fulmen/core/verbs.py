@@ -725,10 +725,11 @@ def log(logger, record):
 
     Args:
         logger: a logger.
-        record: a record: `Scalars`, `Image`, `Histogram`, `Text` or `Hyperparameters`. A logger ignores kinds that it has no method for.
+        record: `Scalars`, `Image`, `Histogram`, `Text` or `Hyperparameters`, of `fm.loggers`. A logger ignores kinds that it has no
+            method for.
 
-    **Extending.** `def log(logger: Mine, record: Scalars): …` for each kind that it writes; an object with such a method is a
-    callback of `fit`.
+    **Extending.** Make it a subclass of `fm.loggers.Logger`, with `def log(logger: Mine, record: fm.loggers.Scalars): …` for each
+    kind that it writes.
     """
 
 
@@ -1152,6 +1153,46 @@ def examine(sign, evaluation, report):
 
 
 # Display
+
+
+@verb(delegates=False)
+def summary(component, data=None, **options):
+    """Every leaf of a component in a table, the totals, and with data the cost of its training step and evaluation.
+
+    Nothing is drawn, computed or allocated, however large the model: a component without arrays gets the shapes that `init`
+    would draw, and the step is compiled for shapes. Operations and memory are from XLA's analysis of the compiled programs for
+    the default device; every iteration of a loop counts.
+
+    Args:
+        component: a component or a `State`.
+        data: as for `fit`; `jax.ShapeDtypeStruct((n, …), dtype)` may replace an array.
+        batch_size: examples in a batch; None is the state's, or 32, and no more than the data has.
+        optimizer, lr, **options: as for `setup`, for a component. Without any optimizer, the step is plain gradient descent.
+
+    Returns:
+        An object that prints as tables; `rows`, `parts` and `costs` are its data. Sizes are in bytes, 1 kB is 1000 bytes; `flops`
+        are floating-point operations of one step, where a multiplication and an addition are two.
+
+    Raises:
+        TypeError: for options of a step without data, or with a `State`, which has its optimizer.
+
+    **Extending.** Overload it for a custom description of a type; loggers write its text.
+
+    >>> fm.summary(fm.models.Dense(3, 2)).parameters
+    8
+    >>> batch = jax.ShapeDtypeStruct((5, 3), jnp.float32)
+    >>> print(fm.summary(fm.models.Dense(3, 2, use_bias=False), batch))
+    Dense (a description: its arrays are not drawn yet)
+    path    type   shape   dtype    role       bytes
+    weight  Dense  (3, 2)  float32  parameter   24 B
+    <BLANKLINE>
+    in all        bytes
+    6 parameters   24 B
+    total          24 B
+    <BLANKLINE>
+    compiled                  operations  arguments  temporary
+    forward pass, 5 examples     60 FLOP       84 B       40 B
+    """
 
 
 @verb

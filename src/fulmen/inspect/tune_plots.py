@@ -9,8 +9,8 @@ from fulmen.core.verbs import plot, show
 from fulmen.dispatching.registry import dispatch
 from fulmen.inspect.plots import COLOURS, TEXT, grid
 from fulmen.inspect.text import html_page, html_table
+from fulmen.train.tune.batch_speed import BatchSizeSearch
 from fulmen.train.tune.range_test import LearningRateSearch
-from fulmen.train.tune.throughput import BatchSizeSearch
 
 
 @dispatch

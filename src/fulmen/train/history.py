@@ -51,10 +51,7 @@ class History(dict[str, np.ndarray]):
             values = self[entry]
             if values.ndim > 1 and int(number) < values.shape[1]:
                 return values[:, int(number)]
-        near = difflib.get_close_matches(name, self, n=1) if isinstance(name, str) else []
-        raise KeyError(
-            f"no {name!r} in the history{f'; did you mean {near[0]!r}? ' if near else '. '}It has: {', '.join(self)}."
-        )
+        raise KeyError(f"no {name!r} in the history{_similar(name, self)}It has: {', '.join(self)}.")
 
     def __repr__(self) -> str:
         width = max(map(len, self), default=0)
@@ -67,6 +64,30 @@ class History(dict[str, np.ndarray]):
 
 def _listed(values: Any) -> Any:
     return [_listed(v) for v in values] if np.ndim(values) else float(values) if np.isfinite(values) else None
+
+
+def find_metric(logs: Mapping[str, Any], name: str, who: str) -> Any:
+    """The value of a metric.
+
+    Args:
+        logs: metrics by name.
+        name: the metric.
+        who: what needs it, for the error.
+
+    Raises:
+        KeyError: if there is no such metric, with the names that there are.
+    """
+    if name in logs:
+        return logs[name]
+    without = name.startswith("validation/") and not any(known.startswith("validation/") for known in logs)
+    remedy = " Give the run validation data: fm.fit(…, validation=…)." if without else ""
+    raise KeyError(f"{who}: no metric {name!r}{_similar(name, logs)}The metrics are: {', '.join(logs) or 'none'}.{remedy}")
+
+
+def _similar(name: Any, names: Mapping[str, Any]) -> str:
+    """The end of a sentence about an unknown name, with a similar one."""
+    near = difflib.get_close_matches(name, names, n=1) if isinstance(name, str) else []
+    return f"; did you mean {near[0]!r}? " if near else ". "
 
 
 def highest_is_best(name: str) -> bool | None:
