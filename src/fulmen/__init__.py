@@ -108,7 +108,6 @@ from fulmen.train import (
     differentiate,
     loggers,
 )
-from fulmen.train.checkpoints import Best, Checkpoint, Latest, OrbaxStore, checkpoints, load, restore, save
 from fulmen.train.callbacks import (
     EarlyStopping,
     GradientNorms,
@@ -119,6 +118,7 @@ from fulmen.train.callbacks import (
     Throughput,
     TimeLimit,
 )
+from fulmen.train.checkpoints import Best, Checkpoint, Latest, OrbaxStore, checkpoints, load, restore, save
 from fulmen.train.loggers import CSV, JSONLines, MLflow, TensorBoard, Trackio, WandB
 from fulmen.train.members import best, members
 
