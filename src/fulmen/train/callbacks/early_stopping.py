@@ -75,7 +75,8 @@ def on(event: FitEnd, callback: EarlyStopping, run):
     if callback.best_state is None:
         warn(
             f"EarlyStopping: the best state, of epoch {(callback.best_epoch or 0) + 1}, is older than the checkpoint that this run was "
-            "resumed from, so the last state is returned. Let a checkpoint keep the best one too."
+            'resumed from, so the last state is returned. fm.restore(directory, like=state, step="best") reads a checkpoint of it, if '
+            "fm.Checkpoint(…, keep=fm.Best(metric)) kept one."
         )
     else:
         run.state, callback.best_state = callback.best_state, None
