@@ -97,11 +97,12 @@ class ProgressBar(_Bar):
 
 @dispatch
 def on(event: FitStart, progress: ProgressBar, run):
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
-    # Drawn by the loop: rich's own thread would take time from the steps.
-    progress.bar = Progress(*columns, TextColumn("{task.fields[logs]}"), auto_refresh=False)
+    # Drawn by the loop: rich's own thread would take time from the steps. On the global console another bar may be live.
+    progress.bar = Progress(*columns, TextColumn("{task.fields[logs]}"), console=Console(), auto_refresh=False)
     progress.bar.start()
     progress.task = progress.bar.add_task("", total=run.steps, logs="compiling")
     progress.bar.refresh()
