@@ -13,7 +13,7 @@ from fulmen import dispatch
 from fulmen.objectives import DLR
 from fulmen.robust.attacks import APGD, Square, attempt, autoattack
 from fulmen.robust.attacks.attack_loop import SMALLEST, padded_size
-from fulmen.robust.attacks.fab import FAB
+from fulmen.robust.attacks.boundary_attacks import FAB
 from fulmen.robust.attacks.region import L1Ball, L2Ball
 
 sys.path.insert(0, str(Path(__file__).parent / "parity"))

@@ -53,7 +53,7 @@ PAIRS = {
     for name, *rest in (
         ("fulmen.systems.weighted",),
         ("fulmen.systems.gan",),
-        ("fulmen.systems.distillation",),
+        ("fulmen.systems.teachers",),
         ("fulmen.robust.defences.weights",),
         ("fulmen.robust.attacks.attack", ATTACK),
     )
@@ -86,7 +86,7 @@ SYSTEMS = {
         lambda made: made("GAN")(mlp(2, 4), mlp(4, 1), objective=made("Wasserstein")(), latent=2, critic_steps=2),
         X,
     ),
-    "Distillation": ("distillation", lambda made: made("Distillation")(teacher(), two_entries()), PAIR),
+    "Distillation": ("teachers", lambda made: made("Distillation")(teacher(), two_entries()), PAIR),
     "SAM": ("weights", lambda made: made("SAM")(two_entries()), PAIR),
     "PGD": ("attack", lambda made: fm.Adversarial(classifier(), made("PGD")(BOX, step_size=0.05, steps=3)), PAIR),
 }

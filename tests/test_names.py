@@ -16,7 +16,7 @@ import fulmen as fm
 from fulmen.core import verbs as contracts
 from fulmen.dispatching.registry import Verb
 
-DECLARED = {name: getattr(contracts, name) for name in contracts.__all__}
+DECLARED = {n: v for n, v in vars(contracts).items() if isinstance(v, Verb) and v.__module__ == contracts.__name__}
 SPACES = {"fm": fm} | {name: value for name in fm.__all__ if inspect.ismodule(value := getattr(fm, name))}
 PUBLIC = [(space, name, getattr(module, name)) for space, module in SPACES.items() for name in module.__all__]
 

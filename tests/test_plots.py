@@ -16,7 +16,7 @@ from tiny import data, net
 import fulmen as fm
 from fulmen.inspect import LossNode
 from fulmen.inspect.curves import apart
-from fulmen.inspect.plot_style import COLOURS, TEXT
+from fulmen.inspect.plots import COLOURS, TEXT
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -18,9 +18,9 @@ from fulmen import dispatch
 from fulmen.core.verbs import robustness
 from fulmen.robust.attacks import APGD, Square
 from fulmen.robust.report import SIGNS, Report, scaled
+from fulmen.robust.report.attack_choice import UniformNoise
 from fulmen.robust.report.attack_signs import Gradients
 from fulmen.robust.report.model_signs import Batches, Modes
-from fulmen.robust.report.noise import UniformNoise
 from fulmen.train import LogsRead
 
 matplotlib.use("Agg")

@@ -76,8 +76,7 @@ from fulmen.data import split
 from fulmen.dispatching.errors import AmbiguousMethodError, MissingMethodError
 from fulmen.dispatching.registry import dispatch, verb, verbs
 from fulmen.inspect import check, explain, loss_tree, summary
-from fulmen.interop.functional import functional
-from fulmen.interop.linen import Linen
+from fulmen.interop.functional import Linen, functional
 from fulmen.metric_types import F1, Accuracy, Metric, Precision, Recall
 from fulmen.objectives import L1, L2, MAE, MSE, BinaryCrossEntropy, CrossEntropy, Objective
 from fulmen.optimizers import frozen, plateau, unfreeze

@@ -1,7 +1,5 @@
 """Fulmen on the command line."""
 
-from __future__ import annotations
-
 import functools
 import sys
 import traceback
@@ -47,9 +45,7 @@ def _run() -> None:
     commands = {"train": train, "evaluate": evaluate, "predict": predict, "checkpoints": checkpoints}
     commands |= {"digits": digits, "robustness": robustness}
     command = tyro.extras.subcommand_cli_from_dict(
-        {name: _later(function) for name, function in commands.items()},
-        prog="python -m fulmen",
-        description=__doc__,
+        {name: _later(function) for name, function in commands.items()}, prog="python -m fulmen", description=__doc__
     )
     command()
 

@@ -26,7 +26,7 @@ import numpy as np
 
 import fulmen as fm
 from fulmen.robust.attacks import APGD, Square, attempt, autoattack
-from fulmen.robust.attacks.fab import FAB
+from fulmen.robust.attacks.boundary_attacks import FAB
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "parity"))
 import attacks_model

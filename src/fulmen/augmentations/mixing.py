@@ -1,17 +1,12 @@
 """Augmentations that mix examples and their targets: `Mixup` and `CutMix`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from fulmen.augmentations.augmentation import Augmentation, draws, key_of, require_floating, require_images
-from fulmen.augmentations.image_augmentations import rectangles
-from fulmen.core.fields import hyper, static
-from fulmen.core.prediction import at_least_float32
-from fulmen.core.tree import remake
+from fulmen.augmentations.augmentation import Augmentation, draws, key_of, rectangles, require_floating, require_images
+from fulmen.core import at_least_float32, hyper, remake, static
 from fulmen.core.verbs import augment
 from fulmen.dispatching.registry import dispatch
 

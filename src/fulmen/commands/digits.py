@@ -1,7 +1,5 @@
 """The main job: a convnet on handwritten digits, trained plainly and against FGSM, both attacked with PGD."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import time

@@ -1,7 +1,5 @@
 """Finds and calls the user's function that a command is given."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import inspect
@@ -16,7 +14,7 @@ from typing import Any, NoReturn
 
 import fulmen as fm
 from fulmen.commands.one_line_errors import CommandError, nearest, user_traceback
-from fulmen.core.tree import short
+from fulmen.core import short
 
 
 def function(target: str) -> Callable[[], Any]:

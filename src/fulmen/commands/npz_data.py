@@ -1,7 +1,5 @@
 """`train data.npz --model NAME`: loads the arrays, and makes a system of the right sizes."""
 
-from __future__ import annotations
-
 import math
 import zipfile
 import zlib

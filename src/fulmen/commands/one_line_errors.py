@@ -1,7 +1,5 @@
 """Errors on the command line: one line each, and a traceback only for errors in the user's code."""
 
-from __future__ import annotations
-
 import difflib
 import os
 import sysconfig

@@ -12,8 +12,7 @@ import fulmen as fm
 from fulmen.commands import function_target as targets
 from fulmen.commands.one_line_errors import CommandError, nearest
 from fulmen.commands.train_command import require_writable
-from fulmen.core.component import is_part
-from fulmen.core.tree import short
+from fulmen.core import is_part, short
 from fulmen.core.verbs import robustness as evaluate_robustness
 from fulmen.inspect.text import drawable
 from fulmen.robust.attacks import APGD, L1Ball, L2Ball, Square

@@ -1,21 +1,15 @@
 """`Defence`: a wrapper with its own training loss; in an evaluation it is its system."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from fulmen.compose.loss_entries import checked_entries, entry_part, sums_its_losses
-from fulmen.core.batch import Batch, Labeled, inner
+from fulmen.core import Batch, Eval, Labeled, briefly, inner, remake, sums_losses
 from fulmen.core.component import Buffer, Component, System, Wrapper, part_name
-from fulmen.core.marks import sums_losses
-from fulmen.core.mode import Eval
-from fulmen.core.naming import briefly
 from fulmen.core.output_shapes import output_shapes
 from fulmen.core.prediction import Prediction, at_least_float32, check_classes
-from fulmen.core.tree import remake
 from fulmen.core.verbs import as_batch, bind, defence_losses, loss, losses, metrics, predictions, reduce_losses, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives.algebra import total

@@ -1,13 +1,10 @@
 """Random keys per example, so that the randomness of an example does not depend on the rest of its batch."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax
 
-from fulmen.core.batch import index
-from fulmen.core.mode import require_key
+from fulmen.core import index, require_key
 
 
 def example_keys(component: Any, batch: Any, name: str) -> jax.Array:

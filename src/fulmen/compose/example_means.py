@@ -1,16 +1,13 @@
 """Values that are one number or one per example, as weighted means over the examples of a batch."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from fulmen.core import Mean, Mergeable, Wrapper, part_name
 from fulmen.core.border import check_weight
-from fulmen.core.component import Wrapper, part_name
-from fulmen.core.mergeable import Mean, Mergeable
 from fulmen.core.verbs import as_batch, loss, losses, metrics
 
 

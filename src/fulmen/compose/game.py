@@ -1,15 +1,11 @@
 """`Game`: each entry of its losses is differentiated with respect to one player only, the one of its name."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fulmen.compose.loss_entries import checked_entries
-from fulmen.core.component import Game, is_part, parts, still
+from fulmen.core import Game, Train, is_part, items, parts, remake, still
 from fulmen.core.leaves import PARAMETER, leaves
-from fulmen.core.mode import Train
-from fulmen.core.tree import items, remake
 from fulmen.core.verbs import losses
 
 

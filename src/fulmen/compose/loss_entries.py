@@ -1,17 +1,12 @@
 """The entries of a system's loss: the defaults of `loss`, `losses` and `reduce_losses`, and the entries' names in the logs."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import jax
 
 from fulmen.compose.example_means import example_mean
-from fulmen.core.batch import parts_of
-from fulmen.core.component import Model, System, named_parts
-from fulmen.core.marks import sums_losses
-from fulmen.core.tree import short
+from fulmen.core import Model, System, named_parts, parts_of, short, sums_losses
 from fulmen.core.verbs import as_batch, loss, losses, reduce_losses
 from fulmen.dispatching.registry import dispatch, verb
 

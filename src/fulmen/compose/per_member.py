@@ -1,15 +1,12 @@
 """`PerMember`: separate data for each member of a population, and how a batch is split into the members' batches."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
 import numpy as np
 
-from fulmen.core.batch import Batch
-from fulmen.core.tree import remake, short
+from fulmen.core import Batch, remake, short
 from fulmen.core.verbs import as_batch
 
 

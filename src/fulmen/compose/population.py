@@ -1,7 +1,5 @@
 """`Population`: several systems of one type, trained in one program."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -10,10 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fulmen.compose.example_means import per_example
+from fulmen.core import each, is_array, is_own
 from fulmen.core.component import Component, System, fold_name, is_foreign
 from fulmen.core.fields import STATIC, kinds, static
-from fulmen.core.leaves import is_array
-from fulmen.core.stacking import each, is_own
 from fulmen.core.tree import Tree, children, remake, short
 from fulmen.core.verbs import init, validate
 from fulmen.dispatching.registry import dispatch

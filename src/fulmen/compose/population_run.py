@@ -1,7 +1,5 @@
 """How a `Population` is set up, trained and evaluated: each member independently of the others."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -10,26 +8,12 @@ import jax.numpy as jnp
 
 from fulmen.compose.per_member import PerMember, cut
 from fulmen.compose.population import Population, require_one_per_member
-from fulmen.compose.vectorized import (
-    Members,
-    around,
-    check_setup,
-    inside,
-    members_of,
-    over_members,
-    over_states,
-    seeded,
-)
-from fulmen.core.batch import Batch
-from fulmen.core.component import fold_name
+from fulmen.compose.vectorized import Members, around, check_setup, inside, members_of, over_members, over_states, seeded
+from fulmen.core import Batch, Mode, State, concrete, fold_name, remake
 from fulmen.core.leaves import PARAMETER, leaves
 from fulmen.core.marks import standard_step
 from fulmen.core.mergeable import Mean, Mergeable, Spread
-from fulmen.core.mode import Mode
-from fulmen.core.naming import concrete
 from fulmen.core.stacking import each, is_own, join, split, take
-from fulmen.core.state import State
-from fulmen.core.tree import remake
 from fulmen.core.verbs import augment, update
 from fulmen.dispatching.registry import dispatch
 from fulmen.dispatching.warning import warn
@@ -123,7 +107,7 @@ def check_setup(population: Population, state, raw):
         warn(
             f"Population: its {population.n} members start with the same arrays, so only their randomness in training (dropout, "
             "augmentations) makes them differ. Give a description without arrays, which is drawn for each member with its own "
-            "seed, or, for modules of another library, a list: fm.Population([fm.Classifier(make(seed)) for seed in range(n)]).",
+            "seed, or, for modules of another library, a list: fm.Population([fm.Classifier(make(seed)) for seed in range(n)])."
         )
 
 

@@ -1,7 +1,5 @@
 """The verbs of models and systems for a `Population`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -14,11 +12,7 @@ from fulmen.compose.per_member import cut, per_member, pooled
 from fulmen.compose.population import Population
 from fulmen.compose.supervised import check_inputs
 from fulmen.compose.vectorized import over_members
-from fulmen.core.batch import Batch
-from fulmen.core.marks import keeps_rows, sums_losses
-from fulmen.core.mode import Mode
-from fulmen.core.stacking import each, take
-from fulmen.core.tree import remake
+from fulmen.core import Batch, Mode, each, keeps_rows, remake, sums_losses, take
 from fulmen.core.verbs import (
     after_update,
     as_batch,

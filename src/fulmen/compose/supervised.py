@@ -1,23 +1,19 @@
-"""`Supervised`, a model with an objective, metrics and augmentations; and `Classifier`."""
-
-from __future__ import annotations
+"""`Supervised`, a model with an objective, metrics and augmentations; `Classifier` and `Regressor`."""
 
 import dataclasses
 import operator
 from typing import Any
 
 from fulmen.compose.part_defaults import augmented
-from fulmen.core.component import Component, Model, System
-from fulmen.core.leaves import components
+from fulmen.core import Component, Model, System, components, remake
 from fulmen.core.marks import sums_losses, uses_outputs
 from fulmen.core.naming import numbered
 from fulmen.core.output_shapes import evaluated, output_shapes
 from fulmen.core.prediction import Prediction, inputs_for
-from fulmen.core.tree import remake
 from fulmen.core.verbs import augment, forward, loss, losses, metrics, model_inputs, predictions, validate
 from fulmen.dispatching.registry import dispatch, verb
-from fulmen.metric_types import Accuracy, Metric
-from fulmen.objectives import CrossEntropy, Objective
+from fulmen.metric_types import Accuracy, MeanAbsoluteError, Metric
+from fulmen.objectives import MSE, CrossEntropy, Objective
 
 __all__ = ["Classifier", "Supervised"]
 
@@ -164,3 +160,18 @@ def outputs(system: Any, batch: Any) -> Any:
     given = inputs_for(system, batch)
     same = model is system.model and len(before) == len(given) and all(map(operator.is_, before, given))
     return found if same else forward(system, *given)
+
+
+class Regressor(Supervised):
+    """A model whose outputs are numbers, of the shape of the targets.
+
+    Args:
+        model: maps `batch.x` to numbers.
+        objective, metrics, augment: as in `Supervised`.
+
+    >>> fm.Regressor(fm.models.Flatten())
+    Regressor(model=Flatten(), objective=MSE(), metrics=(MeanAbsoluteError(),), augment=())
+    """
+
+    objective: Objective = MSE()
+    metrics: Metric | tuple[Metric, ...] = dataclasses.field(default=(MeanAbsoluteError(),), kw_only=True)

@@ -6,18 +6,12 @@ such as an average. `whole` is the component with its wrappers; each member gets
 **Extending.** A user-defined vectorized system is trained and evaluated like a `Population` if it has methods of these verbs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from fulmen.compose.per_member import per_member, pooled
-from fulmen.core.component import Wrapper, part_name
+from fulmen.core import Eval, Structure, Wrapper, components, keep, pack, part_name, per_structure, remake
 from fulmen.core.field_checks import require_dispatched
-from fulmen.core.leaves import components
-from fulmen.core.mode import Eval
-from fulmen.core.structure import Structure, keep, pack, per_structure
-from fulmen.core.tree import remake
 from fulmen.core.verbs import as_batch, perturb, validate
 from fulmen.dispatching.registry import dispatch, verb
 

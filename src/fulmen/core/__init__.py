@@ -1,1 +1,48 @@
-"""What all folders above share: trees, components, modes, batches, states, and the contracts of the verbs."""
+"""What the other folders use of the core: the types of components, batches, modes and states. The verbs are in `core.verbs`."""
+
+from fulmen.core.batch import (
+    Attacked,
+    Batch,
+    Labeled,
+    PartBatches,
+    Unlabeled,
+    index,
+    inner,
+    inputs,
+    is_unlabeled,
+    parts_of,
+    with_inputs,
+    with_labels,
+)
+from fulmen.core.border import check_array, checked_batch
+from fulmen.core.component import (
+    Buffer,
+    Component,
+    Frozen,
+    Game,
+    Model,
+    Parameter,
+    System,
+    Wrapper,
+    fold_name,
+    is_part,
+    named_parts,
+    part_name,
+    parts,
+    record,
+    still,
+)
+from fulmen.core.component_methods import unbind
+from fulmen.core.fields import STATIC, hyper, static
+from fulmen.core.leaves import BUFFER, OTHER, PARAMETER, components, is_array, require_arrays
+from fulmen.core.marks import keeps_rows, sums_losses
+from fulmen.core.mergeable import Last, Mean, Mergeable
+from fulmen.core.mode import Eval, Mode, Plan, Schedule, Train, bound_mode, require_key
+from fulmen.core.naming import briefly, concrete, number
+from fulmen.core.output_shapes import evaluated
+from fulmen.core.paths import covers, join_path
+from fulmen.core.prediction import Prediction, at_least_float32, check_classes, class_targets, number_targets, outputs_for
+from fulmen.core.stacking import each, is_own, take
+from fulmen.core.state import State
+from fulmen.core.structure import Structure, keep, pack, per_structure
+from fulmen.core.tree import Tree, get, items, remake, short

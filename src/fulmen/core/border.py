@@ -1,7 +1,5 @@
 """Checks and conversions of data that all verbs share, before JAX receives it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

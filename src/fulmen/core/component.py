@@ -1,7 +1,5 @@
 """Components: types that are pytrees and hold their parameters."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """The verbs' methods for all components: how a mode is bound, arrays are drawn, and parts are updated after a step."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -1,7 +1,5 @@
 """What `setup` and `check` refuse in a component: unclear fields, unfit values, shared parameters, undispatched methods."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 from typing import Any
@@ -16,6 +14,7 @@ from fulmen.core.paths import join_path
 from fulmen.core.tree import Tree, items, short
 from fulmen.dispatching.compiled_code import generation
 from fulmen.dispatching.lazy_libraries import hint
+from fulmen.dispatching.registry import verbs
 
 # Verbs that take states and data first: a component's method of such a name is unrelated to the verb.
 _OF_RUNS = ("batches", "eval_step", "evaluate", "fit", "on", "plot", "predict", "setup", "steps", "train_step")
@@ -29,7 +28,7 @@ def require_dispatched(component: Any) -> None:
 
 @functools.lru_cache(maxsize=1024)
 def _require_dispatched(cls: type, generation: int) -> None:
-    known = {name: getattr(contracts, name) for name in contracts.__all__ if name not in _OF_RUNS}
+    known = {v.__name__: v for v in verbs() if v.__name__ not in _OF_RUNS and getattr(contracts, v.__name__, None) is v}
     for owner in cls.__mro__:
         for name in (name for name, value in vars(owner).items() if name in known and inspect.isfunction(value)):
             firsts = (k for m in known[name].methods if m.hints for k in m.members[0])
@@ -108,7 +107,7 @@ def _check_shared(everything: list[tuple[str, Any]]) -> None:
     paths: dict[int, str] = {}
     for path, part in everything:
         first = paths.setdefault(id(part), path)
-        if first != path and _owns(part):
+        if first != path and any(leaf.role in (PARAMETER, BUFFER) for leaf in drawn(part)):
             raise ValueError(
                 f"the same {type(part).__name__} is at {first!r} and at {path!r}; as a pytree it would become two. Make two "
                 "of them, or keep it in one field and use that field twice in `forward` or `losses`."
@@ -127,7 +126,3 @@ def check_shared_arrays(component: Any) -> None:
                 f"the same array is at {arrays[id(leaf.value)]!r} and at {leaf.path!r}, and would be trained as two arrays. "
                 "Copy it, or keep it in one field and use that field twice."
             )
-
-
-def _owns(part: Any) -> bool:
-    return any(leaf.role in (PARAMETER, BUFFER) for leaf in drawn(part))

@@ -1,7 +1,5 @@
 """The fields of a `Tree`: how they are declared, and the kind that each is by its declaration or annotation."""
 
-from __future__ import annotations
-
 import collections.abc
 import dataclasses
 import enum

@@ -1,7 +1,5 @@
 """Checks that the values of a component's fields are what annotations and declared limits allow."""
 
-from __future__ import annotations
-
 import collections.abc
 import dataclasses
 import operator

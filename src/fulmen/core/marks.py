@@ -1,7 +1,5 @@
 """Marks: properties that a method declares, since the library cannot determine them."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeVar

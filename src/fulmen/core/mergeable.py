@@ -1,7 +1,5 @@
 """Mergeable values: an epoch's value is exact, independent of how the data is split into batches."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -1,4 +1,4 @@
-"""Modes: the purpose of a call, as a type, with randomness and time; and `Plan`, the known properties of a run."""
+"""Modes: the purpose of a call, as a type, with randomness and time; `Plan`, the known properties of a run; and `Schedule`."""
 
 from __future__ import annotations
 
@@ -179,6 +179,21 @@ class Plan(Tree):
 
     def __hash__(self) -> int:
         return hash(tuple(self.__dict__.values()))
+
+
+class Schedule(Tree):
+    """A function from the plan to a function of the step. Its numbers are data, its lengths follow from the plan.
+
+    **Extending.** Subclass it with fields and `__call__(self, plan)`, and with `span(self, plan)` if it does not end with the
+    run.
+    """
+
+    def __call__(self, plan: Plan) -> Any:
+        raise NotImplementedError
+
+    def span(self, plan: Plan) -> int | None:
+        """The number of steps after which its value no longer changes; None if it has no end."""
+        return plan.total_steps
 
 
 class PlanRead(Exception):

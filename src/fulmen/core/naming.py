@@ -1,7 +1,5 @@
 """Names under which objectives and metrics are logged, and how they print."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Iterable

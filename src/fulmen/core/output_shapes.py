@@ -1,7 +1,5 @@
 """`output_shapes`: the shapes of a component's outputs for a batch, traced once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Paths of parameters and parts in a component, such as `"model.layers.0.weight"`, and patterns of them."""
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Mapping

@@ -4,8 +4,6 @@ cloudpickle, which joblib, dask and ray use, pickles a class that cannot be impo
 class, so they are pickled with the fields and registered when the class is unpickled.
 """
 
-from __future__ import annotations
-
 import copyreg
 import importlib
 import sys

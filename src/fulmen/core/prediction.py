@@ -1,7 +1,5 @@
 """`Prediction`, the argument of objectives and metrics, and their checks of targets."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

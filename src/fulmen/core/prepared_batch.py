@@ -1,7 +1,5 @@
 """`prepared`: what the verbs of batches do with the batch before a method is chosen. Its methods are in border.py."""
 
-from __future__ import annotations
-
 from fulmen.dispatching.registry import verb
 
 __all__: list[str] = []  # the verb is private

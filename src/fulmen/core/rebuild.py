@@ -1,7 +1,5 @@
 """`rebuild`: a tree with the newest definitions of its classes, as after a notebook cell was run again."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

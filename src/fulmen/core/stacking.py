@@ -1,7 +1,5 @@
 """Trees with a leading axis: several trees of the same structure as one, with their arrays stacked."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Suggestions for names that do not exist."""
 
-from __future__ import annotations
-
 import difflib
 import inspect
 from collections.abc import Iterable

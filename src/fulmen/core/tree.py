@@ -1,7 +1,5 @@
 """`Tree`: a frozen dataclass that is a pytree; annotations determine the kinds of its fields."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import sys

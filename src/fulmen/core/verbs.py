@@ -1,8 +1,6 @@
 """The contract of every public verb. The methods for a type are in that type's file."""
 # The body of a verb is never run. `pyright` sees plain functions here and `Verb`s in the other files.
 
-from __future__ import annotations
-
 from typing import Any
 
 from fulmen.core.mode import Eval, Mode, Plan
@@ -1167,74 +1165,3 @@ def show(value):
 
     **Extending.** Overload it for a custom display of a type.
     """
-
-
-__all__ = [
-    "seek",
-    "position",
-    "run_epoch",
-    "log",
-    "restore_run_state",
-    "run_state",
-    "owns",
-    "due",
-    "advance",
-    "after_update",
-    "aim",
-    "as_attack",
-    "as_batch",
-    "ascent",
-    "attempt",
-    "augment",
-    "batches",
-    "begin",
-    "bind",
-    "bounds",
-    "configure_optimizers",
-    "defence_losses",
-    "embeddings",
-    "eval_step",
-    "evaluate",
-    "examine",
-    "finish",
-    "fit",
-    "forward",
-    "gan_losses",
-    "init",
-    "intervals",
-    "layer_order",
-    "length",
-    "loss",
-    "losses",
-    "metrics",
-    "model_inputs",
-    "observe",
-    "on",
-    "partition",
-    "perturb",
-    "plot",
-    "predict",
-    "predictions",
-    "project",
-    "reduce_losses",
-    "reset",
-    "robustness",
-    "sample",
-    "scaled",
-    "setup",
-    "shortest",
-    "show",
-    "shown",
-    "start_point",
-    "step",
-    "steps",
-    "steps_per_epoch",
-    "succeeded",
-    "toward",
-    "train_step",
-    "transformation",
-    "update",
-    "validate",
-    "views",
-    "weigh",
-]

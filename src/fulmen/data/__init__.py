@@ -1,6 +1,6 @@
 """Data: arrays and trees of arrays that are cut into batches, files, and sources of ready batches."""
 
-from fulmen.core.batch import Attacked, Batch, Labeled, PartBatches, Unlabeled
+from fulmen.core import Attacked, Batch, Labeled, PartBatches, Unlabeled
 from fulmen.core.verbs import position, seek
 from fulmen.data.arrays import split
 from fulmen.data.folders import cifar10, mnist, read_idx

@@ -1,14 +1,12 @@
 """Arrays, and tuples, lists, dicts and batches of arrays: checked once, then cut into batches."""
 
-from __future__ import annotations
-
 from collections.abc import Generator, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
-from fulmen.core.batch import Batch
+from fulmen.core import Batch
 from fulmen.core.border import check_array, is_float, named_arrays, native
 from fulmen.core.verbs import batches, steps_per_epoch
 from fulmen.dispatching.registry import dispatch

@@ -1,18 +1,113 @@
-"""`EpochReader`: the batches of one epoch of a source, checked one by one."""
-
-from __future__ import annotations
+"""`EpochReader`: the batches of one epoch of a source, each checked against the first one, whose `BatchSpec` it is."""
 
 import collections
 import contextlib
 import itertools
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, TypeAlias
 
-from fulmen.core.mode import Plan
+import jax
+import numpy as np
+
+from fulmen.core import Batch, Plan, short
+from fulmen.core.border import check_array, leaf_name
 from fulmen.core.verbs import batches, position
-from fulmen.data.arrays import count
-from fulmen.data.batch_spec import BatchSpec
+from fulmen.data.arrays import check_finite, check_lengths, count, host_array, host_dtype
 from fulmen.data.iterables import describe_data
+
+
+class BatchSpec:
+    """The structure of a source's batches, and the type and shape of each array's rows."""
+
+    def __init__(self) -> None:
+        self.structure: Any = None
+        self.text = ""
+        self.rows: list[tuple[Any, Any]] = []
+
+    def check(self, raw: Any) -> Any:
+        """A copy of a batch on the host. It must be a copy, since a source may fill the same arrays again.
+
+        Raises:
+            TypeError, ValueError: for anything but a batch, a batch unlike the first one, NaN and infinity.
+        """
+        values, structure = jax.tree.flatten(raw)
+        values = [_as_array(value, raw, i) for i, value in enumerate(values)]
+        by_rows = _by_rows(raw)
+        if self.structure is None:
+            self._learn(raw, values, structure, by_rows)
+        elif structure != self.structure:
+            raise TypeError(f"the batch must be {self.text}, as the first one, got {short(raw)}.")
+        for i, (value, row) in enumerate(zip(values, self.rows, strict=True)):
+            if _row(value) != row:
+                raise _unlike(_name(raw, i), value, *row)
+        if by_rows and ({len(v) for v in values} != {len(values[0])} or not len(values[0])):
+            check_lengths({_name(raw, i): v for i, v in enumerate(values)})
+        return structure.unflatten([_copied(v, lambda i=i: _name(raw, i)) for i, v in enumerate(values)])
+
+    def _learn(self, raw: Any, values: list[Any], structure: Any, by_rows: bool) -> None:
+        if not values:
+            raise TypeError(f"a batch must be arrays, or a tuple, dict or fm.Batch of arrays, got {short(raw)}.")
+        for i, value in enumerate(values):
+            if by_rows or value.shape:
+                check_array(_name(raw, i), value)
+        self.structure, self.text = structure, short(raw)
+        self.rows = [_row(value) for value in values]
+
+
+def _row(value: Any) -> tuple[Any, tuple[int, ...] | None]:
+    """The type of an array on the host, and the shape of its rows: None for a single number."""
+    return host_dtype(value.dtype), value.shape[1:] if value.shape else None
+
+
+def _unlike(name: str, value: Any, dtype: Any, shape: tuple[int, ...] | None) -> Exception:
+    kind = TypeError if host_dtype(value.dtype) != dtype else ValueError
+    expected = "a number" if shape is None else f"rows of {short(np.broadcast_to(np.zeros((), dtype), shape))}"
+    return kind(f"{name} must be {expected}, as in the first batch, got {short(value)}.")
+
+
+def _as_array(value: Any, raw: Any, i: int) -> Any:
+    """The arrays of other libraries as NumPy arrays."""
+    if isinstance(value, np.ma.MaskedArray):
+        check_array(_name(raw, i), value)
+    if isinstance(value, np.ndarray | jax.Array):
+        return value
+    if not hasattr(value, "__array__"):
+        raise TypeError(
+            f"{_name(raw, i)} must be an array, got {type(value).__name__}. A batch is an array, or a tuple, dict or fm.Batch of "
+            "arrays: np.asarray(…, np.float32)."
+        )
+    try:
+        return np.asarray(value)
+    except Exception as error:
+        raise TypeError(f"{_name(raw, i)} must be convertible to an array, got {type(value).__name__}: {error}") from error
+
+
+def _copied(value: Any, name: Callable[[], str]) -> Any:
+    if isinstance(value, jax.Array):
+        return value
+    # A sum is faster than a test of each number. It is not finite if a number is not, and may overflow otherwise.
+    if value.dtype.kind not in "biu":
+        with np.errstate(over="ignore", invalid="ignore"):
+            if not np.isfinite(value.sum()):
+                check_finite(name(), value)
+    try:
+        new = host_array(value)
+    except ValueError as error:
+        raise ValueError(f"{name()}: {error}") from None
+    return np.array(value) if new is value else new
+
+
+def _name(raw: Any, i: int) -> str:
+    """The name of the i-th array of a batch."""
+    return leaf_name(raw, jax.tree_util.tree_flatten_with_path(raw)[0][i][0])
+
+
+def _by_rows(raw: Any) -> bool:
+    """Whether each array of a batch has one row per example; a type with its own `__len__` may have others."""
+    if isinstance(raw, Batch):
+        return type(raw).__len__ is Batch.__len__
+    return type(raw) in (tuple, list, dict) or hasattr(raw, "__array__")
+
 
 Batches: TypeAlias = Generator[Any, None, None]
 

@@ -1,7 +1,5 @@
 """Published data sets, read from a folder on disk in their original file formats. Nothing is downloaded or unpickled."""
 
-from __future__ import annotations
-
 import gzip
 import os
 import zlib

@@ -1,16 +1,38 @@
-"""Python iterables of batches, iterators, and functions that make them."""
-
-from __future__ import annotations
+"""Data that is read by iterating: lists of batches, iterables and functions that make one; and sources of other libraries."""
 
 import contextlib
+import importlib
 import inspect
 import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from fulmen.core.verbs import batches, position, seek, steps_per_epoch
-from fulmen.data.libraries import teach
 from fulmen.dispatching.registry import dispatch
+
+# From the modules of a library's classes to the file in `interop` with the methods for them.
+_FILES = {
+    "torch.utils.data": "torch_data",
+    "datasets.arrow_dataset": "datasets_data",
+    "datasets.iterable_dataset": "datasets_data",
+    "datasets.dataset_dict": "datasets_data",
+    "grain._src.python": "grain_data",
+    "tensorflow.python.data": "tensorflow_data",
+}
+_known: set[type] = set()
+
+
+def teach(kind: type) -> bool:
+    """Load the file with the methods for a type, if there is one. Returns whether one was loaded for the type now."""
+    if kind in _known:
+        return False
+    _known.add(kind)
+    modules = {f"{base.__module__}." for base in kind.__mro__}
+    files = {file for module in modules for prefix, file in _FILES.items() if module.startswith(f"{prefix}.")}
+    for file in files:
+        importlib.import_module(f"fulmen.interop.{file}")
+    return bool(files)
+
 
 _returned: weakref.WeakKeyDictionary[Any, list[Any]] = weakref.WeakKeyDictionary()
 """By iterator, the batches that were put back."""

@@ -1,7 +1,5 @@
 """Memory-mapped arrays in files: a run reads only the rows of each batch."""
 
-from __future__ import annotations
-
 import os
 import zipfile
 from pathlib import Path

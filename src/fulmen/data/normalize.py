@@ -1,7 +1,5 @@
 """From the data that a user gives to the data that `batches` dispatches on."""
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -9,16 +7,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from fulmen.core.batch import Batch
-from fulmen.core.border import check_array
-from fulmen.core.mode import Plan
-from fulmen.core.tree import Tree
+from fulmen.core import Batch, Plan, Tree, check_array
 from fulmen.core.verbs import batches
 from fulmen.data.arrays import check_arrays, cut
-from fulmen.data.iterables import BatchList, describe_data, iterate
-from fulmen.data.libraries import teach
+from fulmen.data.iterables import BatchList, describe_data, iterate, teach
 from fulmen.data.mapped import Mapped
-from fulmen.data.side_by_side import Sources
+from fulmen.data.mixed import Sources
 
 
 def normalized(data: Any) -> Any:

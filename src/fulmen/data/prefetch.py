@@ -1,7 +1,5 @@
 """Prefetching: a background thread makes the next batches and puts them on the device while a step runs."""
 
-from __future__ import annotations
-
 import queue
 import threading
 from collections.abc import Callable, Generator

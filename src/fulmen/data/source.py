@@ -10,9 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fulmen.core.border import checked_batch
-from fulmen.core.mode import Plan
-from fulmen.core.tree import remake
+from fulmen.core import Plan, checked_batch, remake
 from fulmen.core.verbs import as_batch, batches, seek, steps_per_epoch, validate
 from fulmen.data.arrays import check_positive, count, cut
 from fulmen.data.epoch_reader import Batches, EpochReader

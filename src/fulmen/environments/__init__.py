@@ -1,7 +1,6 @@
 """Environments for agents, written in JAX."""
 
 from fulmen.core.verbs import observe, reset, step
-from fulmen.environments.cartpole import CartPole
-from fulmen.environments.environment import Environment, Playing, Transition, begin, play
+from fulmen.environments.environment import CartPole, Environment, Playing, Transition, begin, play
 
 __all__ = ["CartPole", "Environment", "Playing", "Transition", "begin", "observe", "play", "reset", "step"]

@@ -1,7 +1,5 @@
 """The cost of a step and an evaluation, from XLA's analysis of the compiled programs. Nothing is computed or allocated."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
@@ -13,14 +11,11 @@ import optax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 from jax.interpreters import partial_eval
 
-from fulmen.core.mode import Eval
-from fulmen.core.prediction import outputs_for
-from fulmen.core.state import State
-from fulmen.core.structure import pack
+from fulmen.core import Eval, State, outputs_for, pack
+from fulmen.core.leaves import described
 from fulmen.core.verbs import as_batch, bind, eval_step, loss, setup
 from fulmen.data.arrays import count
 from fulmen.data.source import Source
-from fulmen.inspect.abstract import described
 from fulmen.optimizers import MissingOptimizerError
 from fulmen.optimizers.update_schedule import update_schedule
 from fulmen.train.compiled_step import step_program
@@ -84,10 +79,7 @@ def costs(
             state = _dry(component, data, {**options, "optimizer": optax.sgd(1e-3), "lr": None})
             remark = "The step is plain gradient descent, since there is no optimizer."
     return (
-        [
-            *_step_costs(state, raw, n),
-            _cost("evaluation", n, lambda state, raw: eval_step(state, raw), state, raw),
-        ],
+        [*_step_costs(state, raw, n), _cost("evaluation", n, lambda state, raw: eval_step(state, raw), state, raw)],
         state,
         remark,
     )

@@ -1,7 +1,5 @@
 """`plot` of a history, and its table with small curves in a notebook."""
 
-from __future__ import annotations
-
 import html
 import math
 from typing import Any
@@ -10,7 +8,7 @@ import numpy as np
 
 from fulmen.core.verbs import plot, show
 from fulmen.dispatching.registry import dispatch
-from fulmen.inspect.plot_style import COLOURS, TEXT, grid
+from fulmen.inspect.plots import COLOURS, TEXT, grid
 from fulmen.inspect.text import faint, html_page, html_table
 from fulmen.train.history import History, highest_is_best
 

@@ -1,10 +1,11 @@
-"""`explain`: the methods that a call chooses, as a tree of calls, and where each method is defined."""
+"""`explain`: the methods that a call chooses, as a tree of calls; and a verb's methods as a table."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import html
+import inspect
 import itertools
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,15 +15,15 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from fulmen.core.component import Component, Frozen, Model, System, Wrapper
-from fulmen.core.leaves import TracedArraysError, is_array
+from fulmen.core import Component, Frozen, Model, System, Wrapper
+from fulmen.core.leaves import TracedArraysError, described, is_array
 from fulmen.core.verbs import init
+from fulmen.dispatching import hooks
 from fulmen.dispatching.compiled_code import recorded
 from fulmen.dispatching.location import place
 from fulmen.dispatching.methods import Method
 from fulmen.dispatching.registry import Verb, is_public
-from fulmen.inspect.abstract import described
-from fulmen.inspect.text import Picture, align, faint, html_code, html_page, html_table, tree_prefixes
+from fulmen.inspect.text import Picture, align, faint, first_line, html_code, html_page, html_table, tree_prefixes
 
 _BASES = (object, Component, Frozen, Model, System, Wrapper)
 _QUIET = ("after_update", "as_batch", "bind", "validate")  # called at every level; printed only where a user extends them
@@ -211,3 +212,22 @@ def _merge(calls: list[Call]) -> list[Call]:
 def _type_name(kind: type) -> str:
     arrays = (Tracer, np.ndarray, np.generic, jax.Array, jax.ShapeDtypeStruct)
     return "array" if issubclass(kind, arrays) else kind.__name__
+
+
+def methods_table(verb: Any) -> str:
+    """HTML with a verb's contract and the signature, location and first docstring line of each method.
+
+    Args:
+        verb: a `Verb`.
+    """
+    rows = []
+    for method in verb.methods:
+        where = faint(place(method.location, method.module))
+        rows.append((html.escape(str(method)), where, html.escape(first_line(method.function))))
+    title = f"{html.escape(verb.__name__)}{html.escape(str(inspect.signature(verb.contract)))}"
+    contract = f'<div style="padding-bottom:0.5em">{html.escape(first_line(verb.contract))}</div>'
+    table = html_table(("method", "defined in", "description"), rows) if rows else faint("no methods yet")
+    return html_page(title, contract + table)
+
+
+hooks.verb_html = methods_table

@@ -1,7 +1,5 @@
 """`Report`: the findings of `check`."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import html

@@ -1,7 +1,5 @@
 """The checks of `check` that need values: the loss, the gradients and the buffers on one batch."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,10 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fulmen.compose.game import players
-from fulmen.core.component import Game
+from fulmen.core import Game, State, Train
 from fulmen.core.leaves import BUFFER, components, leaves
-from fulmen.core.mode import Train
-from fulmen.core.state import State
 from fulmen.core.verbs import as_batch, augment, update
 from fulmen.inspect.findings import ERROR, OK, WARNING, Report
 from fulmen.inspect.text import shortened

@@ -1,7 +1,5 @@
 """`summary`: every leaf of a component with its shape, type, role and size, and what a step costs."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -9,22 +7,13 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from fulmen.core.component import Component, named_parts
-from fulmen.core.fields import STATIC
-from fulmen.core.leaves import OTHER, PARAMETER, Leaf, components, is_array, leaves
-from fulmen.core.state import State
-from fulmen.inspect.abstract import described
+from fulmen.core import STATIC, Component, State, named_parts
+from fulmen.core.leaves import OTHER, PARAMETER, Leaf, components, described, is_array, leaves
 from fulmen.inspect.summary_table import Part, Row, Summary
 
 
 def summary(
-    component: Any,
-    data: Any = None,
-    *,
-    batch_size: int | None = None,
-    optimizer: Any = None,
-    lr: Any = None,
-    **options: Any,
+    component: Any, data: Any = None, *, batch_size: int | None = None, optimizer: Any = None, lr: Any = None, **options: Any
 ) -> Summary:
     """Every leaf of a component in a table, the totals, and with data the cost of its training step and evaluation.
 

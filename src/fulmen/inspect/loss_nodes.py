@@ -14,12 +14,8 @@ import jax.numpy as jnp
 from fulmen.compose.defence import Defence
 from fulmen.compose.example_means import example_mean
 from fulmen.compose.loss_entries import part_batch, sums_its_losses
-from fulmen.core.batch import inner
-from fulmen.core.border import checked_batch
+from fulmen.core import Eval, Mode, State, bound_mode, checked_batch, inner, require_arrays
 from fulmen.core.component import Model, System, Wrapper, named_parts
-from fulmen.core.leaves import require_arrays
-from fulmen.core.mode import Eval, Mode, bound_mode
-from fulmen.core.state import State
 from fulmen.core.verbs import as_batch, bind, loss, losses, reduce_losses
 from fulmen.dispatching.location import place
 from fulmen.inspect.text import Picture, align, faint, html_code, html_page, html_table, tree_prefixes

@@ -1,7 +1,5 @@
 """`show` of components, states and batches: nested `<details>` of fields with types, shapes, roles and parameter counts."""
 
-from __future__ import annotations
-
 import dataclasses
 import html
 from collections.abc import Mapping
@@ -11,16 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.core.batch import Batch
-from fulmen.core.component import Buffer, Component, Parameter
+from fulmen.core import Batch, Buffer, Component, Parameter, State, Tree, number, short
 from fulmen.core.fields import kinds
-from fulmen.core.leaves import FROZEN, PARAMETER, Leaf, is_array, leaves
-from fulmen.core.naming import number
-from fulmen.core.state import State
-from fulmen.core.tree import Tree, short
+from fulmen.core.leaves import FROZEN, PARAMETER, Leaf, described, is_array, leaves
 from fulmen.core.verbs import show
 from fulmen.dispatching.registry import dispatch
-from fulmen.inspect.abstract import described
 from fulmen.inspect.text import describe_bytes, faint, first_line, html_page, html_table
 from fulmen.objectives import Objective, Scaled, Scheduled
 

@@ -1,7 +1,5 @@
 """`check`: finds problems before a long run, on one small batch."""
 
-from __future__ import annotations
-
 import inspect
 import warnings
 from typing import Any
@@ -12,13 +10,10 @@ import optax
 
 from fulmen.compose.example_means import total_loss
 from fulmen.compose.part_defaults import augmented
+from fulmen.core import Eval, Plan, State, Train, fold_name, unbind
 from fulmen.core import verbs as contracts
-from fulmen.core.component import fold_name
-from fulmen.core.component_methods import unbind
 from fulmen.core.field_checks import check_fields
 from fulmen.core.leaves import PARAMETER, components, leaves
-from fulmen.core.mode import Eval, Plan, Train
-from fulmen.core.state import State
 from fulmen.core.verbs import as_batch, bind, init, setup, validate
 from fulmen.data.arrays import count
 from fulmen.data.iterables import describe_data
@@ -139,7 +134,7 @@ def _check_ambiguities(report: Report, component: Any) -> None:
 
 def _check_annotations(report: Report) -> None:
     """Methods of the library's verbs whose first argument has no annotation."""
-    for verb in (getattr(contracts, name) for name in contracts.__all__):
+    for verb in (v for v in verbs() if getattr(contracts, v.__name__, None) is v):
         for method in verb.methods:
             if method.written[:1] == (inspect.Parameter.empty,):
                 where = place(method.location, method.module)

@@ -1,7 +1,5 @@
 """Text and HTML for everything that is printed: columns, trees, sizes, locations, and HTML for light and dark pages."""
 
-from __future__ import annotations
-
 import html
 import sys
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """Hugging Face `datasets` as data. A batch is a dict of NumPy arrays by column."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict  # pyright: ignore[reportMissingImports]

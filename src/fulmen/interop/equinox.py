@@ -5,8 +5,6 @@ Give a module as its constructor makes it, also a stateful one such as `eqx.nn.B
 the pair again.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax
@@ -18,10 +16,8 @@ try:
 except ImportError:
     raise missing("equinox", "Equinox modules", "equinox") from None
 
-from fulmen.core.leaves import BUFFER, PARAMETER
-from fulmen.core.mode import Mode, Train
-from fulmen.interop.foreign import Library, register
-from fulmen.interop.signatures import key_for, parameters_of
+from fulmen.core import BUFFER, PARAMETER, Mode, Train
+from fulmen.interop.foreign import Library, key_for, parameters_of, register
 
 
 def with_state(model: Any, state: Any) -> Any:

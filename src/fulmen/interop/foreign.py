@@ -1,30 +1,51 @@
-"""Modules of other libraries: the description of a library, and the component for its modules in a bound tree.
-
-A module is unchanged in a tree that the user makes and in a state. In a bound tree it is replaced by a `Foreign`, which has
-the mode; verbs choose methods for it by the class of the module. State that a call changes, such as running statistics, is
-recorded as for a `Buffer`, so it changes only in training steps.
-"""
-# pyright: reportInvalidTypeForm=false
-# The methods in `register` are annotated with a variable class.
-
-from __future__ import annotations
+"""Modules of other libraries as models: the base, and which arguments a function gets in a mode."""
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
+from fulmen.core import OTHER, PARAMETER, STATIC, Mode, Prediction, Train, is_array, outputs_for, remake, static
 from fulmen.core.component import Buffer, Component, Model, record
-from fulmen.core.fields import STATIC, static
-from fulmen.core.leaves import OTHER, PARAMETER, is_array
-from fulmen.core.mode import Mode
-from fulmen.core.prediction import Prediction, outputs_for
-from fulmen.core.tree import remake
 from fulmen.dispatching.lazy_libraries import library_of, teach
 from fulmen.dispatching.registry import dispatch
+
+_FLAGS = {
+    "train": True,
+    "training": True,
+    "is_training": True,
+    "deterministic": False,
+    "use_running_average": False,
+    "inference": False,
+}
+"""The names of parameters for the mode, with their values in training."""
+
+KEYS = ("key", "rng", "rng_key", "dropout_rng")
+
+
+def parameters_of(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(function).parameters
+
+
+def flags(function: Callable[..., Any], mode: Mode) -> dict[str, bool]:
+    """The values of a function's parameters for the mode."""
+    training = isinstance(mode, Train)
+    return {name: _FLAGS[name] == training for name in parameters_of(function) if name in _FLAGS}
+
+
+def key_for(parameter: inspect.Parameter, mode: Mode) -> Any:
+    """The mode's key for a parameter; a fixed key if the mode has none and the parameter has no default."""
+    if mode.root is None and parameter.default is parameter.empty:
+        return jax.random.key(0)
+    return mode.key
+
+
+# pyright: reportInvalidTypeForm=false
+# The methods in `register` are annotated with a variable class.
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,5 @@
 """grain's `MapDataset` as data. Its items are the batches, as `.batch(…)` makes them. Other grain loaders are iterables."""
 
-from __future__ import annotations
-
 from grain import MapDataset  # pyright: ignore[reportMissingImports]
 
 from fulmen.core.verbs import batches, steps_per_epoch

@@ -4,8 +4,6 @@
 call leaves in them. The keys of `nnx.Rngs` are folded from the mode's key, so their `count`s do not change.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax
@@ -18,11 +16,8 @@ try:
 except ImportError:
     raise missing("flax", "Flax modules", "flax") from None
 
-from fulmen.core.component import fold_name
-from fulmen.core.leaves import BUFFER, OTHER, PARAMETER
-from fulmen.core.mode import Mode, Train
-from fulmen.interop.foreign import Library, register
-from fulmen.interop.signatures import KEYS, flags, key_for, parameters_of
+from fulmen.core import BUFFER, OTHER, PARAMETER, Mode, Train, fold_name
+from fulmen.interop.foreign import KEYS, Library, flags, key_for, parameters_of, register
 
 
 def _is_variable(node: Any) -> bool:

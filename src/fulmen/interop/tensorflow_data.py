@@ -1,7 +1,5 @@
 """`tf.data.Dataset` as data. Its items are the batches, as `.batch(…)` makes them, converted to NumPy arrays."""
 
-from __future__ import annotations
-
 import tensorflow as tf  # pyright: ignore[reportMissingImports, reportMissingModuleSource]
 
 from fulmen.core.verbs import batches, steps_per_epoch

@@ -2,8 +2,6 @@
 # A loader with worker processes forks after JAX has started threads, so Python and JAX warn. To avoid that, use
 # DataLoader(…, multiprocessing_context="forkserver").
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 from typing import Any

@@ -1,9 +1,8 @@
 """Metrics: mergeable values, so that an epoch's are exact. `fm.metrics` is the verb that computes them."""
 
 from fulmen.core.mergeable import Last, Mean, Mergeable, Spread
-from fulmen.metric_types.accuracy import Accuracy, TopK
 from fulmen.metric_types.calibration import BitsPerCharacter, CalibrationError, Perplexity
-from fulmen.metric_types.counts import F1, ConfusionMatrix, Precision, Recall
+from fulmen.metric_types.classification_metrics import F1, Accuracy, ConfusionMatrix, Precision, Recall, TopK
 from fulmen.metric_types.metric import Metric
 from fulmen.metric_types.regression_metrics import R2, RMSE, MeanAbsoluteError
 

@@ -1,7 +1,5 @@
 """Metrics of probabilities: `CalibrationError`, `Perplexity`, `BitsPerCharacter`."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import jax
@@ -9,10 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fulmen.core.batch import Labeled
-from fulmen.core.fields import static
-from fulmen.core.mergeable import Mean, Mergeable
-from fulmen.core.prediction import Prediction, at_least_float32, check_classes, class_targets
+from fulmen.core import Labeled, Mean, Mergeable, Prediction, at_least_float32, check_classes, class_targets, static
 from fulmen.core.verbs import metrics, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.metric_types.metric import ClassMetric, Metric, labels_of, numpy_of, ratio, weight_of, weighted_sum, weights

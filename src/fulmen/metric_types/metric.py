@@ -1,7 +1,5 @@
 """`Metric`, and what metrics share: weights of examples, and arithmetic for the host and for compiled code."""
 
-from __future__ import annotations
-
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -9,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fulmen.core import Prediction, check_classes, class_targets
 from fulmen.core.border import check_weight
 from fulmen.core.naming import Named
-from fulmen.core.prediction import Prediction, check_classes, class_targets
 from fulmen.core.verbs import metrics, validate
 from fulmen.dispatching.registry import dispatch
 

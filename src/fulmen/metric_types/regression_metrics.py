@@ -1,16 +1,12 @@
 """Metrics of regression: targets are numbers, of the shape of the outputs."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.core.mergeable import Mean, Mergeable
-from fulmen.core.naming import concrete, number
-from fulmen.core.prediction import at_least_float32, number_targets
+from fulmen.core import Mean, Mergeable, at_least_float32, concrete, number, number_targets
 from fulmen.core.verbs import metrics, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.metric_types.metric import Metric, numpy_of, ratio, weight_of, weighted_sum, weights

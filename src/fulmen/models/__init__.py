@@ -1,18 +1,14 @@
 """Layers and reference models in plain JAX: images are `(n, height, width, channels)`, the batch axis is the first."""
 
 from fulmen.models.attention import Attention, rotary
-from fulmen.models.chain import Chain, Function
-from fulmen.models.convnet import ConvNet
-from fulmen.models.embedding import Embedding
-from fulmen.models.generation import generate
+from fulmen.models.chain import MLP, Chain, ConvNet, Function
 from fulmen.models.layers import Conv, Dense, Dropout, Flatten
-from fulmen.models.mlp import MLP
 from fulmen.models.normalization import BatchNorm, GroupNorm, LayerNorm, RMSNorm
 from fulmen.models.pooling import AvgPool, GlobalAvgPool, MaxPool
-from fulmen.models.quantizer import Quantizer
 from fulmen.models.resnet import BasicBlock, Bottleneck, ResNet, resnet18, resnet34, resnet50
 from fulmen.models.stacked import Stacked
-from fulmen.models.transformer import Transformer, TransformerBlock, gpt2
+from fulmen.models.transformer import Transformer, TransformerBlock, generate, gpt2
+from fulmen.models.vector_tables import Embedding, Quantizer
 
 __all__ = [
     "Attention",

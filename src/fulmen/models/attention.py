@@ -1,15 +1,12 @@
 """`Attention`: multi-head self-attention; `rotary`: positions as rotations."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.core.component import Model
-from fulmen.core.fields import static
+from fulmen.core import Model, static
 from fulmen.core.verbs import forward, layer_order, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.models.input_checks import require_inexact

@@ -1,7 +1,5 @@
 """Checks of a layer's arrays and inputs, with errors that name the layer."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -1,17 +1,12 @@
 """Layers: `Dense`, `Conv`, `Dropout`, `Flatten`."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from fulmen.core.component import Model
-from fulmen.core.fields import hyper, static
-from fulmen.core.mode import Train
-from fulmen.core.tree import remake
+from fulmen.core import Model, Train, hyper, remake, static
 from fulmen.core.verbs import forward, init, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.models.input_checks import (

@@ -1,17 +1,11 @@
 """Normalization: `BatchNorm`, `LayerNorm`, `RMSNorm`, `GroupNorm`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from fulmen.core.component import Buffer, Model, record
-from fulmen.core.fields import hyper, static
-from fulmen.core.mode import Train
-from fulmen.core.prediction import at_least_float32
-from fulmen.core.tree import remake
+from fulmen.core import Buffer, Model, Train, at_least_float32, hyper, record, remake, static
 from fulmen.core.verbs import forward, init, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.models.input_checks import aligned, promoted, require_arrays, require_last_axis

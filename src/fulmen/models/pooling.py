@@ -1,15 +1,12 @@
 """Pooling over the height and width of images: `MaxPool`, `AvgPool`, `GlobalAvgPool`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.core.component import Model
-from fulmen.core.fields import static
+from fulmen.core import Model, static
 from fulmen.core.verbs import forward, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.models.input_checks import pair, require_images, require_inexact

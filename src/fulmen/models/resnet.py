@@ -1,13 +1,11 @@
 """`ResNet`: residual networks for images, with basic or bottleneck blocks."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 
-from fulmen.core.component import Component, Model
+from fulmen.core import Component, Model
 from fulmen.core.verbs import forward, layer_order
 from fulmen.dispatching.registry import dispatch
 from fulmen.models.chain import Chain
@@ -16,7 +14,21 @@ from fulmen.models.normalization import BatchNorm
 from fulmen.models.pooling import GlobalAvgPool, MaxPool
 
 
-class BasicBlock(Model):
+class ResidualBlock(Model):
+    """A residual connection, with `expansion` times as many output channels as the width."""
+
+    expansion: ClassVar[int] = 1
+
+    inner: Chain
+    shortcut: Chain
+
+    @classmethod
+    def channels(cls, width: int) -> int:
+        """The number of output channels."""
+        return cls.expansion * width
+
+
+class BasicBlock(ResidualBlock):
     """Two 3×3 convolutions with a residual connection: `(n, height, width, in_channels)` to `(n, …, …, width)`.
 
     `relu(norm(conv(relu(norm(conv(x))))) + shortcut(x))`. The shortcut is the identity, or a 1×1 convolution and
@@ -32,20 +44,12 @@ class BasicBlock(Model):
     (2, 3, 3, 8)
     """
 
-    inner: Chain
-    shortcut: Chain
-
     def __init__(self, in_channels: int, width: int, stride: int = 1) -> None:
         inner = [*_conv(in_channels, width, 3, stride), jax.nn.relu, *_conv(width, width, 3)]
         self.__dict__.update(inner=Chain(*inner), shortcut=_shortcut(in_channels, width, stride), mode=None)
 
-    @staticmethod
-    def channels(width: int) -> int:
-        """The number of output channels."""
-        return width
 
-
-class Bottleneck(Model):
+class Bottleneck(ResidualBlock):
     """1×1, 3×3 and 1×1 convolutions with a residual connection: `(n, height, width, in_channels)` to `(n, …, …, 4 · width)`.
 
     As in a `BasicBlock`, each convolution is followed by a `BatchNorm`, and all but the last by a ReLU. The stride is that of
@@ -61,19 +65,13 @@ class Bottleneck(Model):
     (2, 3, 3, 8)
     """
 
-    inner: Chain
-    shortcut: Chain
+    expansion = 4
 
     def __init__(self, in_channels: int, width: int, stride: int = 1) -> None:
         out = self.channels(width)
         relu = jax.nn.relu
         inner = [*_conv(in_channels, width, 1), relu, *_conv(width, width, 3, stride), relu, *_conv(width, out, 1)]
         self.__dict__.update(inner=Chain(*inner), shortcut=_shortcut(in_channels, out, stride), mode=None)
-
-    @staticmethod
-    def channels(width: int) -> int:
-        """The number of output channels."""
-        return 4 * width
 
 
 def _conv(in_channels: int, out_channels: int, size: int, stride: int = 1) -> list[Any]:
@@ -87,7 +85,7 @@ def _shortcut(in_channels: int, out_channels: int, stride: int) -> Chain:
 
 
 @dispatch
-def forward(block: BasicBlock | Bottleneck, x):
+def forward(block: ResidualBlock, x):
     return jax.nn.relu(block.inner(x) + block.shortcut(x))
 
 
@@ -166,5 +164,5 @@ def resnet50(classes: int = 1000, **options: Any) -> ResNet:
 
 
 @dispatch
-def layer_order(block: BasicBlock | Bottleneck):
+def layer_order(block: ResidualBlock):
     return []  # one layer, not one for each of its parts

@@ -1,7 +1,5 @@
 """`Stacked`: a block n times in sequence, each with its own arrays and randomness, as one loop or unrolled."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -9,11 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.core.component import Component, Model
-from fulmen.core.fields import static
+from fulmen.core import Component, Model, remake, static
 from fulmen.core.mode import name_hash
 from fulmen.core.stacking import each, is_own, join, split, take
-from fulmen.core.tree import remake
 from fulmen.core.verbs import after_update, bind, forward, init, validate
 from fulmen.dispatching.registry import dispatch
 

@@ -1,12 +1,11 @@
 """Objectives: loss terms that add up, `CrossEntropy(smoothing=0.1) + 1e-4 * L2()`, and print as their formula."""
 
-from fulmen.core.prediction import Prediction
+from fulmen.core import Prediction
 from fulmen.objectives.algebra import Objective, Scaled, Scheduled, Sum
 from fulmen.objectives.classification import KL, BinaryCrossEntropy, Brier, CrossEntropy, Hinge
-from fulmen.objectives.contrastive import CosineDistance, InfoNCE, NTXent
 from fulmen.objectives.margins import DLR, Margin
+from fulmen.objectives.number_objectives import MAE, MSE, CosineDistance, Huber, InfoNCE, NTXent
 from fulmen.objectives.penalties import L1, L2, kernels
-from fulmen.objectives.regression_losses import MAE, MSE, Huber
 
 __all__ = [
     "BinaryCrossEntropy",

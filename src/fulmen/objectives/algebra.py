@@ -9,13 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.core.component import Component
-from fulmen.core.fields import hyper
-from fulmen.core.mode import Train
+from fulmen.core import Component, Schedule, Train, hyper, remake
 from fulmen.core.naming import Named, concrete, number, numbered
 from fulmen.core.prediction import widest
-from fulmen.core.schedule import Schedule
-from fulmen.core.tree import remake
 from fulmen.core.verbs import loss, validate
 from fulmen.dispatching.registry import dispatch
 

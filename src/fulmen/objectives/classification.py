@@ -1,7 +1,5 @@
 """Objectives of classification: targets are classes or probabilities."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import jax
@@ -9,13 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fulmen.core.fields import hyper
-from fulmen.core.naming import concrete
+from fulmen.core import concrete, hyper
 from fulmen.core.prediction import at_least_float32, check_classes, class_targets, number_targets, targets
 from fulmen.core.verbs import loss, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives.algebra import Objective
-from fulmen.objectives.regression_losses import NumberObjective, mean_per_example
+from fulmen.objectives.number_objectives import NumberObjective, mean_per_example
 
 
 class ClassObjective(Objective):

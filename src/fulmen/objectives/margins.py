@@ -1,13 +1,11 @@
 """Margins between the logits of classes, which attacks maximize."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from fulmen.core.prediction import at_least_float32, check_classes, class_targets
+from fulmen.core import at_least_float32, check_classes, class_targets
 from fulmen.core.verbs import loss, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives.classification import ClassObjective

@@ -1,17 +1,13 @@
 """Objectives of the model's parameters alone, and which parameters are kernels."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.core.fields import static
+from fulmen.core import at_least_float32, items, static
 from fulmen.core.leaves import PARAMETER, leaves
-from fulmen.core.prediction import at_least_float32
-from fulmen.core.tree import items
 from fulmen.core.verbs import loss
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives.algebra import Objective, total

@@ -1,11 +1,9 @@
 """Optimizers: as values, wrapped by others, and assigned to parameters."""
 
 from fulmen.optimizers.assignment import MissingOptimizerError, groups, warn_of_unreached_ends
+from fulmen.optimizers.enclosing import every, plateau, unfreeze
 from fulmen.optimizers.layer_rates import depths, layerwise
 from fulmen.optimizers.optimizer import Enclosing, FrozenMarker, Optimizer, frozen, is_constructor
-from fulmen.optimizers.plateau_reduction import plateau
 from fulmen.optimizers.rate_changes import learning_rate, with_learning_rate
-from fulmen.optimizers.unfreezing import unfreeze
-from fulmen.optimizers.update_intervals import every
 
 __all__ = ["MissingOptimizerError", "Optimizer", "depths", "every", "frozen", "layerwise", "plateau", "unfreeze"]

@@ -1,7 +1,5 @@
 """Which optimizer each parameter has: by the argument `optimizer=`, by methods, by path, by inheritance."""
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping
@@ -11,15 +9,14 @@ import jax
 import optax
 
 from fulmen.compose.vectorized import members_of
+from fulmen.core import Plan, take
 from fulmen.core.leaves import PARAMETER, components, leaves, parameter_paths
-from fulmen.core.mode import Plan
 from fulmen.core.paths import covers, join_path, matching_paths, nearest_above, similar_pattern
-from fulmen.core.stacking import take
 from fulmen.core.tree import children, get
 from fulmen.core.verbs import configure_optimizers, intervals
 from fulmen.dispatching.warning import warn
+from fulmen.optimizers.enclosing import Every, interval, plan_of_updates
 from fulmen.optimizers.optimizer import Built, FrozenMarker, build, frozen
-from fulmen.optimizers.update_intervals import Every, interval, plan_of_updates
 from fulmen.schedules.schedule_lengths import is_plan_function
 
 
@@ -126,7 +123,7 @@ def warn_of_unreached_ends(groups: Iterable[Group], plan: Plan) -> None:
         elif total is not None and group.built.end is not None and group.built.end > total:
             warn(
                 f"the learning rate's schedule{where} has {group.built.end} updates, but the run has only {total}. Floats as lengths "
-                "and times are fractions of the run.",
+                "and times are fractions of the run."
             )
 
 

@@ -1,7 +1,5 @@
 """`layerwise`: learning rates that decrease from the output to the input."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,11 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fulmen.core.component import Buffer, Component, Parameter, System, parts
+from fulmen.core import Buffer, Component, Parameter, Plan, System, get, items, parts
 from fulmen.core.leaves import PARAMETER, leaves
-from fulmen.core.mode import Plan
 from fulmen.core.paths import covers, join_path, nearest_above
-from fulmen.core.tree import get, items
 from fulmen.core.verbs import layer_order
 from fulmen.dispatching.registry import dispatch
 from fulmen.models.stacked import Stacked

@@ -10,11 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fulmen.core.component import Component
-from fulmen.core.fields import static
-from fulmen.core.mode import Plan
-from fulmen.core.schedule import Schedule
-from fulmen.core.tree import Tree, short
+from fulmen.core import Component, Plan, Schedule, Tree, short, static
 from fulmen.core.verbs import configure_optimizers
 from fulmen.dispatching.registry import dispatch
 from fulmen.schedules.schedule_lengths import as_schedule, is_plan_function

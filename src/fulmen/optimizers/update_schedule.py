@@ -1,7 +1,5 @@
 """`UpdateSchedule`: which leaves are not updated in which step of a run."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterable
@@ -11,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.core.state import State
+from fulmen.core import State
 from fulmen.dispatching.compiled_code import generation
 from fulmen.optimizers.assignment import Group, groups
 

@@ -1,7 +1,5 @@
 """Schedules from learning rates of any form, and lengths in steps or as fractions of the run."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -9,9 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.core.mode import Plan
-from fulmen.core.schedule import Schedule
-from fulmen.core.tree import remake
+from fulmen.core import Plan, Schedule, remake
 
 
 class StepFunction(Schedule):

@@ -1,16 +1,12 @@
 """The schedules: cosine, linear, one cycle, steps, and a warm-up before any of them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import optax
 
-from fulmen.core.fields import static
-from fulmen.core.mode import Plan
-from fulmen.core.schedule import Schedule
+from fulmen.core import Plan, Schedule, static
 from fulmen.schedules.schedule_lengths import after, as_schedule, length, run_length, steps_of
 
 

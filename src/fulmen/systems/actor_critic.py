@@ -1,19 +1,12 @@
 """`ActorCritic`: an actor that learns to act in an environment, and a critic that estimates the value of states."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from fulmen.core.batch import Batch
-from fulmen.core.component import Buffer, Component, Game, fold_name
-from fulmen.core.fields import hyper, static
-from fulmen.core.mergeable import Mean
-from fulmen.core.mode import Mode
-from fulmen.core.tree import remake, short
+from fulmen.core import Batch, Buffer, Component, Game, Mean, Mode, fold_name, hyper, remake, short, static
 from fulmen.core.verbs import after_update, augment, forward, init, losses, metrics, observe, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.environments.environment import Environment, Playing, begin, play

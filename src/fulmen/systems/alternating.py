@@ -1,17 +1,13 @@
 """`Alternating`: the players of a game are updated one after another."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax
 
 from fulmen.compose.game import owner, players
 from fulmen.compose.part_defaults import augmented
-from fulmen.core.component import Game, Wrapper, part_name, parts
+from fulmen.core import Game, Wrapper, covers, join_path, part_name, parts, remake
 from fulmen.core.leaves import PARAMETER, leaves
-from fulmen.core.paths import covers, join_path
-from fulmen.core.tree import remake
 from fulmen.core.verbs import bind, intervals, losses, update
 from fulmen.dispatching.registry import dispatch
 from fulmen.train.gradients import apply_gradients, differentiate

@@ -1,19 +1,14 @@
 """`EMA`: a component with an exponential moving average of its weights."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from fulmen.compose.vectorized import check_setup, members_of
+from fulmen.core import Train, briefly, hyper, number, remake
 from fulmen.core.component import Component, Frozen, Wrapper, fold_name, map_components, map_parts
-from fulmen.core.fields import hyper
 from fulmen.core.leaves import BUFFER, PARAMETER, is_array, leaves
-from fulmen.core.mode import Train
-from fulmen.core.naming import briefly, number
-from fulmen.core.tree import remake
 from fulmen.core.verbs import after_update, as_batch, augment, init, validate
 from fulmen.dispatching.registry import dispatch
 

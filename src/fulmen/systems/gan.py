@@ -1,7 +1,5 @@
 """`GAN`: a generator against a critic, and its objectives: `NonSaturating`, `Hinge`, `Wasserstein`."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 
@@ -9,10 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from fulmen.compose.defence import unrecorded
-from fulmen.core.batch import parts_of
-from fulmen.core.component import Component, Game
-from fulmen.core.fields import hyper, static
-from fulmen.core.mode import Mode, require_key
+from fulmen.core import Component, Game, Mode, hyper, parts_of, require_key, static
 from fulmen.core.output_shapes import evaluated, output_shapes
 from fulmen.core.verbs import forward, gan_losses, intervals, losses, sample, validate
 from fulmen.dispatching.errors import MissingMethodError

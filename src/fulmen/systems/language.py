@@ -1,7 +1,5 @@
 """`LanguageModel`, which predicts the next token, and `Tokens`, its batches."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any, ClassVar
 
@@ -10,17 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from fulmen.compose.supervised import Supervised, outputs, prediction, several
-from fulmen.core.batch import Labeled, Unlabeled
-from fulmen.core.component import Component
-from fulmen.core.fields import static
+from fulmen.core import Component, Labeled, Prediction, Unlabeled, concrete, static
 from fulmen.core.marks import keeps_rows, uses_outputs
-from fulmen.core.naming import concrete
 from fulmen.core.output_shapes import evaluated, output_shapes
-from fulmen.core.prediction import Prediction
 from fulmen.core.verbs import as_batch, loss, losses, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.metric_types import Metric, Perplexity
-from fulmen.models.embedding import require_tokens
+from fulmen.models.vector_tables import require_tokens
 from fulmen.objectives import CrossEntropy, Objective
 
 

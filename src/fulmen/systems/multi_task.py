@@ -1,7 +1,5 @@
 """`MultiTask`: one backbone, and a head for each task."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,9 +7,7 @@ import numpy as np
 
 from fulmen.compose.example_means import per_example
 from fulmen.compose.loss_entries import entry_part, joined, part_entry
-from fulmen.core.batch import Labeled
-from fulmen.core.component import Component, System
-from fulmen.core.marks import keeps_rows
+from fulmen.core import Component, Labeled, System, keeps_rows
 from fulmen.core.output_shapes import evaluated, output_shapes
 from fulmen.core.verbs import as_batch, forward, losses, metrics, predictions, validate
 from fulmen.dispatching.registry import dispatch

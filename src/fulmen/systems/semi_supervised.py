@@ -1,15 +1,10 @@
 """`SemiSupervised`: labelled and unlabelled examples in one training step."""
 
-from __future__ import annotations
-
 import jax.numpy as jnp
 
 from fulmen.compose.example_means import total_loss
 from fulmen.compose.loss_entries import joined
-from fulmen.core.component import Component, Wrapper
-from fulmen.core.fields import hyper
-from fulmen.core.marks import keeps_rows, sums_losses
-from fulmen.core.naming import briefly
+from fulmen.core import Component, Wrapper, briefly, hyper, keeps_rows, sums_losses
 from fulmen.core.verbs import as_batch, augment, loss, losses, metrics, predictions, reduce_losses, validate
 from fulmen.data.mixed import Mixed
 from fulmen.dispatching.registry import dispatch

@@ -1,7 +1,5 @@
 """`Weighted`: fixed or learned weights for the entries of a system's loss."""
 
-from __future__ import annotations
-
 import difflib
 from typing import Any, ClassVar
 
@@ -11,11 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from fulmen.compose.loss_entries import added
-from fulmen.core.component import Model, System, Wrapper
-from fulmen.core.fields import static
-from fulmen.core.marks import sums_losses
-from fulmen.core.naming import briefly, concrete, number
-from fulmen.core.tree import remake, short
+from fulmen.core import Model, System, Wrapper, briefly, concrete, number, remake, short, static, sums_losses
 from fulmen.core.verbs import init, loss, losses, reduce_losses, validate, weigh
 from fulmen.dispatching.registry import dispatch
 

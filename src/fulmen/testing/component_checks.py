@@ -1,7 +1,5 @@
 """`check_component` and `check_layer`: assertions on systems, models and layers."""
 
-from __future__ import annotations
-
 import importlib.util
 import tempfile
 import warnings
@@ -15,10 +13,8 @@ import optax
 
 import fulmen as fm
 from fulmen.compose.example_means import per_example, total_loss
-from fulmen.core.batch import Batch
-from fulmen.core.component import Component, Model
+from fulmen.core import Batch, Component, Model, Train
 from fulmen.core.leaves import BUFFER, PARAMETER, drawn, leaves
-from fulmen.core.mode import Train
 from fulmen.core.verbs import as_batch, augment, bind, loss, setup, train_step
 from fulmen.data.arrays import count
 from fulmen.data.source import Source

@@ -1,7 +1,5 @@
 """Comparing pytrees, bit by bit or to rounding."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -1,7 +1,5 @@
 """`check_objective`, `check_attack` and `check_source`: assertions on the parts of a run."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax
@@ -10,9 +8,8 @@ import numpy as np
 import optax
 
 import fulmen as fm
+from fulmen.core import Prediction, Train
 from fulmen.core.leaves import leaves
-from fulmen.core.mode import Train
-from fulmen.core.prediction import Prediction
 from fulmen.core.verbs import as_batch, loss, perturb, project, setup
 from fulmen.data.arrays import check_arrays
 from fulmen.data.source import Source

@@ -1,7 +1,5 @@
 """A small system of each kind, with data."""
 
-from __future__ import annotations
-
 import difflib
 from typing import Any
 
@@ -10,8 +8,7 @@ import numpy as np
 import optax
 
 import fulmen as fm
-from fulmen.core.batch import Labeled
-from fulmen.core.component import Component, Game, Model, System
+from fulmen.core import Component, Game, Labeled, Model, System
 from fulmen.core.verbs import forward, loss, losses
 from fulmen.dispatching.registry import dispatch
 from fulmen.systems.language import LanguageModel

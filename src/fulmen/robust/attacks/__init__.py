@@ -18,23 +18,20 @@ from fulmen.core.verbs import (
     transformation,
     views,
 )
-from fulmen.robust.attacks.adversarial_function import adversarial
 from fulmen.robust.attacks.apgd import APGD, Boundary
 from fulmen.robust.attacks.attack import FGSM, PGD, Attack, Clean, Start, Uniform
 from fulmen.robust.attacks.attack_loop import AttackState
-from fulmen.robust.attacks.balls import fgm, fgsm, slide
+from fulmen.robust.attacks.attack_runs import adversarial
+from fulmen.robust.attacks.boundary_attacks import FAB, DeepFool
 from fulmen.robust.attacks.carlini_wagner import CarliniWagner
-from fulmen.robust.attacks.deepfool import DeepFool
-from fulmen.robust.attacks.ensemble import WorstOf
-from fulmen.robust.attacks.fab import FAB
-from fulmen.robust.attacks.gradient_steps import ChainState
+from fulmen.robust.attacks.ensemble import WorstOf, autoattack
+from fulmen.robust.attacks.gradient_steps import ChainState, fgm, fgsm, slide
 from fulmen.robust.attacks.input_transform import Diverse, Nesterov, View
 from fulmen.robust.attacks.iterated import BIM, DIFGSM, MIFGSM, NIFGSM, RFGSM, SLIDE, TIFGSM, RandomSign, momentum, smooth
 from fulmen.robust.attacks.minimal import MinimalNorm
 from fulmen.robust.attacks.problem import Problem, Seen
 from fulmen.robust.attacks.region import Ball, Box, Intersection, Interval, L1Ball, L2Ball, LinfBall, Region
 from fulmen.robust.attacks.square import Square
-from fulmen.robust.attacks.standard_ensemble import autoattack
 from fulmen.robust.attacks.targets import LikelyTarget, PredictedLabel, Target, Targeting, TrueLabel
 
 __all__ = [

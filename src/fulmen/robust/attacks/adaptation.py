@@ -1,14 +1,12 @@
 """The steps of APGD and their adaptation, in balls of each norm."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from fulmen.core.tree import Tree
+from fulmen.core import Tree
 from fulmen.core.verbs import project
 from fulmen.dispatching.registry import dispatch, verb
 from fulmen.robust.attacks.attack_loop import along

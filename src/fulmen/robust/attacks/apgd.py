@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.core.fields import static
-from fulmen.core.tree import remake
+from fulmen.core import remake, static
 from fulmen.core.verbs import advance, begin, finish, project, scaled, start_point, toward, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import DLR, CrossEntropy, Objective

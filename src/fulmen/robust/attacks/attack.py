@@ -1,20 +1,13 @@
 """`Attack`, `FGSM` and `PGD`, their starting points, and the optax chain of each."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any, ClassVar
 
 import jax
 import optax
 
-from fulmen.core.batch import inputs
-from fulmen.core.component import Component
-from fulmen.core.fields import hyper, static
-from fulmen.core.leaves import components
+from fulmen.core import Component, briefly, components, hyper, inputs, remake, static
 from fulmen.core.marks import ignores_steps
-from fulmen.core.naming import briefly
-from fulmen.core.tree import remake
 from fulmen.core.verbs import advance, start_point, transformation, validate, views
 from fulmen.dispatching.errors import MissingMethodError
 from fulmen.dispatching.registry import dispatch
@@ -94,6 +87,7 @@ class Attack(Component):
     """
 
     __example__ = "fm.PGD(region, step_size=0.01, steps=40)"
+    needs_ball: ClassVar[bool] = False  # whether its region must contain one ball
     nearest: ClassVar[bool] = False  # whether it searches for the nearest adversarial point, possibly outside its region
 
     region: Region
@@ -148,6 +142,8 @@ class _StepSize(Component):
 
 class SteepestAscent(Attack, _StepSize):
     """Attacks that take the steepest step in the norm of their region's ball."""
+
+    needs_ball = True
 
     @property
     def default_step(self) -> Any:
@@ -215,8 +211,9 @@ def transformation(attack: SteepestAscent):
 
 
 @dispatch
-def validate(attack: SteepestAscent):
-    ball_of(attack.region)
+def validate(attack: Attack):
+    if attack.needs_ball:
+        ball_of(attack.region)
 
 
 @dispatch

@@ -1,7 +1,5 @@
 """The loop of an iterative attack: compiled step by step, or as one traced program; it ends early on success."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax
@@ -9,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from fulmen.core.structure import Structure, keep, pack, per_structure
-from fulmen.core.tree import Tree, remake
+from fulmen.core import Structure, Tree, keep, pack, per_structure, remake
 from fulmen.core.verbs import advance, begin, finish
 from fulmen.robust.attacks.problem import Problem, Seen
 

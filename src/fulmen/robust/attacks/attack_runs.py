@@ -1,22 +1,18 @@
-"""`perturb` and `attempt`: an attack on a batch, with restarts, on the examples that it has not succeeded on yet."""
-
-from __future__ import annotations
+"""`perturb` and `attempt`, an attack on a batch, with restarts; and `adversarial`, on a plain loss function."""
 
 import inspect
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.core.batch import index, inputs, with_inputs
-from fulmen.core.component import still
-from fulmen.core.leaves import components, is_array
+from fulmen.core import Component, State, components, hyper, is_array, keep, pack, remake, static, still
+from fulmen.core.batch import Batch, index, inputs, with_inputs
 from fulmen.core.prepared_batch import prepared
-from fulmen.core.state import State
-from fulmen.core.structure import keep, pack
-from fulmen.core.tree import remake
-from fulmen.core.verbs import as_batch, attempt, perturb, validate
+from fulmen.core.verbs import as_batch, attempt, loss, perturb, validate
+from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import Attack
 from fulmen.robust.attacks.attack_loop import (
     AttackState,
@@ -134,3 +130,52 @@ def _better(old: AttackState, new: AttackState) -> AttackState:
     if old.succeeded is not None:
         better = ~old.succeeded & (new.succeeded | better)
     return select(better, new, old)
+
+
+class _Function(Component):
+    """A loss function with its parameters, as a component to attack."""
+
+    per_example: ClassVar[bool] = True
+
+    function: Callable[..., Any]
+    params: Any = hyper()
+    fixed: tuple[Any, ...] = static()
+
+
+class _Arguments(Batch):
+    x: jax.Array
+    rest: Any = hyper()
+
+
+@dispatch
+def loss(function: _Function, batch: _Arguments):
+    structure, fixed = function.fixed
+    rest = structure.unflatten([a if f is None else f[0] for a, f in zip(batch.rest, fixed, strict=True)])
+    return function.function(function.params, batch.x, *rest)
+
+
+def adversarial(loss_fn: Callable[..., Any], attack: Attack, *, best: bool = False) -> Callable[..., Any]:
+    """The loss function at the attacked input.
+
+    Args:
+        loss_fn: `loss_fn(params, x, *rest)`, one number per example, `(n,)`, or one for the batch; `x` is `(n, …)`.
+        attack: an `Attack`. It maximises a single number directly, and then `best` compares points of the whole batch.
+        best: whether to keep each example's best point, for one more forward pass, rather than the last one.
+
+    Returns:
+        `f(params, x, *rest, key=None)`: `loss_fn` at the attacked `x`. No gradient flows through the attack.
+
+    >>> f = fm.attacks.adversarial(lambda w, x: x @ w, fm.FGSM(fm.LinfBall(0.5)))
+    >>> print(f(jnp.array([1.0, -2.0]), jnp.zeros((1, 2))))
+    [1.5]
+    """
+
+    def attacked(params: Any, x: Any, *rest: Any, key: Any = None) -> Any:
+        leaves, structure = jax.tree.flatten(rest)
+        fixed = tuple(None if is_array(leaf) else (leaf,) for leaf in leaves)
+        arrays = [leaf if is_array(leaf) else None for leaf in leaves]
+        function = _Function(loss_fn, params, (structure, fixed))
+        moved = (perturb if best else last_point)(attack, function, _Arguments(x, arrays), key)
+        return loss_fn(params, inputs(moved), *rest)
+
+    return attacked

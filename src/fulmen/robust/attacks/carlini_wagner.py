@@ -1,16 +1,12 @@
 """The attack of Carlini and Wagner: minimises the distance and the margin together."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from fulmen.core.fields import hyper, static
-from fulmen.core.prediction import Prediction
-from fulmen.core.tree import remake
+from fulmen.core import Prediction, hyper, remake, static
 from fulmen.core.verbs import advance, begin, loss, toward, transformation, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import Margin

@@ -1,20 +1,144 @@
-"""Attacks that are an optax chain: the start, the step along the gradient with its projection, and the end."""
-
-from __future__ import annotations
+"""Attacks that are an optax chain: the steepest step and the uniform start in the ball of each norm, and the loop of steps."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from fulmen.core import remake
 from fulmen.core.marks import ignores_steps
-from fulmen.core.tree import remake
 from fulmen.core.verbs import advance, begin, finish, project, shown, start_point, transformation, views
 from fulmen.dispatching.registry import dispatch
-from fulmen.robust.attacks.attack import Attack
+from fulmen.robust.attacks.attack import Attack, Uniform, require_key
 from fulmen.robust.attacks.attack_loop import AttackState, initial_fields
+from fulmen.robust.attacks.projections import at_least_32_bits
+from fulmen.robust.attacks.region import L1Ball, L2Ball, LinfBall
+
+
+def fgsm(eps: Any) -> optax.GradientTransformation:
+    """The step of `FGSM` as an optax transformation: the sign of the gradient, then scaled.
+
+    It descends, so attacks pass the gradient of −loss; `fgsm(eps)` is `optax.sign_sgd(eps)`. Goodfellow, Shlens and Szegedy
+    2015, arXiv:1412.6572.
+
+    Args:
+        eps: the size of a step in the input's units: a number, possibly traced, or an optax schedule over the steps.
+
+    >>> step, _ = fm.attacks.fgsm(0.5).update(jnp.array([3.0, -0.1, 0.0]), fm.attacks.fgsm(0.5).init(None))
+    >>> print(step)
+    [-0.5  0.5 -0. ]
+    """
+    return _steps(jnp.sign, eps)
+
+
+def fgm(step_size: Any) -> optax.GradientTransformation:
+    """The fast gradient method as an optax transformation: the gradient divided by its Euclidean norm, then scaled.
+
+    The step is −step_size · g / max(‖g‖₂, 10⁻¹²), the steepest one of its length; each array is normalised separately.
+    Miyato, Dai and Goodfellow 2017, arXiv:1605.07725.
+
+    Args:
+        step_size: the length of a step in the input's units: a number, possibly traced, or an optax schedule over the steps.
+
+    >>> step, _ = fm.attacks.fgm(0.5).update(jnp.array([3.0, -4.0]), fm.attacks.fgm(0.5).init(None))
+    >>> print(step)
+    [-0.3  0.4]
+    """
+
+    def direction(g: jax.Array) -> jax.Array:
+        wide = g.astype(at_least_32_bits(g.dtype))
+        largest = jnp.maximum(jnp.abs(wide).max(initial=0), 1e-12)  # otherwise the squares of small values would be 0
+        length = largest * jnp.linalg.norm((wide / largest).ravel())
+        return (wide / jnp.maximum(length, 1e-12)).astype(g.dtype)
+
+    return _steps(direction, step_size)
+
+
+def slide(step_size: Any, q: float) -> optax.GradientTransformation:
+    """The step of `SLIDE` as an optax transformation: equal steps along the coordinates of largest gradient, by its sign.
+
+    With q = 0 one coordinate moves, the steepest step of its length. Tramèr and Boneh 2019, arXiv:1904.13000.
+
+    Args:
+        step_size: the 1-norm of a step in the input's units: a number, possibly traced, or an optax schedule over the steps.
+        q: the share of the coordinates that move, at least one. Coordinates that tie with the smallest of them move too.
+
+    Raises:
+        ValueError: unless q is between 0 and 1.
+
+    >>> step, _ = fm.attacks.slide(1.0, q=0.5).update(jnp.array([3.0, -4.0, 1.0, 0.5]), fm.attacks.slide(1.0, 0.5).init(None))
+    >>> print(step)
+    [-0.5  0.5 -0.  -0. ]
+    """
+    if not 0 <= q <= 1:
+        raise ValueError(f"slide: q must be between 0 and 1, the share of the coordinates that move, got {q!r}.")
+
+    def direction(g: jax.Array) -> jax.Array:
+        sizes = jnp.abs(g).ravel()
+        least = jax.lax.top_k(sizes, max(1, round(q * g.size)))[0][-1]
+        signs = jnp.where(jnp.abs(g) >= least, jnp.sign(g), 0)
+        count = jnp.abs(signs).astype(at_least_32_bits(g.dtype)).sum()
+        return signs / jnp.maximum(count, 1).astype(g.dtype)
+
+    return _steps(direction, step_size)
+
+
+def _steps(direction: Callable[[jax.Array], jax.Array], step_size: Any) -> optax.GradientTransformation:
+    # A schedule's value is cast to the gradient's type.
+    schedule: Any = step_size if callable(step_size) else lambda step: step_size
+    return optax.chain(
+        optax.stateless(lambda slopes, params: jax.tree.map(direction, slopes)), optax.scale_by_learning_rate(schedule)
+    )
+
+
+@dispatch
+def transformation(ball: LinfBall, step_size):
+    return fgsm(step_size)
+
+
+@dispatch
+def transformation(ball: L2Ball, step_size):
+    return fgm(step_size)
+
+
+@dispatch
+def transformation(ball: L1Ball, step_size):
+    return slide(step_size, q=0)
+
+
+@dispatch
+def start_point(start: Uniform, ball: LinfBall, x, key):
+    require_key(key)
+    return x + jnp.asarray(ball.eps).astype(x.dtype) * jax.random.uniform(key, x.shape, x.dtype, -1, 1)
+
+
+@dispatch
+def start_point(start: Uniform, ball: L2Ball, x, key):
+    """A normal direction is isotropic, and the share of the volume within radius r is rᵈ."""
+    direction, share = _draw(jax.random.normal, x, key)
+    return _offset(x, ball.eps, direction / jnp.linalg.norm(direction.ravel()) * share ** (1 / x.size))
+
+
+@dispatch
+def start_point(start: Uniform, ball: L1Ball, x, key):
+    """Normalised exponential numbers are uniform on a simplex (Devroye 1986, section V.2); with signs they are Laplace's."""
+    direction, share = _draw(jax.random.laplace, x, key)
+    return _offset(x, ball.eps, direction / jnp.abs(direction).sum() * share ** (1 / x.size))
+
+
+def _draw(distribution: Callable[..., jax.Array], x: Any, key: Any) -> tuple[jax.Array, jax.Array]:
+    """Random numbers in the shape of an example, and one between 0 and 1, in at least 32 bits."""
+    require_key(key)
+    wide = at_least_32_bits(x.dtype)
+    one, other = jax.random.split(key)
+    return distribution(one, x.shape, wide), jax.random.uniform(other, (), wide)
+
+
+def _offset(x: Any, eps: Any, offset: jax.Array) -> jax.Array:
+    return (x.astype(offset.dtype) + jnp.asarray(eps).astype(offset.dtype) * offset).astype(x.dtype)
 
 
 class ChainState(AttackState):

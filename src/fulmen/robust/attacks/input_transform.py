@@ -1,7 +1,5 @@
 """Views: transforms of an attack's point before the system. The gradient is taken through them."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 
@@ -9,8 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fulmen.core.component import Component
-from fulmen.core.fields import hyper
+from fulmen.core import Component, hyper
 from fulmen.core.verbs import shown
 from fulmen.dispatching.registry import dispatch
 

@@ -1,7 +1,5 @@
 """Variants of the fast gradient sign method: iterated, random starts, momentum, smoothed and diverse gradients."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 
@@ -10,12 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fulmen.core.fields import hyper, static
-from fulmen.core.naming import concrete, number
+from fulmen.core import concrete, hyper, number, static
 from fulmen.core.verbs import start_point, transformation, validate, views
 from fulmen.dispatching.registry import dispatch
-from fulmen.robust.attacks.attack import CLEAN, FGSM, PGD, Start, SteepestAscent, require_key
-from fulmen.robust.attacks.balls import slide
+from fulmen.robust.attacks.attack import CLEAN, FGSM, PGD, Attack, Start, SteepestAscent, require_key
+from fulmen.robust.attacks.gradient_steps import slide
 from fulmen.robust.attacks.input_transform import Diverse, Nesterov, View
 from fulmen.robust.attacks.region import ball_of
 
@@ -244,20 +241,20 @@ def views(attack: NIFGSM):
 
 @dispatch
 def validate(attack: SLIDE):
-    validate.invoke(SteepestAscent)(attack)
+    validate.invoke(Attack)(attack)
     if ball_of(attack.region).norm_order != 1:
         raise ValueError(f"SLIDE, region: must contain an L1Ball, got {attack.region!r}.")
 
 
 @dispatch
 def validate(attack: TIFGSM):
-    validate.invoke(SteepestAscent)(attack)
+    validate.invoke(Attack)(attack)
     smooth(attack.size)
 
 
 @dispatch
 def validate(attack: RFGSM):
-    validate.invoke(SteepestAscent)(attack)
+    validate.invoke(Attack)(attack)
     size, eps = concrete(attack.start.size), concrete(ball_of(attack.region).eps)
     if size is not None and eps is not None and (size > eps).any():
         raise ValueError(f"RFGSM.start: its size must be at most the radius, {number(eps)}, got {number(size)}.")

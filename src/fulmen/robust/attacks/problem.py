@@ -9,11 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from fulmen.compose.example_means import per_example, total_loss
+from fulmen.core import Eval, System, Tree, bound_mode, fold_name, remake, static
 from fulmen.core.batch import index, inputs, unweighted, with_inputs, with_labels
-from fulmen.core.component import System, fold_name
-from fulmen.core.fields import static
-from fulmen.core.mode import Eval, bound_mode
-from fulmen.core.tree import Tree, remake
 from fulmen.core.verbs import aim, bind, loss, losses, predictions, succeeded, toward
 from fulmen.robust.attacks.targets import class_labels, single_prediction
 

@@ -1,7 +1,5 @@
 """Projection: the nearest point of a region, where ε is clipped. Rounding never leaves the region."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable, Iterable

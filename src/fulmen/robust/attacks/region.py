@@ -9,10 +9,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.core.component import Component
-from fulmen.core.fields import hyper
-from fulmen.core.naming import concrete, number
-from fulmen.core.tree import remake
+from fulmen.core import Component, concrete, hyper, number, remake
 from fulmen.core.verbs import scaled, validate
 from fulmen.dispatching.registry import dispatch
 

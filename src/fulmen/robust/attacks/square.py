@@ -1,7 +1,5 @@
 """Square: a random search over squares of an image, without gradients."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math
@@ -11,8 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.core.fields import hyper, static
-from fulmen.core.tree import remake
+from fulmen.core import hyper, remake, static
 from fulmen.core.verbs import advance, begin, finish, project, validate
 from fulmen.dispatching.registry import dispatch, verb
 from fulmen.objectives import Margin, Objective

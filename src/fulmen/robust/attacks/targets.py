@@ -1,21 +1,13 @@
 """The goal of an attack: away from a label, or towards another class."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.core.batch import inputs, with_labels
-from fulmen.core.component import Component
-from fulmen.core.fields import hyper
-from fulmen.core.mode import Eval
-from fulmen.core.naming import concrete
+from fulmen.core import Component, Eval, Prediction, concrete, hyper, inputs, remake, with_labels
 from fulmen.core.output_shapes import output_shapes
-from fulmen.core.prediction import Prediction
-from fulmen.core.tree import remake
 from fulmen.core.verbs import aim, bind, loss, predictions, succeeded, toward, validate
 from fulmen.dispatching.registry import dispatch
 

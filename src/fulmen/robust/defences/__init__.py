@@ -3,13 +3,11 @@
 from fulmen.compose.defence import Defence
 from fulmen.core.verbs import ascent, defence_losses
 from fulmen.robust.defences.adversarial import Adversarial, AttackSchedule, AttackTrained
+from fulmen.robust.defences.divergence import MART, TRADES
+from fulmen.robust.defences.example_gradients import VAT, GradAlign
 from fulmen.robust.defences.free import FreeAdversarial
-from fulmen.robust.defences.gradalign import GradAlign
 from fulmen.robust.defences.guard import OverfittingGuard
-from fulmen.robust.defences.mart import MART
 from fulmen.robust.defences.starts import NFGSM, Gaussian, fast_fgsm
-from fulmen.robust.defences.trades import TRADES
-from fulmen.robust.defences.vat import VAT
 from fulmen.robust.defences.weights import AWP, SAM, WorseWeights
 
 __all__ = [

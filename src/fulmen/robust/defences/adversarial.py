@@ -1,7 +1,5 @@
 """`Adversarial`: a system trained on attacked inputs, and attacks that change with the step."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +8,7 @@ import jax.numpy as jnp
 
 from fulmen.compose.defence import Defence
 from fulmen.compose.part_defaults import augmented
-from fulmen.core.batch import Attacked
-from fulmen.core.component import Component
-from fulmen.core.fields import hyper
-from fulmen.core.leaves import components
+from fulmen.core import Attacked, Component, components, hyper
 from fulmen.core.verbs import as_batch, augment, defence_losses, loss, validate
 from fulmen.data.mixed import Mixed
 from fulmen.dispatching.registry import dispatch, verb

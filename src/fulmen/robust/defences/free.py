@@ -1,7 +1,5 @@
 """`FreeAdversarial`: one backward pass updates the parameters and the perturbation."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax
@@ -9,12 +7,7 @@ import jax.numpy as jnp
 
 from fulmen.compose.defence import Defence
 from fulmen.compose.part_defaults import augmented
-from fulmen.core.batch import inputs, with_inputs
-from fulmen.core.component import Buffer, Parameter
-from fulmen.core.fields import hyper, static
-from fulmen.core.mergeable import Last
-from fulmen.core.mode import Train
-from fulmen.core.tree import remake
+from fulmen.core import Buffer, Last, Parameter, Train, hyper, inputs, remake, static, with_inputs
 from fulmen.core.verbs import (
     as_batch,
     augment,

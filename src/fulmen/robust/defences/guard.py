@@ -1,13 +1,11 @@
 """`OverfittingGuard`: stops a run when robust accuracy under a stronger attack collapses."""
 
-from __future__ import annotations
-
 import warnings
 from typing import Any
 
 import numpy as np
 
-from fulmen.core.component import fold_name
+from fulmen.core import fold_name
 from fulmen.core.verbs import attempt, on
 from fulmen.data.arrays import check_arrays
 from fulmen.dispatching.registry import dispatch

@@ -1,13 +1,10 @@
 """Single-step attacks for fast training, and the random starts that defences use."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 
-from fulmen.core.fields import hyper
-from fulmen.core.tree import remake
-from fulmen.core.verbs import perturb, start_point, validate
+from fulmen.core import hyper, remake
+from fulmen.core.verbs import perturb, start_point
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import FGSM, Attack, Start, Uniform, require_key
 from fulmen.robust.attacks.region import Ball, Intersection, Region, ball_of, others
@@ -59,6 +56,8 @@ class NFGSM(Attack):
     NFGSM(region=LinfBall(eps=0.1) & Box(lo=0, hi=1))
     """
 
+    needs_ball = True
+
     region: Region
     noise: float = hyper(minimum=0, default=2.0)
     step_size: float | None = hyper(minimum=0, default=None)
@@ -87,8 +86,3 @@ def perturb(attack: NFGSM, system, batch, key, *, best=True):
     wide = remake(ball, {"eps": 2 * (start.eps + size)})
     step = FGSM(Intersection((wide, *others(attack.region))), step_size=size, start=_UniformIn(start))
     return perturb(step, system, batch, key, best=best, checked=True)
-
-
-@dispatch
-def validate(attack: NFGSM):
-    ball_of(attack.region)

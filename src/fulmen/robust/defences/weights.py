@@ -1,7 +1,5 @@
 """`SAM` and `AWP`: training with the gradient at weights displaced towards a higher loss."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax
@@ -9,10 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from fulmen.compose.part_defaults import augmented
-from fulmen.core.component import Component, Wrapper, part_name
-from fulmen.core.fields import hyper
+from fulmen.core import Component, Wrapper, briefly, hyper, part_name
 from fulmen.core.leaves import components, leaves
-from fulmen.core.naming import briefly
 from fulmen.core.verbs import ascent, update
 from fulmen.dispatching.registry import dispatch
 from fulmen.train.gradients import apply_gradients, differentiate

@@ -1,22 +1,21 @@
-"""The attacks that the argument `attack` means, their names, and the same attacks at another radius."""
-
-from __future__ import annotations
+"""The attacks of an evaluation: those that the argument `attack` means, their names and radii; and random search."""
 
 import dataclasses
+import functools
 import re
 from typing import Any
 
+import jax
 import numpy as np
 
-from fulmen.core.naming import concrete
-from fulmen.core.tree import remake, short
-from fulmen.core.verbs import as_attack, scaled
+from fulmen.core import concrete, remake, short, static
+from fulmen.core.verbs import advance, as_attack, begin, finish, project, scaled, start_point
 from fulmen.dispatching.registry import dispatch
-from fulmen.robust.attacks.attack import Attack, SteepestAscent
-from fulmen.robust.attacks.ensemble import WorstOf
+from fulmen.robust.attacks.attack import Attack, SteepestAscent, Uniform
+from fulmen.robust.attacks.attack_loop import AttackState, initial_fields
+from fulmen.robust.attacks.ensemble import WorstOf, autoattack
 from fulmen.robust.attacks.iterated import RandomSign
 from fulmen.robust.attacks.region import Ball, Region, balls
-from fulmen.robust.attacks.standard_ensemble import autoattack
 
 
 @dispatch
@@ -96,3 +95,41 @@ def name_of(attack: Any) -> str:
     if isinstance(attack, SteepestAscent) and attack.steps > 1:
         parts[0] += f"-{attack.steps}"
     return " ".join(parts)
+
+
+class UniformNoise(Attack):
+    """Points drawn uniformly from the ball around the clean input, and projected onto the region.
+
+    Args:
+        region: the allowed perturbations; points are drawn from its one ball.
+        steps: the number of points.
+
+    >>> fm.robust.report.UniformNoise(fm.LinfBall(0.1) & fm.Box(0, 1), steps=100)
+    UniformNoise(region=LinfBall(eps=0.1) & Box(lo=0, hi=1), steps=100)
+    """
+
+    needs_ball = True
+
+    steps: int = static(default=1)
+
+
+@dispatch
+def begin(attack: UniformNoise, problem):
+    return AttackState(**initial_fields(problem, problem.origin))
+
+
+@dispatch
+def advance(attack: UniformNoise, problem, state, step):
+    draw = functools.partial(start_point, Uniform(), attack.region)
+
+    def drawn(number: int, origin: jax.Array) -> jax.Array:
+        return project(attack.region, jax.vmap(draw)(origin, problem.keys(step, number)), origin)
+
+    flat, structure = jax.tree.flatten(problem.origin)
+    x = structure.unflatten([drawn(number, leaf) for number, leaf in enumerate(flat)])
+    return remake(state.keep(x, problem.evaluate(x, step), step + 1), {"x": x})
+
+
+@dispatch
+def finish(attack: UniformNoise, problem, state):
+    return state

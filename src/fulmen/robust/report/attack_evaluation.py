@@ -1,7 +1,5 @@
 """`Evaluation`: the forward passes and attacks of a robustness evaluation, on some of the examples."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,12 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fulmen.compose.vectorized import members_of
-from fulmen.core.batch import inputs, with_inputs
-from fulmen.core.component import fold_name
-from fulmen.core.mode import Eval, bound_mode
-from fulmen.core.prediction import Prediction, check_classes
+from fulmen.core import Eval, Prediction, bound_mode, check_classes, fold_name, inputs, remake, short, with_inputs
 from fulmen.core.structure import Structure, pack, per_structure
-from fulmen.core.tree import remake, short
 from fulmen.core.verbs import as_batch, attempt, bind, perturb, predictions
 from fulmen.robust.attacks.attack_loop import bucket, packed
 from fulmen.robust.attacks.problem import Problem

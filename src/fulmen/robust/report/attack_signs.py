@@ -1,22 +1,19 @@
 """The warning signs that concern attacks: whether they find what strong attacks must find."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
 import jax
 import numpy as np
 
-from fulmen.core.tree import remake
+from fulmen.core import remake
 from fulmen.core.verbs import examine, scaled
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import FGSM, PGD
 from fulmen.robust.attacks.region import boxes
 from fulmen.robust.attacks.square import Square
-from fulmen.robust.report.attack_choice import norm_name
-from fulmen.robust.report.noise import UniformNoise
-from fulmen.robust.report.warning_sign import OK, SUSPICIOUS, UNCHECKED, WRONG, Finding, Sign, graded
+from fulmen.robust.report.attack_choice import UniformNoise, norm_name
+from fulmen.robust.report.robustness_report import OK, SUSPICIOUS, UNCHECKED, WRONG, Finding, Sign, graded
 
 NO_BALL = Finding(UNCHECKED, "The attacks do not share one ball of a radius above 0.")
 MASKED = (

@@ -1,27 +1,21 @@
 """The warning sign that an attack misses adversarial examples that are known to exist."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.core.batch import Attacked, Batch, with_labels
-from fulmen.core.component import System, fold_name
-from fulmen.core.fields import hyper
-from fulmen.core.prediction import Prediction
-from fulmen.core.tree import remake
+from fulmen.core import Attacked, Batch, Prediction, System, fold_name, hyper, remake, with_labels
 from fulmen.core.verbs import attempt, examine, losses, predictions, scaled, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import CrossEntropy
 from fulmen.robust.attacks.apgd import Boundary
 from fulmen.robust.attacks.attack import PGD
 from fulmen.robust.attacks.targets import TrueLabel
+from fulmen.robust.report.attack_choice import UniformNoise
 from fulmen.robust.report.attack_evaluation import Evaluation
 from fulmen.robust.report.attack_signs import MASKED, NO_BALL, iterated_of, pgd_of, region_of, spread
-from fulmen.robust.report.noise import UniformNoise
-from fulmen.robust.report.warning_sign import UNCHECKED, Finding, Sign, graded
+from fulmen.robust.report.robustness_report import UNCHECKED, Finding, Sign, graded
 
 INNER = 32  # points near the example that its readout assigns to the example's class
 

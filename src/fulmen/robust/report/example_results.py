@@ -1,7 +1,5 @@
 """Each example's result under the attacks, collected batch by batch."""
 
-from __future__ import annotations
-
 import time
 from typing import Any
 

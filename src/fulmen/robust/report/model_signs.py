@@ -1,20 +1,16 @@
 """The warning signs that concern the model: properties that make attacks fail without making it robust."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax
 import numpy as np
 
-from fulmen.core.batch import inputs, with_inputs
-from fulmen.core.leaves import components
-from fulmen.core.mode import Train
+from fulmen.core import Train, components, inputs, with_inputs
 from fulmen.core.verbs import examine, predictions
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.report.attack_evaluation import in_eval_mode
 from fulmen.robust.report.attack_signs import spread
-from fulmen.robust.report.warning_sign import OK, SUSPICIOUS, UNCHECKED, WRONG, Finding, Sign
+from fulmen.robust.report.robustness_report import OK, SUSPICIOUS, UNCHECKED, WRONG, Finding, Sign
 
 
 class Randomness(Sign):

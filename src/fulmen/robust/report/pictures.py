@@ -1,12 +1,10 @@
 """Pictures of a report: the curve over the radius, the classes, and examples with their perturbations."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
 
-from fulmen.inspect.plot_style import COLOURS, TEXT, grid
+from fulmen.inspect.plots import COLOURS, TEXT, grid
 
 COLUMNS = 8  # examples in the picture
 

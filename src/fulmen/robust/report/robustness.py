@@ -1,40 +1,81 @@
 """The methods of `robustness`: attacks on every example, the curve over the radius, and the warning signs."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import platform
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 import optax
 
-from fulmen.core.batch import inputs
-from fulmen.core.component import Component, Model
-from fulmen.core.leaves import require_arrays
-from fulmen.core.state import State
-from fulmen.core.structure import pack
-from fulmen.core.verbs import as_attack, as_batch, examine, loss, robustness, validate
+from fulmen.core import Component, Model, State, inputs, pack, require_arrays
+from fulmen.core.verbs import as_attack, as_batch, examine, loss, robustness, scaled, validate
 from fulmen.core.version import __version__
 from fulmen.data.arrays import check_arrays
 from fulmen.dispatching.errors import MissingMethodError
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.ensemble import flattened
 from fulmen.robust.attacks.region import Ball, Intersection, require_inside
+from fulmen.robust.report.attack_choice import UniformNoise, norm_name
 from fulmen.robust.report.attack_evaluation import Evaluation, require_classes
 from fulmen.robust.report.attack_signs import BlackBox, Convergence, Falling, Gradients, Inside, Iterations
 from fulmen.robust.report.binarization import Binarization
 from fulmen.robust.report.example_results import ExampleResults
 from fulmen.robust.report.model_signs import Batches, Jumps, Modes, Probabilities, Randomness
-from fulmen.robust.report.radius_curve import as_curve, curve_points, radii_of
 from fulmen.robust.report.report_progress import Progress
-from fulmen.robust.report.robustness_report import Report
-from fulmen.robust.report.warning_sign import Sign
+from fulmen.robust.report.robustness_report import Report, Sign
 from fulmen.train.interruption import interruptible
+
+RADII = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # of the curve, in units of the ball's
+
+
+def radii_of(ball: Ball | None, eps: Iterable[float] | float | None) -> list[float]:
+    """The radii of the curve, ascending."""
+    eps_of_ball = 0.0 if ball is None else float(ball.eps)
+    if eps is None:
+        return [eps_of_ball * factor for factor in RADII if eps_of_ball]
+    radii = sorted(float(v) for v in (eps if isinstance(eps, Iterable) else (eps,)))
+    if radii and not eps_of_ball:
+        raise ValueError(
+            f"eps must be () unless all attacks have one ball of the same radius above 0, got {radii}: attacks are scaled "
+            "from that radius to the others."
+        )
+    if not all(np.isfinite(v) and v >= 0 for v in radii):
+        raise ValueError(f"eps must be finite radii of at least 0, got {radii}.")
+    return [v for v in radii if v > 0]
+
+
+def curve_points(
+    radii: list[float], evaluation: Evaluation, report: Any, progress: Progress
+) -> Iterator[tuple[float, float, float]]:
+    """Each radius, the accuracy under the attacks scaled to it, and the accuracy under noise of that size.
+
+    Balls are nested: an example that is broken in one is broken in all larger ones, so only the others are attacked again.
+    """
+    ball = evaluation.ball
+    if ball is None or not radii:
+        return
+    eps, n = float(ball.eps), len(report)
+    distance = report.distance.get(norm_name(ball), np.full(n, np.inf))
+    for several in ([r for r in radii if r >= eps], [r for r in reversed(radii) if r < eps]):
+        broken = report.correct & ~report.robust
+        for radius in several:
+            # In a smaller ball, the point that was found may be near enough already.
+            unknown = broken & (distance > radius) if radius < eps else report.correct & ~broken & (radius > eps)
+            rows = np.flatnonzero(unknown)
+            progress.begin(f"ε = {radius:.4g}, {rows.size} of {n}")
+            if rows.size:
+                attacks = [scaled(attack, radius / eps) for attack in evaluation.attacks]
+                broken[rows] = evaluation.broken(attacks, rows, f"radius {radius}")
+            noise = UniformNoise(scaled(evaluation.attacks[0].region, radius / eps), steps=1)
+            x = evaluation.last_points(noise, np.arange(n), "noise")
+            right_in_noise = evaluation.predict(np.arange(n), x).argmax(1) == report.labels
+            progress.step()
+            yield radius, (report.correct & ~broken).mean(), right_in_noise.mean()
+
 
 _OF_ATTACKS = (Iterations, Convergence, Falling, BlackBox, Binarization, Gradients, Inside)
 _OF_MODELS = (Randomness, Probabilities, Modes, Batches, Jumps)
@@ -84,7 +125,8 @@ def _robustness(
         with contextlib.suppress(KeyboardInterrupt):
             for point in curve_points(radii, evaluation, report, shown):
                 points.append(point)
-        report = dataclasses.replace(report, curve=as_curve(points))
+        columns = zip(("eps", "robust", "noise"), np.array(sorted(points)).T, strict=False)
+        report = dataclasses.replace(report, curve=dict(columns))
         with contextlib.suppress(KeyboardInterrupt):
             for sign in signs:
                 shown.begin(sign.title)

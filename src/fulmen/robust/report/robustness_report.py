@@ -1,4 +1,4 @@
-"""`Report`, the result of `robustness`: each example's result, the curve, the findings and the settings."""
+"""`Report`, the result of `robustness`, with the `Finding` of each `Sign`."""
 
 from __future__ import annotations
 
@@ -7,18 +7,61 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from fulmen.core import Component
 from fulmen.core.verbs import plot
 from fulmen.dispatching.registry import dispatch
 from fulmen.inspect.text import Picture
-from fulmen.robust.report.html import report_html
-from fulmen.robust.report.page import report_page
 from fulmen.robust.report.pictures import report_figure
-from fulmen.robust.report.report_text import report_text
-from fulmen.robust.report.warning_sign import Finding
+from fulmen.robust.report.report_pages import report_html, report_page, report_text
+
+OK, SUSPICIOUS, WRONG, UNCHECKED = "ok", "suspicious", "wrong", "not checked"
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """The result of a warning sign.
+
+    Args:
+        verdict: `"ok"`, `"suspicious"`, `"wrong"` or `"not checked"`.
+        text: a sentence with the numbers, and what to do.
+        sign: the sign's title.
+    """
+
+    verdict: Literal["ok", "suspicious", "wrong", "not checked"]
+    text: str
+    sign: str = ""
+
+
+class Sign(Component):
+    """A sign that the results of an evaluation are wrong.
+
+    **Extending.** Subclass it, write `examine(sign: Mine, evaluation, report)`, and pass it as
+    `fm.robustness(…, signs=(*fm.robust.report.SIGNS, Mine()))`. The first line of its docstring is its title in
+    reports: what should be the case.
+    """
+
+    @property
+    def title(self) -> str:
+        return (type(self).__doc__ or type(self).__name__).partition("\n")[0].rstrip(".")
+
+
+def graded(share: float, low: float, high: float, text: str, advice: str) -> Finding:
+    """The finding about a share that should be 0: ok up to `low`, suspicious up to `high`, otherwise wrong.
+
+    Args:
+        share: in [0, 1].
+        low: the largest share that is ok.
+        high: the largest share that is suspicious.
+        text: a sentence with the numbers.
+        advice: what to do, unless it is ok.
+    """
+    verdict: Any = OK if share <= low else SUSPICIOUS if share <= high else WRONG
+    return Finding(verdict, text if verdict == OK else f"{text} {advice}")
+
 
 LARGEST = 4_000_000
 """Inputs of more bytes are not written into a JSON file; it has their hash."""
@@ -143,7 +186,8 @@ class Report(Picture):
             raise ValueError(f"{path} must be a report that report.save('report.json') wrote, and is not.") from None
         if version != 1:
             raise ValueError(f"{path} must be a report of version 1, got version {version}.")
-        return cls(**_decoded(stored))
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: _FORMATS.get(name, _AS_IT_IS)[1](stored[name]) for name in names})
 
 
 @dispatch
@@ -160,11 +204,6 @@ def _encoded(report: Report) -> dict[str, Any]:
         encode, _ = _FORMATS.get(field.name, _AS_IT_IS)
         found[field.name] = encode(getattr(report, field.name))
     return found
-
-
-def _decoded(stored: dict[str, Any]) -> dict[str, Any]:
-    names = [field.name for field in dataclasses.fields(Report)]
-    return {name: _FORMATS.get(name, _AS_IT_IS)[1](stored[name]) for name in names}
 
 
 def _numbers(arrays: dict[str, np.ndarray]) -> dict[str, list[float | None]]:

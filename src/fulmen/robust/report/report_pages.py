@@ -1,0 +1,242 @@
+"""A report as text for a terminal of 80 columns, as HTML in a notebook, and as one self-contained page."""
+
+import html
+import io
+import re
+import textwrap
+from typing import Any
+
+import numpy as np
+
+from fulmen.inspect.plots import grid
+from fulmen.inspect.text import align, faint, html_page, html_table
+from fulmen.robust.report.pictures import panels
+
+WIDTH = 79
+MARKS = {"ok": "ok", "suspicious": "SUSPICIOUS", "wrong": "WRONG", "not checked": "not checked"}
+ATTACKS = "Attacks, each on the examples that survived the attacks before it"
+CURVE = "Accuracy by radius, under attack and under noise"
+WORST_FIRST = ("wrong", "suspicious", "not checked", "ok")
+
+
+def headline(report: Any) -> str:
+    """The results in a sentence or two."""
+    return f"accuracy {report.accuracy:.3f}, robust accuracy {report.robust_accuracy:.3f}: {counts(report)}"
+
+
+def counts(report: Any) -> str:
+    """The numbers of examples in a sentence or two."""
+    n, broken = len(report), int((report.correct & ~report.robust).sum())
+    interrupted = _interrupted(report) if report.partial else ""
+    right = f"{report.correct.sum()} of {n} examples are classified correctly"
+    return f"{right}, and the attacks break {broken} of these.{interrupted}"
+
+
+def _interrupted(report: Any) -> str:
+    n, run = len(report), len(report.attacks)
+    asked = report.settings.get("attacks", run)
+    parts = [f"{n} of {report.total} examples"] * (n < report.total) + [f"{run} of {asked} attacks"] * (run < asked)
+    return f" Interrupted: {' and '.join(parts) or 'the curve or the warning signs are incomplete'}."
+
+
+def verdicts(report: Any) -> str:
+    """The number of findings of each verdict."""
+    if not report.findings:
+        return "none were checked"
+    counts = {kind: sum(finding.verdict == kind for finding in report.findings) for kind in MARKS}
+    return ", ".join(f"{counts[kind]} {kind}" for kind in WORST_FIRST if counts[kind])
+
+
+def worst_first(report: Any) -> list[Any]:
+    """The findings, ordered from wrong to ok."""
+    return sorted(report.findings, key=lambda finding: WORST_FIRST.index(finding.verdict))
+
+
+def attack_rows(report: Any) -> list[tuple[str, ...]]:
+    """A row for each attack: the examples it was given and has broken, the accuracy after it, and its duration."""
+    return [
+        (each["name"], str(each["given"]), str(each["broken"]), f"{each['accuracy']:.3f}", f"{each['seconds']:.1f} s")
+        for each in report.attacks
+    ]
+
+
+def curve_rows(report: Any) -> list[tuple[str, ...]]:
+    """A row for each radius, from 0."""
+    if not report.curve:
+        return []
+    rows = [("0", f"{report.accuracy:.3f}", f"{report.accuracy:.3f}")]
+    columns = zip(report.curve["eps"], report.curve["robust"], report.curve["noise"], strict=True)
+    return rows + [(f"{eps:.4g}", f"{robust:.3f}", f"{noise:.3f}") for eps, robust, noise in columns]
+
+
+def report_text(report: Any) -> str:
+    """The report as text."""
+    parts = [_wrapped(f"Robustness: {headline(report)}"), _wrapped(f"region: {report.settings['region']}")]
+    rows = [("attack", "given", "broken", "accuracy", "time"), *attack_rows(report)]
+    parts.append(_titled(ATTACKS, _table(rows, (1, 2, 3, 4))))
+    if report.curve:
+        rows = [("ε", "attacked", "noise"), *curve_rows(report)]
+        parts.append(_titled(CURVE, _table(rows, (0, 1, 2))))
+    if report.findings:
+        text = "\n".join(_finding(finding) for finding in worst_first(report))
+        parts.append(_titled(f"Warning signs: {verdicts(report)}", text))
+    return "\n\n".join(parts)
+
+
+def _table(rows: list[tuple[str, ...]], right: tuple[int, ...]) -> str:
+    longest = WIDTH - 4 - sum(max(len(row[i]) for row in rows) + 2 for i in range(1, len(rows[0])))
+    return align([(textwrap.shorten(row[0], longest, placeholder="…"), *row[1:]) for row in rows], right)
+
+
+def _finding(finding: Any) -> str:
+    if finding.verdict == "ok":
+        return _wrapped(f"ok  {finding.sign}", 2)
+    return (
+        f"{_wrapped(f'{MARKS[finding.verdict]}  {finding.sign}', 2)}\n{textwrap.indent(_wrapped(finding.text, 6), '    ')}"
+    )
+
+
+def _wrapped(text: str, margin: int = 0) -> str:
+    return textwrap.fill(text, WIDTH - margin, subsequent_indent="" if margin > 2 else "    ", break_on_hyphens=False)
+
+
+def _titled(title: str, text: str) -> str:
+    return f"{title}\n{textwrap.indent(text, '  ')}"
+
+
+# Each has a contrast of at least 3.4 on white and on near-black.
+VERDICT_COLOURS = {"ok": "#3a8f4d", "suspicious": "#b97a00", "wrong": "#e0403a", "not checked": "#808080"}
+
+
+def escaped(rows: list[tuple[str, ...]]) -> list[list[str]]:
+    return [[html.escape(cell) for cell in row] for row in rows]
+
+
+def attacks_table(report: Any) -> str:
+    return html_table(("attack", "given>", "broken>", "accuracy>", "time>"), escaped(attack_rows(report)))
+
+
+def curve_table(report: Any) -> str:
+    return html_table(("ε>", "attacked>", "noise>"), escaped(curve_rows(report)))
+
+
+def findings_list(report: Any, only_warnings: bool = False) -> str:
+    """The findings, ordered from wrong to ok, each with a coloured verdict."""
+    found = report.warnings if only_warnings else worst_first(report)
+    items = []
+    for finding in found:
+        badge = f'<b style="color:{VERDICT_COLOURS[finding.verdict]}">{MARKS[finding.verdict]}</b>'
+        items.append(f"<div style='margin:0.4em 0'>{badge} {html.escape(finding.sign)}<br>{_with_code(finding.text)}</div>")
+    return "".join(items)
+
+
+def _with_code(text: str) -> str:
+    return re.sub("`([^`]+)`", r"<code>\1</code>", faint(text))
+
+
+def report_html(report: Any) -> str:
+    """The report for a notebook: results, attacks, radii and warnings."""
+    parts = [f"<div>{html.escape(headline(report))}</div>", attacks_table(report)]
+    if report.curve:
+        parts.append(curve_table(report))
+    parts.append(f"<div>Warning signs: {html.escape(verdicts(report))}</div>{findings_list(report, only_warnings=True)}")
+    return html_page("Robustness", "".join(parts))
+
+
+ROWS = 2000  # examples in the table
+
+STYLE = """
+:root { color-scheme: light dark }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 62em; margin: 2em auto; padding: 0 1em }
+h1 { font-size: 1.5em } h2 { font-size: 1.1em; margin-top: 2em }
+table { font: 13px/1.5 ui-monospace, monospace; display: block; overflow-x: auto }
+svg { max-width: 100%; height: auto }
+.metrics { display: flex; flex-wrap: wrap; gap: 1em 2.5em; margin: 1em 0 } .metrics b { display: block; font-size: 1.9em; line-height: 1.2 }
+.pictures { display: flex; flex-wrap: wrap; gap: 1em 2em }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 13px }
+details { max-height: 40em; overflow: auto }
+"""
+
+
+def report_page(report: Any) -> str:
+    """The page; without matplotlib it has no pictures."""
+    title = f"Robustness: {report.robust_accuracy:.3f} of {report.accuracy:.3f}"
+    n, warnings = len(report), len(report.warnings)
+    metrics = {
+        "accuracy": f"{report.accuracy:.3f}",
+        "robust accuracy": f"{report.robust_accuracy:.3f}",
+        f"of {report.total} examples" if n < report.total else "examples": str(n),
+        "warning" if warnings == 1 else "warnings": str(warnings),
+    }
+    boxes = "".join(f"<div><b>{value}</b>{name}</div>" for name, value in metrics.items())
+    sections = {
+        f"Warning signs: {verdicts(report)}": findings_list(report),
+        ATTACKS: attacks_table(report),
+        "Pictures": _pictures(report),
+        CURVE: curve_table(report) if report.curve else "",
+        "Examples": _examples(report),
+        "Settings": _settings(report),
+    }
+    region = faint(f"Region: {report.settings['region']}")
+    body = "".join(f"<h2>{html.escape(name)}</h2>\n{text}\n" for name, text in sections.items() if text)
+    head = (
+        '<meta charset="utf-8"><meta name="color-scheme" content="light dark"><meta name="viewport" content="width=device-width">'
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style>"
+    )
+    above = f'<h1>Robustness</h1><div class="metrics">{boxes}</div><p>{html.escape(counts(report))}<br>{region}</p>'
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>{above}\n{body}</body></html>\n'
+
+
+def _pictures(report: Any) -> str:
+    try:
+        drawn = [_svg(draw, report, name) for name, draw in panels(report).items()]
+    except ImportError:
+        return ""
+    return f'<div class="pictures">{"".join(drawn)}</div>'
+
+
+def _svg(draw: Any, report: Any, name: str) -> str:
+    """One panel as SVG, without metadata, and with ids that are unique on the page."""
+    import matplotlib
+    import matplotlib.pyplot as plt
+
+    with matplotlib.rc_context({"svg.hashsalt": f"fulmen {name}"}):
+        figure, (axes,) = grid(1, 1, (9.2, 4.0) if name == "examples" else (4.5, 3.0))
+        draw(axes, report)
+        out = io.StringIO()
+        figure.savefig(out, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+        plt.close(figure)
+    text = out.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    names = set(re.findall(r'\bid="([^"]+)"', text))
+    return re.sub(r'(\bid="|"#|url\(#)([^")]+)', lambda m: m[1] + (f"{name}-{m[2]}" if m[2] in names else m[2]), text)
+
+
+def _examples(report: Any) -> str:
+    shown = range(min(len(report), ROWS))
+    rows = []
+    for i in shown:
+        broken = report.correct[i] and not report.robust[i]
+        by = report.attacks[report.by[i]]["name"] if report.by[i] >= 0 else "" if report.correct[i] else "clean input wrong"
+        size = report.gradient["l2"][i]
+        rows.append(
+            (
+                str(i),
+                str(report.labels[i]),
+                str(report.predicted[i]),
+                str(report.attacked[i]),
+                by,
+                str(report.first[i]) if broken else "",
+                *(f"{report.distance[name][i]:.4g}" for name in ("linf", "l2", "l1")),
+                f"{size:.3g}" if np.isfinite(size) else "not finite",
+            )
+        )
+    columns = ("example>", "label>", "clean>", "attacked>", "broken by", "step>", "L∞>", "L2>", "L1>", "gradient>")
+    more = f"<p>{faint(f'and {len(report) - ROWS} more, in the JSON file')}</p>" if len(report) > ROWS else ""
+    return f"<details><summary>{len(report)} examples</summary>{html_table(columns, escaped(rows))}{more}</details>"
+
+
+def _settings(report: Any) -> str:
+    radii = ", ".join(f"{radius:.6g}" for radius in report.settings["radii"])
+    facts = {**report.settings, "radii": radii, "seconds": f"{report.seconds:.1f}", **report.versions}
+    return f"<pre>{html.escape(chr(10).join(f'{name}: {value}' for name, value in facts.items()))}</pre>"
