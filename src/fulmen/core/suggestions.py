@@ -18,7 +18,7 @@ _COUNTERPARTS = {
     "L1Loss": "fm.MAE",
     "LightningModule": "fm.System",
     "Linear": "fm.models.Dense",
-    "ModelCheckpoint": "fm.save, in a callback: a method of fm.on for fm.EpochEnd",
+    "ModelCheckpoint": "fm.Checkpoint",
     "Module": "fm.Model",
     "Sequential": "fm.models.Chain",
     "Step": "fm.StepEnd",

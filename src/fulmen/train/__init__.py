@@ -9,7 +9,7 @@ from fulmen.train import (  # for their methods of the verbs
     step_generator,
     verbs_of_state,
 )
-from fulmen.train.checkpoint import load, save
+from fulmen.train.checkpoints import Best, Checkpoint, Latest, OrbaxStore, load, restore, save
 from fulmen.train.events import (
     Due,
     EpochEnd,
@@ -32,6 +32,8 @@ from fulmen.train.history import History
 from fulmen.train.phases import Phase, Training, Validation
 
 __all__ = [
+    "Best",
+    "Checkpoint",
     "CrossValidation",
     "Due",
     "EpochEnd",
@@ -42,8 +44,10 @@ __all__ = [
     "FitStart",
     "History",
     "Interrupted",
+    "Latest",
     "Logs",
     "LogsRead",
+    "OrbaxStore",
     "Phase",
     "Run",
     "StepEnd",
@@ -55,5 +59,6 @@ __all__ = [
     "cross_validate",
     "differentiate",
     "load",
+    "restore",
     "save",
 ]
