@@ -1,10 +1,9 @@
 """The command line with runs that are saved: checkpoints, values that are set, evaluation and prediction."""
 
 import json
-import os
-import signal
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -56,7 +55,7 @@ def test_a_run_is_saved_resumed_evaluated_and_used(run):
         code, out, _ = run(f"train examples:run --checkpoint runs --resume --history h.json {values}")
     assert code == 0
     assert "9 steps" in out
-    assert len(json.loads(open("h.json").read())["loss"]) == 3
+    assert len(json.loads(Path("h.json").read_text())["loss"]) == 3
 
     code, out, _ = run("checkpoints runs")
     assert code == 0
@@ -64,12 +63,15 @@ def test_a_run_is_saved_resumed_evaluated_and_used(run):
 
     code, out, _ = run(f"evaluate examples:run --checkpoint runs --out m.json {values}")
     assert code == 0 and "step 9" in out
-    assert json.loads(open("m.json").read())["loss"] == pytest.approx(json.loads(open("h.json").read())["validation/loss"][-1])
+    assert json.loads(Path("m.json").read_text())["loss"] == pytest.approx(
+        json.loads(Path("h.json").read_text())["validation/loss"][-1]
+    )
     assert "step 3" in run(f"evaluate examples:run --checkpoint runs --step 3 {values}")[1]
 
     code, out, _ = run(f"predict examples:run --checkpoint runs --out p.npz {values}")
     assert code == 0
-    assert np.load("p.npz")["outputs"].shape == (60, 2)
+    with np.load("p.npz") as outputs:
+        assert outputs["outputs"].shape == (60, 2)
 
     [saved] = [c.run for c in fm.checkpoints("runs") if c.step == 9]
     assert saved["callbacks"]["Settings#0"]["set"] == {"objective.smoothing": "0", "model.layers.1.rate": "0.25"}
@@ -83,8 +85,7 @@ def test_a_saved_file_is_evaluated(run):
 
 
 def test_a_file_of_values(run):
-    with open("values.toml", "w") as file:
-        file.write('[objective]\nsmoothing = 0\n[model.layers.1]\nrate = 0.25\n')
+    Path("values.toml").write_text("[objective]\nsmoothing = 0\n[model.layers.1]\nrate = 0.25\n")
     code, _, err = run("train examples:run --config values.toml --set objective.smoothing=0.2 --checkpoint runs --epochs 1")
     assert (code, err) == (0, "")
     [saved] = fm.checkpoints("runs")

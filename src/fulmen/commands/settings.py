@@ -70,7 +70,10 @@ def with_settings(system: Any, values: Mapping[str, Any]) -> Any:
 
 def _typed(path: str, value: Any, before: Any) -> Any:
     """A value as the type of another one; the text of the command line is parsed."""
-    kind, number = type(before), np.ndim(before) == 0 and isinstance(before, int | float | np.generic | np.ndarray | jax.Array)
+    kind, number = (
+        type(before),
+        np.ndim(before) == 0 and isinstance(before, int | float | np.generic | np.ndarray | jax.Array),
+    )
     try:
         if kind is bool:
             return value if isinstance(value, bool) else _BOOLEANS[str(value).lower()]
@@ -85,7 +88,9 @@ def _typed(path: str, value: Any, before: Any) -> Any:
             return tuple(_typed(path, part, before[0]) for part in parts)
     except (KeyError, TypeError, ValueError):
         raise CommandError(f"--set {path}: must be a {kind.__name__}, such as {short(before)}, got {value}.") from None
-    raise CommandError(f"--set {path}: must be a number, a string, true, false or a tuple of them, but it is {short(before)}.")
+    raise CommandError(
+        f"--set {path}: must be a number, a string, true, false or a tuple of them, but it is {short(before)}."
+    )
 
 
 def _integer(value: Any) -> int:

@@ -15,4 +15,13 @@ from fulmen.testing.part_checks import check_attack, check_objective, check_sour
 from fulmen.testing.resume_check import check_resumes
 from fulmen.testing.tiny_systems import systems, tiny
 
-__all__ = ["check_attack", "check_component", "check_layer", "check_objective", "check_resumes", "check_source", "systems", "tiny"]
+__all__ = [
+    "check_attack",
+    "check_component",
+    "check_layer",
+    "check_objective",
+    "check_resumes",
+    "check_source",
+    "systems",
+    "tiny",
+]

@@ -55,7 +55,9 @@ def check_resumes(component: Any, data: Any, *, kills: int = 2, **options: Any) 
     try:
         pickle.dumps((component, data, options))
     except Exception as error:
-        raise TypeError(f"check_resumes: component, data and options must be picklable, for another process: {error}.") from None
+        raise TypeError(
+            f"check_resumes: component, data and options must be picklable, for another process: {error}."
+        ) from None
     with tempfile.TemporaryDirectory() as folder:
         whole = _part(component, data, options, Path(folder, "whole"), 0)
         total = int(whole["step"])
@@ -63,7 +65,11 @@ def check_resumes(component: Any, data: Any, *, kills: int = 2, **options: Any) 
             _part(component, data, options, Path(folder, "killed"), max(total * (number + 1) // (kills + 1), 1))
         resumed = _part(component, data, options, Path(folder, "killed"), 0)
     names = [name for name in whole["history"] if name != "seconds"]
-    different = [f"history[{n!r}]" for n in names if not np.array_equal(whole["history"][n], resumed["history"].get(n), equal_nan=True)]
+    different = [
+        f"history[{n!r}]"
+        for n in names
+        if not np.array_equal(whole["history"][n], resumed["history"].get(n), equal_nan=True)
+    ]
     pairs = zip(whole["state"], resumed["state"], whole["names"], strict=True)
     different += [name for one, other, name in pairs if not same([one], [other])]
     different += [f"run_state of callback {i}" for i, (a, b) in enumerate(zip(whole["memory"], resumed["memory"])) if a != b]
@@ -91,7 +97,10 @@ def _part(component: Any, data: Any, options: dict[str, Any], folder: Path, kill
 
 
 def _run(component: Any, data: Any, options: dict[str, Any], folder: Path, kill: int) -> None:
-    listed = [*options.pop("callbacks", ()), fm.Checkpoint(folder / "checkpoints", every=fm.Every(steps=1), keep=fm.Latest(2))]
+    listed = [
+        *options.pop("callbacks", ()),
+        fm.Checkpoint(folder / "checkpoints", every=fm.Every(steps=1), keep=fm.Latest(2)),
+    ]
     kills = [_Kill(kill)] * bool(kill)
     options = {"progress": False, **options}
     state, history = fm.fit(component, data, callbacks=[*listed, *kills], resume=folder / "checkpoints", **options)
