@@ -85,7 +85,7 @@ def complete_run(which: str, directory: Path, result: Path, rng: random.Random |
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert process.stdout is not None
         if rng is not None and killed < kills and process.stdout.readline():
-            time.sleep(rng.random() * 3)
+            time.sleep(rng.random() * 3 * (1 + killed % 4))  # some are long enough on a busy machine
             process.send_signal(signal.SIGKILL)
         error = process.communicate()[1]
         if process.returncode != -signal.SIGKILL:
