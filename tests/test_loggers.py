@@ -349,8 +349,10 @@ def test_trackio_reads_a_resumed_run_once(monkeypatch, state, trackio_logs, save
 
 def wandb_rows(folder):
     """The rows of the history in the files that W&B writes offline: LevelDB's log format with Protobuf records."""
+    import wandb
     from wandb.proto.wandb_internal_pb2 import Record
 
+    wandb.teardown()  # waits for W&B's process, which may write a file after the run is finished
     for path in sorted(folder.rglob("offline-run-*/*.wandb")):
         content, at, record = path.read_bytes(), 7, b""
         while at + 7 <= len(content):
