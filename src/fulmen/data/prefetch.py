@@ -9,6 +9,7 @@ import jax
 
 _END = object()
 _PATIENCE = 0.1  # seconds of waiting for a batch before asking whether the run is cancelled
+_LAST = 1.0  # seconds that a cancelled run waits for the thread to end
 
 
 class Prefetch:
@@ -81,8 +82,10 @@ def ahead(
     finally:
         stop.set()
         room.release()
-        while not cancelled() and thread.is_alive() and thread is not threading.current_thread():
+        waited = 0.0
+        while thread.is_alive() and thread is not threading.current_thread() and waited < _LAST:
             thread.join(_PATIENCE)  # the garbage collector may run this on the thread itself
+            waited += _PATIENCE if cancelled() else 0
 
 
 def _get(ready: queue.SimpleQueue[Any], cancelled: Callable[[], bool]) -> Any:
