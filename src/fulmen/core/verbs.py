@@ -999,7 +999,7 @@ def bounds(region, origin):
     """The smallest and the largest value of each coordinate.
 
     Args:
-        region: an `Interval`.
+        region: a `PerCoordinate`.
         origin: `(n, …)`, the clean inputs.
 
     Returns:
