@@ -40,6 +40,7 @@ from fulmen.core.verbs import (
     augment,
     batches,
     bind,
+    certify,
     configure_optimizers,
     eval_step,
     evaluate,
@@ -82,6 +83,7 @@ from fulmen.objectives import L1, L2, MAE, MSE, BinaryCrossEntropy, CrossEntropy
 from fulmen.optimizers import frozen, plateau, unfreeze
 from fulmen.robust import attacks, defences
 from fulmen.robust.attacks import FGSM, PGD, Attack, Box, L1Ball, L2Ball, LinfBall, WorstOf, autoattack
+from fulmen.robust.certified import IBP, Interval, Smoothed
 from fulmen.robust.defences import TRADES, Adversarial
 from fulmen.robust.report import Report
 from fulmen.schedules import cosine, one_cycle, warmup
@@ -141,7 +143,9 @@ __all__ = [
     "GAN",
     "Game",
     "History",
+    "IBP",
     "Interrupted",
+    "Interval",
     "L1",
     "L1Ball",
     "L2",
@@ -169,6 +173,7 @@ __all__ = [
     "Recall",
     "Regressor",
     "Report",
+    "Smoothed",
     "State",
     "StepEnd",
     "Stopped",
@@ -194,6 +199,7 @@ __all__ = [
     "best",
     "bind",
     "callbacks",
+    "certify",
     "check",
     "configure_optimizers",
     "cosine",

@@ -16,7 +16,7 @@ from fulmen.robust.attacks.attack_loop import initial_fields
 from fulmen.robust.attacks.input_transform import View
 from fulmen.robust.attacks.problem import Problem, Seen
 from fulmen.robust.attacks.projections import common_bounds
-from fulmen.robust.attacks.region import Ball, PerCoordinate, L1Ball, L2Ball, LinfBall, Region, members, others
+from fulmen.robust.attacks.region import Ball, L1Ball, L2Ball, LinfBall, PerCoordinate, Region, members, others
 from fulmen.robust.attacks.targets import without_class
 
 

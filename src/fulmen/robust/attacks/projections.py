@@ -11,7 +11,7 @@ from jax import lax
 
 from fulmen.core.verbs import bounds, project
 from fulmen.dispatching.registry import dispatch
-from fulmen.robust.attacks.region import Ball, Box, Intersection, PerCoordinate, L1Ball, L2Ball, LinfBall, split
+from fulmen.robust.attacks.region import Ball, Box, Intersection, L1Ball, L2Ball, LinfBall, PerCoordinate, split
 
 
 @dispatch
