@@ -120,7 +120,8 @@ class State:
 def without_plan(structure: Structure) -> Structure:
     """The structure for programs that serve every plan; reading the plan raises `PlanRead`."""
     if "without plan" not in structure.programs:
-        extra = UnreadPlan(), structure.extra[1]
+        plan, implementation = structure.extra
+        extra = UnreadPlan(microbatches=plan.microbatches), implementation
         structure.programs["without plan"] = Structure(structure.treedef, structure.fixed, extra)
     return structure.programs["without plan"]
 

@@ -15,6 +15,7 @@ from fulmen.core.structure import Structure, per_structure
 from fulmen.core.verbs import as_batch, eval_step, train_step, update
 from fulmen.dispatching.compiled_code import generation
 from fulmen.dispatching.registry import dispatch
+from fulmen.optimizers import evaluation_weights
 from fulmen.optimizers.update_schedule import NOBODY, UpdateSchedule, update_schedule
 from fulmen.train.gradients import learning_rates
 from fulmen.train.step_data import checked_step_data
@@ -28,7 +29,7 @@ def step_program(
     """The leaves after a step, and its logs as mergeable values."""
     state = State.of(leaves, raw_key, step, structure)
     component = state.system
-    mode = Train(jax.random.fold_in(state.key, state.step), state.step, resting)
+    mode = Train(jax.random.fold_in(state.key, state.step), state.step, resting, state.plan.microbatches)
     new, logs = update(component, state, as_batch(component, raw), mode)
     _require_same_types(state, new)
     logs = {name: v if isinstance(v, Mergeable) else Mean(v) for name, v in logs.items()}
@@ -127,7 +128,7 @@ def train_step(component: Component, batch):
 @per_structure()
 def _eval_step(structure: Structure, leaves: list[Any], raw_key: Any, step: Any, raw: Any) -> dict[str, Any]:
     state = State.of(leaves, raw_key, step, structure)
-    return observe(state.system, as_batch(state.system, raw), Eval(state.key))
+    return observe(evaluation_weights(state), as_batch(state.system, raw), Eval(state.key))
 
 
 @dispatch

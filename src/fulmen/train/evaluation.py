@@ -25,6 +25,7 @@ from fulmen.core.verbs import as_batch, bind, evaluate, predict, validate
 from fulmen.data.arrays import count
 from fulmen.data.source import Source
 from fulmen.dispatching.registry import dispatch
+from fulmen.optimizers import evaluation_weights
 from fulmen.train.accumulate import Ledger
 from fulmen.train.step_logs import observe
 
@@ -34,7 +35,7 @@ def evaluate(state: State, data, *, attack=None, batch_size=None):
     require_concrete("evaluate", "eval_step(state, batch)", state, data)
     source = _checked(state.system, data, attack)
     plan = _plan(source, batch_size, evaluation_size(state))
-    return evaluate_source(state.system, state.key, source, plan, attack, owner=state.structure)
+    return evaluate_source(evaluation_weights(state), state.key, source, plan, attack, owner=state.structure)
 
 
 @dispatch
@@ -173,7 +174,7 @@ def _measure(structure: Structure, leaves: list[Any], batch: Any, mode: Eval) ->
 @dispatch
 def predict(state: State, data, *, batch_size=None):
     require_concrete("predict", "forward(state, x)", state, data)
-    return _predict(state.system, state.key, data, batch_size, state.structure)
+    return _predict(evaluation_weights(state), state.key, data, batch_size, state.structure)
 
 
 @dispatch

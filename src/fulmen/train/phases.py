@@ -10,6 +10,7 @@ from fulmen.core.mode import Plan
 from fulmen.core.verbs import run_epoch
 from fulmen.data.source import Source
 from fulmen.dispatching.registry import dispatch
+from fulmen.optimizers import evaluation_weights
 from fulmen.train.evaluation import evaluate_source
 
 
@@ -60,7 +61,7 @@ def run_epoch(phase: Training, state, source, run):
 
 @dispatch
 def run_epoch(phase: Validation, state, source, run):
-    return state, evaluate_source(state.system, state.key, source.source, source.plan, owner=state.structure)
+    return state, evaluate_source(evaluation_weights(state), state.key, source.source, source.plan, owner=state.structure)
 
 
 _of_training = run_epoch.method(Training(), None, None, None)
