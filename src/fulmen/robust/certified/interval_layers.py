@@ -1,5 +1,6 @@
 """Interval bounds of the layers: linear maps, pooling, activations, residual blocks, and what changes nothing or only the shape."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from fulmen.models.chain import Function
 from fulmen.models.input_checks import aligned, pair
 from fulmen.models.layers import Conv, Dense, Dropout, Flatten
 from fulmen.models.pooling import AvgPool, GlobalAvgPool, MaxPool
-from fulmen.models.resnet import ResidualBlock
+from fulmen.models.resnet import BasicBlock, Bottleneck
 from fulmen.robust.certified.interval import Interval, MissingBoundsError, no_bounds_in_training, rounding_error
 
 
@@ -30,7 +31,7 @@ def forward(layer: Dense | Conv, x: Interval):
     middle = forward(layer, centre)
     absolute = jnp.abs(layer.weight)  # type: ignore[arg-type]
     spread = forward(remake(layer, {"weight": absolute, "bias": None, "use_bias": False}), radius)
-    axes = (-1,) if isinstance(layer, Dense) else (1, 2, 3)
+    axes = tuple(range(1 - absolute.ndim, 0))  # those that the layer sums over
     sums = jax.lax.stop_gradient(absolute.sum(range(absolute.ndim - 1)))
     size = x.magnitude.max(axes, keepdims=True) * aligned(sums, middle.ndim)
     if layer.bias is not None:
@@ -45,11 +46,19 @@ def forward(layer: MaxPool | Flatten, x: Interval):
 
 
 @dispatch
-def forward(layer: AvgPool | GlobalAvgPool, x: Interval):
-    window = pair(layer.window) if isinstance(layer, AvgPool) else x.shape[1:3]
+def forward(layer: AvgPool, x: Interval):
+    return _bounds_of_means(layer, x, math.prod(pair(layer.window)))
+
+
+@dispatch
+def forward(layer: GlobalAvgPool, x: Interval):
+    return _bounds_of_means(layer, x, math.prod(x.shape[1:3]))
+
+
+def _bounds_of_means(layer: Any, x: Interval, terms: int) -> Interval:
     found = x.map(lambda v: forward(layer, v))
     # The mean of the magnitudes, not the magnitude of the means: terms may cancel.
-    return found.widened(rounding_error(window[0] * window[1], x.dtype) * forward(layer, x.magnitude))
+    return found.widened(rounding_error(terms, x.dtype) * forward(layer, x.magnitude))
 
 
 @dispatch
@@ -58,7 +67,7 @@ def forward(layer: Dropout, x: Interval, mode: Train):
 
 
 @dispatch
-def forward(block: ResidualBlock, x: Interval):
+def forward(block: BasicBlock | Bottleneck, x: Interval):
     inner, shortcut = forward(block.inner, x), forward(block.shortcut, x)
     found = Interval(inner.lower + shortcut.lower, inner.upper + shortcut.upper)
     slack = float(jnp.finfo(found.dtype).eps) * (inner.magnitude + shortcut.magnitude)
