@@ -40,6 +40,7 @@ from fulmen.core.verbs import (
     augment,
     batches,
     bind,
+    certify,
     configure_optimizers,
     eval_step,
     evaluate,
@@ -84,6 +85,7 @@ from fulmen.objectives import L1, L2, MAE, MSE, BinaryCrossEntropy, CrossEntropy
 from fulmen.optimizers import frozen, plateau, unfreeze
 from fulmen.robust import attacks, defences
 from fulmen.robust.attacks import FGSM, PGD, Attack, Box, L1Ball, L2Ball, LinfBall, WorstOf, autoattack
+from fulmen.robust.certified import IBP, Interval, Smoothed
 from fulmen.robust.defences import TRADES, Adversarial
 from fulmen.robust.report import Report
 from fulmen.schedules import cosine, one_cycle, warmup
@@ -173,7 +175,9 @@ __all__ = [
     "Game",
     "GradientNorms",
     "History",
+    "IBP",
     "Interrupted",
+    "Interval",
     "JSONLines",
     "L1",
     "L1Ball",
@@ -211,6 +215,7 @@ __all__ = [
     "ReduceOnPlateau",
     "Regressor",
     "Report",
+    "Smoothed",
     "State",
     "StepEnd",
     "Stopped",
@@ -241,6 +246,7 @@ __all__ = [
     "best_member",
     "bind",
     "callbacks",
+    "certify",
     "check",
     "checkpoints",
     "configure_optimizers",

@@ -1006,7 +1006,7 @@ def bounds(region, origin):
     """The smallest and the largest value of each coordinate.
 
     Args:
-        region: an `Interval`.
+        region: a `PerCoordinate`.
         origin: `(n, …)`, the clean inputs.
 
     Returns:
@@ -1105,6 +1105,59 @@ def robustness(state, data, attack, **options):
     >>> report = fm.robustness(fm.Classifier(model), (x, y), fm.FGSM(region), progress=False)
     >>> print(report.accuracy, report.robust, report.x.ravel().round(3))
     1.0 [ True False  True] [0.3  0.55 0.8 ]
+    """
+
+
+@verb(delegates=False)
+def certify(state, data, region, **options):
+    """A lower bound of a classifier's robust accuracy: for each example, whether its class provably holds in a region.
+
+    A state, or a component with its arrays, is certified by interval bounds, `forward(model, fm.Interval(lower, upper))`, in `Eval`
+    mode; `fm.Smoothed(state, sigma)` by randomized smoothing. The accuracy under any attack is at least the certified accuracy.
+
+    Args:
+        state: a `State`, a component with one classifier in it, or an `fm.Smoothed`.
+        data: arrays, or a tuple, dict or `Batch` of arrays, with labels.
+        region: for interval bounds one that bounds each coordinate, such as `fm.LinfBall(0.1) & fm.Box(0, 1)`; for an
+            `fm.Smoothed` an `fm.L2Ball`, perhaps with boxes.
+        batch_size: examples in a batch.
+        seed: for an `fm.Smoothed`, determines all draws; those of an example do not depend on the others.
+
+    Returns:
+        A `Certificate`: `certificate.certified_accuracy`, and each example's result and radius in arrays.
+
+    Raises:
+        ValueError: for a region that the method does not cover, a system that has not one classifier, and labels out of range.
+        MissingMethodError: for a layer without interval bounds, with the method to write.
+
+    **Extending.** Write `forward(layer: Mine, x: fm.Interval)` for a custom layer, or `certify(method: Mine, data, region)` for
+    another kind of certificate, which returns an `fm.robust.certified.Certificate`.
+
+    >>> x, y = jnp.array([[0.2], [0.45], [0.9]]), jnp.array([0, 0, 1])
+    >>> model = fm.models.Dense(1, 2, weight=jnp.array([[-1.0, 1.0]]), bias=jnp.array([0.5, -0.5]))
+    >>> certificate = fm.certify(fm.Classifier(model), (x, y), fm.LinfBall(0.1) & fm.Box(0, 1))
+    >>> print(certificate.certified, certificate.radius.round(2))
+    [ True False  True] [0.2  0.05 0.2 ]
+    """
+
+
+@verb(delegates=False)
+def margin_bounds(model, x, labels):
+    """Lower bounds of the label's logit minus each class's logit, for all inputs of an interval.
+
+    By default the differences of the bounds of `forward(model, x)`. A `Dense` layer is merged with the differences, which is tighter,
+    and a `Chain` does the same with its last layer.
+
+    Args:
+        model: a model whose outputs are logits, `(n, classes)`.
+        x: an `fm.Interval`.
+        labels: `(n,)` integers.
+
+    Returns:
+        `(n, classes)`, 0 at the label.
+
+    **Extending.** Overload it for a model with a linear last layer: `return margin_bounds(model.head, features, labels)`, where
+    `features` is the interval of its inputs.
     """
 
 

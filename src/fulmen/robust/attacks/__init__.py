@@ -30,7 +30,7 @@ from fulmen.robust.attacks.input_transform import Diverse, Nesterov, View
 from fulmen.robust.attacks.iterated import BIM, DIFGSM, MIFGSM, NIFGSM, RFGSM, SLIDE, TIFGSM, RandomSign, momentum, smooth
 from fulmen.robust.attacks.minimal import MinimalNorm
 from fulmen.robust.attacks.problem import Problem, Seen
-from fulmen.robust.attacks.region import Ball, Box, Intersection, Interval, L1Ball, L2Ball, LinfBall, Region
+from fulmen.robust.attacks.region import Ball, Box, Intersection, L1Ball, L2Ball, LinfBall, PerCoordinate, Region
 from fulmen.robust.attacks.square import Square
 from fulmen.robust.attacks.targets import LikelyTarget, PredictedLabel, Target, Targeting, TrueLabel
 
@@ -51,7 +51,6 @@ __all__ = [
     "FAB",
     "FGSM",
     "Intersection",
-    "Interval",
     "L1Ball",
     "L2Ball",
     "LikelyTarget",
@@ -61,6 +60,7 @@ __all__ = [
     "NIFGSM",
     "Nesterov",
     "PGD",
+    "PerCoordinate",
     "PredictedLabel",
     "Problem",
     "RFGSM",
