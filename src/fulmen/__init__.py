@@ -73,6 +73,7 @@ from fulmen.core.verbs import (
 )
 from fulmen.core.version import __version__
 from fulmen.data import split
+from fulmen.devices import FSDP, Replicated, TensorParallel, mesh
 from fulmen.dispatching.errors import AmbiguousMethodError, MissingMethodError
 from fulmen.dispatching.registry import dispatch, verb, verbs
 from fulmen.inspect import check, explain, loss_tree, summary
@@ -135,6 +136,7 @@ __all__ = [
     "Every",
     "F1",
     "FGSM",
+    "FSDP",
     "FitEnd",
     "FitStart",
     "Frozen",
@@ -168,12 +170,14 @@ __all__ = [
     "Prediction",
     "Recall",
     "Regressor",
+    "Replicated",
     "Report",
     "State",
     "StepEnd",
     "Stopped",
     "System",
     "TRADES",
+    "TensorParallel",
     "Train",
     "Training",
     "Unlabeled",
@@ -225,6 +229,7 @@ __all__ = [
     "losses",
     "marks",
     "members",
+    "mesh",
     "metric_types",
     "metrics",
     "model_inputs",

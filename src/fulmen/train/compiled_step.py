@@ -13,6 +13,7 @@ from fulmen.core.mode import Eval, PlanRead, Train, UnreadPlan
 from fulmen.core.state import State, without_plan
 from fulmen.core.structure import Structure, per_structure
 from fulmen.core.verbs import as_batch, eval_step, train_step, update
+from fulmen.devices.layouts import pinned, split_rows
 from fulmen.dispatching.compiled_code import generation
 from fulmen.dispatching.registry import dispatch
 from fulmen.optimizers.update_schedule import NOBODY, UpdateSchedule, update_schedule
@@ -27,12 +28,12 @@ def step_program(
 ) -> tuple[list[Any], dict[str, Any]]:
     """The leaves after a step, and its logs as mergeable values."""
     state = State.of(leaves, raw_key, step, structure)
-    component = state.system
+    component, raw = state.system, split_rows(raw, state.devices)
     mode = Train(jax.random.fold_in(state.key, state.step), state.step, resting)
     new, logs = update(component, state, as_batch(component, raw), mode)
     _require_same_types(state, new)
     logs = {name: v if isinstance(v, Mergeable) else Mean(v) for name, v in logs.items()}
-    return new.arrays, {**learning_rates(state, new), **logs}
+    return pinned(state, new), {**learning_rates(state, new), **logs}
 
 
 def _require_same_types(old: State, new: State) -> None:
@@ -127,7 +128,7 @@ def train_step(component: Component, batch):
 @per_structure()
 def _eval_step(structure: Structure, leaves: list[Any], raw_key: Any, step: Any, raw: Any) -> dict[str, Any]:
     state = State.of(leaves, raw_key, step, structure)
-    return observe(state.system, as_batch(state.system, raw), Eval(state.key))
+    return observe(state.system, as_batch(state.system, split_rows(raw, state.devices)), Eval(state.key))
 
 
 @dispatch

@@ -8,6 +8,7 @@ from fulmen.core.leaves import require_concrete
 from fulmen.core.mode import Plan
 from fulmen.core.state import State
 from fulmen.data.source import Source
+from fulmen.devices.policies import BatchPlacement, require_divisible
 from fulmen.dispatching.warning import warn
 from fulmen.optimizers import groups
 
@@ -40,7 +41,12 @@ def prepare(
     if source.in_memory:
         source.validate(state.system, source.data)
     require_length(epochs, steps)
-    return source, source.plan(usual=state.plan.batch_size, epochs=epochs, steps=steps, seed=seed, **options)
+    plan = source.plan(usual=state.plan.batch_size, epochs=epochs, steps=steps, seed=seed, **options)
+    if state.devices is not None:
+        rows = plan.batch_size if source.examples else None
+        require_divisible(state.devices, rows or 0)
+        source.place = BatchPlacement(state.devices, rows)
+    return source, plan
 
 
 def read_options(

@@ -14,6 +14,7 @@ import numpy as np
 from fulmen.core.state import State
 from fulmen.core.verbs import due, on
 from fulmen.data.source import Source
+from fulmen.devices.layouts import placed, replicated
 from fulmen.dispatching.compiled_code import generation
 from fulmen.optimizers.update_schedule import update_schedule
 from fulmen.train.accumulate import Ledger
@@ -54,6 +55,8 @@ class StepLoop:
     def take(self, state: State) -> None:
         """Continue with another state."""
         # Steps donate their arrays, and the caller may still hold the state: copied once.
+        self.devices = state.devices
+        state = state if self.devices is None else placed(state)
         self.leaves: list[Any] = [jnp.copy(v) for v in state.arrays]
         if getattr(self, "structure", None) is not state.structure:
             self.generation: int | None = None
@@ -133,7 +136,7 @@ class StepLoop:
             self.sums = None
         # An argument from the host costs microseconds: key and step are passed only to programs that use them.
         self.timed = not all(_used(each).isdisjoint(each.invars[n : n + 2]) for each in every)
-        of = step_structure(self.structure), tuple(self.updated), self.ledger, self.raw_key.shape
+        of = step_structure(self.structure), tuple(self.updated), self.ledger, self.raw_key.shape, self.devices
         self.programs = {resting: _fast_program(*of, resting) for resting in traced}
 
     def start_epoch(self, epoch: int) -> bool:
@@ -215,7 +218,10 @@ class StepLoop:
             self.ledger.clear()
             self.ledger.total = self.ledger.shown = np.asarray(self.restored["total"], np.float64)
             self.sums, self.restored = np.asarray(self.restored["sums"], self.ledger.dtype), None
-        return self.ledger.zeros() if self.sums is None else self.sums
+        return self._placed(self.ledger.zeros() if self.sums is None else self.sums)
+
+    def _placed(self, sums: Any) -> Any:
+        return sums if self.devices is None else jax.device_put(sums, self.devices.layout())
 
     def _quiet_steps(self) -> int:
         """The number of steps after which there is something to do."""
@@ -236,7 +242,7 @@ class StepLoop:
         if complete or incomplete:  # sums that are not complete are donated to the next step: the ledger gets a copy
             self.ledger.append(sums if complete else jnp.copy(sums), complete)
         self.sums = None if complete else sums
-        return self.ledger.zeros() if complete else sums
+        return self._placed(self.ledger.zeros()) if complete else sums
 
     def _call_due(self) -> None:
         """Call the callbacks for `StepEnd`, and those whose time has come."""
@@ -276,7 +282,12 @@ def _used(jaxpr: Any) -> set[Any]:
 
 
 def _fast_program(
-    structure: Any, updated: tuple[int, ...], ledger: Ledger, key_shape: tuple[int, ...], resting: frozenset[str]
+    structure: Any,
+    updated: tuple[int, ...],
+    ledger: Ledger,
+    key_shape: tuple[int, ...],
+    devices: Any,
+    resting: frozenset[str],
 ) -> Any:
     """The step on flat leaves, those that it changes donated, with its logs added to one vector."""
     key = (updated, tuple(ledger.order), ledger.structure, tuple(ledger.shapes), ledger.dtype, resting)
@@ -288,7 +299,7 @@ def _fast_program(
             some, rest, chosen = iter(changing), iter(fixed), set(updated)
             leaves = [next(some) if i in chosen else next(rest) for i in range(len(changing) + len(fixed))]
             new, logs = step_program(reference(), leaves, raw_key, step, raw, resting)
-            return [new[i] for i in updated], ledger.add(sums, logs)
+            return [new[i] for i in updated], replicated(ledger.add(sums, logs), devices)
 
         unused = np.zeros(key_shape, np.uint32), np.int32(0)
         structure.programs[key] = jax.jit(program, donate_argnums=(0, 2))
