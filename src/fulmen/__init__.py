@@ -1,8 +1,8 @@
 """Fulmen: composable systems of models, trained in JAX by verbs that dispatch on types.
 
 Here is what most programs use; more of a kind is in `fm.attacks`, `fm.augmentations`, `fm.data`, `fm.defences`,
-`fm.environments`, `fm.metric_types`, `fm.models`, `fm.objectives`, `fm.optimizers`, `fm.robust`, `fm.schedules`, `fm.systems`
-and `fm.testing`.
+`fm.devices`, `fm.environments`, `fm.metric_types`, `fm.models`, `fm.objectives`, `fm.optimizers`, `fm.robust`, `fm.schedules`,
+`fm.systems` and `fm.testing`.
 """
 
 import importlib
@@ -11,6 +11,7 @@ import sys
 from fulmen import (
     augmentations,
     data,
+    devices,
     environments,
     metric_types,
     models,
@@ -205,6 +206,7 @@ __all__ = [
     "cross_validate",
     "data",
     "defences",
+    "devices",
     "differentiate",
     "dispatch",
     "environments",

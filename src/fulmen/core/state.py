@@ -97,7 +97,10 @@ class State:
 
     def replace(self, **changes: Any) -> State:
         """The state with other values of some attributes."""
-        now = {name: getattr(self, name) for name in ("system", "optimizer_state", "optimizer", "step", "key", "plan", "devices")}
+        now = {
+            name: getattr(self, name)
+            for name in ("system", "optimizer_state", "optimizer", "step", "key", "plan", "devices")
+        }
         return State(**{**now, **changes})
 
     def next(self, leaves: Any) -> State:

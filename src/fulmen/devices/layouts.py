@@ -95,7 +95,9 @@ def _require_field(part: Any, name: str) -> None:
     try:
         get(part, name)
     except KeyError as error:
-        raise ValueError(f"partition({type(part).__name__}, …) names an array that does not exist: {error.args[0]}.") from None
+        raise ValueError(
+            f"partition({type(part).__name__}, …) names an array that does not exist: {error.args[0]}."
+        ) from None
 
 
 def _without_axes(part: Any, n: int) -> Any:
@@ -109,6 +111,26 @@ def layouts_of(component: Any, policy: Policy) -> list[NamedSharding]:
     return [policy.layout(*rules.axes(leaf.path, np.shape(leaf.value))) for leaf in leaves(component)]
 
 
+def layouts(component: Any, policy: Policy) -> dict[str, NamedSharding]:
+    """The layout of each leaf of a component by path. `fm.explain(fm.devices.layouts, component, policy)` shows the methods.
+
+    Args:
+        component: a component; without arrays, those that `init` would draw are laid out.
+        policy: such as `fm.FSDP(mesh)`.
+
+    Returns:
+        A dict from paths to `jax.sharding.NamedSharding`s.
+
+    Raises:
+        ValueError: for a method of `partition` whose result does not fit the arrays or the mesh.
+
+    >>> fm.devices.layouts(fm.models.Dense(4, 2), fm.TensorParallel(fm.mesh(data=1)))["weight"].spec
+    PartitionSpec(None, 'model')
+    """
+    component, _ = described(component)
+    return dict(zip((leaf.path for leaf in leaves(component)), layouts_of(component, policy), strict=True))
+
+
 # States
 
 
@@ -119,7 +141,7 @@ class _Laid:
         self.shape_of, self.layout = shape, layout
 
 
-def layouts(state: State) -> list[NamedSharding]:
+def state_layouts(state: State) -> list[NamedSharding]:
     """The layout of each of a state's `arrays` under its policy.
 
     Optimizer states are laid out as their parameters, which are found by structure: a part of the optimizer's state that has
@@ -161,7 +183,7 @@ def _following(system: Any, optimizer_state: Any, rest: NamedSharding) -> list[N
 
 def placed(state: State) -> State:
     """The state with its arrays on the devices of its policy; arrays that are there already are not copied."""
-    *arrays, raw_key = jax.device_put([*state.arrays, state.raw_key], [*layouts(state), state.devices.layout()])
+    *arrays, raw_key = jax.device_put([*state.arrays, state.raw_key], [*state_layouts(state), state.devices.layout()])
     return State.of(arrays, raw_key, state.step, state.structure)
 
 
@@ -188,7 +210,7 @@ def pinned(before: State, after: State) -> list[Any]:
     """
     if before.devices is None:
         return after.arrays
-    pairs = zip(before.arrays, after.arrays, layouts(before), strict=True)
+    pairs = zip(before.arrays, after.arrays, state_layouts(before), strict=True)
     return [new if new is old else jax.lax.with_sharding_constraint(new, layout) for old, new, layout in pairs]
 
 
@@ -229,5 +251,5 @@ def computed(function: Callable[[State], State], state: State) -> State:
         return function(state)
     shapes = jax.eval_shape(function, state)
     run = lambda state: function(state).arrays
-    arrays = jax.jit(run, out_shardings=layouts(shapes))(placed(state))
+    arrays = jax.jit(run, out_shardings=state_layouts(shapes))(placed(state))
     return placed(State.of(arrays, state.raw_key, state.step, shapes.structure))

@@ -195,9 +195,7 @@ def predict(component: Component, data, *, batch_size=None, devices=None):
     return _predict(spread(unbind(component), devices), jax.random.key(0), data, batch_size, component, devices)
 
 
-def _predict(
-    component: Any, key: Any, data: Any, batch_size: int | None, owner: Any, devices: Policy | None
-) -> Any:
+def _predict(component: Any, key: Any, data: Any, batch_size: int | None, owner: Any, devices: Policy | None) -> Any:
     source, key = Source.of(data), fold_name(key, "evaluate")
     leaves, structure = pack(component, *_extra(devices))
     keep(structure, owner)

@@ -60,7 +60,9 @@ def run_epoch(phase: Training, state, source, run):
 
 @dispatch
 def run_epoch(phase: Validation, state, source, run):
-    return state, evaluate_source(state.system, state.key, source.source, source.plan, owner=state.structure, devices=state.devices)
+    return state, evaluate_source(
+        state.system, state.key, source.source, source.plan, owner=state.structure, devices=state.devices
+    )
 
 
 _of_training = run_epoch.method(Training(), None, None, None)

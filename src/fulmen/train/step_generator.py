@@ -17,7 +17,9 @@ from fulmen.train.run_options import first_batch, prepare, warn_past_plan
 
 
 @dispatch
-def steps(state: State, data, *, epochs=None, steps=None, batch_size=None, seed=0, drop_last=False, limit=None, devices=None):
+def steps(
+    state: State, data, *, epochs=None, steps=None, batch_size=None, seed=0, drop_last=False, limit=None, devices=None
+):
     reading = dict(batch_size=batch_size, seed=seed, drop_last=drop_last, limit=limit)
     state = on_devices(state, devices)
     source, plan = prepare("steps", state, data, epochs=epochs, steps=steps, **reading)
