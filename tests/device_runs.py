@@ -19,7 +19,7 @@ import optax
 
 import fulmen as fm
 from fulmen import dispatch, forward, init, on, partition
-from fulmen.devices.layouts import state_layouts
+from fulmen.devices.array_layouts import state_layouts
 from fulmen.train.compiled_step import step_program
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")

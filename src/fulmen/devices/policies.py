@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from fulmen.data.arrays import count
+from fulmen.devices.processes import own_rows, several
 
 Axes = tuple[Any, ...]
 """For each axis of an array the name of a mesh axis, a tuple of them, or None. Missing ones are None."""
@@ -188,4 +189,8 @@ class BatchPlacement:
 
 def on_rows(raw: Any, policy: Policy | None) -> Any:
     """The batch on the devices of a policy, its rows over the axis "data"; as it is for None."""
-    return raw if policy is None else jax.device_put(raw, policy.of_batch(raw))
+    if policy is None:
+        return raw
+    # With several processes `device_put` would compare the whole batch between them.
+    layout = policy.of_batch(raw)
+    return jax.tree.map(own_rows, raw, layout) if several() else jax.device_put(raw, layout)

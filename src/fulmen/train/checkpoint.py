@@ -16,6 +16,7 @@ from fulmen.core.component import is_part
 from fulmen.core.leaves import components, require_arrays
 from fulmen.core.state import State
 from fulmen.core.version import __version__
+from fulmen.devices.processes import is_first, wait_for_others
 from fulmen.train.saved_arrays import (
     DamagedFileError,
     array_type,
@@ -36,7 +37,7 @@ def save(path: str | os.PathLike[str], state: Any) -> None:
     """Write a state into one file in the safetensors format.
 
     The file holds the arrays and, as JSON, the path, shape, type and role of each. It is written under a temporary name in
-    the same folder and then renamed, so it is never incomplete.
+    the same folder and then renamed, so it is never incomplete. With several processes, all must call it; the first one writes.
 
     Args:
         path: of the file; missing folders are created.
@@ -60,13 +61,19 @@ def save(path: str | os.PathLike[str], state: Any) -> None:
         entries.append(described(name, leaf, role))
     step = int(state.step) if isinstance(state, State) else None
     header = {"format": _FORMAT, "version": __version__, "step": step, "types": _types(state), "leaves": entries}
+    if is_first():
+        _write(path, tensors, {"fulmen": json.dumps(header)}, numpy)
+    wait_for_others(f"saved {path}")
+
+
+def _write(path: Path, tensors: dict[str, Any], metadata: dict[str, str], numpy: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder: a move to another file system is a copy, which may remain incomplete.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         temporary.touch(exist_ok=False)
         mode = temporary.stat().st_mode  # by the user's umask; safetensors gives access to the owner only
-        numpy.save_file(tensors, temporary, metadata={"fulmen": json.dumps(header)})
+        numpy.save_file(tensors, temporary, metadata=metadata)
         temporary.chmod(mode)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())

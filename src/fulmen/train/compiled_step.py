@@ -13,7 +13,7 @@ from fulmen.core.mode import Eval, PlanRead, Train, UnreadPlan
 from fulmen.core.state import State, without_plan
 from fulmen.core.structure import Structure, per_structure
 from fulmen.core.verbs import as_batch, eval_step, train_step, update
-from fulmen.devices.layouts import pinned, split_rows
+from fulmen.devices.placement import pinned, split_rows
 from fulmen.dispatching.compiled_code import generation
 from fulmen.dispatching.registry import dispatch
 from fulmen.optimizers.update_schedule import NOBODY, UpdateSchedule, update_schedule

@@ -24,7 +24,7 @@ from fulmen.core.tree import remake, short
 from fulmen.core.verbs import as_batch, bind, evaluate, predict, validate
 from fulmen.data.arrays import count
 from fulmen.data.source import Source
-from fulmen.devices.layouts import on_devices, replicated, spread
+from fulmen.devices.placement import on_devices, replicated, spread
 from fulmen.devices.policies import Policy, on_rows
 from fulmen.dispatching.registry import dispatch
 from fulmen.train.accumulate import Ledger

@@ -15,7 +15,8 @@ from fulmen.core.leaves import components, require_concrete
 from fulmen.core.state import State
 from fulmen.core.verbs import fit, run_epoch, setup
 from fulmen.data.source import Source
-from fulmen.devices.layouts import on_devices
+from fulmen.devices.placement import on_devices
+from fulmen.devices.processes import is_first
 from fulmen.dispatching.registry import dispatch
 from fulmen.dispatching.warning import warn
 from fulmen.train.checkpoints import find_resumable
@@ -77,7 +78,7 @@ def fit(
         state = state if found is None else found.load(like=state)
         epochs = reading.get("epochs")
         sets = None if validation is None else ValidationSets(validation, validate_every, state, data, epochs)
-        shown = progress_callbacks(progress)
+        shown = progress_callbacks(progress) if is_first() else []
         listed = [*_listed(callbacks), *shown, *([] if sets is None else [StepValidation(sets)])]
         listed.sort(key=lambda callback: isinstance(callback, Saver))
         if found is None:

@@ -20,7 +20,7 @@ from fulmen.core.tree import get, remake
 from fulmen.core.verbs import configure_optimizers, setup, validate
 from fulmen.data.arrays import count
 from fulmen.data.source import Source
-from fulmen.devices.layouts import computed, initialized
+from fulmen.devices.placement import computed, initialized
 from fulmen.devices.policies import require_policy
 from fulmen.dispatching.lazy_libraries import hint
 from fulmen.dispatching.registry import dispatch

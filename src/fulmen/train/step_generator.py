@@ -11,7 +11,7 @@ from fulmen.core.mode import Plan
 from fulmen.core.state import State
 from fulmen.core.verbs import steps, train_step
 from fulmen.data.source import Source
-from fulmen.devices.layouts import on_devices
+from fulmen.devices.placement import on_devices
 from fulmen.dispatching.registry import dispatch
 from fulmen.train.run_options import first_batch, prepare, warn_past_plan
 

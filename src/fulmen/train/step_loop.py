@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import weakref
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ import numpy as np
 from fulmen.core.state import State
 from fulmen.core.verbs import due, on
 from fulmen.data.source import Source
-from fulmen.devices.layouts import placed, replicated
+from fulmen.devices.placement import placed, replicated
+from fulmen.devices.processes import several
 from fulmen.dispatching.compiled_code import generation
 from fulmen.optimizers.update_schedule import update_schedule
 from fulmen.train.accumulate import Ledger
@@ -39,6 +41,7 @@ class StepLoop:
         self.run, self.interrupted, self.source = run, interrupted, source
         self.each_step = bool(listeners(StepEnd(), run.callbacks, run))
         self.due = [(callback, every) for callback in run.callbacks if (every := due(callback)) is not None]
+        _require_no_minutes(self.due)
         self.watched = bool(listeners(LogsRead(), run.callbacks, run) or self.due)
         self.reminded = [time.perf_counter()] * len(self.due)  # when each was called by the minutes
         self.ledger: Ledger | None = None
@@ -178,6 +181,8 @@ class StepLoop:
         fixed = [v for i, v in enumerate(self.leaves) if i not in changing]
         updated, sums = [self.leaves[i] for i in self.updated], self._open_sums()
         step, one = np.int32(run.step), np.int32(1)
+        # All processes must compute the same, so with several of them nothing depends on the time.
+        by_time = not several()
         refresh, unread, quiet = now() + _REFRESH, 0, self._quiet_steps()
         self.taken = False
         try:
@@ -189,7 +194,7 @@ class StepLoop:
                 unread += 1
                 if self.timed_from is None:
                     self.timed_from, interrupted.starting = now(), False  # the first step may have been compiled
-                if unread == quiet or interrupted.is_set() or now() >= refresh:
+                if unread == quiet or interrupted.is_set() or (by_time and now() >= refresh):
                     self._store(updated, int(step), unread)
                     sums, unread, run.batch = self._add(sums, self.watched), 0, raw
                     self._call_due()
@@ -270,6 +275,17 @@ class StepLoop:
         if self.restored is not None:  # the epoch was complete when the run was stopped
             self.ledger.append(self._open_sums(), complete=False)
         return self.ledger.read()
+
+
+def _require_no_minutes(due: list[tuple[Any, Any]]) -> None:
+    """Raise for several processes if a callback is called by the time, which they do not measure equally."""
+    for callback, every in due if several() else ():
+        if every.after(math.inf):
+            name = type(callback).__name__
+            raise ValueError(
+                f"callbacks: {name} is due {every!r}, but with several processes it must be due at the same step in each; write "
+                "fm.Every(steps=…) or fm.Every(epochs=…)."
+            )
 
 
 def _used(jaxpr: Any) -> set[Any]:

@@ -15,7 +15,7 @@ from fulmen.core import Component, Model, State, inputs, pack, require_arrays
 from fulmen.core.verbs import as_attack, as_batch, examine, loss, robustness, scaled, validate
 from fulmen.core.version import __version__
 from fulmen.data.arrays import check_arrays
-from fulmen.devices.layouts import on_devices, spread
+from fulmen.devices.placement import on_devices, spread
 from fulmen.devices.policies import Policy
 from fulmen.dispatching.errors import MissingMethodError
 from fulmen.dispatching.registry import dispatch
