@@ -64,7 +64,8 @@ def main(port, process, processes, folder, what):
             fm.fit(state, (X[:n], Y[:n]), epochs=1, batch_size=16, progress=False)
         except ValueError as error:
             found = str(error)
-        return print(json.dumps({"error": found}), flush=True)
+        print(json.dumps({"error": found}), flush=True)
+        return
     rows = Rows()
     state, history = fm.fit(state, (X, Y), seed=3, callbacks=[rows], validation=(X[:21], Y[:21]), **reading)
     path = f"{folder}/{processes}.safetensors"

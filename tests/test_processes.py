@@ -21,7 +21,10 @@ def run(processes, folder, what=""):
     command = [sys.executable, str(RUNS), str(port)]
     started = [
         subprocess.Popen(
-            [*command, str(i), str(processes), str(folder), what], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [*command, str(i), str(processes), str(folder), what],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         for i in range(processes)
     ]

@@ -80,6 +80,7 @@ from fulmen.dispatching.registry import dispatch, verb, verbs
 from fulmen.inspect import check, explain, loss_tree, summary
 from fulmen.interop.functional import Linen, functional
 from fulmen.metric_types import F1, Accuracy, Metric, Precision, Recall
+from fulmen.models import Remat
 from fulmen.objectives import L1, L2, MAE, MSE, BinaryCrossEntropy, CrossEntropy, Objective
 from fulmen.optimizers import frozen, plateau, unfreeze
 from fulmen.robust import attacks, defences
@@ -171,6 +172,7 @@ __all__ = [
     "Prediction",
     "Recall",
     "Regressor",
+    "Remat",
     "Replicated",
     "Report",
     "State",

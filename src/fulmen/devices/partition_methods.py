@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fulmen.compose.population import Population
 from fulmen.core.verbs import partition
-from fulmen.devices.policies import TensorParallel
+from fulmen.devices.policies import Axes, Policy
 from fulmen.dispatching.registry import dispatch
 from fulmen.models.attention import Attention
 from fulmen.models.chain import Chain, Function
@@ -29,37 +29,44 @@ def partition(population: Population, policy):
     return {"members": ("members" if fits else None,)}
 
 
+# Layers are split over the policy's axis for them, if it has one that divides their sizes; other arrays are left to the policy.
+
+
 @dispatch
-def partition(layer: Dense, policy: TensorParallel):
+def partition(layer: Dense, policy):
     return _by_outputs(layer, policy)
 
 
-def _by_outputs(layer: Dense, policy: TensorParallel, name: str = "") -> dict[str, tuple[str | None, ...]]:
+def _by_outputs(layer: Dense, policy: Policy, name: str = "") -> dict[str, Axes]:
     axis = policy.axis_for(layer.out_features)
-    return {f"{name}weight": (None, axis), f"{name}bias": (axis,)}
+    return {f"{name}weight": (None, axis), f"{name}bias": (axis,)} if axis else {}
 
 
 @dispatch
-def partition(layer: Conv, policy: TensorParallel):
+def partition(layer: Conv, policy):
     axis = policy.axis_for(layer.out_channels)
-    return {"weight": (None, None, None, axis), "bias": (axis,)}
+    return {"weight": (None, None, None, axis), "bias": (axis,)} if axis else {}
 
 
 @dispatch
-def partition(layer: Embedding, policy: TensorParallel):
-    # By tokens, so that a last layer with the same weights is split by its outputs.
-    tokens = policy.axis_for(layer.count)
-    return {"weight": (tokens,) if tokens else (None, policy.axis_for(layer.features))}
+def partition(layer: Embedding, policy):
+    # By tokens if possible, so that a last layer with the same weights is split by its outputs.
+    if axis := policy.axis_for(layer.count):
+        return {"weight": (axis,)}
+    axis = policy.axis_for(layer.features)
+    return {"weight": (None, axis)} if axis else {}
 
 
 @dispatch
-def partition(layer: Attention, policy: TensorParallel):
+def partition(layer: Attention, policy):
     axis = policy.axis_for(layer.heads)
+    if axis is None:
+        return {}
     return {"qkv.weight": (None, axis), "qkv.bias": (axis,), "out.weight": (axis,), "out.bias": ()}
 
 
 @dispatch
-def partition(chain: Chain, policy: TensorParallel):
+def partition(chain: Chain, policy):
     """Linear maps with only elementwise layers between them in pairs: the first by outputs, the second by inputs.
 
     The devices then communicate once for each pair.
@@ -67,13 +74,10 @@ def partition(chain: Chain, policy: TensorParallel):
     axes, first = {}, None
     for i, layer in enumerate(chain.layers):
         if isinstance(layer, Dense):
-            name = f"layers.{i}."
-            if first is not None and (axis := policy.axis_for(layer.in_features)):
-                axes |= {f"{name}weight": (axis,), f"{name}bias": ()}
-                first = None
-            else:
-                axes |= _by_outputs(layer, policy, name)
-                first = layer
+            axis = policy.axis_for(layer.in_features) if first else None
+            pair = {f"layers.{i}.weight": (axis,), f"layers.{i}.bias": ()} if axis else {}
+            axes |= pair or _by_outputs(layer, policy, f"layers.{i}.")
+            first = None if pair else layer
         elif not isinstance(layer, Function | Dropout):
             first = None
     return axes

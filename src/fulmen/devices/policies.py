@@ -24,7 +24,8 @@ class Policy:
     Args:
         mesh: from `fm.mesh`, or any `jax.sharding.Mesh` with axes of the type `Auto`.
 
-    **Extending.** Subclass it, with methods of `partition`; `default(shape)` is for arrays that those do not name.
+    **Extending.** Subclass it: `axis_for(size)` is the mesh axis over which the library's layers are split, `default(shape)` is
+    for arrays that no method of `partition` names. Or write methods of `partition` for the new policy.
     """
 
     mesh: Mesh
@@ -42,6 +43,10 @@ class Policy:
     def default(self, shape: tuple[int, ...]) -> Axes:
         """The axes of an array of this shape that no method of `partition` names: `()`, on every device completely."""
         return ()
+
+    def axis_for(self, size: int) -> str | None:
+        """The mesh axis over which layers are split, for an array axis of this size; None leaves the array to `default`."""
+        return None
 
     def size(self, axis: str) -> int:
         """The size of a mesh axis; 1 if there is none of that name."""
@@ -137,7 +142,7 @@ class TensorParallel(Policy):
         _require_axis(self, self.axis)
 
     def axis_for(self, size: int) -> str | None:
-        """The mesh axis for an array axis of this size, or None if it cannot be divided equally."""
+        """The axis, or None if it does not divide the size."""
         return self.axis if size % self.size(self.axis) == 0 else None
 
 

@@ -5,6 +5,7 @@ from fulmen.models.chain import MLP, Chain, ConvNet, Function
 from fulmen.models.layers import Conv, Dense, Dropout, Flatten
 from fulmen.models.normalization import BatchNorm, GroupNorm, LayerNorm, RMSNorm
 from fulmen.models.pooling import AvgPool, GlobalAvgPool, MaxPool
+from fulmen.models.remat import Remat
 from fulmen.models.resnet import BasicBlock, Bottleneck, ResNet, resnet18, resnet34, resnet50
 from fulmen.models.stacked import Stacked
 from fulmen.models.transformer import Transformer, TransformerBlock, generate, gpt2
@@ -31,6 +32,7 @@ __all__ = [
     "MaxPool",
     "Quantizer",
     "RMSNorm",
+    "Remat",
     "ResNet",
     "Stacked",
     "Transformer",
