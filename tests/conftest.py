@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import signal
 import sys
 import textwrap
@@ -39,6 +40,30 @@ def getkey():
 def optimised(monkeypatch):
     """Processes that the test starts compile with XLA's full optimisation, on one thread."""
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=3")
+
+
+@pytest.fixture
+def unprivileged(tmp_path):
+    """The rights of a user who is not root, who could use all files; a function changes the permissions of a path."""
+    root = os.geteuid() == 0
+    above = [folder for folder in (tmp_path, *tmp_path.parents[:-1]) if folder.stat().st_uid == os.geteuid()]
+    before = [(folder, folder.stat().st_mode) for folder in above]
+    changed = []
+
+    def change(path, mode):
+        os.seteuid(os.getuid())
+        changed.append((path, path.stat().st_mode))
+        path.chmod(mode)
+        os.seteuid(65534 if root else os.getuid())
+
+    if root:
+        for folder, mode in before:
+            folder.chmod(mode | 0o555)
+        os.seteuid(65534)
+    yield change
+    os.seteuid(os.getuid())
+    for path, mode in [*reversed(changed), *before]:
+        path.chmod(mode)
 
 
 @pytest.fixture

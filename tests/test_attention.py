@@ -53,6 +53,15 @@ def test_norms(norm, key):
     assert fm.forward(small, jnp.asarray(x, jnp.bfloat16)).dtype == jnp.bfloat16
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_half_precision_is_close_to_float32_and_needs_no_promotion(causal):
+    layer, x, mask = filled(Attention(8, 2, causal=causal)), inputs(), np.arange(5)[None] < np.array([[3], [5]])
+    half = jax.tree.map(lambda v: v.astype(jnp.bfloat16) if hasattr(v, "dtype") else v, layer)
+    y = forward_jit(half, jnp.asarray(x, jnp.bfloat16), mask)
+    assert y.dtype == jnp.bfloat16
+    close(y.astype(jnp.float32), forward_jit(layer, x, mask), rtol=0.05, atol=0.05)
+
+
 @pytest.mark.parametrize("options", [{}, {"causal": True}, {"causal": True, "rotary": True}], ids=str)
 def test_who_sees_whom(options):
     """The derivative of each output position by each input position."""

@@ -194,8 +194,8 @@ def test_mistakes(run, line, words):
         ("train examples:full --epochs many", ["--epochs", "many"]),
         ("train examples:full --lr", ["--lr"]),
         ("train", ["MODULE:FUNCTION"]),
-        ("trian examples:full", ["trian", "train, digits"]),
-        ("", ["train, digits"]),
+        ("trian examples:full", ["trian", "train, evaluate"]),
+        ("", ["train, evaluate"]),
     ],
 )
 def test_the_parser_reports_wrong_flags(run, line, words):
@@ -241,7 +241,7 @@ def test_a_missing_package_is_one_line(run, monkeypatch):
     said(run("train examples:full --save a"), 'pip install "fulmen[save]"')
     monkeypatch.setitem(sys.modules, "tyro", None)
     monkeypatch.delitem(sys.modules, "fulmen.commands.train_command")
-    said(run("train examples:full"), "tyro", 'pip install "fulmen[examples]"')
+    said(run("train examples:full"), "tyro", 'pip install "fulmen[cli]"')
 
 
 def test_a_help_text_says_what_a_function_returns(run):

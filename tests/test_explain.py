@@ -1,5 +1,7 @@
 """`explain`: which methods a call chooses, by tracing alone."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -124,8 +126,8 @@ def test_shows_where_a_call_failed():
 
 
 def test_verbs_that_run_on_the_host(state):
-    text = str(explain(fm.fit, state, (X, Y)))
-    assert "fit(State, tuple)" in text and "values are needed" in text
+    text = str(explain(fm.evaluate, state, (X, Y)))
+    assert "evaluate(State, tuple)" in text and "values are needed" in text
 
 
 def test_keeps_the_types_of_leaves_that_are_not_arrays():
@@ -155,3 +157,44 @@ def test_leaves_private_verbs_out(state):
 
 def explanation_calls(call):
     return [call, *(inner for each in call.calls for inner in explanation_calls(each))]
+
+
+def test_a_run_is_explained_by_its_events(verbs_restored):
+    callbacks = [
+        fm.JSONLines("run.jsonl", every=fm.Every(steps=50)),
+        fm.GradientNorms(),
+        fm.EarlyStopping("loss"),
+        fm.NaNGuard(),
+    ]
+    explanation = explain(fm.fit, net(), (X, Y), callbacks=callbacks, validation=(X, Y), progress=False)
+    calls = [(action.event, action.call) for action in explanation.actions]
+    of = lambda event: [call.partition(", ")[2][:-1] for name, call in calls if name == event]
+    assert of("Due") == ["GradientNorms", "JSONLines", "JSONLines", "EarlyStopping"]  # by steps, then by epochs
+    assert of("EpochEnd") == ["GradientNorms", "JSONLines"]
+    order = [
+        "start",
+        "FitStart",
+        "each epoch",
+        "each step",
+        "StepEnd",
+        "Due",
+        "EpochEnd",
+        "validation",
+        "ValidationEnd",
+        "Due",
+        "FitEnd",
+    ]
+    assert [name for name, _ in itertools.groupby(name for name, _ in calls)] == order
+    assert ("validation", "run_epoch(Validation)") in calls and ("each step", "update(Net)") in calls
+    norms = next(action for action in explanation.actions if action.call == "on(Due, GradientNorms)")
+    assert norms.where.startswith("fulmen/train/callbacks/gradient_norms.py:") and norms.when == "Every(steps=100)"
+    stopping = next(action for action in explanation.actions if "EarlyStopping" in action.call)
+    assert (stopping.owns, str(explanation).count("nan_guard.py")) == ("stopping", 3)
+    assert "<table" in explanation._repr_html_()
+
+    @dispatch
+    def update(net: Net, state, batch, mode):
+        raise NotImplementedError
+
+    (step,) = [a for a in explain(fm.fit, net(), (X, Y), epochs=1).actions if a.event == "each step"]
+    assert step.where.startswith("tests/test_explain.py:") or "test_explain.py:" in step.where

@@ -134,6 +134,25 @@ def test_several_values_per_epoch_are_an_image():
     assert not labels(vector)
 
 
+def test_the_best_epoch_is_marked_on_the_validation_curve():
+    rising = history({"accuracy": [0.5, 0.9, 0.8], "validation/accuracy": [0.5, 0.6, 0.7]})
+    (axes,) = draw(rising).axes
+    assert labels(axes) == ["training 0.8", "validation 0.7"]
+    training, validation = axes.lines
+    assert (validation.get_marker(), validation.get_markevery()) == ("o", [-1])  # also if it is the last one
+    assert training.get_marker() == "None"
+    (axes,) = draw(history({"accuracy": [0.5, 0.9, 0.8]})).axes
+    assert labels(axes) == ["0.8 (best 0.9)"]
+
+
+@pytest.mark.parametrize(("first", "highest"), [(30.0, 2.3), (3.0, 3.05)])
+def test_the_compilation_does_not_rule_the_picture_of_seconds(first, highest):
+    *_, axes = draw(history({"loss": [1.0] * 4, "seconds": [first, 1.0, 2.0, 1.5]})).axes
+    assert axes.get_title() == "seconds" and axes.get_ylim()[1] == pytest.approx(highest, rel=0.05)
+    assert ("epoch 1, with compilation: 30" in labels(axes)) is (first > 4)
+    np.testing.assert_array_equal(axes.lines[0].get_ydata(), [first, 1.0, 2.0, 1.5])
+
+
 def test_an_empty_history_cannot_be_plotted():
     with pytest.raises(ValueError, match="no epoch of the run has ended"):
         fm.plot(fm.History())

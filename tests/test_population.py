@@ -113,6 +113,35 @@ def test_members_that_differ_in_their_numbers():
     np.testing.assert_allclose(state.system.members.objective.terms[1].weight, [1e-3, 0.1], rtol=1e-6)
 
 
+def test_each_member_may_have_a_schedule():
+    def halved(step):
+        return 0.02 / 2**step
+
+    rates, alone = ([fm.cosine(0.05), fm.warmup(0.01, 0.5), third, halved] for third in (0.003, lambda step: 0.003))
+    options = dict(optimizer=clipped_adam, lr=rates, each=[dict(lr=rate) for rate in alone])
+    state, history = same_as_alone(fm.Population(classifier(), 4), [classifier()] * 4, **options)
+    assert history["lr/members"].shape == (2, 4) and (history["lr/members"][0] != history["lr/members"][1]).tolist() == [
+        True,
+        True,
+        False,
+        True,
+    ]
+    members = fm.members(state)
+    with Compilations() as count:
+        _, logs = fm.train_step(members[1], (DATA[0][:BATCH], DATA[1][:BATCH]))
+    assert float(logs["lr"]) == pytest.approx(0.01) and len(count)
+
+
+def clipped_adam(lr):
+    return optax.chain(optax.clip_by_global_norm(0.1), optax.adam(lr))
+
+
+def test_a_schedule_for_each_member_needs_as_many_as_members():
+    population = fm.Population(small(), 3)
+    with pytest.raises(ValueError, match=r"member must have one value for each of the 3 members"):
+        fm.setup(population, DATA, optimizer=optax.adam, lr=[fm.cosine(0.1), fm.cosine(0.2)], steps=4)
+
+
 class Weighed(fm.Wrapper):
     """A wrapper with a parameter of its own."""
 
@@ -336,11 +365,13 @@ def test_members_of_components():
 def test_the_best_member(trained):
     state, history = trained
     best = int(history["validation/accuracy/members"][-1].argmax())
-    close(fm.best(state, history, by="validation/accuracy"), fm.members(state)[best], 0)
+    close(fm.best_member(state, history, by="validation/accuracy"), fm.members(state)[best], 0)
     figures = fm.evaluate(state, DATA)
-    close(fm.best(state, figures, by="loss"), fm.members(state)[int(figures["loss/members"].argmin())], 0)
-    close(fm.best(state, by=[0.0, 2.0, np.nan], highest=True), fm.members(state)[1], 0)
-    close(fm.best(state, figures, by="loss", highest=True), fm.members(state)[int(figures["loss/members"].argmax())], 0)
+    close(fm.best_member(state, figures, by="loss"), fm.members(state)[int(figures["loss/members"].argmin())], 0)
+    close(fm.best_member(state, by=[0.0, 2.0, np.nan], highest=True), fm.members(state)[1], 0)
+    close(
+        fm.best_member(state, figures, by="loss", highest=True), fm.members(state)[int(figures["loss/members"].argmax())], 0
+    )
 
 
 @pytest.mark.parametrize(
@@ -361,7 +392,7 @@ def test_the_best_member(trained):
 )
 def test_no_best_member(trained, figures, options, error, message):
     with pytest.raises(error, match=message):
-        fm.best(trained[0], figures, **options)
+        fm.best_member(trained[0], figures, **options)
 
 
 def test_saved_and_loaded(trained, tmp_path):

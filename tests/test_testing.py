@@ -1,10 +1,13 @@
 """`fm.testing`: its systems train, its checks pass what is right and find what is wrong."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from fulmen.callbacks import due, on
 
 import fulmen as fm
 import fulmen.testing
@@ -262,3 +265,40 @@ def test_the_package_is_loaded_lazily():
     assert fm.testing is fulmen.testing
     with pytest.raises(AttributeError, match="no attribute 'tesing'"):
         fm.tesing  # noqa: B018
+
+
+def test_a_killed_run_is_resumed_exactly():
+    system, data = tiny("batch_norm_and_dropout")
+    fulmen.testing.check_resumes(
+        system, data, optimizer=optax.adam, lr=1e-2, epochs=2, batch_size=10, callbacks=[Forgetful([])]
+    )
+
+
+@dataclasses.dataclass
+class Forgetful:
+    """Changes the state by something that it does not remember."""
+
+    seen: list
+    factor: float = 1.0
+
+
+@dispatch
+def due(callback: Forgetful):
+    return fm.Every(steps=1)
+
+
+@dispatch
+def on(event: fm.Due, callback: Forgetful, run):
+    callback.seen.append(run.step)
+    if callback.factor != 1.0 and len(callback.seen) == 3:
+        run.state = jax.tree.map(lambda v: v * callback.factor if v.dtype == jnp.float32 else v, run.state)
+
+
+def test_a_callback_that_forgets_is_found():
+    system, data = tiny("classifier")
+    with pytest.raises(AssertionError, match=r"differs.*(history|weight)"):
+        fulmen.testing.check_resumes(
+            system, data, kills=1, optimizer=optax.adam, lr=1e-2, epochs=2, batch_size=10, callbacks=[Forgetful([], 0.5)]
+        )
+    with pytest.raises(TypeError, match="picklable"):
+        fulmen.testing.check_resumes(system, lambda: data, optimizer=optax.adam, lr=1e-2, epochs=2)

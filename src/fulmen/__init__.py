@@ -2,7 +2,7 @@
 
 Here is what most programs use; more of a kind is in `fm.attacks`, `fm.augmentations`, `fm.data`, `fm.defences`,
 `fm.devices`, `fm.environments`, `fm.metric_types`, `fm.models`, `fm.objectives`, `fm.optimizers`, `fm.robust`, `fm.schedules`,
-`fm.systems` and `fm.testing`.
+`fm.systems`, `fm.tune` and `fm.testing`.
 """
 
 import importlib
@@ -68,6 +68,7 @@ from fulmen.core.verbs import (
     show,
     steps,
     steps_per_epoch,
+    summary,
     train_step,
     update,
     validate,
@@ -77,10 +78,10 @@ from fulmen.data import split
 from fulmen.devices import FSDP, Replicated, TensorParallel, mesh
 from fulmen.dispatching.errors import AmbiguousMethodError, MissingMethodError
 from fulmen.dispatching.registry import dispatch, verb, verbs
-from fulmen.inspect import check, explain, loss_tree, summary
+from fulmen.inspect import check, explain, loss_tree
 from fulmen.interop.functional import Linen, functional
 from fulmen.metric_types import F1, Accuracy, Metric, Precision, Recall
-from fulmen.models import Remat
+from fulmen.models import Normalized, Remat
 from fulmen.objectives import L1, L2, MAE, MSE, BinaryCrossEntropy, CrossEntropy, Objective
 from fulmen.optimizers import frozen, plateau, unfreeze
 from fulmen.robust import attacks, defences
@@ -88,7 +89,20 @@ from fulmen.robust.attacks import FGSM, PGD, Attack, Box, L1Ball, L2Ball, LinfBa
 from fulmen.robust.defences import TRADES, Adversarial
 from fulmen.robust.report import Report
 from fulmen.schedules import cosine, one_cycle, warmup
-from fulmen.systems import EMA, GAN, VAE, Classifier, Distillation, LanguageModel, MultiTask, Population, Regressor, Weighted
+from fulmen.systems import (
+    EMA,
+    GAN,
+    VAE,
+    Averaged,
+    Classifier,
+    Distillation,
+    LanguageModel,
+    MixedPrecision,
+    MultiTask,
+    Population,
+    Regressor,
+    Weighted,
+)
 from fulmen.train import (
     Due,
     EpochEnd,
@@ -108,30 +122,46 @@ from fulmen.train import (
     callbacks,
     cross_validate,
     differentiate,
-    load,
     loggers,
-    save,
+    tune,
 )
-from fulmen.train.members import best, members
+from fulmen.train.callbacks import (
+    EarlyStopping,
+    GradientNorms,
+    NaNGuard,
+    Printer,
+    Profiler,
+    ReduceOnPlateau,
+    Throughput,
+    TimeLimit,
+)
+from fulmen.train.checkpoints import Best, Checkpoint, Latest, OrbaxStore, checkpoints, load, restore, save
+from fulmen.train.loggers import CSV, JSONLines, MLflow, TensorBoard, Trackio, WandB
+from fulmen.train.members import best_member, members
 
 # Import paths that are shorter than the folders': `from fulmen.attacks import PGD`.
-sys.modules |= {f"fulmen.{name}": globals()[name] for name in ("attacks", "callbacks", "defences", "loggers")}
+sys.modules |= {f"fulmen.{name}": globals()[name] for name in ("attacks", "callbacks", "defences", "loggers", "tune")}
 
 __all__ = [
     "Accuracy",
     "Adversarial",
     "AmbiguousMethodError",
     "Attack",
+    "Averaged",
     "Batch",
+    "Best",
     "BinaryCrossEntropy",
     "Box",
     "Buffer",
+    "Checkpoint",
+    "CSV",
     "Classifier",
     "Component",
     "CrossEntropy",
     "Distillation",
-    "EMA",
     "Due",
+    "EMA",
+    "EarlyStopping",
     "EpochEnd",
     "EpochStart",
     "Eval",
@@ -144,25 +174,33 @@ __all__ = [
     "Frozen",
     "GAN",
     "Game",
+    "GradientNorms",
     "History",
     "Interrupted",
+    "JSONLines",
     "L1",
     "L1Ball",
     "L2",
     "L2Ball",
     "Labeled",
     "LanguageModel",
+    "Latest",
     "Linen",
     "LinfBall",
     "MAE",
+    "MLflow",
     "MSE",
     "Mean",
     "Metric",
     "MissingMethodError",
+    "MixedPrecision",
     "Mode",
     "Model",
     "MultiTask",
+    "NaNGuard",
+    "Normalized",
     "Objective",
+    "OrbaxStore",
     "PGD",
     "Parameter",
     "Phase",
@@ -170,7 +208,10 @@ __all__ = [
     "Population",
     "Precision",
     "Prediction",
+    "Printer",
+    "Profiler",
     "Recall",
+    "ReduceOnPlateau",
     "Regressor",
     "Remat",
     "Replicated",
@@ -180,13 +221,18 @@ __all__ = [
     "Stopped",
     "System",
     "TRADES",
+    "TensorBoard",
     "TensorParallel",
+    "Throughput",
+    "TimeLimit",
+    "Trackio",
     "Train",
     "Training",
     "Unlabeled",
     "VAE",
     "Validation",
     "ValidationEnd",
+    "WandB",
     "Weighted",
     "WorstOf",
     "Wrapper",
@@ -198,10 +244,11 @@ __all__ = [
     "augmentations",
     "autoattack",
     "batches",
-    "best",
+    "best_member",
     "bind",
     "callbacks",
     "check",
+    "checkpoints",
     "configure_optimizers",
     "cosine",
     "count_parameters",
@@ -252,6 +299,7 @@ __all__ = [
     "record",
     "reduce_losses",
     "replace",
+    "restore",
     "robust",
     "robustness",
     "run_epoch",
@@ -267,6 +315,7 @@ __all__ = [
     "summary",
     "systems",
     "train_step",
+    "tune",
     "unfreeze",
     "update",
     "validate",

@@ -36,12 +36,14 @@ def _run() -> None:
 
         from fulmen.commands.digits import digits
         from fulmen.commands.robustness_command import robustness
+        from fulmen.commands.saved_states import checkpoints, evaluate, predict
         from fulmen.commands.train_command import train
     except ModuleNotFoundError as error:
         if error.name != "tyro":
             raise
-        raise CommandError('the command line needs tyro: pip install "fulmen[examples]"') from None
-    commands = {"train": train, "digits": digits, "robustness": robustness}
+        raise CommandError('the command line needs tyro: pip install "fulmen[cli]"') from None
+    commands = {"train": train, "evaluate": evaluate, "predict": predict, "checkpoints": checkpoints}
+    commands |= {"digits": digits, "robustness": robustness}
     command = tyro.extras.subcommand_cli_from_dict(
         {name: _later(function) for name, function in commands.items()}, prog="python -m fulmen", description=__doc__
     )

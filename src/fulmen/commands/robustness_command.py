@@ -11,7 +11,7 @@ import tyro
 import fulmen as fm
 from fulmen.commands import function_target as targets
 from fulmen.commands.one_line_errors import CommandError, nearest
-from fulmen.commands.train_command import _require_writable
+from fulmen.commands.train_command import require_writable
 from fulmen.core import is_part, short
 from fulmen.core.verbs import robustness as evaluate_robustness
 from fulmen.inspect.text import drawable
@@ -57,7 +57,7 @@ def robustness(
         raise CommandError(f"--out must be a file such as report.html, got {out}.")
     files = [out.with_suffix(".json"), out.with_suffix(".html")]
     for path in files:
-        _require_writable(path)
+        require_writable(path)
     state, data = _state_and_data(targets.call(targets.function(target)), target)
     options: dict[str, Any] = dict(seed=seed, batch_size=batch_size, sample=sample, progress=progress)
     report = evaluate_robustness(state, data, chosen, **options)

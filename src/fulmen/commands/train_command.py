@@ -18,6 +18,7 @@ import fulmen as fm
 from fulmen.commands import function_target as targets
 from fulmen.commands.npz_data import load_arrays, system_for
 from fulmen.commands.one_line_errors import CommandError, nearest
+from fulmen.commands.settings import Settings, read_settings, with_settings
 from fulmen.optimizers import MissingOptimizerError
 from fulmen.train.progress import line
 
@@ -48,6 +49,10 @@ def train(
     model: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None,
     save: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
     history: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
+    checkpoint: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
+    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    set: Annotated[tyro.conf.UseAppendAction[list[str]], tyro.conf.arg(metavar="PATH=VALUE")],
+    config: Annotated[Path | None, tyro.conf.arg(metavar="FILE.toml")] = None,
     progress: bool = True,
     traceback: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
@@ -64,14 +69,21 @@ def train(
         model: for a file: linear, mlp, convnet, resnet18, resnet34 or resnet50; sizes follow from the data.
         save: where to write the state, such as state.safetensors.
         history: where to write the values of each epoch, as JSON.
+        checkpoint: a directory for checkpoints: one after each epoch and every ten minutes; the newest three are kept.
+        resume: whether to continue from the newest checkpoint in --checkpoint, if there is one.
+        set: another value of a field of the system, such as --set model.rate=0.1; may be given several times.
+        config: a TOML file of such values: tables are parts of the system.
         progress: whether to show a progress bar.
         traceback: whether to show where an error was raised.
     """
-    flags = _flags(options)
+    flags, values = _flags(options), read_settings(set, config)
+    if resume and checkpoint is None:
+        raise CommandError("--resume needs the directory of the checkpoints, such as --checkpoint runs/1.")
     for path in (save, history):
-        _require_writable(path)
-    if save is not None and importlib.util.find_spec("safetensors") is None:
-        raise CommandError('--save needs safetensors: pip install "fulmen[save]"')
+        require_writable(path)
+    for flag, path in (("--save", save), ("--checkpoint", checkpoint)):
+        if path is not None and importlib.util.find_spec("safetensors") is None:
+            raise CommandError(f'{flag} needs safetensors: pip install "fulmen[save]"')
     if Path(target).suffix not in (".npz", ".py") and Path(target).is_file():
         raise CommandError(
             f'{target}: arrays must be in a .npz file, written by np.savez("data.npz", x=…, y=…), and a function in a module, '
@@ -88,8 +100,12 @@ def train(
     begun, stopped = time.perf_counter(), _Stopped()
     system, data, callbacks = (arguments.pop(name, ()) for name in ("system", "data", "callbacks"))
     show = progress and arguments.pop("progress", True)
+    callbacks = [*callbacks, stopped, Settings(values)]
+    if checkpoint is not None:
+        callbacks.append(fm.Checkpoint(checkpoint, every=fm.Every(epochs=1) | fm.Every(minutes=10)))
+        arguments["resume"] = checkpoint if resume else None
     try:
-        state, found = fm.fit(system, data, callbacks=[*callbacks, stopped], **{**arguments, "progress": show})
+        state, found = fm.fit(with_settings(system, values), data, callbacks=callbacks, **{**arguments, "progress": show})
     except MissingOptimizerError:
         raise CommandError(
             "no optimizer: give --optimizer adam --lr 1e-3, or write `optimizer` and `lr` into the dict that the function "
@@ -107,7 +123,7 @@ def train(
         fm.save(save, state)
         print(f"wrote {save}")
     if history is not None:
-        history.write_text(json.dumps({key: _plain(values) for key, values in found.items()}, indent=2))
+        history.write_text(json.dumps(found.to_dict(), indent=2))
         print(f"wrote {history}")
     if stopped.was:
         raise SystemExit(130)
@@ -170,7 +186,7 @@ def _optimizers() -> dict[str, Any]:
     return {name: functions[name] for name, first in firsts.items() if first == "learning_rate" and "scale_by" not in name}
 
 
-def _require_writable(path: Path | None) -> None:
+def require_writable(path: Path | None) -> None:
     """Raise before the training rather than after it."""
     if path is None:
         return
@@ -179,8 +195,3 @@ def _require_writable(path: Path | None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise CommandError(f"{path} cannot be written: no permission.")
-
-
-def _plain(values: np.ndarray) -> Any:
-    """As lists, with None for NaN and infinity, which JSON lacks."""
-    return [_plain(v) for v in values] if np.ndim(values) else float(values) if np.isfinite(values) else None

@@ -56,8 +56,13 @@ def as_metric(name: str, value: Any, batch: Any) -> Mergeable:
     """An entry of `metrics`, a number, one per example or a mergeable value, as a mergeable value."""
     if isinstance(value, Mergeable):
         return value
+    return Mean(example_mean(value, batch, f"the metric {name!r}"), total_weight(batch))
+
+
+def total_weight(batch: Any) -> Any:
+    """The sum of the weights of a batch's examples, or their number."""
     weight = getattr(batch, "weight", None)
-    return Mean(example_mean(value, batch, f"the metric {name!r}"), len(batch) if weight is None else weight.sum())
+    return len(batch) if weight is None else weight.sum()
 
 
 def per_example(component: Any) -> bool:

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from fulmen.compose.loss_entries import has_losses_of_parts, joined, part_batch
+from fulmen.compose.microbatches import mapped, microbatches_of
 from fulmen.core import Model, Prediction, System, Wrapper, keeps_rows, named_parts, outputs_for, remake, short
 from fulmen.core.batch import Batch, Labeled, PartBatches, Unlabeled, parts_of
 from fulmen.core.border import check_array, named_arrays
@@ -129,7 +131,9 @@ def augment(system: System, batch, mode):
 
 
 def augmented(component: Any, batch: Any, mode: Any) -> Any:
-    """`augment` of a component; raises a TypeError unless it returns a batch."""
+    """`augment` of a component, in microbatches if the mode has them; raises a TypeError unless it returns a batch."""
+    if isinstance(batch, Batch) and microbatches_of(batch, mode) > 1:
+        return _augmented_in_parts(component, batch, mode)
     found = augment(component, batch, mode)
     if isinstance(batch, Batch) and not isinstance(found, Batch):
         raise TypeError(
@@ -137,6 +141,18 @@ def augmented(component: Any, batch: Any, mode: Any) -> Any:
             f"{short(found)}."
         )
     return found
+
+
+def _augmented_in_parts(component: Any, batch: Any, mode: Any) -> Any:
+    unchanged: list[bool] = []
+
+    def run(part: Any, mode: Any) -> Any:
+        found = augmented(component, part, mode)
+        unchanged.append(found is part)
+        return found
+
+    jax.eval_shape(lambda batch: mapped(run, batch, mode), batch)
+    return batch if all(unchanged) else mapped(run, batch, mode)
 
 
 @dispatch

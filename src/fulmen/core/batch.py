@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from fulmen.core.tree import Tree, remake
+from fulmen.core.tree import Tree, data_fields, remake
 from fulmen.core.verbs import show
 
 
@@ -192,6 +192,21 @@ def index(batch: Any) -> jax.Array:
         batch = inner(batch)
     n = jax.tree.leaves(inputs(batch))[0].shape[0]
     return jnp.arange(n, dtype=jnp.uint32) if batch.index is None else jnp.asarray(batch.index).astype(jnp.uint32)
+
+
+def numbered(batch: Any, rows: Any) -> Any:
+    """The batch, and the batches in it, with `rows` as the index of the examples where they have none."""
+    is_batch = lambda v: isinstance(v, Batch)
+    number = lambda v: numbered(v, rows) if is_batch(v) else v
+    names = [name for name in data_fields(type(batch)) if name != "index"]
+    changes = {name: jax.tree.map(number, getattr(batch, name), is_leaf=is_batch) for name in names}
+    return remake(batch, {**changes, "index": rows if batch.index is None else batch.index})
+
+
+def batches_inside(batch: Any) -> list[Batch]:
+    """The batches directly inside a batch."""
+    is_inside = lambda v: isinstance(v, Batch) and v is not batch
+    return [v for v in jax.tree.leaves(batch, is_leaf=is_inside) if isinstance(v, Batch)]
 
 
 def unweighted(batch: Any) -> Any:

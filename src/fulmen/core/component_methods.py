@@ -38,7 +38,7 @@ def _with_modes(component: Component, own: Mode, of_parts: Mode) -> Component:
 @dispatch
 def bind(frozen: Frozen, mode):
     own = mode.over(frozen.mode)
-    return _with_modes(frozen, own, own if isinstance(own, Eval) else remake(Eval(own.root), {"salt": own.salt}))
+    return _with_modes(frozen, own, own if isinstance(own, Eval) else remake(Eval(own.root, own.batch), {"salt": own.salt}))
 
 
 def unbind(component: Any) -> Any:

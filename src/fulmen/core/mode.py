@@ -21,21 +21,24 @@ class Mode(Tree):
 
     A mode that is bound to a component holds the run's key (`root`) and a `salt` that grows with the component's path;
     `key` combines the two, and the verb, when it is read. So each component has its own randomness in each verb, and adding
-    a layer changes no other layer's.
+    a layer changes no other layer's. A model whose mode has a `precision` computes in that type.
     """
 
     root: jax.Array | None
     salt: jax.Array | None = None
     verb: str = ""
+    batch: jax.Array | int | None = dataclasses.field(default=None, kw_only=True, metadata={"fulmen": "child"})
+    precision: Any = static(default=None, kw_only=True)
 
     @property
     def key(self) -> Any:
-        """The component's key, or None for a mode without a key."""
-        return self.example_key
+        """The component's key, another one for each `batch`; None for a mode without a key."""
+        own = self.example_key
+        return own if own is None or self.batch is None else jax.random.fold_in(own, self.batch)
 
     @property
     def example_key(self) -> Any:
-        """The key for values that each example draws by its index: the same in all batches of an evaluation."""
+        """The key for values that each example draws by its index: the same in all batches of an evaluation or a step."""
         if self.root is None or self.salt is None:
             return self.root
         return jax.random.fold_in(self.root, _mix(self.salt, self.verb) if self.verb else self.salt)
@@ -79,6 +82,8 @@ class Train(Mode):
         key: the step's JAX random key, typed or raw.
         step: the number of steps done.
         resting: the paths of the leaves that are not updated in this step, as under `fm.optimizers.every`; static.
+        microbatches: the number of parts that the step splits its batch into; static. In such a part `batch` is the part's
+            position, so that each part draws differently.
 
     >>> import jax, fulmen as fm
     >>> fm.Train(jax.random.key(0), step=3)
@@ -87,11 +92,13 @@ class Train(Mode):
 
     step: jax.Array | int = dataclasses.field(default=0, metadata={"fulmen": "child"})
     resting: frozenset[str] = static(default=frozenset())
+    microbatches: int = static(default=1)
 
-    def __init__(self, key: Any, step: Any = 0, resting: frozenset[str] = frozenset()) -> None:
+    def __init__(self, key: Any, step: Any = 0, resting: frozenset[str] = frozenset(), microbatches: int = 1) -> None:
         if not hasattr(key, "dtype"):
             raise TypeError(f"Train.key must be a random key, such as jax.random.key(0), got {key!r}.")
-        self.__dict__.update(root=key, salt=None, verb="", step=step, resting=resting)
+        own = dict(step=step, resting=resting, microbatches=microbatches)
+        self.__dict__.update(root=key, salt=None, verb="", batch=None, precision=None, **own)
 
     def __repr__(self) -> str:
         return f"Train(key, step={self.step})"
@@ -105,17 +112,10 @@ class Eval(Mode):
         batch: the position of the batch in an evaluation, so that each batch draws differently; None for a single batch.
     """
 
-    batch: jax.Array | int | None = dataclasses.field(default=None, metadata={"fulmen": "child"})
-
     def __init__(self, key: Any = None, batch: Any = None) -> None:
         if key is not None and not hasattr(key, "dtype"):
             raise TypeError(f"Eval.key must be a random key, such as jax.random.key(0), or None, got {key!r}.")
-        self.__dict__.update(root=key, salt=None, verb="", batch=batch)
-
-    @property
-    def key(self) -> Any:
-        own = self.example_key
-        return own if own is None or self.batch is None else jax.random.fold_in(own, self.batch)
+        self.__dict__.update(root=key, salt=None, verb="", batch=batch, precision=None)
 
 
 _NO_SALT = np.zeros((), np.uint32)
@@ -165,6 +165,7 @@ class Plan(Tree):
         seed: determines the order of the data; None keeps it. A state's plan has none, since it is compiled into the step,
             which does not depend on the order.
         drop_last: whether the smaller last batch of an epoch is left out.
+        microbatches: the number of parts that a step splits its batch into.
     """
 
     steps_per_epoch: int | None = static(default=None)
@@ -173,6 +174,7 @@ class Plan(Tree):
     batch_size: int | None = static(default=None)
     seed: int | None = static(default=None)
     drop_last: bool = static(default=False)
+    microbatches: int = static(default=1)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Plan) and self.__dict__ == other.__dict__
@@ -201,15 +203,15 @@ class PlanRead(Exception):
 
 
 class UnreadPlan(Plan):
-    """The plan of a step that is compiled for every plan. Reading a field of it raises `PlanRead`."""
+    """The plan of a step that is compiled for every plan with the same `microbatches`. Reading another field raises `PlanRead`."""
 
     def __getattribute__(self, name: str) -> Any:
-        if name in Plan.__dataclass_fields__:
+        if name in Plan.__dataclass_fields__ and name != "microbatches":
             raise PlanRead(name)
         return super().__getattribute__(name)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, UnreadPlan)
+        return isinstance(other, UnreadPlan) and self.microbatches == other.microbatches
 
     def __hash__(self) -> int:
-        return hash(UnreadPlan)
+        return hash((UnreadPlan, self.microbatches))

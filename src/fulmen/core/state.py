@@ -129,7 +129,8 @@ class State:
 def without_plan(structure: Structure) -> Structure:
     """The structure for programs that serve every plan; reading the plan raises `PlanRead`."""
     if "without plan" not in structure.programs:
-        extra = UnreadPlan(), *structure.extra[1:]
+        plan, *others = structure.extra
+        extra = UnreadPlan(microbatches=plan.microbatches), *others
         structure.programs["without plan"] = Structure(structure.treedef, structure.fixed, extra)
     return structure.programs["without plan"]
 

@@ -449,7 +449,8 @@ def update(system, state, batch, mode):
     Returns:
         The new state and the logs, a dict from names to mergeable values or numbers.
 
-    **Extending.** Overload it for a system with another kind of step, composed of `fm.differentiate` and `fm.apply_gradients`.
+    **Extending.** Overload it for a system with another kind of step, composed of `fm.differentiate`, which computes the
+    microbatches of `mode`, and `fm.apply_gradients`.
     `@fm.marks.standard_step` declares that a component around this one may replace the step.
     """
 
@@ -488,9 +489,13 @@ def setup(component, data, **options):
         limit: the maximum number of batches of an epoch, for schedules.
         devices: a policy such as `fm.FSDP(fm.mesh())`, by which the state is distributed over devices, and with it everything
             that is computed from it; None for one device.
+        microbatches: the number of parts in which each step computes its batch, one after another, to use less memory. Gradients
+            and weights are summed and divided once, so the step equals that of the whole batch to rounding. What is computed
+            across examples, such as the statistics of a `BatchNorm`, is computed within a part, and a buffer gets the mean
+            over the parts. A loss that is one number counts by the weight of the part's examples.
 
     Returns:
-        A `State`.
+        A `State`, whose plan keeps `microbatches`.
 
     **Extending.** Rarely: it calls `init`, `validate` and `configure_optimizers`.
     """
@@ -553,6 +558,7 @@ def fit(state, data, **options):
         resume: the directory of a `Checkpoint`, or None. The run continues exactly where its newest checkpoint was made, and
             starts if there is none. A state stores neither `seed` nor `drop_last`, a checkpoint does.
         devices: a policy as for `setup`; None keeps that of the state.
+        microbatches: as in `setup`, for a component; a state's plan keeps it.
 
     Returns:
         `(state, history)`.
@@ -730,10 +736,11 @@ def log(logger, record):
 
     Args:
         logger: a logger.
-        record: a record: `Scalars`, `Image`, `Histogram`, `Text` or `Hyperparameters`. A logger ignores kinds that it has no method for.
+        record: `Scalars`, `Image`, `Histogram`, `Text` or `Hyperparameters`, of `fm.loggers`. A logger ignores kinds that it has no
+            method for.
 
-    **Extending.** `def log(logger: Mine, record: Scalars): …` for each kind that it writes; an object with such a method is a
-    callback of `fit`.
+    **Extending.** Make it a subclass of `fm.loggers.Logger`, with `def log(logger: Mine, record: fm.loggers.Scalars): …` for each
+    kind that it writes.
     """
 
 
@@ -1158,6 +1165,46 @@ def examine(sign, evaluation, report):
 
 
 # Display
+
+
+@verb(delegates=False)
+def summary(component, data=None, **options):
+    """Every leaf of a component in a table, the totals, and with data the cost of its training step and evaluation.
+
+    Nothing is drawn, computed or allocated, however large the model: a component without arrays gets the shapes that `init`
+    would draw, and the step is compiled for shapes. Operations and memory are from XLA's analysis of the compiled programs for
+    the default device; every iteration of a loop counts.
+
+    Args:
+        component: a component or a `State`.
+        data: as for `fit`; `jax.ShapeDtypeStruct((n, …), dtype)` may replace an array.
+        batch_size: examples in a batch; None is the state's, or 32, and no more than the data has.
+        optimizer, lr, **options: as for `setup`, for a component. Without any optimizer, the step is plain gradient descent.
+
+    Returns:
+        An object that prints as tables; `rows`, `parts` and `costs` are its data. Sizes are in bytes, 1 kB is 1000 bytes; `flops`
+        are floating-point operations of one step, where a multiplication and an addition are two.
+
+    Raises:
+        TypeError: for options of a step without data, or with a `State`, which has its optimizer.
+
+    **Extending.** Overload it for a custom description of a type; loggers write its text.
+
+    >>> fm.summary(fm.models.Dense(3, 2)).parameters
+    8
+    >>> batch = jax.ShapeDtypeStruct((5, 3), jnp.float32)
+    >>> print(fm.summary(fm.models.Dense(3, 2, use_bias=False), batch))
+    Dense (a description: its arrays are not drawn yet)
+    path    type   shape   dtype    role       bytes
+    weight  Dense  (3, 2)  float32  parameter   24 B
+    <BLANKLINE>
+    in all        bytes
+    6 parameters   24 B
+    total          24 B
+    <BLANKLINE>
+    compiled                  operations  arguments  temporary
+    forward pass, 5 examples     60 FLOP       84 B       40 B
+    """
 
 
 @verb

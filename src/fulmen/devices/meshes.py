@@ -25,8 +25,8 @@ def mesh(data: int = -1, model: int = 1, *, devices: Any = None, **axes: int) ->
         TypeError: for a size that is not an integer.
         ValueError: for a size below 1, for two sizes of −1, and for more devices than there are.
 
-    >>> fm.mesh(data=1).shape
-    OrderedDict({'data': 1, 'model': 1})
+    >>> dict(fm.mesh(data=1).shape)
+    {'data': 1, 'model': 1}
     """
     found = jax.devices() if devices is None else list(devices)
     sizes = {"data": data, "model": model, **axes}

@@ -37,21 +37,28 @@ def forget_calls() -> None:
 
 
 class Recorder:
-    """Records the method and the depth of each call in the thread that made the recorder."""
+    """Records the method and the depth of each call in the thread that made the recorder.
 
-    def __init__(self) -> None:
+    Args:
+        returned: called with the verb, the method, the arguments and the result of each call when it returns; or None.
+    """
+
+    def __init__(self, returned: Callable[[Any, Any, tuple[Any, ...], Any], None] | None = None) -> None:
         self.calls: list[tuple[int, Any, tuple[type, ...], Any]] = []
-        self.depth, self.thread = 0, threading.get_ident()
+        self.depth, self.thread, self.returned = 0, threading.get_ident(), returned
 
-    def call(self, verb: Any, types: tuple[type, ...], method: Any, call: Callable[[], Any]) -> Any:
+    def call(self, verb: Any, types: tuple[type, ...], method: Any, args: tuple[Any, ...], call: Callable[[], Any]) -> Any:
         if threading.get_ident() != self.thread:
             return call()
         self.calls.append((self.depth, verb, types, method))
         self.depth += 1
         try:
-            return call()
+            result = call()
         finally:
             self.depth -= 1
+        if self.returned is not None:
+            self.returned(verb, method, args, result)
+        return result
 
 
 def recorder() -> Recorder | None:
@@ -59,12 +66,18 @@ def recorder() -> Recorder | None:
     return _recording[-1] if _recording else None
 
 
-def recorded(function: Callable[[], Any]) -> list[tuple[int, Any, tuple[type, ...], Any]]:
+def recorded(
+    function: Callable[[], Any], returned: Callable[[Any, Any, tuple[Any, ...], Any], None] | None = None
+) -> list[tuple[int, Any, tuple[type, ...], Any]]:
     """The calls of verbs while `function` ran: depth, verb, types and method of each.
 
     The method is None for a call that a wrapper delegated to its part.
+
+    Args:
+        function: runs the calls.
+        returned: as for `Recorder`.
     """
-    listening = Recorder()
+    listening = Recorder(returned)
     with lock:
         _recording.append(listening)
         forget_calls()

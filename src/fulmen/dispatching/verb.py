@@ -94,7 +94,9 @@ class Verb:
         if listening is not None:
             method = innermost(found)
             chosen = None if method is self.table.delegate else method
-            return listening.call(self, (types.context, *types.args), chosen, lambda: found.call(args, context, options))
+            return listening.call(
+                self, (types.context, *types.args), chosen, args, lambda: found.call(args, context, options)
+            )
         if isinstance(found, Method) and args and len(args) == len(given) and all(map(operator.is_, args, given)):
             self._add_quick_call(types, found, args)
         return found.call(args, context, options)

@@ -2,14 +2,11 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import optax
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
-from jax.interpreters import partial_eval
 
 from fulmen.core import Eval, State, outputs_for, pack
 from fulmen.core.leaves import described
@@ -19,6 +16,7 @@ from fulmen.data.source import Source
 from fulmen.optimizers import MissingOptimizerError
 from fulmen.optimizers.update_schedule import update_schedule
 from fulmen.train.compiled_step import step_program
+from fulmen.train.flop_count import count_flops, quickly_compiled
 
 _LONG_RUN = 1_000_000  # steps of schedules: the length of the run is unknown
 
@@ -123,83 +121,8 @@ def _forward_cost(component: Any, raw: Any, n: int) -> Cost:
 
 def _cost(name: str, examples: int, function: Any, *args: Any, donate_argnums: Any = ()) -> Cost:
     traced = jax.jit(function, donate_argnums=donate_argnums).trace(*args)
-    program = _compiled(traced.lower())
+    program = quickly_compiled(traced.lower())
     memory = program.memory_analysis()
     # Donated arguments are reused for results.
     temporary = memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    jaxpr = _opened(traced.jaxpr)
-    used, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)
-    arguments = [("input", i) for i in range(len(used.invars))]
-    flops = _flops(program) + _repeated(used, arguments, {})[0]
-    return Cost(name, examples, flops, memory.argument_size_in_bytes, temporary)
-
-
-def _compiled(lowered: Any) -> Any:
-    # LLVM's passes change none of the values, and take most of the compilation time on a CPU.
-    fast = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    return lowered.compile(compiler_options=fast if jax.default_backend() == "cpu" else None)
-
-
-def _flops(program: Any) -> float:
-    return float((program.cost_analysis() or {}).get("flops", 0.0))
-
-
-def _repeated(jaxpr: Jaxpr, given: Sequence[Any], known: dict[Any, int]) -> tuple[float, list[Any]]:
-    """The operations of all iterations of loops but their first. XLA's analysis counts the body of a loop only once.
-
-    XLA merges equal loops over the same values, such as a model's in its loss and its metrics, so they count once here too
-    (value numbering).
-
-    Args:
-        jaxpr: the program.
-        given: the identities of its inputs.
-        known: the numbers of the computations so far; changed here.
-
-    Returns:
-        The operations, and the identities of the outputs.
-    """
-    values: dict[Any, Any] = dict(zip(jaxpr.invars, given, strict=True))
-    total = 0.0
-
-    def value(atom: Any) -> Any:
-        return str(atom) if isinstance(atom, Literal) else values.get(atom, id(atom))
-
-    for equation in jaxpr.eqns:
-        inputs, inside = tuple(map(value, equation.invars)), [*_inside(equation.params)]
-        if equation.primitive.name in _CALLS and len(inside) == 1 and len(inside[0].in_avals) == len(inputs):
-            more, outputs = _repeated(_opened(inside[0]), inputs, known)
-            total += more
-        else:
-            key = equation.primitive.name, str(equation.params), inputs
-            if key not in known:
-                known[key] = len(known)
-                iterations = equation.params["length"] if equation.primitive.name == "scan" else 1
-                total += sum(_further_iterations(inner, iterations) for inner in inside)
-            outputs = [(known[key], i) for i in range(len(equation.outvars))]
-        values.update(zip(equation.outvars, outputs, strict=True))
-    return total, [value(atom) for atom in jaxpr.outvars]
-
-
-_CALLS = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call")  # calls that do not keep XLA from merging
-
-
-def _further_iterations(body: ClosedJaxpr, iterations: int) -> float:
-    total = iterations * _repeated(_opened(body), [("input", i) for i in range(len(body.in_avals))], {})[0]
-    if iterations > 1:
-        shapes = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in body.in_avals]
-        total += (iterations - 1) * _flops(_compiled(jax.jit(jaxpr_as_fun(body)).lower(*shapes)))
-    return total
-
-
-def _opened(jaxpr: Any) -> Jaxpr:
-    """A jaxpr without its constants; since jax 0.12 there is one class for both."""
-    return jaxpr if isinstance(jaxpr, Jaxpr) else jaxpr.jaxpr
-
-
-def _inside(params: dict[str, Any]) -> Iterator[ClosedJaxpr]:
-    for value in params.values():
-        for item in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(item, ClosedJaxpr):
-                yield item
-            elif isinstance(item, Jaxpr):
-                yield ClosedJaxpr(item, ())
+    return Cost(name, examples, count_flops(traced, program), memory.argument_size_in_bytes, temporary)

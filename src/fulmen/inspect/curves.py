@@ -77,25 +77,30 @@ def _curves(
     names = sorted(dict.fromkeys(label.removeprefix("validation").strip() for label in lines), key=bool)
     single = len(names) == 1  # then training and validation have different colours
     ends, shown = [], [*lines.values()]
+    validated = {label for label, values in lines.items() if label.startswith("validation") and np.isfinite(values).any()}
     for i, (label, values) in enumerate(lines.items()):
         validation = label.startswith("validation")
         colour = COLOURS[(i if single else names.index(label.removeprefix("validation").strip())) % len(COLOURS)]
         known = np.flatnonzero(np.isfinite(values))
         marker = "o" if len(known) < 2 else None
         style = dict(linestyle="--" if validation else "-", marker=marker, color=colour)
-        axes.plot(known + 1, values[known], ms=4, lw=1.6, **style)
+        (curve,) = axes.plot(known + 1, values[known], ms=4, lw=1.6, **style)
         text = f"{label or ('training' if len(lines) > 1 else '')} {values[-1]:.4g}".strip()
         each = members.get((panel, label))
         if each is not None:
             shown.append(each.ravel())
             axes.plot(np.arange(1, len(each) + 1), each, ms=3, lw=0.7, alpha=0.4, **style)
             text += f" ± {each[-1].std():.2g}"
-        best = _best(panel, values, opposed)
+        best = _best(panel, values, opposed) if not validated or label in validated else None
         if best is not None and values[best] != values[-1]:
-            axes.plot(best + 1, values[best], "o", ms=4, color=colour)
+            axes.plot(best + 1, values[best], "o", ms=5, color=colour)
             text += f" (best {values[best]:.4g})"
+        elif best is not None and validated:  # the last epoch, whose value is in the label
+            curve.set(marker="o", markersize=5, markevery=[-1], clip_on=False)
         ends.append((values[known[-1]] if len(known) else math.nan, text, colour))
     _scale(axes, np.concatenate(shown), max(map(len, lines.values())), "loss" in panel)
+    if panel == "seconds":
+        _leave_out_compilation(axes, *lines.values())
     _label(axes, ends)
 
 
@@ -122,6 +127,23 @@ def _scale(axes: Any, values: np.ndarray, epochs: int, may_be_logarithmic: bool)
     axes.set_xlim(*((1, epochs) if epochs > 1 else (0.5, 1.5)))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
     axes.set_xlabel("epoch")
+
+
+def _leave_out_compilation(axes: Any, seconds: np.ndarray, *others: np.ndarray) -> None:
+    """Scale the axis by the other epochs if the first one, which compiles the step, took much longer."""
+    later = seconds[1:]
+    highest = later[np.isfinite(later)].max(initial=0.0)
+    if seconds[0] > 2 * highest > 0:
+        axes.set_ylim(0, 1.15 * highest)
+        axes.annotate(
+            f"epoch 1, with compilation: {seconds[0]:.4g}",
+            (0, 0),
+            (4, 4),
+            "axes fraction",
+            "offset points",
+            color=TEXT,
+            fontsize=8,
+        )
 
 
 def _label(axes: Any, ends: list[tuple[float, str, str]]) -> None:

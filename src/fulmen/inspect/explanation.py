@@ -17,12 +17,13 @@ from jax.core import Tracer
 
 from fulmen.core import Component, Frozen, Model, System, Wrapper
 from fulmen.core.leaves import TracedArraysError, described, is_array
-from fulmen.core.verbs import init
+from fulmen.core.verbs import fit, init
 from fulmen.dispatching import hooks
 from fulmen.dispatching.compiled_code import recorded
 from fulmen.dispatching.location import place
 from fulmen.dispatching.methods import Method
 from fulmen.dispatching.registry import Verb, is_public
+from fulmen.inspect.run_explanation import RunExplanation, explain_run
 from fulmen.inspect.text import Picture, align, faint, first_line, html_code, html_page, html_table, tree_prefixes
 
 _BASES = (object, Component, Frozen, Model, System, Wrapper)
@@ -124,11 +125,13 @@ class Explanation(Picture):
         return html_page("", body + "".join(f"<div>{faint(note)}</div>" for note in self._notes()))
 
 
-def explain(verb: Callable[..., Any], *args: Any, **options: Any) -> Explanation:
+def explain(verb: Callable[..., Any], *args: Any, **options: Any) -> Explanation | RunExplanation:
     """The methods that a call chooses, nested as they call each other, each with its types, file and line.
 
     The call is traced with shapes in place of the arrays, so nothing is computed. A component without arrays gets the shapes
     that `init` would draw. Private verbs are left out; the calls that they make belong to their caller.
+
+    For `fm.fit`, it is what runs at which event: `fm.explain(fm.fit, system, data, callbacks=[…])`.
 
     Args:
         verb: a verb, or any function that calls verbs.
@@ -147,6 +150,8 @@ def explain(verb: Callable[..., Any], *args: Any, **options: Any) -> Explanation
     >>> [call.types for call in fm.explain(fm.forward, net, jnp.ones((1, 2, 3))).calls[0].calls]
     [('Flatten', 'array'), ('Dense', 'array')]
     """
+    if verb is fit:
+        return explain_run(*args, **options)
     if verb is not init:
         args = tuple(described(arg)[0] if isinstance(arg, Component) else arg for arg in args)
     leaves, structure = jax.tree.flatten(args)

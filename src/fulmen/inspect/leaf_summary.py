@@ -10,46 +10,13 @@ from jax.sharding import NamedSharding
 
 from fulmen.core import STATIC, Component, State, named_parts
 from fulmen.core.leaves import OTHER, PARAMETER, Leaf, components, described, is_array, leaves
+from fulmen.core.verbs import summary
+from fulmen.dispatching.registry import dispatch
 from fulmen.inspect.summary_table import Part, Row, Summary
 
 
-def summary(
-    component: Any, data: Any = None, *, batch_size: int | None = None, optimizer: Any = None, lr: Any = None, **options: Any
-) -> Summary:
-    """Every leaf of a component in a table, the totals, and with data the cost of its training step and evaluation.
-
-    Nothing is drawn, computed or allocated, however large the model: a component without arrays gets the shapes that `init`
-    would draw, and the step is compiled for shapes. Operations and memory are from XLA's analysis of the compiled programs for
-    the default device; every iteration of a loop counts.
-
-    Args:
-        component: a component or a `State`.
-        data: as for `fit`; `jax.ShapeDtypeStruct((n, …), dtype)` may replace an array.
-        batch_size: examples in a batch; None is the state's, or 32, and no more than the data has.
-        optimizer, lr, **options: as for `setup`, for a component. Without any optimizer, the step is plain gradient descent.
-
-    Returns:
-        An object that prints as tables; `rows`, `parts` and `costs` are its data. Sizes are in bytes, 1 kB is 1000 bytes; `flops`
-        are floating-point operations of one step, where a multiplication and an addition are two.
-
-    Raises:
-        TypeError: for options of a step without data, or with a `State`, which has its optimizer.
-
-    >>> fm.summary(fm.models.Dense(3, 2)).parameters
-    8
-    >>> batch = jax.ShapeDtypeStruct((5, 3), jnp.float32)
-    >>> print(fm.summary(fm.models.Dense(3, 2, use_bias=False), batch))
-    Dense (a description: its arrays are not drawn yet)
-    path    type   shape   dtype    role       bytes
-    weight  Dense  (3, 2)  float32  parameter   24 B
-    <BLANKLINE>
-    in all        bytes
-    6 parameters   24 B
-    total          24 B
-    <BLANKLINE>
-    compiled                  operations  arguments  temporary
-    forward pass, 5 examples     60 FLOP       84 B       40 B
-    """
+@dispatch
+def summary(component: object, data=None, *, batch_size=None, optimizer=None, lr=None, **options):
     state = component if isinstance(component, State) else None
     given = [name for name, value in (("optimizer", optimizer), ("lr", lr)) if value is not None] + list(options)
     if given and (data is None or state is not None):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from fulmen.core import OTHER, PARAMETER, STATIC, Mode, Prediction, Train, is_array, outputs_for, remake, static
 from fulmen.core.component import Buffer, Component, Model, record
+from fulmen.core.precision import as_type, in_precision, lowered
 from fulmen.dispatching.lazy_libraries import library_of, teach
 from fulmen.dispatching.registry import dispatch
 
@@ -139,6 +140,8 @@ def _bound(module: Any, mode: Mode) -> Foreign:
 
 def _call(library: Library, module: Any, inputs: tuple[Any, ...], mode: Mode) -> Any:
     bound = module if isinstance(module, Foreign) else _bound(module, mode)
+    if mode.precision is not None:
+        return in_precision(lambda bound, *inputs: _call(library, bound, inputs, bound.mode), bound, *inputs)
     plain = library.in_mode(bound.plain, mode)
     if not callable(plain):
         kind = type(plain).__name__
@@ -154,6 +157,13 @@ def _call(library: Library, module: Any, inputs: tuple[Any, ...], mode: Mode) ->
     return outputs
 
 
+def _lowered(module: Foreign, dtype: Any) -> Foreign:
+    leaves = jax.tree.leaves(module.plain)
+    roles = [role for leaf, role in zip(leaves, library_of(module.__stands_for__).roles(module.plain)) if is_array(leaf)]
+    values = [as_type(v, dtype) if role == PARAMETER else v for v, role in zip(module.values, roles, strict=True)]
+    return remake(module, {"values": values})
+
+
 def register(library: Library) -> None:
     """Register the methods for a library's modules."""
     base = library.base
@@ -162,6 +172,10 @@ def register(library: Library) -> None:
     @dispatch
     def bind(module: base, mode):
         return _bound(module, mode)
+
+    @lowered.dispatch
+    def lowered_module(module: base, dtype):
+        return _lowered(module, dtype)
 
     @dispatch
     def init(module: base, key):

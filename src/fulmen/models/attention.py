@@ -86,9 +86,19 @@ def _attend(layer: Attention, x: Any, mask: jax.Array | None) -> jax.Array:
     query, key, value = (joint[:, :, i] for i in range(3))
     if layer.rotary:
         query, key = rotary(query), rotary(key)
-    with jax.numpy_dtype_promotion("standard"):  # it mixes 16 and 32 bits internally
-        y = jax.nn.dot_product_attention(query, key, value, mask=mask, is_causal=layer.causal)
+    attend = _half_attention if jnp.finfo(x.dtype).bits < 32 else jax.nn.dot_product_attention
+    y = attend(query, key, value, mask=mask, is_causal=layer.causal)
     return forward(layer.out, y.reshape(n, length, features))
+
+
+def _half_attention(query: Any, key: Any, value: Any, *, mask: Any, is_causal: bool) -> jax.Array:
+    """`jax.nn.dot_product_attention` with a softmax in float32; JAX's own cannot be compiled under strict type promotion."""
+    length, size = query.shape[1], query.shape[3]
+    scores = jnp.einsum("nqhs,nkhs->nhqk", query, key).astype(jnp.float32) / jnp.float32(size) ** 0.5
+    seen = jnp.tri(length, dtype=bool)[None, None] if is_causal else jnp.ones((1, 1, length, length), bool)
+    seen = seen if mask is None else seen & mask
+    chances = jax.nn.softmax(jnp.where(seen, scores, jnp.finfo(jnp.float32).min), -1)
+    return jnp.einsum("nhqk,nkhs->nqhs", chances.astype(value.dtype), value)
 
 
 def rotary(x: jax.Array, positions: Any = None, base: float = 10_000.0) -> jax.Array:

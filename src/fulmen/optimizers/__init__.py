@@ -5,5 +5,16 @@ from fulmen.optimizers.enclosing import every, plateau, unfreeze
 from fulmen.optimizers.layer_rates import depths, layerwise
 from fulmen.optimizers.optimizer import Enclosing, FrozenMarker, Optimizer, frozen, is_constructor
 from fulmen.optimizers.rate_changes import learning_rate, with_learning_rate
+from fulmen.optimizers.schedule_free import evaluation_weights
 
-__all__ = ["MissingOptimizerError", "Optimizer", "depths", "every", "frozen", "layerwise", "plateau", "unfreeze"]
+__all__ = [
+    "MissingOptimizerError",
+    "Optimizer",
+    "depths",
+    "evaluation_weights",
+    "every",
+    "frozen",
+    "layerwise",
+    "plateau",
+    "unfreeze",
+]

@@ -1,9 +1,10 @@
 """Schedules from learning rates of any form, and lengths in steps or as fractions of the run."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -57,6 +58,27 @@ class Constant(Schedule):
         return lambda step: jnp.asarray(self.rate)
 
     span = StepFunction.span
+
+
+class EachMember(Schedule):
+    """A schedule for each member of a population: `member`, `(n,)`, is the index of each one's schedule."""
+
+    schedules: tuple[Schedule, ...]
+    member: jax.Array
+
+    def __call__(self, plan: Plan) -> Any:
+        real = lambda rate: lambda step: jnp.asarray(rate(step), jnp.result_type(float))
+        rates = [real(schedule(plan)) for schedule in self.schedules]
+        return lambda step: jax.lax.switch(self.member, rates, step)
+
+    def span(self, plan: Plan) -> int | None:
+        ends = [schedule.span(plan) for schedule in self.schedules]
+        return max((end for end in ends if end is not None), default=None)
+
+
+def each_member(rates: Sequence[Any]) -> Schedule:
+    """The schedule of a population's members from a learning rate of any form for each."""
+    return EachMember(tuple(map(as_schedule, rates)), jnp.arange(len(rates)))
 
 
 def as_schedule(value: Any) -> Schedule:

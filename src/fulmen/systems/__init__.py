@@ -7,9 +7,10 @@ from fulmen.core.verbs import embeddings, gan_losses, sample, weigh
 from fulmen.systems.actor_critic import ActorCritic, Rollout
 from fulmen.systems.alternating import Alternating
 from fulmen.systems.autoencoders import VAE, VQVAE, CodeUsage
-from fulmen.systems.ema import EMA
+from fulmen.systems.ema import EMA, Averaged
 from fulmen.systems.gan import GAN, NonSaturating, Wasserstein
 from fulmen.systems.language import LanguageModel, Tokens
+from fulmen.systems.mixed_precision import LossScaled, MixedPrecision
 from fulmen.systems.multi_task import MultiTask
 from fulmen.systems.representations import BYOL, CLIP, SelfSupervised
 from fulmen.systems.semi_supervised import SemiSupervised
@@ -19,6 +20,7 @@ from fulmen.systems.weighted import Uncertainty, Weighted
 __all__ = [
     "ActorCritic",
     "Alternating",
+    "Averaged",
     "BYOL",
     "CLIP",
     "Classifier",
@@ -27,7 +29,9 @@ __all__ = [
     "EMA",
     "GAN",
     "LanguageModel",
+    "LossScaled",
     "MeanTeacher",
+    "MixedPrecision",
     "MultiTask",
     "NonSaturating",
     "PerMember",

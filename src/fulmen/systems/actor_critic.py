@@ -114,6 +114,8 @@ def keys_of(batch: Any, key: Any) -> Any:
 
 @dispatch
 def augment(system: ActorCritic, batch, mode):
+    if mode.batch is not None:
+        raise ValueError("microbatches: an ActorCritic plays with all its agents at once; write microbatches=1.")
     if len(batch) != system.agents:
         raise ValueError(
             f"the batch size of an ActorCritic must be its number of agents, {system.agents}, got {len(batch)}. Write "

@@ -1,4 +1,4 @@
-"""`EMA`: a component with an exponential moving average of its weights."""
+"""`EMA` and `Averaged`: a component with an average of its weights, which evaluations use."""
 
 from typing import Any
 
@@ -6,9 +6,23 @@ import jax
 import jax.numpy as jnp
 
 from fulmen.compose.vectorized import check_setup, members_of
-from fulmen.core import Train, briefly, hyper, number, remake
-from fulmen.core.component import Component, Frozen, Wrapper, fold_name, map_components, map_parts
-from fulmen.core.leaves import BUFFER, PARAMETER, is_array, leaves
+from fulmen.core import (
+    BUFFER,
+    PARAMETER,
+    Component,
+    Frozen,
+    Train,
+    Wrapper,
+    briefly,
+    fold_name,
+    hyper,
+    is_array,
+    number,
+    remake,
+    static,
+)
+from fulmen.core.component import map_components, map_parts
+from fulmen.core.leaves import leaves
 from fulmen.core.verbs import after_update, as_batch, augment, init, validate
 from fulmen.dispatching.registry import dispatch
 
@@ -24,6 +38,8 @@ class EMA(Wrapper):
     Args:
         component: a model or a system; a `Population` has the `EMA` inside, `fm.Population(fm.EMA(system, decay), n)`.
         decay: the weight of the previous average at each step, in [0, 1]: a hyperparameter.
+        warmup: the decay of step t (from 0) is min(decay, t / (t + warmup)), so that the average forgets the first weights: a
+            hyperparameter. With 0 it is `decay`; with 9 it rises to 0.99 in 890 steps.
         average: the average, in `fm.Frozen`; made by `init`.
         evaluate_average: whether evaluations use the average or the component.
 
@@ -41,6 +57,13 @@ class EMA(Wrapper):
     decay: float = hyper(minimum=0, maximum=1, default=0.999)
     average: Frozen | None = None
     evaluate_average: bool = True
+    warmup: float = hyper(minimum=0, default=0.0, kw_only=True)
+
+    def decay_at(self, step: Any) -> Any:
+        """The weight of the previous average after `step` other steps, which may be traced."""
+        step = jnp.asarray(step, jnp.float32)
+        rising = step / jnp.maximum(step + self.warmup, 1e-6)
+        return jnp.where(jnp.asarray(self.warmup) > 0, jnp.minimum(self.decay, rising), self.decay)
 
     @property
     def __part__(self) -> Any:
@@ -50,6 +73,36 @@ class EMA(Wrapper):
 
     def __repr__(self) -> str:
         return briefly(remake(self, {"average": None}))
+
+
+class Averaged(EMA):
+    """A component and the mean of its weights over all steps from `start` on; evaluations use the mean.
+
+    Before `start` the average is the component. The mean of the weights along a run with a constant or cyclic learning rate
+    often generalizes better than the last weights: Polyak and Juditsky 1992; stochastic weight averaging, Izmailov et al. 2018,
+    arXiv:1803.05407. Running statistics are averaged too. For schedule-free optimizers no wrapper is needed: `evaluate`,
+    `predict` and the validation of `fit` use the averaged weights, see `fm.optimizers.evaluation_weights`.
+
+    Args:
+        component: as for `EMA`.
+        start: the first step that counts.
+        average, evaluate_average: as for `EMA`.
+
+    >>> averaged = fm.Averaged(fm.Classifier(fm.models.MLP(4, 8, 3)), start=100)
+    >>> state = fm.setup(averaged, (jnp.ones((6, 4)), jnp.arange(6) % 3), optimizer=optax.adam, lr=0.1)
+    >>> state, logs = fm.train_step(state, (jnp.ones((6, 4)), jnp.arange(6) % 3))
+    """
+
+    __example__ = "fm.Averaged(system, start=1000)"
+
+    start: int = static(minimum=0, default=0, kw_only=True)
+
+    def __init__(self, component: Component, *, start: int = 0, average: Any = None, evaluate_average: bool = True) -> None:
+        own = dict(component=component, average=average, evaluate_average=evaluate_average, start=start)
+        self.__dict__.update(decay=1.0, warmup=1.0, mode=None, **own)
+
+    def decay_at(self, step: Any) -> Any:
+        return super().decay_at(jnp.maximum(jnp.asarray(step) - self.start, 0))
 
 
 def trained(component: Any) -> Any:
@@ -75,7 +128,7 @@ def init(ema: EMA, key):
 def after_update(ema: EMA, batch, mode):
     component = after_update(ema.component, batch, mode.at("component"))
     assert ema.average is not None
-    average = remake(ema.average, {"part": _averaged(ema.decay, ema.average.part, component)})
+    average = remake(ema.average, {"part": _averaged(ema.decay_at(mode.step), ema.average.part, component)})
     return remake(ema, {"component": component, "average": average})
 
 
@@ -94,12 +147,17 @@ def augment(ema: EMA, batch, mode):
     return augment(ema.component, batch, mode)
 
 
+def _written(ema: EMA) -> str:
+    is_mean = isinstance(ema, Averaged)
+    return f"fm.Averaged(system, start={ema.start})" if is_mean else f"fm.EMA(system, {number(ema.decay)})"
+
+
 @dispatch
 def check_setup(ema: EMA, state, raw):
     if n := len(members_of(ema.component, ema)):
         raise TypeError(
-            f"EMA must not be around a {type(ema.component).__name__}, whose {n} members would share one average; write "
-            f"fm.Population(fm.EMA(system, {number(ema.decay)}), {n})."
+            f"{type(ema).__name__} must not be around a {type(ema.component).__name__}, whose {n} members would share one average; "
+            f"write fm.Population({_written(ema)}, {n})."
         )
 
 

@@ -12,6 +12,16 @@ Each check raises an `AssertionError` that names the property that does not hold
 
 from fulmen.testing.component_checks import check_component, check_layer
 from fulmen.testing.part_checks import check_attack, check_objective, check_source
+from fulmen.testing.resume_check import check_resumes
 from fulmen.testing.tiny_systems import systems, tiny
 
-__all__ = ["check_attack", "check_component", "check_layer", "check_objective", "check_source", "systems", "tiny"]
+__all__ = [
+    "check_attack",
+    "check_component",
+    "check_layer",
+    "check_objective",
+    "check_resumes",
+    "check_source",
+    "systems",
+    "tiny",
+]

@@ -7,9 +7,10 @@ from fulmen.train import (  # for their methods of the verbs
     phases,
     step,
     step_generator,
+    tune,
     verbs_of_state,
 )
-from fulmen.train.checkpoint import load, save
+from fulmen.train.checkpoints import Best, Checkpoint, Latest, OrbaxStore, load, restore, save
 from fulmen.train.events import (
     Due,
     EpochEnd,
@@ -32,6 +33,8 @@ from fulmen.train.history import History
 from fulmen.train.phases import Phase, Training, Validation
 
 __all__ = [
+    "Best",
+    "Checkpoint",
     "CrossValidation",
     "Due",
     "EpochEnd",
@@ -42,8 +45,10 @@ __all__ = [
     "FitStart",
     "History",
     "Interrupted",
+    "Latest",
     "Logs",
     "LogsRead",
+    "OrbaxStore",
     "Phase",
     "Run",
     "StepEnd",
@@ -55,5 +60,7 @@ __all__ = [
     "cross_validate",
     "differentiate",
     "load",
+    "restore",
     "save",
+    "tune",
 ]

@@ -41,7 +41,7 @@ class Ledger:
     def clear(self) -> None:
         """Start from zero, as for the next epoch."""
         self.unread.clear()
-        self.total = self.newest = self.shown = np.zeros(self.size)
+        self.total = self.newest = self.shown = self.before = np.zeros(self.size)
 
     def zeros(self) -> np.ndarray:
         """The vector before the first step, `(size,)`."""
@@ -63,16 +63,23 @@ class Ledger:
 
     def read(self, keep: int = 0) -> dict[str, Any]:
         """The metrics so far by name, without the newest `keep` vectors."""
+        self._collect(keep)
+        return self._metrics(self.shown)
+
+    def _collect(self, keep: int = 0) -> None:
         while len(self.unread) > keep:
             vector, complete = self.unread.pop(0)
             self.newest = np.asarray(vector, np.float64)
-            self.shown = self._sum(np, self.total, self.newest)
+            self.before, self.shown = self.total, self._sum(np, self.total, self.newest)
             self.total = self.shown if complete else self.total
-        return self._metrics(self.shown)
+
+    def discard_newest(self) -> None:
+        """Take the newest vector that was read out of the sums."""
+        self.total = self.shown = self.before
 
     def read_newest(self) -> dict[str, Any]:
         """The metrics of the newest vector alone."""
-        self.read()
+        self._collect()
         return self._metrics(self.newest)
 
     def _metrics(self, vector: np.ndarray) -> dict[str, Any]:

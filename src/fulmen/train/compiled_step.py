@@ -16,6 +16,7 @@ from fulmen.core.verbs import as_batch, eval_step, train_step, update
 from fulmen.devices.placement import pinned, split_rows
 from fulmen.dispatching.compiled_code import generation
 from fulmen.dispatching.registry import dispatch
+from fulmen.optimizers import evaluation_weights
 from fulmen.optimizers.update_schedule import NOBODY, UpdateSchedule, update_schedule
 from fulmen.train.gradients import learning_rates
 from fulmen.train.step_data import checked_step_data
@@ -29,7 +30,7 @@ def step_program(
     """The leaves after a step, and its logs as mergeable values."""
     state = State.of(leaves, raw_key, step, structure)
     component, raw = state.system, split_rows(raw, state.devices)
-    mode = Train(jax.random.fold_in(state.key, state.step), state.step, resting)
+    mode = Train(jax.random.fold_in(state.key, state.step), state.step, resting, state.plan.microbatches)
     new, logs = update(component, state, as_batch(component, raw), mode)
     _require_same_types(state, new)
     logs = {name: v if isinstance(v, Mergeable) else Mean(v) for name, v in logs.items()}
@@ -128,7 +129,8 @@ def train_step(component: Component, batch):
 @per_structure()
 def _eval_step(structure: Structure, leaves: list[Any], raw_key: Any, step: Any, raw: Any) -> dict[str, Any]:
     state = State.of(leaves, raw_key, step, structure)
-    return observe(state.system, as_batch(state.system, split_rows(raw, state.devices)), Eval(state.key))
+    raw = split_rows(raw, state.devices)
+    return observe(evaluation_weights(state), as_batch(state.system, raw), Eval(state.key))
 
 
 @dispatch

@@ -27,6 +27,7 @@ from fulmen.data.source import Source
 from fulmen.devices.placement import on_devices, replicated, spread
 from fulmen.devices.policies import Policy, on_rows
 from fulmen.dispatching.registry import dispatch
+from fulmen.optimizers import evaluation_weights
 from fulmen.train.accumulate import Ledger
 from fulmen.train.step_logs import observe
 
@@ -36,7 +37,8 @@ def evaluate(state: State, data, *, attack=None, batch_size=None, devices=None):
     require_concrete("evaluate", "eval_step(state, batch)", state, data)
     state, source = on_devices(state, devices), _checked(state.system, data, attack)
     plan = _plan(source, batch_size, evaluation_size(state))
-    return evaluate_source(state.system, state.key, source, plan, attack, owner=state.structure, devices=state.devices)
+    weights, devices = evaluation_weights(state), state.devices
+    return evaluate_source(weights, state.key, source, plan, attack, owner=state.structure, devices=devices)
 
 
 @dispatch
@@ -185,7 +187,7 @@ def _measure(structure: Structure, leaves: list[Any], batch: Any, mode: Eval) ->
 def predict(state: State, data, *, batch_size=None, devices=None):
     require_concrete("predict", "forward(state, x)", state, data)
     state = on_devices(state, devices)
-    return _predict(state.system, state.key, data, batch_size, state.structure, state.devices)
+    return _predict(evaluation_weights(state), state.key, data, batch_size, state.structure, state.devices)
 
 
 @dispatch

@@ -153,6 +153,10 @@ class Run:
         """Where the run is, as a dict that JSON can hold: `fit` continues from it exactly."""
         return self._loop.position()
 
+    def discard_logs(self) -> None:
+        """Leave the logs of the newest step out of the epoch's; for a callback for `StepEnd`."""
+        self._loop.ledger.discard_newest()
+
     def left(self) -> int | None:
         """The number of remaining steps, or None if it is unknown."""
         return None if self.steps is None else self.steps - self.done
@@ -164,6 +168,15 @@ class Run:
 
 class Saver:
     """A callback that saves the run; at each event it is called after all others, so that it saves what they remember."""
+
+
+class LogReader:
+    """A callback that reads the logs; at each event it is called after the callbacks that may add to them."""
+
+
+def in_order(callbacks: list[Any]) -> list[Any]:
+    """The callbacks in the order in which they are called."""
+    return sorted(callbacks, key=lambda callback: (isinstance(callback, Saver), isinstance(callback, LogReader)))
 
 
 def _ignore(event: object, callback, run):

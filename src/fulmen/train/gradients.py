@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fulmen.compose.example_means import total_loss
+from fulmen.compose.example_means import total_loss, total_weight
+from fulmen.compose.microbatches import microbatches_of, require_one_weight, summed
 from fulmen.compose.supervised import with_outputs
 from fulmen.compose.vectorized import members_of, over_states
 from fulmen.core.component import Buffer
@@ -30,7 +31,8 @@ def differentiate(component: Any, batch: Any, mode: Mode) -> tuple[jax.Array, An
     Args:
         component: an unbound component that has a loss.
         batch: a `Batch`, already augmented.
-        mode: the mode to bind, a `Train`. The paths in `mode.resting` are neither differentiated nor recorded.
+        mode: the mode to bind, a `Train`. The paths in `mode.resting` are neither differentiated nor recorded. With
+            `mode.microbatches` the batch is computed in parts.
 
     Returns:
         `(value, gradients, component, logs)`: the loss, `()`; a tree like the component with the gradients of the parameters
@@ -49,7 +51,7 @@ def differentiate(component: Any, batch: Any, mode: Mode) -> tuple[jax.Array, An
     buffers = {i: v if isinstance(v, Buffer) else Buffer(v) for i, v in enumerate(flat) if BUFFER in roles[i]}
     slots = {i: empty_slots(buffer) for i, buffer in buffers.items()}
 
-    def objective(trained: dict[int, Any], slots: dict[int, Any]) -> tuple[jax.Array, dict[str, Any]]:
+    def objective(trained: Any, slots: Any, batch: Any, mode: Mode) -> tuple[jax.Array, dict[str, Any]]:
         filled = {**dict(enumerate(flat)), **trained, **{i: with_slots(v, slots[i]) for i, v in buffers.items()}}
         bound = bind(structure.unflatten(filled.values()), mode)
         seen = with_outputs(bound, batch)
@@ -58,7 +60,9 @@ def differentiate(component: Any, batch: Any, mode: Mode) -> tuple[jax.Array, An
             raise ValueError(f"the loss of {type(component).__name__} must be one number, got shape {value.shape}.")
         return value, batch_logs(bound, seen, value)
 
-    (value, logs), (slopes, recorded) = jax.value_and_grad(objective, (0, 1), has_aux=True)(trained, slots)
+    differentiated = jax.value_and_grad(objective, (0, 1), has_aux=True)
+    run = lambda batch, mode: differentiated(trained, slots, batch, mode)
+    (value, logs), (slopes, recorded) = run(batch, mode) if microbatches_of(batch, mode) == 1 else _merged(run, batch, mode)
     # A buffer keeps its node, so that the gradients have the component's structure.
     gradients = structure.unflatten(
         [slopes[i] if i in slopes else jax.tree.map(lambda _: None, v) for i, v in enumerate(flat)]
@@ -67,6 +71,23 @@ def differentiate(component: Any, batch: Any, mode: Mode) -> tuple[jax.Array, An
         new = recorded_mean(buffer, recorded[i])
         flat[i] = remake(buffer, {"value": new}) if isinstance(flat[i], Buffer) else new
     return value, gradients, structure.unflatten(flat), logs
+
+
+def _merged(run: Any, batch: Any, mode: Mode) -> Any:
+    """What `run(batch, mode)` returns for a whole batch, from its microbatches: each counts by the weight of its examples."""
+    require_one_weight(batch)
+
+    def weighed(part: Any, mode: Mode) -> Any:
+        (value, logs), (slopes, recorded) = run(part, mode)
+        weight = total_weight(part)
+        # A part with padding only may have any loss.
+        times = lambda v: jnp.where(weight == 0, 0, jnp.asarray(weight).astype(v.dtype) * v)
+        by_rows = jax.tree.map(lambda v: len(part) * v, recorded)
+        return times(value), logs, jax.tree.map(times, slopes), by_rows, jnp.asarray(weight, jnp.float32)
+
+    value, logs, slopes, recorded, weight = summed(weighed, batch, mode)
+    divided = lambda v: v / weight.astype(v.dtype)
+    return (divided(value), logs), (jax.tree.map(divided, slopes), recorded)
 
 
 def apply_gradients(state: State, gradients: Any, *, value: Any = None) -> State:

@@ -17,7 +17,8 @@ _HIGHER_IS_BETTER = ("accuracy", "precision", "recall", "f1", "r2", "top_")
 class History(dict[str, np.ndarray]):
     """A dict from names (`loss`, `accuracy`, `validation/accuracy`, `lr`) to arrays with one number per epoch.
 
-    `fm.plot(history)` draws it.
+    `fm.plot(history)` draws it, `pandas.DataFrame(history)` is a table of it. Its columns, `keys()`, have one number per epoch:
+    of an entry with several numbers there is one for each, such as `accuracy/members/0`, which can be looked up too.
 
     Attributes:
         opposed: whether the run trained a game: its players have opposed losses, so no epoch has the best loss.
@@ -33,11 +34,24 @@ class History(dict[str, np.ndarray]):
             column = self.get(name, np.full((done, *shape), np.nan))[:done]
             self[name] = np.concatenate([column, np.asarray(logs.get(name, np.full(shape, np.nan)))[None]])
 
+    def to_dict(self) -> dict[str, Any]:
+        """The entries as lists, with None for NaN and infinity, which JSON lacks."""
+        return {name: _listed(values) for name, values in self.items()}
+
+    def keys(self) -> Any:
+        """The names of the columns; iterating over the history gives the names of the entries."""
+        found = {
+            "/".join([name, *map(str, at)]): values for name, values in self.items() for at in np.ndindex(values.shape[1:])
+        }
+        return found.keys()
+
     def __missing__(self, name: str) -> Any:
-        near = difflib.get_close_matches(name, self, n=1) if isinstance(name, str) else []
-        raise KeyError(
-            f"no {name!r} in the history{f'; did you mean {near[0]!r}? ' if near else '. '}It has: {', '.join(self)}."
-        )
+        entry, _, number = name.rpartition("/") if isinstance(name, str) else ("", "", "")
+        if number.isdecimal() and (entry in self or entry.rpartition("/")[2].isdecimal()):
+            values = self[entry]
+            if values.ndim > 1 and int(number) < values.shape[1]:
+                return values[:, int(number)]
+        raise KeyError(f"no {name!r} in the history{_similar(name, self)}It has: {', '.join(self)}.")
 
     def __repr__(self) -> str:
         width = max(map(len, self), default=0)
@@ -46,6 +60,34 @@ class History(dict[str, np.ndarray]):
 
     def _repr_html_(self) -> str:
         return show(self)
+
+
+def _listed(values: Any) -> Any:
+    return [_listed(v) for v in values] if np.ndim(values) else float(values) if np.isfinite(values) else None
+
+
+def find_metric(logs: Mapping[str, Any], name: str, who: str) -> Any:
+    """The value of a metric.
+
+    Args:
+        logs: metrics by name.
+        name: the metric.
+        who: what needs it, for the error.
+
+    Raises:
+        KeyError: if there is no such metric, with the names that there are.
+    """
+    if name in logs:
+        return logs[name]
+    without = name.startswith("validation/") and not any(known.startswith("validation/") for known in logs)
+    remedy = " Give the run validation data: fm.fit(…, validation=…)." if without else ""
+    raise KeyError(f"{who}: no metric {name!r}{_similar(name, logs)}The metrics are: {', '.join(logs) or 'none'}.{remedy}")
+
+
+def _similar(name: Any, names: Mapping[str, Any]) -> str:
+    """The end of a sentence about an unknown name, with a similar one."""
+    near = difflib.get_close_matches(name, names, n=1) if isinstance(name, str) else []
+    return f"; did you mean {near[0]!r}? " if near else ". "
 
 
 def highest_is_best(name: str) -> bool | None:

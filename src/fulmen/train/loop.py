@@ -27,9 +27,9 @@ from fulmen.train.events import (
     FitStart,
     Interrupted,
     Run,
-    Saver,
     Stopped,
     ValidationEnd,
+    in_order,
     require_listeners,
     require_one_owner,
 )
@@ -79,8 +79,7 @@ def fit(
         epochs = reading.get("epochs")
         sets = None if validation is None else ValidationSets(validation, validate_every, state, data, epochs)
         shown = progress_callbacks(progress) if is_first() else []
-        listed = [*_listed(callbacks), *shown, *([] if sets is None else [StepValidation(sets)])]
-        listed.sort(key=lambda callback: isinstance(callback, Saver))
+        listed = in_order([*_listed(callbacks), *shown, *([] if sets is None else [StepValidation(sets)])])
         if found is None:
             warn_past_plan(state, plan.total_steps)
         history = History()

@@ -1,4 +1,4 @@
-"""`members` of a population as single states, and the `best` one."""
+"""`members` of a population as single states, and the best one."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def members(of: State | Component) -> Sequence[Any]:
     return found
 
 
-def best(state: State, figures: Any = None, *, by: Any, highest: bool | None = None) -> State:
+def best_member(state: State, figures: Any = None, *, by: Any, highest: bool | None = None) -> State:
     """The state of a population's best member.
 
     Args:
@@ -52,7 +52,7 @@ def best(state: State, figures: Any = None, *, by: Any, highest: bool | None = N
 
     >>> population = fm.Population(fm.Classifier(fm.models.Dense(4, 3)), 2)
     >>> state = fm.setup(population, (jnp.ones((6, 4)), jnp.zeros(6, int)), optimizer=optax.sgd, lr=[0.0, 1.0])
-    >>> fm.best(state, {"loss/members": jnp.array([0.3, 0.2])}, by="loss").optimizer.lr
+    >>> fm.best_member(state, {"loss/members": jnp.array([0.3, 0.2])}, by="loss").optimizer.lr
     Array(1., dtype=float32, weak_type=True)
     """
     found, values = members(state), by
@@ -62,12 +62,14 @@ def best(state: State, figures: Any = None, *, by: Any, highest: bool | None = N
     values = np.asarray(values)
     if highest is None:
         name = by if isinstance(by, str) else "value"
-        raise ValueError(f"best: whether a higher {name} is better is unknown; write highest=True or highest=False.")
+        raise ValueError(f"best_member: whether a higher {name} is better is unknown; write highest=True or highest=False.")
     if values.shape != (len(found),):
-        raise ValueError(f"best: `by` must be one number for each of the {len(found)} members, got shape {values.shape}.")
+        raise ValueError(
+            f"best_member: `by` must be one number for each of the {len(found)} members, got shape {values.shape}."
+        )
     values = np.where(np.isfinite(values), values if highest else -values, -np.inf)
     if not np.isfinite(values).any():
-        raise ValueError("best: no member has a finite value.")
+        raise ValueError("best_member: no member has a finite value.")
     return found[int(values.argmax())]
 
 
@@ -75,11 +77,11 @@ def _of_members(metrics: Any, name: str) -> Any:
     """A metric's value for each member, `(n,)`."""
     if not isinstance(metrics, Mapping):
         raise TypeError(
-            f"best: `figures` must be a history or a dict from `evaluate`, got {type(metrics).__name__}; write fm.best(state, "
-            f"history, by={name!r}), or give one number for each member: by=[…]."
+            f"best_member: `figures` must be a history or a dict from `evaluate`, got {type(metrics).__name__}; write "
+            f"fm.best_member(state, history, by={name!r}), or give one number for each member: by=[…]."
         )
     if f"{name}/members" not in metrics:
         known = ", ".join(k.removesuffix("/members") for k in metrics if k.endswith("/members"))
-        raise KeyError(f"best: no metric {name!r} for each member; there are: {known or 'none'}")
+        raise KeyError(f"best_member: no metric {name!r} for each member; there are: {known or 'none'}")
     values = metrics[f"{name}/members"]
     return values[-1] if isinstance(metrics, History) else values  # a history has one row per epoch

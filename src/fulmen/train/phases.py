@@ -10,6 +10,7 @@ from fulmen.core.mode import Plan
 from fulmen.core.verbs import run_epoch
 from fulmen.data.source import Source
 from fulmen.dispatching.registry import dispatch
+from fulmen.optimizers import evaluation_weights
 from fulmen.train.evaluation import evaluate_source
 
 
@@ -60,9 +61,8 @@ def run_epoch(phase: Training, state, source, run):
 
 @dispatch
 def run_epoch(phase: Validation, state, source, run):
-    return state, evaluate_source(
-        state.system, state.key, source.source, source.plan, owner=state.structure, devices=state.devices
-    )
+    weights, devices = evaluation_weights(state), state.devices
+    return state, evaluate_source(weights, state.key, source.source, source.plan, owner=state.structure, devices=devices)
 
 
 _of_training = run_epoch.method(Training(), None, None, None)

@@ -33,11 +33,17 @@ def _in_notebook() -> bool:
 
 
 def line(logs: Mapping[str, Any]) -> str:
-    """Logs in one line: the metrics, the loss without its entries, the learning rate; of a population with `± std`."""
-    shown = {k: v for k, v in logs.items() if "loss/" not in k and isinstance(v, float) and not k.endswith("/std")}
+    """Logs in one line: the metrics without their entries, the loss, the learning rate; of a population with `± std`."""
+    shown = {k: v for k, v in logs.items() if isinstance(v, float) and not any(above in logs for above in _above(k))}
     last = sorted(shown, key=lambda name: (not name.endswith("loss"), name.startswith("lr")))
     spread = {name: logs.get(f"{name}/std") for name in last}
     return "  ".join(f"{name} {shown[name]:.4g}{f' ± {spread[name]:.2g}' if spread[name] else ''}" for name in last)
+
+
+def _above(name: str) -> list[str]:
+    """The names that a name is an entry of: `loss` and `loss/critic` for `loss/critic/fake`."""
+    parts = name.split("/")
+    return ["/".join(parts[:n]) for n in range(1, len(parts))]
 
 
 def _text(run: Any) -> str:

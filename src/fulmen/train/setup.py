@@ -18,7 +18,7 @@ from fulmen.core.state import State
 from fulmen.core.structure import RECENT
 from fulmen.core.tree import get, remake
 from fulmen.core.verbs import configure_optimizers, setup, validate
-from fulmen.data.arrays import count
+from fulmen.data.arrays import check_positive, count
 from fulmen.data.source import Source
 from fulmen.devices.placement import computed, initialized
 from fulmen.devices.policies import require_policy
@@ -26,6 +26,7 @@ from fulmen.dispatching.lazy_libraries import hint
 from fulmen.dispatching.registry import dispatch
 from fulmen.optimizers import Enclosing, groups, is_constructor, warn_of_unreached_ends
 from fulmen.optimizers.update_schedule import update_schedule
+from fulmen.schedules.schedule_lengths import each_member
 from fulmen.train.compiled_step import traced_step
 from fulmen.train.gradients import start_optimizer
 from fulmen.train.interruption import stop_if_interrupted
@@ -44,7 +45,7 @@ _OPTIONS = (
         "drop_last",
         "limit",
     ),
-    *("overfit", "phase", "resume", "optimizer", "lr"),
+    *("overfit", "phase", "resume", "optimizer", "lr", "microbatches"),
 )
 _SHORTEST_PREFIX = 3  # letters of a keyword, such as val, that may be the beginning of another one
 
@@ -62,6 +63,7 @@ def setup(
     batch_size=None,
     drop_last=False,
     limit=None,
+    microbatches=1,
     devices=None,
     **options,
 ):
@@ -76,7 +78,9 @@ def setup(
     reading = source.plan(usual=batch_size, epochs=epochs, steps=steps, seed=seed, drop_last=drop_last, limit=limit)
     raw = source.first(reading)
     # The order of the data is not part of what is compiled.
-    plan = remake(reading, {"batch_size": count(raw), "seed": None, "drop_last": False})
+    kept = {"batch_size": count(raw), "seed": None, "drop_last": False, "microbatches": microbatches}
+    _require_microbatches(microbatches, count(raw))
+    plan = remake(reading, kept)
     optimizer = _configured(component, optimizer, _rate(component, lr), options)
     seed = 0 if seed is None else seed  # None concerns the order of the data
     component = seeded(component, component, seed)
@@ -98,16 +102,20 @@ def setup(
     return state
 
 
+def _require_microbatches(k: Any, n: int) -> None:
+    check_positive("microbatches", k)
+    if k > n:
+        raise ValueError(f"microbatches must be at most {n}, the number of examples in a batch, got {k}.")
+
+
 def _rate(component: Any, lr: Any) -> Any:
-    """A learning rate; a list of them, one for each member of a population, becomes an array."""
+    """A learning rate; a list of them, one for each member of a population, becomes an array or one schedule."""
     if not isinstance(lr, list | tuple | np.ndarray) or np.ndim(lr) == 0:
         return lr
     if not members_of(component, component):
         raise TypeError(f"lr must be one number, got {lr!r}; one for each member needs a fm.Population.")
     if any(callable(rate) for rate in lr):
-        raise TypeError(
-            "lr must be a list of numbers, got a schedule in it; write lr=fm.cosine(1e-3) for one schedule for all members."
-        )
+        return each_member([*lr])
     return jnp.stack([jnp.asarray(float(rate)) for rate in lr])
 
 

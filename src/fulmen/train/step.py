@@ -33,15 +33,15 @@ def _gradient_step(state: State, batch: Any, mode: Mode) -> tuple[State, dict[st
 
 
 @standard_step
-def _update_as_part(wrapper: Wrapper, state, batch, mode):
+def update_as_part(wrapper: Wrapper, state, batch, mode):
     """The step of the wrapper's part, applied to the wrapper: it differentiates the wrapper's loss."""
-    part: Any = wrapper
-    while update.method(part, state, batch, mode).function is _update_as_part:
+    part: Any = getattr(wrapper, part_name(type(wrapper)))
+    while update.method(part, state, batch, mode).function is update_as_part:
         part = getattr(part, part_name(type(part)))
     return update.method(part, state, batch, mode).function(wrapper, state, batch, mode)
 
 
-update.dispatch(_update_as_part)
+update.dispatch(update_as_part)
 
 
 def require_standard_steps(component: Any, state: State, batch: Any, mode: Mode) -> None:

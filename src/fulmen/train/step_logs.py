@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fulmen.compose.example_means import as_metric, total_loss
+from fulmen.compose.example_means import as_metric, total_loss, total_weight
 from fulmen.compose.loss_entries import checked_entries, logged_losses
 from fulmen.compose.supervised import with_outputs
 from fulmen.compose.vectorized import over_members
@@ -23,8 +23,7 @@ def batch_logs(bound: Any, batch: Any, value: Any) -> dict[str, Any]:
         batch: a `Batch`.
         value: the component's loss of the batch, `()`.
     """
-    weight = getattr(batch, "weight", None)
-    count = len(batch) if weight is None else weight.sum()
+    count = total_weight(batch)
     logs: dict[str, Any] = {"loss": Mean(value, count)}
     logs |= {name: Mean(entry, count) for name, entry in _loss_entries(bound, batch).items()}
     for name, metric in metrics(bound, batch).items():

@@ -184,19 +184,20 @@ class StepLoop:
         # All processes must compute the same, so with several of them nothing depends on the time.
         by_time = not several()
         refresh, unread, quiet = now() + _REFRESH, 0, self._quiet_steps()
-        self.taken = False
+        self.taken, newest = False, raw
         try:
             while raw is not None:
                 if scheduled:
                     program = self.programs[self.update_schedule.at(int(step))]
                 updated, sums = program(updated, fixed, sums, (key, step) if timed else None, raw)
+                newest = raw
                 step += one
                 unread += 1
                 if self.timed_from is None:
                     self.timed_from, interrupted.starting = now(), False  # the first step may have been compiled
                 if unread == quiet or interrupted.is_set() or (by_time and now() >= refresh):
                     self._store(updated, int(step), unread)
-                    sums, unread, run.batch = self._add(sums, self.watched), 0, raw
+                    sums, unread, run.batch = self._add(sums, self.watched), 0, newest
                     self._call_due()
                     if now() >= refresh:
                         run.speed = (run.done - done_before - 1) / max(now() - self.timed_from, 1e-9)
@@ -211,6 +212,7 @@ class StepLoop:
                 raw = next(batches, None)
         finally:  # also after an error of the data or of a callback, so that the state is not lost
             if unread:
+                run.batch = newest
                 self._store(updated, int(step), unread)
                 self._add(sums)
             elif self.sums is not None and not self.taken:
@@ -256,18 +258,22 @@ class StepLoop:
         if self.each_step:
             run.logs = ledger.read_newest()
             self.tell(StepEnd())
+        first = not self.each_step
         for i, (callback, every) in enumerate(self.due):
             by_steps = every.at_step(run.step)
             if by_steps or every.after(time.perf_counter() - self.reminded[i]):
                 self.reminded[i], run.seconds = time.perf_counter(), self.elapsed()
-                run.logs = ledger.read if not self.each_step else run.logs
+                if first:  # a callback may add to them
+                    run.logs, first = ledger.read, False
                 on(Due("steps" if by_steps else "minutes"), callback, run)
 
     def call_due_by_epochs(self) -> None:
-        """Call the callbacks that are due after the epoch that has ended."""
-        for callback, every in self.due:
-            if every.at_epoch(self.run.epoch + 1):
-                on(Due("epochs"), callback, self.run)
+        """Call the callbacks that are due after the epoch that has ended, or whose time has come in a short one."""
+        for i, (callback, every) in enumerate(self.due):
+            by_epochs = every.at_epoch(self.run.epoch + 1)
+            if by_epochs or every.after(time.perf_counter() - self.reminded[i]):
+                self.reminded[i] = time.perf_counter()
+                on(Due("epochs" if by_epochs else "minutes"), callback, self.run)
 
     def epoch_logs(self) -> dict[str, Any]:
         if self.ledger is None:

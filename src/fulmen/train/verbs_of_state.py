@@ -9,11 +9,14 @@ from fulmen.core.mode import Eval, Mode
 from fulmen.core.state import State
 from fulmen.core.verbs import as_batch, bind, forward, loss, losses, metrics, predictions
 from fulmen.dispatching.registry import dispatch
+from fulmen.optimizers import evaluation_weights
 
 
 def _bound(state: State, mode: Mode) -> Any:
-    """The system in a mode; an evaluation without a key uses the state's."""
-    return bind(state.system, Eval(state.key) if isinstance(mode, Eval) and mode.root is None else mode)
+    """The system in a mode; an evaluation without a key uses the state's, and the weights to evaluate."""
+    if not isinstance(mode, Eval):
+        return bind(state.system, mode)
+    return bind(evaluation_weights(state), Eval(state.key) if mode.root is None else mode)
 
 
 def _accept_states(verb: Any) -> None:

@@ -112,7 +112,7 @@ def attack_batch(batch, defence, mode):
 @dispatch
 def attack_batch(batch: object, defence, mode):
     batch = augmented(defence.system, batch, mode.at("system"))
-    return Attacked(defence.attacked(attack_at(defence.attack, mode), batch, mode.at("attack").key), batch)
+    return Attacked(defence.attacked(attack_at(defence.attack, mode), batch, mode.at("attack").example_key), batch)
 
 
 @dispatch

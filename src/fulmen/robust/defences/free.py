@@ -83,6 +83,10 @@ def update(free: FreeAdversarial, state, batch, mode):
             f"{type(free).__name__} its step would be ignored."
         )
     require_standard_steps(free, state, batch, mode)
+    if mode.microbatches > 1:
+        raise ValueError(
+            "microbatches: FreeAdversarial differentiates the perturbation of the whole batch at once; write microbatches=1."
+        )
     batch = augmented(free, batch, mode.at("augment"))
     origin = jax.tree.map(jnp.asarray, inputs(batch))
     stored = perturbation(free)

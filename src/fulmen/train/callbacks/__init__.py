@@ -1,6 +1,40 @@
 """Callbacks of a run, and the verbs for user-defined ones."""
 
 from fulmen.core.verbs import due, on, owns, restore_run_state, run_state
-from fulmen.train.events import Due, Event, LogsRead, Run, Saver
+from fulmen.train.callbacks.early_stopping import EarlyStopping
+from fulmen.train.callbacks.gradient_norms import GradientNorms
+from fulmen.train.callbacks.logged_predictions import Predictions
+from fulmen.train.callbacks.nan_guard import NaNGuard
+from fulmen.train.callbacks.nan_location import NonFinite
+from fulmen.train.callbacks.printer import Printer
+from fulmen.train.callbacks.profiler import Profiler
+from fulmen.train.callbacks.rate_reduction import ReduceOnPlateau
+from fulmen.train.callbacks.throughput import Throughput
+from fulmen.train.callbacks.time_limit import TimeLimit
+from fulmen.train.callbacks.watched_metric import WatchedMetric
+from fulmen.train.events import Due, Event, LogReader, LogsRead, Run, Saver
 
-__all__ = ["Due", "Event", "LogsRead", "Run", "Saver", "due", "on", "owns", "restore_run_state", "run_state"]
+__all__ = [
+    "Due",
+    "EarlyStopping",
+    "Event",
+    "GradientNorms",
+    "LogReader",
+    "LogsRead",
+    "NaNGuard",
+    "NonFinite",
+    "Predictions",
+    "Printer",
+    "Profiler",
+    "ReduceOnPlateau",
+    "Run",
+    "Saver",
+    "Throughput",
+    "TimeLimit",
+    "WatchedMetric",
+    "due",
+    "on",
+    "owns",
+    "restore_run_state",
+    "run_state",
+]

@@ -1,5 +1,6 @@
 """Saving and loading: bit for bit, checked, and without running anything."""
 
+import hashlib
 import json
 import os
 import pickle
@@ -17,7 +18,7 @@ from tiny import Linear, Net, data, net, pair
 import fulmen as fm
 from fulmen import dispatch
 from fulmen.core.component import record
-from fulmen.train.checkpoint import load, save
+from fulmen.train.checkpoints import load, save
 
 safetensors = pytest.importorskip("safetensors.numpy")
 
@@ -165,13 +166,14 @@ def test_the_file_describes_its_arrays(state, path):
     with safetensors.safe_open(path, framework="np") as file:
         header = json.loads(file.metadata()["fulmen"])
     entries = {entry["path"]: entry for entry in header["leaves"]}
-    assert (header["format"], header["version"], header["step"]) == (1, fm.__version__, 3)
+    assert (header["format"], header["version"], header["step"]) == (2, fm.__version__, 3)
     assert header["types"] == {"": "State", "system": "Tracked", "system.layer": "Linear"}
     assert entries["system.layer.weight"] == {
         "path": "system.layer.weight",
         "shape": [4, 3],
         "dtype": "float32",
         "role": "parameter",
+        "sha256": hashlib.sha256(np.asarray(state.system.layer.weight).tobytes()).hexdigest(),
     }
     roles = {name: entry["role"] for name, entry in entries.items()}
     assert (roles["system.mean.value"], roles["system.scale"]) == ("buffer", "hyperparameter")
@@ -265,12 +267,16 @@ def test_a_damaged_file(state, path, damage):
 
 
 def rewrite(path, change):
-    """The same file with another description or other arrays."""
+    """The same file with another description or other arrays, and the digests of these."""
     with safetensors.safe_open(path, framework="np") as file:
         header = json.loads(file.metadata()["fulmen"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
     text = change(header, tensors)
-    safetensors.save_file(tensors, path, metadata={"fulmen": json.dumps(header) if text is None else text})
+    for entry in header["leaves"] if isinstance(header["leaves"], list) else ():
+        if entry["path"] in tensors:
+            entry["sha256"] = hashlib.sha256(tensors[entry["path"]].tobytes()).hexdigest()
+    text = json.dumps(header) if text is None else text
+    safetensors.save_file(tensors, path, metadata={"fulmen": text, "sha256": hashlib.sha256(text.encode()).hexdigest()})
 
 
 CHANGES = {
@@ -279,7 +285,7 @@ CHANGES = {
     "a list": (lambda header, tensors: "[]", "damaged: its description has no format"),
     "no leaves": (lambda header, tensors: header.update(leaves=3), "damaged"),
     "an odd leaf": (lambda header, tensors: header["leaves"].append({"path": 1}), "damaged"),
-    "a later format": (lambda header, tensors: header.update(format=2, version="9.0"), "fulmen 9.0 in format 2.*upgrade"),
+    "a later format": (lambda header, tensors: header.update(format=3, version="9.0"), "fulmen 9.0 in format 3.*upgrade"),
     "an array less": (lambda header, tensors: tensors.pop("step") and None, "its arrays are not those that it describes"),
     "another shape": (
         lambda header, tensors: tensors.update({"system.scale": np.zeros(7, np.float32)}),
@@ -320,7 +326,7 @@ def test_an_old_file_stays_until_the_new_one_is_complete(state, path, monkeypatc
     def fail(*args):
         raise OSError("no space left")
 
-    for module, name in ((safetensors, "save_file"), (os, "replace"), (os, "fsync")):
+    for module, name in ((os, "write"), (os, "replace"), (os, "fsync")):
         with monkeypatch.context() as patched, pytest.raises(OSError, match="no space"):
             patched.setattr(module, name, lambda *args, **options: fail())
             save(path, ready(seed=4))

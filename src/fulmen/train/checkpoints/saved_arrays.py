@@ -18,8 +18,8 @@ _NATIVE = {"bool", "float16", "float32", "float64", "complex64"} | {f"{u}int{n}"
 _NUMBERS = {"bool", "int", "float", "complex"}
 
 
-class DamagedFileError(Exception):
-    """The contents of a file contradict its description."""
+class DamagedFileError(ValueError):
+    """A file is not as it was written, or its contents contradict its description."""
 
 
 # Names and types
@@ -54,7 +54,7 @@ def _key_name(key: Any) -> str:
 def described(name: str, leaf: Any, role: str) -> dict[str, Any]:
     """The entry of a leaf in a file's description."""
     entry = {"path": name, "shape": list(_shape(leaf)), "dtype": _dtype(leaf), "role": role}
-    return {**entry, "implementation": str(jax.random.key_impl(leaf))} if _is_key(leaf) else entry
+    return {**entry, "implementation": str(jax.random.key_impl(leaf))} if is_key(leaf) else entry
 
 
 def array_type(entry: Mapping[str, Any]) -> str:
@@ -76,7 +76,8 @@ def is_data(leaf: Any) -> bool:
     return is_array(leaf) or isinstance(leaf, bool | int | float | complex)
 
 
-def _is_key(leaf: Any) -> bool:
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf is a typed random key, or an array of them."""
     return is_array(leaf) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
@@ -93,7 +94,7 @@ def _dtype(leaf: Any) -> str:
 
 def to_numpy(leaf: Any) -> np.ndarray:
     """The leaf as an array of a native type: a key as its data, types such as bfloat16 as bytes on another axis."""
-    value = np.asarray(gathered(jax.random.key_data(leaf) if _is_key(leaf) else leaf), order="C")
+    value = np.asarray(gathered(jax.random.key_data(leaf) if is_key(leaf) else leaf), order="C")
     if str(value.dtype) in _NATIVE:
         return value
     return np.frombuffer(value.tobytes(), np.uint8).reshape(*value.shape, value.dtype.itemsize)
@@ -110,7 +111,7 @@ def from_numpy(value: np.ndarray, like: Any, entry: Mapping[str, Any]) -> Any:
     Raises:
         DamagedFileError: if the value and its entry contradict each other.
     """
-    if _is_key(like):
+    if is_key(like):
         return _key_from_numpy(value, like, entry)
     dtype = np.dtype(like.dtype) if is_array(like) else np.asarray(like).dtype
     if interchangeable(entry, like) and value.shape == ():

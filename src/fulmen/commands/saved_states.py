@@ -1,0 +1,134 @@
+"""`evaluate`, `predict` and `checkpoints`: what is done with the states that `train` saved."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+import tyro
+
+import fulmen as fm
+from fulmen.commands import function_target as targets
+from fulmen.commands.one_line_errors import CommandError
+from fulmen.commands.settings import read_settings, with_settings
+from fulmen.commands.train_command import require_writable
+from fulmen.core.verbs import evaluate as evaluate_state
+from fulmen.core.verbs import predict as predict_outputs
+from fulmen.train.checkpoints import checkpoints as list_checkpoints
+from fulmen.train.progress import line
+
+_Target = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODULE:FUNCTION")]
+_Directory = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
+_File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
+_Step = Annotated[str | None, tyro.conf.arg(metavar="N|best")]
+_Pairs = Annotated[tyro.conf.UseAppendAction[list[str]], tyro.conf.arg(metavar="PATH=VALUE")]
+
+
+def evaluate(
+    target: _Target,
+    *,
+    checkpoint: _Directory = None,
+    step: _Step = None,
+    load: _File = None,
+    set: _Pairs,
+    config: _File = None,
+    out: _File = None,
+    traceback: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+) -> None:
+    """Evaluate a saved state on the validation data that your function returns, or else on its data.
+
+    Args:
+        target: your function, as for `train`.
+        checkpoint: the directory of checkpoints.
+        step: which checkpoint: the number of a step, or best; the newest by default.
+        load: a file that `train --save` or `fm.save` wrote, instead of checkpoints.
+        set: other values of the system's fields, as for `train`.
+        config: a TOML file of them.
+        out: where to write the metrics, as JSON.
+        traceback: whether to show where an error was raised.
+    """
+    require_writable(out)
+    state, arguments = _saved(target, checkpoint, step, load, read_settings(set, config))
+    data = arguments.get("validation")
+    metrics = evaluate_state(state, arguments["data"] if data is None else data)
+    print(f"{type(state.system).__name__}, step {int(state.step):,}: {line(metrics)}")
+    if out is not None:
+        out.write_text(json.dumps({name: np.asarray(value).tolist() for name, value in metrics.items()}, indent=2))
+        print(f"wrote {out}")
+
+
+def predict(
+    target: _Target,
+    *,
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE.npz")],
+    checkpoint: _Directory = None,
+    step: _Step = None,
+    load: _File = None,
+    set: _Pairs,
+    config: _File = None,
+    traceback: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+) -> None:
+    """Write the outputs of a saved state for the data that your function returns.
+
+    Args:
+        target: your function, as for `train`.
+        out: where to write the outputs: an array named outputs, or several by their paths.
+        checkpoint: the directory of checkpoints.
+        step: which checkpoint: the number of a step, or best; the newest by default.
+        load: a file that `train --save` or `fm.save` wrote, instead of checkpoints.
+        set: other values of the system's fields, as for `train`.
+        config: a TOML file of them.
+        traceback: whether to show where an error was raised.
+    """
+    require_writable(out)
+    if out.suffix != ".npz":
+        raise CommandError(f"--out must be a file such as outputs.npz, got {out}.")
+    state, arguments = _saved(target, checkpoint, step, load, read_settings(set, config))
+    outputs = predict_outputs(state, arguments["data"])
+    named = {
+        jax.tree_util.keystr(path, simple=True, separator=".") or "outputs": value
+        for path, value in jax.tree_util.tree_flatten_with_path(outputs)[0]
+    }
+    np.savez(out, **named)
+    shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in named.items())
+    print(f"{type(state.system).__name__}, step {int(state.step):,}: wrote {shapes} to {out}")
+
+
+def checkpoints(
+    directory: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
+    *,
+    traceback: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+) -> None:
+    """List the checkpoints in a directory: step, time, metrics, and whether each is valid.
+
+    Args:
+        directory: the directory that `--checkpoint` named.
+        traceback: whether to show where an error was raised.
+    """
+    if not directory.is_dir():
+        raise CommandError(f"there is no directory {directory}.")
+    print(list_checkpoints(directory))
+
+
+def _saved(
+    target: str, checkpoint: Path | None, step: str | None, load: Path | None, values: dict[str, Any]
+) -> tuple[fm.State, dict[str, Any]]:
+    """The saved state of what the user's function returns, and the function's arguments of `fit`."""
+    if (checkpoint is None) == (load is None):
+        raise CommandError("which state? Give --checkpoint DIR, or --load FILE.")
+    arguments = targets.run_arguments(targets.call(targets.function(target)), target)
+    system = with_settings(arguments["system"], values)
+    known = ("epochs", "steps", "batch_size", "seed", "drop_last", "optimizer", "lr", "limit")
+    options = {name: arguments[name] for name in known if name in arguments}
+    try:
+        like = system if isinstance(system, fm.State) else fm.setup(system, arguments["data"], **options)
+    except fm.optimizers.MissingOptimizerError:
+        raise CommandError(
+            "the state has an optimizer: let the function return the `optimizer` and `lr` that the state was trained with."
+        ) from None
+    if load is not None:
+        return fm.load(load, like=like), arguments
+    return fm.restore(checkpoint, like=like, step=int(step) if step and step.isdigit() else step), arguments

@@ -1,0 +1,220 @@
+"""`Checkpoint`: a callback that saves a run, so that it can be killed and resumed."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import json
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from fulmen.core.verbs import due, on
+from fulmen.core.version import __version__
+from fulmen.dispatching.registry import dispatch
+from fulmen.train.checkpoints.atomic_files import explained
+from fulmen.train.checkpoints.background_write import BackgroundWrite
+from fulmen.train.checkpoints.checkpoint_folder import CheckpointFolder
+from fulmen.train.checkpoints.folder_store import FolderStore
+from fulmen.train.checkpoints.manifest import Manifest, finite_numbers
+from fulmen.train.checkpoints.retention import Latest, Retention
+from fulmen.train.events import Due, EpochEnd, FitEnd, FitStart, Interrupted, LogsRead, Run, Saver, Stopped, ValidationEnd
+from fulmen.train.every_interval import Every
+from fulmen.train.resume import run_data
+
+
+class Checkpoint(Saver):
+    """A callback that saves the run in a directory; `fit(…, resume=directory)` continues it.
+
+    A checkpoint is a folder, such as `step-00001200`, with the state, the position in the data, the history, and what the
+    callbacks remember. It is complete or absent, whenever the process is killed, and every file in it has a digest. The run
+    waits until the state is copied to the host; files are written on a thread. At the end of the run, and after Ctrl-C, the run
+    is saved too. Only one run at a time can save in a directory.
+
+    Args:
+        directory: of the checkpoints; missing folders are created.
+        every: when to save. With `Best` in `keep`, also after an epoch in which the metric is among the best.
+        keep: which checkpoints to keep: `Latest`, `Best`, or several of them combined by `|`. The newest, the best, and the one
+            from which the run was resumed are always kept.
+        store: how the state is written: None is one file, and `OrbaxStore` is for distributed states. A custom store is an object
+            with the methods of `OrbaxStore` and a `name`.
+
+    Raises:
+        ImportError: at the beginning of a run, without the package that the store needs.
+        OSError: in the run, if a checkpoint cannot be written; the earlier ones are intact.
+        RuntimeError: at the beginning of a run, if another run saves in the directory.
+
+    >>> fm.Checkpoint("runs/digits", every=fm.Every(minutes=10), keep=fm.Latest(2) | fm.Best("validation/accuracy"))
+    Checkpoint('runs/digits', every=Every(minutes=10), keep=Latest(2) | Best('validation/accuracy'))
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        every: Every = Every(epochs=1),
+        keep: Retention = Latest(3),
+        store: Any = None,
+    ) -> None:
+        if not isinstance(directory, str | os.PathLike):
+            raise TypeError(f"Checkpoint.directory must be a string or a path, got {type(directory).__name__}.")
+        if not isinstance(every, Every):
+            raise TypeError(f"Checkpoint.every must be an fm.Every, got {every!r}; write every=fm.Every(steps=500).")
+        if not isinstance(keep, Retention):
+            raise TypeError(f"Checkpoint.keep must be an fm.Latest or fm.Best, got {keep!r}; write keep=fm.Latest(3).")
+        self.directory, self.every, self.keep = Path(directory), every, keep
+        self.store = FolderStore() if store is None else store
+        self._writing = BackgroundWrite()
+        self._folder: CheckpointFolder | None = None
+        self._measured: tuple[int, dict[str, float]] = (-1, {})  # the step, and its metrics
+        self._known: dict[int, dict[str, float]] = {}  # the metrics of each checkpoint, by its step
+        self._saved: Any = None  # the time point of the newest checkpoint, or of the beginning of the run
+        self._error_before: Any = None
+
+    def save(self, run: Run) -> None:
+        """Save a run as it is now. Returns when the state is copied; the files are written on a thread.
+
+        Args:
+            run: the run, as a callback gets it.
+
+        Raises:
+            OSError: if the previous save has failed.
+        """
+        self._writing.wait()
+        if self._folder is None:
+            raise RuntimeError("Checkpoint.save must be called in a run, by a callback.")
+        self._require_metrics(run)
+        snapshot, data = self.store.snapshot(run.arrays()), run_data(run)
+        # Copied, since callbacks and sources may change it while it is written; the history is a copy already, and may be long.
+        data = {name: value if name == "history" else copy.deepcopy(value) for name, value in data.items()}
+        best = {rule.metric: rule.direction for rule in self.keep.rules}
+        manifest = Manifest(run.step, time.time(), self.store.name, self._metrics(run), best)
+        folder, store = self._folder, self.store
+        self._saved, self._known[run.step] = _time_point(run), manifest.metrics
+
+        def write() -> None:
+            with explained(f"the checkpoint of step {manifest.step} cannot be written into {self.directory}"):
+                folder.add(manifest, lambda path: store.write(path, snapshot), _encoded({**data, "versions": _versions()}))
+
+        if jax.process_count() > 1:
+            write()  # the processes wait for each other, which a thread of each could do in another order than their steps
+        else:
+            self._writing.start(write)
+
+    def _metrics(self, run: Run) -> dict[str, float]:
+        """The metrics that were measured at this step."""
+        return self._measured[1] if self._measured[0] == run.step else {}
+
+    def _require_metrics(self, run: Run) -> None:
+        """Raise if the history of an epoch does not have a metric of `Best`."""
+        for rule in self.keep.rules if run.history else ():
+            if rule.metric not in run.history:
+                near = difflib.get_close_matches(rule.metric, run.history, n=1)
+                raise ValueError(
+                    f"Best: the history has no {rule.metric!r}; {f'did you mean {near[0]!r}? ' if near else ''}It has: "
+                    f"{', '.join(run.history)}."
+                )
+
+    def _is_asked(self, event: Due, run: Run) -> bool:
+        """Whether to save, at an event that was asked for by `due`."""
+        if event.by != "epochs" or self.every.at_epoch(run.epoch + 1):
+            return True
+        self._require_metrics(run)
+        saved = {**self._known, run.step: self._metrics(run)}
+        return any(run.step in rule.kept(saved) for rule in self.keep.rules)
+
+    def __repr__(self) -> str:
+        store = "" if isinstance(self.store, FolderStore) else f", store={self.store!r}"
+        return f"Checkpoint({str(self.directory)!r}, every={self.every!r}, keep={self.keep!r}{store})"
+
+
+@dispatch
+def due(callback: Checkpoint):
+    return callback.every | Every(epochs=1) if callback.keep.rules else callback.every
+
+
+@dispatch
+def on(event: FitStart, callback: Checkpoint, run):
+    callback._error_before = sys.exc_info()[1]
+    callback._measured, callback._saved = (-1, {}), _time_point(run)
+    callback.store.require()
+    if jax.process_count() > 1 and any(part.minutes is not None for part in callback.every.parts):
+        raise ValueError(
+            f"Checkpoint.every must be by steps or epochs in a run of several processes, whose clocks differ, got {callback.every!r}."
+        )
+    directory = callback.directory.absolute()  # the process may change its working directory
+    callback._folder = CheckpointFolder(directory, callback.keep, run.step)
+    callback._known = callback._folder.metrics()
+
+
+@dispatch
+def on(event: EpochEnd | ValidationEnd, callback: Checkpoint, run):
+    callback._measured = run.step, finite_numbers(run.logs)
+
+
+@dispatch
+def on(event: LogsRead, callback: Checkpoint, run):
+    callback._writing.raise_error()
+
+
+@dispatch
+def on(event: Due, callback: Checkpoint, run):
+    if callback._is_asked(event, run):
+        callback.save(run)
+
+
+@dispatch
+def on(event: Interrupted | Stopped, callback: Checkpoint, run):
+    if callback._saved != _time_point(run):
+        callback.save(run)
+    callback._saved = _STOPPED  # what follows until the end of the run is repeated when it is resumed
+
+
+@dispatch
+def on(event: FitEnd, callback: Checkpoint, run):
+    folder, error = callback._folder, sys.exc_info()[1]
+    if folder is None:  # it could not be opened
+        return
+    failing = error if error is not callback._error_before else None
+    try:
+        if failing is None and callback._saved not in (_STOPPED, _time_point(run)):
+            callback.save(run)
+        callback._writing.wait()
+        run.saved = folder.newest or run.saved
+    except OSError as unwritten:
+        if failing is None:
+            raise
+        failing.add_note(str(unwritten))
+    finally:
+        folder.close()
+        callback._folder = None
+
+
+_STOPPED = "stopped"
+
+
+def _time_point(run: Run) -> tuple[int, int]:
+    """The step and the number of rows of the history: the same step is saved again when its epoch has ended."""
+    return run.step, max((len(column) for column in run.history.values()), default=0)
+
+
+def _versions() -> dict[str, str]:
+    return {"fulmen": __version__, "jax": jax.__version__, "optax": optax.__version__, "python": platform.python_version()}
+
+
+def _encoded(data: dict[str, Any]) -> bytes:
+    return json.dumps(data, default=_as_json).encode()
+
+
+def _as_json(value: Any) -> Any:
+    """Values of options and of callbacks' memory that JSON has no type for."""
+    if isinstance(value, np.generic | np.ndarray | jax.Array):
+        return np.asarray(value).tolist()
+    return str(value) if isinstance(value, os.PathLike) else repr(value)

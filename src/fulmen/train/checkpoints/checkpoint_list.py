@@ -1,0 +1,224 @@
+"""`checkpoints` and `restore`: what is in the directory of a run, and the state from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from fulmen.core.leaves import missing
+from fulmen.core.state import State
+from fulmen.core.verbs import init
+from fulmen.dispatching.warning import warn
+from fulmen.train.checkpoints.folder_store import FolderStore
+from fulmen.train.checkpoints.manifest import Manifest, read_json, read_manifest
+from fulmen.train.checkpoints.orbax_store import OrbaxStore
+from fulmen.train.checkpoints.retention import best_steps
+from fulmen.train.checkpoints.saved_arrays import DamagedFileError
+from fulmen.train.checkpoints.state_file import require_tree
+
+RUN = "run.json"
+PREVIOUS = ".previous"  # the ending of a checkpoint that is being replaced by one of the same step
+_FOLDER = re.compile(rf"step-(\d{{8,15}})(?:{re.escape(PREVIOUS)})?")
+_STORES = {store.name: store for store in (FolderStore, OrbaxStore)}
+_MOST_SHOWN = 4  # metrics in a table
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class SavedCheckpoint:
+    """A checkpoint in the directory of a run.
+
+    Attributes:
+        path: of its folder.
+        step: the number of steps that the state has had.
+        time: when it was saved; None if its manifest is damaged.
+        metrics: the metrics that were measured at this step.
+        problem: what is wrong with its files, or None.
+    """
+
+    path: Path
+    step: int
+    manifest: Manifest | None = None
+    problem: str | None = None
+
+    @property
+    def valid(self) -> bool:
+        """Whether its files are as they were written."""
+        return self.problem is None
+
+    @property
+    def time(self) -> datetime.datetime | None:
+        return None if self.manifest is None else datetime.datetime.fromtimestamp(self.manifest.time)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return {} if self.manifest is None else self.manifest.metrics
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """What the run needs to continue, beside the state: its position, options, history and callbacks' memory."""
+        return read_json(self._verified().path / RUN)
+
+    def load(self, like: Any, *, store: Any = None) -> State:
+        """The state; see `restore`."""
+        manifest = self._verified().manifest
+        assert manifest is not None
+        if store is None and manifest.store not in _STORES:
+            raise ValueError(
+                f"{self.path} was written by the store {manifest.store!r}; write store=…, an instance of its type."
+            )
+        store = _STORES[manifest.store]() if store is None else store
+        require_tree(like)
+        if isinstance(like, State):
+            return store.read(self.path, like)
+        if missing(like):
+            like = jax.eval_shape(lambda: init(like, jax.random.key(0)))
+        return State(store.read(self.path, like, "system"), key=0, step=manifest.step)
+
+    def _verified(self) -> SavedCheckpoint:
+        if self.problem is not None:
+            raise DamagedFileError(f"{self.problem}.")
+        return self
+
+    def __repr__(self) -> str:
+        return f"<step {self.step}, {_row(self, _shown([self]))}>"
+
+
+class Checkpoints(tuple[SavedCheckpoint, ...]):
+    """The checkpoints of a run, the oldest first; a tuple that prints as a table."""
+
+    def __repr__(self) -> str:
+        return "\n".join([f"{len(self)} checkpoints", *(f"{each.step:>10} {_row(each, _shown(self))}" for each in self)])
+
+
+def _shown(found: Iterable[SavedCheckpoint]) -> list[str]:
+    """The names of the metrics in a table: those of the validation first."""
+    names = dict.fromkeys(name for each in found for name in each.metrics)
+    return sorted(names, key=lambda name: not name.startswith("validation/"))[:_MOST_SHOWN]
+
+
+def _row(checkpoint: SavedCheckpoint, names: list[str]) -> str:
+    when = "no time" if checkpoint.time is None else f"{checkpoint.time:%Y-%m-%d %H:%M:%S}"
+    metrics = [f"{name} {checkpoint.metrics[name]:.4g}" for name in names if name in checkpoint.metrics]
+    return ", ".join([when, *metrics, "valid" if checkpoint.valid else f"not valid: {checkpoint.problem}"])
+
+
+def checkpoints(directory: str | os.PathLike[str], *, digests: bool = True) -> Checkpoints:
+    """The checkpoints in a directory, the oldest first. Incomplete ones, of a save that was killed, are not among them.
+
+    Args:
+        directory: that of a `Checkpoint`.
+        digests: whether to read all files and compare their SHA-256; False compares their sizes, which is faster.
+
+    Returns:
+        A tuple of objects with `step`, `time`, `metrics`, `valid`, `problem` and `path`, which prints as a table.
+
+    Raises:
+        FileNotFoundError: if there is no such directory.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise FileNotFoundError(f"{directory} is not a directory; it must be that of an fm.Checkpoint.")
+    return Checkpoints(examined(path, step, digests) for step, path in folders(directory).items())
+
+
+def folder_name(step: int) -> str:
+    """The name of the folder of a checkpoint."""
+    return f"step-{step:08d}"
+
+
+def folders(directory: Path) -> dict[int, Path]:
+    """The folders of complete checkpoints by their steps, in order; none that a link leads to."""
+    found: dict[int, Path] = {}
+    with os.scandir(directory) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name, reverse=True):
+            match = _FOLDER.fullmatch(entry.name)
+            step = int(match[1]) if match else -1
+            if entry.name.removesuffix(PREVIOUS) == folder_name(step) and entry.is_dir(follow_symlinks=False):
+                found[step] = directory / entry.name  # without the ending, if there are both
+    return dict(sorted(found.items()))
+
+
+def examined(path: Path, step: int, digests: bool = True) -> SavedCheckpoint:
+    """A checkpoint, with what is wrong with it."""
+    manifest = None
+    try:
+        manifest = read_manifest(path, step)
+        manifest.verify(path, digests=digests)
+        if RUN not in manifest.files:
+            raise DamagedFileError(f"{path / RUN} is missing")
+        return SavedCheckpoint(path, step, manifest)
+    except (OSError, DamagedFileError) as error:
+        return SavedCheckpoint(path, step, manifest, str(error))
+
+
+def find_resumable(directory: str | os.PathLike[str]) -> SavedCheckpoint | None:
+    """The newest valid checkpoint in a directory, or None. It warns about damaged ones that are newer."""
+    directory = Path(directory)
+    damaged = []
+    for step, path in reversed((folders(directory) if directory.is_dir() else {}).items()):
+        checkpoint = examined(path, step)
+        if checkpoint.valid:
+            break
+        damaged.append(checkpoint)
+    else:
+        checkpoint = None
+    if damaged:
+        instead = "there is no other" if checkpoint is None else f"step {checkpoint.step} is used"
+        warn(f"{'; '.join(str(each.problem) for each in damaged)}; {instead}.")
+    return checkpoint
+
+
+def restore(directory: str | os.PathLike[str], like: Any, step: int | str | None = None, *, store: Any = None) -> State:
+    """The state from a checkpoint. Nothing in its files is executed or unpickled.
+
+    Args:
+        directory: that of a `Checkpoint`.
+        like: a state of the same structure, such as `setup` returns; or the component alone, with or without its arrays: then
+            the state has no optimizer, for `evaluate` and `predict`.
+        step: the number of steps, "best" by the metric of the run's `Best`, or None for the newest that is valid.
+        store: for a store other than the library's, an instance of its type.
+
+    Returns:
+        A `State`.
+
+    Raises:
+        FileNotFoundError: if there is no such directory or checkpoint.
+        ValueError: if the checkpoint is damaged, or holds the state of another system.
+    """
+    if step is None:
+        found = find_resumable(directory)
+        if found is None:
+            raise FileNotFoundError(f"{directory} has no valid checkpoint; `fm.checkpoints` lists what it has.")
+        return found.load(like, store=store)
+    saved = {each.step: each for each in checkpoints(directory, digests=False)}
+    if step == "best":
+        step = _best(directory, saved)
+    if step not in saved:
+        has = ", ".join(map(str, saved)) or "none"
+        raise FileNotFoundError(f"{directory} has no checkpoint of step {step!r}; it has {has}.")
+    return examined(saved[step].path, saved[step].step).load(like, store=store)
+
+
+def _best(directory: Any, saved: Mapping[int, SavedCheckpoint]) -> int:
+    """The step of the best valid checkpoint, by the metric that the newest one names."""
+    valid = {step: each for step, each in saved.items() if each.valid}
+    rules = [each.manifest.best for each in valid.values() if each.manifest is not None and each.manifest.best]
+    if not rules:
+        raise ValueError(
+            f"{directory} has no best checkpoint: the run was saved without one. Write step=… with one of its steps, and "
+            "keep=fm.Latest(3) | fm.Best('validation/accuracy') in the next run."
+        )
+    metric, mode = next(iter(rules[-1].items()))
+    found = best_steps({step: each.metrics for step, each in valid.items()}, metric, mode)
+    if not found:
+        raise ValueError(
+            f"{directory} has no checkpoint at which {metric!r} was measured; write step=… with one of its steps."
+        )
+    return found[0]

@@ -1,0 +1,112 @@
+"""`OrbaxStore`: the state of a checkpoint as Orbax writes it, for distributed states."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fulmen.core.paths import join_path
+from fulmen.core.state import State
+from fulmen.train.checkpoints.atomic_files import write_file
+from fulmen.train.checkpoints.file_header import Header, described_tree, parse_header, require_same
+from fulmen.train.checkpoints.manifest import read_bytes
+from fulmen.train.checkpoints.saved_arrays import from_numpy, is_data, is_key, named_leaves, to_numpy
+
+_ARRAYS, _DESCRIPTION = "arrays", "state.json"
+
+
+class OrbaxStore:
+    """Writes a state with Orbax: each process writes the parts of arrays that it has, and reads those that it needs.
+
+    It needs the package `orbax-checkpoint`: `pip install "fulmen[orbax]"`. Orbax reads the files of the arrays, so
+    load only checkpoints that you trust.
+
+    >>> fm.Checkpoint("runs/large", store=fm.OrbaxStore())
+    Checkpoint('runs/large', every=Every(epochs=1), keep=Latest(3), store=OrbaxStore())
+    """
+
+    name = "orbax"
+
+    def require(self) -> None:
+        """Raise ImportError before a run without the package `orbax-checkpoint`."""
+        _orbax()
+
+    def snapshot(self, state: State) -> Any:
+        """A copy of the state's arrays on their devices, for `write`."""
+        header, leaves = described_tree(state)
+        return header, {name: _stored(leaf) for name, leaf in leaves.items()}
+
+    def write(self, folder: Path, snapshot: Any) -> None:
+        """Write what `snapshot` returned into a new folder; every process must call it."""
+        header, leaves = snapshot
+        orbax = _orbax()
+        with orbax.Checkpointer(orbax.PyTreeCheckpointHandler()) as writer:
+            # By number: Orbax makes names of files of the keys.
+            writer.save((folder / _ARRAYS).absolute(), {str(i): leaf for i, leaf in enumerate(leaves.values())})
+        if jax.process_index() == 0:
+            write_file(folder / _DESCRIPTION, json.dumps(header).encode())
+
+    def read(self, folder: Path, like: Any, inside: str = "") -> Any:
+        """The state in the folder of a checkpoint; see `FolderStore.read`."""
+        path = folder / _DESCRIPTION
+        header = parse_header(path, read_bytes(path).decode(errors="replace"))
+        wanted = {join_path(inside, name): leaf for name, leaf, _ in named_leaves(like)}
+        require_same(path, header.part(inside), like, {name: leaf for name, leaf, _ in named_leaves(like)})
+        values = iter(_restored(folder / _ARRAYS, header, wanted))
+        flat, structure = jax.tree.flatten(like)
+        return structure.unflatten([next(values) if is_data(leaf) else leaf for leaf in flat])
+
+    def __repr__(self) -> str:
+        return "OrbaxStore()"
+
+
+def _orbax() -> Any:
+    try:
+        import orbax.checkpoint
+    except ImportError:
+        raise ImportError('OrbaxStore needs the package orbax-checkpoint: pip install "fulmen[orbax]"') from None
+    return orbax.checkpoint
+
+
+def _stored(leaf: Any) -> Any:
+    if is_key(leaf):
+        leaf = jax.random.key_data(leaf)
+    return jnp.copy(leaf) if _is_global(leaf) else np.array(leaf)
+
+
+def _is_global(leaf: Any) -> bool:
+    """Whether Orbax can write a leaf as a JAX array; in a run of several processes it refuses arrays of a single process."""
+    sharding = getattr(leaf, "sharding", None)
+    return sharding is not None and (jax.process_count() == 1 or not sharding.is_fully_addressable)
+
+
+def _restored(folder: Path, header: Header, wanted: dict[str, Any]) -> list[Any]:
+    """The leaves of some paths, each with the sharding of its counterpart in `wanted`."""
+    orbax = _orbax()
+    numbers = {name: str(i) for i, name in enumerate(header.entries)}
+    targets = {numbers[name]: _target(leaf) for name, leaf in wanted.items()}
+    with orbax.Checkpointer(orbax.PyTreeCheckpointHandler()) as reader:
+        options = orbax.checkpoint_utils.construct_restore_args(targets)
+        found = reader.restore(
+            folder.absolute(), args=orbax.args.PyTreeRestore(item=targets, restore_args=options, partial_restore=True)
+        )
+    values = {name: found[numbers[name]] for name in wanted}
+    return [_leaf(values[name], leaf, header.entries[name]) for name, leaf in wanted.items()]
+
+
+def _target(leaf: Any) -> Any:
+    value = jax.eval_shape(jax.random.key_data, leaf) if is_key(leaf) else leaf
+    if _is_global(leaf):
+        return jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=leaf.sharding)
+    return np.empty(np.shape(value), value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype)
+
+
+def _leaf(value: Any, like: Any, entry: Any) -> Any:
+    if isinstance(value, jax.Array) and not is_key(like) and not getattr(like, "weak_type", False):
+        return value
+    return from_numpy(to_numpy(value), like, entry)

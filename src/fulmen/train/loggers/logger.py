@@ -1,0 +1,149 @@
+"""`Logger`: a callback that turns the events of a run into records, and writes them by `log`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from fulmen.core.leaves import OTHER, leaves
+from fulmen.core.verbs import due, log, on, restore_run_state, run_state, summary
+from fulmen.dispatching.registry import dispatch
+from fulmen.dispatching.warning import warn
+from fulmen.train.events import Due, EpochEnd, FitEnd, FitStart, LogReader, ValidationEnd
+from fulmen.train.every_interval import Every
+from fulmen.train.loggers.records import Hyperparameters, Record, Scalars, Text
+
+
+class Logger(LogReader):
+    """A callback that writes records: the options and the system's summary at the start, and the metrics after each epoch, after
+    each validation within an epoch, and at an interval.
+
+    An error of a logger is a warning, once for each run, and does not end the run. After a resume, no record is written twice and
+    none is missing.
+
+    **Extending.** A subclass has methods of `log` for the kinds of records that it writes, others are ignored. It may override
+    `open` and `close`, and the verb `run_state` for what `open` needs after a resume.
+
+    Args:
+        every: when to log within epochs, such as `fm.Every(steps=50)`: the means over the epoch so far. None is never.
+    """
+
+    def __init__(self, every: Every | None = None) -> None:
+        self.every = every
+        self._saved: Any = None
+        self._failed = self._ending = False
+        self._written: int | None = None
+
+    def open(self, step: int, saved: Any) -> None:
+        """Prepare for a run.
+
+        Args:
+            step: the number of steps that the state has had. Records of later steps belong to a run that was killed.
+            saved: what `run_state` returned when the checkpoint was saved that the run is resumed from, or None.
+        """
+
+    def close(self) -> None:
+        """Finish after a run."""
+
+    def write(self, record: Record) -> None:
+        """Write a record; an error is a warning."""
+        with self.guarded():
+            log(self, record)
+
+    @contextlib.contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Turn an error into a warning, the first time."""
+        try:
+            yield
+        except Exception as error:
+            if not self._failed:
+                self._failed = True
+                warn(f"{type(self).__name__} failed, and the run continues: {type(error).__name__}: {error}")
+
+
+def write_record(run: Any, record: Record) -> None:
+    """Give a record to all loggers of a run, from a callback.
+
+    Args:
+        run: the `Run`.
+        record: a `Record`.
+    """
+    for callback in run.callbacks:
+        if isinstance(callback, Logger):
+            callback.write(record)
+
+
+@dispatch
+def log(logger: Logger, record):
+    return None  # a kind of record that it does not write
+
+
+@dispatch
+def due(callback: Logger):
+    return Every(epochs=1) if callback.every is None else callback.every | Every(epochs=1)
+
+
+@dispatch
+def run_state(callback: Logger):
+    return {}
+
+
+@dispatch
+def restore_run_state(callback: Logger, saved):
+    callback._saved = saved
+
+
+@dispatch
+def on(event: FitStart, callback: Logger, run):
+    saved, callback._saved = callback._saved, None
+    callback._failed = callback._ending = False
+    with callback.guarded():
+        callback.open(run.step, saved)
+    if saved is None:
+        with callback.guarded():
+            callback.write(Hyperparameters(run.step, "hyperparameters", _settings(run)))
+            callback.write(Text(run.step, "summary", str(summary(run.arrays()))))
+
+
+def _settings(run: Any) -> dict[str, Any]:
+    """The options of a run, its optimizer, and the system's hyperparameters that are numbers."""
+    state = run.arrays()
+    numbers = [leaf for leaf in leaves(state.system) if leaf.role == OTHER and getattr(leaf.value, "shape", ()) == ()]
+    given = {**run.options, "system": type(state.system).__name__, "optimizer": state.optimizer}
+    plain = (bool, int, float, str, type(None))
+    return {
+        **{name: value if isinstance(value, plain) else repr(value) for name, value in given.items()},
+        **{f"system.{leaf.path}": float(leaf.value) for leaf in numbers},
+    }
+
+
+@dispatch
+def on(event: EpochEnd, callback: Logger, run):
+    callback._ending = True  # a validation that follows belongs to the record of the epoch
+
+
+@dispatch
+def on(event: ValidationEnd, callback: Logger, run):
+    if not callback._ending:
+        callback._written = run.step
+        callback.write(_scalars("validation", run))
+
+
+@dispatch
+def on(event: Due, callback: Logger, run):
+    if event.by == "epochs":
+        callback._ending = False
+    elif callback._written == run.step:
+        return  # by the validation of this step
+    callback.write(_scalars("epoch" if event.by == "epochs" else event.by, run))
+
+
+def _scalars(name: str, run: Any) -> Scalars:
+    return Scalars(run.step, name, {"epoch": run.epoch + 1, **run.logs})
+
+
+@dispatch
+def on(event: FitEnd, callback: Logger, run):
+    with callback.guarded():
+        callback.close()

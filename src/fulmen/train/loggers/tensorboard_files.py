@@ -1,0 +1,92 @@
+"""`TensorBoard`: event files that TensorBoard reads."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fulmen.core.verbs import log, run_state
+from fulmen.dispatching.registry import dispatch
+from fulmen.train.every_interval import Every
+from fulmen.train.loggers.records import Histogram, Hyperparameters, Image, Scalars, Text, image_bytes
+from fulmen.train.loggers.series_logger import SeriesLogger, imported
+
+
+class TensorBoard(SeriesLogger):
+    """A logger that writes event files for TensorBoard, by tensorboardX: `pip install "fulmen[tensorboard]"`.
+
+    Of a run that is resumed, the files are cut to what its checkpoint knows, and a TensorBoard that has read more drops it. A new run
+    writes another file in the directory: give each run its own.
+
+    Args:
+        directory: the run's directory.
+        every: when to log within epochs, such as `fm.Every(steps=50)`; None is never.
+
+    Raises:
+        ImportError: if tensorboardX is not installed.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], every: Every | None = None) -> None:
+        super().__init__(every)
+        self.directory = Path(directory)
+        self.library = imported("tensorboardX", "tensorboard")
+        self.writer: Any = None
+
+    def open(self, step: int, saved: Any) -> None:
+        if saved is not None:
+            for file in self.files():
+                size = saved["files"].get(file.name, 0)
+                if size:
+                    os.truncate(file, min(size, file.stat().st_size))
+                else:
+                    file.unlink()
+        # Readers drop the records from `purge_step` on; those of `step` itself are known to the checkpoint.
+        purge = step + 1 if step else None
+        suffix = f".{len(self.files())}.fulmen"  # the rest of a name is the host and the second
+        self.writer = self.library.SummaryWriter(str(self.directory), purge_step=purge, filename_suffix=suffix)
+        self.newest = {} if saved is None else saved["newest"]
+
+    def files(self) -> list[Path]:
+        """The files that this logger wrote, in this run or before."""
+        return sorted(self.directory.glob("events.out.tfevents.*.fulmen"))
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+
+@dispatch
+def run_state(callback: TensorBoard):
+    callback.writer.flush()
+    return {"files": {file.name: file.stat().st_size for file in callback.files()}, "newest": dict(callback.newest)}
+
+
+@dispatch
+def log(logger: TensorBoard, record: Scalars):
+    for name, value in logger.new_numbers(record).items():
+        logger.writer.add_scalar(name, value, record.step)
+    logger.writer.flush()
+
+
+@dispatch
+def log(logger: TensorBoard, record: Text):
+    logger.writer.add_text(record.name, f"```\n{record.value}\n```", record.step)  # Markdown
+
+
+@dispatch
+def log(logger: TensorBoard, record: Hyperparameters):
+    rows = "".join(f"| {name} | {value} |\n" for name, value in record.value.items())
+    logger.writer.add_text(record.name, f"| name | value |\n|---|---|\n{rows}", record.step)
+
+
+@dispatch
+def log(logger: TensorBoard, record: Image):
+    logger.writer.add_image(record.name, image_bytes(record.value), record.step, dataformats="HWC")
+
+
+@dispatch
+def log(logger: TensorBoard, record: Histogram):
+    logger.writer.add_histogram(record.name, np.asarray(record.value), record.step)

@@ -1,0 +1,115 @@
+"""The command line with runs that are saved: checkpoints, values that are set, evaluation and prediction."""
+
+import json
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fulmen as fm
+from fulmen.__main__ import main
+
+EXAMPLES = """
+    import os, signal
+    import numpy as np, optax
+    import fulmen as fm
+
+    x = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+    y = (x[:, 0] > 0).astype(np.int32)
+
+    def run():
+        model = fm.models.Chain(fm.models.Dense(4, 8), fm.models.Dropout(0.5), fm.models.Dense(8, 2))
+        return dict(
+            system=fm.Classifier(model, fm.CrossEntropy(smoothing=0.1)), data=(x, y), validation=(x[:20], y[:20]),
+            optimizer=optax.adam, lr=1e-2, epochs=3, batch_size=20,
+        )
+"""
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples.py").write_text(textwrap.dedent(EXAMPLES))
+
+    def command(line):
+        monkeypatch.setattr(sys, "argv", ["fulmen", *line.split()])
+        capfd.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        return code, *capfd.readouterr()
+
+    yield command
+    sys.modules.pop("examples", None)
+
+
+def test_a_run_is_saved_resumed_evaluated_and_used(run):
+    values = "--set objective.smoothing=0 --set model.layers.1.rate=0.25"
+    code, out, err = run(f"train examples:run --checkpoint runs --epochs 2 {values}")
+    assert (code, err) == (0, "")
+    with pytest.warns(UserWarning, match="another length"):
+        code, out, _ = run(f"train examples:run --checkpoint runs --resume --history h.json {values}")
+    assert code == 0
+    assert "9 steps" in out
+    assert len(json.loads(Path("h.json").read_text())["loss"]) == 3
+
+    code, out, _ = run("checkpoints runs")
+    assert code == 0
+    assert all(step in out for step in ("3", "6", "9"))
+
+    code, out, _ = run(f"evaluate examples:run --checkpoint runs --out m.json {values}")
+    assert code == 0 and "step 9" in out
+    assert json.loads(Path("m.json").read_text())["loss"] == pytest.approx(
+        json.loads(Path("h.json").read_text())["validation/loss"][-1]
+    )
+    assert "step 3" in run(f"evaluate examples:run --checkpoint runs --step 3 {values}")[1]
+
+    code, out, _ = run(f"predict examples:run --checkpoint runs --out p.npz {values}")
+    assert code == 0
+    with np.load("p.npz") as outputs:
+        assert outputs["outputs"].shape == (60, 2)
+
+    [saved] = [c.run for c in fm.checkpoints("runs") if c.step == 9]
+    assert saved["callbacks"]["Settings#0"]["set"] == {"objective.smoothing": "0", "model.layers.1.rate": "0.25"}
+    code, _, err = run("train examples:run --checkpoint runs --resume")
+    assert code == 2 and "--set objective.smoothing=0" in err
+
+
+def test_a_saved_file_is_evaluated(run):
+    assert run("train examples:run --save s.safetensors")[0] == 0
+    assert "step 9" in run("evaluate examples:run --load s.safetensors")[1]
+
+
+def test_a_file_of_values(run):
+    Path("values.toml").write_text("[objective]\nsmoothing = 0\n[model.layers.1]\nrate = 0.25\n")
+    code, _, err = run("train examples:run --config values.toml --set objective.smoothing=0.2 --checkpoint runs --epochs 1")
+    assert (code, err) == (0, "")
+    [saved] = fm.checkpoints("runs")
+    assert saved.run["callbacks"]["Settings#0"]["set"] == {"objective.smoothing": "0.2", "model.layers.1.rate": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("train examples:run --set objective.smothing=1", ["smothing", "smoothing"]),
+        ("train examples:run --set objective.smoothing", ["path=value", "objective.smoothing"]),
+        ("train examples:run --set objective.smoothing=much", ["must be a float", "much"]),
+        ("train examples:run --set model=1", ["--set model", "number"]),
+        ("train examples:run --config none.toml", ["none.toml", "No such file"]),
+        ("train examples:run --resume", ["--checkpoint"]),
+        ("evaluate examples:run", ["--checkpoint", "--load"]),
+        ("evaluate examples:run --checkpoint nowhere", ["nowhere"]),
+        ("predict examples:run --checkpoint runs --out p.txt", ["outputs.npz", "p.txt"]),
+        ("checkpoints nowhere", ["nowhere"]),
+    ],
+)
+def test_mistakes(run, line, words):
+    code, _, err = run(line)
+    assert code == 2, err
+    assert len(err.splitlines()) == 1
+    for word in words:
+        assert word in err
