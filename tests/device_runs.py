@@ -356,6 +356,37 @@ def a_saved_state_loads_under_any_policy():
 
 
 @check
+def a_run_resumes_under_another_policy():
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        options = {**READING, "callbacks": [fm.Checkpoint(folder, every=fm.Every(epochs=1))], "progress": False}
+        fm.fit(state_of(mlp, FSDP), (X, Y), **{**options, "callbacks": [*options["callbacks"], Stop()]})
+        state, history = fm.fit(state_of(mlp, TENSOR), (X, Y), resume=folder, **options)
+    close(history, trained(mlp)[1])
+    require_layout(state)
+
+
+class Stop:
+    """Ends a run after its first epoch."""
+
+
+@dispatch
+def on(event: fm.EpochEnd, callback: Stop, run):
+    run.stop()
+
+
+@check
+def parts_of_a_batch_are_computed_on_devices():
+    options = {"optimizer": optax.sgd, "lr": 1e-2, "batch_size": 16, "microbatches": 2}
+    data = X[:16], Y[:16]
+    states = [fm.setup(adversarial()[0], data, devices=devices, **options) for devices in (None, FSDP)]
+    (_, known), (state, found) = (fm.train_step(state, data) for state in states)
+    close({name: float(v) for name, v in found.items()}, {name: float(v) for name, v in known.items()})
+    require_layout(state)
+
+
+@check
 def a_copied_state_keeps_its_policy_and_a_pickled_one_has_none():
     import copy
     import pickle
