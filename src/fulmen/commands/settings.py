@@ -11,9 +11,9 @@ import jax
 import numpy as np
 
 import fulmen as fm
-from fulmen.callbacks import restore_run_state, run_state
 from fulmen.commands.one_line_errors import CommandError
 from fulmen.core.tree import short
+from fulmen.core.verbs import restore_run_state, run_state
 
 _BOOLEANS = {"true": True, "false": False}
 

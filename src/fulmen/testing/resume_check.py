@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import fulmen as fm
-from fulmen.callbacks import due, on
+from fulmen.core.verbs import due, on
 from fulmen.testing.equality import bits, same
 
 _PATIENCE = 600.0  # seconds for one part of the run
