@@ -1,8 +1,8 @@
 """Fulmen: composable systems of models, trained in JAX by verbs that dispatch on types.
 
 Here is what most programs use; more of a kind is in `fm.attacks`, `fm.augmentations`, `fm.data`, `fm.defences`,
-`fm.environments`, `fm.metric_types`, `fm.models`, `fm.objectives`, `fm.optimizers`, `fm.robust`, `fm.schedules`, `fm.systems`,
-`fm.tune` and `fm.testing`.
+`fm.devices`, `fm.environments`, `fm.metric_types`, `fm.models`, `fm.objectives`, `fm.optimizers`, `fm.robust`, `fm.schedules`,
+`fm.systems`, `fm.tune` and `fm.testing`.
 """
 
 import importlib
@@ -11,6 +11,7 @@ import sys
 from fulmen import (
     augmentations,
     data,
+    devices,
     environments,
     metric_types,
     models,
@@ -75,12 +76,13 @@ from fulmen.core.verbs import (
 )
 from fulmen.core.version import __version__
 from fulmen.data import split
+from fulmen.devices import FSDP, Replicated, TensorParallel, mesh
 from fulmen.dispatching.errors import AmbiguousMethodError, MissingMethodError
 from fulmen.dispatching.registry import dispatch, verb, verbs
 from fulmen.inspect import check, explain, loss_tree
 from fulmen.interop.functional import Linen, functional
 from fulmen.metric_types import F1, Accuracy, Metric, Precision, Recall
-from fulmen.models import Normalized
+from fulmen.models import Normalized, Remat
 from fulmen.objectives import L1, L2, MAE, MSE, BinaryCrossEntropy, CrossEntropy, Objective
 from fulmen.optimizers import frozen, plateau, unfreeze
 from fulmen.robust import attacks, defences
@@ -168,6 +170,7 @@ __all__ = [
     "Every",
     "F1",
     "FGSM",
+    "FSDP",
     "FitEnd",
     "FitStart",
     "Frozen",
@@ -214,6 +217,8 @@ __all__ = [
     "Recall",
     "ReduceOnPlateau",
     "Regressor",
+    "Remat",
+    "Replicated",
     "Report",
     "Smoothed",
     "State",
@@ -222,6 +227,7 @@ __all__ = [
     "System",
     "TRADES",
     "TensorBoard",
+    "TensorParallel",
     "Throughput",
     "TimeLimit",
     "Trackio",
@@ -255,6 +261,7 @@ __all__ = [
     "cross_validate",
     "data",
     "defences",
+    "devices",
     "differentiate",
     "dispatch",
     "environments",
@@ -279,6 +286,7 @@ __all__ = [
     "losses",
     "marks",
     "members",
+    "mesh",
     "metric_types",
     "metrics",
     "model_inputs",

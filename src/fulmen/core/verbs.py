@@ -67,13 +67,19 @@ def validate(component):
 
 @verb(delegates=False)
 def partition(component, policy):
-    """How a component's arrays are distributed over devices. No component or policy has a method yet.
+    """How a component's arrays are distributed over devices: `{}` by default, which leaves it to the policy.
 
     Args:
-        component: a component.
-        policy: a distribution policy.
+        component: a component, with arrays or shapes, or a module of another library.
+        policy: a policy, such as `fm.TensorParallel(mesh)`.
 
-    **Extending.** Overload it for a custom component or policy.
+    Returns:
+        A dict from fields or paths (`"layers.0.weight"`) to tuples with a mesh axis, or None, for each axis of the array; missing
+        ones are None. A key that names a part is for the leading axes of all arrays in it. The rules of an outer component
+        precede those of its parts, and arrays without a rule are distributed as `policy.default(shape)` says.
+
+    **Extending.** `def partition(layer: MyLayer, policy: fm.TensorParallel): return dict(weight=(None, "model"),
+    bias=("model",))`. The arrays of optimizers follow their parameters.
     """
 
 
@@ -481,6 +487,8 @@ def setup(component, data, **options):
         epochs, steps: the length of the run, for schedules.
         batch_size: examples in a batch, for schedules.
         limit: the maximum number of batches of an epoch, for schedules.
+        devices: a policy such as `fm.FSDP(fm.mesh())`, by which the state is distributed over devices, and with it everything
+            that is computed from it; None for one device.
         microbatches: the number of parts in which each step computes its batch, one after another, to use less memory. Gradients
             and weights are summed and divided once, so the step equals that of the whole batch to rounding. What is computed
             across examples, such as the statistics of a `BatchNorm`, is computed within a part, and a buffer gets the mean
@@ -549,6 +557,7 @@ def fit(state, data, **options):
         phase: the kind of the training epochs, a `Training`.
         resume: the directory of a `Checkpoint`, or None. The run continues exactly where its newest checkpoint was made, and
             starts if there is none. A state stores neither `seed` nor `drop_last`, a checkpoint does.
+        devices: a policy as for `setup`; None keeps that of the state.
         microbatches: as in `setup`, for a component; a state's plan keeps it.
 
     Returns:
@@ -575,7 +584,7 @@ def steps(state, data, **options):
     Args:
         state: a `State`.
         data: as for `fit`.
-        epochs, steps, batch_size, seed, drop_last, limit: as in `fit`.
+        epochs, steps, batch_size, seed, drop_last, limit, devices: as in `fit`.
 
     **Extending.** As `train_step`.
     """
@@ -590,6 +599,7 @@ def evaluate(state, data, **options):
         data: as for `fit`.
         attack: an `Attack`; the metrics under attack are added as `robust/…`.
         batch_size: examples in a batch.
+        devices: a policy as for `setup`; None keeps that of the state.
 
     Returns:
         A dict of floats.
@@ -606,6 +616,7 @@ def predict(state, data, **options):
         state: a `State`, or a component with its arrays.
         data: inputs, or data as for `evaluate`, whose targets are ignored.
         batch_size: examples in a batch.
+        devices: a policy as for `setup`; None keeps that of the state.
 
     Returns:
         NumPy arrays `(n, …)`.
@@ -1089,6 +1100,7 @@ def robustness(state, data, attack, **options):
         signs: the warning signs, a tuple; () for none.
         sample: the number of examples for the signs that need additional attacks.
         progress: whether to show a progress bar, or a custom one.
+        devices: a policy as for `setup`; None keeps that of the state.
 
     Returns:
         A `Report`: `report.accuracy`, `report.robust_accuracy`, and each example's result in arrays.

@@ -5,7 +5,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import betaincinv, ndtri
 
 from fulmen.core import Component, Eval, State, fold_name, hyper, inputs, static, with_inputs
 from fulmen.core.structure import Structure, per_structure
@@ -65,6 +64,8 @@ def smoothed_class(structure: Structure, leaves: Any, smoothed: Smoothed, batch:
     count = lambda name, n: _counts(structure, leaves, smoothed, batch, fold_name(key, name), classes, n)
     top = count("selection", smoothed.selection).argmax(1)
     votes = np.take_along_axis(count("estimation", smoothed.samples), top[:, None], 1)[:, 0]
+    from scipy.special import ndtri  # its import takes a quarter of a second
+
     p = lower_confidence_bound(votes, smoothed.samples, float(smoothed.alpha))
     sure = p > 0.5
     return np.where(sure, top, -1), np.where(sure, float(smoothed.sigma) * ndtri(np.where(sure, p, 0.5)), 0.0)
@@ -72,6 +73,8 @@ def smoothed_class(structure: Structure, leaves: Any, smoothed: Smoothed, batch:
 
 def lower_confidence_bound(successes: Any, n: int, alpha: float) -> np.ndarray:
     """The one-sided lower bound of a probability by Clopper and Pearson, at level 1 − alpha."""
+    from scipy.special import betaincinv
+
     successes = np.asarray(successes, np.float64)
     found = betaincinv(np.maximum(successes, 1), n - successes + 1, alpha)
     return np.where(successes > 0, found, 0.0)
