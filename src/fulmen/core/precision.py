@@ -50,12 +50,6 @@ def computing_in(dtype: Any, component: Any) -> Any:
     return mark(component, "")
 
 
-@forward.around(Model)
-def _forward_in_precision(call, model, *inputs):
-    mode = model.mode
-    return call(model, *inputs) if mode is None or mode.precision is None else in_precision(call, model, *inputs)
-
-
 def in_precision(call: Any, model: Any, *inputs: Any) -> Any:
     """The outputs of a model that computes in the precision of its mode; those in half precision become float32."""
     dtype = model.mode.precision
@@ -63,3 +57,6 @@ def in_precision(call: Any, model: Any, *inputs: Any) -> Any:
     outputs = call(model, *jax.tree.map(lambda v: as_type(v, dtype), inputs))
     raised = lambda v: v.astype(jnp.float32) if getattr(v, "dtype", None) == dtype else v
     return jax.tree.map(raised, outputs)
+
+
+forward.around(Model, when=lambda mode: mode.precision is not None)(in_precision)

@@ -41,15 +41,29 @@ class Around:
     """A method, or another `Around`, with a function that runs around it."""
 
     function: Callable[..., Any]
+    when: Callable[[Any], bool] | None
     inner: Any
     context: type | None
 
     def call(self, args: Sequence[Any], context: Any, options: dict[str, Any]) -> Any:
+        bound = self._bound(args)
+        if self.when is not None and (bound is None or not self.when(bound)):
+            return self.inner.call(args, context, options)
+
         def call(*args: Any, **options: Any) -> Any:
-            bound = getattr(args[0], "mode", None)  # a module of another library may have a field of that name
-            return self.inner.call(args, bound if isinstance(bound, self.context or ()) else context, options)
+            bound = self._bound(args)
+            return self.inner.call(args, context if bound is None else bound, options)
 
         return self.function(call, *args, **options)
+
+    def _bound(self, args: Sequence[Any]) -> Any:
+        bound = getattr(args[0], "mode", None)  # a module of another library may have a field of that name
+        return bound if isinstance(bound, self.context or ()) else None
+
+    def guarded(self, quick: Callable[..., Any]) -> Callable[..., Any]:
+        """The function of the arguments alone: the quick one unless the condition holds for the bound context."""
+        when: Any = self.when
+        return lambda *args: self.call(args, args[0].mode, {}) if when(args[0].mode) else quick(*args)
 
 
 def innermost(found: Any) -> Method:

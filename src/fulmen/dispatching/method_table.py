@@ -52,13 +52,13 @@ class MethodTable:
     """The methods of a verb.
 
     Attributes:
-        around: functions that run around the methods, by the class of the first argument.
+        around: functions that run around the methods and when they do, by the class of the first argument.
         by_key: the methods by their signatures, without `delegate`.
         delegate: the method that delegates wrappers' calls to their parts, or None.
     """
 
     def __init__(self) -> None:
-        self.around: dict[type, Callable[..., Any]] = {}
+        self.around: dict[type, tuple[Callable[..., Any], Callable[[Any], bool] | None]] = {}
         self.by_key: dict[tuple[Any, ...], Method] = {}
 
     def declare(self, contract: Contract, delegate: Method | None) -> None:
@@ -119,7 +119,7 @@ class MethodTable:
         resolved: Any = found[0]
         for base in () if invoked or not args else reversed(args[0].__mro__):
             if base in self.around:  # the function for the most derived class is outermost
-                resolved = Around(self.around[base], resolved, self.contract.context)
+                resolved = Around(*self.around[base], resolved, self.contract.context)
         return resolved
 
     def move(self, old: type, new: type) -> None:

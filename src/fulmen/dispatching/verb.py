@@ -19,7 +19,7 @@ from fulmen.dispatching.compiled_code import all_verbs, drop_compiled, lock, rec
 from fulmen.dispatching.contract import Contract
 from fulmen.dispatching.errors import MissingMethodError, OutdatedInstanceError
 from fulmen.dispatching.lazy_libraries import load_libraries
-from fulmen.dispatching.method_cache import NO_METHOD, CallTypes, MethodCache, dispatch_type, innermost, quick_call
+from fulmen.dispatching.method_cache import NO_METHOD, Around, CallTypes, MethodCache, dispatch_type, innermost, quick_call
 from fulmen.dispatching.method_table import MethodTable, delegate_to_part
 from fulmen.dispatching.methods import Method, plain_function, read_methods, refuse_twin
 from fulmen.dispatching.redefinition import note_classes
@@ -97,17 +97,21 @@ class Verb:
             return listening.call(
                 self, (types.context, *types.args), chosen, args, lambda: found.call(args, context, options)
             )
-        if isinstance(found, Method) and args and len(args) == len(given) and all(map(operator.is_, args, given)):
+        if args and len(args) == len(given) and all(map(operator.is_, args, given)):
             self._add_quick_call(types, found, args)
         return found.call(args, context, options)
 
-    def _add_quick_call(self, types: CallTypes, method: Method, args: tuple[Any, ...]) -> None:
+    def _add_quick_call(self, types: CallTypes, found: Any, args: tuple[Any, ...]) -> None:
+        method = found.inner if isinstance(found, Around) and found.when is not None else found
+        if not isinstance(method, Method):
+            return
         bound = getattr(args[0], "mode", None) if self._binds else None
         with lock:
-            if recorder() is None and self._cache.get(types) is method:
+            if recorder() is None and self._cache.get(types) is found:
                 kinds = (type(bound) if self._binds else None, *map(type, args))
                 reads = self._binds and isinstance(bound, self.context or ())
-                self._calls[kinds] = quick_call(method, reads, self._contract.default)  # type: ignore[index]
+                quick = quick_call(method, reads, self._contract.default)
+                self._calls[kinds] = found.guarded(quick) if reads and found is not method else quick  # type: ignore[index]
 
     def forget_calls(self) -> None:
         """Remove the quick calls."""
@@ -194,15 +198,21 @@ class Verb:
         if package(added[0].module) != package(self.__module__):
             warn_of_override(before, added[0])
 
-    def around(self, kind: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def around(
+        self, kind: type, when: Callable[[Any], bool] | None = None
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Register a function that runs around every method whose first argument is of a class: `f(call, *args, **options)`.
 
         Of several, the function for the most derived class is outermost. `invoke` does not run them.
+
+        Args:
+            kind: the class.
+            when: whether to run the function, by the context that is bound to the first argument; calls without one do not run it.
         """
 
         def register(function: Callable[..., Any]) -> Callable[..., Any]:
             with lock:
-                self.table.around[kind] = function
+                self.table.around[kind] = function, when
                 stale = self._refresh(lambda types: bool(types.args) and issubclass(types.args[0], kind))
             if stale:
                 drop_compiled(f"{function.__name__} was defined around {self.__name__}({kind.__name__})")
