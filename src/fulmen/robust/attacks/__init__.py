@@ -18,6 +18,7 @@ from fulmen.core.verbs import (
     transformation,
     views,
 )
+from fulmen.robust.attacks.adaptive_radius import DDN, FMN
 from fulmen.robust.attacks.apgd import APGD, Boundary
 from fulmen.robust.attacks.attack import FGSM, PGD, Attack, Clean, Start, Uniform
 from fulmen.robust.attacks.attack_loop import AttackState
@@ -29,8 +30,10 @@ from fulmen.robust.attacks.gradient_steps import ChainState, fgm, fgsm, slide
 from fulmen.robust.attacks.input_transform import Diverse, Nesterov, View
 from fulmen.robust.attacks.iterated import BIM, DIFGSM, MIFGSM, NIFGSM, RFGSM, SLIDE, TIFGSM, RandomSign, momentum, smooth
 from fulmen.robust.attacks.minimal import MinimalNorm
+from fulmen.robust.attacks.primal_dual import PDPGD
 from fulmen.robust.attacks.problem import Problem, Seen
-from fulmen.robust.attacks.region import Ball, Box, Intersection, Interval, L1Ball, L2Ball, LinfBall, Region
+from fulmen.robust.attacks.region import Ball, Box, Intersection, Interval, L0Ball, L1Ball, L2Ball, LinfBall, Region
+from fulmen.robust.attacks.sigma_zero import SigmaZero
 from fulmen.robust.attacks.square import Square
 from fulmen.robust.attacks.targets import LikelyTarget, PredictedLabel, Target, Targeting, TrueLabel
 
@@ -45,13 +48,16 @@ __all__ = [
     "CarliniWagner",
     "ChainState",
     "Clean",
+    "DDN",
     "DIFGSM",
     "DeepFool",
     "Diverse",
     "FAB",
     "FGSM",
+    "FMN",
     "Intersection",
     "Interval",
+    "L0Ball",
     "L1Ball",
     "L2Ball",
     "LikelyTarget",
@@ -60,6 +66,7 @@ __all__ = [
     "MinimalNorm",
     "NIFGSM",
     "Nesterov",
+    "PDPGD",
     "PGD",
     "PredictedLabel",
     "Problem",
@@ -68,6 +75,7 @@ __all__ = [
     "Region",
     "SLIDE",
     "Seen",
+    "SigmaZero",
     "Square",
     "Start",
     "TIFGSM",
