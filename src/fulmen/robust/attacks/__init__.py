@@ -25,7 +25,7 @@ from fulmen.robust.attacks.attack_loop import AttackState
 from fulmen.robust.attacks.attack_runs import adversarial
 from fulmen.robust.attacks.boundary_attacks import FAB, DeepFool
 from fulmen.robust.attacks.carlini_wagner import CarliniWagner
-from fulmen.robust.attacks.ensemble import WorstOf, autoattack
+from fulmen.robust.attacks.ensemble import WorstOf, autoattack, quick
 from fulmen.robust.attacks.gradient_steps import ChainState, fgm, fgsm, slide
 from fulmen.robust.attacks.input_transform import Diverse, Nesterov, View
 from fulmen.robust.attacks.iterated import BIM, DIFGSM, MIFGSM, NIFGSM, RFGSM, SLIDE, TIFGSM, RandomSign, momentum, smooth
@@ -34,8 +34,9 @@ from fulmen.robust.attacks.primal_dual import PDPGD
 from fulmen.robust.attacks.problem import Problem, Seen
 from fulmen.robust.attacks.region import Ball, Box, Intersection, Interval, L0Ball, L1Ball, L2Ball, LinfBall, Region
 from fulmen.robust.attacks.sigma_zero import SigmaZero
+from fulmen.robust.attacks.smallest import Smallest
 from fulmen.robust.attacks.square import Square
-from fulmen.robust.attacks.targets import LikelyTarget, PredictedLabel, Target, Targeting, TrueLabel
+from fulmen.robust.attacks.targets import MALT, LikelyTarget, PredictedLabel, Target, Targeting, TrueLabel
 
 __all__ = [
     "APGD",
@@ -62,6 +63,7 @@ __all__ = [
     "L2Ball",
     "LikelyTarget",
     "LinfBall",
+    "MALT",
     "MIFGSM",
     "MinimalNorm",
     "NIFGSM",
@@ -76,6 +78,7 @@ __all__ = [
     "SLIDE",
     "Seen",
     "SigmaZero",
+    "Smallest",
     "Square",
     "Start",
     "TIFGSM",
@@ -99,6 +102,7 @@ __all__ = [
     "momentum",
     "perturb",
     "project",
+    "quick",
     "shortest",
     "shown",
     "slide",

@@ -23,7 +23,7 @@ from fulmen.robust.attacks.minimal import (
     share_done,
 )
 from fulmen.robust.attacks.projections import at_least_32_bits
-from fulmen.robust.attacks.region import Ball, L0Ball, L2Ball, ball_of
+from fulmen.robust.attacks.region import Ball, Intersection, L0Ball, L2Ball, ball_of, others
 
 __all__ = ["DDN", "FMN"]
 
@@ -83,8 +83,8 @@ class FMN(AdaptiveRadius):
     """The fast minimum-norm attack, in any norm: until the first success, the radius is the distance to the linearised boundary.
 
     Afterwards it shrinks after a success and grows after a failure, by a factor that approaches 1. In the 0-norm it starts at
-    one coordinate. Pintor et al. 2021, arXiv:2102.12827. A step takes a forward and a backward pass. See `MinimalNorm` for
-    what `perturb` and `attempt` return.
+    one coordinate. Pintor et al. 2021, arXiv:2102.12827, but the projection is onto the ball within the box. A step takes a
+    forward and a backward pass. See `MinimalNorm` for what `perturb` and `attempt` return.
 
     Args:
         region: with an `L0Ball`, `L1Ball`, `L2Ball` or `LinfBall`, whose radius defines which points are near enough; its
@@ -134,8 +134,8 @@ def next_radius(attack, ball, state, adversarial, distance, value, gradient, sha
 
 
 @verb(delegates=False)
-def onto(ball, x, origin, radius):
-    """The points `(n, …)` on or in the balls of radius `radius`, `(n,)`, around the clean inputs."""
+def onto(attack, x, origin, radius):
+    """The points `(n, …)` moved to the attack's ball with the radii `radius`, `(n,)`, and into its boxes."""
 
 
 @dispatch
@@ -168,7 +168,7 @@ def advance(attack: AdaptiveRadius, problem, state, step):
     radius = next_radius(attack, ball, state, adversarial, distance, value, gradient, share)
     radius = jnp.minimum(radius, length(ball, jnp.maximum(hi - origin, origin - lo)).astype(dtype))
     pace = annealed(share, attack.step_size, 0.01 * jnp.asarray(attack.step_size)) / _size(gradient).astype(dtype)
-    moved = jnp.clip(onto(ball, x + along(pace.astype(x.dtype), x) * gradient, origin, radius), lo, hi)
+    moved = onto(attack, x + along(pace.astype(x.dtype), x) * gradient, origin, radius)
     return remake(state, {"x": problem.points(moved), "radius": radius})
 
 
@@ -199,18 +199,17 @@ def next_radius(attack: FMN, ball: L0Ball, state, adversarial, distance, value, 
 
 
 @dispatch
-def onto(ball: Ball, x, origin, radius):
-    return project(remake(ball, {"eps": radius}), x, origin)
-
-
-@dispatch
-def onto(ball: L2Ball, x, origin, radius):
-    """The sphere, as in the authors' code: from inside too."""
+def onto(attack: DDN, x, origin, radius):
+    """The sphere, also from inside, and then the box."""
     offset = x - origin
-    return origin + along((radius / _size(offset).astype(radius.dtype)).astype(x.dtype), x) * offset
+    factor = (radius / _size(offset).astype(radius.dtype)).astype(x.dtype)
+    return jnp.clip(origin + along(factor, x) * offset, *limits(attack.region, origin))
 
 
 @dispatch
-def onto(ball: L0Ball, x, origin, radius):
-    """With at least one coordinate, since the clean input is known."""
-    return project(remake(ball, {"eps": jnp.maximum(radius, 1)}), x, origin)
+def onto(attack: FMN, x, origin, radius):
+    """The nearest point of both. The authors clip after the projection, and then stall where many coordinates are clipped."""
+    ball = ball_of(attack.region)
+    least = 1 if ball.norm_order == 0 else 0  # the clean input has been tried
+    resized = remake(ball, {"eps": jnp.maximum(radius, least)})
+    return project(Intersection((resized, *others(attack.region))), x, origin)

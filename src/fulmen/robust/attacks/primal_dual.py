@@ -134,7 +134,14 @@ def advance(attack: PDPGD, problem, state, step):
 
 
 def _proximal(
-    ball: Any, moved: jax.Array, origin: jax.Array, scale: jax.Array, rate: Any, ratio: jax.Array, lo: jax.Array, hi: jax.Array
+    ball: Any,
+    moved: jax.Array,
+    origin: jax.Array,
+    scale: jax.Array,
+    rate: Any,
+    ratio: jax.Array,
+    lo: jax.Array,
+    hi: jax.Array,
 ) -> jax.Array:
     """The proximal step from the points `moved`, in the metric of Adam's denominators `scale`."""
     largest = scale.max(tuple(range(1, scale.ndim)))

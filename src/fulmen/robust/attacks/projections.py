@@ -86,7 +86,7 @@ def _fewest(radius: Any, x: jax.Array, origin: jax.Array, lo: jax.Array, hi: jax
     moved, beyond = (jnp.abs(v).astype(wide) for v in (clipped - origin, x - clipped))
     gain = jnp.where(moved > 0, jnp.sqrt(moved) * jnp.sqrt(moved + 2 * beyond), 0)  # its square may be 0 or infinite
     rank = jnp.argsort(jnp.argsort(gain, axis=1, descending=True), axis=1)
-    return jnp.where(rank + 1 <= radius, clipped, origin)
+    return jnp.where(rank.astype(radius.dtype) + 1 <= radius, clipped, origin)
 
 
 @functools.partial(jax.jit, static_argnums=0)

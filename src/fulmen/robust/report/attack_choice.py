@@ -9,12 +9,11 @@ import jax
 import numpy as np
 
 from fulmen.core import concrete, remake, short, static
-from fulmen.core.verbs import advance, as_attack, begin, finish, project, scaled, start_point
+from fulmen.core.verbs import advance, as_attack, begin, finish, project, start_point
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import Attack, SteepestAscent, Uniform
 from fulmen.robust.attacks.attack_loop import AttackState, initial_fields
 from fulmen.robust.attacks.ensemble import WorstOf, autoattack
-from fulmen.robust.attacks.iterated import RandomSign
 from fulmen.robust.attacks.region import Ball, Region, balls
 
 
@@ -45,28 +44,6 @@ def as_attack(given: Region, classes):
 @dispatch
 def as_attack(given: tuple | list, classes):
     return WorstOf(*(as_attack(each, classes) for each in given))
-
-
-@dispatch
-def scaled(attack: Attack, factor):
-    changes = {"region": scaled(attack.region, factor), "start": scaled(attack.start, factor)}
-    return remake(attack, {**changes, **_times(attack, "step_size", factor)})
-
-
-@dispatch
-def scaled(attack: WorstOf, factor):
-    region = scaled(attack.region, factor)
-    return remake(attack, {"region": region, "attacks": tuple(scaled(each, factor) for each in attack.attacks)})
-
-
-@dispatch
-def scaled(start: RandomSign, factor):
-    return remake(start, _times(start, "size", factor))
-
-
-def _times(tree: Any, name: str, factor: float) -> dict[str, Any]:
-    value = getattr(tree, name, None)
-    return {} if value is None else {name: value * factor}
 
 
 def one_ball(attacks: list[Any]) -> Ball | None:
@@ -111,6 +88,10 @@ class UniformNoise(Attack):
     needs_ball = True
 
     steps: int = static(default=1)
+
+    @property
+    def passes(self) -> int:
+        return self.samples or 1
 
 
 @dispatch
