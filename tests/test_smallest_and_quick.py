@@ -119,7 +119,7 @@ def test_malt_aims_at_the_nearest_linearised_boundaries(norm, dual):
 def test_quick_is_pma_and_targeted_attacks_of_malt():
     found = [(type(each).__name__, repr(each.objective), repr(each.target)) for each in fm.quick(REGION, targets=2).attacks]
     assert found[0] == ("APGD", "ProbabilityMargin()", "TrueLabel()")
-    assert found[1:] == [("APGD", "DLR()", "MALT(rank=1)"), ("APGD", "DLR()", "MALT(rank=2)")]
+    assert found[1:] == [("APGD", "DLR()", f"MALT(rank={rank}, norm=inf, candidates=9)") for rank in (1, 2)]
     few = fm.quick(attacks.L1Ball(1.0), classes=3).attacks
     assert len(few) == 3 and repr(few[1].objective) == "CrossEntropy()" and few[1].target.norm == 1
     assert all(each.stages for each in few)

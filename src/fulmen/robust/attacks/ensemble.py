@@ -161,7 +161,7 @@ def quick(region: Region, *, classes: int = 10, steps: int = 100, targets: int =
 
     >>> print(*fm.quick(fm.LinfBall(0.1) & fm.Box(0, 1), targets=1).attacks, sep="\\n")
     APGD(region=LinfBall(eps=0.1) & Box(lo=0, hi=1), objective=ProbabilityMargin())
-    APGD(region=LinfBall(eps=0.1) & Box(lo=0, hi=1), objective=DLR(), target=MALT(rank=1))
+    APGD(region=LinfBall(eps=0.1) & Box(lo=0, hi=1), objective=DLR(), target=MALT(rank=1, norm=inf, candidates=9))
     """
     _require_counts("quick", classes=(classes, 2), targets=(targets, 1))
     norm, count = float(normed_ball_of(APGD(region)).norm_order or 0), min(targets, classes - 1)

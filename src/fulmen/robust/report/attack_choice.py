@@ -67,7 +67,7 @@ def name_of(attack: Any) -> str:
     declared = {field.name: field for field in dataclasses.fields(attack)}
     for name in ("objective", "target"):
         value, default = getattr(attack, name), declared[name].default
-        if value is not None and repr(value) != repr(default) and repr(value) != "Margin()":
+        if value is not None and declared[name].init and repr(value) != repr(default):
             parts.append(re.sub(r"\b\w+=", "", repr(value)).removesuffix("()"))
     if isinstance(attack, SteepestAscent) and attack.steps > 1:
         parts[0] += f"-{attack.steps}"

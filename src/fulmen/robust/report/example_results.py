@@ -120,14 +120,14 @@ class ExampleResults:
         Attacks maximise different objectives, so points that do not succeed are compared by their margins.
         """
         margins_now = margins(outputs, result["labels"][left])
-        new = found.succeeded & result["robust"][left]
-        better = new | ((margins_now < margin[left]) & result["robust"][left])
-        some, broken = left[better], left[new]
+        fresh = found.succeeded & result["robust"][left]
+        better = fresh | ((margins_now < margin[left]) & result["robust"][left])
+        some, broken = left[better], left[fresh]
         for old, new in zip(jax.tree.leaves(result["x"]), jax.tree.leaves(found.x), strict=True):
             old[some] = new[better]
         margin[some], result["attacked"][some] = margins_now[better], outputs.argmax(1)[better]
         result["robust"][broken], result["by"][broken] = False, number
-        result["first"][broken] = found.first[new]
+        result["first"][broken] = found.first[fresh]
 
     def _mean(self, name: str) -> float:
         return float(np.concatenate([batch[name] for batch in self.batches]).mean())
