@@ -97,7 +97,9 @@ if __name__ == "__main__":
         settings = dict(optimizer=optax.adam, lr=fm.cosine(2e-3), epochs=options.epochs, batch_size=64, progress=False)
         trained[name] = classifier_of(fm.fit(system, train, **settings)[0].system)
     trained["masked"] = fm.replace(trained["plain"], model=Rounded(trained["plain"].model))
-    print(f"{'net':8}{'clean':>7}{'quick':>8}{'autoattack':>12}{'only quick':>12}{'only auto':>11}{'s':>8}{'s':>8}{'ratio':>7}")
+    print(
+        f"{'net':8}{'clean':>7}{'quick':>8}{'autoattack':>12}{'only quick':>12}{'only auto':>11}{'s':>8}{'s':>8}{'ratio':>7}"
+    )
     for name, system in trained.items():
         broken, times = {}, {}
         for round_number in range(options.rounds + 1):  # the first compiles
