@@ -121,7 +121,7 @@ def advance(attack: PDPGD, problem, state, step):
         scale = jax.vmap(lambda m: jnp.sqrt(m.nu / (1 - 0.999**m.count)) + 1e-8)(moments).astype(x.dtype)
     number = lambda value: jnp.asarray(value).astype(x.dtype)
     rate = number(attack.step_size) * number(0.01) ** share
-    moved = jnp.clip(x - rate * direction.astype(x.dtype), lo, hi)
+    moved = jnp.clip(x - rate * jnp.asarray(direction).astype(x.dtype), lo, hi)
     moved = _proximal(ball, moved, origin, scale, rate, (1 - state.weight) / state.weight, lo, hi)
 
     last = share_done(problem, 1, x.dtype)

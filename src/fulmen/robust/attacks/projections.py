@@ -184,7 +184,7 @@ def _root(function: Callable[..., Any], first: Any, low: Any, high: Any, done: j
     return lax.custom_root(lambda t: function(t)[0], begin, solve, tangent)
 
 
-_NEAREST = {0: _fewest, 1: functools.partial(_nearest, False), 2: functools.partial(_nearest, True)}
+_NEAREST: dict[Any, Any] = {0: _fewest, 1: functools.partial(_nearest, False), 2: functools.partial(_nearest, True)}
 
 
 # Rounding

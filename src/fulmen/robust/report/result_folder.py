@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from fulmen.core.structure import pack
-from fulmen.train.saved_arrays import described, from_numpy, to_numpy
+from fulmen.train.checkpoints.atomic_files import replacing
+from fulmen.train.checkpoints.saved_arrays import described, from_numpy, to_numpy
 
 
 def digest(tree: Any) -> str:
@@ -38,9 +39,9 @@ class Folder:
         self.path = None if path is None else Path(path)
         if self.path is None:
             return
-        about, file = json.loads(json.dumps(about, default=str)), self.path / "evaluation.json"
+        about, file = json.loads(json.dumps(about or {}, default=str)), self.path / "evaluation.json"
         if file.exists():
-            stored = json.loads(file.read_text(encoding="utf-8"))
+            stored: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
             different = sorted(name for name in {**stored, **about} if stored.get(name) != about.get(name))
             if different:
                 raise ValueError(
@@ -57,7 +58,7 @@ class Folder:
         """Keep the results of a batch, all but its clean inputs."""
         if self.path is None:
             return
-        arrays = {f"count/{name}": np.array([each[name] for each in counts]) for name in counts[0]}
+        arrays: dict[str, Any] = {f"count/{name}": np.array([each[name] for each in counts]) for name in counts[0]}
         for name, value in result.items():
             if name == "x":
                 arrays |= {f"x/{i}": to_numpy(leaf) for i, leaf in enumerate(jax.tree.leaves(value))}
@@ -110,7 +111,5 @@ class Folder:
 
 def _replace(path: Path, write: Callable[[Any], Any]) -> None:
     """Write a file so that it is complete or missing, also after a crash."""
-    temporary = path.with_suffix(path.suffix + ".part")
-    with temporary.open("wb") as stream:
+    with replacing(path, "robustness") as descriptor, os.fdopen(descriptor, "wb", closefd=False) as stream:
         write(stream)
-    os.replace(temporary, path)
