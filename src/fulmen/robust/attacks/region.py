@@ -96,8 +96,8 @@ class L0Ball(Ball):
         eps: the number of coordinates; a fraction of one does not count.
 
     >>> region = fm.attacks.L0Ball(1) & fm.Box(0, 1)
-    >>> fm.attacks.project(region, jnp.array([[0.2, -3.0, 0.6]]), jnp.array([[0.5, 0.1, 0.5]]))
-    Array([[0.2, 0.1, 0.5]], dtype=float32)
+    >>> fm.attacks.project(region, jnp.array([[0.25, 0.5, 0.6]]), jnp.array([[0.5, 0.5, 0.5]]))
+    Array([[0.25, 0.5 , 0.5 ]], dtype=float32)
     """
 
     norm_order = 0

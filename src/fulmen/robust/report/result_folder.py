@@ -39,10 +39,12 @@ class Folder:
         self.path = None if path is None else Path(path)
         if self.path is None:
             return
-        about, file = json.loads(json.dumps(about or {}, default=str)), self.path / "evaluation.json"
+        settings: dict[str, Any] = json.loads(json.dumps(about or {}, default=str))
+        file = self.path / "evaluation.json"
         if file.exists():
             stored: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-            different = sorted(name for name in {**stored, **about} if stored.get(name) != about.get(name))
+            names = {**stored, **settings}
+            different = sorted(name for name in names if stored.get(name) != settings.get(name))
             if different:
                 raise ValueError(
                     f"resume: {self.path} holds the results of another evaluation, which differs in {', '.join(different)}. "
@@ -52,7 +54,7 @@ class Folder:
             raise ValueError(f"resume must be a folder of `robustness`, or a new or empty one, got {self.path}.")
         else:
             self.path.mkdir(parents=True, exist_ok=True)
-            _replace(file, lambda stream: stream.write(json.dumps(about, indent=1).encode()))
+            _replace(file, lambda stream: stream.write(json.dumps(settings, indent=1).encode()))
 
     def save_batch(self, number: int, result: dict[str, Any], counts: list[dict[str, Any]]) -> None:
         """Keep the results of a batch, all but its clean inputs."""
