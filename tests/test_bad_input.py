@@ -523,8 +523,8 @@ def test_what_is_no_learning_rate(lr, words):
             make()
 
 
-def test_schedules_for_each_member():
-    with said(TypeError, "lr", "a list of numbers", "got a schedule"):
+def test_schedules_for_each_member_need_the_length_of_the_run():
+    with said(ValueError, "cosine needs the length of the run", "steps="):
         fm.setup(fm.Population(net(), 2), (X, Y), optimizer=optax.adam, lr=[fm.cosine(1e-3), fm.cosine(1e-2)])
 
 

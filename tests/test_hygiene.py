@@ -119,6 +119,8 @@ BORDERS = {
     "systems/language.py": "which batch a user gives",
     "robust/attacks/minimal.py": "which region a user gives",
     "robust/attacks/smallest.py": "which attack a user gives",
+    "robust/certified/certification.py": "which region a user gives",
+    "robust/certified/interval.py": "which region a user gives",
     "robust/defences/adversarial.py": "what a user's schedule returns",
     "robust/defences/guard.py": "which attack a user gives",
     "robust/defences/divergence.py": "which attack a user gives",

@@ -336,7 +336,7 @@ def test_intervals_combine():
     np.testing.assert_allclose(fm.attacks.project(region, x, origin), [[0.4, 0.45, 0.62, 0.7]], atol=1e-6)
 
 
-class Patch(fm.attacks.Interval):
+class Patch(fm.attacks.PerCoordinate):
     """Only some coordinates may change."""
 
     mask: jax.Array = fm.hyper()

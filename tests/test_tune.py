@@ -10,7 +10,7 @@ from tiny import Linear, data
 
 import fulmen as fm
 from fulmen import dispatch
-from fulmen.train.tune import range_test, throughput
+from fulmen.train.tune import batch_speed, range_test
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -123,7 +123,7 @@ def loss(model: Large, batch):
 
 def test_sizes_are_measured(monkeypatch):
     speeds = {8: 100.0, 16: 180.0, 32: 300.0, 64: 310.0}
-    monkeypatch.setattr(throughput, "_measured", lambda system, data, size, seconds, **options: size / speeds[size])
+    monkeypatch.setattr(batch_speed, "_measured", lambda system, data, size, seconds, **options: size / speeds[size])
     found = fm.tune.batch_size(fm.Classifier(Linear(4, 3)), (X, Y))
     assert found.sizes.tolist() == [8, 16, 32, 64] and found.suggestion == 32 and found.failed is None
     np.testing.assert_allclose(found.examples_per_second, [*speeds.values()])
@@ -137,7 +137,7 @@ def test_sizes_are_measured(monkeypatch):
 def test_it_stops_where_memory_runs_out(kind):
     found = fm.tune.batch_size(Large(Linear(4, 3), kind), X, sizes=[8, 16, 32, 64], seconds=0.01)
     assert found.sizes.tolist() == [8, 16] and found.failed == 32
-    assert isinstance(found.error, throughput.OUT_OF_MEMORY) and "failed" in repr(found) and "32" in fm.show(found)
+    assert isinstance(found.error, batch_speed.OUT_OF_MEMORY) and "failed" in repr(found) and "32" in fm.show(found)
     assert (found.seconds > 0).all() and found.suggestion in (8, 16)
 
 
@@ -188,7 +188,7 @@ def test_searches_are_drawn_and_printed():
     assert len(repr(found).splitlines()) <= 14 and "suggestion" in fm.show(found) == found._repr_html_()
     without = range_test.LearningRateSearch(found.rates, found.losses, found.smoothed, None)
     assert not draw(without).texts and "suggestion" not in repr(without)
-    sizes = throughput.BatchSizeSearch(np.array([8, 16, 32]), np.array([0.1, 0.1, 0.2]), 16, 64, MemoryError())
+    sizes = batch_speed.BatchSizeSearch(np.array([8, 16, 32]), np.array([0.1, 0.1, 0.2]), 16, 64, MemoryError())
     axes = draw(sizes)
     assert [t.get_text() for t in axes.texts] == ["suggestion 16"] and "64" in axes.get_xlabel()
     np.testing.assert_allclose(axes.lines[0].get_ydata(), [80, 160, 160])

@@ -1,8 +1,8 @@
 """Fulmen: composable systems of models, trained in JAX by verbs that dispatch on types.
 
 Here is what most programs use; more of a kind is in `fm.attacks`, `fm.augmentations`, `fm.data`, `fm.defences`,
-`fm.environments`, `fm.metric_types`, `fm.models`, `fm.objectives`, `fm.optimizers`, `fm.robust`, `fm.schedules`, `fm.systems`,
-`fm.tune` and `fm.testing`.
+`fm.devices`, `fm.environments`, `fm.metric_types`, `fm.models`, `fm.objectives`, `fm.optimizers`, `fm.robust`, `fm.schedules`,
+`fm.systems`, `fm.tune` and `fm.testing`.
 """
 
 import importlib
@@ -11,6 +11,7 @@ import sys
 from fulmen import (
     augmentations,
     data,
+    devices,
     environments,
     metric_types,
     models,
@@ -40,6 +41,7 @@ from fulmen.core.verbs import (
     augment,
     batches,
     bind,
+    certify,
     configure_optimizers,
     eval_step,
     evaluate,
@@ -74,16 +76,18 @@ from fulmen.core.verbs import (
 )
 from fulmen.core.version import __version__
 from fulmen.data import split
+from fulmen.devices import FSDP, Replicated, TensorParallel, mesh
 from fulmen.dispatching.errors import AmbiguousMethodError, MissingMethodError
 from fulmen.dispatching.registry import dispatch, verb, verbs
 from fulmen.inspect import check, explain, loss_tree
 from fulmen.interop.functional import Linen, functional
 from fulmen.metric_types import F1, Accuracy, Metric, Precision, Recall
-from fulmen.models import Normalized
+from fulmen.models import Normalized, Remat
 from fulmen.objectives import L1, L2, MAE, MSE, BinaryCrossEntropy, CrossEntropy, Objective
 from fulmen.optimizers import frozen, plateau, unfreeze
 from fulmen.robust import attacks, defences
 from fulmen.robust.attacks import FGSM, PGD, Attack, Box, L1Ball, L2Ball, LinfBall, WorstOf, autoattack, quick
+from fulmen.robust.certified import IBP, Interval, Smoothed
 from fulmen.robust.defences import TRADES, Adversarial
 from fulmen.robust.report import Report
 from fulmen.schedules import cosine, one_cycle, warmup
@@ -166,6 +170,7 @@ __all__ = [
     "Every",
     "F1",
     "FGSM",
+    "FSDP",
     "FitEnd",
     "FitStart",
     "Frozen",
@@ -173,7 +178,9 @@ __all__ = [
     "Game",
     "GradientNorms",
     "History",
+    "IBP",
     "Interrupted",
+    "Interval",
     "JSONLines",
     "L1",
     "L1Ball",
@@ -210,13 +217,17 @@ __all__ = [
     "Recall",
     "ReduceOnPlateau",
     "Regressor",
+    "Remat",
+    "Replicated",
     "Report",
+    "Smoothed",
     "State",
     "StepEnd",
     "Stopped",
     "System",
     "TRADES",
     "TensorBoard",
+    "TensorParallel",
     "Throughput",
     "TimeLimit",
     "Trackio",
@@ -241,6 +252,7 @@ __all__ = [
     "best_member",
     "bind",
     "callbacks",
+    "certify",
     "check",
     "checkpoints",
     "configure_optimizers",
@@ -249,6 +261,7 @@ __all__ = [
     "cross_validate",
     "data",
     "defences",
+    "devices",
     "differentiate",
     "dispatch",
     "environments",
@@ -273,6 +286,7 @@ __all__ = [
     "losses",
     "marks",
     "members",
+    "mesh",
     "metric_types",
     "metrics",
     "model_inputs",

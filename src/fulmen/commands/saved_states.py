@@ -131,4 +131,5 @@ def _saved(
         ) from None
     if load is not None:
         return fm.load(load, like=like), arguments
+    assert checkpoint is not None
     return fm.restore(checkpoint, like=like, step=int(step) if step and step.isdigit() else step), arguments

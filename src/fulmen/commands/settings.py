@@ -83,7 +83,7 @@ def _typed(path: str, value: Any, before: Any) -> Any:
             return _integer(value)
         if number and not isinstance(value, bool):
             return float(value)
-        if kind is tuple and before and not isinstance(value, Mapping):
+        if isinstance(before, tuple) and before and isinstance(value, str | list):
             parts = value.split(",") if isinstance(value, str) else value
             return tuple(_typed(path, part, before[0]) for part in parts)
     except (KeyError, TypeError, ValueError):

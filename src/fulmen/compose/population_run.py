@@ -39,7 +39,9 @@ def _member_state(state: State, own: Any) -> State:
     member, seed, optimizer_state, optimizer = own
     key = fold_name(jax.random.key(seed), "run")
     system = around(state.system, member)
-    return State(system, optimizer_state, optimizer=optimizer, step=state.step, key=key, plan=state.plan)
+    return State(
+        system, optimizer_state, optimizer=optimizer, step=state.step, key=key, plan=state.plan, devices=state.devices
+    )
 
 
 @dispatch

@@ -31,6 +31,7 @@ class State:
         step: the number of steps done.
         key: the run's random key.
         plan: the known properties of the run.
+        devices: the policy by which the arrays are distributed over devices, such as `fm.FSDP(mesh)`; None for one device.
         arrays, raw_key, structure: the arguments of programs: a list of all arrays, the key's data, and the static part.
     """
 
@@ -45,9 +46,10 @@ class State:
         step: Any = 0,
         key: Any,
         plan: Plan | None = None,
+        devices: Any = None,
     ) -> None:
         raw, implementation = _raw(key)
-        self.arrays, self.structure = pack((system, optimizer_state, optimizer), plan or Plan(), implementation)
+        self.arrays, self.structure = pack((system, optimizer_state, optimizer), plan or Plan(), implementation, devices)
         self.raw_key = raw
         self._trees: Any = None
         self._step = np.int32(step) if isinstance(step, int) else step
@@ -85,13 +87,20 @@ class State:
         return self.structure.extra[0]
 
     @property
+    def devices(self) -> Any:
+        return self.structure.extra[2]
+
+    @property
     def key(self) -> Any:
         implementation = self.structure.extra[1]
         return self.raw_key if implementation is None else jax.random.wrap_key_data(self.raw_key, impl=implementation)
 
     def replace(self, **changes: Any) -> State:
         """The state with other values of some attributes."""
-        now = {name: getattr(self, name) for name in ("system", "optimizer_state", "optimizer", "step", "key", "plan")}
+        now = {
+            name: getattr(self, name)
+            for name in ("system", "optimizer_state", "optimizer", "step", "key", "plan", "devices")
+        }
         return State(**{**now, **changes})
 
     def next(self, leaves: Any) -> State:
@@ -120,8 +129,8 @@ class State:
 def without_plan(structure: Structure) -> Structure:
     """The structure for programs that serve every plan; reading the plan raises `PlanRead`."""
     if "without plan" not in structure.programs:
-        plan, implementation = structure.extra
-        extra = UnreadPlan(microbatches=plan.microbatches), implementation
+        plan, *others = structure.extra
+        extra = UnreadPlan(microbatches=plan.microbatches), *others
         structure.programs["without plan"] = Structure(structure.treedef, structure.fixed, extra)
     return structure.programs["without plan"]
 

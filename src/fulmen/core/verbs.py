@@ -67,13 +67,19 @@ def validate(component):
 
 @verb(delegates=False)
 def partition(component, policy):
-    """How a component's arrays are distributed over devices. No component or policy has a method yet.
+    """How a component's arrays are distributed over devices: `{}` by default, which leaves it to the policy.
 
     Args:
-        component: a component.
-        policy: a distribution policy.
+        component: a component, with arrays or shapes, or a module of another library.
+        policy: a policy, such as `fm.TensorParallel(mesh)`.
 
-    **Extending.** Overload it for a custom component or policy.
+    Returns:
+        A dict from fields or paths (`"layers.0.weight"`) to tuples with a mesh axis, or None, for each axis of the array; missing
+        ones are None. A key that names a part is for the leading axes of all arrays in it. The rules of an outer component
+        precede those of its parts, and arrays without a rule are distributed as `policy.default(shape)` says.
+
+    **Extending.** `def partition(layer: MyLayer, policy: fm.TensorParallel): return dict(weight=(None, "model"),
+    bias=("model",))`. The arrays of optimizers follow their parameters.
     """
 
 
@@ -481,6 +487,8 @@ def setup(component, data, **options):
         epochs, steps: the length of the run, for schedules.
         batch_size: examples in a batch, for schedules.
         limit: the maximum number of batches of an epoch, for schedules.
+        devices: a policy such as `fm.FSDP(fm.mesh())`, by which the state is distributed over devices, and with it everything
+            that is computed from it; None for one device.
         microbatches: the number of parts in which each step computes its batch, one after another, to use less memory. Gradients
             and weights are summed and divided once, so the step equals that of the whole batch to rounding. What is computed
             across examples, such as the statistics of a `BatchNorm`, is computed within a part, and a buffer gets the mean
@@ -549,6 +557,7 @@ def fit(state, data, **options):
         phase: the kind of the training epochs, a `Training`.
         resume: the directory of a `Checkpoint`, or None. The run continues exactly where its newest checkpoint was made, and
             starts if there is none. A state stores neither `seed` nor `drop_last`, a checkpoint does.
+        devices: a policy as for `setup`; None keeps that of the state.
         microbatches: as in `setup`, for a component; a state's plan keeps it.
 
     Returns:
@@ -575,7 +584,7 @@ def steps(state, data, **options):
     Args:
         state: a `State`.
         data: as for `fit`.
-        epochs, steps, batch_size, seed, drop_last, limit: as in `fit`.
+        epochs, steps, batch_size, seed, drop_last, limit, devices: as in `fit`.
 
     **Extending.** As `train_step`.
     """
@@ -590,6 +599,7 @@ def evaluate(state, data, **options):
         data: as for `fit`.
         attack: an `Attack`; the metrics under attack are added as `robust/…`.
         batch_size: examples in a batch.
+        devices: a policy as for `setup`; None keeps that of the state.
 
     Returns:
         A dict of floats.
@@ -606,6 +616,7 @@ def predict(state, data, **options):
         state: a `State`, or a component with its arrays.
         data: inputs, or data as for `evaluate`, whose targets are ignored.
         batch_size: examples in a batch.
+        devices: a policy as for `setup`; None keeps that of the state.
 
     Returns:
         NumPy arrays `(n, …)`.
@@ -1006,7 +1017,7 @@ def bounds(region, origin):
     """The smallest and the largest value of each coordinate.
 
     Args:
-        region: an `Interval`.
+        region: a `PerCoordinate`.
         origin: `(n, …)`, the clean inputs.
 
     Returns:
@@ -1093,6 +1104,7 @@ def robustness(state, data, attack, **options):
         resume: a folder, in which each batch's results are kept. A stopped evaluation continues from it with the same results
             as one that was not stopped; the same call has to be made.
         progress: whether to show a progress bar, or a custom one.
+        devices: a policy as for `setup`; None keeps that of the state.
 
     Returns:
         A `Report`: `report.accuracy`, `report.robust_accuracy`, and each example's result in arrays.
@@ -1110,6 +1122,59 @@ def robustness(state, data, attack, **options):
     >>> report = fm.robustness(fm.Classifier(model), (x, y), fm.FGSM(region), progress=False)
     >>> print(report.accuracy, report.robust, report.x.ravel().round(3))
     1.0 [ True False  True] [0.3  0.55 0.8 ]
+    """
+
+
+@verb(delegates=False)
+def certify(state, data, region, **options):
+    """A lower bound of a classifier's robust accuracy: for each example, whether its class provably holds in a region.
+
+    A state, or a component with its arrays, is certified by interval bounds, `forward(model, fm.Interval(lower, upper))`, in `Eval`
+    mode; `fm.Smoothed(state, sigma)` by randomized smoothing. The accuracy under any attack is at least the certified accuracy.
+
+    Args:
+        state: a `State`, a component with one classifier in it, or an `fm.Smoothed`.
+        data: arrays, or a tuple, dict or `Batch` of arrays, with labels.
+        region: for interval bounds one that bounds each coordinate, such as `fm.LinfBall(0.1) & fm.Box(0, 1)`; for an
+            `fm.Smoothed` an `fm.L2Ball`, perhaps with boxes.
+        batch_size: examples in a batch.
+        seed: for an `fm.Smoothed`, determines all draws; those of an example do not depend on the others.
+
+    Returns:
+        A `Certificate`: `certificate.certified_accuracy`, and each example's result and radius in arrays.
+
+    Raises:
+        ValueError: for a region that the method does not cover, a system that has not one classifier, and labels out of range.
+        MissingMethodError: for a layer without interval bounds, with the method to write.
+
+    **Extending.** Write `forward(layer: Mine, x: fm.Interval)` for a custom layer, or `certify(method: Mine, data, region)` for
+    another kind of certificate, which returns an `fm.robust.certified.Certificate`.
+
+    >>> x, y = jnp.array([[0.2], [0.45], [0.9]]), jnp.array([0, 0, 1])
+    >>> model = fm.models.Dense(1, 2, weight=jnp.array([[-1.0, 1.0]]), bias=jnp.array([0.5, -0.5]))
+    >>> certificate = fm.certify(fm.Classifier(model), (x, y), fm.LinfBall(0.1) & fm.Box(0, 1))
+    >>> print(certificate.certified, certificate.radius.round(2))
+    [ True False  True] [0.2  0.05 0.2 ]
+    """
+
+
+@verb(delegates=False)
+def margin_bounds(model, x, labels):
+    """Lower bounds of the label's logit minus each class's logit, for all inputs of an interval.
+
+    By default the differences of the bounds of `forward(model, x)`. A `Dense` layer is merged with the differences, which is tighter,
+    and a `Chain` does the same with its last layer.
+
+    Args:
+        model: a model whose outputs are logits, `(n, classes)`.
+        x: an `fm.Interval`.
+        labels: `(n,)` integers.
+
+    Returns:
+        `(n, classes)`, 0 at the label.
+
+    **Extending.** Overload it for a model with a linear last layer: `return margin_bounds(model.head, features, labels)`, where
+    `features` is the interval of its inputs.
     """
 
 

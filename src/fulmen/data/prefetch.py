@@ -9,6 +9,7 @@ import jax
 
 _END = object()
 _PATIENCE = 0.1  # seconds of waiting for a batch before asking whether the run is cancelled
+_LAST = 1.0  # seconds that a cancelled run waits for the thread to end
 
 
 class Prefetch:
@@ -43,9 +44,9 @@ def never() -> bool:
 
 
 def ahead(
-    batches: Generator[Any, None, None], depth: int, cancelled: Callable[[], bool] = never
+    batches: Generator[Any, None, None], depth: int, cancelled: Callable[[], bool] = never, place: bool = True
 ) -> Generator[Any, None, None]:
-    """The same batches on the device, made on a thread, up to `depth` batches ahead of the reader.
+    """The same batches, made on a thread, up to `depth` batches ahead of the reader, and on the device with `place`.
 
     The thread ends after the last batch, after an error, which is raised here, and when this generator is closed. If `cancelled()`
     while no batch is ready, the batches end, and the thread, which may wait for its data for ever, is left alone.
@@ -53,7 +54,7 @@ def ahead(
     ready: queue.SimpleQueue[Any] = queue.SimpleQueue()
     room, stop = threading.Semaphore(depth), threading.Event()
     # On the CPU a step takes NumPy arrays directly, which is faster than placing them first.
-    place = (lambda batch: batch) if jax.default_backend() == "cpu" else jax.device_put
+    put = jax.device_put if place and jax.default_backend() != "cpu" else lambda batch: batch
     device = jax.config.jax_default_device  # type: ignore[attr-defined]  # `jax.default_device(…)` holds for one thread
 
     def work() -> None:
@@ -64,7 +65,7 @@ def ahead(
                     if batch is _END:
                         ready.put(_END)
                         break
-                    ready.put(place(batch))
+                    ready.put(put(batch))
         except BaseException as error:
             ready.put(_Raised(error))
         finally:
@@ -81,8 +82,10 @@ def ahead(
     finally:
         stop.set()
         room.release()
-        while not cancelled() and thread.is_alive() and thread is not threading.current_thread():
+        waited = 0.0
+        while thread.is_alive() and thread is not threading.current_thread() and waited < _LAST:
             thread.join(_PATIENCE)  # the garbage collector may run this on the thread itself
+            waited += _PATIENCE if cancelled() else 0
 
 
 def _get(ready: queue.SimpleQueue[Any], cancelled: Callable[[], bool]) -> Any:

@@ -47,6 +47,7 @@ class Source:
         depth: the number of batches that are prefetched.
         given_depth: the depth that the user gave, or 0.
         reader: reads and checks the epochs of data that is not in memory.
+        place: puts a training batch on devices; None leaves that to the step.
         position: the data's own position after the newest batch of `epochs`, if it has one.
     """
 
@@ -64,6 +65,7 @@ class Source:
         self.reader = EpochReader(self.data, f"{argument}: {describe_data(self.data)}")
         self._started: Any = None  # the plan, the first batch and the generator of the others, after `first`
         self._validated = False
+        self.place: Callable[[Any], Any] | None = None
         self.position: Any = None
 
     @classmethod
@@ -183,7 +185,7 @@ class Source:
         depth = self.depth if depth is None else depth
         reading = cut(self.data, plan, epoch, start) if self.in_memory else self._read(plan, epoch, start)
         reading = reading if limit is None else _limited(reading, limit)
-        return ahead(reading, depth, cancelled) if depth else reading
+        return ahead(reading, depth, cancelled, self.place is None) if depth else reading
 
     def epochs(
         self,
@@ -214,7 +216,8 @@ class Source:
                 if limit is not None and start + limit == declared:
                     limit = None  # so that the epoch's declared length is checked
                 reading = self.read(plan, epoch, start, limit=limit, cancelled=cancelled)
-                yield epoch, reading if self.in_memory else self._validating(reading, component)
+                reading = reading if self.in_memory else self._validating(reading, component)
+                yield epoch, reading if self.place is None else _placed(reading, self.place)
             epoch, start = epoch + 1, 0
 
     def find(self, plan: Plan, done: int) -> tuple[int, int]:
@@ -285,6 +288,13 @@ def _with(batch: Any, reading: Batches) -> Batches:
     with contextlib.closing(reading):
         yield batch
         yield from reading
+
+
+def _placed(reading: Batches, place: Callable[[Any], Any]) -> Batches:
+    """The batches on the devices, which copy them while the steps before run."""
+    with contextlib.closing(reading):
+        for batch in reading:
+            yield place(batch)
 
 
 def _limited(reading: Batches, limit: int) -> Batches:

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
+from jax.sharding import NamedSharding
 
 from fulmen.core import STATIC, Component, State, named_parts
 from fulmen.core.leaves import OTHER, PARAMETER, Leaf, components, described, is_array, leaves
@@ -27,16 +28,39 @@ def summary(component: object, data=None, *, batch_size=None, optimizer=None, lr
 
         spent, dry, remark = costs(component, data, batch_size, optimizer, lr, options)
         state = state or dry
-    held = None if state is None else sum(map(_bytes, jax.tree.leaves(state.optimizer_state)))
+    optimizer_arrays = None if state is None else jax.tree.leaves(state.optimizer_state)
+    held = None if optimizer_arrays is None else sum(map(_bytes, optimizer_arrays))
+    held_by_each = sum(map(_device_bytes, optimizer_arrays or ()))
     component, drawn = described(component.system if isinstance(component, State) else component)
     owners = {path: type(part).__name__ for path, part in components(component)}
     rows = [_row(leaf, _owner(leaf.path, owners) or type(component).__name__) for leaf in leaves(component)]
-    return Summary(type(component).__name__, rows, drawn, _parts_of(component, rows), spent, held, remark)
+    return Summary(type(component).__name__, rows, drawn, _parts_of(component, rows), spent, held, remark, held_by_each)
 
 
 def _row(leaf: Leaf, owner: str) -> Row:
     shape, value = tuple(getattr(leaf.value, "shape", ())), leaf.value
-    return Row(leaf.path, owner, shape, _dtype(value), leaf.role, _bytes(value), _number(value, leaf.role))
+    known = _number(value, leaf.role), _layout(value), _device_bytes(value)
+    return Row(leaf.path, owner, shape, _dtype(value), leaf.role, _bytes(value), *known)
+
+
+def _sharding(value: Any) -> NamedSharding | None:
+    """The sharding of an array over several devices, or None."""
+    found = getattr(value, "sharding", None)
+    return found if isinstance(found, NamedSharding) and found.mesh.size > 1 else None
+
+
+def _layout(value: Any) -> str | None:
+    found = _sharding(value)
+    return None if found is None else ", ".join(map(_axis, found.spec)) or "replicated"
+
+
+def _axis(axis: Any) -> str:
+    return "+".join(axis) if isinstance(axis, tuple) else str(axis)
+
+
+def _device_bytes(value: Any) -> int:
+    found = _sharding(value)
+    return _bytes(value) if found is None else math.prod(found.shard_shape(value.shape)) * value.dtype.itemsize
 
 
 def _owner(path: str, owners: dict[str, str]) -> str:

@@ -32,6 +32,8 @@ class Row:
         role: `"parameter"`, `"buffer"`, `"frozen"`, `"hyperparameter"`, or `"static"` in another library's module.
         bytes: its size in memory.
         value: the value of a hyperparameter that is one number; else None.
+        layout: the mesh axis of each of its axes, such as `"None, data"`, or `"replicated"`; None on one device.
+        device_bytes: its size in memory on each device.
     """
 
     path: str
@@ -41,6 +43,8 @@ class Row:
     role: str
     bytes: int
     value: float | None = None
+    layout: str | None = None
+    device_bytes: int = 0
 
     @property
     def size(self) -> int:
@@ -80,6 +84,7 @@ class Summary(Picture):
         parts: a `Part` for each part at the highest level that has several.
         costs: a `Cost` of the training step and of an evaluation (or of a forward pass); empty without data.
         optimizer_bytes: the size of the optimizer state of a `State`, or with data; else None.
+        optimizer_device_bytes: its size on each device.
         remark: a note on the costs.
     """
 
@@ -90,6 +95,7 @@ class Summary(Picture):
     costs: list[Cost]
     optimizer_bytes: int | None
     remark: str
+    optimizer_device_bytes: int = 0
 
     @property
     def parameters(self) -> int:
@@ -101,17 +107,43 @@ class Summary(Picture):
         """The size of all rows."""
         return sum(row.bytes for row in self.rows)
 
+    @property
+    def device_bytes(self) -> int:
+        """The size of all rows on each device."""
+        return sum(row.device_bytes for row in self.rows)
+
+    @property
+    def _is_laid_out(self) -> bool:
+        return any(row.layout is not None for row in self.rows)
+
     def _title(self) -> str:
         return self.name if self.drawn else f"{self.name} (a description: its arrays are not drawn yet)"
 
     def _leaves(self) -> str:
         valued = any(row.value is not None for row in self.rows)
-        cells = [["path", "type", "shape", "dtype", "role", *["value"] * valued, "bytes"]]
+        cells = [
+            [
+                "path",
+                "type",
+                "shape",
+                "dtype",
+                "role",
+                *["value"] * valued,
+                "bytes",
+                *["layout", "per device"] * self._is_laid_out,
+            ]
+        ]
         for row in self.rows:
             shape = f"({', '.join(map(str, row.shape))}{',' if len(row.shape) == 1 else ''})"
             value = [row._number] * valued
-            cells.append([row.path, row.type, shape, row.dtype, row.role, *value, describe_bytes(row.bytes)])
-        return align(cells, right=[len(cells[0]) - 1])
+            cells.append(
+                [row.path, row.type, shape, row.dtype, row.role, *value, describe_bytes(row.bytes), *self._laid(row)]
+            )
+        n = cells[0].index("bytes")
+        return align(cells, right=[n, n + 2])
+
+    def _laid(self, row: Row) -> list[str]:
+        return [row.layout or "", describe_bytes(row.device_bytes)] if self._is_laid_out else []
 
     def _leaves_by_owner(self) -> str:
         """The leaves below the components that they belong to, which takes less width."""
@@ -120,9 +152,9 @@ class Summary(Picture):
         for row, owner in zip(self.rows, owners, strict=True):
             shape = f"{row.dtype}[{', '.join(map(str, row.shape))}]"
             name = row.path.removeprefix(f"{owner}.")
-            cells.append([f"  {name}", shape, row.role, row._number or describe_bytes(row.bytes)])
+            cells.append([f"  {name}", shape, row.role, row._number or describe_bytes(row.bytes), *self._laid(row)])
         lines, above = [], ""
-        for row, owner, line in zip(self.rows, owners, align(cells, right=[3]).splitlines(), strict=True):
+        for row, owner, line in zip(self.rows, owners, align(cells, right=[3, 5]).splitlines(), strict=True):
             if owner and owner != above:
                 lines.append(f"{owner}: {row.type}")
             lines.append(line if owner else line[2:])
@@ -140,6 +172,8 @@ class Summary(Picture):
         if self.optimizer_bytes is not None:
             totals.append(["optimizer state", describe_bytes(self.optimizer_bytes)])
         totals.append(["total", describe_bytes(self.bytes + (self.optimizer_bytes or 0))])
+        if self._is_laid_out:
+            totals.append(["total per device", describe_bytes(self.device_bytes + self.optimizer_device_bytes)])
         parts = [[p.path, p.type, f"{p.parameters:,}", describe_bytes(p.bytes)] for p in self.parts]
         costs = []
         for c in self.costs:

@@ -6,6 +6,7 @@ from fulmen.models.layers import Conv, Dense, Dropout, Flatten
 from fulmen.models.normalization import BatchNorm, GroupNorm, LayerNorm, RMSNorm
 from fulmen.models.normalized import Normalized
 from fulmen.models.pooling import AvgPool, GlobalAvgPool, MaxPool
+from fulmen.models.remat import Remat
 from fulmen.models.resnet import BasicBlock, Bottleneck, ResNet, resnet18, resnet34, resnet50
 from fulmen.models.stacked import Stacked
 from fulmen.models.transformer import Transformer, TransformerBlock, generate, gpt2
@@ -33,6 +34,7 @@ __all__ = [
     "Normalized",
     "Quantizer",
     "RMSNorm",
+    "Remat",
     "ResNet",
     "Stacked",
     "Transformer",

@@ -87,7 +87,8 @@ def _attend(layer: Attention, x: Any, mask: jax.Array | None) -> jax.Array:
     if layer.rotary:
         query, key = rotary(query), rotary(key)
     attend = _half_attention if jnp.finfo(x.dtype).bits < 32 else jax.nn.dot_product_attention
-    y = attend(query, key, value, mask=mask, is_causal=layer.causal)
+    with jax.numpy_dtype_promotion("standard"):  # inside, numbers of 64 bits meet 32
+        y = attend(query, key, value, mask=mask, is_causal=layer.causal)
     return forward(layer.out, y.reshape(n, length, features))
 
 

@@ -128,7 +128,7 @@ def _salts(modes: list[Any]) -> Any:
 
 def _require_same_shapes(stack: Stacked, x: Any, y: Any) -> None:
     before, after = (jax.tree.map(lambda v: f"{v.dtype}{list(v.shape)}", tree) for tree in (x, y))
-    if before != after:
+    if jax.tree.flatten(before) != jax.tree.flatten(after):  # a `Tree` equals only itself
         raise ValueError(
             f"Stacked({type(stack.blocks).__name__}, {stack.n}): a block's output must have the shapes and types of its input, "
             f"{before}, got {after}."

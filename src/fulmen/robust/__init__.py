@@ -1,3 +1,3 @@
-"""Adversarial robustness: `attacks`, `defences`, and the `report` of an evaluation."""
+"""Adversarial robustness: `attacks`, `defences`, `certified` bounds, and the `report` of an evaluation."""
 
-__all__ = ["attacks", "defences", "report"]  # pyright: ignore[reportUnsupportedDunderAll] - they are folders
+__all__ = ["attacks", "certified", "defences", "report"]  # pyright: ignore[reportUnsupportedDunderAll] - they are folders

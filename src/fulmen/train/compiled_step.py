@@ -13,6 +13,7 @@ from fulmen.core.mode import Eval, PlanRead, Train, UnreadPlan
 from fulmen.core.state import State, without_plan
 from fulmen.core.structure import Structure, per_structure
 from fulmen.core.verbs import as_batch, eval_step, train_step, update
+from fulmen.devices.placement import pinned, split_rows
 from fulmen.dispatching.compiled_code import generation
 from fulmen.dispatching.registry import dispatch
 from fulmen.optimizers import evaluation_weights
@@ -28,12 +29,12 @@ def step_program(
 ) -> tuple[list[Any], dict[str, Any]]:
     """The leaves after a step, and its logs as mergeable values."""
     state = State.of(leaves, raw_key, step, structure)
-    component = state.system
+    component, raw = state.system, split_rows(raw, state.devices)
     mode = Train(jax.random.fold_in(state.key, state.step), state.step, resting, state.plan.microbatches)
     new, logs = update(component, state, as_batch(component, raw), mode)
     _require_same_types(state, new)
     logs = {name: v if isinstance(v, Mergeable) else Mean(v) for name, v in logs.items()}
-    return new.arrays, {**learning_rates(state, new), **logs}
+    return pinned(state, new), {**learning_rates(state, new), **logs}
 
 
 def _require_same_types(old: State, new: State) -> None:
@@ -128,6 +129,7 @@ def train_step(component: Component, batch):
 @per_structure()
 def _eval_step(structure: Structure, leaves: list[Any], raw_key: Any, step: Any, raw: Any) -> dict[str, Any]:
     state = State.of(leaves, raw_key, step, structure)
+    raw = split_rows(raw, state.devices)
     return observe(evaluation_weights(state), as_batch(state.system, raw), Eval(state.key))
 
 

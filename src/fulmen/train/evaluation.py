@@ -24,6 +24,8 @@ from fulmen.core.tree import remake, short
 from fulmen.core.verbs import as_batch, bind, evaluate, predict, validate
 from fulmen.data.arrays import count
 from fulmen.data.source import Source
+from fulmen.devices.placement import on_devices, replicated, spread
+from fulmen.devices.policies import Policy, on_rows
 from fulmen.dispatching.registry import dispatch
 from fulmen.optimizers import evaluation_weights
 from fulmen.train.accumulate import Ledger
@@ -31,22 +33,23 @@ from fulmen.train.step_logs import observe
 
 
 @dispatch
-def evaluate(state: State, data, *, attack=None, batch_size=None):
+def evaluate(state: State, data, *, attack=None, batch_size=None, devices=None):
     require_concrete("evaluate", "eval_step(state, batch)", state, data)
-    source = _checked(state.system, data, attack)
+    state, source = on_devices(state, devices), _checked(state.system, data, attack)
     plan = _plan(source, batch_size, evaluation_size(state))
-    return evaluate_source(evaluation_weights(state), state.key, source, plan, attack, owner=state.structure)
+    weights, devices = evaluation_weights(state), state.devices
+    return evaluate_source(weights, state.key, source, plan, attack, owner=state.structure, devices=devices)
 
 
 @dispatch
-def evaluate(component: Component, data, *, attack=None, batch_size=None):
+def evaluate(component: Component, data, *, attack=None, batch_size=None, devices=None):
     require_concrete("evaluate", "loss(component, batch)", component, data)
     require_arrays(component, "evaluate")
     owner, (leaves, structure) = component, pack(unbind(component))
-    component = structure.unpack(leaves)
+    component = spread(structure.unpack(leaves), devices)
     source = _checked(component, data, attack)
     plan = _plan(source, batch_size, 256 if per_example(component) else 32)
-    return evaluate_source(component, jax.random.key(0), source, plan, attack, owner=owner)
+    return evaluate_source(component, jax.random.key(0), source, plan, attack, owner=owner, devices=devices)
 
 
 def evaluation_size(state: State) -> int:
@@ -91,7 +94,7 @@ def _plan(source: Source, batch_size: int | None, usual: int) -> Plan:
 
 
 def evaluate_source(
-    component: Any, key: Any, source: Source, plan: Plan, attack: Any = None, *, owner: Any
+    component: Any, key: Any, source: Source, plan: Plan, attack: Any = None, *, owner: Any, devices: Policy | None = None
 ) -> dict[str, Any]:
     """`evaluate` on checked data.
 
@@ -102,18 +105,19 @@ def evaluate_source(
         plan: the plan of one pass over it.
         attack: an attack, or None.
         owner: a structure or a component; the compiled programs are kept as long as it lives.
+        devices: the policy by which the component is distributed, or None.
 
     Returns:
         The metrics by name, with the prefix `robust/` under the attack.
     """
     key = fold_name(key, "evaluate")
     attack_key, rowwise = fold_name(key, "attack"), per_example(component)
-    leaves, structure = pack(component)
+    leaves, structure = pack(component, *_extra(devices))
     keep(structure, owner)
     clean, robust = [], []  # the logs of each batch; none is read before the last batch is dispatched
-    for number, (start, n, raw) in enumerate(_padded(source, plan, lambda raw: rowwise)):
+    for number, (start, n, raw) in enumerate(_padded(source, plan, lambda raw: rowwise, devices)):
         source.validate(component, raw)
-        batch = _masked_batch(component, raw, start, n, rowwise)
+        batch = on_rows(_masked_batch(component, raw, start, n, rowwise), devices)
         mode = Eval(key, np.int32(number))
         clean.append(_measure(structure, leaves, batch, mode))
         if attack is not None:
@@ -124,16 +128,24 @@ def evaluate_source(
     return {**_totals(clean), **{f"robust/{name}": value for name, value in _totals(robust).items()}}
 
 
-def _padded(source: Source, plan: Plan, may_pad: Callable[[Any], bool]) -> Iterator[tuple[int, int, Any]]:
+def _extra(devices: Policy | None) -> tuple[Policy, ...]:
+    """What a program's structure has in addition to the component's, so that it can read the policy."""
+    return () if devices is None else (devices,)
+
+
+def _padded(
+    source: Source, plan: Plan, may_pad: Callable[[Any], bool], devices: Policy | None
+) -> Iterator[tuple[int, int, Any]]:
     """`(start, n, raw)` of every batch, in order: the index of its first example, and how many of its rows are not padding.
 
-    A batch shorter than the first one is padded with copies of its first row, if `may_pad(raw)`.
+    A batch is padded with copies of its first row, if `may_pad(raw)`: to the size of the first one, which is rounded up so that
+    the devices have equally many rows.
     """
-    start, size = 0, None
+    start, size, parts = 0, None, 1 if devices is None else devices.size("data")
     with contextlib.closing(source.read(plan, 0)) as batches:
         for raw in batches:
             n = count(raw)
-            size = n if size is None else size
+            size = -(-n // parts) * parts if size is None else size
             if n < size and may_pad(raw):
                 raw = jax.tree.map(lambda v, more=size - n: np.concatenate([v, np.repeat(v[:1], more, 0)]), raw)
             yield start, n, raw
@@ -168,32 +180,33 @@ def _totals(batches: list[dict[str, Any]]) -> dict[str, Any]:
 
 @per_structure()
 def _measure(structure: Structure, leaves: list[Any], batch: Any, mode: Eval) -> dict[str, Any]:
-    return observe(structure.unpack(leaves), batch, mode)
+    return replicated(observe(structure.unpack(leaves), batch, mode), *structure.extra)
 
 
 @dispatch
-def predict(state: State, data, *, batch_size=None):
+def predict(state: State, data, *, batch_size=None, devices=None):
     require_concrete("predict", "forward(state, x)", state, data)
-    return _predict(evaluation_weights(state), state.key, data, batch_size, state.structure)
+    state = on_devices(state, devices)
+    return _predict(evaluation_weights(state), state.key, data, batch_size, state.structure, state.devices)
 
 
 @dispatch
-def predict(component: Component, data, *, batch_size=None):
+def predict(component: Component, data, *, batch_size=None, devices=None):
     require_concrete("predict", "forward(component, x)", component, data)
     require_arrays(component, "predict")
-    return _predict(unbind(component), jax.random.key(0), data, batch_size, component)
+    return _predict(spread(unbind(component), devices), jax.random.key(0), data, batch_size, component, devices)
 
 
-def _predict(component: Any, key: Any, data: Any, batch_size: int | None, owner: Any) -> Any:
+def _predict(component: Any, key: Any, data: Any, batch_size: int | None, owner: Any, devices: Policy | None) -> Any:
     source, key = Source.of(data), fold_name(key, "evaluate")
-    leaves, structure = pack(component)
+    leaves, structure = pack(component, *_extra(devices))
     keep(structure, owner)
     found = []
-    padded = _padded(source, _plan(source, batch_size, 256), lambda raw: _keeps_rows(component, raw))
+    padded = _padded(source, _plan(source, batch_size, 256), lambda raw: _keeps_rows(component, raw), devices)
     for number, (_, n, raw) in enumerate(padded):
         check_inputs(component, as_batch(component, raw))
         rows = slice(n if n < count(raw) else None)
-        outputs = _outputs(structure, leaves, raw, Eval(key, np.int32(number)))
+        outputs = _outputs(structure, leaves, on_rows(raw, devices), Eval(key, np.int32(number)))
         found.append(jax.tree.map(lambda v, rows=rows: np.asarray(v)[rows], outputs))
     return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
 
@@ -207,7 +220,8 @@ def _keeps_rows(component: Any, data: Any) -> bool:
 @per_structure()
 def _outputs(structure: Structure, leaves: list[Any], raw: Any, mode: Eval) -> Any:
     component = structure.unpack(leaves)
-    return over_members(component, component, _forward, as_batch(component, raw), mode, axis=1)
+    outputs = over_members(component, component, _forward, as_batch(component, raw), mode, axis=1)
+    return replicated(outputs, *structure.extra)
 
 
 def _forward(component: Any, batch: Any, mode: Eval) -> Any:

@@ -15,6 +15,8 @@ from fulmen.core.leaves import components, require_concrete
 from fulmen.core.state import State
 from fulmen.core.verbs import fit, run_epoch, setup
 from fulmen.data.source import Source
+from fulmen.devices.placement import on_devices
+from fulmen.devices.processes import is_first
 from fulmen.dispatching.registry import dispatch
 from fulmen.dispatching.warning import warn
 from fulmen.train.checkpoints import find_resumable
@@ -57,6 +59,7 @@ def fit(
     phase=Training(),
     overfit=None,
     resume=None,
+    devices=None,
     **reading,
 ):
     unknown = {name: value for name, value in reading.items() if name not in READING}
@@ -67,6 +70,7 @@ def fit(
             "fm.fit(state.system, data, optimizer=…, …)."
         )
     with interruptible(starting=True, signals=_SIGNALS) as interrupted:
+        state = on_devices(state, devices)
         data, reading = overfitted(data, overfit, reading, state.plan.batch_size)
         validation = data if overfit is not None and validation is None else validation
         source, plan = prepare("fit", state, data, **reading)
@@ -74,7 +78,7 @@ def fit(
         state = state if found is None else found.load(like=state)
         epochs = reading.get("epochs")
         sets = None if validation is None else ValidationSets(validation, validate_every, state, data, epochs)
-        shown = progress_callbacks(progress)
+        shown = progress_callbacks(progress) if is_first() else []
         listed = in_order([*_listed(callbacks), *shown, *([] if sets is None else [StepValidation(sets)])])
         if found is None:
             warn_past_plan(state, plan.total_steps)

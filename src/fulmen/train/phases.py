@@ -61,7 +61,8 @@ def run_epoch(phase: Training, state, source, run):
 
 @dispatch
 def run_epoch(phase: Validation, state, source, run):
-    return state, evaluate_source(evaluation_weights(state), state.key, source.source, source.plan, owner=state.structure)
+    weights, devices = evaluation_weights(state), state.devices
+    return state, evaluate_source(weights, state.key, source.source, source.plan, owner=state.structure, devices=devices)
 
 
 _of_training = run_epoch.method(Training(), None, None, None)

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
+
 from fulmen.core.leaves import require_concrete
 from fulmen.core.mode import Plan
 from fulmen.core.state import State
+from fulmen.core.tree import short
 from fulmen.data.source import Source
+from fulmen.devices.policies import BatchPlacement, require_divisible
+from fulmen.devices.processes import require_equal, several
 from fulmen.dispatching.warning import warn
 from fulmen.optimizers import groups
 
@@ -40,7 +45,22 @@ def prepare(
     if source.in_memory:
         source.validate(state.system, source.data)
     require_length(epochs, steps)
-    return source, source.plan(usual=state.plan.batch_size, epochs=epochs, steps=steps, seed=seed, **options)
+    plan = source.plan(usual=state.plan.batch_size, epochs=epochs, steps=steps, seed=seed, **options)
+    if state.devices is not None:
+        _require_equal_processes(state, source, plan)
+        rows = plan.batch_size if source.examples else None
+        require_divisible(state.devices, rows or 0)
+        source.place = BatchPlacement(state.devices, rows)
+    return source, plan
+
+
+def _require_equal_processes(state: State, source: Source, plan: Plan) -> None:
+    """Raise if another process would read other batches, or compute another step: one of them would wait for ever."""
+    if several():
+        require_equal("the run", {"examples": source.examples, "step": int(state.step), "plan": plan})
+        require_equal("the policy", state.devices)
+        found = jax.tree_util.tree_flatten_with_path(state)[0]
+        require_equal("the state", {jax.tree_util.keystr(path): short(leaf) for path, leaf in found})
 
 
 def read_options(

@@ -17,9 +17,11 @@ from fulmen.core.field_checks import check_fields, check_shared_arrays
 from fulmen.core.state import State
 from fulmen.core.structure import RECENT
 from fulmen.core.tree import get, remake
-from fulmen.core.verbs import configure_optimizers, init, setup, validate
+from fulmen.core.verbs import configure_optimizers, setup, validate
 from fulmen.data.arrays import check_positive, count
 from fulmen.data.source import Source
+from fulmen.devices.placement import computed, initialized
+from fulmen.devices.policies import require_policy
 from fulmen.dispatching.lazy_libraries import hint
 from fulmen.dispatching.registry import dispatch
 from fulmen.optimizers import Enclosing, groups, is_constructor, warn_of_unreached_ends
@@ -38,6 +40,7 @@ _OPTIONS = (
         "validate_every",
         "callbacks",
         "seed",
+        "devices",
         "progress",
         "drop_last",
         "limit",
@@ -61,8 +64,10 @@ def setup(
     drop_last=False,
     limit=None,
     microbatches=1,
+    devices=None,
     **options,
 ):
+    require_policy(devices)
     if isinstance(component, State):
         raise TypeError("setup takes a component, got a State; write setup(state.system, …) to start again with its arrays.")
     check_component(component)
@@ -80,15 +85,15 @@ def setup(
     seed = 0 if seed is None else seed  # None concerns the order of the data
     component = seeded(component, component, seed)
     key = jax.random.key(seed)
-    component = init(component, fold_name(key, "init"))
+    component = initialized(component, fold_name(key, "init"), devices)
     stop_if_interrupted()
     check_shared_arrays(component)
     source.validate(component, source.data if source.in_memory else raw)
-    state = State(component, optimizer=optimizer, key=fold_name(key, "run"), plan=plan)
+    state = State(component, optimizer=optimizer, key=fold_name(key, "run"), plan=plan, devices=devices)
     component = state.system  # its numbers are arrays now
     check_setup(component, state, raw)
     warn_of_unreached_ends(groups(component, state.optimizer, plan), plan)
-    state = start_optimizer(state)
+    state = computed(start_optimizer, state)
     stop_if_interrupted()
     # Tracing a step finds missing methods, wrong shapes and a loss that is not a number; the first step reuses the trace.
     for resting in update_schedule(state).sets():

@@ -11,13 +11,17 @@ from fulmen.core.mode import Plan
 from fulmen.core.state import State
 from fulmen.core.verbs import steps, train_step
 from fulmen.data.source import Source
+from fulmen.devices.placement import on_devices
 from fulmen.dispatching.registry import dispatch
 from fulmen.train.run_options import first_batch, prepare, warn_past_plan
 
 
 @dispatch
-def steps(state: State, data, *, epochs=None, steps=None, batch_size=None, seed=0, drop_last=False, limit=None):
+def steps(
+    state: State, data, *, epochs=None, steps=None, batch_size=None, seed=0, drop_last=False, limit=None, devices=None
+):
     reading = dict(batch_size=batch_size, seed=seed, drop_last=drop_last, limit=limit)
+    state = on_devices(state, devices)
     source, plan = prepare("steps", state, data, epochs=epochs, steps=steps, **reading)
     warn_past_plan(state, plan.total_steps)
     return _steps(state, source, plan, epochs)

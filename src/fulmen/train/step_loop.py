@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import weakref
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ import numpy as np
 from fulmen.core.state import State
 from fulmen.core.verbs import due, on
 from fulmen.data.source import Source
+from fulmen.devices.placement import placed, replicated
+from fulmen.devices.processes import several
 from fulmen.dispatching.compiled_code import generation
 from fulmen.optimizers.update_schedule import update_schedule
 from fulmen.train.accumulate import Ledger
@@ -38,6 +41,7 @@ class StepLoop:
         self.run, self.interrupted, self.source = run, interrupted, source
         self.each_step = bool(listeners(StepEnd(), run.callbacks, run))
         self.due = [(callback, every) for callback in run.callbacks if (every := due(callback)) is not None]
+        _require_no_minutes(self.due)
         self.watched = bool(listeners(LogsRead(), run.callbacks, run) or self.due)
         self.reminded = [time.perf_counter()] * len(self.due)  # when each was called by the minutes
         self.ledger: Ledger | None = None
@@ -54,6 +58,8 @@ class StepLoop:
     def take(self, state: State) -> None:
         """Continue with another state."""
         # Steps donate their arrays, and the caller may still hold the state: copied once.
+        self.devices = state.devices
+        state = state if self.devices is None else placed(state)
         self.leaves: list[Any] = [jnp.copy(v) for v in state.arrays]
         if getattr(self, "structure", None) is not state.structure:
             self.generation: int | None = None
@@ -133,7 +139,7 @@ class StepLoop:
             self.sums = None
         # An argument from the host costs microseconds: key and step are passed only to programs that use them.
         self.timed = not all(_used(each).isdisjoint(each.invars[n : n + 2]) for each in every)
-        of = step_structure(self.structure), tuple(self.updated), self.ledger, self.raw_key.shape
+        of = step_structure(self.structure), tuple(self.updated), self.ledger, self.raw_key.shape, self.devices
         self.programs = {resting: _fast_program(*of, resting) for resting in traced}
 
     def start_epoch(self, epoch: int) -> bool:
@@ -175,6 +181,8 @@ class StepLoop:
         fixed = [v for i, v in enumerate(self.leaves) if i not in changing]
         updated, sums = [self.leaves[i] for i in self.updated], self._open_sums()
         step, one = np.int32(run.step), np.int32(1)
+        # All processes must compute the same, so with several of them nothing depends on the time.
+        by_time = not several()
         refresh, unread, quiet = now() + _REFRESH, 0, self._quiet_steps()
         self.taken, newest = False, raw
         try:
@@ -187,7 +195,7 @@ class StepLoop:
                 unread += 1
                 if self.timed_from is None:
                     self.timed_from, interrupted.starting = now(), False  # the first step may have been compiled
-                if unread == quiet or interrupted.is_set() or now() >= refresh:
+                if unread == quiet or interrupted.is_set() or (by_time and now() >= refresh):
                     self._store(updated, int(step), unread)
                     sums, unread, run.batch = self._add(sums, self.watched), 0, newest
                     self._call_due()
@@ -217,7 +225,10 @@ class StepLoop:
             self.ledger.clear()
             self.ledger.total = self.ledger.shown = np.asarray(self.restored["total"], np.float64)
             self.sums, self.restored = np.asarray(self.restored["sums"], self.ledger.dtype), None
-        return self.ledger.zeros() if self.sums is None else self.sums
+        return self._placed(self.ledger.zeros() if self.sums is None else self.sums)
+
+    def _placed(self, sums: Any) -> Any:
+        return sums if self.devices is None else jax.device_put(sums, self.devices.layout())
 
     def _quiet_steps(self) -> int:
         """The number of steps after which there is something to do."""
@@ -238,7 +249,7 @@ class StepLoop:
         if complete or incomplete:  # sums that are not complete are donated to the next step: the ledger gets a copy
             self.ledger.append(sums if complete else jnp.copy(sums), complete)
         self.sums = None if complete else sums
-        return self.ledger.zeros() if complete else sums
+        return self._placed(self.ledger.zeros()) if complete else sums
 
     def _call_due(self) -> None:
         """Call the callbacks for `StepEnd`, and those whose time has come."""
@@ -272,6 +283,17 @@ class StepLoop:
         return self.ledger.read()
 
 
+def _require_no_minutes(due: list[tuple[Any, Any]]) -> None:
+    """Raise for several processes if a callback is called by the time, which they do not measure equally."""
+    for callback, every in due if several() else ():
+        if every.after(math.inf):
+            name = type(callback).__name__
+            raise ValueError(
+                f"callbacks: {name} is due {every!r}, but with several processes it must be due at the same step in each; write "
+                "fm.Every(steps=…) or fm.Every(epochs=…)."
+            )
+
+
 def _used(jaxpr: Any) -> set[Any]:
     """The variables of a program that its results depend on."""
     used = {v for v in jaxpr.outvars if not hasattr(v, "val")}
@@ -282,7 +304,12 @@ def _used(jaxpr: Any) -> set[Any]:
 
 
 def _fast_program(
-    structure: Any, updated: tuple[int, ...], ledger: Ledger, key_shape: tuple[int, ...], resting: frozenset[str]
+    structure: Any,
+    updated: tuple[int, ...],
+    ledger: Ledger,
+    key_shape: tuple[int, ...],
+    devices: Any,
+    resting: frozenset[str],
 ) -> Any:
     """The step on flat leaves, those that it changes donated, with its logs added to one vector."""
     key = (updated, tuple(ledger.order), ledger.structure, tuple(ledger.shapes), ledger.dtype, resting)
@@ -294,7 +321,7 @@ def _fast_program(
             some, rest, chosen = iter(changing), iter(fixed), set(updated)
             leaves = [next(some) if i in chosen else next(rest) for i in range(len(changing) + len(fixed))]
             new, logs = step_program(reference(), leaves, raw_key, step, raw, resting)
-            return [new[i] for i in updated], ledger.add(sums, logs)
+            return [new[i] for i in updated], replicated(ledger.add(sums, logs), devices)
 
         unused = np.zeros(key_shape, np.uint32), np.int32(0)
         structure.programs[key] = jax.jit(program, donate_argnums=(0, 2))

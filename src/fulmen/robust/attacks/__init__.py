@@ -32,7 +32,7 @@ from fulmen.robust.attacks.iterated import BIM, DIFGSM, MIFGSM, NIFGSM, RFGSM, S
 from fulmen.robust.attacks.minimal import MinimalNorm
 from fulmen.robust.attacks.primal_dual import PDPGD
 from fulmen.robust.attacks.problem import Problem, Seen
-from fulmen.robust.attacks.region import Ball, Box, Intersection, Interval, L0Ball, L1Ball, L2Ball, LinfBall, Region
+from fulmen.robust.attacks.region import Ball, Box, Intersection, L0Ball, L1Ball, L2Ball, LinfBall, PerCoordinate, Region
 from fulmen.robust.attacks.sigma_zero import SigmaZero
 from fulmen.robust.attacks.smallest import Smallest
 from fulmen.robust.attacks.square import Square
@@ -57,7 +57,6 @@ __all__ = [
     "FGSM",
     "FMN",
     "Intersection",
-    "Interval",
     "L0Ball",
     "L1Ball",
     "L2Ball",
@@ -70,6 +69,7 @@ __all__ = [
     "Nesterov",
     "PDPGD",
     "PGD",
+    "PerCoordinate",
     "PredictedLabel",
     "Problem",
     "RFGSM",

@@ -17,7 +17,18 @@ from fulmen.robust.attacks.attack_loop import initial_fields
 from fulmen.robust.attacks.input_transform import View
 from fulmen.robust.attacks.problem import Problem, Seen, finite
 from fulmen.robust.attacks.projections import at_least_32_bits, common_bounds
-from fulmen.robust.attacks.region import Ball, Interval, L0Ball, L1Ball, L2Ball, LinfBall, Region, ball_of, members, others
+from fulmen.robust.attacks.region import (
+    Ball,
+    L0Ball,
+    L1Ball,
+    L2Ball,
+    LinfBall,
+    PerCoordinate,
+    Region,
+    ball_of,
+    members,
+    others,
+)
 from fulmen.robust.attacks.targets import without_class
 
 
@@ -219,7 +230,7 @@ def finish(attack: MinimalNorm, problem, state):
 @dispatch
 def validate(attack: MinimalNorm):
     for member in members(attack.region):
-        if not isinstance(member, Ball | Interval):
+        if not isinstance(member, Ball | PerCoordinate):
             raise TypeError(
                 f"{type(attack).__name__}, region: must consist of a ball and of intervals such as fm.Box(0, 1), got {member!r}."
             )

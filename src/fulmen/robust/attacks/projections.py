@@ -11,7 +11,7 @@ from jax import lax
 
 from fulmen.core.verbs import bounds, project
 from fulmen.dispatching.registry import dispatch
-from fulmen.robust.attacks.region import Ball, Box, Intersection, Interval, L0Ball, L1Ball, L2Ball, LinfBall, split
+from fulmen.robust.attacks.region import Ball, Box, Intersection, L0Ball, L1Ball, L2Ball, LinfBall, PerCoordinate, split
 
 
 @dispatch
@@ -35,7 +35,7 @@ def common_bounds(intervals: Iterable[Any], origin: Any) -> tuple[jax.Array, jax
 
 
 @dispatch
-def project(region: Interval, x, origin):
+def project(region: PerCoordinate, x, origin):
     return jnp.clip(x, *bounds(region, origin))
 
 

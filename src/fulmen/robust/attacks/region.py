@@ -41,7 +41,7 @@ class Ball(Region):
     eps: float = hyper(minimum=0)
 
 
-class Interval(Region):
+class PerCoordinate(Region):
     """A region that bounds each coordinate separately. Projections onto intervals and balls of one other norm are exact.
 
     **Extending.** Subclass it, and write `bounds(region: Mine, origin)` of `fm.attacks`, for example for a patch outside of
@@ -49,7 +49,7 @@ class Interval(Region):
     """
 
 
-class LinfBall(Ball, Interval):
+class LinfBall(Ball, PerCoordinate):
     """The points at which no coordinate differs from the clean input's by more than `eps`.
 
     Args:
@@ -103,7 +103,7 @@ class L0Ball(Ball):
     norm_order = 0
 
 
-class Box(Interval):
+class Box(PerCoordinate):
     """The points with every coordinate in `[lo, hi]`, such as the range of pixel values.
 
     Args:
@@ -174,12 +174,12 @@ def norm_balls(region: Region) -> list[Ball]:
     return found
 
 
-def split(region: Region) -> tuple[list[Ball], list[Interval], list[Region]]:
+def split(region: Region) -> tuple[list[Ball], list[PerCoordinate], list[Region]]:
     """The members of a region by their projection: the balls of the 0-, 1- or 2-norm, the intervals, and all others."""
     # Balls first: a box wins over a `LinfBall` that contradicts it.
     found = sorted(members(region), key=lambda member: not isinstance(member, Ball))
-    intervals = [member for member in found if isinstance(member, Interval)]
-    return norm_balls(region), intervals, [m for m in found if not isinstance(m, Interval | L2Ball | L1Ball | L0Ball)]
+    intervals = [member for member in found if isinstance(member, PerCoordinate)]
+    return norm_balls(region), intervals, [m for m in found if not isinstance(m, PerCoordinate | L2Ball | L1Ball | L0Ball)]
 
 
 def ball_of(region: Region) -> Ball:

@@ -2,6 +2,7 @@
 
 from fulmen.compose.defence import Defence
 from fulmen.core.verbs import ascent, defence_losses
+from fulmen.robust.certified.ibp import IBP
 from fulmen.robust.defences.adversarial import Adversarial, AttackSchedule, AttackTrained
 from fulmen.robust.defences.divergence import MART, TRADES
 from fulmen.robust.defences.example_gradients import VAT, GradAlign
@@ -19,6 +20,7 @@ __all__ = [
     "FreeAdversarial",
     "Gaussian",
     "GradAlign",
+    "IBP",
     "MART",
     "NFGSM",
     "OverfittingGuard",

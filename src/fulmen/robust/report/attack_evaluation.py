@@ -11,6 +11,7 @@ from fulmen.compose.vectorized import members_of
 from fulmen.core import Eval, Prediction, bound_mode, check_classes, fold_name, inputs, remake, short, with_inputs
 from fulmen.core.structure import Structure, pack, per_structure
 from fulmen.core.verbs import as_batch, attempt, bind, perturb, predictions, project
+from fulmen.devices.policies import Policy, on_rows
 from fulmen.robust.attacks.attack_loop import AttackState, bucket, packed
 from fulmen.robust.attacks.problem import Problem
 from fulmen.robust.report.attack_choice import norm_name, one_ball
@@ -30,6 +31,7 @@ class Evaluation:
         classes: the number of classes.
         batch_size: the number of examples in a batch.
         sample: the number of examples on which signs run attacks of their own.
+        devices: the policy by which the system is distributed over devices, or None.
         labels: `(n,)`, the classes of the examples.
         compare: whether each attack gets all examples that are classified correctly, rather than the survivors.
         outputs: `(n, classes)`, the logits of the clean inputs; empty until all examples have been attacked.
@@ -46,8 +48,9 @@ class Evaluation:
         batch_size: int | None,
         sample: int,
         compare: bool = False,
+        devices: Policy | None = None,
     ) -> None:
-        self.system, self.data, self.attacks, self.key = system, data, attacks, key
+        self.system, self.data, self.attacks, self.key, self.devices = system, data, attacks, key, devices
         self.ball, self.classes, self.sample = one_ball(attacks), classes, sample
         whole = as_batch(system, data)
         self.n, y = len(whole), np.asarray(whole.y)
@@ -67,7 +70,8 @@ class Evaluation:
         """The batch of some examples, with their `index`; it is padded by repeating examples."""
         rows = np.resize(rows, bucket(len(rows), self.batch_size))
         batch = as_batch(self.system, jax.tree.map(lambda v: v[rows], self.data))
-        return remake(batch, {"index": rows.astype(np.int32) if batch.index is None else batch.index, "weight": None})
+        index = rows.astype(np.int32) if batch.index is None else batch.index
+        return on_rows(remake(batch, {"index": index, "weight": None}), self.devices)
 
     def predict(self, rows: np.ndarray, x: Any = None, draw: int = 0) -> np.ndarray:
         """The logits of some examples, `(rows, classes)`.

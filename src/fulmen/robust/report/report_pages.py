@@ -21,7 +21,8 @@ WORST_FIRST = ("wrong", "suspicious", "not checked", "ok")
 
 def headline(report: Any) -> str:
     """The results in a sentence or two."""
-    return f"accuracy {report.accuracy:.3f}, robust accuracy {report.robust_accuracy:.3f}: {counts(report)}"
+    certified = "" if report.certified is None else f", certified accuracy {report.certified_accuracy:.3f}"
+    return f"accuracy {report.accuracy:.3f}, robust accuracy {report.robust_accuracy:.3f}{certified}: {counts(report)}"
 
 
 def counts(report: Any) -> str:

@@ -15,6 +15,8 @@ from fulmen.core import Component, Model, State, inputs, pack, require_arrays
 from fulmen.core.verbs import as_attack, as_batch, examine, loss, robustness, scaled, validate
 from fulmen.core.version import __version__
 from fulmen.data.arrays import check_arrays
+from fulmen.devices.placement import on_devices, spread
+from fulmen.devices.policies import Policy
 from fulmen.dispatching.errors import MissingMethodError
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.ensemble import flattened
@@ -87,14 +89,15 @@ INTERRUPTED = "Ctrl-C: stops after the current attack and reports what is done; 
 
 
 @dispatch
-def robustness(state: State, data, attack, **options):
-    return _robustness(state.system, data, attack, **options)
+def robustness(state: State, data, attack, *, devices=None, **options):
+    state = on_devices(state, devices)
+    return _robustness(state.system, data, attack, devices=state.devices, **options)
 
 
 @dispatch
-def robustness(component: Component, data, attack, **options):
+def robustness(component: Component, data, attack, *, devices=None, **options):
     require_arrays(component, "robustness")
-    return _robustness(component, data, attack, **options)
+    return _robustness(spread(component, devices), data, attack, devices=devices, **options)
 
 
 def _robustness(
@@ -102,6 +105,7 @@ def _robustness(
     data: Any,
     attack: Any,
     *,
+    devices: Policy | None,
     seed: int = 0,
     eps: Iterable[float] | float | None = None,
     batch_size: int | None = None,
@@ -113,7 +117,7 @@ def _robustness(
 ) -> Report:
     begun = time.perf_counter()
     _check_options(signs, batch_size=batch_size, sample=sample)
-    evaluation, attack = _evaluation(system, data, attack, seed, batch_size, sample, compare, bool(signs))
+    evaluation, attack = _evaluation(system, data, attack, seed, batch_size, sample, compare, bool(signs), devices)
     radii = radii_of(evaluation.ball, eps)
     chunks = list(evaluation.chunks(np.arange(evaluation.n)))
     settings = _settings(evaluation, attack, seed, radii)
@@ -151,7 +155,15 @@ def _check_options(signs: Any, **sizes: int | None) -> None:
 
 
 def _evaluation(
-    system: Any, data: Any, attack: Any, seed: int, batch_size: int | None, sample: int, compare: bool, has_signs: bool
+    system: Any,
+    data: Any,
+    attack: Any,
+    seed: int,
+    batch_size: int | None,
+    sample: int,
+    compare: bool,
+    has_signs: bool,
+    devices: Policy | None,
 ) -> tuple[Evaluation, Any]:
     """The evaluation, and the attack that the argument means; raises for what cannot be evaluated."""
     leaves, structure = pack(system)
@@ -165,7 +177,7 @@ def _evaluation(
     attacks = flattened(attack)
     if isinstance(system, Model) and (has_signs or any(each.objective is None for each in attacks)):
         _require_loss(system, batch[:1])
-    return Evaluation(system, data, attacks, key, classes, batch_size, sample, compare), attack
+    return Evaluation(system, data, attacks, key, classes, batch_size, sample, compare, devices), attack
 
 
 def _require_loss(model: Model, batch: Any) -> None:

@@ -100,6 +100,7 @@ class Report(Picture):
         total: the number of examples in the data.
         partial: whether Ctrl-C ended it; then results are those of the examples that were finished.
         seconds: the duration.
+        certified: `(n,)`, whether the example is certified, as `with_certificate` adds it, or None.
     """
 
     labels: np.ndarray
@@ -123,6 +124,7 @@ class Report(Picture):
     seconds: float = 0.0
     curve: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     findings: list[Finding] = dataclasses.field(default_factory=list)
+    certified: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -136,6 +138,36 @@ class Report(Picture):
     def robust_accuracy(self) -> float:
         """The share of examples that remain correct under all attacks."""
         return float(self.robust.mean())
+
+    @property
+    def certified_accuracy(self) -> float | None:
+        """The share of examples that are certified, or None. The true robust accuracy is between this and `robust_accuracy`."""
+        return None if self.certified is None else float(self.certified.mean())
+
+    def with_certificate(self, certificate: Any) -> Report:
+        """The report with the result of `fm.certify` for the same examples and region beside that of the attacks.
+
+        A certified example that an attack has broken shows that one of the two is wrong: it is added to the findings.
+
+        Args:
+            certificate: a `Certificate` of the report's examples, in their order.
+
+        Raises:
+            ValueError: if its examples or its region are others.
+        """
+        n = len(self)
+        if len(certificate) < n or (certificate.labels[:n] != self.labels).any():
+            raise ValueError(f"certificate must be of the report's {n} examples, got one of {len(certificate)} others.")
+        if certificate.region != self.settings["region"]:
+            raise ValueError(
+                f"certificate must be for {self.settings['region']}, as the report is, got {certificate.region}."
+            )
+        certified = certificate.certified[:n]
+        broken = int((certified & ~self.robust).sum())
+        text = f"{broken} of {int(certified.sum())} certified examples are broken by the attacks."
+        advice = "The certificate is for another model or other data, or a layer's method for an Interval is wrong."
+        found = dataclasses.replace(graded(broken, 0, 0, text, advice), sign="No attack breaks a certified example")
+        return dataclasses.replace(self, certified=certified, findings=[*self.findings, found])
 
     @property
     def warnings(self) -> list[Finding]:
@@ -278,5 +310,6 @@ _FORMATS: dict[str, Any] = {
         ("distance", "gradient", "curve"), (_numbers, lambda lists: {k: np.array(v, float) for k, v in lists.items()})
     ),
     **dict.fromkeys(("x", "clean", "reached", "passes"), (_bytes, _from_bytes)),
+    "certified": (lambda found: None if found is None else found.tolist(), lambda v: None if v is None else np.array(v)),
     "findings": (lambda found: [*map(dataclasses.asdict, found)], lambda stored: [Finding(**each) for each in stored]),
 }

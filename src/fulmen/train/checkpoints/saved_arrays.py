@@ -11,6 +11,7 @@ import numpy as np
 
 from fulmen.core.leaves import is_array, leaves
 from fulmen.core.state import State, weakly
+from fulmen.devices.processes import gathered
 
 # The types that both NumPy and safetensors have.
 _NATIVE = {"bool", "float16", "float32", "float64", "complex64"} | {f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)}
@@ -93,7 +94,7 @@ def _dtype(leaf: Any) -> str:
 
 def to_numpy(leaf: Any) -> np.ndarray:
     """The leaf as an array of a native type: a key as its data, types such as bfloat16 as bytes on another axis."""
-    value = np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf, order="C")
+    value = np.asarray(gathered(jax.random.key_data(leaf) if is_key(leaf) else leaf), order="C")
     if str(value.dtype) in _NATIVE:
         return value
     return np.frombuffer(value.tobytes(), np.uint8).reshape(*value.shape, value.dtype.itemsize)

@@ -12,6 +12,7 @@ from fulmen.core.component import is_part
 from fulmen.core.leaves import require_arrays
 from fulmen.core.paths import join_path
 from fulmen.core.state import State
+from fulmen.devices.processes import is_first, wait_for_others
 from fulmen.dispatching.warning import warn
 from fulmen.train.checkpoints.atomic_files import replacing
 from fulmen.train.checkpoints.file_header import (
@@ -31,7 +32,7 @@ def save(path: str | os.PathLike[str], state: Any) -> None:
 
     The file holds the arrays and, as JSON, the path, shape, type, role and SHA-256 of each. It is written under a temporary
     name in the same folder and then renamed, so it is never incomplete. An existing file keeps its permissions, and a symbolic
-    link remains one.
+    link remains one. With several processes all of them must call it, and the first one writes.
 
     Args:
         path: of the file; missing folders are created.
@@ -48,8 +49,11 @@ def save(path: str | os.PathLike[str], state: Any) -> None:
     if not isinstance(state, State):
         require_arrays(state, "save")
     header, leaves = described_tree(state)
-    with replacing(Path(path), "save") as descriptor:
-        write_arrays(descriptor, header, {name: to_numpy(leaf) for name, leaf in leaves.items()})
+    arrays = {name: to_numpy(leaf) for name, leaf in leaves.items()}
+    if is_first():
+        with replacing(Path(path), "save") as descriptor:
+            write_arrays(descriptor, header, arrays)
+    wait_for_others(f"save {path}")
 
 
 def load(path: str | os.PathLike[str], *, like: Any) -> Any:
