@@ -118,6 +118,7 @@ BORDERS = {
     "systems/representations.py": "which batch a user gives",
     "systems/language.py": "which batch a user gives",
     "robust/attacks/minimal.py": "which region a user gives",
+    "robust/attacks/smallest.py": "which attack a user gives",
     "robust/certified/certification.py": "which region a user gives",
     "robust/certified/interval.py": "which region a user gives",
     "robust/defences/adversarial.py": "what a user's schedule returns",

@@ -86,7 +86,7 @@ from fulmen.models import Normalized, Remat
 from fulmen.objectives import L1, L2, MAE, MSE, BinaryCrossEntropy, CrossEntropy, Objective
 from fulmen.optimizers import frozen, plateau, unfreeze
 from fulmen.robust import attacks, defences
-from fulmen.robust.attacks import FGSM, PGD, Attack, Box, L1Ball, L2Ball, LinfBall, WorstOf, autoattack
+from fulmen.robust.attacks import FGSM, PGD, Attack, Box, L1Ball, L2Ball, LinfBall, WorstOf, autoattack, quick
 from fulmen.robust.certified import IBP, Interval, Smoothed
 from fulmen.robust.defences import TRADES, Adversarial
 from fulmen.robust.report import Report
@@ -301,6 +301,7 @@ __all__ = [
     "plot",
     "predict",
     "predictions",
+    "quick",
     "rebuild",
     "record",
     "reduce_losses",

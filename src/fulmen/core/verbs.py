@@ -1099,6 +1099,10 @@ def robustness(state, data, attack, **options):
         batch_size: examples in a batch.
         signs: the warning signs, a tuple; () for none.
         sample: the number of examples for the signs that need additional attacks.
+        compare: whether each attack runs on all examples, rather than on the survivors of those before it, and attacks that
+            search for the nearest point run to their end; for `report.optimality()`.
+        resume: a folder, in which each batch's results are kept. A stopped evaluation continues from it with the same results
+            as one that was not stopped; the same call has to be made.
         progress: whether to show a progress bar, or a custom one.
         devices: a policy as for `setup`; None keeps that of the state.
 
@@ -1106,7 +1110,8 @@ def robustness(state, data, attack, **options):
         A `Report`: `report.accuracy`, `report.robust_accuracy`, and each example's result in arrays.
 
     Raises:
-        ValueError: for a system that is not a classifier, labels out of range, and inputs outside the region.
+        ValueError: for a system that is not a classifier, labels out of range, inputs outside the region, and a folder of
+            another evaluation.
 
     **Extending.** Overload `predictions` for a system whose outputs are elsewhere, `as_attack` and `scaled` of
     `fm.robust.report` for custom regions and attacks, and `examine` for another warning sign.

@@ -3,7 +3,7 @@
 from fulmen.core import Prediction
 from fulmen.objectives.algebra import Objective, Scaled, Scheduled, Sum
 from fulmen.objectives.classification import KL, BinaryCrossEntropy, Brier, CrossEntropy, Hinge
-from fulmen.objectives.margins import DLR, Margin
+from fulmen.objectives.margins import DLR, Margin, ProbabilityMargin
 from fulmen.objectives.number_objectives import MAE, MSE, CosineDistance, Huber, InfoNCE, NTXent
 from fulmen.objectives.penalties import L1, L2, kernels
 
@@ -22,6 +22,7 @@ __all__ = [
     "MAE",
     "MSE",
     "Margin",
+    "ProbabilityMargin",
     "NTXent",
     "Objective",
     "Prediction",

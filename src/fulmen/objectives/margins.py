@@ -23,6 +23,17 @@ class Margin(ClassObjective):
     least_classes: ClassVar[int] = 2
 
 
+class ProbabilityMargin(Margin):
+    """The margin of the softmax probabilities: max_{i≠y} p_i − p_y (the loss of the PMA attack, arXiv:2411.15210).
+
+    Outputs and targets are as in `Margin`.
+
+    >>> logits, labels = jnp.log(jnp.array([[0.5, 0.3, 0.2]])), fm.Labeled(None, jnp.array([0]))
+    >>> print(f"{fm.loss(fm.objectives.ProbabilityMargin(), fm.Prediction(None, logits, labels))[0]:.2f}")
+    -0.20
+    """
+
+
 class DLR(Margin):
     """The difference of logits ratio, which does not depend on shift or scale of the logits.
 
@@ -40,6 +51,12 @@ class DLR(Margin):
 @dispatch
 def loss(objective: Margin, prediction):
     return _margin(*_logits_and_mask(objective, prediction))
+
+
+@dispatch
+def loss(objective: ProbabilityMargin, prediction):
+    logits, true = _logits_and_mask(objective, prediction)
+    return _margin(jax.nn.softmax(logits), true)
 
 
 @dispatch

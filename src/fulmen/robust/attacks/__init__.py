@@ -18,21 +18,25 @@ from fulmen.core.verbs import (
     transformation,
     views,
 )
+from fulmen.robust.attacks.adaptive_radius import DDN, FMN
 from fulmen.robust.attacks.apgd import APGD, Boundary
 from fulmen.robust.attacks.attack import FGSM, PGD, Attack, Clean, Start, Uniform
 from fulmen.robust.attacks.attack_loop import AttackState
 from fulmen.robust.attacks.attack_runs import adversarial
 from fulmen.robust.attacks.boundary_attacks import FAB, DeepFool
 from fulmen.robust.attacks.carlini_wagner import CarliniWagner
-from fulmen.robust.attacks.ensemble import WorstOf, autoattack
+from fulmen.robust.attacks.ensemble import WorstOf, autoattack, quick
 from fulmen.robust.attacks.gradient_steps import ChainState, fgm, fgsm, slide
 from fulmen.robust.attacks.input_transform import Diverse, Nesterov, View
 from fulmen.robust.attacks.iterated import BIM, DIFGSM, MIFGSM, NIFGSM, RFGSM, SLIDE, TIFGSM, RandomSign, momentum, smooth
 from fulmen.robust.attacks.minimal import MinimalNorm
+from fulmen.robust.attacks.primal_dual import PDPGD
 from fulmen.robust.attacks.problem import Problem, Seen
-from fulmen.robust.attacks.region import Ball, Box, Intersection, L1Ball, L2Ball, LinfBall, PerCoordinate, Region
+from fulmen.robust.attacks.region import Ball, Box, Intersection, L0Ball, L1Ball, L2Ball, LinfBall, PerCoordinate, Region
+from fulmen.robust.attacks.sigma_zero import SigmaZero
+from fulmen.robust.attacks.smallest import Smallest
 from fulmen.robust.attacks.square import Square
-from fulmen.robust.attacks.targets import LikelyTarget, PredictedLabel, Target, Targeting, TrueLabel
+from fulmen.robust.attacks.targets import MALT, LikelyTarget, PredictedLabel, Target, Targeting, TrueLabel
 
 __all__ = [
     "APGD",
@@ -45,20 +49,25 @@ __all__ = [
     "CarliniWagner",
     "ChainState",
     "Clean",
+    "DDN",
     "DIFGSM",
     "DeepFool",
     "Diverse",
     "FAB",
     "FGSM",
+    "FMN",
     "Intersection",
+    "L0Ball",
     "L1Ball",
     "L2Ball",
     "LikelyTarget",
     "LinfBall",
+    "MALT",
     "MIFGSM",
     "MinimalNorm",
     "NIFGSM",
     "Nesterov",
+    "PDPGD",
     "PGD",
     "PerCoordinate",
     "PredictedLabel",
@@ -68,6 +77,8 @@ __all__ = [
     "Region",
     "SLIDE",
     "Seen",
+    "SigmaZero",
+    "Smallest",
     "Square",
     "Start",
     "TIFGSM",
@@ -91,6 +102,7 @@ __all__ = [
     "momentum",
     "perturb",
     "project",
+    "quick",
     "shortest",
     "shown",
     "slide",

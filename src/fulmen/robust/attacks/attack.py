@@ -8,7 +8,7 @@ import optax
 
 from fulmen.core import Component, briefly, components, hyper, inputs, remake, static
 from fulmen.core.marks import ignores_steps
-from fulmen.core.verbs import advance, start_point, transformation, validate, views
+from fulmen.core.verbs import advance, scaled, start_point, transformation, validate, views
 from fulmen.dispatching.errors import MissingMethodError
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import Objective
@@ -127,6 +127,11 @@ class Attack(Component):
         return self.steps
 
     @property
+    def passes(self) -> int:
+        """The forward and backward passes of a step for one example, at most."""
+        return (3 if views(self) else 2) * (self.samples or 1)
+
+    @property
     def stepped(self) -> Any:
         """The attack as its steps see it: a chain that does not read `steps` needs one program for any number of them."""
         methods = advance.method(self, None, None, 0), transformation.method(self), views.method(self)
@@ -208,6 +213,18 @@ def views(attack: Attack):
 @ignores_steps
 def transformation(attack: SteepestAscent):
     return transformation(ball_of(attack.region), attack.step_length)
+
+
+@dispatch
+def scaled(attack: Attack, factor):
+    changes = {"region": scaled(attack.region, factor), "start": scaled(attack.start, factor)}
+    return remake(attack, {**changes, **multiplied(attack, "step_size", factor)})
+
+
+def multiplied(tree: Any, name: str, factor: Any) -> dict[str, Any]:
+    """A field multiplied by a factor, as a change of a tree; none if the field is missing or None."""
+    value = getattr(tree, name, None)
+    return {} if value is None else {name: value * factor}
 
 
 @dispatch

@@ -50,6 +50,10 @@ class DeepFool(MinimalNorm):
     candidates: int = static(minimum=1, default=9, kw_only=True)
 
     @property
+    def passes(self) -> int:
+        return 1 + (1 if self.target.one_class else self.candidates)
+
+    @property
     def stepped(self) -> Any:
         return remake(self, {"steps": 1})
 
@@ -156,6 +160,10 @@ class FAB(MinimalNorm):
     eta: float = hyper(minimum=1, default=1.05, kw_only=True)
     beta: float = hyper(minimum=0, maximum=1, default=0.9, kw_only=True)
     restarts: int = static(default=1, kw_only=True)
+
+    @property
+    def passes(self) -> int:
+        return 3
 
     @property
     def length(self) -> int:

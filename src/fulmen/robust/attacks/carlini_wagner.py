@@ -6,12 +6,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fulmen.core import Prediction, hyper, remake, static
-from fulmen.core.verbs import advance, begin, loss, toward, transformation, validate
+from fulmen.core import hyper, remake, static
+from fulmen.core.verbs import advance, begin, transformation, validate
 from fulmen.dispatching.registry import dispatch
-from fulmen.objectives import Margin
 from fulmen.robust.attacks.attack_loop import AttackState, select
-from fulmen.robust.attacks.minimal import MinimalNorm, clean_fields, keep_nearest, limits
+from fulmen.robust.attacks.minimal import MinimalNorm, clean_fields, keep_nearest, limits, maximized
 from fulmen.robust.attacks.problem import finite
 from fulmen.robust.attacks.region import boxes
 
@@ -107,7 +106,7 @@ def begin(attack: CarliniWagner, problem):
         high=each(jnp.inf),
         finished=flags,
     )
-    margin = _margin(problem, x)
+    margin, _ = maximized(problem, x)
     return keep_nearest(problem, state, x, margin > _confidence(attack, margin), each(0), 0)
 
 
@@ -120,7 +119,7 @@ def advance(attack: CarliniWagner, problem, state, step):
     unit = jnp.tanh(start + state.moved)
     x, unmoved = unit * half + middle, jnp.tanh(start) * half + middle
 
-    margin, pull_back = jax.vjp(lambda x: _margin(problem, x), x)
+    margin, pull_back, _ = jax.vjp(lambda x: maximized(problem, x), x, has_aux=True)
     confidence, constant = _confidence(attack, margin), state.constant.astype(margin.dtype)
     gradient = finite(pull_back(jnp.where(margin < confidence, -constant, 0))[0])
     gradient = (2 * (x - unmoved) + gradient) * half * (1 - unit**2)
@@ -154,12 +153,6 @@ def advance(attack: CarliniWagner, problem, state, step):
     search = state.search + end.astype(jnp.int32)
     bounds = {"low": low, "high": high, "search": search, "finished": search >= attack.searches}
     return remake(state, {"x": problem.points(x), **select(end, new_search, same_search), **bounds})
-
-
-def _margin(problem: Any, x: jax.Array) -> jax.Array:
-    """The lead of the wrong class, or of the target, `(n,)`."""
-    prediction = Prediction(problem.system, problem.logits(x), problem.batch)
-    return loss(Margin(), prediction) if problem.target is None else toward(Margin(), prediction, problem.target)
 
 
 def _confidence(attack: CarliniWagner, margin: jax.Array) -> jax.Array:

@@ -15,7 +15,7 @@ from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import Attack, Uniform, require_key
 from fulmen.robust.attacks.attack_loop import AttackState, initial_fields
 from fulmen.robust.attacks.projections import at_least_32_bits
-from fulmen.robust.attacks.region import L1Ball, L2Ball, LinfBall
+from fulmen.robust.attacks.region import L0Ball, L1Ball, L2Ball, LinfBall
 
 
 def fgsm(eps: Any) -> optax.GradientTransformation:
@@ -107,6 +107,18 @@ def transformation(ball: L2Ball, step_size):
 @dispatch
 def transformation(ball: L1Ball, step_size):
     return slide(step_size, q=0)
+
+
+@dispatch
+def transformation(ball: L0Ball, step_size):
+    """Along the gradient, in steps of a given 1-norm; the projection chooses the coordinates (arXiv:1909.05040)."""
+    return _steps(lambda g: g / jnp.maximum(jnp.abs(g).sum(), 1e-12), step_size)
+
+
+@dispatch
+def start_point(start: Uniform, ball: L0Ball, x, key):
+    require_key(key)
+    return x + jax.random.uniform(key, x.shape, x.dtype, -1, 1)  # the projection keeps few coordinates
 
 
 @dispatch

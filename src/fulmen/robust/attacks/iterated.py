@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fulmen.core import concrete, hyper, number, static
-from fulmen.core.verbs import start_point, transformation, validate, views
+from fulmen.core import concrete, hyper, number, remake, static
+from fulmen.core.verbs import scaled, start_point, transformation, validate, views
 from fulmen.dispatching.registry import dispatch
-from fulmen.robust.attacks.attack import CLEAN, FGSM, PGD, Attack, Start, SteepestAscent, require_key
+from fulmen.robust.attacks.attack import CLEAN, FGSM, PGD, Attack, Start, SteepestAscent, multiplied, require_key
 from fulmen.robust.attacks.gradient_steps import slide
 from fulmen.robust.attacks.input_transform import Diverse, Nesterov, View
 from fulmen.robust.attacks.region import ball_of
@@ -96,6 +96,11 @@ class RandomSign(Start):
 
 def _random_step(start: RandomSign, region: Any) -> Any:
     return ball_of(region).eps / 2 if start.size is None else start.size
+
+
+@dispatch
+def scaled(start: RandomSign, factor):
+    return remake(start, multiplied(start, "size", factor))
 
 
 @dispatch

@@ -1,22 +1,34 @@
 """The common parts of attacks that search for the nearest adversarial point, and the way to a hyperplane within bounds."""
 
 import dataclasses
-from typing import Any
+import math
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from fulmen.core import Prediction, remake, static
-from fulmen.core.verbs import finish, length, project, shortest, succeeded, validate
+from fulmen.core.verbs import finish, length, loss, project, scaled, shortest, succeeded, toward, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import Margin, Objective
 from fulmen.robust.attacks.attack import CLEAN, Attack, Start
 from fulmen.robust.attacks.attack_loop import initial_fields
 from fulmen.robust.attacks.input_transform import View
-from fulmen.robust.attacks.problem import Problem, Seen
-from fulmen.robust.attacks.projections import common_bounds
-from fulmen.robust.attacks.region import Ball, L1Ball, L2Ball, LinfBall, PerCoordinate, Region, members, others
+from fulmen.robust.attacks.problem import Problem, Seen, finite
+from fulmen.robust.attacks.projections import at_least_32_bits, common_bounds
+from fulmen.robust.attacks.region import (
+    Ball,
+    L0Ball,
+    L1Ball,
+    L2Ball,
+    LinfBall,
+    PerCoordinate,
+    Region,
+    ball_of,
+    members,
+    others,
+)
 from fulmen.robust.attacks.targets import without_class
 
 
@@ -53,6 +65,11 @@ def length(ball: L2Ball, offset):
 @dispatch
 def length(ball: L1Ball, offset):
     return jnp.abs(offset).sum(tuple(range(1, offset.ndim)))
+
+
+@dispatch
+def length(ball: L0Ball, offset):
+    return (offset != 0).sum(tuple(range(1, offset.ndim))).astype(at_least_32_bits(offset.dtype))
 
 
 @dispatch
@@ -104,6 +121,7 @@ class MinimalNorm(Attack):
     """
 
     nearest = True
+    norms: ClassVar[tuple[float, ...] | None] = None  # of the balls that it supports; None does not limit them
 
     start: Start = dataclasses.field(default_factory=lambda: CLEAN, init=False, repr=False)
     objective: Objective | None = dataclasses.field(default_factory=Margin, init=False, repr=False)
@@ -159,6 +177,46 @@ def candidate_classes(problem: Problem, logits: jax.Array, n: int) -> jax.Array:
     return jax.lax.top_k(without_class(logits, problem.labels()), n)[1].astype(jnp.int32)
 
 
+def maximized(problem: Problem, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The value of the attack's objective and whether the attack has reached its goal, `(n,)` each, at points `(n, …)`."""
+    prediction = Prediction(problem.system, problem.logits(x), problem.batch)
+    objective, target = problem.attack.objective, problem.target
+    value = loss(objective, prediction) if target is None else toward(objective, prediction, target)
+    return value, succeeded(problem.attack.target, prediction, target)
+
+
+def ascent(problem: Problem, x: jax.Array, weight: Any = jnp.ones_like) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """`maximized`, and the gradient of the value, 0 where it is not finite: a forward and a backward pass.
+
+    Args:
+        problem: the problem.
+        x: the points, `(n, …)`.
+        weight: from the values to the factors of the gradients, `(n,)` each.
+
+    Returns:
+        `(value, adversarial, gradient)`.
+    """
+    value, pull_back, adversarial = jax.vjp(lambda x: maximized(problem, x), x, has_aux=True)
+    return value, adversarial, finite(pull_back(weight(value))[0])
+
+
+def dual_length(ball: Any, gradient: jax.Array) -> jax.Array:
+    """`(n,)`, by how much functions with these gradients, `(n, …)`, change at most per unit of distance."""
+    return length({1: LinfBall, 2: L2Ball, math.inf: L1Ball}[ball.norm_order](1.0), gradient)
+
+
+def share_done(problem: Problem, step: Any, dtype: Any) -> jax.Array:
+    """The share of the steps that have been done, from 0 to below 1."""
+    steps = problem.attack.length if problem.steps is None else problem.steps
+    return jnp.asarray(step).astype(dtype) / jnp.asarray(steps).astype(dtype)
+
+
+def annealed(share: jax.Array, first: Any, last: Any) -> jax.Array:
+    """From `first` to `last` along half a cosine."""
+    first, last = (jnp.asarray(v).astype(share.dtype) for v in (first, last))
+    return last + (first - last) * (1 + jnp.cos(jnp.pi * share)) / 2
+
+
 def flat(x: jax.Array) -> jax.Array:
     """`(n, …)` as `(n, features)`."""
     return x.reshape(len(x), -1)
@@ -177,3 +235,11 @@ def validate(attack: MinimalNorm):
                 f"{type(attack).__name__}, region: must consist of a ball and of intervals such as fm.Box(0, 1), got {member!r}."
             )
     validate.invoke(Attack)(attack)
+    if attack.norms is not None and ball_of(attack.region).norm_order not in attack.norms:
+        names = " or an ".join(f"L{norm:g}Ball" for norm in attack.norms)
+        raise ValueError(f"{type(attack).__name__}, region: must contain an {names}, got {attack.region!r}.")
+
+
+@dispatch
+def scaled(attack: MinimalNorm, factor):
+    return remake(attack, {"region": scaled(attack.region, factor)})  # its search does not depend on the radius

@@ -11,7 +11,7 @@ from jax import lax
 
 from fulmen.core.verbs import bounds, project
 from fulmen.dispatching.registry import dispatch
-from fulmen.robust.attacks.region import Ball, Box, Intersection, L1Ball, L2Ball, LinfBall, PerCoordinate, split
+from fulmen.robust.attacks.region import Ball, Box, Intersection, L0Ball, L1Ball, L2Ball, LinfBall, PerCoordinate, split
 
 
 @dispatch
@@ -40,7 +40,7 @@ def project(region: PerCoordinate, x, origin):
 
 
 @dispatch
-def project(region: L2Ball | L1Ball, x, origin):
+def project(region: L2Ball | L1Ball | L0Ball, x, origin):
     return project(Intersection((region,)), x, origin)
 
 
@@ -58,12 +58,13 @@ def project(region: Intersection, x, origin):
     radius = functools.reduce(jnp.minimum, [_radius(ball, origin) for ball in balls])
     radius = jnp.broadcast_to(radius.reshape(-1, 1), (n, 1))
     x, origin, lo, hi = (jnp.asarray(v).reshape(n, size) for v in (x, origin, lo, hi))
-    return _nearest(balls[0].norm_order == 2, radius, x, origin, lo, hi).reshape(shape)
+    nearest = _NEAREST[balls[0].norm_order]
+    return nearest(radius, x, origin, lo, hi).reshape(shape)
 
 
 def _radius(ball: Ball, origin: Any) -> jax.Array:
     """The radius in the input's type, in a shape that broadcasts with the input."""
-    eps = jnp.asarray(ball.eps).astype(origin.dtype)
+    eps = jnp.asarray(ball.eps).astype(origin.dtype if ball.norm_order else jnp.float32)  # small types lack large integers
     if eps.shape not in ((), origin.shape[:1]):
         raise ValueError(
             f"{type(ball).__name__}.eps must be a number, or an array {origin.shape[:1]} with one per example, got {eps.shape}."
@@ -72,6 +73,20 @@ def _radius(ball: Ball, origin: Any) -> jax.Array:
 
 
 # Balls of a norm within bounds
+
+
+@jax.jit
+def _fewest(radius: Any, x: jax.Array, origin: jax.Array, lo: jax.Array, hi: jax.Array) -> jax.Array:
+    """The nearest point within bounds that differs from the origin in few coordinates: those that gain most by moving.
+
+    A coordinate that stays is |x − origin| away, one that moves |x − clip(x)|; the gain is the difference of the squares.
+    """
+    wide, origin = at_least_32_bits(x.dtype), jnp.clip(origin, lo, hi)
+    clipped = jnp.clip(x, lo, hi)
+    moved, beyond = (jnp.abs(v).astype(wide) for v in (clipped - origin, x - clipped))
+    gain = jnp.where(moved > 0, jnp.sqrt(moved) * jnp.sqrt(moved + 2 * beyond), 0)  # its square may be 0 or infinite
+    rank = jnp.argsort(jnp.argsort(gain, axis=1, descending=True), axis=1)
+    return jnp.where(rank.astype(radius.dtype) + 1 <= radius, clipped, origin)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -167,6 +182,9 @@ def _root(function: Callable[..., Any], first: Any, low: Any, high: Any, done: j
 
     begin = jnp.where(done, low, jnp.clip(first, low, high))
     return lax.custom_root(lambda t: function(t)[0], begin, solve, tangent)
+
+
+_NEAREST: dict[Any, Any] = {0: _fewest, 1: functools.partial(_nearest, False), 2: functools.partial(_nearest, True)}
 
 
 # Rounding

@@ -89,6 +89,20 @@ class L1Ball(Ball):
     norm_order = 1
 
 
+class L0Ball(Ball):
+    """The points that differ from the clean input in at most `eps` coordinates, by any amount. Use it with a box.
+
+    Args:
+        eps: the number of coordinates; a fraction of one does not count.
+
+    >>> region = fm.attacks.L0Ball(1) & fm.Box(0, 1)
+    >>> fm.attacks.project(region, jnp.array([[0.25, 0.5, 0.6]]), jnp.array([[0.5, 0.5, 0.5]]))
+    Array([[0.25, 0.5 , 0.5 ]], dtype=float32)
+    """
+
+    norm_order = 0
+
+
 class Box(PerCoordinate):
     """The points with every coordinate in `[lo, hi]`, such as the range of pixel values.
 
@@ -106,7 +120,7 @@ class Intersection(Region):
 
     Args:
         regions: the regions. The projection is exact for any number of boxes and `LinfBall`s with balls of one other norm,
-            `L2Ball`s or `L1Ball`s. Custom regions are projected onto first, by their own methods; then the result is in the
+            `L2Ball`s, `L1Ball`s or `L0Ball`s. Custom regions are projected onto first, by their own methods; then the result is in the
             others, but may not be the nearest point. Where the clean input violates a bound on a coordinate, the result
             satisfies the bounds only; of two contradicting bounds, the later one.
 
@@ -145,26 +159,27 @@ def others(region: Region) -> list[Region]:
 
 
 def norm_balls(region: Region) -> list[Ball]:
-    """The `L2Ball`s or the `L1Ball`s in a region.
+    """The balls of the 2-, 1- or 0-norm in a region.
 
     Raises:
-        ValueError: if there are both.
+        ValueError: if there are balls of several of these norms.
     """
-    found: list[Ball] = [member for member in members(region) if isinstance(member, L2Ball | L1Ball)]
-    if len({ball.norm_order for ball in found}) == 2:
+    found: list[Ball] = [member for member in members(region) if isinstance(member, L2Ball | L1Ball | L0Ball)]
+    names = dict.fromkeys(f"L{ball.norm_order:g}Ball" for ball in found)
+    if len(names) > 1:
         raise ValueError(
-            f"region must not contain both an L2Ball and an L1Ball, got {' & '.join(map(repr, found))}. Use balls of one of "
+            f"region must not contain both an {' and an '.join(names)}, got {' & '.join(map(repr, found))}. Use balls of one of "
             "these norms, with any boxes and LinfBalls."
         )
     return found
 
 
 def split(region: Region) -> tuple[list[Ball], list[PerCoordinate], list[Region]]:
-    """The members of a region by their projection: the balls of the 1- or 2-norm, the intervals, and all others."""
+    """The members of a region by their projection: the balls of the 0-, 1- or 2-norm, the intervals, and all others."""
     # Balls first: a box wins over a `LinfBall` that contradicts it.
     found = sorted(members(region), key=lambda member: not isinstance(member, Ball))
     intervals = [member for member in found if isinstance(member, PerCoordinate)]
-    return norm_balls(region), intervals, [m for m in found if not isinstance(m, PerCoordinate | L2Ball | L1Ball)]
+    return norm_balls(region), intervals, [m for m in found if not isinstance(m, PerCoordinate | L2Ball | L1Ball | L0Ball)]
 
 
 def ball_of(region: Region) -> Ball:
@@ -185,7 +200,7 @@ def ball_of(region: Region) -> Ball:
 def normed_ball_of(attack: Any) -> Ball:
     """`ball_of` the attack's region; raises a TypeError if it has another norm than 1, 2 or ∞."""
     ball = ball_of(attack.region)
-    if ball.norm_order is None:
+    if not ball.norm_order:
         name = type(attack).__name__
         raise TypeError(f"{name}, region: must contain a LinfBall, an L2Ball or an L1Ball, got {attack.region!r}.")
     return ball
@@ -234,6 +249,12 @@ def require_inside(region: Region, inputs: Iterable[Any]) -> None:
                 f"x must be floating-point to be attacked, got {x.dtype} from {np.min(values)} to {np.max(values)}. "
                 "Scale images of bytes: `(x / 255).astype(np.float32)`, with fm.Box(0, 1)."
             )
+        for ball in balls(region):
+            count = concrete(ball.eps)
+            if ball.norm_order == 0 and count is not None and count.max() > values[0].size:
+                raise ValueError(
+                    f"L0Ball.eps must be at most the number of coordinates of an example, {values[0].size}, got {number(ball.eps)}."
+                )
         for box in boxes(region) if values.size else ():
             lo, hi, least, most = concrete(box.lo), concrete(box.hi), values.min(), values.max()
             if np.isnan(least):

@@ -46,6 +46,10 @@ class Square(Attack):
     steps: int = static(default_factory=lambda: 1, init=False, repr=False)
 
     @property
+    def passes(self) -> int:
+        return self.samples or 1
+
+    @property
     def length(self) -> int:
         return self.queries
 

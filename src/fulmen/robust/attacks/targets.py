@@ -1,12 +1,13 @@
 """The goal of an attack: away from a label, or towards another class."""
 
+import math
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.core import Component, Eval, Prediction, concrete, hyper, inputs, remake, with_labels
+from fulmen.core import Component, Eval, Prediction, concrete, hyper, inputs, remake, static, with_inputs, with_labels
 from fulmen.core.output_shapes import output_shapes
 from fulmen.core.verbs import aim, bind, loss, predictions, succeeded, toward, validate
 from fulmen.dispatching.registry import dispatch
@@ -59,6 +60,24 @@ class LikelyTarget(Targeting):
     rank: int = hyper(minimum=1, default=1)
 
 
+class MALT(Targeting):
+    """Towards the class whose linearised boundary is the `rank`-th nearest to the clean input.
+
+    Classes are ordered by (z_y − z_t) / ‖∇z_y − ∇z_t‖, in the dual norm: the distance to the boundary if the model were linear.
+    The attack succeeds where any wrong class is predicted. It takes a forward pass, and a backward pass for each candidate.
+    Melamed, Yehudai and Shamir 2024, arXiv:2407.02240.
+
+    Args:
+        rank: from 1; with fewer candidates, the farthest one is used.
+        norm: the order of the attack's norm, 1, 2 or infinity.
+        candidates: the number of classes to consider, the most likely wrong ones of the clean input.
+    """
+
+    rank: int = hyper(minimum=1, default=1)
+    norm: float = static(default=math.inf, kw_only=True)
+    candidates: int = static(minimum=1, default=9, kw_only=True)
+
+
 @dispatch
 def aim(targeting: TrueLabel, system, batch):
     return batch, None
@@ -83,6 +102,28 @@ def aim(targeting: LikelyTarget, system, batch):
     rank = jnp.clip(jnp.asarray(targeting.rank, jnp.int32), 1, outputs.shape[1] - 1)
     column = jnp.broadcast_to(rank - 1, (len(batch), 1))
     return batch, jnp.take_along_axis(order, column, axis=1)[:, 0].astype(jnp.int32)
+
+
+@dispatch
+def aim(targeting: MALT, system, batch):
+    def see(x: Any) -> tuple[jax.Array, jax.Array]:
+        prediction = single_prediction(targeting, system, with_inputs(batch, x))
+        return prediction.outputs, class_labels(prediction.batch)
+
+    logits, pull_back, labels = jax.vjp(see, inputs(batch), has_aux=True)
+    classes = logits.shape[1]
+    top = jax.lax.top_k(without_class(logits, labels), min(targeting.candidates, classes - 1))[1]
+    one_hot = lambda label: jax.nn.one_hot(label, classes, dtype=logits.dtype)
+    lead = one_hot(labels)[None] - one_hot(top.T)  # (k, n, classes)
+    gradients = jax.tree.leaves(jax.vmap(lambda cotangent: pull_back(cotangent)[0])(lead))
+    flat = jnp.concatenate([g.reshape(*g.shape[:2], -1) for g in gradients], axis=2)
+    dual = 1 if targeting.norm == math.inf else math.inf if targeting.norm == 1 else targeting.norm / (targeting.norm - 1)
+    slope = jnp.linalg.norm(flat, dual, axis=2)
+    distance = (lead * logits[None]).sum(2) / jnp.maximum(slope, 1e-12).astype(logits.dtype)
+    order = jnp.argsort(jnp.where(jnp.isfinite(distance), distance, jnp.inf), axis=0)
+    nearest = jnp.take_along_axis(top.T, order, axis=0)
+    rank = jnp.clip(jnp.asarray(targeting.rank, jnp.int32), 1, len(nearest))
+    return batch, jnp.take(nearest, rank - 1, axis=0).astype(jnp.int32)
 
 
 def single_prediction(user: Any, system: Any, batch: Any) -> Prediction:
@@ -144,6 +185,12 @@ def validate(targeting: Targeting, system, batch):
 @dispatch
 def validate(targeting: Target, system, batch):
     validate(system, with_labels(batch, aim(targeting, system, batch)[1]))
+
+
+@dispatch
+def validate(targeting: MALT):
+    if not targeting.norm >= 1:
+        raise ValueError(f"MALT.norm must be at least 1, the order of the attack's norm, got {targeting.norm!r}.")
 
 
 @dispatch

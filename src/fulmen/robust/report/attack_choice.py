@@ -9,12 +9,11 @@ import jax
 import numpy as np
 
 from fulmen.core import concrete, remake, short, static
-from fulmen.core.verbs import advance, as_attack, begin, finish, project, scaled, start_point
+from fulmen.core.verbs import advance, as_attack, begin, finish, project, start_point
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import Attack, SteepestAscent, Uniform
 from fulmen.robust.attacks.attack_loop import AttackState, initial_fields
 from fulmen.robust.attacks.ensemble import WorstOf, autoattack
-from fulmen.robust.attacks.iterated import RandomSign
 from fulmen.robust.attacks.region import Ball, Region, balls
 
 
@@ -47,28 +46,6 @@ def as_attack(given: tuple | list, classes):
     return WorstOf(*(as_attack(each, classes) for each in given))
 
 
-@dispatch
-def scaled(attack: Attack, factor):
-    changes = {"region": scaled(attack.region, factor), "start": scaled(attack.start, factor)}
-    return remake(attack, {**changes, **_times(attack, "step_size", factor)})
-
-
-@dispatch
-def scaled(attack: WorstOf, factor):
-    region = scaled(attack.region, factor)
-    return remake(attack, {"region": region, "attacks": tuple(scaled(each, factor) for each in attack.attacks)})
-
-
-@dispatch
-def scaled(start: RandomSign, factor):
-    return remake(start, _times(start, "size", factor))
-
-
-def _times(tree: Any, name: str, factor: float) -> dict[str, Any]:
-    value = getattr(tree, name, None)
-    return {} if value is None else {name: value * factor}
-
-
 def one_ball(attacks: list[Any]) -> Ball | None:
     """The ball that all of some attacks have, or None."""
     found = [balls(each.region) for each in attacks]
@@ -90,7 +67,7 @@ def name_of(attack: Any) -> str:
     declared = {field.name: field for field in dataclasses.fields(attack)}
     for name in ("objective", "target"):
         value, default = getattr(attack, name), declared[name].default
-        if value is not None and repr(value) != repr(default) and repr(value) != "Margin()":
+        if value is not None and declared[name].init and repr(value) != repr(default):
             parts.append(re.sub(r"\b\w+=", "", repr(value)).removesuffix("()"))
     if isinstance(attack, SteepestAscent) and attack.steps > 1:
         parts[0] += f"-{attack.steps}"
@@ -111,6 +88,10 @@ class UniformNoise(Attack):
     needs_ball = True
 
     steps: int = static(default=1)
+
+    @property
+    def passes(self) -> int:
+        return self.samples or 1
 
 
 @dispatch

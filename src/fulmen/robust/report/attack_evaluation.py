@@ -10,11 +10,12 @@ import numpy as np
 from fulmen.compose.vectorized import members_of
 from fulmen.core import Eval, Prediction, bound_mode, check_classes, fold_name, inputs, remake, short, with_inputs
 from fulmen.core.structure import Structure, pack, per_structure
-from fulmen.core.verbs import as_batch, attempt, bind, perturb, predictions
+from fulmen.core.verbs import as_batch, attempt, bind, perturb, predictions, project
 from fulmen.devices.policies import Policy, on_rows
-from fulmen.robust.attacks.attack_loop import bucket, packed
+from fulmen.robust.attacks.attack_loop import AttackState, bucket, packed
 from fulmen.robust.attacks.problem import Problem
-from fulmen.robust.report.attack_choice import one_ball
+from fulmen.robust.report.attack_choice import norm_name, one_ball
+from fulmen.robust.report.result_folder import Folder
 
 
 class Evaluation:
@@ -32,7 +33,9 @@ class Evaluation:
         sample: the number of examples on which signs run attacks of their own.
         devices: the policy by which the system is distributed over devices, or None.
         labels: `(n,)`, the classes of the examples.
+        compare: whether each attack gets all examples that are classified correctly, rather than the survivors.
         outputs: `(n, classes)`, the logits of the clean inputs; empty until all examples have been attacked.
+        folder: the `Folder` that keeps intermediate results.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Evaluation:
         classes: int,
         batch_size: int | None,
         sample: int,
+        compare: bool = False,
         devices: Policy | None = None,
     ) -> None:
         self.system, self.data, self.attacks, self.key, self.devices = system, data, attacks, key, devices
@@ -55,6 +59,7 @@ class Evaluation:
         self.batch_size = -(-self.n // -(-self.n // size))  # batches of equal size need the least padding
         self._leaves, self._structure = pack(system)
         self.outputs = np.zeros((0, classes))
+        self.compare, self.folder = compare, Folder(None)
 
     def chunks(self, rows: np.ndarray) -> Iterator[np.ndarray]:
         """Some rows in pieces of at most the batch size."""
@@ -97,6 +102,9 @@ class Evaluation:
 
     def broken(self, attacks: list[Any], rows: np.ndarray, name: str) -> np.ndarray:
         """Which of some examples any of the attacks breaks, `(rows,)`."""
+        return self.folder.remembered((name, attacks, rows), lambda: self._broken(attacks, rows, name))
+
+    def _broken(self, attacks: list[Any], rows: np.ndarray, name: str) -> np.ndarray:
         broken = np.zeros(len(rows), bool)
         for number, attack in enumerate(attacks):
             left = np.flatnonzero(~broken)
@@ -104,6 +112,35 @@ class Evaluation:
                 key = jax.random.fold_in(fold_name(self.key, name), number)
                 broken[left] = self.attempt(attack, rows[left], key).succeeded
         return broken
+
+    def nearest(self, attack: Any, rows: np.ndarray, key: Any) -> tuple[Any, np.ndarray]:
+        """The result of a full run of an attack that searches for the nearest point, and its distances, `(rows,)`.
+
+        Returns:
+            `(found, distance)`: `found` has the points inside the region and the clean inputs of the other examples; the
+            distance is that of the nearest adversarial point, inside or not, infinite if none was found.
+        """
+
+        def run(chunk: np.ndarray) -> Any:
+            batch = self.batch(chunk)
+            x = inputs(perturb(attack, self.system, batch, key, checked=True))
+            there = jax.tree.map(lambda a, b: project(attack.region, jnp.asarray(a), jnp.asarray(b)), x, inputs(batch))
+            return x, there
+
+        x, there = self._by_chunk(run, rows)
+        clean = self.inputs(rows)
+        wrong = ~is_right(self.predict(rows, x), self.labels[rows])
+        distance = np.where(wrong, self.distance(x, clean), np.inf)
+        same = [(a == b).reshape(len(a), -1).all(1) for a, b in zip(*map(jax.tree.leaves, (x, there)), strict=True)]
+        succeeded = wrong & np.logical_and.reduce(same)
+        points = jax.tree.map(lambda a, b: np.where(succeeded.reshape(-1, *[1] * (a.ndim - 1)), a, b), x, clean)
+        first = np.where(succeeded, attack.length, -1)
+        return AttackState(points, succeeded=succeeded, first=first), distance
+
+    def distance(self, x: Any, clean: Any) -> np.ndarray:
+        """The distances of points from the clean inputs, in the norm that the attacks share; NaN if there is none."""
+        found = norms(jax.tree.map(lambda a, b: np.asarray(a, np.float64) - b, x, clean))
+        return found.get(norm_name(self.ball), np.full(len(found["l1"]), np.nan))
 
     def last_points(self, attack: Any, rows: np.ndarray, name: str) -> Any:
         """The points where an attack ends, whether or not it succeeds."""
@@ -160,7 +197,9 @@ def norms(offsets: Any) -> dict[str, np.ndarray]:
     """The norms of each example's arrays, taken as one vector, `(n,)` each."""
     parts = [np.asarray(v, np.float64) for v in jax.tree.leaves(offsets)]
     flat = np.abs(np.concatenate([v.reshape(len(v), -1) for v in parts], 1))
-    return {"linf": flat.max(1, initial=0), "l2": np.sqrt((flat**2).sum(1)), "l1": flat.sum(1)}
+    l1, changed = flat.sum(1), np.count_nonzero(flat, 1)
+    l0 = np.where(np.isfinite(l1), changed, np.nan)
+    return {"linf": flat.max(1, initial=0), "l2": np.sqrt((flat**2).sum(1)), "l1": l1, "l0": l0}
 
 
 def require_classes(system: Any, batch: Any, key: Any) -> int:

@@ -13,6 +13,7 @@ from fulmen.robust.attacks.attack import FGSM, PGD
 from fulmen.robust.attacks.region import boxes
 from fulmen.robust.attacks.square import Square
 from fulmen.robust.report.attack_choice import UniformNoise, norm_name
+from fulmen.robust.report.attack_evaluation import norms
 from fulmen.robust.report.robustness_report import OK, SUSPICIOUS, UNCHECKED, WRONG, Finding, Sign, graded
 
 NO_BALL = Finding(UNCHECKED, "The attacks do not share one ball of a radius above 0.")
@@ -128,7 +129,9 @@ def examine(sign: Falling, evaluation, report):
     width = max((float(each.hi) - float(each.lo) for each in boxes(region)), default=0.0)
     has_box = width > 0 and math.isfinite(width)
     size = sum(v[0].size for v in jax.tree.leaves(evaluation.inputs(rows[:1])))
-    diagonal = width * size ** (1 / (evaluation.ball.norm_order or 1))  # the box's, in the ball's norm
+    diagonal = float(
+        norms([np.full((1, size), width)])[norm_name(evaluation.ball) or "l1"][0]
+    )  # the box's, in the ball's norm
     attack, survives, radius = iterated_of(evaluation, region), report.robust[rows].copy(), eps
     for radius in [diagonal] if has_box else [eps * 2**k for k in range(1, 11)]:
         left = np.flatnonzero(survives)
@@ -151,7 +154,7 @@ def examine(sign: BlackBox, evaluation, report):
     by_square = int(np.isin(report.by, squares).sum())
     probes: dict[str, Any] = {"noise": UniformNoise(region, steps=100)}
     leaves = jax.tree.leaves(report.x)
-    if not squares and norm_name(evaluation.ball) and len(leaves) == 1 and 2 <= leaves[0].ndim <= 4:
+    if not squares and norm_name(evaluation.ball) not in ("", "l0") and len(leaves) == 1 and 2 <= leaves[0].ndim <= 4:
         probes["Square"] = Square(region, queries=500)
     found = {n: evaluation.broken([_with_samples(evaluation, each)], rows, n) for n, each in probes.items() if rows.size}
     parts = [f"{name} breaks {broken.sum()}" for name, broken in found.items()]

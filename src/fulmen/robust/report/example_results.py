@@ -48,40 +48,69 @@ class ExampleResults:
             attacked=outputs.argmax(1),
             x=jax.tree.map(np.array, clean),
             clean=clean,
-            outputs=outputs,
+            outputs=outputs.astype(np.float32) if outputs.dtype.itemsize < 4 else outputs,
+            reached=np.where(correct, np.nan, 0.0)[:, None].repeat(len(self.attacks), 1),
+            passes=np.zeros((len(rows), len(self.attacks)), np.int64),
         )
         counts = self._attack(rows, result)
         gradient = norms(evaluation.gradients(rows))
         result["gradient"] = {name: np.where(np.isfinite(values), values, np.nan) for name, values in gradient.items()}
         result["distance"] = norms(jax.tree.map(lambda a, b: a.astype(np.float64) - b, result["x"], clean))
+        if len(counts) == len(self.attacks):
+            evaluation.folder.save_batch(len(self.batches), result, counts)
+        self._append(result, counts)
+
+    def _append(self, result: dict[str, Any], counts: list[dict[str, Any]]) -> None:
         del self.attacks[len(counts) :]
         for attack, added in zip(self.attacks, counts, strict=True):
             attack.update({name: attack[name] + value for name, value in added.items()})
         self.batches.append(result)
         self.progress.metrics(accuracy=self._mean("correct"), robust=self._mean("robust"))
 
+    def restore(self, rows: np.ndarray) -> bool:
+        """Whether the folder had the results of the next batch, which are added."""
+        stored = self.evaluation.folder.load_batch(len(self.batches), self.evaluation.inputs(rows))
+        if stored is not None:
+            self._append(*stored)
+            for _ in self.attacks:
+                self.progress.step()
+        return stored is not None
+
     def _attack(self, rows: np.ndarray, result: dict[str, Any]) -> list[dict[str, Any]]:
         """Update a result by each attack; returns how many examples each was given and has broken, and its seconds."""
         evaluation, robust, counts = self.evaluation, result["robust"], []
         margin = np.full(len(rows), np.inf)
         for number, attack in enumerate(evaluation.attacks):
-            begun, left = time.perf_counter(), np.flatnonzero(robust)
+            begun, before = time.perf_counter(), int(robust.sum())
+            left = np.flatnonzero(result["correct"] if evaluation.compare else robust)
             found: Any = None
             outputs: Any = None
+            distance: Any = None
             try:
                 self.progress.begin(f"{self.attacks[number]['name']} on {left.size} of {len(rows)}")
                 if left.size:
-                    found = evaluation.attempt(attack, rows[left], jax.random.fold_in(evaluation.key, number))
+                    found, distance = self._run(attack, rows[left], jax.random.fold_in(evaluation.key, number))
                     outputs = evaluation.predict(rows[left], found.x)
             except KeyboardInterrupt:
                 if self.batches or not counts:
                     raise
                 break
             if left.size:
+                result["reached"][left, number] = distance
+                steps = np.where(found.succeeded, found.first, attack.length * attack.restarts)
+                result["passes"][left, number] = steps * attack.passes + 1
                 self._update(result, margin, left, number, found, outputs)
-            counts.append(dict(given=left.size, broken=left.size - int(robust.sum()), seconds=time.perf_counter() - begun))
+            counts.append(dict(given=left.size, broken=before - int(robust.sum()), seconds=time.perf_counter() - begun))
             self.progress.step()
         return counts
+
+    def _run(self, attack: Any, rows: np.ndarray, key: Any) -> tuple[Any, np.ndarray]:
+        """The result of an attack, and the distance at which it broke each example."""
+        evaluation = self.evaluation
+        if evaluation.compare and attack.nearest:
+            return evaluation.nearest(attack, rows, key)
+        found = evaluation.attempt(attack, rows, key)
+        return found, np.where(found.succeeded, evaluation.distance(found.x, evaluation.inputs(rows)), np.inf)
 
     def _update(
         self, result: dict[str, Any], margin: np.ndarray, left: np.ndarray, number: int, found: Any, outputs: np.ndarray
@@ -91,13 +120,14 @@ class ExampleResults:
         Attacks maximise different objectives, so points that do not succeed are compared by their margins.
         """
         margins_now = margins(outputs, result["labels"][left])
-        better = found.succeeded | (margins_now < margin[left])
-        some, broken = left[better], left[found.succeeded]
+        fresh = found.succeeded & result["robust"][left]
+        better = fresh | ((margins_now < margin[left]) & result["robust"][left])
+        some, broken = left[better], left[fresh]
         for old, new in zip(jax.tree.leaves(result["x"]), jax.tree.leaves(found.x), strict=True):
             old[some] = new[better]
         margin[some], result["attacked"][some] = margins_now[better], outputs.argmax(1)[better]
         result["robust"][broken], result["by"][broken] = False, number
-        result["first"][broken] = found.first[found.succeeded]
+        result["first"][broken] = found.first[fresh]
 
     def _mean(self, name: str) -> float:
         return float(np.concatenate([batch[name] for batch in self.batches]).mean())

@@ -28,6 +28,7 @@ from fulmen.robust.report.binarization import Binarization
 from fulmen.robust.report.example_results import ExampleResults
 from fulmen.robust.report.model_signs import Batches, Jumps, Modes, Probabilities, Randomness
 from fulmen.robust.report.report_progress import Progress
+from fulmen.robust.report.result_folder import Folder, digest
 from fulmen.robust.report.robustness_report import Report, Sign
 from fulmen.train.interruption import interruptible
 
@@ -110,20 +111,26 @@ def _robustness(
     batch_size: int | None = None,
     signs: tuple[Sign, ...] = SIGNS,
     sample: int = 128,
+    compare: bool = False,
+    resume: Any = None,
     progress: Any = True,
 ) -> Report:
     begun = time.perf_counter()
     _check_options(signs, batch_size=batch_size, sample=sample)
-    evaluation, attack = _evaluation(system, data, attack, seed, batch_size, sample, bool(signs), devices)
+    evaluation, attack = _evaluation(system, data, attack, seed, batch_size, sample, compare, bool(signs), devices)
     radii = radii_of(evaluation.ball, eps)
     chunks = list(evaluation.chunks(np.arange(evaluation.n)))
     settings = _settings(evaluation, attack, seed, radii)
+    if resume is not None:
+        arrays = (evaluation.system, evaluation.data, evaluation.attacks)
+        evaluation.folder = Folder(resume, {**settings, **versions(), "arrays": digest(arrays)})
     steps = len(chunks) * len(evaluation.attacks) + len(radii) + len(signs)
     with interruptible(INTERRUPTED) as interruption, Progress(progress, steps, interruption) as shown:
         results = ExampleResults(evaluation, shown)
         with contextlib.suppress(KeyboardInterrupt):
             for rows in chunks:
-                results.add(rows)
+                if not results.restore(rows):
+                    results.add(rows)
         report = results.report(settings, versions())
         points: list[tuple[float, float, float]] = []
         with contextlib.suppress(KeyboardInterrupt):
@@ -154,6 +161,7 @@ def _evaluation(
     seed: int,
     batch_size: int | None,
     sample: int,
+    compare: bool,
     has_signs: bool,
     devices: Policy | None,
 ) -> tuple[Evaluation, Any]:
@@ -169,7 +177,7 @@ def _evaluation(
     attacks = flattened(attack)
     if isinstance(system, Model) and (has_signs or any(each.objective is None for each in attacks)):
         _require_loss(system, batch[:1])
-    return Evaluation(system, data, attacks, key, classes, batch_size, sample, devices), attack
+    return Evaluation(system, data, attacks, key, classes, batch_size, sample, compare, devices), attack
 
 
 def _require_loss(model: Model, batch: Any) -> None:
@@ -195,6 +203,8 @@ def _settings(evaluation: Evaluation, attack: Any, seed: int, radii: list[float]
         "seed": seed,
         "batch_size": evaluation.batch_size,
         "sample": evaluation.sample,
+        "compare": evaluation.compare,
+        "norm": norm_name(evaluation.ball),
         "classes": evaluation.classes,
         "radii": radii,
     }

@@ -85,12 +85,16 @@ class Report(Picture):
         x: the attacked inputs, with the structure of a batch's attackable fields: the first point that breaks the example,
             or else the last point of the attack that came nearest to breaking it.
         clean: the clean inputs, likewise.
-        distance: `(n,)` each, the distance of the attacked input from the clean one, in the norms `linf`, `l2` and `l1`.
+        distance: `(n,)` each, the distance of the attacked input from the clean one, in the norms `linf`, `l2` and `l1`,
+            and the number of changed coordinates, `l0`.
         gradient: `(n,)` each, the same norms of the gradient at the clean input; NaN if it is not finite.
         attacks: for each attack its `name`, `attack` as text, the numbers of examples `given` and `broken`, the `accuracy`
             after it, and `seconds`.
         curve: for each radius `eps` the accuracy under the attacks, `robust`, and under noise of that size, `noise`.
         findings: the results of the warning signs.
+        reached: `(n, attacks)`, the distance in the attacks' norm at which each attack broke each example, infinite if it did
+            not, NaN if it did not run on it.
+        passes: `(n, attacks)`, the forward and backward passes of each attack for each example, at most.
         settings: the system, the attack, the region, the seed and the sizes.
         versions: of the packages, and the device.
         total: the number of examples in the data.
@@ -111,6 +115,8 @@ class Report(Picture):
     distance: dict[str, np.ndarray]
     gradient: dict[str, np.ndarray]
     attacks: list[dict[str, Any]]
+    reached: np.ndarray
+    passes: np.ndarray
     settings: dict[str, Any]
     versions: dict[str, str]
     total: int
@@ -174,6 +180,42 @@ class Report(Picture):
         members = {int(c): self.labels == c for c in np.unique(self.labels)}
         return {
             c: (int(of.sum()), float(self.correct[of].mean()), float(self.robust[of].mean())) for c, of in members.items()
+        }
+
+    def optimality(self, largest: float | None = None) -> dict[str, dict[str, float]]:
+        """How near each attack comes to the best of all attacks on each example, as AttackBench defines it.
+
+        The area under an attack's curve of robust accuracy over the radius, up to `largest`, is compared with that of the
+        lower envelope of all attacks: 1 − (area − best area) / (accuracy · largest − best area). Cinà et al. 2024,
+        arXiv:2404.19460.
+
+        Args:
+            largest: the end of the curves; None is the distance at which the envelope reaches 0.
+
+        Returns:
+            For each attack, `optimality` (1 for the envelope's, 0 for an attack that breaks nothing), `area`, and `passes`, the
+            mean number of forward and backward passes for an example.
+
+        Raises:
+            ValueError: if not all attacks have run on all examples, or none has broken any.
+        """
+        if not self.settings["norm"] or np.isnan(self.reached).any():
+            raise ValueError(
+                "optimality: each attack must run on each example, in balls of one norm. Write fm.robustness(…, compare=True)."
+            )
+        nearest, given = self.reached.min(1), self.correct
+        finite = nearest[np.isfinite(nearest)]
+        end = float(finite.max(initial=0)) if largest is None else float(largest)
+        areas, best = np.minimum(self.reached, end).mean(0), float(np.minimum(nearest, end).mean())
+        room = self.accuracy * end - best
+        if not room > 0:
+            raise ValueError(f"optimality: some attack must break an example nearer than largest, got largest={end:.6g}.")
+        passes, names = self.passes[given].mean(0), [each["name"] for each in self.attacks]
+        keys = [f"{name} ({number})" if names.count(name) > 1 else name for number, name in enumerate(names, 1)]
+        rows = zip(keys, areas, passes, strict=True)
+        return {
+            key: {"optimality": float(1 - (area - best) / room), "area": float(area), "passes": float(mean)}
+            for key, area, mean in rows
         }
 
     def _text(self) -> str:
@@ -267,7 +309,7 @@ _FORMATS: dict[str, Any] = {
     **dict.fromkeys(
         ("distance", "gradient", "curve"), (_numbers, lambda lists: {k: np.array(v, float) for k, v in lists.items()})
     ),
-    **dict.fromkeys(("x", "clean"), (_bytes, _from_bytes)),
+    **dict.fromkeys(("x", "clean", "reached", "passes"), (_bytes, _from_bytes)),
     "certified": (lambda found: None if found is None else found.tolist(), lambda v: None if v is None else np.array(v)),
     "findings": (lambda found: [*map(dataclasses.asdict, found)], lambda stored: [Finding(**each) for each in stored]),
 }
