@@ -19,7 +19,8 @@ class TensorBoard(SeriesLogger):
     """A logger that writes event files for TensorBoard, by tensorboardX: `pip install "fulmen[tensorboard]"`.
 
     Of a run that is resumed, the files are cut to what its checkpoint knows, and a TensorBoard that has read more drops it. A new run
-    writes another file in the directory: give each run its own.
+    writes another file in the directory: give each run its own. After each checkpoint another file begins, since tensorboardX writes on
+    a thread, and only a file that is closed is known to be complete.
 
     Args:
         directory: the run's directory.
@@ -33,7 +34,8 @@ class TensorBoard(SeriesLogger):
         super().__init__(every)
         self.directory = Path(directory)
         self.library = imported("tensorboardX", "tensorboard")
-        self.writer: Any = None
+        self.purge: int | None = None
+        self._writer: Any = None
 
     def open(self, step: int, saved: Any) -> None:
         if saved is not None:
@@ -43,24 +45,32 @@ class TensorBoard(SeriesLogger):
                     os.truncate(file, min(size, file.stat().st_size))
                 else:
                     file.unlink()
-        # Readers drop the records from `purge_step` on; those of `step` itself are known to the checkpoint.
-        purge = step + 1 if step else None
-        suffix = f".{len(self.files())}.fulmen"  # the rest of a name is the host and the second
-        self.writer = self.library.SummaryWriter(str(self.directory), purge_step=purge, filename_suffix=suffix)
+        # Readers drop the records from `purge` on; those of `step` itself are known to the checkpoint.
+        self.purge = step + 1 if step else None
         self.newest = {} if saved is None else saved["newest"]
+
+    @property
+    def writer(self) -> Any:
+        """tensorboardX's writer, with a new file if there is none."""
+        if self._writer is None:
+            suffix = f".{len(self.files()):05d}.fulmen"  # the rest of a name is the second and the host
+            options = dict(purge_step=self.purge, filename_suffix=suffix)
+            self._writer, self.purge = self.library.SummaryWriter(str(self.directory), **options), None
+        return self._writer
 
     def files(self) -> list[Path]:
         """The files that this logger wrote, in this run or before."""
         return sorted(self.directory.glob("events.out.tfevents.*.fulmen"))
 
     def close(self) -> None:
-        if self.writer is not None:
-            self.writer.close()
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
 
 
 @dispatch
 def run_state(callback: TensorBoard):
-    callback.writer.flush()
+    callback.close()
     return {"files": {file.name: file.stat().st_size for file in callback.files()}, "newest": dict(callback.newest)}
 
 
