@@ -95,8 +95,12 @@ class ProgressBar(_Bar):
     def __init__(self) -> None:
         self.bar: Any = None
         self.task: Any = None
+        self.lines: list[str] = []  # of epochs, to be printed with the next drawing: printing takes some milliseconds
 
     def draw(self, run: Any) -> None:
+        if self.lines:
+            self.bar.console.print("\n".join(self.lines), highlight=False)
+            self.lines.clear()
         self.bar.update(self.task, completed=run.done, description=f"epoch {run.epoch + 1}", logs=_text(run))
         self.bar.refresh()
 
@@ -121,7 +125,8 @@ def due(progress: ProgressBar):
 
 @dispatch
 def on(event: Due, progress: ProgressBar, run):
-    progress.bar.console.print(f"epoch {run.epoch + 1}  {_text(run)}", highlight=False)
+    progress.lines.append(f"epoch {run.epoch + 1}  {_text(run)}")
+    progress.show(run)
 
 
 @dispatch

@@ -25,7 +25,7 @@ from fulmen.train.events import Due, Event, LogsRead, Run, StepEnd, listeners, s
 from fulmen.train.interruption import Interruption
 
 _REFRESH = 0.1  # seconds between two readings of the logs
-_SUMMED = 64  # steps of an epoch whose logs are added on the device; a constant, so that sums do not depend on time
+_SUMMED = 1024  # steps of an epoch whose logs are added on the device; a constant, so that sums do not depend on time
 
 
 class StepLoop:
