@@ -126,6 +126,14 @@ def check_positive(name: str, value: Any) -> None:
         raise (ValueError if is_integer else TypeError)(f"{name} must be a positive integer, got {value!r}.")
 
 
+def check_seed(seed: Any) -> None:
+    """Raise for a seed that is not None and not an integer that JAX and NumPy accept."""
+    is_integer = hasattr(seed, "__index__") and np.ndim(seed) == 0
+    if seed is not None and not (is_integer and 0 <= seed < 2**63):
+        kind = ValueError if is_integer else TypeError
+        raise kind(f"seed must be an integer from 0 to 2**63 - 1, or None, got {seed!r}.")
+
+
 def split(data: Any, fraction: float = 0.8, *, seed: int | None = 0) -> tuple[Any, Any]:
     """Split data into two random parts.
 

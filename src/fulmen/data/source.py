@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import numpy as np
 
 from fulmen.core import Plan, checked_batch, remake
 from fulmen.core.verbs import as_batch, batches, seek, steps_per_epoch, validate
-from fulmen.data.arrays import check_positive, count, cut
+from fulmen.data.arrays import check_positive, check_seed, count, cut
 from fulmen.data.epoch_reader import Batches, EpochReader
 from fulmen.data.iterables import describe_data, put_back
 from fulmen.data.mapped import Mapped
@@ -23,14 +22,6 @@ from fulmen.dispatching.warning import warn
 
 _BATCH_SIZE = 32
 _DEPTH = 2
-
-
-def check_seed(seed: Any) -> None:
-    """Raise for a seed that is not None and not an integer that JAX and NumPy accept."""
-    is_integer = hasattr(seed, "__index__") and np.ndim(seed) == 0
-    if seed is not None and not (is_integer and 0 <= seed < 2**63):
-        kind = ValueError if is_integer else TypeError
-        raise kind(f"seed must be an integer from 0 to 2**63 - 1, or None, got {seed!r}.")
 
 
 class Source:

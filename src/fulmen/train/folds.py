@@ -13,8 +13,7 @@ from fulmen.compose.vectorized import members_of
 from fulmen.core.component import Component
 from fulmen.core.state import State
 from fulmen.core.verbs import evaluate, fit
-from fulmen.data.arrays import check_arrays, count
-from fulmen.data.source import check_seed
+from fulmen.data.arrays import check_arrays, check_seed, count
 from fulmen.train.accumulate import plain
 from fulmen.train.history import History
 from fulmen.train.members import members

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,12 +14,13 @@ import numpy as np
 from fulmen.core.state import State
 from fulmen.core.verbs import due, on
 from fulmen.data.source import Source
-from fulmen.devices.placement import placed, replicated
+from fulmen.devices.placement import placed
 from fulmen.devices.processes import several
 from fulmen.dispatching.compiled_code import generation
 from fulmen.optimizers.update_schedule import update_schedule
 from fulmen.train.accumulate import Ledger
-from fulmen.train.compiled_step import step_program, step_structure, traced_step
+from fulmen.train.compiled_step import step_structure, traced_step
+from fulmen.train.donating_step import donating_program, used_variables
 from fulmen.train.events import Due, Event, LogsRead, Run, StepEnd, listeners, send
 from fulmen.train.interruption import Interruption
 
@@ -138,9 +138,9 @@ class StepLoop:
         else:
             self.sums = None
         # An argument from the host costs microseconds: key and step are passed only to programs that use them.
-        self.timed = not all(_used(each).isdisjoint(each.invars[n : n + 2]) for each in every)
+        self.timed = not all(used_variables(each).isdisjoint(each.invars[n : n + 2]) for each in every)
         of = step_structure(self.structure), tuple(self.updated), self.ledger, self.raw_key.shape, self.devices
-        self.programs = {resting: _fast_program(*of, resting) for resting in traced}
+        self.programs = {resting: donating_program(*of, resting) for resting in traced}
 
     def start_epoch(self, epoch: int) -> bool:
         """Prepare for an epoch. Returns whether it begins with its first batch; else it is continued."""
@@ -292,37 +292,3 @@ def _require_no_minutes(due: list[tuple[Any, Any]]) -> None:
                 f"callbacks: {name} is due {every!r}, but with several processes it must be due at the same step in each; write "
                 "fm.Every(steps=…) or fm.Every(epochs=…)."
             )
-
-
-def _used(jaxpr: Any) -> set[Any]:
-    """The variables of a program that its results depend on."""
-    used = {v for v in jaxpr.outvars if not hasattr(v, "val")}
-    for equation in reversed(jaxpr.eqns):
-        if equation.effects or not used.isdisjoint(equation.outvars):
-            used.update(v for v in equation.invars if not hasattr(v, "val"))
-    return used
-
-
-def _fast_program(
-    structure: Any,
-    updated: tuple[int, ...],
-    ledger: Ledger,
-    key_shape: tuple[int, ...],
-    devices: Any,
-    resting: frozenset[str],
-) -> Any:
-    """The step on flat leaves, those that it changes donated, with its logs added to one vector."""
-    key = (updated, tuple(ledger.order), ledger.structure, tuple(ledger.shapes), ledger.dtype, resting)
-    if key not in structure.programs:
-        reference: Any = weakref.ref(structure)
-
-        def program(changing: list[Any], fixed: list[Any], sums: Any, time: Any, raw: Any) -> Any:
-            raw_key, step = time if time is not None else unused
-            some, rest, chosen = iter(changing), iter(fixed), set(updated)
-            leaves = [next(some) if i in chosen else next(rest) for i in range(len(changing) + len(fixed))]
-            new, logs = step_program(reference(), leaves, raw_key, step, raw, resting)
-            return [new[i] for i in updated], replicated(ledger.add(sums, logs), devices)
-
-        unused = np.zeros(key_shape, np.uint32), np.int32(0)
-        structure.programs[key] = jax.jit(program, donate_argnums=(0, 2))
-    return structure.programs[key]
