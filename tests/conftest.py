@@ -12,6 +12,7 @@ import types
 import jax
 import pytest
 
+from fulmen.__main__ import main
 from fulmen.dispatching.registry import all_named_verbs
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -91,3 +92,21 @@ def notebook():
     yield run
     for name in made:
         del sys.modules[name]
+
+
+@pytest.fixture
+def command(monkeypatch, capfd):
+    """A function that runs a command line, and returns exit status, output and errors."""
+
+    def run(line: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["fulmen", *line.split()])
+        capfd.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run

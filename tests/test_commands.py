@@ -13,7 +13,6 @@ import optax
 import pytest
 
 import fulmen as fm
-from fulmen.__main__ import main
 from fulmen.commands.npz_data import load_arrays, system_for
 
 PARTS = """
@@ -81,22 +80,11 @@ def parts(tmp_path_factory):
 
 
 @pytest.fixture
-def run(tmp_path, parts, monkeypatch, capfd):
+def run(tmp_path, parts, monkeypatch, command):
     """A function that runs a command in a folder with `examples.py`, and returns exit status, output and errors."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(parts), *sys.path])
     (tmp_path / "examples.py").write_text(textwrap.dedent(EXAMPLES))
-
-    def command(line):
-        monkeypatch.setattr(sys, "argv", ["fulmen", *line.split()])
-        capfd.readouterr()
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code
-        out, err = capfd.readouterr()
-        return code, out, err
 
     yield command
     for name in ("examples", "wrong"):

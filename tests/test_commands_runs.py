@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import fulmen as fm
-from fulmen.__main__ import main
 
 EXAMPLES = """
     import os, signal
@@ -29,19 +28,9 @@ EXAMPLES = """
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capfd):
+def run(tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "examples.py").write_text(textwrap.dedent(EXAMPLES))
-
-    def command(line):
-        monkeypatch.setattr(sys, "argv", ["fulmen", *line.split()])
-        capfd.readouterr()
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code
-        return code, *capfd.readouterr()
 
     yield command
     sys.modules.pop("examples", None)

@@ -6,7 +6,6 @@ import textwrap
 
 import pytest
 
-from fulmen.__main__ import main
 from fulmen.robust.report import Report
 
 EXAMPLES = """
@@ -28,24 +27,13 @@ EXAMPLES = """
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capfd):
+def run(tmp_path, monkeypatch, command):
     """A function that runs `robustness` in a folder with `examples.py`, and returns exit status, output and errors."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / "examples.py").write_text(textwrap.dedent(EXAMPLES))
 
-    def command(line):
-        monkeypatch.setattr(sys, "argv", ["fulmen", "robustness", *line.split()])
-        capfd.readouterr()
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    yield command
+    yield lambda line: command(f"robustness {line}")
     sys.modules.pop("examples", None)
 
 
