@@ -7,6 +7,7 @@ import collections.abc
 import copy
 import dataclasses
 import enum
+import inspect
 import pickle
 import typing
 from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Optional, TypeVar, Union
@@ -233,7 +234,7 @@ def test_mode_is_taken():
 
 
 class Own(fm.Model):
-    """With an `__init__` of its own, which leaves fields at their defaults."""
+    """With a custom `__init__`, which leaves a field at its default."""
 
     made = 0
     units: int
@@ -242,8 +243,8 @@ class Own(fm.Model):
 
     def __init__(self, units):
         type(self).made += 1
-        object.__setattr__(self, "units", units)
-        object.__setattr__(self, "weight", jnp.ones(units))
+        self.units = units
+        self.weight = jnp.ones(units)
 
 
 class Post(fm.Model):
@@ -279,7 +280,66 @@ def test_a_field_that_init_forgot():
             pass
 
     with pytest.raises(AttributeError, match=r"Forgetful.__init__ did not set the field 'weight'"):
-        jax.tree.leaves(Forgetful())
+        Forgetful()
+
+
+def test_a_post_init_assigns_derived_fields():
+    class Derived(fm.Model):
+        units: int
+        layer: Own = dataclasses.field(init=False)
+        rates: list = dataclasses.field(default_factory=list)
+
+        def __post_init__(self):
+            self.layer = Own(self.units)
+
+    made = Derived(3)
+    assert (made.layer.units, made.rates, made.mode) == (3, [], None)
+    parameters = inspect.signature(Derived).parameters
+    assert ([*parameters], str(parameters["rates"].default)) == (["units", "rates", "mode"], "<factory>")
+    with pytest.raises(TypeError, match=r"Derived has no field 'layer'"):
+        Derived(3, layer=Own(2))
+
+
+def test_an_init_calls_that_of_its_base_class():
+    class Longer(Own):
+        more: int
+
+        def __init__(self, units):
+            super().__init__(units)
+            self.more = 2 * units
+
+    assert (Longer(2).units, Longer(2).more, Longer(2).rate) == (2, 4, 0.25)
+
+
+@pytest.mark.parametrize("make", [lambda: Own(3), lambda: Post(jnp.ones(3)), lambda: jax.tree.map(lambda v: v, Own(3))])
+def test_a_tree_is_immutable_after_init(make):
+    tree = make()
+    for name in ("weight", "rate", "mode", "unknown"):
+        with pytest.raises(dataclasses.FrozenInstanceError, match=f"no field '{name}'|fm.replace\\(tree, {{'{name}'"):
+            setattr(tree, name, 1.0)
+    with pytest.raises(dataclasses.FrozenInstanceError, match="weight"):
+        del tree.weight
+
+
+@pytest.mark.parametrize(
+    "arguments, named, message",
+    [
+        ((), {}, r"Layer is missing n: write Layer\(n=…\)"),
+        ((1, 2, 3, 4), {}, r"Layer takes 3 arguments by position \(n, weight, scale\), got 4"),
+        ((1,), {"n": 2, "weight": 3}, r"Layer got n twice, by position and by name"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, named, message):
+    with pytest.raises(TypeError, match=message):
+        Layer(*arguments, **named)
+
+
+def test_a_field_without_default_after_one_with_a_default_is_refused():
+    with pytest.raises(TypeError, match=r"Made.weight has no default but follows rate.*change their order"):
+
+        class Made(fm.Model):
+            rate: float = 0.1
+            weight: jax.Array
 
 
 def test_pickling_and_copying():

@@ -1,7 +1,6 @@
 """`Tree`: a frozen dataclass that is a pytree; annotations determine the kinds of its fields."""
 
 import dataclasses
-import functools
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -9,15 +8,16 @@ from typing import Any, ClassVar, dataclass_transform
 
 import jax
 
+from fulmen.core.construction import completed_init, generated_init
 from fulmen.core.fields import STATIC, hyper, kinds, known_kinds, note_scope, static
 from fulmen.core.pickling import Fields
-from fulmen.core.suggestions import unknown_keyword
 from fulmen.dispatching.redefinition import define
 
 _layouts: dict[type, tuple[tuple[str, ...], tuple[str, ...], tuple[Any, ...]]] = {}
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(static, hyper, dataclasses.field))
+# To a type checker it is not frozen, so that a custom `__init__` may assign fields.
+@dataclass_transform(eq_default=False, field_specifiers=(static, hyper, dataclasses.field))
 class Tree:
     """The base of all data types. Every subclass is a frozen dataclass and a pytree.
 
@@ -28,14 +28,23 @@ class Tree:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        generated = "__init__" not in vars(cls)  # dataclass would keep a custom `__init__`; making none saves time
-        dataclasses.dataclass(frozen=True, eq=False, repr=False, init=generated)(cls)
+        custom = vars(cls).get("__init__")
+        # `frozen=True` and a generated `__init__` would compile three functions for each class.
+        dataclasses.dataclass(init=False, eq=False, repr=False)(cls)
+        cls.__init__ = completed_init(cls, custom) if custom else generated_init(cls)
         cls.__dataclass_fields__ = Fields(cls, cls.__dataclass_fields__, kinds)
-        if generated:
-            cls.__init__ = _names_fields(cls.__init__, cls)
         note_scope(cls)
         jax.tree_util.register_pytree_with_keys(cls, _flatten_with_keys, _unflatten(cls), _flatten)
         define(cls, _by_statement(cls))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set a field that has no value yet, in a custom `__init__` or a `__post_init__`; later it is an error."""
+        if name in self.__dict__ or name not in type(self).__dataclass_fields__:
+            raise dataclasses.FrozenInstanceError(_immutable(self, name))
+        self.__dict__[name] = value
+
+    def __delattr__(self, name: str) -> None:
+        raise dataclasses.FrozenInstanceError(_immutable(self, name))
 
     def __repr__(self) -> str:
         fields = [f for f in dataclasses.fields(self) if f.repr]
@@ -53,21 +62,11 @@ def _by_statement(cls: type) -> bool:
     return any(isinstance(code, types.CodeType) and code.co_name == cls.__name__ for code in frame.f_code.co_consts)
 
 
-def _names_fields(init: Callable[..., None], cls: type) -> Any:
-    """The `__init__` of a dataclass with an error for unknown keywords that names the right one."""
-
-    @functools.wraps(init)
-    def __init__(self: Any, *args: Any, **fields: Any) -> None:
-        try:
-            init(self, *args, **fields)
-        except TypeError:
-            names = [f.name for f in dataclasses.fields(cls) if f.init and f.name != "mode"]
-            unknown = next((name for name in fields if name not in (*names, "mode")), None)
-            if unknown is None:
-                raise
-            raise TypeError(unknown_keyword(cls, unknown, names)) from None
-
-    return __init__
+def _immutable(tree: Tree, name: str) -> str:
+    cls, declared = type(tree).__name__, name in type(tree).__dataclass_fields__
+    if not declared:
+        return f"{cls} has no field {name!r}: declare it in the class, as in `{name}: jax.Array`."
+    return f"cannot assign to {cls}.{name}, a tree is immutable: make a changed copy, fm.replace(tree, {{{name!r}: …}})."
 
 
 # As a pytree
@@ -92,17 +91,7 @@ def _layout(cls: type) -> tuple[tuple[str, ...], tuple[str, ...], tuple[Any, ...
 def _flatten(tree: Any) -> tuple[list[Any], tuple[Any, ...]]:
     data, fixed, _ = _layout(type(tree))
     values = tree.__dict__
-    try:
-        return [values[name] for name in data], tuple([values[name] for name in fixed])
-    except KeyError:  # a custom `__init__` left a field at its default
-        return [_value(tree, name) for name in data], tuple(_value(tree, name) for name in fixed)
-
-
-def _value(tree: Any, name: str) -> Any:
-    try:
-        return getattr(tree, name)
-    except AttributeError:
-        raise AttributeError(f"{type(tree).__name__}.__init__ did not set the field {name!r}.") from None
+    return [values[name] for name in data], tuple([values[name] for name in fixed])
 
 
 def _flatten_with_keys(tree: Any) -> tuple[list[Any], tuple[Any, ...]]:

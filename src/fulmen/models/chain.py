@@ -51,7 +51,7 @@ class Chain(Model):
     layers: tuple[Component, ...]
 
     def __init__(self, *layers: Any) -> None:
-        self.__dict__.update(layers=tuple(_layer(layer, i, len(layers)) for i, layer in enumerate(layers)), mode=None)
+        self.layers = tuple(_layer(layer, i, len(layers)) for i, layer in enumerate(layers))
 
     def __getitem__(self, index: Any) -> Any:
         """A layer, or a `Chain` for a slice."""

@@ -46,7 +46,8 @@ class BasicBlock(ResidualBlock):
 
     def __init__(self, in_channels: int, width: int, stride: int = 1) -> None:
         inner = [*_conv(in_channels, width, 3, stride), jax.nn.relu, *_conv(width, width, 3)]
-        self.__dict__.update(inner=Chain(*inner), shortcut=_shortcut(in_channels, width, stride), mode=None)
+        self.inner = Chain(*inner)
+        self.shortcut = _shortcut(in_channels, width, stride)
 
 
 class Bottleneck(ResidualBlock):
@@ -71,7 +72,8 @@ class Bottleneck(ResidualBlock):
         out = self.channels(width)
         relu = jax.nn.relu
         inner = [*_conv(in_channels, width, 1), relu, *_conv(width, width, 3, stride), relu, *_conv(width, out, 1)]
-        self.__dict__.update(inner=Chain(*inner), shortcut=_shortcut(in_channels, out, stride), mode=None)
+        self.inner = Chain(*inner)
+        self.shortcut = _shortcut(in_channels, out, stride)
 
 
 def _conv(in_channels: int, out_channels: int, size: int, stride: int = 1) -> list[Any]:
@@ -132,7 +134,9 @@ class ResNet(Model):
                 channels = block.channels(width)
             stages.append(Chain(*blocks))
         head = Dense(channels, classes)
-        self.__dict__.update(stem=_stem(stem, in_channels, widths[0]), stages=Chain(*stages), head=head, mode=None)
+        self.stem = _stem(stem, in_channels, widths[0])
+        self.stages = Chain(*stages)
+        self.head = head
 
 
 def _stem(kind: str, in_channels: int, width: int) -> Chain:

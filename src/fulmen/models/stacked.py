@@ -44,7 +44,8 @@ class Stacked(Model):
 
     def __init__(self, block: Any, n: int, unroll: bool = False, remat: bool = False) -> None:
         repeat = lambda v: jnp.broadcast_to(v, (n, *v.shape)) if hasattr(v, "shape") else v
-        self.__dict__.update(blocks=jax.tree.map(repeat, block), n=n, unroll=unroll, remat=remat, mode=None)
+        self.blocks = jax.tree.map(repeat, block)
+        self.n, self.unroll, self.remat = n, unroll, remat
 
     def __getitem__(self, index: int) -> Any:
         """One block, in the stack's mode."""

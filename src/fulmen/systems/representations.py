@@ -58,7 +58,7 @@ class BYOL(SelfSupervised):
     >>> state = fm.setup(byol, jnp.ones((6, 4)), optimizer=optax.adam, lr=1e-3)
     """
 
-    model: EMA
+    model: EMA  # type: ignore[assignment]  # narrower than the base class's
     objective: Objective = CosineDistance()
     predictor: Component = dataclasses.field(kw_only=True)
 

@@ -136,7 +136,7 @@ class MeanTeacher(Defence):
     >>> state, logs = fm.train_step(state, jnp.zeros((6, 4)))      # unlabelled
     """
 
-    system: EMA
+    system: EMA  # type: ignore[assignment]  # narrower than the base class's
     objective: Objective = Brier()
 
     def defends(self, batch: Any) -> bool:

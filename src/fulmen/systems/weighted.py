@@ -61,7 +61,7 @@ class Uncertainty(Model):
     log_variances: jax.Array | None = None
 
     def __init__(self, *tasks: str, log_variances: Any = None) -> None:
-        self.__dict__.update(tasks=tasks, log_variances=log_variances, mode=None)
+        self.tasks, self.log_variances = tasks, log_variances
 
 
 @dispatch

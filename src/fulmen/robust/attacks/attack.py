@@ -189,7 +189,7 @@ class PGD(SteepestAscent):
     PGD(region=LinfBall(eps=0.1), step_size=0.02, steps=10)
     """
 
-    step_size: float = hyper()
+    step_size: float = hyper()  # type: ignore[assignment]  # narrower than the base class's
     steps: int = static()
     start: Start = dataclasses.field(default=Uniform())
 

@@ -122,7 +122,7 @@ class RFGSM(FGSM):
     RFGSM(region=LinfBall(eps=0.1) & Box(lo=0, hi=1))
     """
 
-    start: RandomSign = dataclasses.field(default=RandomSign(), kw_only=True)
+    start: RandomSign = dataclasses.field(default=RandomSign(), kw_only=True)  # type: ignore[assignment]  # narrower than the base class's
 
     @property
     def default_step(self) -> Any:

@@ -1,0 +1,121 @@
+"""The `__init__` of a `Tree`: generated without the time to compile it, or custom, which may assign each field once."""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from fulmen.core.suggestions import unknown_keyword
+
+_SELF = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+class _Factory:
+    """What a signature shows for a default that is made for each instance."""
+
+    def __repr__(self) -> str:
+        return "<factory>"
+
+
+_FACTORY = _Factory()
+
+
+def generated_init(cls: Any) -> Callable[..., None]:
+    """An `__init__` that sets the fields of a dataclass, like the one that `dataclasses` would compile from text.
+
+    Raises:
+        TypeError: if a field without a default follows one with a default.
+    """
+    fields = [f for f in dataclasses.fields(cls) if f.init]
+    by_position = [f.name for f in fields if not f.kw_only]
+    known, everything = {f.name for f in fields}, {f.name for f in dataclasses.fields(cls)}
+    required = {f.name for f in fields if _default(f) is dataclasses.MISSING}
+    _check_order(cls, by_position, required)
+    prepare = getattr(cls, "__post_init__", None)
+
+    def __init__(self: Any, *args: Any, **named: Any) -> None:
+        given = dict(zip(by_position, args, strict=False))
+        given.update(named)
+        if len(given) != len(args) + len(named) or not known >= given.keys() >= required:
+            raise _wrong_arguments(cls, args, named, by_position, required)
+        self.__dict__.update(given)
+        if prepare is not None:
+            _set_defaults(self, known)
+            prepare(self)
+        _set_defaults(self, everything)
+
+    __init__.__module__, __init__.__qualname__ = cls.__module__, f"{cls.__qualname__}.__init__"
+    parameters = map(_parameter, sorted(fields, key=lambda f: f.kw_only))
+    __init__.__signature__ = inspect.Signature([_SELF, *parameters])  # type: ignore[attr-defined]
+    return __init__
+
+
+def completed_init(cls: Any, init: Callable[..., None]) -> Callable[..., None]:
+    """A custom `__init__`, and then the defaults of the fields that it did not assign.
+
+    Raises:
+        AttributeError: when it leaves a field without a value.
+    """
+    everything = {f.name for f in dataclasses.fields(cls)}
+
+    @functools.wraps(init)
+    def __init__(self: Any, *args: Any, **options: Any) -> None:
+        init(self, *args, **options)
+        if type(self) is cls:  # else a subclass's `__init__` may assign more fields
+            _set_defaults(self, everything)
+
+    return __init__
+
+
+def _set_defaults(tree: Any, names: set[str]) -> None:
+    """Give the fields of these names that have no value their defaults."""
+    values = tree.__dict__
+    for name in names - values.keys():
+        values[name] = _default(tree.__dataclass_fields__[name])
+        if values[name] is dataclasses.MISSING:
+            del values[name]
+            raise AttributeError(f"{type(tree).__name__}.__init__ did not set the field {name!r}.")
+
+
+def _default(field: Any, make: bool = True) -> Any:
+    if field.default_factory is dataclasses.MISSING:
+        return field.default
+    return field.default_factory() if make else _FACTORY
+
+
+def _check_order(cls: type, by_position: Iterable[str], required: set[str]) -> None:
+    optional = None
+    for name in by_position:
+        if name not in required:
+            optional = name
+        elif optional:
+            raise TypeError(
+                f"{cls.__name__}.{name} has no default but follows {optional}, which has one; change their order."
+            )
+
+
+def _parameter(field: Any) -> inspect.Parameter:
+    kind = inspect.Parameter.KEYWORD_ONLY if field.kw_only else inspect.Parameter.POSITIONAL_OR_KEYWORD
+    default = _default(field, make=False)
+    default = inspect.Parameter.empty if default is dataclasses.MISSING else default
+    return inspect.Parameter(field.name, kind, default=default, annotation=field.type)
+
+
+def _wrong_arguments(
+    cls: type, args: tuple[Any, ...], named: Mapping[str, Any], by_position: list[str], required: set[str]
+) -> TypeError:
+    fields = [f.name for f in dataclasses.fields(cls) if f.init and f.name != "mode"]  # type: ignore[arg-type]
+    unknown = next((name for name in named if name not in (*fields, "mode")), None)
+    if unknown is not None:
+        return TypeError(unknown_keyword(cls, unknown, fields))
+    if len(args) > len(by_position):
+        order = ", ".join(by_position) or "none"
+        return TypeError(f"{cls.__name__} takes {len(by_position)} arguments by position ({order}), got {len(args)}.")
+    given = {*by_position[: len(args)], *named}
+    missing = [name for name in fields if name in required - given]
+    if missing:
+        example = ", ".join(f"{name}=…" for name in missing)
+        return TypeError(f"{cls.__name__} is missing {', '.join(missing)}: write {cls.__name__}({example}).")
+    twice = next(name for name in by_position[: len(args)] if name in named)
+    return TypeError(f"{cls.__name__} got {twice} twice, by position and by name.")
