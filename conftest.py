@@ -1,5 +1,6 @@
-"""The README's code and the docstrings' examples are tests too."""
+"""The code of the README and of the documentation's pages, and the docstrings' examples, are tests too."""
 
+import itertools
 import os
 from importlib.metadata import version
 
@@ -25,8 +26,27 @@ from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
 import fulmen as fm
+from fulmen.dispatching.registry import all_named_verbs
 
-pytest_collect_file = Sybil(parsers=[PythonCodeBlockParser()], patterns=["README.md"]).pytest()
+# Each page is one program, a module of its own. Code that is shown and not run, as that of other libraries, is in blocks of `py`.
+PAGES = ["README.md", "docs/*.md"]  # a `*` matches folders too
+_numbers = itertools.count(1)
+_before = {}
+
+
+def _begin_page(names):
+    names["__name__"] = f"page_{next(_numbers)}"
+    _before.update({verb: verb.methods for verb in all_named_verbs()})
+
+
+def _end_page(names):
+    names.clear()
+    for verb in all_named_verbs():
+        verb.restore(_before.get(verb, []))
+
+
+_pages = Sybil(parsers=[PythonCodeBlockParser()], patterns=PAGES, setup=_begin_page, teardown=_end_page)
+pytest_collect_file = _pages.pytest()
 
 
 @pytest.fixture(autouse=True)

@@ -86,12 +86,11 @@ def resolves(path):
     return True
 
 
-@pytest.mark.parametrize("folder", ["src", "notebooks", "README.md"])
-def test_names_in_documentation_and_messages_exist(folder):
-    root = Path(__file__).parents[1]
-    files = [path for end in ("*.py", "*.ipynb") for path in (root / folder).rglob(end)] or [root / folder]
-    found = {(path.name, name) for path in files for name in re.findall(r"\bfm\.([A-Za-z_][\w.]*)", source(path))}
-    assert found and not {(file, name) for file, name in found if not resolves(name.rstrip("."))}
+@pytest.mark.parametrize("files", ["src/**/*.py", "notebooks/*.ipynb", "docs/*.md", "docs/migration/*.md", "README.md"])
+def test_names_in_documentation_and_messages_exist(files):
+    paths = [*Path(__file__).parents[1].glob(files)]
+    found = {(path.name, name) for path in paths for name in re.findall(r"\bfm\.([A-Za-z_][\w.]*)", source(path))}
+    assert paths and not {(file, name) for file, name in found if not resolves(name.rstrip("."))}
 
 
 def source(path):
