@@ -16,7 +16,6 @@ from fulmen.dispatching.contract import Contract
 from fulmen.dispatching.location import place
 
 _EMPTY = inspect.Parameter.empty
-_BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -151,39 +150,41 @@ def read_methods(
         plain: the plain function inside it.
         names: returns the local names around the function.
     """
-    parameters = list(inspect.signature(function).parameters.values())
-    written: list[Any] = []
-    required, rest, contexts, takes = 0, None, (contract.context,) if contract.context else (), None
-    positional = [p for p in parameters if p.kind in _BY_POSITION]
-    for p in parameters:
-        if p.kind in (p.VAR_KEYWORD, p.KEYWORD_ONLY) and not (contract.context and p.name == contract.context_name):
-            continue
-        annotation = evaluate(p.annotation, plain, names)
-        if p.kind is p.VAR_POSITIONAL:
-            rest = dispatching(annotation)
-        elif (p.kind is p.KEYWORD_ONLY or p is positional[-1]) and _is_context(contract, p, annotation):
-            contexts = members(union(members(annotation))) if annotation is not _EMPTY else contexts
-            takes = p.name if p.kind is p.KEYWORD_ONLY else "last"
-        elif p.kind in _BY_POSITION:
-            written.append(annotation)
-            required = len(written) if p.default is _EMPTY else required
+    code, count = plain.__code__, plain.__code__.co_argcount  # `inspect.signature` is slow: importing the package reads 650
+    by_position, others = code.co_varnames[:count], code.co_varnames[count:]
+
+    def annotation(name: str) -> Any:
+        return evaluate(plain.__annotations__.get(name, _EMPTY), plain, names)
+
+    written = [annotation(name) for name in by_position]
+    rest = dispatching(annotation(others[code.co_kwonlyargcount])) if code.co_flags & inspect.CO_VARARGS else None
+    contexts, takes, context = (contract.context,) if contract.context else (), None, _EMPTY
+    if by_position and _is_context(contract, by_position[-1], written[-1]):
+        takes, context = "last", written.pop()
+    elif (name := contract.context_name) in others[: code.co_kwonlyargcount] and _is_context(
+        contract, name, annotation(name)
+    ):
+        takes, context = name, annotation(name)
+    if context is not _EMPTY:
+        contexts = members(union(members(context)))
+    required = min(count - len(plain.__defaults__ or ()), len(written))
     if not written and rest is None:
         raise TypeError(f"a method of `{contract.name}` needs at least one positional argument to dispatch on.")
     if rest is not None and takes == "last":
-        raise TypeError(f"{plain.__name__}: the context must follow `*`: `*inputs, {positional[-1].name}`.")
+        raise TypeError(f"{plain.__name__}: the context must follow `*`: `*inputs, {by_position[-1]}`.")
     hints = tuple(map(dispatching, written))
     for n in range(len(hints), required - 1, -1):
         # If an argument is left out, the context is not last in the call.
-        how = positional[-1].name if takes == "last" and n < len(hints) else takes
+        how = by_position[-1] if takes == "last" and n < len(hints) else takes
         tail, spec = rest if n == len(hints) else None, plain.__globals__.get("__spec__")
         yield Method(contract.name, function, hints[:n], tail, contexts, how, tuple(written[:n]), spec)
 
 
-def _is_context(contract: Contract, parameter: inspect.Parameter, annotation: Any) -> bool:
+def _is_context(contract: Contract, name: str, annotation: Any) -> bool:
     if contract.context is None:
         return False
     if annotation is _EMPTY:
-        return parameter.name == contract.context_name
+        return name == contract.context_name
     return all(isinstance(member, type) and issubclass(member, contract.context) for member in members(annotation))
 
 
