@@ -51,7 +51,7 @@ class Mode(Tree):
         """The mode that a method of this verb gets."""
         mode = object.__new__(type(self))  # as `remake`, but faster: every call of a method that names its mode runs it
         fields = mode.__dict__
-        fields.update(self.__dict__)
+        fields |= self.__dict__
         fields["verb"] = verb
         return mode
 
