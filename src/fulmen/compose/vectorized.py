@@ -108,18 +108,23 @@ def inside(whole: Any, view: Any) -> Any:
     return view
 
 
-def check_parts(whole: Any) -> None:
-    """Raise on invalid values in the parts of a component, before any data is seen."""
+def check_parts(whole: Any, everything: list[tuple[str, Any]]) -> None:
+    """Raise on invalid values in the parts of a component, before any data is seen.
+
+    Args:
+        whole: the component.
+        everything: its `components`.
+    """
     members = members_of(whole, whole)
     if members:
         validate(inside(whole, whole))
     else:
-        for _, part in components(whole):
+        for _, part in everything:
             require_dispatched(part)
             validate(part)
     for i, member in enumerate(members):
         try:
-            check_parts(member)
+            check_parts(member, components(member))
         except Exception as error:
             error.add_note(f"in member {i} of the population")
             raise

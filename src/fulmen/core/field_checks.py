@@ -9,7 +9,7 @@ import jax
 from fulmen.core import verbs as contracts
 from fulmen.core.component import Component, is_part
 from fulmen.core.fields import STATIC, UNCLEAR, kinds
-from fulmen.core.leaves import BUFFER, CONTAINERS, PARAMETER, components, drawn, is_array, leaves
+from fulmen.core.leaves import BUFFER, CONTAINERS, PARAMETER, drawn, is_array, leaves
 from fulmen.core.paths import join_path
 from fulmen.core.tree import Tree, items, short
 from fulmen.dispatching.compiled_code import generation
@@ -40,9 +40,13 @@ def _require_dispatched(cls: type, generation: int) -> None:
                 )
 
 
-def check_fields(component: Any) -> None:
-    """Raise for fields of unclear kind, values that do not fit the kind, and parameters at two paths."""
-    everything = components(component)
+def check_fields(component: Any, everything: list[tuple[str, Any]]) -> None:
+    """Raise for fields of unclear kind, values that do not fit the kind, and parameters at two paths.
+
+    Args:
+        component: the component.
+        everything: its `components`.
+    """
     for path, part in everything:
         if not isinstance(part, Component):
             _check_foreign(part, path)

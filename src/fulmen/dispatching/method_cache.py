@@ -107,21 +107,26 @@ class MethodCache(dict[CallTypes, Any]):
         return isinstance(found, Method) and more_specific(found.signature, method.signature)
 
 
-def quick_call(method: Method, bound: bool, default: Any) -> Callable[..., Any]:
-    """A method as a function of the arguments alone.
+def quick_call(found: Method | Around, bound: bool, default: Any) -> Callable[..., Any]:
+    """A method, with what runs around it, as a function of the arguments alone.
 
     Args:
-        method: the method.
+        found: the method or the `Around`.
         bound: whether the context is the one bound to the first argument, rather than the default.
         default: the default context.
     """
-    function, name, keyword = method.function, method.verb, method.takes
+    if isinstance(found, Around):
+        if found.when is None:
+            return lambda *args: found.call(args, args[0].mode if bound else default, {})
+        inner = quick_call(found.inner, bound, default)
+        return found.guarded(inner) if bound else inner
+    function, name, keyword = found.function, found.verb, found.takes
     if keyword is None:
         return function
     if keyword != "last":
-        return lambda *args: method.call(args, args[0].mode if bound else default, {})
+        return lambda *args: found.call(args, args[0].mode if bound else default, {})
     if bound:
-        if len(method.hints) == 2 and method.rest is None:  # most calls; naming the arguments saves a tenth
+        if len(found.hints) == 2 and found.rest is None:  # most calls; naming the arguments saves a tenth
             return lambda first, second: function(first, second, first.mode.within(name))
         return lambda *args: function(*args, args[0].mode.within(name))
     context = context_for(name, default)

@@ -19,7 +19,7 @@ from fulmen.dispatching.compiled_code import all_verbs, drop_compiled, lock, rec
 from fulmen.dispatching.contract import Contract
 from fulmen.dispatching.errors import MissingMethodError, OutdatedInstanceError
 from fulmen.dispatching.lazy_libraries import load_libraries
-from fulmen.dispatching.method_cache import NO_METHOD, Around, CallTypes, MethodCache, dispatch_type, innermost, quick_call
+from fulmen.dispatching.method_cache import NO_METHOD, CallTypes, MethodCache, dispatch_type, innermost, quick_call
 from fulmen.dispatching.method_table import MethodTable, delegate_to_part
 from fulmen.dispatching.methods import Method, plain_function, read_methods, refuse_twin
 from fulmen.dispatching.redefinition import note_classes
@@ -102,16 +102,12 @@ class Verb:
         return found.call(args, context, options)
 
     def _add_quick_call(self, types: CallTypes, found: Any, args: tuple[Any, ...]) -> None:
-        method = found.inner if isinstance(found, Around) and found.when is not None else found
-        if not isinstance(method, Method):
-            return
         bound = getattr(args[0], "mode", None) if self._binds else None
         with lock:
             if recorder() is None and self._cache.get(types) is found:
                 kinds = (type(bound) if self._binds else None, *map(type, args))
                 reads = self._binds and isinstance(bound, self.context or ())
-                quick = quick_call(method, reads, self._contract.default)
-                self._calls[kinds] = found.guarded(quick) if reads and found is not method else quick  # type: ignore[index]
+                self._calls[kinds] = quick_call(found, reads, self._contract.default)  # type: ignore[index]
 
     def forget_calls(self) -> None:
         """Remove the quick calls."""

@@ -14,6 +14,7 @@ from fulmen.compose.vectorized import check_parts, check_setup, members_of, seed
 from fulmen.core.component import fold_name, is_part
 from fulmen.core.component_methods import unbind
 from fulmen.core.field_checks import check_fields, check_shared_arrays
+from fulmen.core.leaves import components
 from fulmen.core.state import State
 from fulmen.core.structure import RECENT
 from fulmen.core.tree import get, remake
@@ -130,8 +131,9 @@ def check_component(component: Any) -> None:
         found = jax.tree_util.tree_flatten_with_path(component, is_leaf=is_state)[0]
         where = next(jax.tree_util.keystr(path, simple=True, separator=".") for path, part in found if is_state(part))
         raise TypeError(f"{where} must be a component, got a State; write state.system.")
-    check_fields(component)
-    check_parts(component)
+    everything = components(component)
+    check_fields(component, everything)
+    check_parts(component, everything)
 
 
 def _configured(component: Any, optimizer: Any, lr: Any, options: dict[str, Any]) -> Any:
