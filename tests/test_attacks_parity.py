@@ -9,6 +9,7 @@ import fulmen as fm
 from fulmen import attacks, dispatch
 
 PIXELS = 64
+ROWS = slice(0, 64, 4)  # of those recorded: without XLA's optimisations, float64 is slow
 
 with np.load(attacks_model.PATH.with_name("attacks.npz")) as stored:
     RECORDED = dict(stored)
@@ -65,7 +66,8 @@ ATTACKS = {
 
 def found(attack, dtype):
     x, y = attacks_model.examples(512, dtype)
-    batch = x[RECORDED["rows"]], y[RECORDED["rows"]]
+    rows = RECORDED["rows"][ROWS]
+    batch = x[rows], y[rows]
     moved = fm.perturb(attack, attacks_model.classifier(dtype), batch, jax.random.key(0), best=False)
     assert moved.x.dtype == dtype
     return np.asarray(moved.x), batch[0]
@@ -76,13 +78,13 @@ def test_in_float64_all_coordinates_equal_those_of_other_libraries(name):
     with jax.enable_x64(True):
         x, clean = found(ATTACKS[name], np.float64)
     assert np.abs(x - clean).max() > 0.09
-    np.testing.assert_allclose(x, RECORDED[name], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(x, RECORDED[name][ROWS], rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_in_float32_nearly_all_coordinates_are_equal(name):
     x, _ = found(ATTACKS[name], np.float32)
-    assert (np.abs(x - RECORDED[name]) <= 1e-5).mean() >= 0.999
+    assert (np.abs(x - RECORDED[name][ROWS]) <= 1e-5).mean() >= 0.999
 
 
 def test_the_other_libraries_agree_and_the_attacks_differ():
