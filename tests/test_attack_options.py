@@ -15,7 +15,7 @@ from fulmen.robust.attacks.attack_loop import SMALLEST, bucket
 
 BOX = fm.Box(0.0, 1.0)
 REGION = fm.LinfBall(0.1) & BOX
-N = 48
+N = 32
 
 
 @pytest.fixture(scope="module")
@@ -255,13 +255,13 @@ MANY = {
 @pytest.mark.parametrize("attack", MANY.values(), ids=MANY)
 def test_an_attempt_does_not_depend_on_the_other_examples_exactly(attack, key):
     with jax.enable_x64(True):
-        model, n = attacks_model.classifier(np.float64), 40
+        model, n = attacks_model.classifier(np.float64), 20
         x, y = attacks_model.examples(n, np.float64)
         data = fm.Labeled(x, y, index=np.arange(n) + 100)
         whole = attacks.attempt(attack, model, data, key)
         assert 0 < np.asarray(whole.succeeded).sum() < n
         assert len(np.unique(whole.first)) > 2
-        for rows in (np.random.default_rng(0).permutation(n), np.arange(3, 20), np.array([7])):
+        for rows in (np.random.default_rng(0).permutation(n), np.array([7])):
             part = attacks.attempt(attack, model, data[rows], key)
             near(part.x, np.asarray(whole.x)[rows], 1e-10)
             for name in ("succeeded", "first"):
@@ -269,14 +269,14 @@ def test_an_attempt_does_not_depend_on_the_other_examples_exactly(attack, key):
 
 
 def test_an_attempt_does_not_depend_on_the_other_examples_in_single_precision(model, key):
-    x, y = attacks_model.examples(256)
-    data, attack = fm.Labeled(x, y, index=np.arange(256)), fm.PGD(REGION, 0.02, 12)
-    whole, order = attacks.attempt(attack, model, data, key), np.random.default_rng(0).permutation(256)
+    x, y = attacks_model.examples(128)
+    data, attack = fm.Labeled(x, y, index=np.arange(128)), fm.PGD(REGION, 0.02, 12)
+    whole, order = attacks.attempt(attack, model, data, key), np.random.default_rng(0).permutation(128)
     again = attacks.attempt(attack, model, data[order], key)
-    parts = [attacks.attempt(attack, model, data[i : i + 64], key) for i in range(0, 256, 64)]
+    parts = [attacks.attempt(attack, model, data[i : i + 64], key) for i in range(0, 128, 64)]
     for other in (np.asarray(again.x)[np.argsort(order)], np.concatenate([part.x for part in parts])):
         alike = np.abs(np.asarray(whole.x) - other).max((1, 2, 3)) <= 1e-3
-        assert alike.mean() >= 0.995
+        assert alike.mean() >= 0.99
 
 
 def test_attempt_attacks_the_remaining_examples_like_perturb(key):
