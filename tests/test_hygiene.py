@@ -15,8 +15,8 @@ import pytest
 
 import fulmen as fm
 from fulmen.core import verbs as contracts
-from fulmen.dispatching.ambiguity import ambiguities
 from fulmen.dispatching.annotations import dispatching
+from fulmen.dispatching.find_ambiguities import ambiguities
 from fulmen.dispatching.methods import Method
 from fulmen.dispatching.registry import Verb, all_named_verbs, verbs
 
@@ -110,14 +110,14 @@ def test_every_verb_has_a_contract_and_says_how_to_extend_it():
 
 BY_TYPE = (fm.Batch, fm.Attack, fm.attacks.Region)
 BORDERS = {
-    "core/border.py": "what a user gives as data",
+    "core/batch_checks.py": "what a user gives as data",
     "data/epoch_reader.py": "what a user gives as data",
     "data/normalize.py": "what a user gives as data",
     "compose/part_defaults.py": "what a user's method returns",
     "inspect/outline.py": "display",
     "systems/representations.py": "which batch a user gives",
     "systems/language.py": "which batch a user gives",
-    "robust/attacks/minimal.py": "which region a user gives",
+    "robust/attacks/minimal_norm.py": "which region a user gives",
     "robust/attacks/smallest.py": "which attack a user gives",
     "robust/certified/certification.py": "which region a user gives",
     "robust/certified/interval.py": "which region a user gives",

@@ -16,7 +16,7 @@ from fulmen import attacks, dispatch
 from fulmen.core.verbs import length
 from fulmen.robust.attacks.boundary_attacks import FAB, DeepFool
 from fulmen.robust.attacks.carlini_wagner import CarliniWagner
-from fulmen.robust.attacks.minimal import onto_hyperplane
+from fulmen.robust.attacks.minimal_norm import onto_hyperplane
 
 BOX = fm.Box(0.0, 1.0)
 BALLS = {"Linf": fm.LinfBall(0.1), "L2": attacks.L2Ball(0.5), "L1": attacks.L1Ball(2.0)}

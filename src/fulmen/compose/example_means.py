@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from fulmen.core import Mean, Mergeable, Wrapper, part_name
-from fulmen.core.border import check_weight
+from fulmen.core.batch_checks import check_weight
 from fulmen.core.verbs import as_batch, loss, losses, metrics
 
 

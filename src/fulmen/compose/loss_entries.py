@@ -27,7 +27,7 @@ def part_batch(part: Any, name: str, batch: Any) -> Any:
 
 @verb
 def entry_part(system, name, batch):
-    """The part whose loss the entry `name` of `losses` is, or None, and the batch that the entry was computed on.
+    """The part whose loss the entry `name` of `losses` is (None if it is no part's), and the batch of that loss.
 
     **Extending.** Overload it for a system whose entries do not have the names of its fields.
     """

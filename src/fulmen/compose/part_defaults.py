@@ -9,7 +9,7 @@ from fulmen.compose.loss_entries import has_losses_of_parts, joined, part_batch
 from fulmen.compose.microbatches import mapped, microbatches_of
 from fulmen.core import Model, Prediction, System, Wrapper, keeps_rows, named_parts, outputs_for, remake, short
 from fulmen.core.batch import Batch, Labeled, PartBatches, Unlabeled, parts_of
-from fulmen.core.border import check_array, named_arrays
+from fulmen.core.batch_checks import check_array, named_arrays
 from fulmen.core.verbs import as_batch, augment, metrics, predictions, validate
 from fulmen.dispatching.registry import dispatch, verb
 

@@ -14,7 +14,7 @@ from fulmen.core.batch import (
     with_inputs,
     with_labels,
 )
-from fulmen.core.border import check_array, checked_batch
+from fulmen.core.batch_checks import check_array, checked_batch
 from fulmen.core.component import (
     Buffer,
     Component,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.core.border import check_weight
+from fulmen.core.batch_checks import check_weight
 from fulmen.core.tree import Tree
 
 

@@ -1,4 +1,4 @@
-"""`prepared`: what the verbs of batches do with the batch before a method is chosen. Its methods are in border.py."""
+"""`prepared`: what the verbs of batches do with the batch before a method is chosen. Its methods are in batch_checks.py."""
 
 from fulmen.dispatching.registry import verb
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from fulmen.core import Batch
-from fulmen.core.border import check_array, is_float, named_arrays, native
+from fulmen.core.batch_checks import check_array, is_float, named_arrays, native
 from fulmen.core.verbs import batches, steps_per_epoch
 from fulmen.dispatching.registry import dispatch
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from fulmen.core import Batch, Plan, short
-from fulmen.core.border import check_array, leaf_name
+from fulmen.core.batch_checks import check_array, leaf_name
 from fulmen.core.verbs import batches, position
 from fulmen.data.arrays import check_finite, check_lengths, count, host_array, host_dtype
 from fulmen.data.iterables import describe_data

@@ -84,7 +84,9 @@ def by_keyword(contract: Contract, args: Sequence[type], options: Sequence[str],
 
 def ambiguous(contract: Contract, args: Sequence[type], context: type, found: Sequence[Method]) -> AmbiguousMethodError:
     """The error for several methods of which none is the most specific."""
-    lines = [f"`{contract.name}({', '.join(map(_shown, args))})` is ambiguous: neither method is more specific."]
+    lines = [
+        f"`{contract.name}({', '.join(map(_shown, args))})` is ambiguous: these methods fit, and none is more specific than the others."
+    ]
     lines += [f"    {method}    {method.location}" for method in found]
     hints = [
         _narrowest([m.members[i] if i < len(m.hints) else members(m.rest) for m in found], a) for i, a in enumerate(args)
@@ -92,7 +94,7 @@ def ambiguous(contract: Contract, args: Sequence[type], context: type, found: Se
     signature = _parameters(contract, args, hints)
     if len({(m.hints, m.rest) for m in found}) == 1:  # only the contexts differ, and they overlap
         signature += f", {contract.context_name}: {context.__name__}"
-    lines += ["Write a method for the types that both accept:", "", "    @dispatch"]
+    lines += ["Write a method for the types that all of them accept:", "", "    @dispatch"]
     return AmbiguousMethodError("\n".join([*lines, f"    def {contract.name}({signature}): …"]))
 
 

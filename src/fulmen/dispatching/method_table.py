@@ -14,7 +14,7 @@ from fulmen.dispatching.contract import Contract
 from fulmen.dispatching.method_cache import Around, CallTypes
 from fulmen.dispatching.methods import Method
 from fulmen.dispatching.redefinition import check_definitions, mentions, moved
-from fulmen.dispatching.resolution import Wrapper, most_specific
+from fulmen.dispatching.resolution import HasPart, best_by_own_rules
 
 
 class PlumMethod:
@@ -45,7 +45,7 @@ def delegate_to_part(verb: Callable[..., Any], contract: Contract) -> Method:
 
     contexts = (contract.context,) if contract.context else ()
     takes = "last" if contexts and contract.bind is None else None
-    return Method(contract.name, delegate, (Wrapper,), object, contexts, takes, delegates=True)
+    return Method(contract.name, delegate, (HasPart,), object, contexts, takes, delegates=True)
 
 
 class MethodTable:
@@ -84,7 +84,8 @@ class MethodTable:
         with lock:
             if not self._plum.methods:
                 self._plum.methods.extend(
-                    plum.Method(PlumMethod(m), m.registered, function_name=m.verb, return_type=Any) for m in self.candidates
+                    plum.Method(PlumMethod(m), m.signature_with_context, function_name=m.verb, return_type=Any)
+                    for m in self.candidates
                 )
         return self._plum
 
@@ -93,7 +94,7 @@ class MethodTable:
         """All methods that a call can select."""
         return [*([] if self.delegate is None else [self.delegate]), *self.by_key.values()]
 
-    def most_specific(self, context: type, args: tuple[type, ...]) -> list[Method]:
+    def best(self, context: type, args: tuple[type, ...]) -> list[Method]:
         """The method that fits best, as a list: of none, of one, or of several that are ambiguous."""
         function, target = self.plum, CallTypes(context, args).signature
         try:
@@ -105,13 +106,13 @@ class MethodTable:
         except plum.AmbiguousLookupError:
             pass
         # plum lets the context decide before `*args`, and among methods with `*args` the last one that was registered.
-        return most_specific([m.implementation.method for m in function.methods if target <= m.signature], args)
+        return best_by_own_rules([m.implementation.method for m in function.methods if target <= m.signature], args)
 
     def resolve(self, types: CallTypes, options: Iterable[str] = ()) -> Any:
         """The method for the types of a call, with what runs around it. Raises where there is none, or more than one."""
         context, args, invoked = types
         check_definitions((context, *args))
-        found = self.most_specific(context, args)
+        found = self.best(context, args)
         if len(found) > 1:
             raise errors.ambiguous(self.contract, args, context, found)
         if not found:

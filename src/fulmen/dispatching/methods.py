@@ -64,7 +64,7 @@ class Method:
         return self._signature(self.hints)
 
     @functools.cached_property
-    def registered(self) -> plum.Signature:
+    def signature_with_context(self) -> plum.Signature:
         """The signature in the verb's plum function: the context's type is first, since plum needs `*args` to be last."""
         first = (union(self.contexts),) if self.contexts else ()
         return self._signature((*first, *self.hints), precedence=int(self.delegates))
@@ -198,6 +198,6 @@ def refuse_twin(old: Method, new: Method) -> None:
     for a, b in zip(old.written, new.written, strict=True):
         if name_of(a) != name_of(b):
             raise TypeError(
-                f"{new} at {new.location} and at {old.location} differ only in {name_of(a)} and {name_of(b)}, which do not "
-                "dispatch: only classes do. Distinguish them by a class, or inside one method."
+                f"{new} at {new.location} and at {old.location} differ only in the annotations {name_of(a)} and "
+                f"{name_of(b)}, which do not dispatch: only classes do. Annotate with different classes, or write one method."
             )

@@ -11,7 +11,7 @@ from fulmen.dispatching.methods import Method
 from fulmen.dispatching.warning import warn
 
 
-class Wrapper(abc.ABC):  # noqa: B024 - recognised by its attribute
+class HasPart(abc.ABC):  # noqa: B024 - recognised by its attribute
     """Any class with a `__part__`, to which verbs delegate the calls for which the class has no method."""
 
     @classmethod
@@ -19,7 +19,7 @@ class Wrapper(abc.ABC):  # noqa: B024 - recognised by its attribute
         return hasattr(kind, "__part__") or NotImplemented
 
 
-def most_specific(fitting: Sequence[Method], args: tuple[type, ...]) -> list[Method]:
+def best_by_own_rules(fitting: Sequence[Method], args: tuple[type, ...]) -> list[Method]:
     """The most specific of the methods that fit; several if they are ambiguous.
 
     The arguments decide first, and the context only between methods that are equal in them. A union counts as those of
@@ -31,7 +31,7 @@ def most_specific(fitting: Sequence[Method], args: tuple[type, ...]) -> list[Met
         if a.delegates:  # only methods on wrapper types come before delegation
             return not narrow[b] <= narrow[a]
         if narrow[a] == narrow[b]:
-            return a.signature < b.signature or a.registered < b.registered
+            return a.signature < b.signature or a.signature_with_context < b.signature_with_context
         return more_specific(narrow[a], narrow[b])
 
     return [m for m in fitting if not any(before(other, m) for other in fitting)]
@@ -43,7 +43,7 @@ def more_specific(a: plum.Signature, b: plum.Signature) -> bool:
 
 
 def warn_of_override(methods: Sequence[Method], new: Method) -> None:
-    """Warn if a new method comes before one of another package for types of that package alone, for the first time."""
+    """Warn, the first time only, if a new method overrides one of another package, and only for types of that package."""
     kinds = {kind for kinds in (*new.members, new.contexts) for kind in kinds} - {object}
     if any(old.key == new.key and old.module == new.module for old in methods):
         return

@@ -187,7 +187,9 @@ class Verb:
             for method in added:
                 self.table.add(method)
             stale |= self._refresh(
-                lambda types: any(types.signature <= m.registered and not self._cache.beats(types, m) for m in added)
+                lambda types: any(
+                    types.signature <= m.signature_with_context and not self._cache.beats(types, m) for m in added
+                )
             )
         if stale:
             drop_compiled(f"{added[0]} was {'redefined' if replaced else 'added'} at {added[0].place}")
@@ -222,7 +224,7 @@ class Verb:
             changed = {*self.methods} ^ {*methods}
             if changed:
                 self.table.replace(methods)
-            stale = self._refresh(lambda types: any(types.signature <= m.registered for m in changed))
+            stale = self._refresh(lambda types: any(types.signature <= m.signature_with_context for m in changed))
         if stale:
             drop_compiled(f"the methods of {self.__name__} were restored")
 

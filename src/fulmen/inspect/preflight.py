@@ -18,7 +18,7 @@ from fulmen.core.verbs import as_batch, bind, init, setup, validate
 from fulmen.data.arrays import count
 from fulmen.data.iterables import describe_data
 from fulmen.data.source import Source
-from fulmen.dispatching.ambiguity import ambiguities
+from fulmen.dispatching.find_ambiguities import ambiguities
 from fulmen.dispatching.location import place
 from fulmen.dispatching.registry import verbs
 from fulmen.inspect.findings import OK, WARNING, Report

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fulmen.core import Prediction, check_classes, class_targets
-from fulmen.core.border import check_weight
+from fulmen.core.batch_checks import check_weight
 from fulmen.core.naming import Named
 from fulmen.core.verbs import metrics, validate
 from fulmen.dispatching.registry import dispatch

@@ -2,9 +2,9 @@
 
 from fulmen.models.attention import Attention, rotary
 from fulmen.models.chain import MLP, Chain, ConvNet, Function
+from fulmen.models.input_normalization import Normalized
 from fulmen.models.layers import Conv, Dense, Dropout, Flatten
 from fulmen.models.normalization import BatchNorm, GroupNorm, LayerNorm, RMSNorm
-from fulmen.models.normalized import Normalized
 from fulmen.models.pooling import AvgPool, GlobalAvgPool, MaxPool
 from fulmen.models.remat import Remat
 from fulmen.models.resnet import BasicBlock, Bottleneck, ResNet, resnet18, resnet34, resnet50

@@ -104,7 +104,7 @@ def apply_gradients(state: State, gradients: Any, *, value: Any = None) -> State
     system, updated = state.system, []
     if members_of(system, system):
         raise ValueError(
-            f"{type(system).__name__}: a custom training step updates one system at a time; put it inside the population, "
+            f"{type(system).__name__}: a custom training step updates one system, not a population. Put it inside the population: "
             "fm.Population(fm.defences.SAM(system), n)."
         )
     for group, before in zip(groups(system, state.optimizer, state.plan), state.optimizer_state, strict=True):

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fulmen.core.border import checked_batch
+from fulmen.core.batch_checks import checked_batch
 from fulmen.core.state import State
 from fulmen.core.verbs import as_batch, validate
 

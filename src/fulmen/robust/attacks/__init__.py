@@ -25,11 +25,11 @@ from fulmen.robust.attacks.attack_loop import AttackState
 from fulmen.robust.attacks.attack_runs import adversarial
 from fulmen.robust.attacks.boundary_attacks import FAB, DeepFool
 from fulmen.robust.attacks.carlini_wagner import CarliniWagner
+from fulmen.robust.attacks.chain_attacks import ChainState, fgm, fgsm, slide
 from fulmen.robust.attacks.ensemble import WorstOf, autoattack, quick
-from fulmen.robust.attacks.gradient_steps import ChainState, fgm, fgsm, slide
 from fulmen.robust.attacks.input_transform import Diverse, Nesterov, View
 from fulmen.robust.attacks.iterated import BIM, DIFGSM, MIFGSM, NIFGSM, RFGSM, SLIDE, TIFGSM, RandomSign, momentum, smooth
-from fulmen.robust.attacks.minimal import MinimalNorm
+from fulmen.robust.attacks.minimal_norm import MinimalNorm
 from fulmen.robust.attacks.primal_dual import PDPGD
 from fulmen.robust.attacks.problem import Problem, Seen
 from fulmen.robust.attacks.region import Ball, Box, Intersection, L0Ball, L1Ball, L2Ball, LinfBall, PerCoordinate, Region

@@ -12,7 +12,7 @@ from fulmen.core.verbs import advance, begin, length, project
 from fulmen.dispatching.registry import dispatch, verb
 from fulmen.objectives import CrossEntropy, Objective
 from fulmen.robust.attacks.attack_loop import AttackState, along
-from fulmen.robust.attacks.minimal import (
+from fulmen.robust.attacks.minimal_norm import (
     MinimalNorm,
     annealed,
     ascent,

@@ -10,7 +10,7 @@ from fulmen.core import hyper, remake, static
 from fulmen.core.verbs import advance, begin, finish, length
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack_loop import AttackState, along, select
-from fulmen.robust.attacks.minimal import (
+from fulmen.robust.attacks.minimal_norm import (
     MinimalNorm,
     candidate_classes,
     class_to_beat,

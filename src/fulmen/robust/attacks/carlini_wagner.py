@@ -10,7 +10,7 @@ from fulmen.core import hyper, remake, static
 from fulmen.core.verbs import advance, begin, transformation, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack_loop import AttackState, select
-from fulmen.robust.attacks.minimal import MinimalNorm, clean_fields, keep_nearest, limits, maximized
+from fulmen.robust.attacks.minimal_norm import MinimalNorm, clean_fields, keep_nearest, limits, maximized
 from fulmen.robust.attacks.problem import finite
 from fulmen.robust.attacks.region import boxes
 

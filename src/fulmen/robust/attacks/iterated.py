@@ -12,7 +12,7 @@ from fulmen.core import concrete, hyper, number, remake, static
 from fulmen.core.verbs import scaled, start_point, transformation, validate, views
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import CLEAN, FGSM, PGD, Attack, Start, SteepestAscent, multiplied, require_key
-from fulmen.robust.attacks.gradient_steps import slide
+from fulmen.robust.attacks.chain_attacks import slide
 from fulmen.robust.attacks.input_transform import Diverse, Nesterov, View
 from fulmen.robust.attacks.region import ball_of
 

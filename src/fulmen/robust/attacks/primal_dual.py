@@ -11,7 +11,7 @@ from fulmen.core import hyper, remake, static
 from fulmen.core.verbs import advance, begin, length, project
 from fulmen.dispatching.registry import dispatch, verb
 from fulmen.robust.attacks.attack_loop import AttackState, along
-from fulmen.robust.attacks.minimal import MinimalNorm, ascent, clean_fields, keep_nearest, limits, share_done
+from fulmen.robust.attacks.minimal_norm import MinimalNorm, ascent, clean_fields, keep_nearest, limits, share_done
 from fulmen.robust.attacks.region import L1Ball, L2Ball, LinfBall, ball_of
 
 __all__ = ["PDPGD"]

@@ -10,7 +10,7 @@ from fulmen.core import hyper, remake, static
 from fulmen.core.verbs import advance, begin, length, transformation
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack_loop import AttackState, along
-from fulmen.robust.attacks.minimal import MinimalNorm, annealed, ascent, clean_fields, keep_nearest, limits, share_done
+from fulmen.robust.attacks.minimal_norm import MinimalNorm, annealed, ascent, clean_fields, keep_nearest, limits, share_done
 from fulmen.robust.attacks.region import ball_of
 
 

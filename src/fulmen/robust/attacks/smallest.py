@@ -15,7 +15,7 @@ from fulmen.robust.attacks.attack import Attack
 from fulmen.robust.attacks.attack_loop import AttackState
 from fulmen.robust.attacks.attack_runs import with_index
 from fulmen.robust.attacks.ensemble import most_passes
-from fulmen.robust.attacks.minimal import MinimalNorm, clean_fields, keep_nearest
+from fulmen.robust.attacks.minimal_norm import MinimalNorm, clean_fields, keep_nearest
 from fulmen.robust.attacks.projections import at_least_32_bits
 from fulmen.robust.attacks.region import ball_of
 

@@ -12,7 +12,7 @@ from jax.core import Tracer
 
 from fulmen.compose.example_means import total_loss
 from fulmen.compose.part_defaults import augmented
-from fulmen.core.border import named_arrays
+from fulmen.core.batch_checks import named_arrays
 from fulmen.core.component import Component
 from fulmen.core.leaves import components, is_array, leaves
 from fulmen.core.mode import Train, bound_mode

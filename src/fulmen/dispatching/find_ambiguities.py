@@ -33,7 +33,7 @@ def _ambiguous_types(verb: Verb, a: Method, b: Method) -> tuple[type, ...] | Non
             continue
         for args in itertools.product(*(_common(x, y) for x, y in zip(*hints))):
             for context in contexts:
-                if {a, b} <= {*verb.table.most_specific(context, args)}:
+                if {a, b} <= {*verb.table.best(context, args)}:
                     return args
     return None
 
