@@ -48,6 +48,7 @@ class Kill(fm.callbacks.Saver):
     killed_at: int
     state: fm.State | None = None
     run: dict | None = None
+    step = 0
 
     def load(self, like):
         return self.state

@@ -261,6 +261,14 @@ def test_limit_ends_each_epoch_early(given):
     assert len(history["loss"]) == 3
 
 
+def test_overfit_of_an_iterator_trains_on_the_batches_that_it_was_set_up_with():
+    seen, batch = Call(lambda run: run.batch[0], fm.Every(steps=1)), lambda i: (X[10 * i : 10 * i + 10], Y[10 * i : 10 * i + 10])
+    options = dict(optimizer=optax.adam, lr=0.1, steps=4, overfit=2, progress=False)
+    _, history = fm.fit(fm.Classifier(net()), map(batch, range(5)), callbacks=[seen], **options)
+    assert [v[0, 0] for v in seen.seen] == [X[0, 0], X[10, 0]] * 2
+    assert "validation/loss" in history
+
+
 def test_overfit_repeats_and_validates_on_the_first_batches(state):
     seen = Call(lambda run: run.batch[0], fm.Every(steps=1))
     trained, history = run(state, seen, epochs=30, overfit=2)
@@ -392,9 +400,10 @@ def restore_run_state(callback: Memory, saved):
 class Found:
     state: fm.State
     run: dict
+    step = 0
 
     def load(self, like):
-        return self.state
+        return fm.State.of(self.state.arrays, self.state.raw_key, self.state.step, like.structure)
 
 
 class Positioned:
@@ -467,14 +476,15 @@ def test_a_complete_run_is_not_trained_again(state, monkeypatch):
     assert np.array_equal(history["loss"], resumed_history["loss"])
 
 
-@pytest.mark.parametrize("option", [{"seed": 1}, {"batch_size": 20}, {"drop_last": True}], ids=repr)
+@pytest.mark.parametrize("option", [{"seed": 1}, {"batch_size": 20}, {"drop_last": True}, {"microbatches": 2}], ids=repr)
 def test_a_run_is_resumed_with_its_own_options(state, monkeypatch, option):
     found = []
     run(state, Call(lambda run: found.append(Found(run.state, run_data(run))), fm.Every(steps=5)), epochs=1)
     monkeypatch.setattr("fulmen.train.loop.find_resumable", lambda directory: found[0])
     [(name, value)] = option.items()
+    component, new = fm.Classifier(net()), dict(optimizer=optax.adam, lr=0.1)
     with pytest.raises(ValueError, match=f"{name}={value!r} instead of"):
-        run(state, epochs=1, resume="there", **option)
+        run(component, epochs=1, resume="there", **{"batch_size": 10, **new, **option})
     with pytest.warns(UserWarning, match=r"another length.*epochs=2 instead of 1"):
         resumed, _ = run(state, epochs=2, resume="there")
     assert int(resumed.step) == 12

@@ -230,7 +230,7 @@ def _name(part: Any, path: str) -> str:
 def _missing_optimizer(system: Any, path: str) -> str:
     name = type(system).__name__
     return (
-        f"no optimizer for {path!r}. Give one to `setup` or `fit` (`optimizer=optax.adam, lr=1e-3`; in a dict, the key '' is "
-        f"for all other parameters), or write\n\n    @dispatch\n"
+        f"optimizer: no optimizer for {path!r}. Write optimizer=optax.adam, lr=1e-3 in `setup` or `fit` (in a dict, the key '' is for "
+        f"all other parameters), or write\n\n    @dispatch\n"
         f"    def configure_optimizers({name.lower()}: {name}): return optax.adam(1e-3)\n"
     )

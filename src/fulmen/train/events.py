@@ -90,6 +90,8 @@ class Run:
         seconds: the duration of the run so far.
         speed: recent steps per second.
         saved: the path of the newest checkpoint, or None.
+        stopping: whether the run ends after this step.
+        loop: what does the steps, for phases.
     """
 
     plan: Plan
@@ -105,8 +107,8 @@ class Run:
     speed: float = 0.0
     saved: str | None = None
     stopping: bool = False
+    loop: Any = dataclasses.field(default=None, repr=False)
     _logs: Any = dataclasses.field(default_factory=dict, repr=False)
-    _loop: Any = dataclasses.field(default=None, repr=False)
 
     @property
     def logs(self) -> Logs:
@@ -128,11 +130,11 @@ class Run:
     def state(self, value: State) -> None:
         if not isinstance(value, State):
             raise TypeError(f"run.state must be a State, got {type(value).__name__}; write fm.replace(run.state, …).")
-        self._loop.take(value)
+        self.loop.take(value)
 
     def arrays(self) -> State:
         """The current state without a copy; its arrays are valid until the callback returns."""
-        return self._loop.state()
+        return self.loop.state()
 
     @property
     def learning_rate(self) -> Any:
@@ -146,16 +148,16 @@ class Run:
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
         state = self.arrays()
-        self._loop.take(state.replace(optimizer=with_learning_rate(state.optimizer, value)))
+        self.loop.take(state.replace(optimizer=with_learning_rate(state.optimizer, value)))
 
     @property
     def position(self) -> dict[str, Any]:
         """Where the run is, as a dict that JSON can hold: `fit` continues from it exactly."""
-        return self._loop.position()
+        return self.loop.position()
 
     def discard_logs(self) -> None:
         """Leave the logs of the newest step out of the epoch's; for a callback for `StepEnd`."""
-        self._loop.ledger.discard_newest()
+        self.loop.ledger.discard_newest()
 
     def left(self) -> int | None:
         """The number of remaining steps, or None if it is unknown."""

@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
+
+from fulmen.devices.processes import several
 
 
 class Interruption:
@@ -40,6 +43,10 @@ class Interruption:
         """Whether there was a signal."""
         return self.number is not None
 
+    def after_step(self, step: Any) -> bool:
+        """Whether the run ends after this step, by its number."""
+        return self.number is not None
+
     def error(self, number: int | None = None, reason: str = "") -> BaseException:
         """The exception that ends the process as the signal would."""
         number = self.number if number is None else number
@@ -51,6 +58,15 @@ class Interruption:
             raise self.error(reason="interrupted before the first step")
 
 
+class Preemption(Interruption):
+    """SIGTERM of any process of `jax.distributed`, which JAX handles: all processes end after the same step."""
+
+    def after_step(self, step: Any) -> bool:
+        if self.number is None and multihost_utils.reached_preemption_sync_point(int(step)):
+            self.number = signal.SIGTERM
+        return self.number is not None
+
+
 @contextlib.contextmanager
 def interruptible(
     answer: str = "", *, starting: bool = False, signals: tuple[int, ...] = (signal.SIGINT,)
@@ -58,6 +74,7 @@ def interruptible(
     """Handle signals by an `Interruption`: the current handler if it is one, or a new one.
 
     Threads other than the main one get no signals. A signal that the process ignores, as Ctrl-C in the background, stays ignored.
+    With several processes no signal is handled here: one process must not end its steps alone.
     """
     if threading.current_thread() is not threading.main_thread():
         yield Interruption(answer)
@@ -67,11 +84,14 @@ def interruptible(
         if isinstance(before, Interruption):
             yield before
             return
-    interruption = Interruption(answer, starting)
+    preemptible = jax.distributed.is_initialized() and jax.config.read("jax_enable_preemption_service")
+    interruption = (Preemption if preemptible else Interruption)(answer, starting)
     # A handler that was not installed by Python is None, and could not be put back.
     handlers = {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
-    if jax.distributed.is_initialized():
-        handlers.pop(signal.SIGTERM, None)  # JAX's preemption notifier owns it
+    if several():
+        handlers.clear()
+    elif preemptible:
+        del handlers[signal.SIGTERM]
     for number in handlers:
         signal.signal(number, interruption)
     try:

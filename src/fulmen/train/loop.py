@@ -16,7 +16,7 @@ from fulmen.core.state import State
 from fulmen.core.verbs import fit, run_epoch, setup
 from fulmen.data.source import Source
 from fulmen.devices.placement import on_devices
-from fulmen.devices.processes import is_first
+from fulmen.devices.processes import is_first, require_equal
 from fulmen.dispatching.registry import dispatch
 from fulmen.dispatching.warning import warn
 from fulmen.train.checkpoints import find_resumable
@@ -75,6 +75,7 @@ def fit(
         validation = data if overfit is not None and validation is None else validation
         source, plan = prepare("fit", state, data, **reading)
         found = None if resume is None else find_resumable(resume)
+        require_equal("the checkpoint that `resume` finds", found and found.step)
         state = state if found is None else found.load(like=state)
         epochs = reading.get("epochs")
         sets = None if validation is None else ValidationSets(validation, validate_every, state, data, epochs)
@@ -84,7 +85,7 @@ def fit(
             warn_past_plan(state, plan.total_steps)
         history = History()
         history.opposed = any(isinstance(part, Game) for _, part in components(state.system))
-        run = Run(state.plan, history, plan.total_steps, read_options(plan, overfit, **reading), listed)
+        run = Run(state.plan, history, plan.total_steps, read_options(plan, state.plan.microbatches, overfit, **reading), listed)
         require_listeners(listed, run)
         require_one_owner(listed)
         loop = StepLoop(state, run, interrupted, source)
@@ -119,7 +120,8 @@ def fit(component: object, data, *, overfit=None, **options):
         first, read = overfitted(data, overfit, reading)
         state = setup(component, first, **{**options, **{k: v for k, v in read.items() if k != "seed"}})
         interrupted.stop_if_starting()
-        return fit(state, data, overfit=overfit, **of_run, **reading)
+        # Of an iterator the first batches are read now, and only once.
+        return fit(state, first, overfit=overfit, **of_run, **reading)
 
 
 _OF_RUN = ("validation", "validate_every", "callbacks", "progress", "phase", "resume")

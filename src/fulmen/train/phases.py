@@ -52,7 +52,7 @@ class EvaluationData:
 
 @dispatch
 def run_epoch(phase: Training, state, source, run):
-    loop = run._loop
+    loop = run.loop
     if state is not loop.handed:
         loop.take(state)
     loop.run_epoch(iter(source))

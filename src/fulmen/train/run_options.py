@@ -64,7 +64,7 @@ def _require_equal_processes(state: State, source: Source, plan: Plan) -> None:
 
 
 def read_options(
-    plan: Plan, overfit: Any, epochs: Any = None, steps: Any = None, limit: Any = None, **_: Any
+    plan: Plan, microbatches: int, overfit: Any, epochs: Any = None, steps: Any = None, limit: Any = None, **_: Any
 ) -> dict[str, Any]:
     """The options of a run as a checkpoint keeps them, to be compared when the run is resumed."""
     return {
@@ -75,6 +75,7 @@ def read_options(
         "drop_last": plan.drop_last,
         "limit": limit,
         "overfit": overfit,
+        "microbatches": microbatches,
     }
 
 

@@ -28,12 +28,8 @@ def checked_step_data(state: State, raw: Any) -> Any:
         TypeError, ValueError: as `checked_batch` and the system's `validate` do.
     """
     for leaf in raw if type(raw) is tuple else jax.tree.leaves(raw):
-        if type(leaf) is np.ndarray:
-            axes = _AXES.get(leaf.dtype)
-            # `argmin` takes a third of the time of `min`, and finds NaN too.
-            if axes is None or (leaf.ndim <= axes and leaf.size and not leaf.item(leaf.argmin()) >= 0):
-                return _validated(state, raw)
-        elif not isinstance(leaf, jax.Array):
+        known = leaf.dtype in _AXES if type(leaf) is np.ndarray else isinstance(leaf, jax.Array)
+        if not known or _has_negative(leaf):
             return _validated(state, raw)
     return raw
 
@@ -41,15 +37,15 @@ def checked_step_data(state: State, raw: Any) -> Any:
 def _validated(state: State, raw: Any) -> Any:
     # `validate` traces the model, so it is called once for arrays that it accepts with negative numbers.
     raw, accepted = checked_batch(raw), state.structure.programs.setdefault("accepted with negative numbers", set())
-    negative = {i for i, leaf in enumerate(jax.tree.leaves(raw)) if _may_be_wrong(leaf)}
+    negative = {i for i, leaf in enumerate(jax.tree.leaves(raw)) if _has_negative(leaf)}
     if not negative <= accepted:
         validate(state.system, checked_batch(as_batch(state.system, raw)))
         accepted |= negative
     return raw
 
 
-def _may_be_wrong(leaf: Any) -> bool:
-    """Whether a host array has negative numbers or NaN, and as many axes as labels or weights may have."""
-    if not isinstance(leaf, np.ndarray) or not leaf.size or leaf.ndim > _AXES.get(leaf.dtype, 1):
+def _has_negative(leaf: Any) -> bool:
+    """Whether an array on the host has a negative number or NaN, and as many axes as labels or weights may have."""
+    if type(leaf) is not np.ndarray or leaf.ndim > _AXES.get(leaf.dtype, 1) or not leaf.size:
         return False
-    return not np.min(leaf) >= 0
+    return not leaf.flat[leaf.argmin()] >= 0  # a third of the time of `min`; finds NaN too

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ from fulmen.train.accumulate import Ledger
 from fulmen.train.compiled_step import step_structure, traced_step
 from fulmen.train.donating_step import donating_program, used_variables
 from fulmen.train.events import Due, Event, LogsRead, Run, StepEnd, listeners, send
+from fulmen.train.every_interval import Every
 from fulmen.train.interruption import Interruption
 
 _REFRESH = 0.1  # seconds between two readings of the logs
@@ -52,7 +53,7 @@ class StepLoop:
         self.cut = False
         self.handed: Any = None  # the state that was returned last, whose arrays the next step may donate
         self.begun, self.before = time.perf_counter(), 0.0
-        run._loop = self
+        run.loop = self
         self.take(state)
 
     def take(self, state: State) -> None:
@@ -195,7 +196,7 @@ class StepLoop:
                 unread += 1
                 if self.timed_from is None:
                     self.timed_from, interrupted.starting = now(), False  # the first step may have been compiled
-                if unread == quiet or interrupted.is_set() or (by_time and now() >= refresh):
+                if unread == quiet or interrupted.after_step(step) or (by_time and now() >= refresh):
                     self._store(updated, int(step), unread)
                     sums, unread, run.batch = self._add(sums, self.watched), 0, newest
                     self._call_due()
@@ -259,21 +260,24 @@ class StepLoop:
             run.logs = ledger.read_newest()
             self.tell(StepEnd())
         first = not self.each_step
-        for i, (callback, every) in enumerate(self.due):
-            by_steps = every.at_step(run.step)
-            if by_steps or every.after(time.perf_counter() - self.reminded[i]):
-                self.reminded[i], run.seconds = time.perf_counter(), self.elapsed()
-                if first:  # a callback may add to them
-                    run.logs, first = ledger.read, False
-                on(Due("steps" if by_steps else "minutes"), callback, run)
+        for callback, event in self._due_now("steps", lambda every: every.at_step(run.step)):
+            run.seconds = self.elapsed()
+            if first:  # a callback may add to them
+                run.logs, first = ledger.read, False
+            on(event, callback, run)
 
     def call_due_by_epochs(self) -> None:
         """Call the callbacks that are due after the epoch that has ended, or whose time has come in a short one."""
+        for callback, event in self._due_now("epochs", lambda every: every.at_epoch(self.run.epoch + 1)):
+            on(event, callback, self.run)
+
+    def _due_now(self, unit: str, counted: Callable[[Every], bool]) -> Iterator[tuple[Any, Due]]:
+        """The callbacks that are due by the number of steps or of epochs, or by the time, each with its event."""
         for i, (callback, every) in enumerate(self.due):
-            by_epochs = every.at_epoch(self.run.epoch + 1)
-            if by_epochs or every.after(time.perf_counter() - self.reminded[i]):
+            by_count = counted(every)
+            if by_count or every.after(time.perf_counter() - self.reminded[i]):
                 self.reminded[i] = time.perf_counter()
-                on(Due("epochs" if by_epochs else "minutes"), callback, self.run)
+                yield callback, Due(unit if by_count else "minutes")
 
     def epoch_logs(self) -> dict[str, Any]:
         if self.ledger is None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fulmen.core.verbs import due, on
+from fulmen.devices.processes import is_first
 from fulmen.dispatching.registry import dispatch
 from fulmen.train.events import Due, LogReader
 from fulmen.train.every_interval import Every
@@ -45,4 +46,5 @@ def on(event: Due, callback: Printer, run):
         logs = {name: find_metric(logs, name, "Printer") for name in callback.metrics}
     elif callback.metrics is not None:  # some metrics are logged only after epochs
         logs = {name: logs[name] for name in callback.metrics if name in logs}
-    print(f"epoch {run.epoch + 1}  step {run.step}  {line(logs)}", file=callback.file, flush=True)
+    if is_first():
+        print(f"epoch {run.epoch + 1}  step {run.step}  {line(logs)}", file=callback.file, flush=True)

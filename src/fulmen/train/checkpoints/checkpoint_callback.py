@@ -18,6 +18,7 @@ import optax
 
 from fulmen.core.verbs import due, on
 from fulmen.core.version import __version__
+from fulmen.devices.processes import is_first, several
 from fulmen.dispatching.registry import dispatch
 from fulmen.train.checkpoints.atomic_files import explained
 from fulmen.train.checkpoints.background_write import BackgroundWrite
@@ -91,7 +92,7 @@ class Checkpoint(Saver):
         if self._folder is None:
             raise RuntimeError("Checkpoint.save must be called in a run, by a callback.")
         self._require_metrics(run)
-        snapshot, data = self.store.snapshot(run.arrays()), run_data(run)
+        snapshot, data = self.store.snapshot(run.arrays()), run_data(run) if is_first() else {}
         # Copied, since callbacks and sources may change it while it is written; the history is a copy already, and may be long.
         data = {name: value if name == "history" else copy.deepcopy(value) for name, value in data.items()}
         best = {rule.metric: rule.direction for rule in self.keep.rules}
@@ -103,7 +104,7 @@ class Checkpoint(Saver):
             with explained(f"the checkpoint of step {manifest.step} cannot be written into {self.directory}"):
                 folder.add(manifest, lambda path: store.write(path, snapshot), _encoded({**data, "versions": _versions()}))
 
-        if jax.process_count() > 1:
+        if several():
             write()  # the processes wait for each other, which a thread of each could do in another order than their steps
         else:
             self._writing.start(write)
@@ -145,7 +146,7 @@ def on(event: FitStart, callback: Checkpoint, run):
     callback._error_before = sys.exc_info()[1]
     callback._measured, callback._saved = (-1, {}), _time_point(run)
     callback.store.require()
-    if jax.process_count() > 1 and any(part.minutes is not None for part in callback.every.parts):
+    if several() and any(part.minutes is not None for part in callback.every.parts):
         raise ValueError(
             f"Checkpoint.every must be by steps or epochs in a run of several processes, whose clocks differ, got {callback.every!r}."
         )

@@ -9,8 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import jax
-
+from fulmen.devices.processes import is_first, wait_for_others
 from fulmen.train.checkpoints.atomic_files import explained, remove_folder, sync_folder, sync_tree, write_file
 from fulmen.train.checkpoints.checkpoint_list import PREVIOUS, RUN, examined, folder_name, folders
 from fulmen.train.checkpoints.file_lock import FolderLock
@@ -38,8 +37,11 @@ class CheckpointFolder:
         self.directory, self.keep, self._resumed = directory, keep, step
         self.newest: str | None = None  # the path of the newest checkpoint that was written
         self._lock: FolderLock | None = None
-        if jax.process_index():
-            return  # the first process of several has the lock, and makes and removes folders
+        if is_first():  # it has the lock, and makes and removes folders
+            self._open(directory, step)
+        wait_for_others("checkpoints")
+
+    def _open(self, directory: Path, step: int) -> None:
         with explained(f"checkpoints cannot be written into {directory}"):
             directory.mkdir(parents=True, exist_ok=True)
             self._lock = FolderLock(directory)
@@ -62,23 +64,22 @@ class CheckpointFolder:
         """
         final = self.directory / folder_name(manifest.step)
         temporary = final.with_name(f".{final.name}.new")  # the same in all processes, which write the state together
-        first = jax.process_index() == 0
         try:
-            if first:
+            if is_first():
                 self._remove_leftovers()
                 temporary.mkdir()
-            _wait_for_all("begin")
+            wait_for_others("the folder of a checkpoint")
             write_state(temporary)
-            _wait_for_all("state")
-            if first:
+            wait_for_others("the state of a checkpoint")
+            if is_first():
                 write_file(temporary / RUN, run)
                 write_file(temporary / MANIFEST, replace(manifest, files=listed_files(temporary)).encoded())
                 sync_tree(temporary)
                 self._rename(temporary, final)
                 self._remove_others(manifest.step)
-            _wait_for_all("end")
+            wait_for_others("a checkpoint")
         except BaseException:
-            if first:
+            if is_first():
                 shutil.rmtree(temporary, ignore_errors=True)
             raise
         self.newest = str(final)
@@ -118,11 +119,3 @@ class CheckpointFolder:
         """Release the directory for other runs."""
         if self._lock is not None:
             self._lock.release()
-
-
-def _wait_for_all(what: str) -> None:
-    """Wait until every process of the run is at this point."""
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices(f"fulmen checkpoint {what}")

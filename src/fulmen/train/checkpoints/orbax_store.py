@@ -12,6 +12,7 @@ import numpy as np
 
 from fulmen.core.paths import join_path
 from fulmen.core.state import State
+from fulmen.devices.processes import is_first, several
 from fulmen.train.checkpoints.atomic_files import write_file
 from fulmen.train.checkpoints.file_header import Header, described_tree, parse_header, require_same
 from fulmen.train.checkpoints.manifest import read_bytes
@@ -48,7 +49,7 @@ class OrbaxStore:
         with orbax.Checkpointer(orbax.PyTreeCheckpointHandler()) as writer:
             # By number: Orbax makes names of files of the keys.
             writer.save((folder / _ARRAYS).absolute(), {str(i): leaf for i, leaf in enumerate(leaves.values())})
-        if jax.process_index() == 0:
+        if is_first():
             write_file(folder / _DESCRIPTION, json.dumps(header).encode())
 
     def read(self, folder: Path, like: Any, inside: str = "") -> Any:
@@ -82,7 +83,7 @@ def _stored(leaf: Any) -> Any:
 def _is_global(leaf: Any) -> bool:
     """Whether Orbax can write a leaf as a JAX array; in a run of several processes it refuses arrays of a single process."""
     sharding = getattr(leaf, "sharding", None)
-    return sharding is not None and (jax.process_count() == 1 or not sharding.is_fully_addressable)
+    return sharding is not None and (not several() or not sharding.is_fully_addressable)
 
 
 def _restored(folder: Path, header: Header, wanted: dict[str, Any]) -> list[Any]:

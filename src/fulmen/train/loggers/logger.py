@@ -8,6 +8,7 @@ from typing import Any
 
 from fulmen.core.leaves import OTHER, leaves
 from fulmen.core.verbs import due, log, on, restore_run_state, run_state, summary
+from fulmen.devices.processes import is_first
 from fulmen.dispatching.registry import dispatch
 from fulmen.dispatching.warning import warn
 from fulmen.train.events import Due, EpochEnd, FitEnd, FitStart, LogReader, ValidationEnd
@@ -20,7 +21,7 @@ class Logger(LogReader):
     each validation within an epoch, and at an interval.
 
     An error of a logger is a warning, once for each run, and does not end the run. After a resume, no record is written twice and
-    none is missing.
+    none is missing. With several processes the first one writes.
 
     **Extending.** A subclass has methods of `log` for the kinds of records that it writes, others are ignored. It may override
     `open` and `close`, and the verb `run_state` for what `open` needs after a resume.
@@ -48,8 +49,9 @@ class Logger(LogReader):
 
     def write(self, record: Record) -> None:
         """Write a record; an error is a warning."""
-        with self.guarded():
-            log(self, record)
+        if is_first():
+            with self.guarded():
+                log(self, record)
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
@@ -98,6 +100,8 @@ def restore_run_state(callback: Logger, saved):
 def on(event: FitStart, callback: Logger, run):
     saved, callback._saved = callback._saved, None
     callback._failed = callback._ending = False
+    if not is_first():
+        return
     with callback.guarded():
         callback.open(run.step, saved)
     if saved is None:
@@ -145,5 +149,6 @@ def _scalars(name: str, run: Any) -> Scalars:
 
 @dispatch
 def on(event: FitEnd, callback: Logger, run):
-    with callback.guarded():
-        callback.close()
+    if is_first():
+        with callback.guarded():
+            callback.close()

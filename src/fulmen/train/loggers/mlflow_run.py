@@ -64,7 +64,7 @@ class MLflow(SeriesLogger):
 
 @dispatch
 def run_state(callback: MLflow):
-    return {"run_id": callback.run_id}
+    return {"run_id": callback.run_id} if callback.run_id else None
 
 
 @dispatch

@@ -6,18 +6,16 @@ import importlib
 import time
 from typing import Any
 
-import numpy as np
-
 from fulmen.core.verbs import log, run_state
 from fulmen.dispatching.registry import dispatch
 from fulmen.train.every_interval import Every
-from fulmen.train.loggers.records import Histogram, Hyperparameters, Image, Scalars, Text, image_bytes
-from fulmen.train.loggers.series_logger import SeriesLogger, imported
+from fulmen.train.loggers.records import Hyperparameters, Scalars, Text
+from fulmen.train.loggers.series_logger import ProjectLogger
 
 _QUEUED = 60.0  # seconds after which the library has certainly written what it was given
 
 
-class Trackio(SeriesLogger):
+class Trackio(ProjectLogger):
     """A logger that writes to Trackio, a local database with a dashboard: `pip install "fulmen[trackio]"`, `trackio show`.
 
     Args:
@@ -30,10 +28,7 @@ class Trackio(SeriesLogger):
     """
 
     def __init__(self, project: str, every: Every | None = None, **options: Any) -> None:
-        super().__init__(every)
-        self.library = imported("trackio", "trackio")
-        self.options = {"project": project, **options}
-        self.run: Any = None
+        super().__init__("trackio", project, every, options)
         self.queue: list[tuple[float, int, dict[str, float]]] = []
 
     def open(self, step: int, saved: Any) -> None:
@@ -52,14 +47,10 @@ class Trackio(SeriesLogger):
         self.queue = [each for each in self.queue if time.monotonic() - each[0] < _QUEUED]
         return [[step, numbers] for _, step, numbers in self.queue]
 
-    def close(self) -> None:
-        if self.run is not None:
-            self.run.finish()
-
 
 @dispatch
 def run_state(callback: Trackio):
-    return {"name": callback.run.name, "recent": callback.recent()}
+    return None if callback.run is None else {"name": callback.run.name, "recent": callback.recent()}
 
 
 @dispatch
@@ -78,13 +69,3 @@ def log(logger: Trackio, record: Hyperparameters):
 @dispatch
 def log(logger: Trackio, record: Text):
     logger.run.log({record.name: logger.library.Markdown(f"```\n{record.value}\n```")}, step=record.step)
-
-
-@dispatch
-def log(logger: Trackio, record: Image):
-    logger.run.log({record.name: logger.library.Image(image_bytes(record.value))}, step=record.step)
-
-
-@dispatch
-def log(logger: Trackio, record: Histogram):
-    logger.run.log({record.name: logger.library.Histogram(np.asarray(record.value).ravel())}, step=record.step)

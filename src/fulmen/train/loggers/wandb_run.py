@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from fulmen.core.verbs import log, run_state
 from fulmen.dispatching.registry import dispatch
 from fulmen.train.every_interval import Every
-from fulmen.train.loggers.records import Histogram, Hyperparameters, Image, Scalars, Text, image_bytes
-from fulmen.train.loggers.series_logger import SeriesLogger, imported
+from fulmen.train.loggers.records import Hyperparameters, Scalars, Text
+from fulmen.train.loggers.series_logger import ProjectLogger
 
 
-class WandB(SeriesLogger):
+class WandB(ProjectLogger):
     """A logger that writes to Weights & Biases: `pip install "fulmen[wandb]"`. `mode="offline"` needs no account and no network.
 
     A resumed run continues the run of the same id. Offline, it writes another folder of that id, which repeats the steps after the
@@ -29,24 +27,17 @@ class WandB(SeriesLogger):
     """
 
     def __init__(self, project: str | None = None, every: Every | None = None, **options: Any) -> None:
-        super().__init__(every)
-        self.library = imported("wandb", "wandb")
-        self.options = {"project": project, **options}
-        self.run: Any = None
+        super().__init__("wandb", project, every, options)
 
     def open(self, step: int, saved: Any) -> None:
         known = {} if saved is None else {"id": saved["id"], "resume": "allow"}
         self.run = self.library.init(**{**self.options, **known})
         self.newest = {}
 
-    def close(self) -> None:
-        if self.run is not None:
-            self.run.finish()
-
 
 @dispatch
 def run_state(callback: WandB):
-    return {"id": callback.run.id}
+    return None if callback.run is None else {"id": callback.run.id}
 
 
 @dispatch
@@ -64,13 +55,3 @@ def log(logger: WandB, record: Hyperparameters):
 def log(logger: WandB, record: Text):
     table = logger.library.Table(columns=[record.name], data=[[record.value]])
     logger.run.log({record.name: table}, step=record.step)
-
-
-@dispatch
-def log(logger: WandB, record: Image):
-    logger.run.log({record.name: logger.library.Image(image_bytes(record.value))}, step=record.step)
-
-
-@dispatch
-def log(logger: WandB, record: Histogram):
-    logger.run.log({record.name: logger.library.Histogram(np.asarray(record.value).ravel())}, step=record.step)
