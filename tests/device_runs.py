@@ -10,7 +10,8 @@ import sys
 import traceback
 import warnings
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
 
 import jax
 import jax.numpy as jnp
@@ -31,9 +32,10 @@ REPLICATED, FSDP, TENSOR = fm.Replicated(MESH), fm.FSDP(MESH, min_size=64), fm.T
 MEMBERS = fm.FSDP(fm.mesh(data=4, members=2), min_size=64)
 RANDOM = np.random.default_rng(0)
 X, Y = RANDOM.normal(size=(40, 16)).astype(np.float32), np.arange(40) % 8
-IMAGES = RANDOM.uniform(size=(40, 4, 4, 1)).astype(np.float32)
-TOKENS = RANDOM.integers(0, 16, (40, 4)).astype(np.int32)
-READING = {"epochs": 2, "batch_size": 16, "seed": 3}  # the last batch has 8 rows
+IMAGES = RANDOM.uniform(size=(32, 4, 4, 1)).astype(np.float32)
+TOKENS = RANDOM.integers(0, 16, (32, 4)).astype(np.int32)
+EQUAL = X[:32], Y[:32]  # in equal batches, which need one program
+READING = {"epochs": 2, "batch_size": 16, "seed": 3}  # the last batch of 40 rows has 8
 COMPILED = []
 CHECKS = {}
 
@@ -56,7 +58,7 @@ def mlp():
 
 def convnet():
     layers = fm.models.Conv(1, 8), fm.models.BatchNorm(8), jax.nn.relu, fm.models.Dropout(0.2), fm.models.Flatten()
-    return fm.Classifier(fm.models.Chain(*layers, fm.models.Dense(128, 8))), (IMAGES, Y)
+    return fm.Classifier(fm.models.Chain(*layers, fm.models.Dense(128, 8))), (IMAGES, EQUAL[1])
 
 
 def gpt():
@@ -65,17 +67,15 @@ def gpt():
 
 def gan():
     generator, critic = fm.models.MLP(4, 16, 16), fm.models.MLP(16, 16, 1)
-    return fm.GAN(generator, critic, latent=4, critic_steps=2), X[
-        :32
-    ]  # an odd number of batches would need programs in the second epoch
+    return fm.GAN(generator, critic, latent=4, critic_steps=2), EQUAL[0]
 
 
 def adversarial():
-    return fm.Adversarial(fm.Classifier(fm.models.MLP(16, 16, 8)), fm.FGSM(fm.LinfBall(0.1))), (X, Y)
+    return fm.Adversarial(fm.Classifier(fm.models.MLP(16, 16, 8)), fm.FGSM(fm.LinfBall(0.1))), EQUAL
 
 
 def population():
-    return fm.Population(fm.Classifier(fm.models.MLP(16, 16, 8)), 2), (X, Y)
+    return fm.Population(fm.Classifier(fm.models.MLP(16, 16, 8)), 2), EQUAL
 
 
 @functools.cache
@@ -220,7 +220,7 @@ def partition(layer: Scaled, policy: fm.TensorParallel):
 @check
 def a_method_outside_the_package_lays_out_a_users_layer():
     def scaled():
-        return fm.Classifier(fm.models.Chain(Scaled(16), fm.models.Dense(16, 8))), (X, Y)
+        return fm.Classifier(fm.models.Chain(Scaled(16), fm.models.Dense(16, 8))), EQUAL
 
     assert specs(state_of(scaled, TENSOR).system)["model.layers.0.weight"] == (None, "model")
     train_as_on_one_device(scaled, TENSOR)
@@ -233,7 +233,7 @@ def modules_of_other_libraries_are_laid_out_by_the_default():
     module = eqx.nn.MLP(16, 8, 32, 1, key=jax.random.key(0))
 
     def foreign():
-        return fm.Classifier(module), (X, Y)
+        return fm.Classifier(module), EQUAL
 
     train_as_on_one_device(foreign, FSDP)
     split = {path: spec for path, spec in specs(state_of(foreign, FSDP).system).items() if spec}

@@ -262,7 +262,10 @@ def test_limit_ends_each_epoch_early(given):
 
 
 def test_overfit_of_an_iterator_trains_on_the_batches_that_it_was_set_up_with():
-    seen, batch = Call(lambda run: run.batch[0], fm.Every(steps=1)), lambda i: (X[10 * i : 10 * i + 10], Y[10 * i : 10 * i + 10])
+    seen, batch = (
+        Call(lambda run: run.batch[0], fm.Every(steps=1)),
+        lambda i: (X[10 * i : 10 * i + 10], Y[10 * i : 10 * i + 10]),
+    )
     options = dict(optimizer=optax.adam, lr=0.1, steps=4, overfit=2, progress=False)
     _, history = fm.fit(fm.Classifier(net()), map(batch, range(5)), callbacks=[seen], **options)
     assert [v[0, 0] for v in seen.seen] == [X[0, 0], X[10, 0]] * 2

@@ -17,7 +17,7 @@ EPOCHS, BATCH = 2, 32
 @pytest.fixture(scope="module")
 def digits():
     rng = np.random.default_rng(0)
-    return rng.random((200, 8, 8, 1), np.float32), rng.integers(0, 10, 200).astype(np.int32)
+    return rng.random((192, 8, 8, 1), np.float32), rng.integers(0, 10, 192).astype(np.int32)
 
 
 def batches(data):

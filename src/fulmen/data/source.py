@@ -12,6 +12,7 @@ import jax
 from fulmen.core import Plan, checked_batch, remake
 from fulmen.core.verbs import as_batch, batches, seek, steps_per_epoch, validate
 from fulmen.data.arrays import check_positive, check_seed, count, cut
+from fulmen.data.batch_streams import limited, placed, starting_with
 from fulmen.data.epoch_reader import Batches, EpochReader
 from fulmen.data.iterables import describe_data, put_back
 from fulmen.data.mapped import Mapped
@@ -175,7 +176,7 @@ class Source:
         """
         depth = self.depth if depth is None else depth
         reading = cut(self.data, plan, epoch, start) if self.in_memory else self._read(plan, epoch, start)
-        reading = reading if limit is None else _limited(reading, limit)
+        reading = reading if limit is None else limited(reading, limit)
         return ahead(reading, depth, cancelled, self.place is None) if depth else reading
 
     def epochs(
@@ -208,7 +209,7 @@ class Source:
                     limit = None  # so that the epoch's declared length is checked
                 reading = self.read(plan, epoch, start, limit=limit, cancelled=cancelled)
                 reading = reading if self.in_memory else self._validating(reading, component)
-                yield epoch, reading if self.place is None else _placed(reading, self.place)
+                yield epoch, reading if self.place is None else placed(reading, self.place)
             epoch, start = epoch + 1, 0
 
     def find(self, plan: Plan, done: int) -> tuple[int, int]:
@@ -256,7 +257,7 @@ class Source:
         if started is not None and epoch == start == 0:
             before, batch, reading = started
             if before.seed == plan.seed and plan.batch_size in (before.batch_size, count(batch)):
-                return _with(batch, reading)
+                return starting_with(batch, reading)
         return self.reader.read(plan, epoch, start)
 
     def _validating(self, reading: Batches, component: Any) -> Batches:
@@ -273,25 +274,6 @@ class Source:
         if not self._validated:
             self._validated = True
             validate(component, checked_batch(as_batch(component, batch)))
-
-
-def _with(batch: Any, reading: Batches) -> Batches:
-    with contextlib.closing(reading):
-        yield batch
-        yield from reading
-
-
-def _placed(reading: Batches, place: Callable[[Any], Any]) -> Batches:
-    """The batches on the devices, which copy them while the steps before run."""
-    with contextlib.closing(reading):
-        for batch in reading:
-            yield place(batch)
-
-
-def _limited(reading: Batches, limit: int) -> Batches:
-    """The first batches; no more are read."""
-    with contextlib.closing(reading):
-        yield from itertools.islice(reading, limit)
 
 
 @dispatch

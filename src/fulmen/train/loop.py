@@ -85,7 +85,9 @@ def fit(
             warn_past_plan(state, plan.total_steps)
         history = History()
         history.opposed = any(isinstance(part, Game) for _, part in components(state.system))
-        run = Run(state.plan, history, plan.total_steps, read_options(plan, state.plan.microbatches, overfit, **reading), listed)
+        run = Run(
+            state.plan, history, plan.total_steps, read_options(plan, state.plan.microbatches, overfit, **reading), listed
+        )
         require_listeners(listed, run)
         require_one_owner(listed)
         loop = StepLoop(state, run, interrupted, source)
