@@ -1,15 +1,14 @@
 """Runs and saves that are killed with SIGKILL: what is there is complete, and a resumed run ends where it would have."""
 
+import functools
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
+from killed_runs import outcome, run_to_the_end
 
 pytest.importorskip("safetensors")
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs SIGKILL and fork")
@@ -95,82 +94,43 @@ def test_killed_at_each_operation_of_a_save(tmp_path):
     assert len(operations) == 3 and min(operations) > 8, operations
 
 
-RUN = """
-import sys, jax, numpy as np, optax
-import fulmen as fm
-from fulmen import dispatch
-directory, result, epochs = sys.argv[1], sys.argv[2], 6
-
-rng = np.random.default_rng(0)
-x, y = rng.normal(size=(90, 4)).astype(np.float32), rng.integers(0, 3, 90).astype(np.int32)  # distinct rows
-model = fm.Classifier(fm.models.MLP(4, 8, 3, dropout=0.2))
-
-class Remembers:
-    def __init__(self):
-        self.epochs = []
-
-@dispatch
-def on(event: fm.EpochEnd, callback: Remembers, run):
-    callback.epochs.append(float(run.logs["loss"]))
-
-@dispatch
-def run_state(callback: Remembers):
-    return {"epochs": callback.epochs}
-
-@dispatch
-def restore_run_state(callback: Remembers, saved):
-    callback.epochs = list(saved["epochs"])
-
-remembers = Remembers()
-checkpoint = fm.Checkpoint(directory, every=fm.Every(steps=4) | fm.Every(epochs=1), keep=fm.Latest(2) | fm.Best("validation/loss"))
-state, history = fm.fit(
-    model, (x, y), optimizer=optax.adam, lr=fm.cosine(1e-2), epochs=epochs, batch_size=16, seed=3, validation=(x[:30], y[:30]),
-    callbacks=[checkpoint, remembers], resume=directory, progress=False,
-)
-fm.save(result, state)
-import json
-rows = {name: [float(v).hex() for v in values] for name, values in history.items() if name != "seconds"}
-open(result + ".json", "w").write(json.dumps([rows, remembers.epochs, int(state.step)]))
-"""
-
-
-def run_to_the_end(directory, result, kills, seed, number=signal.SIGKILL):
-    """Run, ended by so many signals at random moments after it has begun to save, and resumed each time."""
-    rng = random.Random(seed)
-    command = [sys.executable, "-W", "ignore", "-c", RUN, str(directory), str(result)]
-    killed = 0
-    while True:
-        process = subprocess.Popen(command, stderr=subprocess.PIPE)
-        if killed < kills:
-            before, deadline = entries(directory), time.monotonic() + 60
-            while process.poll() is None and entries(directory) == before and time.monotonic() < deadline:
-                time.sleep(0.001)
-            time.sleep(rng.random() * 0.1)
-            if process.poll() is None:
-                process.send_signal(number)
-        error = process.communicate(timeout=120)[1]
-        if process.returncode == (-number if number == signal.SIGKILL else 128 + number):
-            killed += 1
-            continue
-        assert process.returncode == 0, error.decode()
-        return killed
-
-
-def entries(directory):
-    return sorted(os.listdir(directory)) if os.path.isdir(directory) else []
+@pytest.fixture(scope="module")
+def cached(tmp_path_factory):
+    """The programs of the runs are compiled once."""
+    before = dict(os.environ)
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(tmp_path_factory.mktemp("cache"))
+    os.environ |= {"JAX_COMPILATION_CACHE_DIR": folder, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """The results of a run that is not killed."""
+def whole(cached, tmp_path_factory):
+    """The outcome of a run that is not ended, by the name of its system."""
     folder = tmp_path_factory.mktemp("whole")
-    assert run_to_the_end(folder / "runs", folder / "result", 0, 0) == 0
-    return folder / "result"
+
+    @functools.cache
+    def outcome_of(name):
+        run_to_the_end(name, folder / name, folder / f"{name}-result", EPOCHS)
+        return outcome(folder / f"{name}-result")
+
+    return outcome_of
 
 
-@pytest.mark.parametrize(("number", "times"), [(signal.SIGKILL, 3), (signal.SIGTERM, 1), (signal.SIGINT, 1)], ids=str)
-def test_a_run_that_is_ended_and_resumed_ends_as_one_that_was_not(whole, tmp_path, number, times):
-    assert run_to_the_end(tmp_path / "runs", tmp_path / "result", times, 1, number)
-    assert whole.read_bytes() == (tmp_path / "result").read_bytes()
-    expected, found = (json.loads(Path(f"{path}.json").read_text()) for path in (whole, tmp_path / "result"))
-    assert expected == found and len(expected[1]) == 6
+EPOCHS = 5
+ENDED = [
+    ("classifier", signal.SIGKILL, 5),
+    ("game", signal.SIGKILL, 3),
+    ("game", signal.SIGTERM, 1),
+    ("game", signal.SIGINT, 1),
+]
+
+
+@pytest.mark.parametrize(("name", "number", "times"), ENDED)
+def test_a_run_that_is_ended_and_resumed_ends_as_one_that_was_not(whole, tmp_path, name, number, times):
+    run_to_the_end(name, tmp_path / "runs", tmp_path / "result", EPOCHS, number, times, seed=1)
+    found, expected = outcome(tmp_path / "result"), whole(name)
+    assert found == expected
+    rows, _, step = json.loads(found[".json"])
+    assert len(rows["loss"]) == EPOCHS and step == 6 * EPOCHS
