@@ -22,7 +22,7 @@ import optax
 import fulmen as fm
 from fulmen import dispatch
 
-_PATIENCE = 600.0  # seconds
+_PATIENCE = 1800.0  # seconds
 
 
 class Remembers:

@@ -1,5 +1,7 @@
 """`Attention`, `rotary`, `Embedding`, `GroupNorm`, `RMSNorm`: agreement with PyTorch, what they mean, bad input."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ from layers import close, filled, forward_jit
 from recorded import agrees, recorded
 
 import fulmen as fm
-from fulmen.models import Attention, Embedding, GroupNorm, RMSNorm, rotary
+from fulmen.models import Attention, Embedding, GroupNorm, RMSNorm, attention, rotary
 
 QKV = {
     "qkv.weight": "attention.in_proj_weight",
@@ -51,6 +53,57 @@ def test_norms(norm, key):
     np.testing.assert_array_equal(forward_jit(norm, changed)[:-1], y[:-1])  # nor do other examples
     small = jax.tree.map(lambda v: v.astype(jnp.bfloat16) if hasattr(v, "dtype") else v, norm)
     assert fm.forward(small, jnp.asarray(x, jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+class Device:
+    """What JAX says of a device."""
+
+    def __init__(self, platform="gpu", version="cuda 12090", compute_capability="9.0"):
+        self.platform, self.compute_capability = platform, compute_capability
+        self.client = SimpleNamespace(platform_version=version)
+
+
+H200 = Device()
+
+
+@pytest.mark.parametrize(
+    ("expected", "device", "dtype", "length", "size", "masked"),
+    [
+        (True, H200, jnp.bfloat16, 1024, 64, False),
+        (True, Device(compute_capability="8.0"), jnp.float16, 8, 128, True),
+        (False, H200, jnp.float32, 1024, 64, False),
+        (False, H200, jnp.bfloat16, 1024, 60, False),
+        (False, H200, jnp.bfloat16, 1024, 136, False),
+        (False, H200, jnp.bfloat16, 1023, 64, True),
+        (False, Device(compute_capability="7.5"), jnp.bfloat16, 1024, 64, False),
+        (False, Device(version="rocm 60300"), jnp.bfloat16, 1024, 64, False),
+        (False, Device("tpu"), jnp.bfloat16, 1024, 64, False),
+        (False, None, jnp.bfloat16, 1024, 64, False),  # this machine
+    ],
+)
+def test_cudnn_computes_attention_where_it_can(monkeypatch, expected, device, dtype, length, size, masked):
+    if device is not None:
+        monkeypatch.setattr(attention, "_device", lambda: device)
+    assert attention.cudnn_computes(jnp.dtype(dtype), length, size, masked) is expected
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_calls_cudnn_with_what_it_takes(monkeypatch, masked):
+    calls = []
+
+    def record(query, key, value, *, mask, is_causal, implementation=None):
+        calls.append((implementation, query.dtype, None if mask is None else mask.shape, is_causal))
+        return value
+
+    monkeypatch.setattr(attention, "_device", lambda: H200)
+    monkeypatch.setattr(jax.nn, "dot_product_attention", record)
+    layer = filled(Attention(16, 2, causal=True))
+    half = jax.tree.map(lambda v: v.astype(jnp.bfloat16) if hasattr(v, "dtype") else v, layer)
+    for one, dtype in ((half, jnp.bfloat16), (layer, jnp.float32)):
+        x = jnp.ones((3, 4, 16), dtype)
+        fm.forward(one, x, jnp.ones((3, 4), bool)) if masked else fm.forward(one, x)
+    expected = [("cudnn", jnp.bfloat16, (3, 1, 4, 4), True), (None, jnp.float32, (3, 1, 1, 4), True)]
+    assert calls == [(name, dtype, shape if masked else None, causal) for name, dtype, shape, causal in expected]
 
 
 @pytest.mark.parametrize("causal", [False, True])

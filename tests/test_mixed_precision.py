@@ -55,6 +55,13 @@ def gpt():
     return drawn(fm.LanguageModel(fm.models.Transformer(24, 16, features=32, heads=2, layers=2)))
 
 
+def test_logits_are_computed_in_half_precision_and_the_cross_entropy_in_float32():
+    found = step_equations(fm.MixedPrecision(gpt()), text(2), batch_size=2)
+    wide = [e for e in found if any(getattr(v.aval, "shape", ())[-1:] == (24,) for v in e.outvars)]
+    assert types(wide, "dot_general") == {"bfloat16"}
+    assert types(wide, "exp", "log", "reduce_max", "reduce_sum") == {"float32"}
+
+
 def curve(system, epochs=12, **options):
     state, history = fm.fit(
         system, text(), batch_size=16, epochs=epochs, optimizer=optax.adam, lr=3e-3, progress=False, **options

@@ -20,6 +20,9 @@ class Attention(Model):
     go through a last linear map. Vaswani et al. 2017, arXiv:1706.03762; computed by `jax.nn.dot_product_attention`.
     `attention(x, mask)` also takes a boolean mask `(n, length)`: only positions where it is True are attended to.
 
+    In half precision on an NVIDIA GPU of compute capability 8.0 or more, cuDNN computes it without storing the weights of all pairs,
+    for heads of a size that is a multiple of 8 up to 128. There it has first derivatives only.
+
     Args:
         features: size of the last axis.
         heads: number of heads; must divide `features`.
@@ -86,7 +89,11 @@ def _attend(layer: Attention, x: Any, mask: jax.Array | None) -> jax.Array:
     query, key, value = (joint[:, :, i] for i in range(3))
     if layer.rotary:
         query, key = rotary(query), rotary(key)
-    attend = _half_attention if jnp.finfo(x.dtype).bits < 32 else jax.nn.dot_product_attention
+    attend = jax.nn.dot_product_attention
+    if cudnn_computes(x.dtype, length, features // layer.heads, mask is not None):
+        attend = _cudnn_attention
+    elif jnp.finfo(x.dtype).bits < 32:
+        attend = _half_attention
     with jax.numpy_dtype_promotion("standard"):  # inside, numbers of 64 bits meet 32
         y = attend(query, key, value, mask=mask, is_causal=layer.causal)
     return forward(layer.out, y.reshape(n, length, features))
@@ -100,6 +107,38 @@ def _half_attention(query: Any, key: Any, value: Any, *, mask: Any, is_causal: b
     seen = seen if mask is None else seen & mask
     chances = jax.nn.softmax(jnp.where(seen, scores, jnp.finfo(jnp.float32).min), -1)
     return jnp.einsum("nhqk,nkhs->nqhs", chances.astype(value.dtype), value)
+
+
+def cudnn_computes(dtype: Any, length: int, size: int, masked: bool) -> bool:
+    """Whether cuDNN computes attention for these types and shapes, on the device for which JAX traces.
+
+    Args:
+        dtype: of queries, keys and values.
+        length: of the sequences.
+        size: of a head.
+        masked: whether there is a mask.
+    """
+    fits = dtype in (jnp.bfloat16, jnp.float16) and size % 8 == 0 and size <= 128 and (length % 2 == 0 or not masked)
+    return fits and _has_flash_attention(_device())
+
+
+def _device() -> Any:
+    """The device for which a function is traced."""
+    device = jax.config.jax_default_device  # type: ignore[attr-defined]
+    return jax.devices(device)[0] if device is None or isinstance(device, str) else device
+
+
+def _has_flash_attention(device: Any) -> bool:
+    if device.platform != "gpu" or "cuda" not in device.client.platform_version:
+        return False
+    return float(device.compute_capability) >= 8
+
+
+def _cudnn_attention(query: Any, key: Any, value: Any, *, mask: Any, is_causal: bool) -> jax.Array:
+    """`jax.nn.dot_product_attention` by cuDNN, which takes a mask for all pairs only."""
+    length = query.shape[1]
+    mask = None if mask is None else jnp.broadcast_to(mask, (len(mask), 1, length, length))
+    return jax.nn.dot_product_attention(query, key, value, mask=mask, is_causal=is_causal, implementation="cudnn")
 
 
 def rotary(x: jax.Array, positions: Any = None, base: float = 10_000.0) -> jax.Array:

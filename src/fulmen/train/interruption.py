@@ -76,22 +76,20 @@ def interruptible(
     Threads other than the main one get no signals. A signal that the process ignores, as Ctrl-C in the background, stays ignored.
     With several processes no signal is handled here: one process must not end its steps alone.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield Interruption(answer)
+    preemptible = jax.distributed.is_initialized() and jax.config.jax_enable_preemption_service  # type: ignore[attr-defined]
+    interruption = (Preemption if preemptible else Interruption)(answer, starting)
+    if several() or threading.current_thread() is not threading.main_thread():
+        yield interruption
         return
     handlers = {number: signal.getsignal(number) for number in signals}
     for before in handlers.values():
         if isinstance(before, Interruption):
             yield before
             return
-    preemptible = jax.distributed.is_initialized() and jax.config.read("jax_enable_preemption_service")
-    interruption = (Preemption if preemptible else Interruption)(answer, starting)
     # A handler that was not installed by Python is None, and could not be put back.
     handlers = {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
-    if several():
-        handlers.clear()
-    elif preemptible:
-        del handlers[signal.SIGTERM]
+    if preemptible:
+        handlers.pop(signal.SIGTERM, None)
     for number in handlers:
         signal.signal(number, interruption)
     try:
