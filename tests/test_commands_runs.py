@@ -1,10 +1,13 @@
 """The command line with runs that are saved: checkpoints, values that are set, evaluation and prediction."""
 
 import json
+import os
+import re
 import sys
 import textwrap
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -102,3 +105,18 @@ def test_mistakes(run, line, words):
     assert len(err.splitlines()) == 1
     for word in words:
         assert word in err
+
+
+def test_compiled_programs_are_written_once_and_read_later(run):
+    command = "train examples:run --epochs 1 --compilation-cache programs"
+    before = jax.config.jax_compilation_cache_dir
+    code, out, err = run(command)
+    assert (code, err) == (0, "")
+    written = int(re.search(r"programs: \d+ compiled programs were read, (\d+) were written", out)[1])
+    assert written > 1 and os.listdir("programs")
+    jax.clear_caches()  # as in another process
+    code, out, _ = run(command)
+    assert (
+        code == 0 and int(re.search(r"programs: (\d+) compiled programs were read, 0 were written", out)[1]) >= written - 1
+    )
+    assert jax.config.jax_compilation_cache_dir == before

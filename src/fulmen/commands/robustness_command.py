@@ -10,6 +10,7 @@ import tyro
 
 import fulmen as fm
 from fulmen.commands import function_target as targets
+from fulmen.commands.compilation_cache import caching_programs
 from fulmen.commands.one_line_errors import CommandError, nearest
 from fulmen.commands.train_command import require_writable
 from fulmen.core import is_part, short
@@ -31,6 +32,7 @@ def robustness(
     seed: int = 0,
     batch_size: int | None = None,
     sample: int = 128,
+    compilation_cache: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
     progress: bool = True,
     traceback: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
@@ -48,6 +50,7 @@ def robustness(
         seed: the seed of all randomness.
         batch_size: how many examples are attacked at once.
         sample: how many examples the warning signs are checked on.
+        compilation_cache: a directory for compiled programs, which a later process reads instead of compiling them.
         progress: whether to show a progress bar.
         traceback: whether to show where an error was raised.
     """
@@ -60,7 +63,8 @@ def robustness(
         require_writable(path)
     state, data = _state_and_data(targets.call(targets.function(target)), target)
     options: dict[str, Any] = dict(seed=seed, batch_size=batch_size, sample=sample, progress=progress)
-    report = evaluate_robustness(state, data, chosen, **options)
+    with caching_programs(compilation_cache):
+        report = evaluate_robustness(state, data, chosen, **options)
     print(drawable(f"\n{report}\n"))
     for path in files:
         report.save(path)

@@ -16,6 +16,7 @@ import tyro
 
 import fulmen as fm
 from fulmen.commands import function_target as targets
+from fulmen.commands.compilation_cache import caching_programs
 from fulmen.commands.npz_data import load_arrays, system_for
 from fulmen.commands.one_line_errors import CommandError, nearest
 from fulmen.commands.settings import Settings, read_settings, with_settings
@@ -53,6 +54,7 @@ def train(
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     set: Annotated[tyro.conf.UseAppendAction[list[str]], tyro.conf.arg(metavar="PATH=VALUE")],
     config: Annotated[Path | None, tyro.conf.arg(metavar="FILE.toml")] = None,
+    compilation_cache: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
     progress: bool = True,
     traceback: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
@@ -73,6 +75,7 @@ def train(
         resume: whether to continue from the newest checkpoint in --checkpoint, if there is one.
         set: another value of a field of the system, such as --set model.rate=0.1; may be given several times.
         config: a TOML file of such values: tables are parts of the system.
+        compilation_cache: a directory for compiled programs, which a later process reads instead of compiling them.
         progress: whether to show a progress bar.
         traceback: whether to show where an error was raised.
     """
@@ -105,7 +108,10 @@ def train(
         callbacks.append(fm.Checkpoint(checkpoint, every=fm.Every(epochs=1) | fm.Every(minutes=10)))
         arguments["resume"] = checkpoint if resume else None
     try:
-        state, found = fm.fit(with_settings(system, values), data, callbacks=callbacks, **{**arguments, "progress": show})
+        with caching_programs(compilation_cache):
+            state, found = fm.fit(
+                with_settings(system, values), data, callbacks=callbacks, **{**arguments, "progress": show}
+            )
     except MissingOptimizerError:
         raise CommandError(
             "no optimizer: give --optimizer adam --lr 1e-3, or write `optimizer` and `lr` into the dict that the function "

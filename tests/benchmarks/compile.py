@@ -1,0 +1,115 @@
+"""The seconds from the start of a process to its first figure, without and with JAX's compilation cache.
+
+    python tests/benchmarks/compile.py [--only fit …] [--others]
+
+Each case runs in a process of its own: `fit` is setup and the first step of the README's convnet, `by hand` the same step in plain
+JAX, the others are PGD with 40 steps in three norms and the standard AutoAttack on 64 digits. The first process has an empty cache,
+the second one reads it. With `--others`, torchattacks' PGD in Linf and L2 and its AutoAttack, which need torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+BENCHMARKS = Path(__file__).parent
+sys.path.insert(0, str(BENCHMARKS.parent / "parity"))
+sys.path.insert(0, str(BENCHMARKS))
+N, EPS = 64, {"linf": 0.1, "l2": 1.0, "l1": 4.0}
+
+
+def fit() -> float:
+    import numpy as np
+    import optax
+
+    import fulmen as fm
+
+    data = np.ones((64, 8, 8, 1), np.float32), np.zeros(64, np.int32)
+    system = fm.Classifier(fm.models.ConvNet(widths=(32, 64)))
+    _, history = fm.fit(system, data, optimizer=optax.adam, lr=1e-3, steps=1, batch_size=64, progress=False)
+    return history["loss"][0]
+
+
+def by_hand() -> float:
+    import fit as loops
+    import numpy as np
+
+    import fulmen as fm
+
+    runner = loops.ByHand(fm.models.ConvNet(widths=(32, 64)), 64)
+    runner.run(np.ones((64, 8, 8, 1), np.float32), np.zeros(64, np.int32), 1)
+    return 0.0
+
+
+def _attacked(norm: str, ensemble: bool = False) -> float:
+    import attacks_model
+
+    import fulmen as fm
+    from fulmen.robust.attacks import L1Ball, L2Ball, autoattack
+
+    ball = {"linf": fm.LinfBall, "l2": L2Ball, "l1": L1Ball}[norm](EPS[norm])
+    region = ball & fm.Box(0, 1)
+    attack = autoattack(region) if ensemble else fm.PGD(region, EPS[norm] / 10, 40)
+    return float(fm.evaluate(attacks_model.classifier(), attacks_model.examples(N), attack=attack)["accuracy"])
+
+
+def _torchattacked(make: Callable) -> float:
+    import attacks_model
+    import torch
+    import torchattacks
+
+    model, (x, y) = attacks_model.torch_module(), attacks_model.examples(N)
+    images, labels = torch.tensor(x).permute(0, 3, 1, 2).contiguous(), torch.tensor(y).long()
+    return float((model(make(torchattacks, model)(images, labels)).argmax(1) == labels).float().mean())
+
+
+CASES: dict[str, Callable[[], float]] = {
+    "fit": fit,
+    "by hand": by_hand,
+    **{f"PGD {norm}": lambda norm=norm: _attacked(norm) for norm in EPS},
+    "AutoAttack": lambda: _attacked("linf", ensemble=True),
+}
+OTHERS: dict[str, Callable[[], float]] = {
+    "torchattacks PGD linf": lambda: _torchattacked(
+        lambda t, m: t.PGD(m, eps=EPS["linf"], alpha=EPS["linf"] / 10, steps=40)
+    ),
+    "torchattacks PGD l2": lambda: _torchattacked(lambda t, m: t.PGDL2(m, eps=EPS["l2"], alpha=EPS["l2"] / 10, steps=40)),
+    "torchattacks AutoAttack": lambda: _torchattacked(lambda t, m: t.AutoAttack(m, norm="Linf", eps=EPS["linf"])),
+}
+
+
+def seconds(case: str, cache: str) -> tuple[float, str]:
+    """The time that a process takes to the first figure, and that figure."""
+    cached = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    begun = time.perf_counter()
+    command = [sys.executable, "-W", "ignore", __file__, "--case", case]
+    done = subprocess.run(command, env={**os.environ, **cached}, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return time.perf_counter() - begun, done.stdout.split()[-1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    parser.add_argument("--only", nargs="+", choices=[*CASES, *OTHERS])
+    parser.add_argument("--others", action="store_true")
+    given = parser.parse_args()
+    if given.case:
+        print({**CASES, **OTHERS}[given.case]())
+        return
+    for case in given.only or [*CASES, *(OTHERS if given.others else ())]:
+        with tempfile.TemporaryDirectory() as cache:
+            first, figure = seconds(case, cache)
+            again, _ = seconds(case, cache)
+        print(f"{case:26} {first:7.2f} s, with the cache {again:7.2f} s   figure {figure}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
