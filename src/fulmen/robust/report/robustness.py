@@ -91,31 +91,29 @@ INTERRUPTED = "Ctrl-C: stops after the current attack and reports what is done; 
 @dispatch
 def robustness(state: State, data, attack, *, devices=None, **options):
     state = on_devices(state, devices)
-    return _robustness(state.system, data, attack, devices=state.devices, **options)
+    evaluated = robustness.invoke(Component, object, object)  # the system may be a module of another library
+    return evaluated(state.system, data, attack, devices=state.devices, **options)
 
 
 @dispatch
-def robustness(component: Component, data, attack, *, devices=None, **options):
-    require_arrays(component, "robustness")
-    return _robustness(spread(component, devices), data, attack, devices=devices, **options)
-
-
-def _robustness(
-    system: Any,
-    data: Any,
-    attack: Any,
+def robustness(
+    component: Component,
+    data,
+    attack,
     *,
-    devices: Policy | None,
-    seed: int = 0,
-    eps: Iterable[float] | float | None = None,
-    batch_size: int | None = None,
-    signs: tuple[Sign, ...] = SIGNS,
-    sample: int = 128,
-    compare: bool = False,
-    resume: Any = None,
-    progress: Any = True,
-) -> Report:
+    seed=0,
+    eps=None,
+    batch_size=None,
+    signs=None,
+    sample=128,
+    compare=False,
+    resume=None,
+    progress=True,
+    devices=None,
+):
     begun = time.perf_counter()
+    require_arrays(component, "robustness")
+    system, signs = spread(component, devices), SIGNS if signs is None else signs
     _check_options(signs, batch_size=batch_size, sample=sample)
     evaluation, attack = _evaluation(system, data, attack, seed, batch_size, sample, compare, bool(signs), devices)
     radii = radii_of(evaluation.ball, eps)
