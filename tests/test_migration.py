@@ -39,7 +39,12 @@ def test_lightning_arguments():
 
 @pytest.mark.parametrize(
     ("heading", "kinds"),
-    [("LightningModule", ["module"]), ("Callbacks", ["callbacks"]), ("Loggers", ["loggers"]), ("Hooks", ["hooks", "callback"])],
+    [
+        ("LightningModule", ["module"]),
+        ("Callbacks", ["callbacks"]),
+        ("Loggers", ["loggers"]),
+        ("Hooks", ["hooks", "callback"]),
+    ],
 )
 def test_lightning_names(heading, kinds):
     found = first_names(rows("lightning")[heading])
@@ -64,4 +69,6 @@ def test_rows_have_code_on_both_sides_or_a_reason(page):
     tables = rows(page)
     assert tables
     assert not [cells for table in tables.values() for cells in table if "`" not in cells[0]]
-    assert not [cells for table in tables.values() for cells in table if "`" not in cells[1] and not cells[1].startswith(reasons)]
+    assert not [
+        cells for table in tables.values() for cells in table if "`" not in cells[1] and not cells[1].startswith(reasons)
+    ]

@@ -15,7 +15,10 @@ _PRINTING = "write progress=False for no output, or progress=fm.Printer() for a 
 _MASKED = "losses and metrics weight each example: give data as (x, y, weight), or fm.Labeled(x, y, weight=…)."
 _SAVING = "write callbacks=[fm.Checkpoint(directory, every=fm.Every(epochs=1))]."
 _PRECISION = "wrap the system: fm.fit(fm.MixedPrecision(system), …) computes models in bfloat16."
-_CLIPPING = "write optimizer=lambda lr: optax.chain(optax.clip_by_global_norm(1.0), optax.adam(lr)), or optax.clip(…) by value."
+_CLIPPING = (
+    "write optimizer=lambda lr: optax.chain(optax.clip_by_global_norm(1.0), optax.adam(lr)), or optax.clip(…) by value."
+)
+_LOSS = "the loss belongs to the system: fm.Classifier(model, fm.CrossEntropy())."
 _LOADING = "Fulmen takes the loader or the arrays as data: fm.fit(system, data, …)."
 _SCHEDULE = "a schedule is the learning rate: write lr=fm.cosine(1e-3, warmup=0.1)."
 _LOOKING = "write limit=10, which ends each epoch after ten batches."
@@ -57,7 +60,7 @@ FOREIGN_OPTIONS: Mapping[str, str] = {
     **dict.fromkeys(("check_val_every_n_epoch", "validation_freq"), "write validate_every=fm.Every(epochs={value})."),
     **dict.fromkeys(("eval_strategy", "evaluation_strategy", "eval_steps"), "write validate_every=fm.Every(steps=500)."),
     **dict.fromkeys(("metrics", "weighted_metrics", "compute_metrics"), "metrics belong to the system: fm.Classifier(model, metrics=…)."),
-    **dict.fromkeys(("loss", "loss_fn", "criterion", "objective"), "the loss belongs to the system: fm.Classifier(model, fm.CrossEntropy())."),
+    **dict.fromkeys(("loss", "loss_fn", "criterion", "objective"), _LOSS),
     "loss_weights": "write fm.Weighted(system, {'name': 0.5}), or 0.5 * fm.MSE() for a term of an objective.",
     # The step
     "accumulate_grad_batches": "write microbatches={value}, with batch_size times {value}: a batch is computed in parts.",

@@ -29,7 +29,7 @@ from fulmen.robust.report.example_results import ExampleResults
 from fulmen.robust.report.model_signs import Batches, Jumps, Modes, Probabilities, Randomness
 from fulmen.robust.report.report_progress import Progress
 from fulmen.robust.report.result_folder import Folder, digest
-from fulmen.robust.report.robustness_report import Report, Sign
+from fulmen.robust.report.robustness_report import Sign
 from fulmen.train.interruption import interruptible
 
 RADII = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # of the curve, in units of the ball's
