@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 from importlib.metadata import version
 
 # Before jax is imported. One thread: XLA on the CPU is bit-stable only so, and some tests compare bits. Most of the tests'
@@ -22,14 +23,14 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from sybil import Sybil
+from sybil import Region, Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
 import fulmen as fm
 from fulmen.dispatching.registry import all_named_verbs
 
 # Each page is one program, a module of its own. Code that is shown and not run, as that of other libraries, is in blocks of `py`.
-PAGES = ["README.md", "docs/*.md"]  # a `*` matches folders too
+PAGES = ["README.md", "docs/*.md", "docs/migration/*.md"]
 _numbers = itertools.count(1)
 _before = {}
 
@@ -45,7 +46,15 @@ def _end_page(names):
         verb.restore(_before.get(verb, []))
 
 
-_pages = Sybil(parsers=[PythonCodeBlockParser()], patterns=PAGES, setup=_begin_page, teardown=_end_page)
+def _table_code(document):
+    """The calls in the last column of tables: `| code of another library | code of this one |`."""
+    for row in re.finditer(r"^\|.*(?<!\\)\| ((?:[^|\n]|(?<=\\)\|)+) \|$", document.text, re.M):
+        for code in re.finditer(r"`((?:fm|jax|optax|state|history)[.\[].*?)`", row[1]):
+            start, end = (row.start(1) + at for at in code.span(1))
+            yield Region(start, end, code[1].replace("\\|", "|"), lambda found: exec(found.parsed, found.namespace))
+
+
+_pages = Sybil(parsers=[PythonCodeBlockParser(), _table_code], patterns=PAGES, setup=_begin_page, teardown=_end_page)
 pytest_collect_file = _pages.pytest()
 
 

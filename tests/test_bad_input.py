@@ -487,9 +487,9 @@ FITS = [
     (dict(optimizer=optax.adam, lr=1e-3, steps=1, val=(X, Y)), ["val is no option", "did you mean 'validation'"]),
     (
         dict(optimizer=optax.adam, lr=1e-3, steps=1, metrics=()),
-        ["metrics is no option", "adam", "b1", "Classifier(model, metrics"],
+        ["metrics is no option", "Classifier(model, metrics"],
     ),
-    (dict(optimizer=optax.adam, learning_rate=1e-3, steps=1), ["learning_rate is no option", "did you mean 'lr'"]),
+    (dict(optimizer=optax.adam, learning_rate=1e-3, steps=1), ["learning_rate is no option", "write lr=0.001"]),
     (dict(optimizer=optax.adam, lr=1e-3, steps=1, callbacks=object()), ["callbacks", "a list", "callbacks=[…]"]),
 ]
 

@@ -664,8 +664,8 @@ def test_a_keyword_where_dispatch_needs_a_position(call):
 
 
 def test_a_call_without_arguments():
-    @fm.verb(context=fm.Mode, default=fm.Eval(), bind=bind)
-    def count(*things, mode):
+    @fm.verb(context=fm.Mode, bind=bind)
+    def count(*things, mode=fm.Eval()):
         """How many there are."""
 
     @dispatch
@@ -910,12 +910,12 @@ def test_a_wrapper_has_every_verb_that_is_added_later(wrap):
     def describe(component, batch, mode):
         """A verb of the user's."""
 
-    @fm.verb(context=fm.Mode, default=fm.Eval(), bind=bind)
-    def measure(component, batch, mode):
+    @fm.verb(context=fm.Mode, bind=bind)
+    def measure(component, batch, mode=fm.Eval()):
         """One with a context."""
 
-    @fm.verb(context=fm.Plan, default=fm.Plan())
-    def schedule(component, plan):
+    @fm.verb(context=fm.Plan)
+    def schedule(component, plan=fm.Plan()):
         """One with a context that is not bound."""
 
     @dispatch
@@ -984,8 +984,8 @@ def test_what_runs_around_a_kind():
     class SmallKennel(Kennel):
         pass
 
-    @fm.verb(context=fm.Mode, default=fm.Eval(), bind=bind)
-    def inspect_(one, batch, mode):
+    @fm.verb(context=fm.Mode, bind=bind)
+    def inspect_(one, batch, mode=fm.Eval()):
         """Something."""
 
     @dispatch

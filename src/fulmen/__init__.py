@@ -5,8 +5,10 @@ Here is what most programs use; more of a kind is in `fm.attacks`, `fm.augmentat
 `fm.systems`, `fm.tune` and `fm.testing`.
 """
 
+import functools
 import importlib
 import sys
+from types import ModuleType
 
 from fulmen import (
     augmentations,
@@ -334,6 +336,17 @@ __all__ = [
 
 def __dir__() -> list[str]:
     return [*__all__, "testing"]
+
+
+def _list_public_names(package: ModuleType) -> None:
+    """Let `dir` and completion list the public names of a package, of the namespaces in it as well, and no modules."""
+    for name in package.__all__:
+        if isinstance(space := getattr(package, name), ModuleType):
+            space.__dir__ = functools.partial(sorted, space.__all__)  # type: ignore[method-assign]
+            _list_public_names(space)
+
+
+_list_public_names(sys.modules[__name__])
 
 
 def __getattr__(name: str):

@@ -47,7 +47,7 @@ def digits(
     states, results = {}, {}
     for name, system in systems.items():
         started = time.perf_counter()
-        options = dict(optimizer=optax.adam, lr=fm.cosine(2e-3), epochs=epochs, batch_size=64, seed=seed)
+        options: dict[str, Any] = dict(optimizer=optax.adam, lr=fm.cosine(2e-3), epochs=epochs, batch_size=64, seed=seed)
         state, history = fm.fit(system, train, progress=progress, **options)
         trained = time.perf_counter()
         results[name] = {

@@ -1,6 +1,8 @@
 """The contract of every public verb. The methods for a type are in that type's file."""
-# The body of a verb is never run. `pyright` sees plain functions here and `Verb`s in the other files.
+# The body of a verb is never run. A keyword option has its type and its default here, for completion and type checkers; the
+# methods must have the same defaults, which a test compares.
 
+from collections.abc import Iterable
 from typing import Any
 
 from fulmen.core.mode import Eval, Mode, Plan
@@ -47,7 +49,7 @@ def init(component, key):
 
 
 @verb(delegates=False)
-def validate(component):
+def validate(component, *data):
     """Raise on invalid values. `setup`, `check` and `perturb` call it for every component in the tree.
 
     `validate(component)` first checks types against annotations and values against declared limits, such as
@@ -56,6 +58,7 @@ def validate(component):
 
     Args:
         component: a component; its numbers may be tracers, which are not checked.
+        *data: nothing, a batch, or an attack's system and batch.
 
     Raises:
         TypeError, ValueError: naming the field, what it must be and what it is.
@@ -92,8 +95,8 @@ def _as_batch(component: Any, batch: Any) -> Any:
     return prepared.invoke(type(batch), object)(batch, component) if takes_batches else batch
 
 
-@verb(context=Mode, default=Eval(), bind=_bind)
-def forward(model, *inputs, mode):
+@verb(context=Mode, bind=_bind)
+def forward(model, *inputs, mode: Mode = Eval(), **options):
     """The model's outputs. `model(x)` is the same.
 
     Args:
@@ -150,8 +153,8 @@ def as_batch(component, raw):
     """
 
 
-@verb(context=Mode, default=Eval(), bind=_bind, prepare=_as_batch)
-def loss(component, batch, mode):
+@verb(context=Mode, bind=_bind, prepare=_as_batch)
+def loss(component, batch, mode: Mode = Eval()):
     """The value that training minimises.
 
     Args:
@@ -168,8 +171,8 @@ def loss(component, batch, mode):
     """
 
 
-@verb(context=Mode, default=Eval(), bind=_bind, prepare=_as_batch)
-def losses(system, batch, mode):
+@verb(context=Mode, bind=_bind, prepare=_as_batch)
+def losses(system, batch, mode: Mode = Eval()):
     """The entries of a system's loss, one level deep: `{field: loss(part, batch)}`, or `losses` of a part that is a system.
 
     Args:
@@ -203,8 +206,8 @@ def reduce_losses(system, losses, batch):
     """
 
 
-@verb(context=Mode, default=Eval(), bind=_bind, prepare=_as_batch)
-def metrics(component, batch, mode):
+@verb(context=Mode, bind=_bind, prepare=_as_batch)
+def metrics(component, batch, mode: Mode = Eval()):
     """The values to monitor, as mergeable values: `{}` by default.
 
     Args:
@@ -220,8 +223,8 @@ def metrics(component, batch, mode):
     """
 
 
-@verb(context=Mode, default=Eval(), bind=_bind, prepare=_as_batch)
-def predictions(component, batch, mode):
+@verb(context=Mode, bind=_bind, prepare=_as_batch)
+def predictions(component, batch, mode: Mode = Eval()):
     """The outputs of every model in a component that learns from examples, as `Prediction`s.
 
     Attacks, defences and reports call it where they need outputs and targets rather than a loss.
@@ -384,8 +387,8 @@ def observe(environment, state):
 # Training
 
 
-@verb(context=Plan, default=Plan(), delegates=False)
-def configure_optimizers(component, *constructor, plan):
+@verb(context=Plan, delegates=False)
+def configure_optimizers(component, *constructor, plan: Plan = Plan(), **options):
     """How a component's parameters are optimized: None by default, which means as the parent's.
 
     With a constructor, `configure_optimizers(component, optax.adam, 1e-3)` is that optimizer as a value: equal by its
@@ -472,7 +475,22 @@ def after_update(component, batch, mode):
 
 
 @verb(delegates=False)
-def setup(component, data, **options):
+def setup(
+    component,
+    data,
+    *,
+    optimizer: Any = None,
+    lr: Any = None,
+    seed: int | None = 0,
+    epochs: int | None = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    drop_last: bool = False,
+    limit: int | None = None,
+    microbatches: int = 1,
+    devices: Any = None,
+    **options,
+):
     """A `State` ready for training: components validated, missing arrays drawn, optimizer initialised, shapes checked.
 
     Args:
@@ -486,6 +504,7 @@ def setup(component, data, **options):
         seed: a non-negative integer that determines all randomness; None is 0.
         epochs, steps: the length of the run, for schedules.
         batch_size: examples in a batch, for schedules.
+        drop_last: whether a smaller last batch of an epoch is left out, for schedules.
         limit: the maximum number of batches of an epoch, for schedules.
         devices: a policy such as `fm.FSDP(fm.mesh())`, by which the state is distributed over devices, and with it everything
             that is computed from it; None for one device.
@@ -493,6 +512,7 @@ def setup(component, data, **options):
             and weights are summed and divided once, so the step equals that of the whole batch to rounding. What is computed
             across examples, such as the statistics of a `BatchNorm`, is computed within a part, and a buffer gets the mean
             over the parts. A loss that is one number counts by the weight of the part's examples.
+        **options: those of the optimizer's constructor, such as `weight_decay=1e-4` of `optax.adamw`.
 
     Returns:
         A `State`, whose plan keeps `microbatches`.
@@ -532,7 +552,29 @@ def eval_step(state, batch):
 
 
 @verb(delegates=False)
-def fit(state, data, **options):
+def fit(
+    state,
+    data,
+    *,
+    epochs: int | None = None,
+    steps: int | None = None,
+    optimizer: Any = None,
+    lr: Any = None,
+    batch_size: int | None = None,
+    validation: Any = None,
+    validate_every: Any = None,
+    callbacks: Iterable[Any] = (),
+    seed: int | None = 0,
+    progress: Any = True,
+    drop_last: bool = False,
+    limit: int | None = None,
+    overfit: int | None = None,
+    phase: Any = None,
+    resume: Any = None,
+    devices: Any = None,
+    microbatches: int = 1,
+    **options,
+):
     """Train a state or a component.
 
     Data that is not an in-memory array is prefetched on a background thread, two batches by default (`fm.data.Prefetch` sets
@@ -542,9 +584,10 @@ def fit(state, data, **options):
         state: a `State`, or a component, which is set up first with `setup`'s options.
         data: arrays, or a tuple, dict or `Batch` of arrays that share their first axis, or any source that `batches` takes.
         epochs, steps: the length of the run; one of them. A run of steps continues in the epoch where the state stopped.
-        batch_size: examples in a batch.
+        optimizer, lr: as in `setup`, for a component; a state keeps its optimizer.
+        batch_size: examples in a batch; None is the state's, or 32.
         validation: data to evaluate on, or a dict of several data sets by name, whose metrics are `validation/<name>/…`.
-        validate_every: when to evaluate, an `Every`: after each epoch by default. After steps, as for a stream without an end,
+        validate_every: when to evaluate, an `Every`; None is after each epoch. After steps, as for a stream without an end,
             each evaluation is a row of the history with its `step`.
         callbacks: objects with methods of `on`.
         seed: for the order of the data and, of a component, its parameters; None keeps the order of the data, and the
@@ -554,11 +597,12 @@ def fit(state, data, **options):
         limit: the maximum number of batches of an epoch, for a quick look.
         overfit: the number of batches that are trained on again and again, in order, and validated on: a model that cannot learn
             them by heart has an error.
-        phase: the kind of the training epochs, a `Training`.
+        phase: the kind of the training epochs, a `Training`; None is `Training()`.
         resume: the directory of a `Checkpoint`, or None. The run continues exactly where its newest checkpoint was made, and
             starts if there is none. A state stores neither `seed` nor `drop_last`, a checkpoint does.
         devices: a policy as for `setup`; None keeps that of the state.
         microbatches: as in `setup`, for a component; a state's plan keeps it.
+        **options: those of the optimizer's constructor, for a component.
 
     Returns:
         `(state, history)`.
@@ -575,7 +619,18 @@ def fit(state, data, **options):
 
 
 @verb(delegates=False)
-def steps(state, data, **options):
+def steps(
+    state,
+    data,
+    *,
+    epochs: int | None = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    seed: int | None = 0,
+    drop_last: bool = False,
+    limit: int | None = None,
+    devices: Any = None,
+):
     """Train step by step, for a custom loop: yields `(state, logs)` after each step.
 
     Assigning another value to `state` in the body of the loop does not change the run. For that, write the loop:
@@ -591,14 +646,14 @@ def steps(state, data, **options):
 
 
 @verb(delegates=False)
-def evaluate(state, data, **options):
+def evaluate(state, data, *, attack: Any = None, batch_size: int | None = None, devices: Any = None):
     """The loss and the metrics on all the data, each example counted once.
 
     Args:
         state: a `State`, or a component with its arrays.
         data: as for `fit`.
         attack: an `Attack`; the metrics under attack are added as `robust/…`.
-        batch_size: examples in a batch.
+        batch_size: examples in a batch; None is 256, or that of training if the loss of an example depends on the others.
         devices: a policy as for `setup`; None keeps that of the state.
 
     Returns:
@@ -609,13 +664,13 @@ def evaluate(state, data, **options):
 
 
 @verb(delegates=False)
-def predict(state, data, **options):
+def predict(state, data, *, batch_size: int | None = None, devices: Any = None):
     """The outputs for all the data, in the order of the data.
 
     Args:
         state: a `State`, or a component with its arrays.
         data: inputs, or data as for `evaluate`, whose targets are ignored.
-        batch_size: examples in a batch.
+        batch_size: examples in a batch; None is 256.
         devices: a policy as for `setup`; None keeps that of the state.
 
     Returns:
@@ -626,7 +681,17 @@ def predict(state, data, **options):
 
 
 @verb
-def batches(data, plan=None, epoch=None, start=0, **options):
+def batches(
+    data,
+    plan=None,
+    epoch=None,
+    start=0,
+    *,
+    batch_size: int | None = None,
+    seed: int | None = 0,
+    epochs: int = 1,
+    drop_last: bool = False,
+):
     """The data in raw batches.
 
     `batches(data, batch_size=…)` is for a custom loop: all epochs, checked as `fit` checks them. `batches(data, plan, epoch)`
@@ -804,7 +869,7 @@ def transformation(attack):
 
 
 @verb
-def perturb(attack, system, batch, key, *, best=True, inside=False, checked=False):
+def perturb(attack, system, batch, key, *, best: bool = True, inside: bool = False, checked: bool = False):
     """The attacked batch.
 
     Args:
@@ -912,7 +977,7 @@ def finish(attack, problem, state):
 
 
 @verb(delegates=False)
-def attempt(attack, system, batch, key, *, checked=False):
+def attempt(attack, system, batch, key, *, checked: bool = False):
     """The result of an attack for each example, which is not attacked further after a success.
 
     `perturb` maximises the loss; `attempt` is for evaluation: it starts with the clean input and continues with the examples
@@ -1079,7 +1144,21 @@ def ascent(worse, slopes, weights):
 
 
 @verb(delegates=False)
-def robustness(state, data, attack, **options):
+def robustness(
+    state,
+    data,
+    attack,
+    *,
+    seed: int = 0,
+    eps: Iterable[float] | float | None = None,
+    batch_size: int | None = None,
+    signs: Any = None,
+    sample: int = 128,
+    compare: bool = False,
+    resume: Any = None,
+    progress: Any = True,
+    devices: Any = None,
+):
     """The robustness of a classifier, with the evidence.
 
     Each attack in turn is run on the examples that are still classified correctly; the result for an example does not depend
@@ -1097,7 +1176,7 @@ def robustness(state, data, attack, **options):
         seed: determines all randomness.
         eps: the radii of the curve, or a single one; None is a quarter to twice the region's, () none.
         batch_size: examples in a batch.
-        signs: the warning signs, a tuple; () for none.
+        signs: the warning signs, a tuple; None for all, () for none.
         sample: the number of examples for the signs that need additional attacks.
         compare: whether each attack runs on all examples, rather than on the survivors of those before it, and attacks that
             search for the nearest point run to their end; for `report.optimality()`.
@@ -1126,7 +1205,7 @@ def robustness(state, data, attack, **options):
 
 
 @verb(delegates=False)
-def certify(state, data, region, **options):
+def certify(state, data, region, *, batch_size: int | None = None, seed: int = 0):
     """A lower bound of a classifier's robust accuracy: for each example, whether its class provably holds in a region.
 
     A state, or a component with its arrays, is certified by interval bounds, `forward(model, fm.Interval(lower, upper))`, in `Eval`
@@ -1226,7 +1305,7 @@ def examine(sign, evaluation, report):
 
 
 @verb(delegates=False)
-def summary(component, data=None, **options):
+def summary(component, data=None, *, batch_size: int | None = None, optimizer: Any = None, lr: Any = None, **options):
     """Every leaf of a component in a table, the totals, and with data the cost of its training step and evaluation.
 
     Nothing is drawn, computed or allocated, however large the model: a component without arrays gets the shapes that `init`

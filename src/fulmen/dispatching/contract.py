@@ -16,7 +16,6 @@ class Contract:
     Attributes:
         function: the function whose signature and docstring are the contract; its body is never run.
         context: a class; an instance of it may follow the positional arguments.
-        default: the context of a call that has none.
         bind: how a context is bound to the first argument; without it the context is passed to the method.
         delegates: whether a wrapper without a method delegates the call to its part.
         prepare: `f(first, second)` returns the second argument that methods get.
@@ -24,7 +23,6 @@ class Contract:
 
     function: Callable[..., Any]
     context: type | None = None
-    default: Any = None
     bind: Callable[[Any, Any], Any] | None = None
     delegates: bool = True
     prepare: Callable[[Any, Any], Any] | None = None
@@ -37,6 +35,26 @@ class Contract:
     def context_name(self) -> str:
         """The name of the parameter that takes the context."""
         return self.context.__name__.lower() if self.context else ""
+
+    @functools.cached_property
+    def default(self) -> Any:
+        """The context of a call that has none: the default of the parameter that takes it."""
+        taken = self.signature.parameters.get(self.context_name)
+        return None if taken is None or taken.default is taken.empty else taken.default
+
+    @functools.cached_property
+    def options(self) -> dict[str, Any]:
+        """The defaults of the keyword options, by name."""
+        keywords = (p for p in self.signature.parameters.values() if p.kind is p.KEYWORD_ONLY)
+        return {p.name: p.default for p in keywords if p.name != self.context_name}
+
+    @functools.cached_property
+    def call(self) -> str:
+        """How the verb is called, for messages: the arguments by position."""
+        parameters = [p for p in self.signature.parameters.values() if p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD)]
+        context = [self.context_name] if self.context_name in self.signature.parameters else []
+        names = [f"*{p.name}" if p.kind is p.VAR_POSITIONAL else p.name for p in parameters if p.name != self.context_name]
+        return f"{self.name}({', '.join([*names, *context, *['…'] * bool(self.options)])})"
 
     @functools.cached_property
     def signature(self) -> inspect.Signature:

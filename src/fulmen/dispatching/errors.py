@@ -41,14 +41,14 @@ def missing(
     arities = sorted({len(m.hints) for m in methods})
     if arities and all(m.rest is None for m in methods) and len(args) not in arities:
         takes = f"It takes {' or '.join(map(str, arities))} positional arguments, got {len(args)}."
-        lines.append(f"{takes} Call it as {name}{contract.signature}.")
+        lines.append(f"{takes} Call it as {contract.call}.")
     lines += [*filter(None, [what_to_do(args[0]) if args else ""])]
     near = [m for m in methods if args and m.hints and any(issubclass(args[0], k) for k in {*m.members[0]} - {object})]
     if near:
         lines.append(f"For {_shown(args[0])} there is {', '.join(map(str, near[:4]))}.")
     firsts = [kind for m in methods if m.hints for kind in m.members[0]]
     if any(map(hooks.comes_first, args[1:])) and not hooks.comes_first(args[0]) and any(map(hooks.comes_first, firsts)):
-        lines.append(f"The order of the arguments is {name}{contract.signature}.")
+        lines.append(f"The order of the arguments is {contract.call}.")
     elif _fits_contract(contract, args):
         lines += ["Write one:", "", "    @dispatch", f"    def {name}({_parameters(contract, args, args)}): …", ""]
     heads = list(dict.fromkeys(map(_shown, firsts)))
@@ -78,7 +78,7 @@ def by_keyword(contract: Contract, args: Sequence[type], options: Sequence[str],
     keywords = ", ".join(f"`{name}=`" for name in named)
     return (
         f"`{contract.name}` dispatches on positional arguments, got {keywords} by keyword in {contract.name}({given}). "
-        f"Write them by position: {contract.name}{contract.signature}."
+        f"Write them by position: {contract.call}."
     )
 
 
@@ -130,7 +130,7 @@ def _is_array(kind: Any) -> bool:
 def _parameters(contract: Contract, args: Sequence[type], hints: Sequence[Any]) -> str:
     """The parameters of a method to write, named by their class or as in the verb's contract."""
     parameters = list(contract.signature.parameters.values())
-    names = [p.name for p in parameters if p.kind is not p.VAR_POSITIONAL and p.kind is not p.KEYWORD_ONLY]
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     spelled: list[str] = []
     for i, (arg, hint) in enumerate(zip(args, hints)):
         plain = _is_array(arg) or arg is np.ndarray or hint is object

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 
@@ -15,6 +15,10 @@ advice: Callable[[Exception, Any, str], str] = _nothing
 
 verb_html: Callable[[Any], str] = _nothing
 """The HTML of a verb in a notebook: its table of methods."""
+
+
+unknown_option: Callable[[str, Mapping[str, Any], Iterable[str]], str] = _nothing
+"""The message for keywords that a method does not take, from the verb's name, these keywords and the names of its own."""
 
 
 def _never(kind: type) -> bool:

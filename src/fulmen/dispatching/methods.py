@@ -11,11 +11,16 @@ from typing import Any
 
 import plum
 
+from fulmen.dispatching import hooks
 from fulmen.dispatching.annotations import dispatching, evaluate, members, name_of, union
 from fulmen.dispatching.contract import Contract
 from fulmen.dispatching.location import place
 
 _EMPTY = inspect.Parameter.empty
+
+
+class UnknownOptionError(TypeError):
+    """A call has a keyword that the method does not take."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,12 +51,25 @@ class Method:
 
     def call(self, args: Iterable[Any], context: Any, options: Mapping[str, Any]) -> Any:
         """Run the function with the arguments and, if it takes one, the context."""
+        if options and self.keywords is not None and not options.keys() <= self.keywords:
+            unknown = {name: value for name, value in options.items() if name not in self.keywords}
+            raise UnknownOptionError(hooks.unknown_option(self.verb, unknown, self.keywords))
         if self.takes is None:
             return self.function(*args, **options)
         context = context_for(self.verb, context)
         if self.takes == "last":
             return self.function(*args, context, **options)
         return self.function(*args, **{self.takes: context}, **options)
+
+    @functools.cached_property
+    def keywords(self) -> frozenset[str] | None:
+        """The names of what the function takes by keyword; None if it takes any keyword."""
+        parameters = [*inspect.signature(self.function).parameters.values()]
+        if any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return None
+        positional = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD][: -1 if self.takes == "last" else None]
+        optional = [*positional[len(self.hints) :], *(p for p in parameters if p.kind is p.KEYWORD_ONLY)]
+        return frozenset(p.name for p in optional if p.name != self.takes)
 
     @functools.cached_property
     def members(self) -> tuple[tuple[type, ...], ...]:

@@ -5,26 +5,30 @@ from __future__ import annotations
 import difflib
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, overload
 
 from fulmen.dispatching.annotations import names_around
 from fulmen.dispatching.compiled_code import drop_compiled, lock
 from fulmen.dispatching.contract import Contract
 from fulmen.dispatching.methods import plain_function
-from fulmen.dispatching.verb import Verb
+from fulmen.dispatching.verb import P, Verb
 
-_verbs: dict[tuple[str, str], Verb] = {}  # verbs that can be found by name
+_verbs: dict[tuple[str, str], Verb[...]] = {}  # verbs that can be found by name
 
 
-def verb(contract: Callable[..., Any] | None = None, **options: Any) -> Any:
+@overload
+def verb(contract: Callable[P, Any]) -> Verb[P]: ...
+@overload
+def verb(**options: Any) -> Callable[[Callable[P, Any]], Verb[P]]: ...
+def verb(contract: Any = None, **options: Any) -> Any:
     """Make a verb of a function, whose signature and docstring are the contract; its body is never run.
 
     A verb that is made again, as when a notebook cell is run again, keeps its methods.
 
     Args:
         contract: the function.
-        context: a class; an instance of it may follow the positional arguments.
-        default: the context of a call that has none.
+        context: a class; an instance of it may follow the positional arguments. A call without one gets the default of the
+            contract's parameter of that name, such as `mode=fm.Eval()`.
         bind: how a context is bound to the first argument; without it the context is passed to the method.
         delegates: whether a wrapper without a method delegates the call to its part.
         prepare: `f(first, second)` returns the second argument that methods get, such as a batch made of raw data.
@@ -53,22 +57,22 @@ def verb(contract: Callable[..., Any] | None = None, **options: Any) -> Any:
     return made
 
 
-def all_named_verbs() -> list[Verb]:
+def all_named_verbs() -> list[Verb[...]]:
     """All verbs that are not local to a function, oldest first."""
     return list(_verbs.values())
 
 
-def verbs() -> list[Verb]:
+def verbs() -> list[Verb[...]]:
     """All public verbs, oldest first. A verb that its module's `__all__` leaves out is private."""
     return [v for v in all_named_verbs() if is_public(v)]
 
 
-def is_public(verb: Verb) -> bool:
+def is_public(verb: Verb[...]) -> bool:
     """Whether the `__all__` of a verb's module, if there is one, contains the verb."""
     return verb.__name__ in verb.contract.__globals__.get("__all__", [verb.__name__])
 
 
-def dispatch(function: Callable[..., Any]) -> Verb:
+def dispatch(function: Callable[..., Any]) -> Verb[...]:
     """Register a function as a method of the verb of the same name, and return the verb.
 
     The verb is searched among the names in the function's scope, then among the public verbs.
@@ -81,7 +85,7 @@ def dispatch(function: Callable[..., Any]) -> Verb:
     return _find(plain_function(function)).dispatch(function)
 
 
-def _find(function: Any) -> Verb:
+def _find(function: Any) -> Verb[...]:
     name = function.__name__
     if "<locals>" in function.__qualname__:
         found = names_around(function.__globals__).get(name)

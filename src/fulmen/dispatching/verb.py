@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec
 
 import plum
 
@@ -25,8 +25,17 @@ from fulmen.dispatching.methods import Method, plain_function, read_methods, ref
 from fulmen.dispatching.redefinition import note_classes
 from fulmen.dispatching.resolution import package, warn_of_override
 
+P = ParamSpec("P")
 
-class Verb:
+if TYPE_CHECKING:
+    # Each method redefines the verb's name. pyright reports that unless the old and the new value are the same property,
+    # so that is what a verb is for type checkers.
+    _Redefinable = property
+else:
+    _Redefinable = object
+
+
+class Verb(Generic[P], _Redefinable):
     """A generic function: the types of its positional arguments choose the method; options follow `*`.
 
     Where the contract takes a *context* (`Mode`, `Plan`), it comes last, and methods and callers may leave it out: a
@@ -66,7 +75,7 @@ class Verb:
 
     # Calling
 
-    def __call__(self, *args: Any, **options: Any) -> Any:
+    def __call__(self, *args: P.args, **options: P.kwargs) -> Any:
         try:
             if args and not options:
                 bound = type(getattr(args[0], "mode", None)) if self._binds else None
@@ -169,7 +178,7 @@ class Verb:
 
     # Registering
 
-    def dispatch(self, function: Callable[..., Any]) -> Verb:
+    def dispatch(self, function: Callable[..., Any]) -> Verb[...]:
         """Register a method; the function may have any name. Returns the verb."""
         plain = plain_function(function)
         names = functools.cache(lambda: names_around(plain.__globals__))
@@ -255,6 +264,10 @@ class Verb:
 
     def _repr_html_(self) -> str:
         return hooks.verb_html(self)
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Verb[P]:
+        """A verb in a class is the verb itself. With this method, `help` shows its signature as it does for a function."""
+        return self
 
     def __reduce__(self) -> str:
         return self.__qualname__

@@ -79,8 +79,8 @@ def explain_run(component: Any, data: Any, **options: Any) -> RunExplanation:
     """What runs in a call of `fit` with these arguments."""
     callbacks = in_order([*options.get("callbacks", ()), *progress_callbacks(options.get("progress", True))])
     system = component.system if isinstance(component, State) else component
-    kind, phase = type(system).__name__, options.get("phase", Training())
-    every, validation = options.get("validate_every", Every(epochs=1)), options.get("validation")
+    kind, phase = type(system).__name__, options.get("phase") or Training()
+    every, validation = options.get("validate_every") or Every(epochs=1), options.get("validation")
 
     def validated(by_epochs: bool) -> Iterator[Action]:
         when = _interval(every, by_epochs)

@@ -194,10 +194,9 @@ def _require_options(constructor: Callable[..., Any], options: dict[str, Any]) -
         return
     for name in options:
         if name not in known:
-            instead = "; metrics belong to the classifier: fm.Classifier(model, metrics=…)" if name == "metrics" else ""
             raise TypeError(
                 f"{name} is no option of `fit` or `setup`, nor of {getattr(constructor, '__name__', constructor)}, whose options "
-                f"are: {', '.join(list(known)[1:]) or 'none'}{instead}."
+                f"are: {', '.join(list(known)[1:]) or 'none'}."
             )
 
 

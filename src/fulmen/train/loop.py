@@ -52,23 +52,31 @@ def fit(
     state: State,
     data,
     *,
+    epochs=None,
+    steps=None,
+    batch_size=None,
+    seed=0,
+    drop_last=False,
+    limit=None,
     validation=None,
-    validate_every=Every(epochs=1),
+    validate_every=None,
     callbacks=(),
     progress=True,
-    phase=Training(),
+    phase=None,
     overfit=None,
     resume=None,
     devices=None,
-    **reading,
+    **unknown,
 ):
-    unknown = {name: value for name, value in reading.items() if name not in READING}
     if unknown:
         require_known(None, unknown)
         raise TypeError(
             f"{', '.join(unknown)}: a state keeps its optimizer and plan. To start again with its arrays, give the component: "
             "fm.fit(state.system, data, optimizer=…, …)."
         )
+    reading = dict(epochs=epochs, steps=steps, batch_size=batch_size, seed=seed, drop_last=drop_last, limit=limit)
+    phase = Training() if phase is None else phase
+    validate_every = Every(epochs=1) if validate_every is None else validate_every
     with interruptible(starting=True, signals=_SIGNALS) as interrupted:
         state = on_devices(state, devices)
         data, reading = overfitted(data, overfit, reading, state.plan.batch_size)
@@ -77,7 +85,6 @@ def fit(
         found = None if resume is None else find_resumable(resume)
         require_equal("the checkpoint that `resume` finds", found and found.step)
         state = state if found is None else found.load(like=state)
-        epochs = reading.get("epochs")
         sets = None if validation is None else ValidationSets(validation, validate_every, state, data, epochs)
         shown = progress_callbacks(progress) if is_first() else []
         listed = in_order([*_listed(callbacks), *shown, *([] if sets is None else [StepValidation(sets)])])

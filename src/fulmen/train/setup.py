@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from typing import Any
 
@@ -18,7 +17,7 @@ from fulmen.core.leaves import components
 from fulmen.core.state import State
 from fulmen.core.structure import RECENT
 from fulmen.core.tree import get, remake
-from fulmen.core.verbs import configure_optimizers, setup, validate
+from fulmen.core.verbs import configure_optimizers, fit, setup, validate
 from fulmen.data.arrays import check_positive, count
 from fulmen.data.source import Source
 from fulmen.devices.placement import computed, initialized
@@ -29,26 +28,11 @@ from fulmen.optimizers import Enclosing, groups, is_constructor, warn_of_unreach
 from fulmen.optimizers.update_schedule import update_schedule
 from fulmen.schedules.schedule_lengths import each_member
 from fulmen.train.compiled_step import traced_step
+from fulmen.train.foreign_options import unknown_options
 from fulmen.train.gradients import start_optimizer
 from fulmen.train.interruption import stop_if_interrupted
 
-_OPTIONS = (
-    *(
-        "epochs",
-        "steps",
-        "batch_size",
-        "validation",
-        "validate_every",
-        "callbacks",
-        "seed",
-        "devices",
-        "progress",
-        "drop_last",
-        "limit",
-    ),
-    *("overfit", "phase", "resume", "optimizer", "lr", "microbatches"),
-)
-_SHORTEST_PREFIX = 3  # letters of a keyword, such as val, that may be the beginning of another one
+_OPTIONS = [p.name for p in inspect.signature(fit).parameters.values() if p.kind is p.KEYWORD_ONLY]
 
 
 @dispatch
@@ -183,19 +167,15 @@ def _constructors(optimizer: Any, name: str = "optimizer") -> list[Any]:
 
 
 def require_known(optimizer: Any, options: dict[str, Any]) -> None:
-    """Raise on a keyword that neither `fit` nor an optimizer constructor has, if it is similar to one of theirs."""
+    """Raise on keywords that neither `fit` nor an optimizer constructor has, if it is known what to write instead."""
     for constructor in _constructors(optimizer) or [None]:
         theirs = inspect.signature(constructor).parameters if constructor is not None else {}
-        if not any(p.kind is p.VAR_KEYWORD for p in theirs.values()):
-            _require_no_typo([*_OPTIONS, *theirs], options)
-
-
-def _require_no_typo(known: list[str], options: dict[str, Any]) -> None:
-    for name in options:
-        near = ["lr"] if name == "learning_rate" else difflib.get_close_matches(name, known, n=1)
-        near = near or [other for other in known if len(name) >= _SHORTEST_PREFIX and other.startswith(name)]
-        if near and near != [name]:
-            raise TypeError(f"{name} is no option of `fit`, `setup` or the optimizer; did you mean {near[0]!r}?")
+        if any(p.kind is p.VAR_KEYWORD for p in theirs.values()):
+            continue
+        known = [*_OPTIONS, *[*theirs][1:]]  # the first parameter is the learning rate
+        unknown = {name: value for name, value in options.items() if name not in known}
+        if answer := unknown_options("fit", unknown, known):
+            raise TypeError(answer)
 
 
 @dispatch

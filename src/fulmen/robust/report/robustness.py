@@ -29,7 +29,7 @@ from fulmen.robust.report.example_results import ExampleResults
 from fulmen.robust.report.model_signs import Batches, Jumps, Modes, Probabilities, Randomness
 from fulmen.robust.report.report_progress import Progress
 from fulmen.robust.report.result_folder import Folder, digest
-from fulmen.robust.report.robustness_report import Report, Sign
+from fulmen.robust.report.robustness_report import Sign
 from fulmen.train.interruption import interruptible
 
 RADII = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # of the curve, in units of the ball's
@@ -91,31 +91,29 @@ INTERRUPTED = "Ctrl-C: stops after the current attack and reports what is done; 
 @dispatch
 def robustness(state: State, data, attack, *, devices=None, **options):
     state = on_devices(state, devices)
-    return _robustness(state.system, data, attack, devices=state.devices, **options)
+    evaluated = robustness.invoke(Component, object, object)  # the system may be a module of another library
+    return evaluated(state.system, data, attack, devices=state.devices, **options)
 
 
 @dispatch
-def robustness(component: Component, data, attack, *, devices=None, **options):
-    require_arrays(component, "robustness")
-    return _robustness(spread(component, devices), data, attack, devices=devices, **options)
-
-
-def _robustness(
-    system: Any,
-    data: Any,
-    attack: Any,
+def robustness(
+    component: Component,
+    data,
+    attack,
     *,
-    devices: Policy | None,
-    seed: int = 0,
-    eps: Iterable[float] | float | None = None,
-    batch_size: int | None = None,
-    signs: tuple[Sign, ...] = SIGNS,
-    sample: int = 128,
-    compare: bool = False,
-    resume: Any = None,
-    progress: Any = True,
-) -> Report:
+    seed=0,
+    eps=None,
+    batch_size=None,
+    signs=None,
+    sample=128,
+    compare=False,
+    resume=None,
+    progress=True,
+    devices=None,
+):
     begun = time.perf_counter()
+    require_arrays(component, "robustness")
+    system, signs = spread(component, devices), SIGNS if signs is None else signs
     _check_options(signs, batch_size=batch_size, sample=sample)
     evaluation, attack = _evaluation(system, data, attack, seed, batch_size, sample, compare, bool(signs), devices)
     radii = radii_of(evaluation.ball, eps)
