@@ -14,8 +14,13 @@ from fulmen.core.verbs import as_batch, attempt, bind, perturb, predictions, pro
 from fulmen.devices.policies import Policy, on_rows
 from fulmen.robust.attacks.attack_loop import AttackState, bucket, packed
 from fulmen.robust.attacks.problem import Problem
+from fulmen.robust.attacks.projections import at_least_32_bits
 from fulmen.robust.report.attack_choice import norm_name, one_ball
+from fulmen.robust.report.program_search import results_depend
 from fulmen.robust.report.result_folder import Folder
+
+VERDICTS = 20
+"""The draws of a random system that decide whether an example is classified correctly."""
 
 
 class Evaluation:
@@ -34,6 +39,8 @@ class Evaluation:
         devices: the policy by which the system is distributed over devices, or None.
         labels: `(n,)`, the classes of the examples.
         compare: whether each attack gets all examples that are classified correctly, rather than the survivors.
+        is_random: whether the system draws random numbers. Then an example is classified by most of `VERDICTS` draws: by a
+            single one, those near a boundary would be right or wrong by chance.
         outputs: `(n, classes)`, the logits of the clean inputs; empty until all examples have been attacked.
         folder: the `Folder` that keeps intermediate results.
     """
@@ -60,6 +67,7 @@ class Evaluation:
         self._leaves, self._structure = pack(system)
         self.outputs = np.zeros((0, classes))
         self.compare, self.folder = compare, Folder(None)
+        self.is_random = draws(system, whole[:1], key)
 
     def chunks(self, rows: np.ndarray) -> Iterator[np.ndarray]:
         """Some rows in pieces of at most the batch size."""
@@ -95,10 +103,24 @@ class Evaluation:
     def attempt(self, attack: Any, rows: np.ndarray, key: Any) -> Any:
         """The `AttackState` of `attempt` for some examples; `succeeded` where the attack makes the class wrong."""
         found = self._by_chunk(lambda chunk: attempt(attack, self.system, self.batch(chunk), key, checked=True), rows)
-        if attack.target.names_class:  # it succeeds at a class, which may be the right one
-            wrong = ~is_right(self.predict(rows, found.x), self.labels[rows])
-            found = remake(found, {"succeeded": found.succeeded & wrong, "first": np.where(wrong, found.first, -1)})
+        if attack.target.names_class or self.is_random:  # it succeeds at a class, which may be the right one
+            succeeded = found.succeeded & ~self.right(rows, self.predict(rows, found.x), found.x)
+            found = remake(found, {"succeeded": succeeded, "first": np.where(succeeded, found.first, -1)})
         return found
+
+    def right(self, rows: np.ndarray, outputs: np.ndarray, x: Any = None) -> np.ndarray:
+        """Which of some examples are classified correctly, `(rows,)`.
+
+        Args:
+            rows: the examples.
+            outputs: their logits, of one draw.
+            x: inputs in place of the clean ones, or None.
+        """
+        labels = self.labels[rows]
+        if not self.is_random or not len(rows):
+            return is_right(outputs, labels)
+        votes = [is_right(self.predict(rows, x, draw), labels) for draw in range(1, 1 + VERDICTS)]
+        return 2 * np.sum(votes, 0) > VERDICTS
 
     def broken(self, attacks: list[Any], rows: np.ndarray, name: str) -> np.ndarray:
         """Which of some examples any of the attacks breaks, `(rows,)`."""
@@ -124,12 +146,13 @@ class Evaluation:
         def run(chunk: np.ndarray) -> Any:
             batch = self.batch(chunk)
             x = inputs(perturb(attack, self.system, batch, key, checked=True))
-            there = jax.tree.map(lambda a, b: project(attack.region, jnp.asarray(a), jnp.asarray(b)), x, inputs(batch))
+            wide = lambda v: jnp.asarray(v).astype(at_least_32_bits(jnp.result_type(v)))
+            there = jax.tree.map(lambda a, b: project(attack.region, wide(a), wide(b)), x, inputs(batch))
             return x, there
 
         x, there = self._by_chunk(run, rows)
         clean = self.inputs(rows)
-        wrong = ~is_right(self.predict(rows, x), self.labels[rows])
+        wrong = ~self.right(rows, self.predict(rows, x), x)
         distance = np.where(wrong, self.distance(x, clean), np.inf)
         same = [(a == b).reshape(len(a), -1).all(1) for a, b in zip(*map(jax.tree.leaves, (x, there)), strict=True)]
         succeeded = wrong & np.logical_and.reduce(same)
@@ -178,6 +201,12 @@ def _outputs(structure: Structure, leaves: list[Any], batch: Any, key: Any) -> j
 def _gradients(structure: Structure, leaves: list[Any]) -> Any:
     problem = structure.unpack(leaves).with_targets()
     return jax.grad(lambda x: problem.evaluate(x).value.sum())(problem.origin)
+
+
+def draws(system: Any, batch: Any, key: Any) -> bool:
+    """Whether the outputs of a system in its mode depend on the random key."""
+    outputs = lambda key: [found.outputs for found in predictions(in_eval_mode(system, key), batch).values()]
+    return results_depend(jax.make_jaxpr(outputs)(key))
 
 
 def is_right(outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from fulmen.robust.report.attack_choice import name_of
-from fulmen.robust.report.attack_evaluation import Evaluation, is_right, margins, norms
+from fulmen.robust.report.attack_evaluation import Evaluation, margins, norms
 from fulmen.robust.report.report_progress import Progress
 from fulmen.robust.report.robustness_report import Report
 
@@ -37,7 +37,7 @@ class ExampleResults:
         """
         evaluation = self.evaluation
         outputs, clean = evaluation.predict(rows), evaluation.inputs(rows)
-        correct = is_right(outputs, evaluation.labels[rows])
+        correct = evaluation.right(rows, outputs)
         result = dict(
             labels=evaluation.labels[rows],
             predicted=outputs.argmax(1),
@@ -98,7 +98,7 @@ class ExampleResults:
             if left.size:
                 result["reached"][left, number] = distance
                 steps = np.where(found.succeeded, found.first, attack.length * attack.restarts)
-                result["passes"][left, number] = steps * attack.passes + 1
+                result["passes"][left, number] = steps * attack.passes + attack.last_passes
                 self._update(result, margin, left, number, found, outputs)
             counts.append(dict(given=left.size, broken=before - int(robust.sum()), seconds=time.perf_counter() - begun))
             self.progress.step()
