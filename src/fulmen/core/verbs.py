@@ -255,6 +255,21 @@ def augment(component, batch, mode):
     """
 
 
+@verb
+def initial_carry(cell, x):
+    """The carry of a recurrent cell before the first step of `fm.models.Scan`.
+
+    Args:
+        cell: a model with `forward(cell, carry, x)`.
+        x: the inputs of the first step, `(n, …)`.
+
+    Returns:
+        A tree of arrays `(n, …)`, with the structure, shapes and types of the carry that the cell returns.
+
+    **Extending.** Overload it for a custom cell: `def initial_carry(cell: Mine, x): return jnp.zeros((len(x), cell.size))`.
+    """
+
+
 # What particular systems compute
 
 

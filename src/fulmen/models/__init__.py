@@ -1,12 +1,16 @@
 """Layers and reference models in plain JAX: images are `(n, height, width, channels)`, the batch axis is the first."""
 
+from fulmen.core.verbs import initial_carry
 from fulmen.models.attention import Attention, rotary
 from fulmen.models.chain import MLP, Chain, ConvNet, Function
+from fulmen.models.convolution import Conv, ConvTranspose, Upsample
 from fulmen.models.input_normalization import Normalized
-from fulmen.models.layers import Conv, Dense, Dropout, Flatten
+from fulmen.models.layers import Dense, Dropout, Flatten
 from fulmen.models.normalization import BatchNorm, GroupNorm, LayerNorm, RMSNorm
 from fulmen.models.pooling import AvgPool, GlobalAvgPool, MaxPool
+from fulmen.models.recurrent import GRU, LSTM, Scan
 from fulmen.models.remat import Remat
+from fulmen.models.repeated_use import fold
 from fulmen.models.resnet import BasicBlock, Bottleneck, ResNet, resnet18, resnet34, resnet50
 from fulmen.models.stacked import Stacked
 from fulmen.models.transformer import Transformer, TransformerBlock, generate, gpt2
@@ -21,13 +25,16 @@ __all__ = [
     "Chain",
     "Conv",
     "ConvNet",
+    "ConvTranspose",
     "Dense",
     "Dropout",
     "Embedding",
     "Flatten",
     "Function",
+    "GRU",
     "GlobalAvgPool",
     "GroupNorm",
+    "LSTM",
     "LayerNorm",
     "MLP",
     "MaxPool",
@@ -36,11 +43,15 @@ __all__ = [
     "RMSNorm",
     "Remat",
     "ResNet",
+    "Scan",
     "Stacked",
     "Transformer",
     "TransformerBlock",
+    "Upsample",
+    "fold",
     "generate",
     "gpt2",
+    "initial_carry",
     "resnet18",
     "resnet34",
     "resnet50",
