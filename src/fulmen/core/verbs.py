@@ -270,6 +270,23 @@ def initial_carry(cell, x):
     """
 
 
+@verb
+def empty_cache(model, n, length):
+    """The cache of a causal model of tokens before the first token, for `fm.models.generate`: by default None, for no cache.
+
+    Args:
+        model: from tokens `(n, length)` to logits; it also has a method `forward(model, tokens, cache)`, which returns the logits
+            of tokens that follow those in the cache, and the cache with them.
+        n: the number of sequences.
+        length: the number of tokens that it has to hold.
+
+    Returns:
+        A tree of arrays, such as `fm.models.KeyValues`, or None.
+
+    **Extending.** Overload it together with `forward(model: Mine, tokens, cache: fm.models.KeyValues)`.
+    """
+
+
 # What particular systems compute
 
 

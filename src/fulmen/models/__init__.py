@@ -1,9 +1,10 @@
 """Layers and reference models in plain JAX: images are `(n, height, width, channels)`, the batch axis is the first."""
 
-from fulmen.core.verbs import initial_carry
-from fulmen.models.attention import Attention, rotary
+from fulmen.core.verbs import empty_cache, initial_carry
+from fulmen.models.attention import Attention, KeyValues, rotary
 from fulmen.models.chain import MLP, Chain, ConvNet, Function
 from fulmen.models.convolution import Conv, ConvTranspose, Upsample
+from fulmen.models.generation import generate
 from fulmen.models.input_normalization import Normalized
 from fulmen.models.layers import Dense, Dropout, Flatten
 from fulmen.models.normalization import BatchNorm, GroupNorm, LayerNorm, RMSNorm
@@ -13,7 +14,7 @@ from fulmen.models.remat import Remat
 from fulmen.models.repeated_use import fold
 from fulmen.models.resnet import BasicBlock, Bottleneck, ResNet, resnet18, resnet34, resnet50
 from fulmen.models.stacked import Stacked
-from fulmen.models.transformer import Transformer, TransformerBlock, generate, gpt2
+from fulmen.models.transformer import Transformer, TransformerBlock, gpt2
 from fulmen.models.vector_tables import Embedding, Quantizer
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "GRU",
     "GlobalAvgPool",
     "GroupNorm",
+    "KeyValues",
     "LSTM",
     "LayerNorm",
     "MLP",
@@ -48,6 +50,7 @@ __all__ = [
     "Transformer",
     "TransformerBlock",
     "Upsample",
+    "empty_cache",
     "fold",
     "generate",
     "gpt2",
