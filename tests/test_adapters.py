@@ -66,7 +66,7 @@ def test_an_environment_of_gymnax():
     assert (line.actions, line.limit, Gymnax(Line(), Params(), limit=4).limit) == (2, 10, 4)
 
     def walk(playing, _):
-        playing, reward, done, total = play(line, playing, jnp.int32(1), jax.random.key(0))
+        playing, reward, done, _ = play(line, playing, jnp.int32(1), jax.random.key(0))
         return playing, (fm.environments.observe(line, playing.state)[0], reward, done)
 
     _, (at, reward, done) = jax.jit(lambda start: jax.lax.scan(walk, start, length=4))(begin(line, jax.random.key(0)))

@@ -41,7 +41,12 @@ class Mode(Tree):
         """The key for values that each example draws by its index: the same in all batches of an evaluation or a step."""
         if self.root is None or self.salt is None:
             return self.root
-        return jax.random.fold_in(self.root, _mix(self.salt, self.verb) if self.verb else self.salt)
+        return jax.random.fold_in(self.root, self.folded)
+
+    @property
+    def folded(self) -> Any:
+        """The number that is folded into the run's key, from the component's path and the verb."""
+        return _mix(self.salt, self.verb) if self.verb else self.salt
 
     def at(self, name: str) -> Any:
         """The mode of the part `name`: the same key, another salt."""
