@@ -312,6 +312,32 @@ def test_a_method_without_annotation_is_a_warning(verbs_restored):
     assert "predictions(object, object) applies to every type" in warning.what and "test_check.py:" in warning.where
 
 
+class Twice(fm.Model):
+    """A dropout that is called twice, in a loop, or once each with its own numbers."""
+
+    drop: fm.models.Dropout
+    layer: Linear
+    use: str = "twice"
+
+
+@dispatch
+def forward(model: Twice, x):
+    drop, fold = model.drop, fm.models.fold
+    y = model.layer(drop(x))
+    if model.use == "twice":
+        return drop(y)
+    each = (lambda i: drop) if model.use == "loop" else lambda i: fold(drop, i)
+    return jax.lax.scan(lambda y, i: (each(i)(y), None), y, jnp.arange(2))[0]
+
+
+@pytest.mark.parametrize("use, found", [("twice", ["2 calls"]), ("loop", ["iteration of a loop"]), ("folded", [])])
+def test_equal_random_numbers_are_a_warning(use, found):
+    report = check(fm.Classifier(Twice(fm.models.Dropout(0.5), Linear(4, 3), use)), (X, Y), **ADAM)
+    assert report.ok and len(report.warnings) == len(found)
+    for warning, how in zip(report.warnings, found, strict=True):
+        assert "model.drop" in warning.what and how in warning.what and "fm.models.fold" in warning.advice
+
+
 def test_html():
     report = check(Silent(Linear(4, 3)), (X, Y), **ADAM)
     text = report._repr_html_()

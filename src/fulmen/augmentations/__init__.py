@@ -2,5 +2,6 @@
 
 from fulmen.augmentations.augmentation import Augmentation, Augmentations, Cutout, Flip, Noise, ShiftCrop
 from fulmen.augmentations.mixing import CutMix, Mixup
+from fulmen.augmentations.per_image import Augment
 
-__all__ = ["Augmentation", "Augmentations", "CutMix", "Cutout", "Flip", "Mixup", "Noise", "ShiftCrop"]
+__all__ = ["Augment", "Augmentation", "Augmentations", "CutMix", "Cutout", "Flip", "Mixup", "Noise", "ShiftCrop"]

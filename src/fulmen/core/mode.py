@@ -41,11 +41,20 @@ class Mode(Tree):
         """The key for values that each example draws by its index: the same in all batches of an evaluation or a step."""
         if self.root is None or self.salt is None:
             return self.root
-        return jax.random.fold_in(self.root, _mix(self.salt, self.verb) if self.verb else self.salt)
+        return jax.random.fold_in(self.root, self.folded)
+
+    @property
+    def folded(self) -> Any:
+        """The number that is folded into the run's key, from the component's path and the verb."""
+        return _mix(self.salt, self.verb) if self.verb else self.salt
 
     def at(self, name: str) -> Any:
         """The mode of the part `name`: the same key, another salt."""
         return remake(self, {"salt": _mix(_NO_SALT if self.salt is None else self.salt, name)})
+
+    def fold(self, number: Any) -> Any:
+        """The mode of one use of a part, such as a step of a loop: the same key, another salt. The integer may be traced."""
+        return remake(self, {"salt": _combine(_NO_SALT if self.salt is None else self.salt, number)})
 
     def within(self, verb: str) -> Any:
         """The mode that a method of this verb gets."""
@@ -128,11 +137,19 @@ def name_hash(name: str) -> int:
 
 
 def _mix(salt: Any, name: str) -> Any:
-    """A new salt from an old one and a name: FNV's step over the name's hash."""
-    number, prime = name_hash(name), 16777619
-    if isinstance(salt, np.ndarray | np.generic):
-        return np.asarray(((int(salt) ^ number) * prime + 0x9E3779B9) % 2**32, np.uint32)
-    return (salt ^ jnp.uint32(number)) * jnp.uint32(prime) + jnp.uint32(0x9E3779B9)
+    """A new salt from an old one and a name."""
+    return _combine(salt, name_hash(name))
+
+
+def _combine(salt: Any, number: Any) -> Any:
+    """A new salt from an old one and 32 bits: FNV's step."""
+    prime, shift = 16777619, 0x9E3779B9
+    if isinstance(number, int | np.integer):
+        number = int(number) % 2**32
+        if isinstance(salt, np.ndarray | np.generic):
+            return np.asarray(((int(salt) ^ number) * prime + shift) % 2**32, np.uint32)
+        number = np.uint32(number)
+    return (salt ^ jnp.asarray(number).astype(jnp.uint32)) * jnp.uint32(prime) + jnp.uint32(shift)
 
 
 def bound_mode(value: Any) -> Mode | None:

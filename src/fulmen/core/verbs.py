@@ -258,6 +258,38 @@ def augment(component, batch, mode):
     """
 
 
+@verb
+def initial_carry(cell, x):
+    """The carry of a recurrent cell before the first step of `fm.models.Scan`.
+
+    Args:
+        cell: a model with `forward(cell, carry, x)`.
+        x: the inputs of the first step, `(n, …)`.
+
+    Returns:
+        A tree of arrays `(n, …)`, with the structure, shapes and types of the carry that the cell returns.
+
+    **Extending.** Overload it for a custom cell: `def initial_carry(cell: Mine, x): return jnp.zeros((len(x), cell.size))`.
+    """
+
+
+@verb
+def empty_cache(model, n, length):
+    """The cache of a causal model of tokens before the first token, for `fm.models.generate`: by default None, for no cache.
+
+    Args:
+        model: from tokens `(n, length)` to logits; it also has a method `forward(model, tokens, cache)`, which returns the logits
+            of tokens that follow those in the cache, and the cache with them.
+        n: the number of sequences.
+        length: the number of tokens that it has to hold.
+
+    Returns:
+        A tree of arrays, such as `fm.models.KeyValues`, or None.
+
+    **Extending.** Overload it together with `forward(model: Mine, tokens, cache: fm.models.KeyValues)`.
+    """
+
+
 # What particular systems compute
 
 

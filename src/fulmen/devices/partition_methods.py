@@ -8,7 +8,8 @@ from fulmen.devices.policies import Axes, Policy
 from fulmen.dispatching.registry import dispatch
 from fulmen.models.attention import Attention
 from fulmen.models.chain import Chain, Function
-from fulmen.models.layers import Conv, Dense, Dropout
+from fulmen.models.convolution import Conv, ConvTranspose
+from fulmen.models.layers import Dense, Dropout
 from fulmen.models.stacked import Stacked
 from fulmen.models.vector_tables import Embedding
 
@@ -43,9 +44,9 @@ def _by_outputs(layer: Dense, policy: Policy, name: str = "") -> dict[str, Axes]
 
 
 @dispatch
-def partition(layer: Conv, policy):
+def partition(layer: Conv | ConvTranspose, policy):
     axis = policy.axis_for(layer.out_channels)
-    return {"weight": (None, None, None, axis), "bias": (axis,)} if axis else {}
+    return {"weight": (*(None,) * (layer.dimensions + 1), axis), "bias": (axis,)} if axis else {}
 
 
 @dispatch

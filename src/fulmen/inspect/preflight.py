@@ -23,6 +23,7 @@ from fulmen.dispatching.location import place
 from fulmen.dispatching.registry import verbs
 from fulmen.inspect.findings import OK, WARNING, Report
 from fulmen.inspect.gradient_check import check_numbers
+from fulmen.inspect.repeated_draws import repeated_draws
 from fulmen.inspect.text import shortened
 from fulmen.optimizers import MissingOptimizerError, groups
 from fulmen.optimizers.update_schedule import update_schedule
@@ -113,6 +114,11 @@ def _check_tracing(report: Report, component: Any, raw: Any, key: Any) -> None:
             jax.eval_shape(function, raw)
     if report.ok:
         report.add(OK, "methods: every call in training and evaluation has one, and the loss is one number")
+        for path, how in repeated_draws(component, Train(key), train, raw).items():
+            what = f"randomness: {path} draws the same random numbers {how}"
+            report.add(
+                WARNING, what, "", "write fm.models.fold(layer, i)(x), with another i for each use, if they should differ"
+            )
 
 
 def _check_ambiguities(report: Report, component: Any) -> None:

@@ -1,4 +1,4 @@
-"""`Attention`: multi-head self-attention; `rotary`: positions as rotations."""
+"""`Attention`: multi-head self-attention, with a cache for generation; `rotary`: positions as rotations."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.core import Model, static
+from fulmen.core import Model, Tree, static
 from fulmen.core.verbs import forward, layer_order, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.models.input_checks import require_inexact
@@ -61,9 +61,37 @@ def validate(layer: Attention):
         )
 
 
+class KeyValues(Tree):
+    """The keys and values of the tokens so far, so that they are not computed again for each new token.
+
+    Args:
+        keys, values: `(n, length, heads, head_size)`, of which the first `count` along the length are in use; for a stack of
+            blocks with the axis of the blocks first.
+        count: the number of tokens so far, `()`.
+    """
+
+    keys: jax.Array
+    values: jax.Array
+    count: jax.Array
+
+
 @dispatch
 def forward(layer: Attention, x):
     return _attend(layer, x, None)
+
+
+@dispatch
+def forward(layer: Attention, x, cache: KeyValues):
+    """The outputs for tokens that follow those in the cache, and the cache with them."""
+    if not layer.causal:
+        raise ValueError("Attention with a cache must be causal: write causal=True.")
+    positions = cache.count + jnp.arange(x.shape[1])
+    query, key, value = _projected(layer, jnp.asarray(x), positions)
+    write = lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), cache.count, 1)
+    keys, values = write(cache.keys, key), write(cache.values, value)
+    seen = jnp.arange(keys.shape[1])[None] <= positions[:, None]
+    y = _attention(query, keys, values, mask=seen[None, None], is_causal=False)
+    return forward(layer.out, y.reshape(x.shape)), KeyValues(keys, values, cache.count + x.shape[1])
 
 
 @dispatch
@@ -84,26 +112,37 @@ def _attend(layer: Attention, x: Any, mask: jax.Array | None) -> jax.Array:
     # Also here, since `validate` may not have run and the error of `reshape` does not mention heads.
     if layer.features % layer.heads:
         validate(layer)
+    query, key, value = _projected(layer, x)
+    y = _attention(query, key, value, mask=mask, is_causal=layer.causal)
+    return forward(layer.out, y.reshape(x.shape))
+
+
+def _projected(layer: Attention, x: jax.Array, positions: Any = None) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Queries, keys and values, each `(n, length, heads, head_size)`."""
     n, length, features = x.shape
     joint = forward(layer.qkv, x).reshape(n, length, 3, layer.heads, features // layer.heads)
     query, key, value = (joint[:, :, i] for i in range(3))
     if layer.rotary:
-        query, key = rotary(query), rotary(key)
+        query, key = rotary(query, positions), rotary(key, positions)
+    return query, key, value
+
+
+def _attention(query: Any, key: Any, value: Any, *, mask: Any, is_causal: bool) -> jax.Array:
+    length, size = query.shape[1], query.shape[3]
     attend = jax.nn.dot_product_attention
-    if cudnn_computes(x.dtype, length, features // layer.heads, mask is not None):
+    if length == key.shape[1] and cudnn_computes(query.dtype, length, size, mask is not None):
         attend = _cudnn_attention
-    elif jnp.finfo(x.dtype).bits < 32:
+    elif jnp.finfo(query.dtype).bits < 32:
         attend = _half_attention
     with jax.numpy_dtype_promotion("standard"):  # inside, numbers of 64 bits meet 32
-        y = attend(query, key, value, mask=mask, is_causal=layer.causal)
-    return forward(layer.out, y.reshape(n, length, features))
+        return attend(query, key, value, mask=mask, is_causal=is_causal)
 
 
 def _half_attention(query: Any, key: Any, value: Any, *, mask: Any, is_causal: bool) -> jax.Array:
     """`jax.nn.dot_product_attention` with a softmax in float32; JAX's own cannot be compiled under strict type promotion."""
-    length, size = query.shape[1], query.shape[3]
+    size, length = query.shape[3], key.shape[1]
     scores = jnp.einsum("nqhs,nkhs->nhqk", query, key).astype(jnp.float32) / jnp.float32(size) ** 0.5
-    seen = jnp.tri(length, dtype=bool)[None, None] if is_causal else jnp.ones((1, 1, length, length), bool)
+    seen = jnp.tri(length, dtype=bool)[None, None] if is_causal else jnp.ones((1, 1, 1, length), bool)
     seen = seen if mask is None else seen & mask
     chances = jax.nn.softmax(jnp.where(seen, scores, jnp.finfo(jnp.float32).min), -1)
     return jnp.einsum("nhqk,nkhs->nqhs", chances.astype(value.dtype), value)

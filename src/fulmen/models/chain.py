@@ -11,8 +11,9 @@ import numpy as np
 from fulmen.core import Component, Model
 from fulmen.core.verbs import forward, layer_order
 from fulmen.dispatching.registry import dispatch
+from fulmen.models.convolution import Conv
 from fulmen.models.input_checks import pair
-from fulmen.models.layers import Conv, Dense, Dropout, Flatten
+from fulmen.models.layers import Dense, Dropout, Flatten
 from fulmen.models.normalization import BatchNorm
 from fulmen.models.pooling import MaxPool
 

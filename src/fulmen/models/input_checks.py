@@ -34,6 +34,15 @@ def require_images(name: str, x: Any, channels: int | None = None) -> None:
     raise ValueError(f"{name} takes images (n, height, width, {channels or 'channels'}), got {x.shape}{hint}.")
 
 
+def require_grid(name: str, x: Any, channels: int, dimensions: int) -> None:
+    """Raise unless `x` has a batch axis, so many further axes, and the channels."""
+    if dimensions == 2:
+        require_images(name, x, channels)
+    elif x.ndim != dimensions + 2 or x.shape[-1] != channels:
+        axes = "length" if dimensions == 1 else "depth, height, width"
+        raise ValueError(f"{name} with dimensions={dimensions} takes (n, {axes}, {channels}), got {x.shape}.")
+
+
 def require_last_axis(name: str, x: Any, size: int) -> None:
     """Raise unless `x` is `(…, size)`."""
     if x.ndim == 0 or x.shape[-1] != size:

@@ -9,7 +9,8 @@ from fulmen.core import Component, Model
 from fulmen.core.verbs import forward, layer_order
 from fulmen.dispatching.registry import dispatch
 from fulmen.models.chain import Chain
-from fulmen.models.layers import Conv, Dense
+from fulmen.models.convolution import Conv
+from fulmen.models.layers import Dense
 from fulmen.models.normalization import BatchNorm
 from fulmen.models.pooling import GlobalAvgPool, MaxPool
 

@@ -12,6 +12,7 @@ from fulmen.core.mode import name_hash
 from fulmen.core.stacking import each, is_own, join, split, take
 from fulmen.core.verbs import after_update, bind, forward, init, validate
 from fulmen.dispatching.registry import dispatch
+from fulmen.models.attention import KeyValues
 
 
 class Stacked(Model):
@@ -119,6 +120,21 @@ def forward(stack: Stacked, x, *inputs):
     # Inside a loop XLA cannot merge the recomputation with the original, so preventing that is not needed.
     step = jax.checkpoint(run, prevent_cse=False) if stack.remat else run
     return jax.lax.scan(lambda x, slices: (step(x, *slices), None), x, (varying, salts), length=stack.n)[0]
+
+
+@dispatch
+def forward(stack: Stacked, x, cache: KeyValues):
+    """Each block with its part of the cache. It is for generation, so each block is in the stack's mode as it is."""
+    varying, shared, structure = split(stack.blocks)
+
+    def run(x: Any, slices: Any) -> Any:
+        arrays, keys, values = slices
+        block = join(arrays, shared, structure)
+        y, own = forward(block, x, KeyValues(keys, values, cache.count))
+        return y, (own.keys, own.values)
+
+    x, (keys, values) = jax.lax.scan(run, x, (varying, cache.keys, cache.values))
+    return x, KeyValues(keys, values, cache.count + x.shape[1])
 
 
 def _salts(modes: list[Any]) -> Any:

@@ -1,16 +1,15 @@
-"""`Transformer`: a causal language model, as GPT-2; and `generate`, samples from one."""
+"""`Transformer`: a causal language model, as GPT-2."""
 
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from fulmen.core import Component, Model, Unlabeled, static
+from fulmen.core import Component, Model, static
 from fulmen.core.tree import get, replace
-from fulmen.core.verbs import forward, init, layer_order, validate
+from fulmen.core.verbs import empty_cache, forward, init, layer_order, validate
 from fulmen.dispatching.registry import dispatch
-from fulmen.models.attention import Attention
+from fulmen.models.attention import Attention, KeyValues
 from fulmen.models.chain import Chain, dropouts
 from fulmen.models.layers import Dense
 from fulmen.models.normalization import LayerNorm
@@ -66,6 +65,13 @@ class TransformerBlock(Model):
 def forward(block: TransformerBlock, x, *mask):
     x = x + block.attention_dropout(block.attention(block.attention_norm(x), *mask))
     return x + block.mlp(block.mlp_norm(x))
+
+
+@dispatch
+def forward(block: TransformerBlock, x, cache: KeyValues):
+    y, cache = forward(block.attention, block.attention_norm(x), cache)
+    x = x + block.attention_dropout(y)
+    return x + block.mlp(block.mlp_norm(x)), cache
 
 
 class Transformer(Model):
@@ -162,11 +168,36 @@ def init(model: Transformer, key):
 def forward(model: Transformer, tokens):
     tokens = jnp.asarray(tokens)
     _require_sequences(model, tokens)
+    return _logits(model, model.blocks(_embedded(model, tokens, jnp.arange(tokens.shape[1]))))
+
+
+@dispatch
+def forward(model: Transformer, tokens, cache: KeyValues):
+    """The logits of tokens that follow those in the cache, and the cache with them."""
+    tokens = jnp.asarray(tokens)
+    _require_sequences(model, tokens)
+    x = _embedded(model, tokens, cache.count + jnp.arange(tokens.shape[1]))
+    x, cache = forward(model.blocks, x, cache)
+    return _logits(model, x), cache
+
+
+@dispatch
+def empty_cache(model: Transformer, n, length):
+    attention = model.blocks.blocks.attention
+    shape = (model.blocks.n, n, length, attention.heads, attention.features // attention.heads)
+    zeros = jnp.zeros(shape, model.tokens.weight.dtype)
+    return KeyValues(zeros, zeros, jnp.zeros((), jnp.int32))
+
+
+def _embedded(model: Transformer, tokens: Any, positions: Any) -> jax.Array:
     x = model.tokens(tokens)
     if model.positions is not None:
-        x = x + model.positions(jnp.arange(tokens.shape[1]))[None]
-    x = model.norm(model.blocks(model.dropout(x)))
-    logits = jnp.einsum("nlf,vf->nlv", x, model.tokens.weight)
+        x = x + model.positions(positions)[None]
+    return model.dropout(x)
+
+
+def _logits(model: Transformer, x: jax.Array) -> jax.Array:
+    logits = jnp.einsum("nlf,vf->nlv", model.norm(x), model.tokens.weight)
     return logits if model.tokens.count == model.vocabulary else logits[..., : model.vocabulary]
 
 
@@ -190,49 +221,3 @@ def layer_order(block: TransformerBlock):
 @dispatch
 def layer_order(model: Transformer):
     return [("tokens", "positions"), "blocks", "norm"]
-
-
-def generate(model: Any, tokens: Any, n: int, key: Any, temperature: float = 1.0) -> jax.Array:
-    """Continue sequences: each next token is drawn from `softmax(logits / temperature)`.
-
-    Compiled as one loop. Only the last `model.length` tokens are inputs of the model.
-
-    Args:
-        model: from tokens `(batch, length)` to logits `(batch, length, vocabulary)`, causal; `length` is its longest input.
-        tokens: integers `(batch, given)`, at least one per sequence.
-        n: number of tokens to draw per sequence.
-        key: a random key.
-        temperature: 0 takes the most likely token.
-
-    Returns:
-        `(batch, given + n)`: the given tokens, then those drawn.
-
-    >>> model = fm.init(fm.models.Transformer(50, length=16, features=8, heads=2, layers=3), jax.random.key(0))
-    >>> fm.models.generate(model, jnp.array([[3, 7]]), 5, jax.random.key(1)).shape
-    (1, 7)
-    """
-    tokens = jnp.asarray(tokens)
-    if tokens.ndim != 2 or not tokens.shape[1]:
-        raise ValueError(f"generate takes tokens (batch, given), at least one per sequence, got {tokens.shape}.")
-    if n < 0:
-        raise ValueError(f"generate: n must be at least 0, got {n}.")
-    window = min(getattr(model, "length", tokens.shape[1] + n), tokens.shape[1] + n)
-    validate(model, Unlabeled(tokens[:, -window:]))
-    return _generate(model, tokens, key, jnp.asarray(temperature, jnp.float32), n, window)
-
-
-@partial(jax.jit, static_argnames=("n", "window"))
-def _generate(model: Any, tokens: jax.Array, key: Any, temperature: jax.Array, n: int, window: int) -> jax.Array:
-    given = tokens.shape[1]
-
-    def draw(i: jax.Array, tokens: jax.Array) -> jax.Array:
-        # The window has a fixed size and may include positions that are not drawn yet; a causal model ignores them.
-        start = jnp.maximum(given + i - window, 0)
-        recent = jax.lax.dynamic_slice_in_dim(tokens, start, window, 1)
-        logits = jax.lax.dynamic_index_in_dim(forward(model, recent), given + i - 1 - start, 1, keepdims=False)
-        divisor = jnp.where(temperature > 0, temperature, 1).astype(logits.dtype)
-        sample = jax.random.categorical(jax.random.fold_in(key, i), logits / divisor)
-        chosen = jnp.where(temperature > 0, sample, logits.argmax(-1))
-        return jax.lax.dynamic_update_slice_in_dim(tokens, chosen[:, None].astype(tokens.dtype), given + i, 1)
-
-    return jax.lax.fori_loop(0, n, draw, jnp.pad(tokens, ((0, 0), (0, n))))

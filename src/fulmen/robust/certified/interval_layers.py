@@ -11,8 +11,9 @@ from fulmen.core import Train, remake
 from fulmen.core.verbs import forward
 from fulmen.dispatching.registry import dispatch
 from fulmen.models.chain import Function
+from fulmen.models.convolution import Conv, ConvTranspose, Upsample
 from fulmen.models.input_checks import aligned, pair
-from fulmen.models.layers import Conv, Dense, Dropout, Flatten
+from fulmen.models.layers import Dense, Dropout, Flatten
 from fulmen.models.pooling import AvgPool, GlobalAvgPool, MaxPool
 from fulmen.models.resnet import BasicBlock, Bottleneck
 from fulmen.robust.certified.interval import Interval, MissingBoundsError, no_bounds_in_training, rounding_error
@@ -26,7 +27,7 @@ def centred(x: Interval) -> tuple[jax.Array, jax.Array]:
 
 
 @dispatch
-def forward(layer: Dense | Conv, x: Interval):
+def forward(layer: Dense | Conv | ConvTranspose, x: Interval):
     centre, radius = centred(x)
     middle = forward(layer, centre)
     absolute = jnp.abs(layer.weight)  # type: ignore[arg-type]
@@ -43,6 +44,15 @@ def forward(layer: Dense | Conv, x: Interval):
 @dispatch
 def forward(layer: MaxPool | Flatten, x: Interval):
     return x.map(lambda v: forward(layer, v))
+
+
+@dispatch
+def forward(layer: Upsample, x: Interval):
+    found = x.map(lambda v: forward(layer, v))
+    if layer.method == "nearest":
+        return found
+    terms = 2 ** (x.ndim - 2)  # with weights of at most 1, which are rounded too
+    return found.widened(2 * rounding_error(terms, x.dtype) * forward(layer, x.magnitude))
 
 
 @dispatch
