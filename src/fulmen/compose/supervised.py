@@ -5,6 +5,7 @@ import operator
 from typing import Any
 
 from fulmen.compose.part_defaults import augmented
+from fulmen.compose.pixel_values import warn_of_pixels
 from fulmen.core import Component, Model, System, components, remake
 from fulmen.core.marks import sums_losses, uses_outputs
 from fulmen.core.naming import numbered
@@ -123,6 +124,7 @@ def augment(system: Supervised, batch, mode):
 @dispatch
 def validate(system: Supervised, batch):
     validate(system.model, batch)
+    warn_of_pixels(system.model, getattr(batch, "x", None))
     found = Prediction(system.model, output_shapes(evaluated, system, inputs_for(system, batch)), batch)
     for each in (system.objective, *metrics_of(system)):
         validate(each, found)

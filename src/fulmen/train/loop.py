@@ -39,7 +39,16 @@ from fulmen.train.interruption import Interruption, interactive, interruptible
 from fulmen.train.phases import Phase, Training, trains_in_place
 from fulmen.train.progress import progress_callbacks
 from fulmen.train.resume import resume_run
-from fulmen.train.run_options import READING, first_batch, overfitted, prepare, read_options, require_length, warn_past_plan
+from fulmen.train.run_options import (
+    READING,
+    first_batch,
+    overfitted,
+    prepare,
+    read_options,
+    require_length,
+    warn_of_rate,
+    warn_past_plan,
+)
 from fulmen.train.setup import require_known
 from fulmen.train.step_loop import StepLoop
 from fulmen.train.validation_sets import StepValidation, ValidationSets
@@ -77,7 +86,7 @@ def fit(
         found = None if resume is None else find_resumable(resume)
         state = state if found is None else found.load(like=state)
         epochs = reading.get("epochs")
-        sets = None if validation is None else ValidationSets(validation, validate_every, state, data, epochs)
+        sets = None if validation is None else ValidationSets(validation, validate_every, state, source.data, epochs)
         shown = progress_callbacks(progress) if is_first() else []
         listed = in_order([*_listed(callbacks), *shown, *([] if sets is None else [StepValidation(sets)])])
         if found is None:
@@ -115,6 +124,7 @@ def fit(component: object, data, *, overfit=None, **options):
     require_known(options.get("optimizer"), options)
     require_length(**reading)
     data.plan(**reading)
+    warn_of_rate(options.get("lr"))
     with interruptible(starting=True, signals=_SIGNALS) as interrupted:
         first, read = overfitted(data, overfit, reading)
         state = setup(component, first, **{**options, **{k: v for k, v in read.items() if k != "seed"}})
@@ -197,6 +207,8 @@ def _keep_state(error: BaseException, loop: StepLoop) -> None:
 
 
 def _listed(callbacks: Any) -> list[Any]:
+    if callbacks is None:
+        return []
     if not isinstance(callbacks, Iterable):
         name = type(callbacks).__name__
         raise TypeError(f"callbacks must be a list, got {name}; write callbacks=[…].")
