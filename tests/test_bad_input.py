@@ -51,7 +51,6 @@ DATA = [
     ("negative", (X, Y - 1), ValueError, ["y", "-1"]),
     ("float labels", (X, Y.astype(np.float32)), (TypeError, ValueError), ["y", "integer", "float32"]),
     ("shape of labels", (X, np.stack([Y, Y, Y, Y], 1)), ValueError, ["y", "(40, 4)", "3"]),
-    ("float64", (X.astype(np.float64), Y), TypeError, ["x", "float32", "float64", "astype"]),
     ("object", (X.astype(object), Y), TypeError, ["x", "numbers", "object"]),
     ("string", (X, Y.astype(str)), TypeError, ["y", "numbers", "<U"]),
     ("no array", (X.tolist(), Y), TypeError, ["x", "array", "list"]),
@@ -71,7 +70,7 @@ def test_data(raw, error, words, verb):
         verb(classifier(), raw, **ADAM, **options)
 
 
-@pytest.mark.parametrize(("raw", "error", "words"), [d[1:] for d in DATA[:9]], ids=[d[0] for d in DATA[:9]])
+@pytest.mark.parametrize(("raw", "error", "words"), [d[1:] for d in DATA[:8]], ids=[d[0] for d in DATA[:8]])
 def test_data_for_evaluation(raw, error, words):
     state = fm.setup(classifier(), (X, Y), **ADAM)
     with said(error, *words):
@@ -141,7 +140,13 @@ def test_a_missing_method():
     class Silent(fm.Model):
         layer: Linear
 
-    with said(TypeError, "loss(Silent, Labeled)", "@dispatch", "def loss(silent: Silent, batch: Labeled)"):
+    with said(
+        TypeError,
+        "loss(Silent, Labeled)",
+        "@dispatch",
+        "def loss(silent: Silent, batch: fm.Labeled)",
+        "fm.Classifier(model)",
+    ):
         fm.setup(Silent(Linear(4, 3)), (X, Y), **ADAM)
 
 
@@ -228,12 +233,6 @@ def test_what_is_no_attack(attack, words):
     state = fm.setup(classifier(), (X, Y), **ADAM)
     with said(TypeError, "evaluate: attack must be an Attack", *words):
         fm.evaluate(state, (X, Y), attack=attack)
-
-
-def test_tensors_of_another_library():
-    torch = pytest.importorskip("torch")
-    with said(TypeError, "x must be a NumPy or JAX array", "torch.Tensor", "np.asarray(x)"):
-        fm.setup(classifier(), (torch.tensor(X), torch.tensor(Y)), **ADAM)
 
 
 def test_an_image_outside_the_box():
@@ -470,7 +469,7 @@ def test_a_models_error_is_kept_where_its_arrays_are_not_drawn():
         fm.forward(fm.models.Chain(Refuses(net()), net()), X)
     assert str(caught.value) == "x must be odd"
     assert isinstance(caught.value.__cause__, KeyError)
-    assert len(caught.value.__notes__) == 1
+    assert caught.value.__notes__[1:] == ["in 'layers.0' of Chain"]
 
 
 def test_an_error_that_is_not_for_want_of_arrays_stays_as_it_is():
@@ -529,9 +528,9 @@ def test_schedules_for_each_member_need_the_length_of_the_run():
 
 
 def test_fields_that_hold_no_component():
-    with said(TypeError, "metrics.0 must be", "got 'accuracy'", "a component", "Metric"):
+    with said(TypeError, "Classifier.metrics must be", "got ('accuracy',)", "write fm.Accuracy()"):
         fm.setup(fm.Classifier(net().layer, metrics=("accuracy",)), (X, Y), **ADAM)
-    with said(TypeError, "objective must be", "got sigmoid", "annotated Objective"):
+    with said(TypeError, "Classifier.objective must be an Objective", "got sigmoid", "write fm.CrossEntropy()"):
         fm.setup(fm.Classifier(net().layer, jax.nn.sigmoid), (X, Y), **ADAM)
 
 

@@ -70,7 +70,6 @@ MASKED = np.ma.masked_array(X, X > 0)
     [
         ((MASKED, Y), "x must not be a masked array.*filled.*weight"),
         (fm.Labeled(MASKED, Y), "x must not be a masked array"),
-        ((X.astype(float), Y), "x must be float32, got float64.*astype"),
         ((X.astype(object), Y), "x must be numbers, got an array of type object"),
         ((X.tolist(), Y), "x must be .* array, got list.*np.asarray"),
         ((X, X, Y), r"weight.*int32.*astype\(np.float32\).*dict\(x=…, y=…, weight=…\).*fm.Batch"),
@@ -84,7 +83,6 @@ MASKED = np.ma.masked_array(X, X > 0)
     ids=[
         "masked",
         "masked-batch",
-        "float64",
         "object",
         "list",
         "int-weight",

@@ -119,7 +119,7 @@ def test_metrics_are_named(model, raw):
 
 def test_defaults():
     classifier, regressor = fm.Classifier(Linear(1, 1)), fm.Regressor(Linear(1, 1))
-    assert repr((classifier.objective, classifier.metrics)) == "(CrossEntropy(), (Accuracy(),))"
+    assert repr((classifier.objective, classifier.metrics)) == "(CrossEntropy(), None)"
     assert repr((regressor.objective, regressor.metrics)) == "(MSE(), (MeanAbsoluteError(),))"
     with pytest.raises(TypeError):
         fm.Classifier(Linear(1, 1), fm.CrossEntropy(), (fm.Accuracy(),))

@@ -617,7 +617,7 @@ def test_a_missing_method(capsys):
         loss(Bowl(), fm.Labeled(jnp.ones((1000, 3)), jnp.zeros(1000, jnp.int32)))
     said = str(caught.value)
     assert "loss(Bowl, Labeled)" in said
-    assert "@dispatch\n    def loss(bowl: Bowl, batch: Labeled): …" in said
+    assert "@dispatch\n    def loss(bowl: Bowl, batch: fm.Labeled): …" in said
     assert "Types that have one: " in said
     assert len(said.splitlines()) < 25
     assert "1." not in said  # of the array's numbers

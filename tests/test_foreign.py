@@ -278,7 +278,7 @@ def test_modules_with_a_loss():
     # A method of the user's own has the mode, and the module as the library has it.
     z = [forward(Scaled(), X, mode) for mode in (fm.Train(jax.random.key(0)), fm.Eval())]
     np.testing.assert_allclose(z[0], 2 * z[1], rtol=1e-6)
-    with pytest.raises(fm.MissingMethodError, match=r"def loss\(equinoxnet: EquinoxNet, batch: Labeled\)"):
+    with pytest.raises(fm.MissingMethodError, match=r"def loss\(equinoxnet: EquinoxNet, batch: fm.Labeled\)"):
         fm.loss(EquinoxNet(), fm.Labeled(X, Y))
 
 

@@ -278,7 +278,7 @@ def test_names_and_prints():
     ("metric", "message"),
     [
         (fm.metric_types.TopK(0), "TopK.k must be at least 1, got 0"),
-        (fm.F1("weighted"), "F1.average must be 'macro' or 'micro' or None, got 'weighted'"),
+        (fm.F1("weighted"), "F1.average must be 'macro' or 'micro' or 'binary' or None, got 'weighted'"),
         (fm.metric_types.CalibrationError(0), "CalibrationError.bins must be at least 1, got 0"),
     ],
 )

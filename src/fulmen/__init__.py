@@ -23,6 +23,7 @@ from fulmen import (
     schedules,
     systems,
 )
+from fulmen.core import advice as _advice  # what errors say in addition
 from fulmen.core import component_methods as _component_methods  # registers methods for all components
 from fulmen.core import limits as _limits  # registers the checks of fields with `validate`
 from fulmen.core import marks
@@ -35,6 +36,7 @@ from fulmen.core.mode import Eval, Mode, Plan, Train
 from fulmen.core.prediction import Prediction
 from fulmen.core.rebuild import rebuild
 from fulmen.core.state import State
+from fulmen.core.suggestions import public_path as _public_path
 from fulmen.core.suggestions import unknown_name
 from fulmen.core.tree import get, replace
 from fulmen.core.verbs import (
@@ -79,6 +81,7 @@ from fulmen.core.verbs import (
 from fulmen.core.version import __version__
 from fulmen.data import split
 from fulmen.devices import FSDP, Replicated, TensorParallel, mesh
+from fulmen.dispatching import hooks as _hooks
 from fulmen.dispatching.errors import AmbiguousMethodError, MissingMethodError
 from fulmen.dispatching.registry import dispatch, verb, verbs
 from fulmen.inspect import check, explain, loss_tree
@@ -142,6 +145,8 @@ from fulmen.train.callbacks import (
 from fulmen.train.checkpoints import Best, Checkpoint, Latest, OrbaxStore, checkpoints, load, restore, save
 from fulmen.train.loggers import CSV, JSONLines, MLflow, TensorBoard, Trackio, WandB
 from fulmen.train.members import best_member, members
+
+_hooks.spelled = functools.partial(_public_path, sys.modules[__name__])
 
 # Import paths that are shorter than the folders': `from fulmen.attacks import PGD`.
 sys.modules |= {f"fulmen.{name}": globals()[name] for name in ("attacks", "callbacks", "defences", "loggers", "tune")}

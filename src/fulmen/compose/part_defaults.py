@@ -9,7 +9,7 @@ from fulmen.compose.loss_entries import has_losses_of_parts, joined, part_batch
 from fulmen.compose.microbatches import mapped, microbatches_of
 from fulmen.core import Model, Prediction, System, Wrapper, keeps_rows, named_parts, outputs_for, remake, short
 from fulmen.core.batch import Batch, Labeled, PartBatches, Unlabeled, parts_of
-from fulmen.core.batch_checks import check_array, named_arrays
+from fulmen.core.batch_checks import as_arrays, check_array, named_arrays
 from fulmen.core.verbs import as_batch, augment, metrics, predictions, validate
 from fulmen.dispatching.registry import dispatch, verb
 
@@ -34,8 +34,7 @@ def to_batch(raw, component):
 
 @dispatch
 def to_batch(raw: object, component):
-    _check_arrays(raw)
-    return Unlabeled(raw)  # type: ignore[arg-type]
+    return Unlabeled(_arrays(raw))
 
 
 @dispatch
@@ -55,7 +54,7 @@ def to_batch(raw: tuple | list, component):
             f"a batch must be an array, a pair (x, y) or a triple (x, y, weight), got {len(raw)} arrays. For other data, overload "
             f"`as_batch(component: {type(component).__name__}, raw: tuple)`."
         )
-    _check_arrays(raw)
+    raw = _arrays(raw)
     if len(raw) == 2:
         return Labeled(*raw)
     x, y, weight = raw
@@ -80,13 +79,15 @@ def to_batch(raw: dict, component):
             f"a dict of data must have x, and may have y, weight and index{parts}; got {', '.join(map(str, raw))}. For "
             f"other data, overload `as_batch(component: {type(component).__name__}, raw: dict)`, or give a custom `fm.Batch`."
         )
-    _check_arrays(raw)
-    return kind(**raw)
+    return kind(**_arrays(raw))
 
 
-def _check_arrays(raw: Any) -> None:
+def _arrays(raw: Any) -> Any:
+    """Raw data with NumPy arrays for those of other libraries, which are checked."""
+    raw = as_arrays(raw)
     for name, value in named_arrays(raw):
         check_array(name, value)
+    return raw
 
 
 def _parts_with_batches(system: Any, batch: Any) -> dict[str, tuple[Any, Any]]:

@@ -5,6 +5,7 @@ import operator
 from typing import Any
 
 from fulmen.compose.part_defaults import augmented
+from fulmen.compose.pixel_values import warn_of_pixels
 from fulmen.core import Component, Model, System, components, remake
 from fulmen.core.marks import sums_losses, uses_outputs
 from fulmen.core.naming import numbered
@@ -41,22 +42,33 @@ class Supervised(System):
     def per_example(self) -> bool:
         """Whether all terms and metrics are per example, so that an evaluation may pad its last batch."""
         terms = [part for _, part in components(self.objective) if isinstance(part, Objective)]
-        return all(each.per_example for each in (*terms, *several(self.metrics)))
+        return all(each.per_example for each in (*terms, *metrics_of(self)))
 
 
 class Classifier(Supervised):
     """A model whose outputs are logits, `(n, classes)`.
 
+    With `fm.BinaryCrossEntropy()` they are logits of one binary target, `(n,)`, or of several labels per example, `(n, k)`.
+
     Args:
         model: maps `batch.x` to logits.
-        objective, metrics, augment: as in `Supervised`.
+        objective, augment: as in `Supervised`.
+        metrics: as in `Supervised`; None is the accuracy, of classes or of binary targets, as the objective says.
 
     >>> fm.Classifier(fm.models.Flatten(), fm.CrossEntropy(smoothing=0.1) + 1e-4 * fm.L2()).objective
     CrossEntropy(smoothing=0.1) + 0.0001 * L2()
     """
 
     objective: Objective = CrossEntropy()
-    metrics: Metric | tuple[Metric, ...] = dataclasses.field(default=(Accuracy(),), kw_only=True)
+    metrics: Metric | tuple[Metric, ...] | None = dataclasses.field(default=None, kw_only=True)
+
+
+def metrics_of(system: Supervised) -> tuple[Metric, ...]:
+    """The metrics of a system; None is the accuracy, for the outputs that the objective is for."""
+    if system.metrics is not None:
+        return several(system.metrics)
+    binary = any(getattr(part, "binary", False) for _, part in components(system.objective))
+    return (Accuracy(threshold=0.5 if binary else None),)
 
 
 def several(value: Any) -> tuple[Any, ...]:
@@ -94,7 +106,7 @@ def losses(system: Supervised, batch):
 @dispatch
 def metrics(system: Supervised, batch):
     found = prediction(system, batch)
-    return {name: metrics(metric, found) for name, metric in numbered(several(system.metrics)).items()}
+    return {name: metrics(metric, found) for name, metric in numbered(metrics_of(system)).items()}
 
 
 @dispatch
@@ -112,8 +124,9 @@ def augment(system: Supervised, batch, mode):
 @dispatch
 def validate(system: Supervised, batch):
     validate(system.model, batch)
+    warn_of_pixels(system.model, getattr(batch, "x", None))
     found = Prediction(system.model, output_shapes(evaluated, system, inputs_for(system, batch)), batch)
-    for each in (system.objective, *several(system.metrics)):
+    for each in (system.objective, *metrics_of(system)):
         validate(each, found)
 
 

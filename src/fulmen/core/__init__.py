@@ -41,7 +41,15 @@ from fulmen.core.mode import Eval, Mode, Plan, Schedule, Train, bound_mode, requ
 from fulmen.core.naming import briefly, concrete, number
 from fulmen.core.output_shapes import evaluated
 from fulmen.core.paths import covers, join_path
-from fulmen.core.prediction import Prediction, at_least_float32, check_classes, class_targets, number_targets, outputs_for
+from fulmen.core.prediction import (
+    Prediction,
+    at_least_float32,
+    check_binary,
+    check_classes,
+    class_targets,
+    number_targets,
+    outputs_for,
+)
 from fulmen.core.stacking import each, is_own, take
 from fulmen.core.state import State
 from fulmen.core.structure import Structure, keep, pack, per_structure

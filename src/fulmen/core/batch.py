@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from fulmen.core.foreign_arrays import as_array, require_numbers
 from fulmen.core.tree import Tree, data_fields, remake
 from fulmen.core.verbs import show
 
@@ -33,6 +35,10 @@ class Batch(Tree):
 
     def __len__(self) -> int:
         return jax.tree.leaves(self)[0].shape[0]
+
+    def __iter__(self) -> Iterator[Any]:
+        names = ", ".join(f"batch.{name}" for name in data_fields(type(self)) if name not in ("weight", "index"))
+        raise TypeError(f"a {type(self).__name__} batch cannot be unpacked or iterated over; write {names}.")
 
     def __getitem__(self, rows: Any) -> Any:
         """The batch of some of the examples."""
@@ -66,6 +72,36 @@ class Labeled(Batch):
 
     x: jax.Array
     y: jax.Array
+
+    @classmethod
+    def from_frame(cls, frame: Any, y: str | list[str], *, weight: str | None = None) -> Labeled:
+        """The batch of a data frame of pandas or polars: some columns as targets, and all others as inputs.
+
+        Args:
+            frame: the data frame; all columns are numbers.
+            y: the column of the targets, `(n,)`, or a list of columns, `(n, k)`. Integers are classes or labels.
+            weight: the column with the weight of each example, or None.
+
+        Returns:
+            A `Labeled`, with x `(n, columns)`, y and weight in JAX's types.
+
+        Raises:
+            KeyError: for a column that the frame does not have.
+            TypeError: for a column that is not numbers.
+        """
+        given = [y] if isinstance(y, str) else [*y]
+        names = [str(column) for column in frame.columns]
+        for name in [*given, *([] if weight is None else [weight])]:
+            if name not in names:
+                raise KeyError(f"the frame has no column {name!r}; it has: {', '.join(names)}.")
+        columns = {name: as_array(name, frame[column]) for name, column in zip(names, frame.columns, strict=True)}
+        for name, values in columns.items():
+            require_numbers(f"column {name!r}", values)
+        as_float = lambda values: values.astype(jax.dtypes.canonicalize_dtype(float))
+        targets = [v if v.dtype.kind in "biu" else as_float(v) for v in (columns[name] for name in given)]
+        inputs = [as_float(values) for name, values in columns.items() if name not in given and name != weight]
+        weights = None if weight is None else as_float(columns[weight])
+        return cls(np.stack(inputs, 1), targets[0] if isinstance(y, str) else np.stack(targets, 1), weight=weights)
 
 
 class Unlabeled(Batch):

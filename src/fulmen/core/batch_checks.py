@@ -10,6 +10,7 @@ from jax.core import Tracer
 
 from fulmen.core.batch import Batch, PartBatches
 from fulmen.core.component import Component
+from fulmen.core.foreign_arrays import as_array, is_foreign_array, is_wide, require_numbers, single, warn_of_float64
 from fulmen.core.prepared_batch import prepared
 from fulmen.core.tree import Tree, data_fields
 from fulmen.core.verbs import as_batch
@@ -18,7 +19,8 @@ from fulmen.dispatching.registry import dispatch
 # Most batches have only these types, and need no further check.
 _PLAIN = frozenset({np.dtype(f"{kind}{bits}") for kind in ("int", "uint") for bits in (8, 16, 32, 64)})
 _PLAIN |= frozenset(map(np.dtype, ("bool", "float16", "float32")))
-_NUMBERS = (np.ndarray, np.generic, jax.Array, jax.ShapeDtypeStruct, int, float, complex)
+_ARRAYS = (np.ndarray, np.generic, jax.Array, jax.ShapeDtypeStruct)
+_NUMBERS = (*_ARRAYS, int, float, complex)
 
 
 def checked_batch(data: Any) -> Any:
@@ -28,10 +30,11 @@ def checked_batch(data: Any) -> Any:
         data: a batch, or raw data: a pytree of arrays.
 
     Returns:
-        The data with all host arrays in native byte order; the same object if they already were.
+        The data with NumPy arrays for other libraries' arrays, in native byte order, and float32 for float64, with a warning; the
+        same object if nothing was to be converted.
 
     Raises:
-        TypeError: for anything but numbers, and for types that JAX would round or misread.
+        TypeError: for anything but numbers.
         ValueError: for negative or NaN weights on the host.
     """
     leaves, structure = jax.tree.flatten(data)
@@ -69,13 +72,34 @@ def prepared(batch: Batch, component):
 
 
 def _converted(data: Any, leaves: list[Any], structure: Any) -> Any:
+    data = as_arrays(data)
+    leaves = jax.tree.leaves(data)
     if not all(isinstance(leaf, _NUMBERS) for leaf in leaves):
         for name, value in named_arrays(data):
             check_array(name, value)
+    wide = []
     for path, leaf in jax.tree_util.tree_flatten_with_path(data)[0]:
         if isinstance(leaf, np.ndarray) and leaf.shape:
             check_array(leaf_name(data, path), leaf)
-    return structure.unflatten([native(leaf) for leaf in leaves])
+            wide += [leaf_name(data, path)] if is_wide(native_type(leaf.dtype)) else []
+    warn_of_float64(wide)
+    native_leaves = [native(leaf) for leaf in leaves]
+    return structure.unflatten([single(v) if isinstance(v, np.ndarray) and is_wide(v.dtype) else v for v in native_leaves])
+
+
+def as_arrays(data: Any) -> Any:
+    """Raw data, or a batch, with NumPy arrays for the arrays of other libraries."""
+    found, structure = jax.tree_util.tree_flatten_with_path(data, is_leaf=_is_list_of_values)
+    if not any(is_foreign_array(value) for _, value in found):
+        return data
+    return structure.unflatten([as_array(leaf_name(data, path), value) for path, value in found])
+
+
+def _is_list_of_values(value: Any) -> bool:
+    """Whether it is a list of numbers, text or lists, which is refused later without looking at all of it."""
+    return isinstance(value, list) and not any(
+        hasattr(item, "shape") or isinstance(item, tuple | dict | Batch) for item in value
+    )
 
 
 def leaf_name(data: Any, path: tuple[Any, ...]) -> str:
@@ -105,13 +129,20 @@ def native(value: Any) -> Any:
     """A host array in native byte order: JAX misreads the other one."""
     if not isinstance(value, np.ndarray) or value.dtype.isnative:
         return value
-    return value.astype(value.dtype.newbyteorder("="))
+    return value.astype(native_type(value.dtype))
+
+
+def native_type(dtype: Any) -> Any:
+    """A type of NumPy in this machine's byte order; the type of a random key has no byte order."""
+    return dtype.newbyteorder("=") if isinstance(dtype, np.dtype) else dtype
 
 
 def named_arrays(data: Any) -> Iterator[tuple[str, Any]]:
     """The arrays of a tuple, list, dict or `Batch`, or the one array, with their names for errors."""
     if isinstance(data, tuple | list) and not hasattr(data, "_fields"):
         if isinstance(data, list) and data and not any(hasattr(v, "shape") for v in data):
+            if isinstance(data[0], str):
+                require_numbers("data", np.asarray(data[:1]))
             raise TypeError(
                 "data must be NumPy or JAX arrays, got a list of numbers or lists; write np.asarray(…, np.float32)."
             )
@@ -131,31 +162,25 @@ def named_arrays(data: Any) -> Iterator[tuple[str, Any]]:
 
 
 def check_array(name: str, value: Any) -> None:
-    """Raise unless a value is an array of numbers with one row per example, of a type that JAX accepts unchanged."""
+    """Raise unless a value is an array of numbers with one row per example."""
     kind = type(value)
     if not hasattr(value, "shape") or not hasattr(value, "dtype") or isinstance(value, type):
         _refuse(name, value)
-    if not isinstance(value, np.ndarray | jax.Array) and _is_foreign(value.dtype):
-        raise TypeError(
-            f"{name} must be a NumPy or JAX array, got {kind.__module__}.{kind.__name__}; write np.asarray({name})."
-        )
+    if not isinstance(value, _ARRAYS) and (_is_foreign(value.dtype) or not hasattr(kind, "__array__")):
+        remedy = f"{name}.toarray()" if hasattr(value, "toarray") else f"np.asarray({name})"
+        raise TypeError(f"{name} must be a NumPy or JAX array, got {kind.__module__}.{kind.__name__}; write {remedy}.")
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
             f"{name} must not be a masked array, since JAX ignores the mask. Write {name}.filled(0), and give masked examples the "
             "weight 0: (x, y, weight)."
         )
-    if not is_float(value) and np.dtype(value.dtype).kind in "OSUMmV":
-        raise TypeError(
-            f"{name} must be numbers, got an array of type {value.dtype}. Encode text, dates and objects as numbers first, such as "
-            "class names by np.unique(…, return_inverse=True)."
-        )
-    if np.dtype(value.dtype).newbyteorder("=") == np.float64 != jax.dtypes.canonicalize_dtype(np.float64):
-        raise TypeError(
-            f"{name} must be float32, got float64, which JAX would round silently. Write {name}.astype(np.float32), or switch "
-            "jax_enable_x64 on."
-        )
+    if not is_float(value):
+        require_numbers(name, value)
     if not value.shape:
-        raise ValueError(f"{name} must be an array with one row per example, got a single number.")
+        raise ValueError(
+            f"{name} must be an array with one row per example, got a single number. Data is whole arrays, or an iterable of batches, not "
+            "of single examples."
+        )
 
 
 def _refuse(name: str, value: Any) -> None:
@@ -168,7 +193,7 @@ def _refuse(name: str, value: Any) -> None:
             f"Several arrays for one field need a batch: fm.Labeled({inside}, y), or fm.Unlabeled({inside}) without labels."
         )
     elif isinstance(value, list | int | float):
-        instead = "np.asarray(…, np.float32) makes one."
+        instead = f"Write np.asarray({name}, np.float32), or np.int32 for labels."
     elif isinstance(value, type):
         got, instead = f"the class {value.__name__}", f"{value.__name__}(…) makes an instance."
     elif isinstance(value, str | bytes) or hasattr(value, "__fspath__"):

@@ -23,11 +23,14 @@ class Component(Tree):
     `fm.hyper()` declare the kind explicitly.
     """
 
+    __example__ = "fm.models.MLP(64, 10), or fm.models.Function(f) for a function"
+
     mode: Mode | None = dataclasses.field(default=None, kw_only=True, repr=False)
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         fields = cls.__dict__["__dataclass_fields__"]
+        _require_annotations(cls, fields)
         if fields["mode"] is not Component.__dict__["__dataclass_fields__"]["mode"]:
             raise TypeError(
                 f"{cls.__name__}.mode: 'mode' is reserved, it holds the component's Train or Eval mode; rename the field."
@@ -38,6 +41,15 @@ class Component(Tree):
 
     def _repr_html_(self) -> str:
         return show(self)
+
+
+def _require_annotations(cls: type, fields: Any) -> None:
+    """Raise for a component in the body of a class that is not the default of a field."""
+    for name, value in vars(cls).items():
+        if isinstance(value, Component) and (name not in fields or fields[name].default is not value):
+            raise TypeError(
+                f"{cls.__name__}.{name} must have an annotation to be a field: write `{name}: {type(value).__name__} = …`."
+            )
 
 
 class Model(Component):

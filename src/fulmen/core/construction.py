@@ -61,11 +61,24 @@ def completed_init(cls: Any, init: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(init)
     def __init__(self: Any, *args: Any, **options: Any) -> None:
-        init(self, *args, **options)
+        try:
+            init(self, *args, **options)
+        except TypeError:
+            _require_parameters(cls, init, options)
+            raise
         if type(self) is cls:  # else a subclass's `__init__` may assign more fields
             _set_defaults(self, everything)
 
     return __init__
+
+
+def _require_parameters(cls: type, init: Callable[..., None], options: Iterable[str]) -> None:
+    """Raise for a keyword that a custom `__init__` does not have."""
+    parameters = [*inspect.signature(init).parameters.values()][1:]
+    unknown = next((name for name in options if name not in {p.name for p in parameters}), None)
+    if unknown is not None and not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        names = [f"*{p.name}" if p.kind is p.VAR_POSITIONAL else p.name for p in parameters]
+        raise TypeError(unknown_keyword(cls, unknown, names)) from None
 
 
 def _set_defaults(tree: Any, names: set[str]) -> None:

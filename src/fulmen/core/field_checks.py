@@ -10,6 +10,7 @@ from fulmen.core import verbs as contracts
 from fulmen.core.component import Component, is_part
 from fulmen.core.fields import STATIC, UNCLEAR, kinds
 from fulmen.core.leaves import BUFFER, CONTAINERS, PARAMETER, drawn, is_array, leaves
+from fulmen.core.limits import check_limits
 from fulmen.core.paths import join_path
 from fulmen.core.tree import Tree, items, short
 from fulmen.dispatching.compiled_code import generation
@@ -62,7 +63,7 @@ def check_fields(component: Any, everything: list[tuple[str, Any]]) -> None:
             if kind == STATIC:
                 _check_static(value, path, name)
             elif name != "mode" and value is not None and not is_array(value):
-                _check_data(value, join_path(path, name), type(part), name)
+                _check_data(value, join_path(path, name), part, name)
     _check_shared(everything)
     check_shared_arrays(component)
 
@@ -89,16 +90,17 @@ def _check_static(value: Any, path: str, name: str) -> None:
         )
 
 
-def _check_data(value: Any, where: str, cls: type, field: str) -> None:
+def _check_data(value: Any, where: str, owner: Any, field: str) -> None:
     if value is None or is_part(value):
         return  # its fields are checked separately
     if isinstance(value, (Tree, *CONTAINERS)):  # other libraries' trees may have leaves of any kind
         for name, inner in items(value)[0]:
-            _check_data(inner, join_path(where, name), cls, field)
+            _check_data(inner, join_path(where, name), owner, field)
     elif jax.tree_util.all_leaves([value]) and not (is_array(value) or isinstance(value, int | float | complex)):
         if isinstance(value, type) and issubclass(value, Tree):
             raise TypeError(f"{where} must be an instance, got the class {value.__name__}; write {value.__name__}(…).")
-        annotation = cls.__dataclass_fields__[field].type  # type: ignore[attr-defined]
+        check_limits(owner, field)
+        annotation = type(owner).__dataclass_fields__[field].type
         written = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", annotation)
         raise TypeError(
             f"{where} must be a number, an array or a component, got {short(value)}; its field is annotated {written}. "

@@ -15,7 +15,6 @@ from fulmen.core.fields import HYPER, kinds
 from fulmen.core.paths import join_path
 from fulmen.core.tree import Tree, data_fields, items
 from fulmen.core.verbs import init
-from fulmen.dispatching import hooks
 from fulmen.dispatching.lazy_libraries import library_of
 
 PARAMETER, BUFFER, FROZEN, OTHER = "parameter", "buffer", "frozen", "hyperparameter"
@@ -179,17 +178,14 @@ def _missing_arrays(component: Any, verb: str) -> str:
     )
 
 
-def _advice(error: Exception, component: Any, verb: str) -> str:
-    """The note on an error that JAX or NumPy may have raised because arrays are not drawn yet."""
-    if isinstance(error, MissingArraysError) or not isinstance(component, Component):
+def missing_arrays(error: Exception, component: Any, verb: str) -> str:
+    """The note on an error that JAX or NumPy may have raised because arrays are not drawn yet; empty if it was not that."""
+    if isinstance(error, MissingArraysError):
         return ""
     try:
         return _missing_arrays(component, verb)
     except Exception:  # the arrays cannot be drawn, for another reason
         return ""
-
-
-hooks.advice = _advice
 
 
 def components(component: Any) -> list[tuple[str, Any]]:

@@ -18,6 +18,7 @@ from fulmen.core.leaves import is_array
 from fulmen.core.naming import concrete, number
 from fulmen.core.tree import Tree, short
 from fulmen.core.verbs import validate
+from fulmen.dispatching.lazy_libraries import hint
 
 _LONGEST = 60  # characters of a value in a message
 _NUMBERS = (int, float, complex, np.generic)
@@ -51,8 +52,12 @@ def _limits_first(call, component, *batch):
     return call(component, *batch)
 
 
-def check_limits(component: Component) -> None:
+def check_limits(component: Component, field: str = "") -> None:
     """Raise for values that the annotation or the declared limits of a field do not allow; tracers are not checked.
+
+    Args:
+        component: the component.
+        field: the name of the one field to check; empty for all.
 
     Raises:
         TypeError: for a value of another type, with an example of what to write.
@@ -60,6 +65,8 @@ def check_limits(component: Component) -> None:
     """
     cls = type(component)
     for name, kind, limits, example in _checks.get(cls) or _checks_of(cls):
+        if field not in ("", name):
+            continue
         value = getattr(component, name, None)
         if kind is not None and not kind.allows(value):
             raise kind.error(_not_of_kind(cls, name, kind, value, example or kind.example))
@@ -92,7 +99,7 @@ def _checks_of(cls: type) -> tuple[Check, ...]:
 def _not_of_kind(cls: type, name: str, kind: Kind, value: Any, example: str) -> str:
     made = isinstance(value, type) and issubclass(value, Tree)
     got, example = (f"the class {value.__name__}", f"{value.__name__}(…)") if made else (_printed(value), example)
-    return f"{cls.__name__}.{name} must be {kind.name}, got {got}{_write(example)}."
+    return f"{cls.__name__}.{name} must be {kind.name}, got {got}{_write(example)}. {hint(type(value))}".strip()
 
 
 def _printed(value: Any) -> str:
@@ -108,12 +115,12 @@ def _write(example: str) -> str:
 # Annotations
 
 
-def kind_of(hint: Any, resolve: Callable[[Any], Any]) -> Kind | None:
+def kind_of(annotation: Any, resolve: Callable[[Any], Any]) -> Kind | None:
     """The values that an annotation allows; None for one that is not checked, such as an array's."""
-    hint = resolve(hint)
-    if isinstance(hint, typing.TypeVar):
-        return None if hint.__bound__ is None else kind_of(hint.__bound__, resolve)
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    annotation = resolve(annotation)
+    if isinstance(annotation, typing.TypeVar):
+        return None if annotation.__bound__ is None else kind_of(annotation.__bound__, resolve)
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
         return kind_of(arguments[0], resolve)
     if origin is typing.Literal:
@@ -124,7 +131,7 @@ def kind_of(hint: Any, resolve: Callable[[Any], Any]) -> Kind | None:
         return _sequence(origin, arguments, resolve)
     if origin is dict:
         return _mapping(kind_of(arguments[1], resolve))
-    return _simple(origin or hint)
+    return _simple(origin or annotation)
 
 
 def _simple(hint: Any) -> Kind | None:

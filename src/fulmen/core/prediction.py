@@ -16,6 +16,8 @@ from fulmen.core.verbs import forward, model_inputs
 from fulmen.dispatching.errors import MissingMethodError
 from fulmen.dispatching.registry import dispatch
 
+_SEVERAL_LABELS = " Several labels per example are independent binary targets: use fm.BinaryCrossEntropy(), and metrics with threshold=0.5."
+
 
 class Prediction(Tree):
     """The argument of an objective or a metric.
@@ -125,7 +127,9 @@ def class_targets(prediction: Prediction, who: Any) -> tuple[Any, bool]:
     if integers and y.shape == (n, 1):
         hint = " Write y[:, 0]."
     elif integers and y.shape == (n, classes):
-        hint = " One-hot vectors are probabilities: write y.astype(np.float32)."
+        seen = concrete(y)
+        one = seen is None or (seen.sum(1) == 1).all()
+        hint = " One-hot vectors are probabilities: write y.astype(np.float32)." if one else _SEVERAL_LABELS
     elif not integers and len(y.shape) == 1:
         hint = " Write y.astype(np.int32)."
     wrong_type = not integers and (len(y.shape) == 1 or not jnp.issubdtype(y.dtype, jnp.floating))
@@ -154,9 +158,10 @@ def check_classes(prediction: Prediction, who: Any) -> None:
         _refuse_labels(y, classes, type(who).__name__)
     sums = np.ones(1) if labels else y.sum(1, dtype=np.float64)
     if y.min() < 0 or np.abs(sums - 1).max() > 0.01:
+        remedy = _SEVERAL_LABELS if np.isin(y, (0, 1)).all() else " Make them by jax.nn.softmax(logits)."
         raise ValueError(
             f"{type(who).__name__}, y must be probabilities, none negative and each row adding up to 1, got a smallest of "
-            f"{y.min():.4g} and rows that add up to {sums.min():.4g} to {sums.max():.4g}. Make them by jax.nn.softmax(logits)."
+            f"{y.min():.4g} and rows that add up to {sums.min():.4g} to {sums.max():.4g}.{remedy}"
         )
 
 
@@ -183,6 +188,18 @@ def number_targets(prediction: Prediction, who: Any) -> Any:
     if any(jnp.issubdtype(v.dtype, jnp.complexfloating) for v in (outputs, y)):
         raise TypeError(f"{name}, outputs and y must be real numbers, got {outputs.dtype} and {y.dtype}.")
     return y
+
+
+def check_binary(prediction: Prediction, who: Any) -> None:
+    """Raise for targets that `number_targets` refuses, and for others than 0 and 1, probabilities, or −1 and 1."""
+    y = concrete(number_targets(prediction, who))
+    if y is None or not y.size or (y.min() >= 0 and y.max() <= 1) or np.isin(y, (-1, 1)).all():
+        return
+    hint = " For several classes, the model needs one output for each." if np.issubdtype(y.dtype, np.integer) else ""
+    raise ValueError(
+        f"{type(who).__name__}, y must be 0 or 1 for binary outputs of shape {_shape(prediction.outputs)}, got numbers from "
+        f"{y.min():.4g} to {y.max():.4g}.{hint}"
+    )
 
 
 def _require_array(outputs: Any, name: str) -> None:

@@ -1,15 +1,18 @@
 """Suggestions for names that do not exist."""
 
 import difflib
+import functools
 import inspect
 from collections.abc import Iterable
 from typing import Any
 
+import jax
 import optax
 
 # Names in other libraries whose counterpart has a different name.
 _COUNTERPARTS = {
-    "AUROC": "a custom metric: subclass fm.Metric and write `metrics(metric, prediction)`",
+    "AUC": "fm.metric_types.AUROC",
+    "BCELoss": "fm.BinaryCrossEntropy, whose outputs are logits: without a sigmoid",
     "BCEWithLogitsLoss": "fm.BinaryCrossEntropy",
     "Conv2d": "fm.models.Conv",
     "Conv2D": "fm.models.Conv",
@@ -21,6 +24,7 @@ _COUNTERPARTS = {
     "ModelCheckpoint": "fm.Checkpoint",
     "Module": "fm.Model",
     "ReduceLROnPlateau": "fm.ReduceOnPlateau, or fm.plateau",
+    "ROCAUC": "fm.metric_types.AUROC",
     "Sequential": "fm.models.Chain",
     "Step": "fm.StepEnd",
     "TensorBoardLogger": "fm.TensorBoard",
@@ -32,7 +36,17 @@ _COUNTERPARTS = {
     "nn": "fm.models",
     "optim": "optax, as in fm.fit(…, optimizer=optax.adam, lr=1e-3)",
 }
-_SYNONYMS = {"criterion": "objective", "learning_rate": "lr", "loss": "objective", "loss_fn": "objective", "module": "model"}
+_SYNONYMS = {
+    "criterion": "objective",
+    "loss": "objective",
+    "loss_fn": "objective",
+    "module": "model",
+    "learning_rate": "lr",
+    "label_smoothing": "smoothing",
+    "p": "rate",
+    "pos_weight": "positive_weight",
+    "weight": "class_weights",
+}
 
 
 def unknown_name(name: str, package: Any) -> str:
@@ -45,13 +59,26 @@ def unknown_name(name: str, package: Any) -> str:
     found = {**_public_names(package, "fm"), "testing": "fm.testing"}
     short = name.removesuffix("Loss").removesuffix("Score")
     known = found.get(name) or _COUNTERPARTS.get(name) or found.get(short)
-    if known is None and callable(getattr(optax, name.lower(), None)):
-        known = f"optax.{name.lower()}"
+    for library in (optax, jax.nn):
+        if known is None and callable(getattr(library, name.lower(), None)):
+            known = f"{library.__name__}.{name.lower()}"
     if known is None and (near := nearest(name, found)):
         known = found[near]
     return f"module {package.__name__!r} has no attribute {name!r}; " + (
         f"use {known}." if known else "dir(fm) lists its names."
     )
+
+
+def public_path(package: Any, kind: type) -> str:
+    """The path of a class of a package as users write it, such as `fm.models.MLP`; empty for any other class.
+
+    Args:
+        package: as in `unknown_name`.
+        kind: the class.
+    """
+    path = _public_names(package, "fm").get(kind.__name__, "")
+    found = functools.reduce(lambda value, name: getattr(value, name, None), path.split(".")[1:], package)
+    return path if found is kind else ""
 
 
 def _public_names(package: Any, path: str) -> dict[str, str]:

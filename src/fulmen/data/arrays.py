@@ -1,13 +1,15 @@
 """Arrays, and tuples, lists, dicts and batches of arrays: checked once, then cut into batches."""
 
-from collections.abc import Generator, Iterator
+import itertools
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from fulmen.core import Batch
-from fulmen.core.batch_checks import check_array, is_float, named_arrays, native
+from fulmen.core.batch_checks import check_array, is_float, named_arrays, native, native_type
+from fulmen.core.foreign_arrays import is_wide, single, warn_of_float64
 from fulmen.core.verbs import batches, steps_per_epoch
 from fulmen.dispatching.registry import dispatch
 
@@ -15,13 +17,13 @@ _CHUNK = 1 << 20  # bytes gathered at once; batches are views of them, and a lar
 
 
 def check_arrays(data: Any) -> Any:
-    """The data as NumPy arrays of types that JAX accepts.
+    """The data as NumPy arrays of types that JAX accepts; float64 becomes float32, with a warning.
 
     Args:
         data: an array, or a tuple, list, dict or `Batch` of arrays that share their first axis.
 
     Raises:
-        TypeError: for anything but arrays, and for types that JAX would convert.
+        TypeError: for anything but arrays of numbers.
         ValueError: for different lengths, no examples, NaN or infinity.
     """
     named = dict(named_arrays(data))
@@ -32,7 +34,9 @@ def check_arrays(data: Any) -> Any:
         if not isinstance(value, np.memmap):  # the check would read the whole file
             check_finite(name, value)
     check_lengths(named)
-    return jax.tree.map(lambda v: v if isinstance(v, np.memmap) else host_array(v), data)
+    mapped = lambda value: isinstance(value, np.memmap)  # read and converted batch by batch
+    warn_of_float64(name for name, value in named.items() if is_wide(native_type(value.dtype)) and not mapped(value))
+    return jax.tree.map(lambda v: v if mapped(v) else host_array(v), data)
 
 
 def check_lengths(named: dict[str, Any]) -> None:
@@ -55,14 +59,16 @@ def check_finite(name: str, value: Any) -> None:
 
 def host_dtype(dtype: Any) -> Any:
     """The type of `host_array(value)` for values of a type."""
-    dtype = dtype.newbyteorder("=") if isinstance(dtype, np.dtype) else dtype  # the type of a random key has no byte order
+    dtype = native_type(dtype)
     long = dtype in (np.int64, np.uint64) and jax.dtypes.canonicalize_dtype(dtype) != dtype
-    return np.dtype(np.int32) if long else dtype
+    return np.dtype(np.int32) if long else np.dtype(np.float32) if is_wide(dtype) else dtype
 
 
 def host_array(value: Any) -> Any:
-    """The array on the host as JAX reads it: in this machine's byte order, and integers of 64 bits as 32."""
+    """The array on the host as JAX reads it: in this machine's byte order, and numbers of 64 bits as 32."""
     value = native(np.asarray(value))
+    if is_wide(value.dtype):
+        return single(value)
     if host_dtype(value.dtype) != value.dtype:
         limits = np.iinfo(np.int32)
         if value.size and (value.min() < limits.min or value.max() > limits.max):
@@ -123,7 +129,9 @@ def check_positive(name: str, value: Any) -> None:
     """Raise unless a value is a positive integer."""
     is_integer = hasattr(value, "__index__")
     if not is_integer or value < 1:
-        raise (ValueError if is_integer else TypeError)(f"{name} must be a positive integer, got {value!r}.")
+        whole = isinstance(value, float) and value.is_integer() and value >= 1
+        write = f"; write {name}={int(value)}" if whole else ""
+        raise (ValueError if is_integer else TypeError)(f"{name} must be a positive integer, got {value!r}{write}.")
 
 
 def check_seed(seed: Any) -> None:
@@ -134,28 +142,45 @@ def check_seed(seed: Any) -> None:
         raise kind(f"seed must be an integer from 0 to 2**63 - 1, or None, got {seed!r}.")
 
 
-def split(data: Any, fraction: float = 0.8, *, seed: int | None = 0) -> tuple[Any, Any]:
-    """Split data into two random parts.
+def split(data: Any, fraction: float | Sequence[float] = 0.8, *, seed: int | None = 0) -> tuple[Any, ...]:
+    """Split data into random parts, by default two.
 
     Args:
         data: an array, or a tuple, list, dict or `Batch` of arrays that share their first axis.
-        fraction: the share of the first part, between 0 and 1.
+        fraction: the share of the first part, between 0 and 1; or the share of each part, which add up to 1.
         seed: the seed of the shuffling; None keeps the order.
 
     Returns:
-        The two parts, each of the data's structure.
+        The parts, each of the data's structure.
 
     Raises:
-        ValueError: if a part would be empty.
+        TypeError: for anything but numbers as fractions.
+        ValueError: for fractions that do not add up to 1, and if a part would be empty.
 
     >>> first, second = fm.split((jnp.arange(10.0), jnp.arange(10)), 0.8, seed=0)
     >>> len(first[0]), len(second[1])
     (8, 2)
     """
+    fractions = _fractions(fraction)
     data = check_arrays(data)
     n = count(data)
-    cut = round(fraction * n)
-    if not 0 < cut < n:
-        raise ValueError(f"split: fraction must leave examples in both parts, got {fraction} of {n} examples.")
+    cuts = [0, *(round(share * n) for share in np.cumsum(fractions[:-1])), n]
+    if any(end <= begin for begin, end in itertools.pairwise(cuts)):
+        raise ValueError(f"split: fraction must leave examples in every part, got {fraction} of {n} examples.")
     order = np.arange(n) if seed is None else np.random.default_rng(seed).permutation(n)
-    return jax.tree.map(lambda v: v[order[:cut]], data), jax.tree.map(lambda v: v[order[cut:]], data)
+    parts = [order[begin:end] for begin, end in itertools.pairwise(cuts)]
+    return tuple(jax.tree.map(lambda v, rows=rows: v[rows], data) for rows in parts)
+
+
+def _fractions(fraction: Any) -> list[float]:
+    """The share of each part."""
+    several = isinstance(fraction, tuple | list)
+    if not all(isinstance(share, int | float | np.number) for share in (fraction if several else [fraction])):
+        hint = " Inputs and targets are one argument: fm.split((x, y), 0.8)." if hasattr(fraction, "shape") else ""
+        raise TypeError(
+            f"split: fraction must be a number such as 0.8, or one for each part, got {type(fraction).__name__}.{hint}"
+        )
+    fractions = [float(share) for share in fraction] if several else [float(fraction), 1 - float(fraction)]
+    if len(fractions) < 2 or abs(sum(fractions) - 1) > 1e-6:
+        raise ValueError(f"split: fractions must add up to 1, such as (0.8, 0.1, 0.1), got {fraction}.")
+    return fractions

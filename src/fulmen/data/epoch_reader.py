@@ -10,7 +10,8 @@ import jax
 import numpy as np
 
 from fulmen.core import Batch, Plan, short
-from fulmen.core.batch_checks import check_array, leaf_name
+from fulmen.core.batch_checks import check_array, leaf_name, native_type
+from fulmen.core.foreign_arrays import as_array, is_wide, warn_of_float64
 from fulmen.core.verbs import batches, position
 from fulmen.data.arrays import check_finite, check_lengths, count, host_array, host_dtype
 from fulmen.data.iterables import describe_data
@@ -50,6 +51,7 @@ class BatchSpec:
         for i, value in enumerate(values):
             if by_rows or value.shape:
                 check_array(_name(raw, i), value)
+        warn_of_float64(_name(raw, i) for i, value in enumerate(values) if is_wide(native_type(value.dtype)))
         self.structure, self.text = structure, short(raw)
         self.rows = [_row(value) for value in values]
 
@@ -76,10 +78,7 @@ def _as_array(value: Any, raw: Any, i: int) -> Any:
             f"{_name(raw, i)} must be an array, got {type(value).__name__}. A batch is an array, or a tuple, dict or fm.Batch of "
             "arrays: np.asarray(…, np.float32)."
         )
-    try:
-        return np.asarray(value)
-    except Exception as error:
-        raise TypeError(f"{_name(raw, i)} must be convertible to an array, got {type(value).__name__}: {error}") from error
+    return np.asarray(as_array(_name(raw, i), value))
 
 
 def _copied(value: Any, name: Callable[[], str]) -> Any:

@@ -8,6 +8,8 @@ import jax
 import numpy as np
 
 from fulmen.core import Batch, Plan, Tree, check_array
+from fulmen.core.batch_checks import as_arrays
+from fulmen.core.foreign_arrays import is_foreign_array
 from fulmen.core.verbs import batches
 from fulmen.data.arrays import check_arrays, cut
 from fulmen.data.iterables import BatchList, describe_data, iterate, teach
@@ -26,6 +28,8 @@ def normalized(data: Any) -> Any:
         data = np.asarray(data)
     if _are_batches(data):
         return BatchList(data)
+    if in_memory(data) or (is_foreign_array(data) and _reader(data) is iterate):  # not if a user has a method for its type
+        data = as_arrays(data)
     if not takes_back(data):
         return (batch for batch in data)  # a generator has weak references, so that batches can be put back
     if type(data) is dict and any(_is_source(own) for own in data.values()):
@@ -73,7 +77,8 @@ def takes_back(data: Any) -> bool:
 def _require_readable(data: Any) -> None:
     is_component = isinstance(data, Tree) and callable(data)
     is_text = isinstance(data, str | bytes) or hasattr(data, "__fspath__")
-    is_class = isinstance(data, type) and (not hasattr(data, "__iter__") or issubclass(data, np.ndarray | jax.Array))
+    arrays = (np.ndarray, jax.Array, Batch)
+    is_class = isinstance(data, type) and (not hasattr(data, "__iter__") or issubclass(data, arrays))
     if is_component or is_text or is_class:
         check_array("data", data)  # raises, and says what to write
     if not isinstance(data, Iterable) and not callable(data):

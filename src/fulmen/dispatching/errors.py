@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +15,7 @@ from fulmen.dispatching import hooks
 from fulmen.dispatching.annotations import members, name_of
 from fulmen.dispatching.contract import Contract
 from fulmen.dispatching.lazy_libraries import hint as what_to_do
+from fulmen.dispatching.location import place
 from fulmen.dispatching.methods import Method
 
 
@@ -43,13 +46,15 @@ def missing(
         takes = f"It takes {' or '.join(map(str, arities))} positional arguments, got {len(args)}."
         lines.append(f"{takes} Call it as {contract.call}.")
     lines += [*filter(None, [what_to_do(args[0]) if args else ""])]
+    remedy = hooks.remedy(name, next(iter(contract.signature.parameters), ""), args)
+    lines += [*filter(None, [remedy, _undecorated(name, args)])]
     near = [m for m in methods if args and m.hints and any(issubclass(args[0], k) for k in {*m.members[0]} - {object})]
     if near:
         lines.append(f"For {_shown(args[0])} there is {', '.join(map(str, near[:4]))}.")
     firsts = [kind for m in methods if m.hints for kind in m.members[0]]
     if any(map(hooks.comes_first, args[1:])) and not hooks.comes_first(args[0]) and any(map(hooks.comes_first, firsts)):
         lines.append(f"The order of the arguments is {contract.call}.")
-    elif _fits_contract(contract, args):
+    elif _fits_contract(contract, args) and not (args and args[0].__module__ == "builtins"):  # nobody has methods for those
         lines += ["Write one:", "", "    @dispatch", f"    def {name}({_parameters(contract, args, args)}): …", ""]
     heads = list(dict.fromkeys(map(_shown, firsts)))
     if heads:
@@ -98,13 +103,14 @@ def ambiguous(contract: Contract, args: Sequence[type], context: type, found: Se
     return AmbiguousMethodError("\n".join([*lines, f"    def {contract.name}({signature}): …"]))
 
 
-def add_advice(error: Exception, args: Sequence[Any], verb: str) -> None:
-    """Add a note with the remedy to an error that a method raised, at the innermost call."""
-    if args and not hasattr(error, "_fulmen_advised"):
-        error._fulmen_advised = True  # type: ignore[attr-defined]
-        note = "" if isinstance(error, MissingMethodError | AmbiguousMethodError) else hooks.advice(error, args[0], verb)
-        if note:
-            error.add_note(note)
+def _undecorated(name: str, args: Sequence[type]) -> str:
+    """The remedy if the module of the first argument's class has a plain function of the verb's name."""
+    function = vars(sys.modules.get(args[0].__module__, object)).get(name) if args else None
+    if not inspect.isfunction(function) or args[0].__module__ == "builtins":
+        return ""
+    code = function.__code__
+    where = place(f"{code.co_filename}:{code.co_firstlineno}", function.__module__)
+    return f"The function `{name}` at {where} is no method: write @dispatch above it."
 
 
 def outdated(kinds: Sequence[type], old: type) -> OutdatedInstanceError:
@@ -124,7 +130,9 @@ def _shown(kind: Any) -> str:
 
 
 def _is_array(kind: Any) -> bool:
-    return isinstance(kind, type) and (issubclass(kind, jax.core.Tracer) or kind.__module__.startswith("jaxlib"))
+    return isinstance(kind, type) and (
+        issubclass(kind, jax.core.Tracer) or kind.__module__.partition(".")[0] in ("jax", "jaxlib")
+    )
 
 
 def _parameters(contract: Contract, args: Sequence[type], hints: Sequence[Any]) -> str:
@@ -138,7 +146,8 @@ def _parameters(contract: Contract, args: Sequence[type], hints: Sequence[Any]) 
             name = arg.__name__.lower().lstrip("_")
         else:
             name = names[i] if i < len(names) else "xyzuvw"[(i - len(names)) % 6]
-        spelled.append(name if plain else f"{name}: {name_of(hint)}")
+        written = " | ".join(hooks.spelled(kind) or name_of(kind) for kind in members(hint))
+        spelled.append(name if plain else f"{name}: {written}")
     return ", ".join(spelled)
 
 

@@ -10,8 +10,14 @@ def _nothing(*args: Any) -> str:
     return ""
 
 
-advice: Callable[[Exception, Any, str], str] = _nothing
-"""The remedy for an error, from the error, the first argument and the verb's name; empty if there is none."""
+annotate: Callable[[Exception, str, Any, Any], None] = lambda error, verb, args, options: None
+"""Add notes to an error that a method raised, from the error, the verb's name, the arguments and the options."""
+
+remedy: Callable[[str, str, Any], str] = _nothing
+"""The remedy for a call without a method, from the verb's name, its first parameter's and the types; empty if there is none."""
+
+spelled: Callable[[type], str] = _nothing
+"""How a user writes a class, such as `fm.Labeled`; empty for one that is not public."""
 
 verb_html: Callable[[Any], str] = _nothing
 """The HTML of a verb in a notebook: its table of methods."""

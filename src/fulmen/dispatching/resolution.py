@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import inspect
 from collections.abc import Sequence
 
 import plum
@@ -58,6 +59,14 @@ def warn_of_override(methods: Sequence[Method], new: Method) -> None:
         ):
             warn(f"{old}, defined at {old.place}, is overridden by {new} at {new.place}, for all who use these types.")
             return
+
+
+def warn_of_every_type(new: Method) -> None:
+    """Warn if the first argument of a method for another package's verb has no annotation: it is then for every type."""
+    if new.written[:1] == (inspect.Parameter.empty,):
+        warn(
+            f"{new} at {new.place} is for every type without a method of its own. Annotate the first argument, with `object` if intended."
+        )
 
 
 def package(module: str) -> str:

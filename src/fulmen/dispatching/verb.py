@@ -23,7 +23,7 @@ from fulmen.dispatching.method_cache import NO_METHOD, CallTypes, MethodCache, d
 from fulmen.dispatching.method_table import MethodTable, delegate_to_part
 from fulmen.dispatching.methods import Method, plain_function, read_methods, refuse_twin
 from fulmen.dispatching.redefinition import note_classes
-from fulmen.dispatching.resolution import package, warn_of_override
+from fulmen.dispatching.resolution import package, warn_of_every_type, warn_of_override
 
 P = ParamSpec("P")
 
@@ -87,7 +87,7 @@ class Verb(Generic[P], _Redefinable):
             return self._general_call(args, options)
         except (AttributeError, TypeError, ValueError) as error:
             if self._binds:
-                errors.add_advice(error, args, self.__name__)
+                hooks.annotate(error, self.__name__, args, options)
             raise
 
     def _general_call(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
@@ -204,6 +204,7 @@ class Verb(Generic[P], _Redefinable):
             drop_compiled(f"{added[0]} was {'redefined' if replaced else 'added'} at {added[0].place}")
         if package(added[0].module) != package(self.__module__):
             warn_of_override(before, added[0])
+            warn_of_every_type(added[0])
 
     def around(
         self, kind: type, when: Callable[[Any], bool] | None = None

@@ -8,15 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from fulmen.compose.game import players
-from fulmen.core import Game, State, Train
+from fulmen.core import Eval, Game, State, Train
 from fulmen.core.leaves import BUFFER, components, leaves
-from fulmen.core.verbs import as_batch, augment, update
+from fulmen.core.verbs import as_batch, augment, bind, predictions, update
 from fulmen.inspect.findings import ERROR, OK, WARNING, Report
 from fulmen.inspect.text import shortened
 from fulmen.optimizers import groups
 from fulmen.train.gradients import differentiate
 
 _STEP_SIZE = 0.01
+_ROUNDING = 0.01  # of half precision
 
 
 def check_numbers(report: Report, state: State, raw: Any) -> None:
@@ -24,6 +25,7 @@ def check_numbers(report: Report, state: State, raw: Any) -> None:
     with report.attempt("a step on one batch"):
         value, gradients, buffers = jax.device_get(jax.jit(_measure)(state, raw))
         order = [leaf.path for leaf in leaves(state.system)]  # jit sorts dicts
+        _check_outputs(report, state.system, as_batch(state.system, raw))
         _check_loss(report, value)
         _check_gradients(report, state, {path: gradients[path] for path in order if path in gradients})
         _check_buffers(report, {path: buffers[path] for path in order if path in buffers})
@@ -52,6 +54,27 @@ def _measure(state: State, raw: Any) -> tuple[Any, dict[str, Any], dict[str, Any
         if old.role == BUFFER:
             buffers[old.path] = buffers.get(old.path, False) | (old.value != new.value).any()
     return value, gradients, buffers
+
+
+@jax.jit
+def _are_probabilities(component: Any, batch: Any) -> dict[str, Any]:
+    """For each prediction, whether its outputs are probabilities."""
+    found = {path: each.outputs for path, each in predictions(bind(component, Eval()), batch).items()}
+    few = {path: z for path, z in found.items() if np.ndim(z) == 2 and z.shape[1] > 1}
+    return {path: (z >= 0).all() & (jnp.abs(z.sum(1) - 1) < _ROUNDING).all() for path, z in few.items()}
+
+
+def _check_outputs(report: Report, component: Any, batch: Any) -> None:
+    y = getattr(batch, "y", None)
+    if np.ndim(y) != 1 or not jnp.issubdtype(y.dtype, jnp.integer):
+        return
+    try:
+        outputs = _are_probabilities(component, batch)
+    except Exception:  # a system whose outputs are elsewhere, or drawn at random
+        return
+    for path in (path for path, are in outputs.items() if are):
+        advice = "remove the softmax from the model: objectives and metrics of classes take logits"
+        report.add(WARNING, "outputs: probabilities, where logits are expected", path, advice)
 
 
 def _check_loss(report: Report, value: Any) -> None:

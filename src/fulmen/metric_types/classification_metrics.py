@@ -10,13 +10,18 @@ import jax.numpy as jnp
 from fulmen.core import Mean, Mergeable, check_classes, static
 from fulmen.core.verbs import metrics, validate
 from fulmen.dispatching.registry import dispatch
+from fulmen.metric_types.binary_outputs import BinaryOrClassMetric, binary_answers, columns, is_binary
 from fulmen.metric_types.metric import ClassMetric, labels_of, numpy_of, ratio, weight_of, weighted_sum, weights
 
 
-class Accuracy(ClassMetric):
+class Accuracy(BinaryOrClassMetric):
     """The share of examples whose class has the largest output; a tie or a NaN counts as wrong.
 
-    Targets are integer labels `(n,)`, or probabilities `(n, classes)`, whose largest marks the class.
+    Targets are integer labels `(n,)`, or probabilities `(n, classes)`, whose largest marks the class. For binary outputs it is the
+    share of targets that are predicted: with several labels per example, the mean over all of them.
+
+    Args:
+        threshold: for binary outputs, as in `Precision`.
 
     >>> prediction = fm.Prediction(None, jnp.eye(3), fm.Labeled(None, jnp.array([0, 1, 0])))
     >>> print(round(float(fm.metrics(fm.Accuracy(), prediction).compute()), 3))
@@ -47,7 +52,20 @@ class TopK(ClassMetric):
 
 
 @dispatch
-def metrics(metric: Accuracy | TopK, prediction):
+def metrics(metric: Accuracy, prediction):
+    if not is_binary(metric, prediction):
+        return _in_top(metric, prediction)
+    actual, positive, known = binary_answers(metric, prediction)
+    right = (actual == positive) & known
+    return Mean(right.astype(jnp.float32).mean(1), weight_of(prediction))
+
+
+@dispatch
+def metrics(metric: TopK, prediction):
+    return _in_top(metric, prediction)
+
+
+def _in_top(metric: Accuracy | TopK, prediction: Any) -> Mean:
     y, outputs = labels_of(prediction, metric), jnp.asarray(prediction.outputs)
     true = jnp.take_along_axis(outputs, y[:, None], axis=1)
     # Cheaper than argmax or a sort, and a NaN is never smaller.
@@ -65,14 +83,14 @@ def validate(metric: TopK, prediction):
         )
 
 
-class ClassRate(ClassMetric):
+class ClassRate(BinaryOrClassMetric):
     """The true positives of each class, divided by a total, and averaged over classes.
 
     **Extending.** Subclass it, and write `total(self, actual, predicted)`, from the numbers of examples of each class and of
     predictions of it, `(classes,)`, to the divisor.
     """
 
-    average: Literal["macro", "micro"] | None = "macro"
+    average: Literal["macro", "micro", "binary"] | None = "macro"
 
     def total(self, actual: jax.Array, predicted: jax.Array) -> jax.Array:
         """The divisor for each class."""
@@ -85,14 +103,23 @@ class Precision(ClassRate):
     The predicted class is the first with the largest output; with a NaN among the outputs there is none. Targets are integer
     labels `(n,)`, or probabilities `(n, classes)`, whose largest marks the class.
 
+    Outputs of shape `(n,)` or `(n, 1)` are logits of binary targets of the same shape, and there are two classes, 0 and 1. With
+    `threshold`, outputs `(n, k)` are logits of k independent labels, and targets `(n, k)` are 0 or 1: rates are those of the label
+    1, and averages are over labels instead of classes.
+
     Args:
         average: `"macro"`, the mean over the classes that occur in targets or predictions; `"micro"`, the counts of all
-            classes summed first (without NaN, the accuracy); None, one number per class, `(classes,)`. A class that occurs
-            but is never predicted counts as 0; one that does not occur at all is NaN.
+            classes summed first (without NaN, the accuracy); `"binary"`, the rate of class 1 of two; None, one number per class,
+            `(classes,)`. A class that occurs but is never predicted counts as 0; one that does not occur at all is NaN.
+        threshold: t: a binary target is predicted to be 1 if σ(z) > t; None is 0.5 for outputs `(n,)` and `(n, 1)`, and otherwise
+            predicts one class per example.
 
     >>> prediction = fm.Prediction(None, jnp.eye(2)[jnp.array([0, 0, 1])], fm.Labeled(None, jnp.array([0, 1, 1])))
     >>> print(fm.metrics(fm.Precision(average=None), prediction).compute())
     [0.5 1. ]
+    >>> prediction = fm.Prediction(None, jnp.array([-1.0, 2.0, 3.0]), fm.Labeled(None, jnp.array([0, 1, 0])))
+    >>> print(fm.metrics(fm.Precision("binary"), prediction).compute())
+    0.5
     """
 
     def total(self, actual: jax.Array, predicted: jax.Array) -> jax.Array:
@@ -103,7 +130,7 @@ class Recall(ClassRate):
     """Of the examples of a class, the share that are predicted to be: tp / (tp + fn).
 
     Args:
-        average: as in `Precision`. A class that is predicted but has no example counts as 0.
+        average, threshold: as in `Precision`. A class that is predicted but has no example counts as 0.
     """
 
     def total(self, actual: jax.Array, predicted: jax.Array) -> jax.Array:
@@ -114,20 +141,21 @@ class F1(ClassRate):
     """The harmonic mean of precision and recall: 2 tp / (2 tp + fp + fn).
 
     Args:
-        average: as in `Precision`.
+        average, threshold: as in `Precision`.
     """
 
     def total(self, actual: jax.Array, predicted: jax.Array) -> jax.Array:
         return (actual + predicted) / 2
 
 
-class ConfusionMatrix(ClassMetric):
+class ConfusionMatrix(BinaryOrClassMetric):
     """The weight of examples by true class (rows) and predicted class (columns): `(classes, classes)`.
 
-    Predictions and targets are as in `Precision`.
+    Predictions and targets are as in `Precision`, with one label per example.
 
     Args:
-        classes: number of classes; None is the number of outputs.
+        classes: number of classes; None is the number of outputs, or 2 for binary ones.
+        threshold: as in `Precision`.
 
     >>> prediction = fm.Prediction(None, jnp.eye(2)[jnp.array([0, 0, 1])], fm.Labeled(None, jnp.array([0, 1, 1])))
     >>> print(fm.metrics(fm.metric_types.ConfusionMatrix(2), prediction).compute())
@@ -154,6 +182,8 @@ class Rates(Mergeable):
         each = xp.where(occurs & (self.total == 0), 0, ratio(self.hits, self.total))
         if self.average is None:
             return each
+        if self.average == "binary":
+            return each[-1]
         return ratio(xp.where(occurs, each, 0).sum(), occurs.astype(each.dtype).sum())
 
 
@@ -166,8 +196,15 @@ class Counts(Mergeable):
         return self.counts
 
 
-def _classes(metric: ClassMetric, prediction: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """True and predicted classes, one-hot `(n, classes)`, and the examples' weights."""
+def _classes(metric: BinaryOrClassMetric, prediction: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """True and predicted classes, one-hot `(n, classes)`, or labels `(n, k)`, and the examples' weights."""
+    if is_binary(metric, prediction):
+        actual, positive, known = binary_answers(metric, prediction)
+        true, predicted = actual, positive & known
+        if actual.shape[1] == 1:
+            true = jnp.concatenate([~actual, actual], 1)
+            predicted = jnp.concatenate([~positive & known, positive & known], 1)
+        return true.astype(jnp.float32), predicted.astype(jnp.float32), weights(prediction, len(actual))
     y, outputs = labels_of(prediction, metric), jnp.asarray(prediction.outputs)
     n, classes = outputs.shape
     predicted = jnp.where(jnp.isnan(outputs).any(1), classes, outputs.argmax(1))  # NaN: out of range, all zeros in one-hot
@@ -189,8 +226,25 @@ def metrics(metric: ConfusionMatrix, prediction):
 
 
 @dispatch
+def validate(metric: ClassRate, prediction):
+    validate.invoke(BinaryOrClassMetric, object)(metric, prediction)
+    binary, n = is_binary(metric, prediction), columns(prediction)
+    if metric.average == "binary" and n != (1 if binary else 2):
+        raise ValueError(
+            f'{type(metric).__name__}.average must not be "binary" for {n} {"labels" if binary else "classes"}; write '
+            f'fm.{type(metric).__name__}("macro"{", threshold=0.5" if binary else ""}).'
+        )
+
+
+@dispatch
 def validate(metric: ConfusionMatrix, prediction):
-    check_classes(prediction, metric)
-    classes = prediction.outputs.shape[1]
+    validate.invoke(BinaryOrClassMetric, object)(metric, prediction)
+    classes = columns(prediction)
+    if is_binary(metric, prediction):
+        if classes > 1:
+            raise ValueError(
+                f"ConfusionMatrix takes one label per example, got {classes}; use fm.Precision(None, threshold=0.5) and fm.Recall."
+            )
+        classes = 2
     if metric.classes not in (None, classes):
         raise ValueError(f"ConfusionMatrix.classes must be {classes}, the number of outputs, got {metric.classes}.")

@@ -12,7 +12,7 @@ from fulmen.core import Component, Model
 from fulmen.core.verbs import forward, layer_order
 from fulmen.dispatching.registry import dispatch
 from fulmen.models.convolution import Conv
-from fulmen.models.input_checks import pair
+from fulmen.models.input_checks import function_named, pair
 from fulmen.models.layers import Dense, Dropout, Flatten
 from fulmen.models.normalization import BatchNorm
 from fulmen.models.pooling import MaxPool
@@ -75,7 +75,7 @@ def _layer(layer: Any, i: int, n: int) -> Any:
         return layer
     if callable(layer):
         return Function(layer)
-    raise TypeError(f"Chain takes models and functions, got {type(layer).__name__} at index {i}.")
+    raise TypeError(f"Chain takes models and functions, got {layer!r} at index {i}{function_named(layer)}.")
 
 
 @dispatch
@@ -107,7 +107,15 @@ class MLP(Chain):
         try:
             widths = [operator.index(size) for size in sizes]
         except TypeError:
-            raise TypeError(f"MLP takes sizes as integers by position, MLP(64, 128, 10), got {sizes}.") from None
+            flat = [n for size in sizes for n in (size if isinstance(size, tuple | list) else [size])]
+            write = f"; write MLP({', '.join(map(str, flat))})" if len(flat) > len(sizes) else ""
+            raise TypeError(
+                f"MLP takes sizes as integers by position, such as MLP(64, 128, 10), got {sizes}{write}."
+            ) from None
+        if not callable(activation):
+            raise TypeError(
+                f"MLP.activation must be a function of an array, got {activation!r}{function_named(activation)}."
+            )
         if len(widths) < 2:
             raise ValueError(f"MLP takes at least the sizes of its input and its output, MLP(64, 10), got {sizes}.")
         layers: list[Any] = []

@@ -62,6 +62,11 @@ def promoted(name: str, x: Any, weight: Any) -> tuple[jax.Array, jax.Array]:
     return x.astype(dtype), weight.astype(dtype)
 
 
+def function_named(name: Any) -> str:
+    """What to write for a function of `jax.nn` that is given by its name: the end of an error's sentence."""
+    return f"; write jax.nn.{name}" if isinstance(name, str) and callable(getattr(jax.nn, name, None)) else ""
+
+
 def pair(value: Any) -> tuple[Any, Any]:
     """Height and width, from a pair or one number for both."""
     return tuple(value) if isinstance(value, tuple | list) else (value, value)  # type: ignore[return-value]

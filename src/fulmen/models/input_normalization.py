@@ -1,5 +1,7 @@
 """`Normalized`: a model that normalizes its inputs."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 
@@ -24,6 +26,8 @@ class Normalized(Model):
     >>> net(jnp.array([[0.5, 2.0]]))
     Array([[0., 4.]], dtype=float32)
     """
+
+    ignores_scale: ClassVar[bool] = True
 
     model: Component
     mean: jax.Array | float = hyper(default=0.0)

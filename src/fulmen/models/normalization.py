@@ -1,6 +1,6 @@
 """Normalization: `BatchNorm`, `LayerNorm`, `RMSNorm`, `GroupNorm`."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,8 @@ from fulmen.models.input_checks import aligned, promoted, require_arrays, requir
 
 class Normalization(Model):
     """A layer with a scale (and perhaps a shift and running statistics) for each of `features`, and an `epsilon`."""
+
+    ignores_scale: ClassVar[bool] = True
 
 
 @dispatch

@@ -48,6 +48,7 @@ class Objective(Named):
     __example__ = "fm.CrossEntropy()"
 
     per_example: ClassVar[bool] = False
+    binary: ClassVar[bool] = False  # whether each output is the logit of an independent binary target, not of a class
 
     # So that NumPy's numbers leave `number * objective` to `__rmul__`.
     __array_ufunc__: ClassVar[None] = None

@@ -57,14 +57,17 @@ class BinaryCrossEntropy(NumberObjective):
     the same shape and are 0 or 1, or probabilities.
 
     Args:
-        positive_weight: p, the weight of a target of 1 relative to 0: a hyperparameter; None is 1.
+        positive_weight: p, the weight of a target of 1 relative to 0, a number or one for each label, `(k,)`: a hyperparameter;
+            None is 1.
 
     >>> prediction = fm.Prediction(None, jnp.zeros(2), fm.Labeled(None, jnp.array([0, 1])))
     >>> print(fm.loss(fm.BinaryCrossEntropy(), prediction))
     [0.6931472 0.6931472]
     """
 
-    positive_weight: float | None = hyper(above=0, default=None)
+    binary: ClassVar[bool] = True
+
+    positive_weight: float | jax.Array | None = hyper(above=0, default=None)
 
 
 class KL(ClassObjective):
@@ -156,13 +159,19 @@ def loss(objective: BinaryCrossEntropy, prediction):
     # −log σ(z) is softplus(−z).
     positive = jax.nn.softplus(-logits)
     if objective.positive_weight is not None:
-        positive = jnp.asarray(objective.positive_weight).astype(logits.dtype) * positive
+        weight = jnp.asarray(objective.positive_weight).astype(logits.dtype)
+        positive = weight.reshape((1,) * (logits.ndim - weight.ndim) + weight.shape) * positive
     return mean_per_example(y * positive + (1 - y) * jax.nn.softplus(logits))
 
 
 @dispatch
 def validate(objective: BinaryCrossEntropy, prediction):
-    y = concrete(number_targets(prediction, objective))
+    y, labels = concrete(number_targets(prediction, objective)), prediction.outputs.shape[1:]
+    if np.shape(objective.positive_weight) not in ((), labels):
+        raise ValueError(
+            f"BinaryCrossEntropy.positive_weight must be a number or have one for each label, {labels}, got shape "
+            f"{np.shape(objective.positive_weight)}."
+        )
     if y is None or not y.size:
         return
     low, high = float(y.min()), float(y.max())

@@ -68,7 +68,8 @@ def groups(system: Any, optimizer: Any, plan: Plan) -> list[Group]:
     """The parameters of a system by their optimizers.
 
     A key of a dict is a field, a path (`"model.layers.0"`), a pattern (`"**.bias"`: `*` matches one name, `**` any number of
-    names) or `""`, the component itself; the longest matching path wins. The argument `optimizer` precedes every method; then
+    names) or `""`, the component itself. Paths precede patterns; the longest matching path wins, and of several patterns that match
+    a path the first. The argument `optimizer` precedes every method; then
     the dict of a parent's method, then the component's method, then that of an ancestor. The parameters of one key form one
     group; those that `intervals` names form a separate group.
 
@@ -159,7 +160,7 @@ _FROZEN = Group("", Built(optax.with_extra_args_support(frozen), lambda before, 
 def _by_path(part: Any, path: str, spec: Any, system: Any, plan: Plan) -> dict[str, Group]:
     """From paths in the system to their groups, for the optimizers of a part of it."""
     plain: dict[str, Group] = {}
-    by_pattern: dict[str, tuple[str, Group]] = {}
+    by_pattern: dict[str, Group] = {}  # by the paths that a pattern is the first to match
     for key, optimizer in _flat(spec, plan).items():
         where = join_path(path, key)
         if "*" not in key:
@@ -168,14 +169,15 @@ def _by_path(part: Any, path: str, spec: Any, system: Any, plan: Plan) -> dict[s
         if "*" not in key:
             plain[where] = group
             continue
-        for name in _matches(part, path, key):
-            other, _ = by_pattern.setdefault(name, (key, group))
-            if other != key:
-                raise ValueError(
-                    f"optimizers were given for {other!r} and {key!r}, which both match {join_path(path, name)!r}: give one for "
-                    f"{name!r}."
-                )
-    return {**{join_path(path, name): group for name, (_, group) in by_pattern.items()}, **plain}
+        matched = _matches(part, path, key)
+        if all(name in by_pattern for name in matched):
+            raise ValueError(
+                f"an optimizer was given for {key!r}, but patterns before it match the same parameters, such as {matched[0]!r}, and the "
+                f"first pattern counts; move {key!r} to the beginning."
+            )
+        for name in matched:
+            by_pattern.setdefault(name, group)
+    return {**{join_path(path, name): group for name, group in by_pattern.items()}, **plain}
 
 
 def _matches(part: Any, path: str, pattern: str) -> list[str]:

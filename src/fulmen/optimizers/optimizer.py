@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from fulmen.core import Component, Plan, Schedule, Tree, short, static
+from fulmen.core import Component, Plan, Schedule, Tree, concrete, short, static
 from fulmen.core.verbs import configure_optimizers
 from fulmen.dispatching.registry import dispatch
 from fulmen.schedules.schedule_lengths import as_schedule, is_plan_function
@@ -162,7 +163,10 @@ class Enclosing(Tree):
 
 
 def _require_rate(lr: Any) -> None:
-    """Raise for a string, a container or an optimizer as a learning rate."""
+    """Raise for a string, a container or an optimizer as a learning rate, and for a negative or infinite one."""
+    array = concrete(lr)
+    if array is not None and not (np.isfinite(array) & (array >= 0)).all():
+        raise ValueError(f"lr must be finite and not negative, got {short(lr)}; write lr=1e-3, for example.")
     if not isinstance(lr, str | bytes | Mapping | list | tuple | set | Enclosing):
         return
     instead = "lr=1e-3 or lr=fm.cosine(1e-3)"

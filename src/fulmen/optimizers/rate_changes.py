@@ -34,7 +34,8 @@ def with_learning_rate(optimizer: Any, value: Any) -> Any:
         ValueError: for a finished transformation.
     """
     if isinstance(optimizer, Mapping):
-        return {path: with_learning_rate(inner, value) for path, inner in optimizer.items()}
+        changed = {path: with_learning_rate(inner, value) for path, inner in optimizer.items()}
+        return type(optimizer)(changed)  # type: ignore[call-arg] - in the same order, if it has one
     if isinstance(optimizer, Enclosing):
         return remake(optimizer, {"optimizer": with_learning_rate(optimizer.optimizer, value)})
     if not isinstance(optimizer, Optimizer):

@@ -27,7 +27,7 @@ class UpdateSchedule:
     def __init__(self, groups: Iterable[Group]) -> None:
         groups = [group for group in groups if group.every > 1]
         self.every = sorted({group.every for group in groups})
-        self.names = {n: [group.path or "rest" for group in groups if group.every == n] for n in self.every}
+        self.names = {n: [group.path or "all others" for group in groups if group.every == n] for n in self.every}
         self._paths = [frozenset(p for group in groups if group.every == n for p in group.paths) for n in self.every]
         self._sets: dict[tuple[bool, ...], frozenset[str]] = {}
 

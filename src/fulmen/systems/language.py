@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.compose.supervised import Supervised, outputs, prediction, several
+from fulmen.compose.supervised import Supervised, metrics_of, outputs, prediction
 from fulmen.core import Component, Labeled, Prediction, Unlabeled, concrete, static
 from fulmen.core.marks import keeps_rows, uses_outputs
 from fulmen.core.output_shapes import evaluated, output_shapes
@@ -194,7 +194,7 @@ def validate(system: LanguageModel, batch):
         raise ValueError(
             f"LanguageModel: the data has no targets{pad}; its mask must be True for a token after the first one."
         )
-    for each in (system.objective, *several(system.metrics)):
+    for each in (system.objective, *metrics_of(system)):
         validate(each, found)
 
 

@@ -152,5 +152,5 @@ def _learning_rates(state: State) -> tuple[State, dict[str, Any]]:
         with jax.numpy_dtype_promotion("standard"):
             rate = group.built.rate(before, after)
         if rate is not None:
-            rates["lr" if len(found) == 1 else f"lr/{group.path or 'rest'}"] = Last(jnp.asarray(rate, jnp.float32))
+            rates[f"lr/{group.path}" if len(found) > 1 and group.path else "lr"] = Last(jnp.asarray(rate, jnp.float32))
     return state, rates

@@ -39,7 +39,16 @@ from fulmen.train.interruption import Interruption, interactive, interruptible
 from fulmen.train.phases import Phase, Training, trains_in_place
 from fulmen.train.progress import progress_callbacks
 from fulmen.train.resume import resume_run
-from fulmen.train.run_options import READING, first_batch, overfitted, prepare, read_options, require_length, warn_past_plan
+from fulmen.train.run_options import (
+    READING,
+    first_batch,
+    overfitted,
+    prepare,
+    read_options,
+    require_length,
+    warn_of_rate,
+    warn_past_plan,
+)
 from fulmen.train.setup import require_known
 from fulmen.train.step_loop import StepLoop
 from fulmen.train.validation_sets import StepValidation, ValidationSets
@@ -85,7 +94,9 @@ def fit(
         found = None if resume is None else find_resumable(resume)
         require_equal("the checkpoint that `resume` finds", found and found.step)
         state = state if found is None else found.load(like=state)
-        sets = None if validation is None else ValidationSets(validation, validate_every, state, data, epochs)
+        sets = None
+        if validation is not None:
+            sets = ValidationSets(validation, validate_every, state, source.data, reading["epochs"])
         shown = progress_callbacks(progress) if is_first() else []
         listed = in_order([*_listed(callbacks), *shown, *([] if sets is None else [StepValidation(sets)])])
         if found is None:
@@ -125,6 +136,7 @@ def fit(component: object, data, *, overfit=None, **options):
     require_known(options.get("optimizer"), options)
     require_length(**reading)
     data.plan(**reading)
+    warn_of_rate(options.get("lr"))
     with interruptible(starting=True, signals=_SIGNALS) as interrupted:
         first, read = overfitted(data, overfit, reading)
         state = setup(component, first, **{**options, **{k: v for k, v in read.items() if k != "seed"}})
@@ -208,6 +220,8 @@ def _keep_state(error: BaseException, loop: StepLoop) -> None:
 
 
 def _listed(callbacks: Any) -> list[Any]:
+    if callbacks is None:
+        return []
     if not isinstance(callbacks, Iterable):
         name = type(callbacks).__name__
         raise TypeError(f"callbacks must be a list, got {name}; write callbacks=[…].")

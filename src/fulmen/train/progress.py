@@ -32,12 +32,22 @@ def _in_notebook() -> bool:
     return shell is not None and "IPKernelApp" in getattr(shell, "config", {})
 
 
-def line(logs: Mapping[str, Any]) -> str:
-    """Logs in one line: the metrics without their entries, the loss, the learning rate; of a population with `± std`."""
+def line(logs: Mapping[str, Any], opposed: bool = False) -> str:
+    """Logs in one line: the metrics without their entries, the loss, the learning rate; of a population with `± std`.
+
+    If losses are opposed, as a game's, their sum means nothing, and each player's loss is shown instead.
+    """
+    if opposed:
+        logs = {name: value for name, value in logs.items() if not _is_sum_of_losses(name, logs)}
     shown = {k: v for k, v in logs.items() if isinstance(v, float) and not any(above in logs for above in _above(k))}
     last = sorted(shown, key=lambda name: (not name.endswith("loss"), name.startswith("lr")))
     spread = {name: logs.get(f"{name}/std") for name in last}
     return "  ".join(f"{name} {shown[name]:.4g}{f' ± {spread[name]:.2g}' if spread[name] else ''}" for name in last)
+
+
+def _is_sum_of_losses(name: str, logs: Mapping[str, Any]) -> bool:
+    """Whether it is the whole loss, of the training or of a validation, and its entries are logged too."""
+    return name.rpartition("/")[2] == "loss" and any(other.startswith(f"{name}/") for other in logs)
 
 
 def _above(name: str) -> list[str]:
@@ -48,7 +58,7 @@ def _above(name: str) -> list[str]:
 
 def _text(run: Any) -> str:
     """The newest logs and the speed. A single step, which was compiled, has no speed."""
-    return f"{line(run.logs)}{f'  {run.speed:.0f} steps/s' * (run.speed > 0)}"
+    return f"{line(run.logs, run.history.opposed)}{f'  {run.speed:.0f} steps/s' * (run.speed > 0)}"
 
 
 class PlainProgress:
@@ -62,7 +72,8 @@ def on(event: EpochEnd, progress: PlainProgress, run):
 
 @dispatch
 def on(event: ValidationEnd, progress: PlainProgress, run):
-    print(f"epoch {run.epoch + 1}  {line({k: v for k, v in run.logs.items() if k.startswith('validation/')})}", flush=True)
+    shown = {name: value for name, value in run.logs.items() if name.startswith("validation/")}
+    print(f"epoch {run.epoch + 1}  {line(shown, run.history.opposed)}", flush=True)
 
 
 class _Bar:

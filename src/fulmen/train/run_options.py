@@ -8,6 +8,7 @@ import jax
 
 from fulmen.core.leaves import require_concrete
 from fulmen.core.mode import Plan
+from fulmen.core.naming import concrete
 from fulmen.core.state import State
 from fulmen.core.tree import short
 from fulmen.data.source import Source
@@ -18,6 +19,9 @@ from fulmen.optimizers import groups
 
 READING = ("epochs", "steps", "batch_size", "seed", "drop_last", "limit")
 """The options that determine which batches a run reads."""
+
+
+_LARGEST_RATE = 10.0
 
 
 def overfitted(data: Any, overfit: Any, reading: dict[str, Any], usual: int | None = None) -> tuple[Any, dict[str, Any]]:
@@ -83,6 +87,17 @@ def require_length(epochs: int | None = None, steps: int | None = None, **option
     if (epochs is None) == (steps is None):
         got = "neither" if epochs is None else "both"
         raise ValueError(f"either `epochs` or `steps` must be given, got {got}; write epochs=10 or steps=1000.")
+
+
+def warn_of_rate(lr: Any) -> None:
+    """Warn of a learning rate with which nothing is trained, or nothing well."""
+    rate = concrete(lr)
+    if rate is not None and not rate.any():
+        warn("lr is 0: nothing will be trained. To keep some parts as they are, write optimizer={path: fm.frozen, …}.")
+    elif rate is not None and rate.max() > _LARGEST_RATE:
+        warn(
+            f"lr is {rate.max():.4g}: the loss will probably diverge. Usual rates are 1e-3 for optax.adam, and 0.1 for optax.sgd."
+        )
 
 
 def first_batch(state: State, epochs: int | None, plan: Plan) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import inspect
 from typing import Any
 
@@ -135,7 +136,9 @@ def _configured(component: Any, optimizer: Any, lr: Any, options: dict[str, Any]
 
 def _filled(component: Any, optimizer: Any, lr: Any, options: dict[str, Any]) -> Any:
     if isinstance(optimizer, dict):
-        return {k: _filled(_at(component, str(k)), v, lr, options) for k, v in optimizer.items()}
+        filled = {k: _filled(_at(component, str(k)), v, lr, options) for k, v in optimizer.items()}
+        # JAX sorts the keys of a dict, and the first pattern that matches counts.
+        return collections.OrderedDict(filled) if any("*" in str(key) for key in filled) else filled
     if isinstance(optimizer, Enclosing):
         return remake(optimizer, {"optimizer": _filled(component, optimizer.optimizer, lr, options)})
     if is_constructor(optimizer) and lr is not None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fulmen.core.state import State
 from fulmen.core.verbs import due, on, run_epoch
 from fulmen.dispatching.registry import dispatch
+from fulmen.dispatching.warning import warn
 from fulmen.train.evaluation import checked_source, evaluation_size
 from fulmen.train.events import Due, Run, ValidationEnd, send
 from fulmen.train.every_interval import Every
@@ -28,6 +30,10 @@ class ValidationSets:
 
     def __init__(self, validation: Any, every: Every, state: State, data: Any, epochs: int | None) -> None:
         self.every = every
+        if isinstance(validation, list) and isinstance(data, tuple) and validation and isinstance(validation[0], tuple):
+            warn(
+                "validation is a list of pairs, which is read as the batches of one set; several sets have names: {'clean': …}."
+            )
         one = not isinstance(validation, Mapping) or (isinstance(data, Mapping) and data.keys() == validation.keys())
         named = {"validation": validation} if one else {f"validation/{name}": v for name, v in validation.items()}
         self.phases: dict[str, tuple[Phase, Any]] = {}
@@ -35,8 +41,9 @@ class ValidationSets:
             phase = given if isinstance(given, Phase) else Validation(given)
             found = None
             if isinstance(phase, Validation) and phase.data is not None:
-                source = checked_source(state.system, phase.data, "validation" if one else name.replace("/", " "))
-                found = EvaluationData(source, source.plan(usual=evaluation_size(state), epochs=epochs))
+                with _named("validation" if one else f"validation[{name.partition('/')[2]!r}]"):
+                    source = checked_source(state.system, phase.data, "validation" if one else name.replace("/", " "))
+                    found = EvaluationData(source, source.plan(usual=evaluation_size(state), epochs=epochs))
             self.phases[name] = phase, found
 
     def measure(self, run: Run) -> dict[str, Any]:
@@ -46,6 +53,16 @@ class ValidationSets:
             _, found = run_epoch(phase, run.arrays(), data, run)
             logs |= {f"{prefix}/{name}": value for name, value in found.items()}
         return logs
+
+
+@contextlib.contextmanager
+def _named(what: str) -> Iterator[None]:
+    """A context whose errors say that they are about this data."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        error.add_note(f"in the data of `{what}`")
+        raise
 
 
 class StepValidation:
