@@ -7,9 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fulmen.core.verbs import log
 from fulmen.dispatching.lazy_libraries import missing
-from fulmen.dispatching.registry import dispatch
 from fulmen.train.every_interval import Every
 from fulmen.train.loggers.logger import Logger
 from fulmen.train.loggers.records import Histogram, Image, Scalars, flat_numbers, image_bytes
@@ -63,15 +61,11 @@ class ProjectLogger(SeriesLogger):
         if self.run is not None:
             self.run.finish()
 
+    def log_image(self, record: Image) -> None:
+        self.run.log({record.name: self.library.Image(image_bytes(record.value))}, step=record.step)
 
-@dispatch
-def log(logger: ProjectLogger, record: Image):
-    logger.run.log({record.name: logger.library.Image(image_bytes(record.value))}, step=record.step)
-
-
-@dispatch
-def log(logger: ProjectLogger, record: Histogram):
-    logger.run.log({record.name: logger.library.Histogram(np.asarray(record.value).ravel())}, step=record.step)
+    def log_histogram(self, record: Histogram) -> None:
+        self.run.log({record.name: self.library.Histogram(np.asarray(record.value).ravel())}, step=record.step)
 
 
 def imported(package: str, extra: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 from fulmen.core.verbs import log, run_state
 from fulmen.dispatching.registry import dispatch
 from fulmen.train.every_interval import Every
-from fulmen.train.loggers.records import Hyperparameters, Scalars, Text
+from fulmen.train.loggers.records import Histogram, Hyperparameters, Image, Scalars, Text
 from fulmen.train.loggers.series_logger import ProjectLogger
 
 _QUEUED = 60.0  # seconds after which the library has certainly written what it was given
@@ -69,3 +69,13 @@ def log(logger: Trackio, record: Hyperparameters):
 @dispatch
 def log(logger: Trackio, record: Text):
     logger.run.log({record.name: logger.library.Markdown(f"```\n{record.value}\n```")}, step=record.step)
+
+
+@dispatch
+def log(logger: Trackio, record: Image):
+    logger.log_image(record)
+
+
+@dispatch
+def log(logger: Trackio, record: Histogram):
+    logger.log_histogram(record)

@@ -7,7 +7,7 @@ from typing import Any
 from fulmen.core.verbs import log, run_state
 from fulmen.dispatching.registry import dispatch
 from fulmen.train.every_interval import Every
-from fulmen.train.loggers.records import Hyperparameters, Scalars, Text
+from fulmen.train.loggers.records import Histogram, Hyperparameters, Image, Scalars, Text
 from fulmen.train.loggers.series_logger import ProjectLogger
 
 
@@ -55,3 +55,13 @@ def log(logger: WandB, record: Hyperparameters):
 def log(logger: WandB, record: Text):
     table = logger.library.Table(columns=[record.name], data=[[record.value]])
     logger.run.log({record.name: table}, step=record.step)
+
+
+@dispatch
+def log(logger: WandB, record: Image):
+    logger.log_image(record)
+
+
+@dispatch
+def log(logger: WandB, record: Histogram):
+    logger.log_histogram(record)
