@@ -463,8 +463,8 @@ def test_other_threads_can_use_a_checkpoint(state, tmp_path):
     assert steps_in(tmp_path) == [2, 4, 6]
 
 
-def test_a_state_of_several_processes_needs_another_store(monkeypatch):
-    leaf = SimpleNamespace(is_fully_addressable=False)
+def test_a_large_state_of_several_processes_needs_another_store(monkeypatch):
+    leaf = SimpleNamespace(is_fully_addressable=False, nbytes=3 * 2**30)
     monkeypatch.setattr("fulmen.train.checkpoints.folder_store.jax.Array", SimpleNamespace)
-    with pytest.raises(ValueError, match=r"store=fm\.OrbaxStore\(\)"):
+    with pytest.raises(ValueError, match=r"at most 2 GiB.*got 3\.0 GiB.*store=fm\.OrbaxStore\(\)"):
         FolderStore().snapshot(SimpleNamespace(arrays=[leaf]))

@@ -7,6 +7,7 @@ import struct
 import sys
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -190,6 +191,12 @@ def test_a_logger_that_cannot_be_opened_warns_once(state, tmp_path):
     with pytest.warns(UserWarning, match="JSONLines failed") as caught:
         fm.fit(state, (X, Y), callbacks=[fm.JSONLines(tmp_path / "file" / "run.jsonl")], **OPTIONS)
     assert len(caught) == 1
+
+
+def test_only_the_first_process_writes(state, tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    fm.fit(state, (X, Y), callbacks=[fm.JSONLines(tmp_path / "run.jsonl"), fm.CSV(tmp_path / "run.csv")], **OPTIONS)
+    assert not list(tmp_path.iterdir())
 
 
 class Collect(fm.loggers.Logger):
@@ -389,3 +396,11 @@ def test_wandb_continues_a_resumed_run_under_its_id(monkeypatch, state, tmp_path
     rows = {row["_step"]: row for row in wandb_rows(tmp_path) if "loss" in row}  # as `wandb sync` merges them
     assert sorted(rows) == STEPS
     assert len({path.name for path in tmp_path.rglob("offline-run-*/*.wandb")}) == 1
+
+
+def test_a_library_that_fails_at_the_start_does_not_keep_a_run_from_being_saved(monkeypatch, state, tmp_path):
+    logger, kill = wandb_logger(tmp_path)(), Kill(5, 99)
+    monkeypatch.setattr(logger.library, "init", lambda **options: 1 / 0)
+    with pytest.warns(UserWarning, match="WandB failed, and the run continues: ZeroDivisionError"):
+        fm.fit(state, (X, Y), callbacks=[logger, kill], **OPTIONS)
+    assert not kill.run["callbacks"]

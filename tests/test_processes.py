@@ -60,6 +60,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def preempted(folder):
     codes, outputs = run(2, folder, "preempted")
+    assert 0 not in codes, "\n".join(outputs)
     return codes, outputs, steps(folder)
 
 
@@ -67,6 +68,7 @@ def preempted(folder):
 def killed(folder, preempted):
     begun = time.monotonic()
     codes, outputs = run(2, folder, "killed")
+    assert 0 not in codes, "\n".join(outputs)
     return codes, outputs, steps(folder), time.monotonic() - begun
 
 

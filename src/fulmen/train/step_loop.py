@@ -196,7 +196,8 @@ class StepLoop:
                 unread += 1
                 if self.timed_from is None:
                     self.timed_from, interrupted.starting = now(), False  # the first step may have been compiled
-                if unread == quiet or interrupted.after_step(step) or (by_time and now() >= refresh):
+                ends = interrupted.after_step(step)  # called after each step, also by other processes
+                if unread == quiet or ends or (by_time and now() >= refresh):
                     self._store(updated, int(step), unread)
                     sums, unread, run.batch = self._add(sums, self.watched), 0, newest
                     self._call_due()
