@@ -4,7 +4,8 @@
 
 Each case runs in a process of its own: `fit` is setup and the first step of the README's convnet, `by hand` the same step in plain
 JAX, the others are PGD with 40 steps in three norms and the standard AutoAttack on 64 digits. The first process has an empty cache,
-the second one reads it. The seconds of the processor, of all threads, do not depend on what else the machine does. With `--others`, torchattacks' PGD in Linf and L2 and its AutoAttack, which need torch.
+the second one reads it. The seconds of the processor, of all threads, do not depend on what else the machine does. With
+`--others`, torchattacks' PGD in Linf and L2 and its AutoAttack, which need torch.
 """
 
 from __future__ import annotations
