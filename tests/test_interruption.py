@@ -108,6 +108,11 @@ def test_an_interrupt_is_printed_with_progress_only(state, progress, capsys):
     assert ("Interrupted" in capsys.readouterr().out) is progress
 
 
+def test_an_epoch_that_is_complete_before_the_interrupt_is_validated(state):
+    _, history = fm.fit(state, (X, Y), epochs=50, callbacks=[Press(fm.EpochEnd)], validation=(X, Y), progress=False)
+    assert len(history["validation/loss"]) == len(history["loss"]) == 1
+
+
 class Epochs:
     """Stops after an epoch and remembers the number of the last one."""
 

@@ -167,10 +167,10 @@ class StepLoop:
                 self._begin(raw)
             self.interrupted.stop_if_starting()
             raw = self._steps(raw, batches, done_before)
-        self.cut = self.cut or self.interrupted.is_set()  # also if the data was not waited for
         if run.done - done_before > 1 and self.timed_from is not None:
             jax.block_until_ready(self.leaves)  # the epoch's logs are read next
             run.speed = (run.done - done_before - 1) / max(now() - self.timed_from, 1e-9)
+        self.cut = self.cut or self.interrupted.is_set()  # also if the data was not waited for
 
     def _steps(self, raw: Any, batches: Iterator[Any], done_before: int) -> Any:
         """Steps until the epoch ends, or until a callback replaces the state: then the next batch is returned."""
