@@ -41,7 +41,7 @@ def run(processes, folder, what):
 
 def results(codes, outputs):
     assert not any(codes), "\n".join(outputs)
-    return [json.loads(next(line for line in text.splitlines() if line.startswith(("{", "[")))) for text in outputs]
+    return [json.loads(next(line for line in text.splitlines() if line.startswith(("{", "[{")))) for text in outputs]
 
 
 def steps(folder):

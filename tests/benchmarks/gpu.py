@@ -8,7 +8,7 @@ populations of 1, 8 and 32; PGD with 40 steps and AutoAttack, beside torchattack
 hand is in `models.py`. MFU is the share of the device's peak in bfloat16, by 6 operations per parameter and token and 12 · layers ·
 features · length per token. Idle is the share of the time in which no kernel runs, from a trace of JAX's profiler.
 
-`--quick` measures small sizes for a few steps, on any device, as a test of this script. The table is printed, and written as
+`--quick` runs a few steps of small sizes, on any device, as a test of this script: its figures mean nothing. The table is printed, and written as
 `gpu.md` and `gpu.json` with `--out`, after each part, so that an error or the end of the time loses only what follows.
 """
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import functools
 import gc
+import os
 import sys
 import time
 import traceback
@@ -193,6 +194,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
+    if given.quick:  # read when JAX is used for the first time
+        os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
     begun, rows, failed = time.monotonic(), [], False
     device = jax.devices()[0].device_kind
     title = f"{device}, jax {jax.__version__}, optax {optax.__version__}, fulmen {fm.__version__}{', quick' * given.quick}"
