@@ -8,8 +8,9 @@ populations of 1, 8 and 32; PGD with 40 steps and AutoAttack, beside torchattack
 hand is in `models.py`. MFU is the share of the device's peak in bfloat16, by 6 operations per parameter and token and 12 · layers ·
 features · length per token. Idle is the share of the time in which no kernel runs, from a trace of JAX's profiler.
 
-`--quick` runs a few steps of small sizes, on any device, as a test of this script: its figures mean nothing. The table is printed, and written as
-`gpu.md` and `gpu.json` with `--out`, after each part, so that an error or the end of the time loses only what follows.
+`--quick` runs a few steps of small sizes, on any device, as a test of this script: its figures mean nothing. The table is printed,
+and written as `gpu.md` and `gpu.json` with `--out`, after each part, so that an error or the end of the time loses only what
+follows.
 """
 
 from __future__ import annotations
