@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import optax
@@ -19,6 +20,7 @@ import fulmen as fm
 from fulmen import dispatch
 from fulmen.testing.equality import bits
 from fulmen.testing.equality import same as same_bits
+from fulmen.train.progress import ProgressBar
 from fulmen.train.resume import run_data
 
 X, Y = data(60)
@@ -278,6 +280,15 @@ def test_overfit_repeats_and_validates_on_the_first_batches(state):
     assert int(trained.step) == 60
     assert np.array_equal(seen.seen[0], X[:10]) and np.array_equal(seen.seen[3], X[10:20])
     assert history["validation/loss"][-1] == pytest.approx(fm.evaluate(trained, (X[:20], Y[:20]))["loss"])
+
+
+def test_long_logs_do_not_cut_the_numbers_of_the_bar(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "60")
+    bar, logs = ProgressBar(), {f"metric{i}": 0.5 for i in range(9)}
+    run = SimpleNamespace(steps=1234, done=1234, epoch=6, logs=logs, speed=1.0)
+    for event in (fm.FitStart(), fm.FitEnd()):
+        on(event, bar, run)
+    assert " 1234/1234 " in capsys.readouterr().out
 
 
 # How a run ends

@@ -120,10 +120,13 @@ class ProgressBar(_Bar):
 def on(event: FitStart, progress: ProgressBar, run):
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.table import Column
 
     columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
+    # Logs that are too long for the line are cut, and not the numbers before them.
+    logs = TextColumn("{task.fields[logs]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
     # Drawn by the loop: rich's own thread would take time from the steps. On the global console another bar may be live.
-    progress.bar = Progress(*columns, TextColumn("{task.fields[logs]}"), console=Console(), auto_refresh=False)
+    progress.bar = Progress(*columns, logs, console=Console(), auto_refresh=False, expand=True)
     progress.bar.start()
     progress.task = progress.bar.add_task("", total=run.steps, logs="compiling")
     progress.bar.refresh()

@@ -44,7 +44,7 @@ class Checkpoint(Saver):
         every: when to save. With `Best` in `keep`, also after an epoch in which the metric is among the best.
         keep: which checkpoints to keep: `Latest`, `Best`, or several of them combined by `|`. The newest, the best, and the one
             from which the run was resumed are always kept.
-        store: how the state is written: None is one file, and `OrbaxStore` is for distributed states. A custom store is an object
+        store: how the state is written: None is one file, and `OrbaxStore` is for large distributed states. A custom store is an object
             with the methods of `OrbaxStore` and a `name`.
 
     Raises:
