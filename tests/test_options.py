@@ -87,7 +87,7 @@ def test_an_error_shows_the_arguments_without_the_options():
 # Names of packages
 
 
-@pytest.mark.parametrize("space", [n for n in fm.__all__ if inspect.ismodule(getattr(fm, n))])
+@pytest.mark.parametrize("space", ["testing", *(n for n in fm.__all__ if inspect.ismodule(getattr(fm, n)))])
 def test_dir_of_a_namespace_lists_its_public_names_only(space):
     module = getattr(fm, space)
     assert dir(module) == sorted(module.__all__)
@@ -147,6 +147,6 @@ def test_every_option_of_a_trainer_is_answered(library):
     assert not same & set(FOREIGN_OPTIONS)
 
 
-def test_answers_name_what_exists():
+def test_answers_are_sentences():
     for answer in FOREIGN_OPTIONS.values():
         assert answer.endswith((".", ")")) and "  " not in answer

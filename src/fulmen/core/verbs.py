@@ -886,11 +886,12 @@ def seek(source, position):
 
 
 @verb
-def transformation(attack):
+def transformation(attack, *step_size):
     """The optax chain of an attack: from the gradient of −loss at the input to the step that is added to it.
 
     Args:
-        attack: an `Attack`, whose numbers may be tracers.
+        attack: an `Attack`, whose numbers may be tracers; or a ball, for its steepest ascent.
+        *step_size: for a ball, the length of a step.
 
     Returns:
         An optax transformation.
