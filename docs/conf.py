@@ -36,4 +36,9 @@ html_title = "Fulmen"
 html_static_path = ["_static"]
 html_css_files = ["fulmen.css"]
 html_copy_source = False
-html_theme_options = {"show_navbar_depth": 1, "home_page_in_toc": False, "use_download_button": False}
+html_theme_options = {
+    "navbar_persistent": [],  # the search field is in the sidebar
+    "show_navbar_depth": 1,
+    "home_page_in_toc": False,
+    "use_download_button": False,
+}
