@@ -46,7 +46,10 @@ def _end_page(names):
     names.clear()
     os.chdir(_folders.pop())
     for verb in all_named_verbs():
-        verb.restore(_before.get(verb, []))
+        lazy = [
+            method for method in verb.methods if method.module.startswith("fulmen.")
+        ]  # of a library that the page imported
+        verb.restore(list(dict.fromkeys([*_before.get(verb, []), *lazy])))
 
 
 def _table_code(document):

@@ -29,6 +29,7 @@ autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
 add_module_names = True
+python_maximum_signature_line_length = 100
 toc_object_entries = False
 
 html_theme = "sphinx_book_theme"

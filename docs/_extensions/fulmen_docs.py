@@ -91,18 +91,22 @@ class _LinkNames(SphinxPostTransform):
     def run(self, **options) -> None:
         targets = self.app.fulmen_targets = getattr(self.app, "fulmen_targets", None) or _targets()
         for literal in list(self.document.findall(nodes.literal)):
-            name = re.sub(r"\(.*\)$", "", literal.astext())
-            inside = literal.parent
-            while inside is not None and not isinstance(
-                inside, (nodes.reference, nodes.title, addnodes.pending_xref, addnodes.desc_signature)
-            ):
-                inside = inside.parent
-            if inside is None and name in targets:
-                link = addnodes.pending_xref(
-                    "", refdomain="py", reftype="obj", reftarget=targets[name], refexplicit=True, refdoc=self.env.docname
-                )
+            target = targets.get(re.sub(r"\(.*\)$", "", literal.astext()))
+            if target and not any(isinstance(node, _LINKED) or "methods" in node["classes"] for node in _above(literal)):
+                options = dict(refdomain="py", reftype="obj", reftarget=target, refexplicit=True, refdoc=self.env.docname)
+                link = addnodes.pending_xref("", **options)
                 literal.replace_self(link)
                 link += literal
+
+
+_LINKED = (nodes.reference, nodes.title, addnodes.pending_xref, addnodes.desc_signature)
+
+
+def _above(node: nodes.Node):
+    """The elements around a node, the innermost first."""
+    while isinstance(node.parent, nodes.Element):
+        node = node.parent
+        yield node
 
 
 def _definition(app: Sphinx, env, node, content):
