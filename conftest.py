@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+import tempfile
 from importlib.metadata import version
 
 # Before jax is imported. One thread: XLA on the CPU is bit-stable only so, and some tests compare bits. Most of the tests'
@@ -30,20 +31,25 @@ import fulmen as fm
 from fulmen.dispatching.registry import all_named_verbs
 
 # Each page is one program, a module of its own. Code that is shown and not run, as that of other libraries, is in blocks of `py`.
-PAGES = ["README.md", "docs/*.md", "docs/migration/*.md"]
 _numbers = itertools.count(1)
-_before = {}
+_before, _folders = {}, []
 
 
 def _begin_page(names):
+    _folders.append(os.getcwd())
+    os.chdir(tempfile.mkdtemp())  # pages write files
     names["__name__"] = f"page_{next(_numbers)}"
     _before.update({verb: verb.methods for verb in all_named_verbs()})
 
 
 def _end_page(names):
     names.clear()
+    os.chdir(_folders.pop())
     for verb in all_named_verbs():
-        verb.restore(_before.get(verb, []))
+        lazy = [
+            method for method in verb.methods if method.module.startswith("fulmen.")
+        ]  # of a library that the page imported
+        verb.restore(list(dict.fromkeys([*_before.get(verb, []), *lazy])))
 
 
 def _table_code(document):
@@ -54,8 +60,10 @@ def _table_code(document):
             yield Region(start, end, code[1].replace("\\|", "|"), lambda found: exec(found.parsed, found.namespace))
 
 
-_pages = Sybil(parsers=[PythonCodeBlockParser(), _table_code], patterns=PAGES, setup=_begin_page, teardown=_end_page)
-pytest_collect_file = _pages.pytest()
+_code, _around = PythonCodeBlockParser(), dict(setup=_begin_page, teardown=_end_page)
+_pages = Sybil([_code], patterns=["README.md", "docs/*.md"], **_around)
+_migration = Sybil([_code, _table_code], patterns=["docs/migration/*.md"], **_around)
+pytest_collect_file = (_pages + _migration).pytest()
 
 
 @pytest.fixture(autouse=True)

@@ -29,6 +29,7 @@ autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
 add_module_names = True
+python_maximum_signature_line_length = 100
 toc_object_entries = False
 
 html_theme = "sphinx_book_theme"
@@ -36,4 +37,9 @@ html_title = "Fulmen"
 html_static_path = ["_static"]
 html_css_files = ["fulmen.css"]
 html_copy_source = False
-html_theme_options = {"show_navbar_depth": 1, "home_page_in_toc": False, "use_download_button": False}
+html_theme_options = {
+    "navbar_persistent": [],  # the search field is in the sidebar
+    "show_navbar_depth": 1,
+    "home_page_in_toc": False,
+    "use_download_button": False,
+}

@@ -53,10 +53,13 @@ class _SourceRole(SphinxRole):
 
 
 def _source_pages(app: Sphinx):
-    """A page for each file of the package, with a target for each line."""
+    """A page for each file of the package that is newer than its page, with a target for each line."""
     formatter = HtmlFormatter(linenos="inline", lineanchors="line", anchorlinenos=True, cssclass="highlight source-code")
     for path in sorted((names.ROOT / "src").rglob("*.py")):
         short = path.relative_to(names.ROOT / "src").as_posix()
+        made = Path(app.outdir, "source", f"{short}.html")
+        if made.exists() and made.stat().st_mtime > path.stat().st_mtime:
+            continue
         body = f"<h1>{short}</h1>" + highlight(path.read_text(), PythonLexer(), formatter)
         yield f"source/{short}", {"title": short, "body": body, "parents": [], "display_toc": False}, "page.html"
 
@@ -64,32 +67,20 @@ def _source_pages(app: Sphinx):
 # Names in the text
 
 
+_WORDS = {"data", "get", "log", "loss", "losses", "metrics", "on", "show", "split", "step", "steps", "update"}
+"""Names that also mean an argument, a field or an entry of the logs."""
+
+
 def _targets() -> dict[str, str]:
-    """The documented names by the ways in which text may write them: `fm.models.Dense` always, `Dense` if nothing else has it."""
-    found = {}
+    """The documented names by the ways in which text may write them: `fm.models.Dense`; and `Dense` or `fit`, which are clear."""
     all_names = names.public_names()
-    for each in all_names:
-        found |= dict.fromkeys((each.path, *each.others), full(each.path))
     short = [each.name for each in all_names]
-    common = {
-        "step",
-        "data",
-        "split",
-        "log",
-        "show",
-        "bind",
-        "on",
-        "update",
-        "loss",
-        "losses",
-        "metrics",
-        "steps",
-        "get",
-        "aim",
-    }
-    return {
-        each.name: full(each.path) for each in all_names if short.count(each.name) == 1 and each.name not in common
-    } | found
+    found = {}
+    for each in all_names:
+        clear = each.name[0].isupper() or (each.path == f"fm.{each.name}" and each.name not in _WORDS)
+        if clear and short.count(each.name) == 1:
+            found[each.name] = full(each.path)
+    return found | {path: full(each.path) for each in all_names for path in (each.path, *each.others)}
 
 
 class _LinkNames(SphinxPostTransform):
@@ -100,18 +91,22 @@ class _LinkNames(SphinxPostTransform):
     def run(self, **options) -> None:
         targets = self.app.fulmen_targets = getattr(self.app, "fulmen_targets", None) or _targets()
         for literal in list(self.document.findall(nodes.literal)):
-            name = re.sub(r"\(.*\)$", "", literal.astext())
-            inside = literal.parent
-            while inside is not None and not isinstance(
-                inside, (nodes.reference, nodes.title, addnodes.pending_xref, addnodes.desc_signature)
-            ):
-                inside = inside.parent
-            if inside is None and name in targets:
-                link = addnodes.pending_xref(
-                    "", refdomain="py", reftype="obj", reftarget=targets[name], refexplicit=True, refdoc=self.env.docname
-                )
+            target = targets.get(re.sub(r"\(.*\)$", "", literal.astext()))
+            if target and not any(isinstance(node, _LINKED) or "methods" in node["classes"] for node in _above(literal)):
+                options = dict(refdomain="py", reftype="obj", reftarget=target, refexplicit=True, refdoc=self.env.docname)
+                link = addnodes.pending_xref("", **options)
                 literal.replace_self(link)
                 link += literal
+
+
+_LINKED = (nodes.reference, nodes.title, addnodes.pending_xref, addnodes.desc_signature)
+
+
+def _above(node: nodes.Node):
+    """The elements around a node, the innermost first."""
+    while isinstance(node.parent, nodes.Element):
+        node = node.parent
+        yield node
 
 
 def _definition(app: Sphinx, env, node, content):
