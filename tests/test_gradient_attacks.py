@@ -328,3 +328,58 @@ def test_attacks_on_images_refuse_vectors(attack, key):
     x, y = data()
     with pytest.raises(ValueError, match=r"needs images \(height, width, channels\), got examples \(60,\)"):
         fm.perturb(attack, system(), (x.reshape(N, 60), y), key)
+
+
+# Images with the channels first
+
+
+def flipped(image):
+    return jnp.moveaxis(image, 1, -1)
+
+
+class ChannelsFirst(fm.Model):
+    """A model of images `(n, channels, height, width)`."""
+
+    inner: fm.Model
+
+
+@fm.dispatch
+def forward(model: ChannelsFirst, x):
+    return fm.forward(model.inner, flipped(x))
+
+
+class Declared(ChannelsFirst):
+    """It specifies the layout."""
+
+
+@fm.dispatch
+def channels_first(model: Declared):
+    return True
+
+
+IMAGE_ATTACKS = {
+    "DIFGSM": lambda **o: attacks.DIFGSM(LINF, steps=3, views=(attacks.Diverse(probability=1.0, **o),)),
+    "TIFGSM": lambda **o: attacks.TIFGSM(LINF, steps=3, size=3, **o),
+    "Square": lambda **o: attacks.Square(LINF, 20, **o),
+}
+
+
+@pytest.mark.parametrize("name", IMAGE_ATTACKS)
+def test_images_with_the_channels_first_are_attacked_like_others(name, key):
+    make, model = IMAGE_ATTACKS[name], fm.init(fm.models.Chain(fm.models.Flatten(), fm.models.Dense(5 * 6 * 2, 3)), key)
+    x, y = jax.random.uniform(key, (4, 5, 6, 2)), np.arange(4, dtype=np.int32) % 3
+    first = np.moveaxis(np.asarray(x), -1, 1)
+    there = lambda model, x, **o: fm.perturb(make(**o), fm.Classifier(model), (x, y), key).x
+    expected = np.moveaxis(np.asarray(there(model, x)), -1, 1)
+    np.testing.assert_allclose(there(Declared(model), first), expected, atol=1e-6)
+    np.testing.assert_allclose(there(ChannelsFirst(model), first, channels_first=True), expected, atol=1e-6)
+    with pytest.raises(ValueError, match=r"images \(2, 5, 6\) may have the channels first.*channels_first=True"):
+        there(ChannelsFirst(model), first)
+
+
+def test_equinox_convolutions_specify_the_layout(key):
+    eqx = pytest.importorskip("equinox")
+    net = eqx.nn.Sequential([eqx.nn.Conv2d(1, 2, 3, key=key), eqx.nn.Lambda(jnp.ravel), eqx.nn.Linear(72, 3, key=key)])
+    system = fm.Classifier(net)
+    assert attacks.channels_first(system) and attacks.channels_first(fm.bind(system, fm.Eval()))
+    assert not attacks.channels_first(fm.Classifier(eqx.nn.Linear(4, 3, key=key)))

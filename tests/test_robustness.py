@@ -20,6 +20,7 @@ from fulmen.robust.attacks import APGD, Square
 from fulmen.robust.report import SIGNS, Report, scaled
 from fulmen.robust.report.attack_choice import UniformNoise
 from fulmen.robust.report.attack_signs import Gradients
+from fulmen.robust.report.confidence import confidence_interval
 from fulmen.robust.report.model_signs import Batches, Modes
 from fulmen.train import LogsRead
 
@@ -322,7 +323,10 @@ def test_a_sound_evaluation_has_no_warnings(report):
 def test_it_prints_in_80_columns(report):
     text = str(report)
     assert max(map(len, text.splitlines())) <= 80 and repr(report) == text
-    assert f"accuracy {report.accuracy:.3f}, robust accuracy {report.robust_accuracy:.3f}" in text
+    (low, high), (robust_low, robust_high) = report.accuracy_interval, report.robust_accuracy_interval
+    headline = f"accuracy {report.accuracy:.3f} ({low:.2f}–{high:.2f}), robust accuracy {report.robust_accuracy:.3f} ({robust_low:.2f}"
+    assert headline in " ".join(text.split()) and low < report.accuracy < high and robust_low < robust_high < 1
+    assert f"area under the curve up to ε = 0.2 is {report.area:.4g}" in text
     assert all(finding.sign in " ".join(text.split()) for finding in report.findings)
     html = report._repr_html_()
     assert "PGD-10" in html and f"{report.robust_accuracy:.3f}" in html
@@ -340,7 +344,7 @@ def test_json_is_read_back(report, tmp_path):
 
 
 def test_large_inputs_are_left_out_of_json(report, tmp_path, monkeypatch):
-    monkeypatch.setattr("fulmen.robust.report.robustness_report.LARGEST", 10)
+    monkeypatch.setattr("fulmen.robust.report.report_json.LARGEST", 10)
     report.save(tmp_path / "report.json")
     again = Report.load(tmp_path / "report.json")
     assert again.x is None and again.clean is None and str(again) == str(report)
@@ -407,6 +411,23 @@ def test_other_files_are_refused(report, tmp_path):
     (tmp_path / "other.json").write_text("[1]")
     with pytest.raises(ValueError, match=r"other\.json must be a report"):
         Report.load(tmp_path / "other.json")
+    (tmp_path / "old.json").write_text('{"report": 1}')
+    with pytest.raises(ValueError, match=r"old\.json must be a report of version 2, got version 1\. .*evaluate again"):
+        Report.load(tmp_path / "old.json")
+
+
+def test_confidence_intervals_are_those_of_clopper_and_pearson():
+    from scipy.stats import binomtest
+
+    for successes, n in ((0, 8), (3, 8), (8, 8), (431, 512)):
+        expected = binomtest(successes, n).proportion_ci(0.95, "exact")
+        np.testing.assert_allclose(confidence_interval(successes, n), expected, rtol=1e-6)
+
+
+def test_the_area_is_that_of_the_polygon(report):
+    eps, heights = [0, *report.curve["eps"]], [report.accuracy, *report.curve["robust"]]
+    parts = [(b - a) * (high + low) / 2 for a, b, high, low in zip(eps, eps[1:], heights, heights[1:], strict=False)]
+    assert report.area == pytest.approx(sum(parts))
 
 
 # Bad input

@@ -39,8 +39,10 @@ def run(tmp_path, monkeypatch, command):
 
 def test_it_prints_the_table_and_writes_json_and_page(run, tmp_path):
     code, out, err = run(
-        "examples.py:run --region Linf:1/10 --box 0:1 --attack PGD --out found/mine.html --sample 8 --no-progress"
+        "examples.py:run --region Linf:1/10 --box 0:1 --attack PGD --out found/mine.html --sample 8 --no-progress "
+        "--resume partial --compare"
     )
+    assert (tmp_path / "partial/evaluation.json").exists()
     assert (code, err) == (0, "")
     report = Report.load(tmp_path / "found/mine.json")
     assert len(report) == 24 and report.accuracy == 1 and 0 < report.robust_accuracy < 1

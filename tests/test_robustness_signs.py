@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_robustness import REGION, STILL, WEIGHT, WIDTH, Curve, evaluate, shaped
+from test_robustness import REGION, STILL, WEIGHT, WIDTH, Curve, data, evaluate, shaped
 
 import fulmen as fm
 from fulmen import dispatch
@@ -109,3 +109,103 @@ def test_a_custom_sign():
 
     seen = evaluate(shaped(), signs=(Small(),))
     assert seen.warnings == [Finding("suspicious", "There are 16.", "There are many examples")]
+
+
+def attention(z):
+    return jax.nn.dot_product_attention(*[z.reshape(len(z), 1, 2, 1)] * 3).reshape(len(z), 2)
+
+
+def pool(z):
+    return jnp.stack([jax.nn.logsumexp(z, 1), 0.5 * z.sum(1)], 1)
+
+
+@pytest.mark.parametrize("function", [jax.nn.log_softmax, jax.nn.softmax, attention, pool, jax.nn.relu6, jax.nn.gelu])
+def test_maxima_that_change_no_gradient_are_not_jumps(function):
+    (finding,) = evaluate(shaped(function), attack=STILL, signs=(Jumps(),)).findings
+    assert finding.verdict == "ok", finding.text
+
+
+def thermometer(z):
+    return (z[:, :, None] > jnp.linspace(-1, 1, 5)[None, None]).astype(z.dtype).sum(2)
+
+
+def steps(z):
+    return jnp.where(z > 0, 1.0, -1.0)
+
+
+@pytest.mark.parametrize(
+    ("function", "what"),
+    [(thermometer, "a comparison that is used as a number"), (steps, "a choice between constants")],
+)
+def test_comparisons_are_jumps(function, what):
+    (finding,) = evaluate(shaped(function), attack=STILL, signs=(Jumps(),)).findings
+    assert finding.verdict == "suspicious" and what in finding.text and "fm.attacks.BPDA" in finding.text
+    (finding,) = evaluate(shaped(fm.attacks.BPDA(function)), attack=STILL, signs=(Jumps(),)).findings
+    assert finding.verdict == "ok", finding.text
+
+
+def in_bytes():
+    x, y = data()
+    return (255 * x).round().astype(np.float32), y
+
+
+@pytest.mark.parametrize(
+    ("region", "pairs", "said"),
+    [
+        (fm.LinfBall(8 / 255) & fm.Box(0, 255), in_bytes, r"radius is 0.03137, and the data ranges from \d+ to \d+"),
+        (fm.L2Ball(0.5) & fm.Box(0, 255), in_bytes, r"radius is 0.5, and the data ranges .* in the units of the data"),
+        (
+            fm.LinfBall(8 / 255) & fm.Box(0, 255),
+            data,
+            r"The box is Box\(lo=0, hi=255\), and the data ranges .*write fm.Box\(0",
+        ),
+    ],
+)
+def test_a_region_in_other_units_than_the_data_is_suspicious(region, pairs, said):
+    (finding,) = evaluate(shaped(), pairs(), fm.FGSM(region), signs=(Inside(),)).findings
+    assert finding.verdict == "suspicious" and re.search(said, finding.text), finding.text
+
+
+def test_points_in_bfloat16_are_inside():
+    x, y = data()
+    pairs = jnp.asarray(x, jnp.bfloat16), y
+    (finding,) = evaluate(shaped(dtype=jnp.bfloat16), pairs, fm.FGSM(REGION), signs=(Inside(),)).findings
+    assert finding.verdict == "ok", finding.text
+
+
+def test_a_patch_may_leave_examples_correct():
+    patch = REGION & fm.attacks.Patch(np.array([True, False, False, False]))
+    (finding,) = evaluate(shaped(), attack=fm.FGSM(patch), signs=(Falling(),)).findings
+    assert finding.verdict == "not checked"
+
+
+def test_a_region_is_attacked_in_the_mean_if_the_model_draws(monkeypatch):
+    monkeypatch.setattr("fulmen.robust.report.robustness.SAMPLES", 2)
+    noisy = fm.Classifier(Noisy(jnp.asarray(WEIGHT)))
+    report = evaluate(noisy, attack=REGION, signs=(Randomness(),))
+    assert [each["name"] for each in report.attacks] == ["APGD"] and "samples=2" in report.attacks[0]["attack"]
+    assert report.findings[0].verdict == "ok"
+
+
+class Rejecting(fm.Model):
+    """Logits of a linear model, and a third one that is the highest near the boundary."""
+
+    weight: jax.Array
+
+
+@dispatch
+def forward(model: Rejecting, x):
+    z = x @ model.weight
+    return jnp.concatenate([z, z.max(1, keepdims=True) + 0.1 - jnp.abs(z[:, :1] - z[:, 1:])], 1)
+
+
+def test_rejecting_an_attacked_input_is_right():
+    x, y = data(64, wrong=0)
+    system = fm.Classifier(Rejecting(jnp.asarray(WEIGHT)))
+    keep = np.asarray(fm.predict(system, x)).argmax(1) == y
+    attack = lambda **options: fm.PGD(REGION, 0.02, 20, fm.attacks.Clean(), objective=fm.objectives.Margin(), **options)
+    strict = evaluate(system, (x[keep], y[keep]), attack())
+    lenient = evaluate(system, (x[keep], y[keep]), attack(target=fm.attacks.Unrejected(2)))
+    assert strict.robust_accuracy < lenient.robust_accuracy < 1
+    broken = lenient.attacked[~lenient.robust]
+    assert ((broken != lenient.labels[~lenient.robust]) & (broken != 2)).all()

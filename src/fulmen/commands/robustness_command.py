@@ -27,6 +27,8 @@ def robustness(
     region: Annotated[str, tyro.conf.arg(metavar="NORM:RADIUS")],
     box: Annotated[str | None, tyro.conf.arg(metavar="LO:HI")] = None,
     attack: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None,
+    compare: bool = False,
+    resume: Path | None = None,
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("report.html"),
     seed: int = 0,
     batch_size: int | None = None,
@@ -44,6 +46,8 @@ def robustness(
         region: the perturbations that an attack may use: linf:0.1, linf:8/255, l2:0.5 or l1:12, in the inputs' units.
         box: the inputs' limits, such as 0:1.
         attack: autoattack unless it is fgsm, pgd (40 steps of a tenth of the radius), apgd or square.
+        compare: whether each attack gets all examples, to compare the attacks, rather than those that survived the ones before.
+        resume: a folder for intermediate results; a stopped evaluation continues from it.
         out: where to write the page; the JSON file has the same path with .json.
         seed: the seed of all randomness.
         batch_size: how many examples are attacked at once.
@@ -59,7 +63,8 @@ def robustness(
     for path in files:
         require_writable(path)
     state, data = _state_and_data(targets.call(targets.function(target)), target)
-    options: dict[str, Any] = dict(seed=seed, batch_size=batch_size, sample=sample, progress=progress)
+    options: dict[str, Any] = dict(seed=seed, batch_size=batch_size, sample=sample, compare=compare)
+    options |= dict(resume=resume, progress=progress)
     report = evaluate_robustness(state, data, chosen, **options)
     print(drawable(f"\n{report}\n"))
     for path in files:

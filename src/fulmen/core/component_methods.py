@@ -5,10 +5,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from fulmen.core.component import Component, Frozen, fold_name, is_foreign, map_components, map_parts
+from fulmen.core.component import Component, Frozen, fold_name, is_foreign, map_components, map_parts, named_parts
 from fulmen.core.mode import Eval, Mode
 from fulmen.core.tree import remake
-from fulmen.core.verbs import after_update, bind, init, validate
+from fulmen.core.verbs import after_update, bind, channels_first, init, validate
 from fulmen.dispatching.registry import dispatch
 
 
@@ -85,3 +85,13 @@ def after_update(frozen: Frozen, batch, mode):
 @dispatch
 def validate(component: object):
     return None
+
+
+@dispatch
+def channels_first(model: object):
+    return False
+
+
+@dispatch
+def channels_first(model: Component):
+    return any(map(channels_first, named_parts(model).values()))

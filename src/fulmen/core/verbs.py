@@ -934,6 +934,23 @@ def attempt(attack, system, batch, key, *, checked=False):
 
 
 @verb(delegates=False)
+def attack_warnings(attack, system, batch, attacked):
+    """What shows that an attack in an evaluation is wrong. `evaluate` warns about it; `robustness` checks far more.
+
+    Args:
+        attack: the attack.
+        system: the attacked system.
+        batch: the clean batch.
+        attacked: the same after the attack.
+
+    Returns:
+        A tuple of sentences, empty by default.
+
+    **Extending.** Overload it for a custom attack.
+    """
+
+
+@verb(delegates=False)
 def views(attack):
     """The views of an attack, first to last: by default its field `views`.
 
@@ -956,6 +973,20 @@ def shown(view, problem, state, x, step):
         Points of the same structure, a differentiable function of `x`, each example by itself.
 
     **Extending.** Overload it for a custom view.
+    """
+
+
+@verb(delegates=False)
+def channels_first(model):
+    """Whether a model takes images as `(n, channels, height, width)`, for attacks that change regions of an image.
+
+    Args:
+        model: a component, or a module of another library.
+
+    Returns:
+        True or False: by default, whether one of its parts does. Equinox modules with convolutions or pooling do.
+
+    **Extending.** Overload it for a model of images in this layout.
     """
 
 

@@ -17,6 +17,7 @@ except ImportError:
     raise missing("equinox", "Equinox modules", "equinox") from None
 
 from fulmen.core import BUFFER, PARAMETER, Mode, Train
+from fulmen.dispatching.registry import dispatch
 from fulmen.interop.foreign import Library, key_for, parameters_of, register
 
 
@@ -118,6 +119,15 @@ def _init(module: Any, key: Any) -> Any:
         return fresh
 
     return jax.tree_util.tree_map_with_path(named, module, is_leaf=_is_index)
+
+
+_IMAGE_LAYERS = (eqx.nn.Conv, eqx.nn.ConvTranspose, eqx.nn.Pool, eqx.nn.AdaptivePool)
+
+
+@dispatch
+def channels_first(module: eqx.Module):
+    is_layer = lambda node: isinstance(node, _IMAGE_LAYERS)
+    return any(map(is_layer, jax.tree.leaves(module, is_leaf=is_layer)))
 
 
 register(Library(eqx.Module, _is_index, _role, _in_mode, _call, _init))

@@ -21,12 +21,13 @@ from fulmen.core.prediction import outputs_for
 from fulmen.core.state import State
 from fulmen.core.structure import Structure, keep, pack, per_structure
 from fulmen.core.tree import remake, short
-from fulmen.core.verbs import as_batch, bind, evaluate, predict, validate
+from fulmen.core.verbs import as_batch, attack_warnings, bind, evaluate, predict, validate
 from fulmen.data.arrays import count
 from fulmen.data.source import Source
 from fulmen.devices.placement import on_devices, replicated, spread
 from fulmen.devices.policies import Policy, on_rows
 from fulmen.dispatching.registry import dispatch
+from fulmen.dispatching.warning import warn
 from fulmen.optimizers import evaluation_weights
 from fulmen.train.accumulate import Ledger
 from fulmen.train.step_logs import observe
@@ -115,6 +116,7 @@ def evaluate_source(
     leaves, structure = pack(component, *_extra(devices))
     keep(structure, owner)
     clean, robust = [], []  # the logs of each batch; none is read before the last batch is dispatched
+    suspicions: tuple[str, ...] = ()
     for number, (start, n, raw) in enumerate(_padded(source, plan, lambda raw: rowwise, devices)):
         source.validate(component, raw)
         batch = on_rows(_masked_batch(component, raw, start, n, rowwise), devices)
@@ -125,7 +127,26 @@ def evaluate_source(
                 check_attack(component, attack, batch)
             perturbed = attacked_batch(component, attack, batch, attack_key)
             robust.append(_measure(structure, leaves, perturbed, mode))
-    return {**_totals(clean), **{f"robust/{name}": value for name, value in _totals(robust).items()}}
+            if not start and not members_of(component, component):
+                suspicions = attack_warnings(attack, component, batch, perturbed)
+    before, after = _totals(clean), _totals(robust)
+    if attack is not None:
+        _warn(suspicions, before.get("loss"), after.get("loss"))
+    return {**before, **{f"robust/{name}": value for name, value in after.items()}}
+
+
+def _warn(suspicions: tuple[str, ...], before: Any, after: Any) -> None:
+    """Warn about an attack that is probably wrong; Python shows each warning once."""
+    if np.ndim(before) == 0 and before is not None and after < before - 1e-6 * abs(before):
+        lower = f"the loss under attack is lower than without, {after:.4g} and {before:.4g}: it may have the wrong sign."
+        suspicions = (*suspicions, lower)
+    for text in suspicions:
+        warn(f"evaluate, attack: {text}")
+
+
+@dispatch
+def attack_warnings(attack: object, system, batch, attacked):
+    return ()
 
 
 def _extra(devices: Policy | None) -> tuple[Policy, ...]:

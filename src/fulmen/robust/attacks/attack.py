@@ -7,13 +7,14 @@ import jax
 import optax
 
 from fulmen.core import Component, briefly, components, hyper, inputs, remake, static
+from fulmen.core.limits import check_limits
 from fulmen.core.marks import ignores_steps
 from fulmen.core.verbs import advance, scaled, start_point, transformation, validate, views
 from fulmen.dispatching.errors import MissingMethodError
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import Objective
 from fulmen.robust.attacks.input_transform import View
-from fulmen.robust.attacks.region import Intersection, Region, ball_of, require_inside
+from fulmen.robust.attacks.region import Box, Intersection, Region, ball_of, require_inside
 from fulmen.robust.attacks.targets import Targeting, TrueLabel, check_objective
 
 # Starting points
@@ -88,6 +89,7 @@ class Attack(Component):
 
     __example__ = "fm.PGD(region, step_size=0.01, steps=40)"
     needs_ball: ClassVar[bool] = False  # whether its region must contain one ball
+    finishes_all: ClassVar[bool] = False  # whether `finish` improves examples that are done
     nearest: ClassVar[bool] = False  # whether it searches for the nearest adversarial point, possibly outside its region
 
     region: Region
@@ -117,6 +119,12 @@ class Attack(Component):
     ) -> None:
         options = {"objective": objective, "target": target, "restarts": restarts, "samples": samples, "views": views}
         self.__dict__.update(region=region, steps=steps, start=start, transform=transform, mode=None, **options)
+        self.__post_init__()
+
+    def __post_init__(self) -> None:
+        # The commonest mistake, a number instead of a region, is an error where it is made.
+        if not isinstance(self.region, Region):
+            check_limits(self)
 
     def __repr__(self) -> str:
         return briefly(self)
@@ -130,6 +138,11 @@ class Attack(Component):
     def passes(self) -> int:
         """The forward and backward passes of a step for one example, at most."""
         return (3 if views(self) else 2) * (self.samples or 1)
+
+    @property
+    def last_passes(self) -> int:
+        """The passes after the last step."""
+        return 1
 
     @property
     def stepped(self) -> Any:
@@ -180,7 +193,8 @@ class PGD(SteepestAscent):
     """Projected gradient descent on −loss (Madry et al. 2018, arXiv:1706.06083).
 
     Args:
-        region: the region of allowed points; its one ball defines the norm.
+        region: the region of allowed points; its one ball defines the norm. In an `L1Ball` a step moves a twentieth of the
+            coordinates, those of largest gradient (see `SLIDE`).
         step_size: the size of a step, in the input's units.
         steps: the number of steps.
         start: the starting point.
@@ -199,8 +213,18 @@ class PGD(SteepestAscent):
 def transformation(attack: Attack):
     if attack.transform is None:
         name = type(attack).__name__
-        raise MissingMethodError(f"{name} has no optax chain. Write `transformation(attack: {name})`, which returns it.")
+        if advance.method(attack, None, None, 0) is not advance.method(_BARE, None, None, 0):
+            raise MissingMethodError(
+                f"{name} has a method of `advance`, and none of `begin`. Write `begin(attack: {name}, problem)`, which returns the "
+                "first state: fm.attacks.AttackState(**fm.attacks.initial_fields(problem, problem.origin))."
+            )
+        raise MissingMethodError(
+            f"{name} has no optax chain. Write `transformation(attack: {name})`, which returns it, or `begin` and `advance`."
+        )
     return attack.transform
+
+
+_BARE = Attack(optax.identity(), Box(0, 1))
 
 
 @dispatch
@@ -231,6 +255,17 @@ def multiplied(tree: Any, name: str, factor: Any) -> dict[str, Any]:
 def validate(attack: Attack):
     if attack.needs_ball:
         ball_of(attack.region)
+
+
+@dispatch
+def validate(attack: SteepestAscent):
+    validate.invoke(Attack)(attack)
+    if attack.restarts > 1 and type(attack.start) is Clean and not views(attack) and attack.samples is None:
+        name = type(attack).__name__
+        raise ValueError(
+            f"{name}.restarts must be 1, got {attack.restarts}: without a random start all runs are the same. Write "
+            f"{name}(…, start=fm.attacks.Uniform(), restarts={attack.restarts})."
+        )
 
 
 @dispatch

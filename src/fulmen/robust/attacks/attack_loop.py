@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from fulmen.core import Structure, Tree, keep, pack, per_structure, remake
+from fulmen.core import Structure, Tree, keep, pack, per_structure, remake, short
 from fulmen.core.verbs import advance, begin, finish
 from fulmen.robust.attacks.problem import Problem, Seen
 
@@ -87,12 +87,47 @@ def initial_fields(problem: Problem, x: Any) -> dict[str, Any]:
 
 def run_attack(problem: Problem) -> AttackState:
     """Run all steps of an attack. The result is in `best` of the returned state, or in `x` if `best` is None."""
-    if not is_traced(problem):
-        return _run_compiled(problem)
-    problem = problem.with_targets()
-    state, steps = begin(problem.attack, problem), problem.attack.length
+    problem = problem.widened()
+    state = _run_traced(problem.with_targets()) if is_traced(problem) else _run_compiled(problem)
+    if problem.types is None:
+        return state
+    return remake(
+        state, {"x": problem.narrowed(state.x), "best": None if state.best is None else problem.narrowed(state.best)}
+    )
+
+
+def _run_traced(problem: Problem) -> AttackState:
+    state, steps = begin_checked(problem), problem.attack.length
     state = _take_steps(problem, state, 0, steps, steps if steps <= UNROLL else 0)
     return finish(problem.attack, problem, state)
+
+
+def begin_checked(problem: Problem) -> AttackState:
+    """`begin`; raises a TypeError unless it returns an `AttackState`."""
+    state, name = begin(problem.attack, problem), type(problem.attack).__name__
+    if not isinstance(state, AttackState):
+        raise TypeError(
+            f"begin(attack: {name}, problem) must return an AttackState, got {short(state)}. Write "
+            "`return fm.attacks.AttackState(**fm.attacks.initial_fields(problem, problem.origin))`, or a subclass with more fields."
+        )
+    return state
+
+
+def advance_checked(problem: Problem, state: AttackState, step: Any) -> AttackState:
+    """`advance`; raises a TypeError unless it returns a state of the same structure, shapes and types."""
+    new, name = advance(problem.attack, problem, state, step), type(problem.attack).__name__
+    if jax.tree.structure(new) != jax.tree.structure(state):
+        raise TypeError(
+            f"advance(attack: {name}, problem, state, step) must return a state of the structure of the previous one, "
+            f"{type(state).__name__}, got {short(new)}. Write `return fm.replace(state, x=…)`."
+        )
+    for (path, old), after in zip(jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(new), strict=True):
+        if jnp.shape(after) != jnp.shape(old) or jnp.result_type(after) != jnp.result_type(old):
+            raise TypeError(
+                f"advance(attack: {name}, problem, state, step) must keep the shape and type of "
+                f"`state{jax.tree_util.keystr(path)}`, {short(old)}, got {short(after)}."
+            )
+    return new
 
 
 def is_traced(tree: Any) -> bool:
@@ -124,7 +159,8 @@ def _run_compiled(problem: Problem) -> AttackState:
             if not left.size:
                 break
             if bucket(left.size, size) < size:
-                found = _scatter(_results(state), rows, found)
+                done = _finish(structure, leaves, state) if problem.attack.finishes_all else state
+                found = _scatter(_results(done), rows, found)
                 size, rows = bucket(left.size, size), rows[left]
                 some = np.resize(left, size)  # repeats examples to fill the bucket
                 problem, state = take_examples(problem, some), jax.tree.map(lambda v, some=some: v[some], state)
@@ -179,7 +215,7 @@ def _scatter(some: AttackState, rows: Any, whole: AttackState | None) -> AttackS
 
 def _take_steps(problem: Problem, state: AttackState, first: Any, last: Any, unrolled: int) -> AttackState:
     """The steps from `first` to before `last`: `unrolled` of them, or a loop if that is 0."""
-    one = lambda step, state: advance(problem.attack, problem, state, step)
+    one = lambda step, state: advance_checked(problem, state, step)
     if not unrolled:
         return jax.lax.fori_loop(first, last, one, state)
     for number in range(unrolled):
@@ -190,7 +226,7 @@ def _take_steps(problem: Problem, state: AttackState, first: Any, last: Any, unr
 @per_structure()
 def _begin(structure: Structure, leaves: list[Any]) -> tuple[dict[str, Any], AttackState]:
     problem = structure.unpack(leaves).with_targets()
-    return _per_example(problem), begin(problem.attack, problem)
+    return _per_example(problem), begin_checked(problem)
 
 
 @per_structure(static_argnums=4)

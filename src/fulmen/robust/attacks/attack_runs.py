@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.core import Component, State, components, hyper, is_array, keep, pack, remake, static, still
+from fulmen.core import Component, State, components, hyper, is_array, keep, pack, remake, short, static, still
 from fulmen.core.batch import Batch, index, inputs, with_inputs
 from fulmen.core.prepared_batch import prepared
 from fulmen.core.verbs import as_batch, attempt, loss, perturb, validate
@@ -24,6 +24,7 @@ from fulmen.robust.attacks.attack_loop import (
     select,
     take_examples,
 )
+from fulmen.robust.attacks.input_transform import with_layout
 from fulmen.robust.attacks.problem import Problem
 
 
@@ -33,6 +34,7 @@ def _prepare_arguments(call, attack, system, batch, key, *, inside=False, checke
         keep(pack(system.system)[1], system.structure)
         system = system.system
     batch = as_batch(system, batch) if checked else prepared(batch, system)
+    attack = with_layout(attack, system)
     if key is not None and not is_array(key):
         raise TypeError(f"key must be a random key such as jax.random.key(0), got {key!r}.")
     if is_traced((attack, system, batch, key)):
@@ -47,7 +49,22 @@ def _prepare_arguments(call, attack, system, batch, key, *, inside=False, checke
     return call(attack, system, batch, key, **options)
 
 
-perturb.around(Attack)(_prepare_arguments)
+def _prepare_and_check(call, attack, system, batch, key, **options):
+    """The same, and raise unless the method returns a batch."""
+
+    def checked(attack: Any, system: Any, batch: Any, key: Any, **options: Any) -> Any:
+        found = call(attack, system, batch, key, **options)
+        if not isinstance(found, type(batch)):
+            raise TypeError(
+                f"perturb(attack: {type(attack).__name__}, system, batch, key) must return a batch, {type(batch).__name__}, got "
+                f"{short(found)}. Write `return fm.replace(batch, x=…)`."
+            )
+        return found
+
+    return _prepare_arguments(checked, attack, system, batch, key, **options)
+
+
+perturb.around(Attack)(_prepare_and_check)
 attempt.around(Attack)(_prepare_arguments)
 
 

@@ -22,6 +22,7 @@ from fulmen.robust.attacks.minimal_norm import (
     onto_hyperplane,
 )
 from fulmen.robust.attacks.problem import finite
+from fulmen.robust.attacks.projections import at_least_32_bits
 from fulmen.robust.attacks.region import ball_of
 
 
@@ -30,13 +31,16 @@ class DeepFool(MinimalNorm):
 
     Moosavi-Dezfooli, Fawzi and Frossard 2016, arXiv:1511.04599. Distances to the planes z_k = z_y are in the norm of the
     region's ball, within the box if the region has one. The total step is scaled by 1 + overshoot to cross the boundary. A
-    step takes a forward pass, and a backward pass per class. See `MinimalNorm` for what `perturb` and `attempt` return.
+    step takes a forward pass, and a backward pass per class. At the end, a search on the line to the clean input brings the point
+    back to the boundary, which the last step may have crossed by far: a forward pass for each bisection; the paper has none. See
+    `MinimalNorm` for what `perturb` and `attempt` return.
 
     Args:
         region: its ball defines the norm, and which points are near enough; its boxes limit the points.
         steps: the largest number of steps; an example stops after crossing the boundary.
         overshoot: the relative extension of the step beyond the planes.
         candidates: the number of classes to consider, the most likely wrong ones of the clean input.
+        bisections: the number of bisections at the end.
         target: the goal; with `Target(label)` or `LikelyTarget(rank)`, that class alone.
 
     >>> fm.attacks.DeepFool(fm.attacks.L2Ball(0.5) & fm.Box(0, 1))
@@ -44,14 +48,20 @@ class DeepFool(MinimalNorm):
     """
 
     needs_ball = True
+    finishes_all = True
 
     steps: int = static(default=50)
     overshoot: float = hyper(minimum=0, default=0.02, kw_only=True)
     candidates: int = static(minimum=1, default=9, kw_only=True)
+    bisections: int = static(minimum=0, default=12, kw_only=True)
 
     @property
     def passes(self) -> int:
         return 1 + (1 if self.target.one_class else self.candidates)
+
+    @property
+    def last_passes(self) -> int:
+        return 1 + self.bisections
 
     @property
     def stepped(self) -> Any:
@@ -117,7 +127,17 @@ def advance(attack: DeepFool, problem, state, step):
 @dispatch
 def finish(attack: DeepFool, problem, state):
     (x,) = jax.tree.leaves(state.x)
-    return _keep_adversarial(problem, state, problem.logits(x))
+    state = _keep_adversarial(problem, state, problem.logits(x))
+    origin, high = problem.image, jnp.ones(len(x), at_least_32_bits(x.dtype))
+    low = 0 * high
+    for _ in range(attack.bisections):  # unrolled: convolutions are slow in loops on the CPU
+        middle = (low + high) / 2
+        there = origin + along(middle, x).astype(x.dtype) * (x - origin)
+        adversarial = is_adversarial(problem, problem.logits(there)) & state.crossed
+        distance = length(ball_of(attack.region), there - origin)
+        state = keep_nearest(problem, state, there, adversarial, distance, state.taken)
+        low, high = jnp.where(adversarial, low, middle), jnp.where(adversarial, middle, high)
+    return state
 
 
 def _keep_adversarial(problem: Any, state: DeepFoolState, logits: jax.Array) -> DeepFoolState:

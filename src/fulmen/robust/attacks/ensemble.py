@@ -50,7 +50,7 @@ def flattened(attack: Any) -> list[Any]:
 
 def most_passes(attack: Any) -> int:
     """The passes of `attempt` for one example, at most: at the clean input, in all steps of all runs, and at their last points."""
-    return 1 + sum((each.passes * each.length + 1) * each.restarts for each in flattened(attack))
+    return 1 + sum((each.passes * each.length + each.last_passes) * each.restarts for each in flattened(attack))
 
 
 @dispatch

@@ -7,9 +7,43 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fulmen.core import Component, hyper
-from fulmen.core.verbs import shown
+from fulmen.core import Component, components, hyper, remake, static
+from fulmen.core.tree import replace
+from fulmen.core.verbs import channels_first, shown
 from fulmen.dispatching.registry import dispatch
+
+
+class OfImages(Component):
+    """What changes regions of images. Attacks set `channels_first` if the model specifies it (see `fm.attacks.channels_first`).
+
+    Args:
+        channels_first: whether images are `(n, channels, height, width)` rather than `(n, height, width, channels)`; None asks
+            the model.
+    """
+
+    channels_first: bool | None = static(default=None, kw_only=True, repr=False)
+
+
+def has_channels_first(layout: bool | None, shape: tuple[int, ...], who: str) -> bool:
+    """The layout of images of a shape, without the batch axis.
+
+    Raises:
+        ValueError: if it is not specified, and the shape looks like that of channels first.
+    """
+    if layout is None and len(shape) == 3 and shape[0] <= 4 < shape[2]:
+        raise ValueError(
+            f"{who}: images {shape} may have the channels first, and the model does not specify it. Write "
+            f"{who}(…, channels_first=True), or False for images (height, width, channels)."
+        )
+    return bool(layout)
+
+
+def with_layout(attack: Any, system: Any) -> Any:
+    """The attack with the layout of images that the system specifies, if it is channels first."""
+    unknown = [path for path, part in components(attack) if isinstance(part, OfImages) and part.channels_first is None]
+    if not unknown or not channels_first(system):
+        return attack
+    return replace(attack, {f"{path}.channels_first".lstrip("."): True for path in unknown})
 
 
 class View(Component):
@@ -21,7 +55,7 @@ class View(Component):
     __example__ = "fm.attacks.Diverse()"
 
 
-class Diverse(View):
+class Diverse(View, OfImages):
     """Input diversity: at each step some of the images are shrunk, and padded with zeros to their original size.
 
     The height is uniform between `low` times the original and the original; the width keeps the aspect ratio, the position
@@ -31,6 +65,7 @@ class Diverse(View):
     Args:
         probability: the probability that an image is changed.
         low: the smallest size, relative to the image's.
+        channels_first: see `Square`.
     """
 
     probability: float = hyper(minimum=0, maximum=1, default=0.5)
@@ -75,6 +110,9 @@ def _shrink_at_random(view: Diverse, image: jax.Array, key: jax.Array) -> jax.Ar
     """An image `(height, width, channels)`, with the view's probability shrunk and padded with zeros."""
     if image.ndim != 3:
         raise ValueError(f"Diverse needs images (height, width, channels), got examples {image.shape}.")
+    if has_channels_first(view.channels_first, image.shape, "Diverse"):
+        last = remake(view, {"channels_first": False})
+        return jnp.moveaxis(_shrink_at_random(last, jnp.moveaxis(image, 0, -1), key), -1, 0)
     chance, size, *position = jax.random.split(key, 4)
     full = jnp.asarray(image.shape[:2])
     low = jnp.round(jnp.asarray(view.low, jnp.float32) * image.shape[0]).astype(full.dtype)

@@ -11,9 +11,9 @@ import optax
 from fulmen.core import concrete, hyper, number, remake, static
 from fulmen.core.verbs import scaled, start_point, transformation, validate, views
 from fulmen.dispatching.registry import dispatch
-from fulmen.robust.attacks.attack import CLEAN, FGSM, PGD, Attack, Start, SteepestAscent, multiplied, require_key
-from fulmen.robust.attacks.chain_attacks import slide
-from fulmen.robust.attacks.input_transform import Diverse, Nesterov, View
+from fulmen.robust.attacks.attack import CLEAN, FGSM, PGD, Start, SteepestAscent, multiplied, require_key
+from fulmen.robust.attacks.chain_attacks import SHARE, slide
+from fulmen.robust.attacks.input_transform import Diverse, Nesterov, OfImages, View, has_channels_first
 from fulmen.robust.attacks.region import ball_of
 
 # Transformations of the gradient
@@ -46,13 +46,14 @@ def momentum(decay: Any) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.TraceState(jax.tree.map(jnp.zeros_like, params)), update)
 
 
-def smooth(size: int = 15) -> optax.GradientTransformation:
+def smooth(size: int = 15, channels_first: bool | None = False) -> optax.GradientTransformation:
     """The gradient of an image, `(height, width, channels)`, smoothed by a Gaussian, padded with zeros.
 
     It approximates the mean gradient over translations of the image. Dong et al. 2019, arXiv:1904.02884.
 
     Args:
         size: height and width of the kernel in pixels, six standard deviations: an odd number, at least 3.
+        channels_first: whether images are `(channels, height, width)`; None refuses shapes that look like it.
 
     >>> chain = fm.attacks.smooth(3)
     >>> smoothed, _ = chain.update(jnp.ones((3, 3, 1)), chain.init(None))
@@ -73,8 +74,9 @@ def smooth(size: int = 15) -> optax.GradientTransformation:
     def smoothed(g: jax.Array) -> jax.Array:
         if g.ndim != 3:
             raise ValueError(f"smooth needs images (height, width, channels), got examples {g.shape}.")
-        rows, columns = (jnp.asarray(matrix(length), g.dtype) for length in g.shape[:2])
-        return jnp.einsum("ih,jw,hwc->ijc", rows, columns, g, precision="highest")
+        first = has_channels_first(channels_first, g.shape, "TIFGSM")
+        rows, columns = (jnp.asarray(matrix(length), g.dtype) for length in (g.shape[1:] if first else g.shape[:2]))
+        return jnp.einsum("ih,jw,chw->cij" if first else "ih,jw,hwc->ijc", rows, columns, g, precision="highest")
 
     return optax.stateless(lambda gradient, params: jax.tree.map(smoothed, gradient))
 
@@ -145,9 +147,10 @@ class BIM(PGD):
 
 
 class SLIDE(PGD):
-    """Sparse `PGD` in an `L1Ball`: several coordinates move at a step, those of largest gradient, where `PGD` moves one.
+    """`PGD` in an `L1Ball` with a given share of moving coordinates, those of largest gradient; `PGD` moves a twentieth.
 
-    Tramèr and Boneh 2019, arXiv:1904.13000, "sparse L1 descent attack".
+    Tramèr and Boneh 2019, arXiv:1904.13000, "sparse L1 descent attack", where the share is a hundredth: a single coordinate of a
+    small image, which is far weaker.
 
     Args:
         region: the region of allowed points, with one `L1Ball`.
@@ -160,7 +163,7 @@ class SLIDE(PGD):
     SLIDE(region=L1Ball(eps=2.0) & Box(lo=0, hi=1), step_size=0.5, steps=10)
     """
 
-    q: float = static(minimum=0, maximum=1, default=0.01, kw_only=True)
+    q: float = static(minimum=0, maximum=1, default=SHARE, kw_only=True)
 
 
 @dispatch
@@ -216,13 +219,14 @@ class DIFGSM(MIFGSM):
     views: tuple[View, ...] = dataclasses.field(default=(Diverse(),), kw_only=True)
 
 
-class TIFGSM(MIFGSM):
+class TIFGSM(MIFGSM, OfImages):
     """`MIFGSM` with smoothed gradients, which transfer better to other models (Dong et al. 2019, arXiv:1904.02884).
 
     With `decay=1.0, views=(fm.attacks.Diverse(),)` it is TI-DIM.
 
     Args: as of `MIFGSM`, and
         size: height and width of the Gaussian kernel, in pixels.
+        channels_first: see `Square`.
     """
 
     decay: float = hyper(default=0.0)
@@ -236,7 +240,7 @@ def transformation(attack: MIFGSM):
 
 @dispatch
 def transformation(attack: TIFGSM):
-    return optax.chain(smooth(attack.size), transformation.invoke(MIFGSM)(attack))
+    return optax.chain(smooth(attack.size, attack.channels_first), transformation.invoke(MIFGSM)(attack))
 
 
 @dispatch
@@ -246,20 +250,20 @@ def views(attack: NIFGSM):
 
 @dispatch
 def validate(attack: SLIDE):
-    validate.invoke(Attack)(attack)
+    validate.invoke(SteepestAscent)(attack)
     if ball_of(attack.region).norm_order != 1:
         raise ValueError(f"SLIDE, region: must contain an L1Ball, got {attack.region!r}.")
 
 
 @dispatch
 def validate(attack: TIFGSM):
-    validate.invoke(Attack)(attack)
+    validate.invoke(SteepestAscent)(attack)
     smooth(attack.size)
 
 
 @dispatch
 def validate(attack: RFGSM):
-    validate.invoke(Attack)(attack)
+    validate.invoke(SteepestAscent)(attack)
     size, eps = concrete(attack.start.size), concrete(ball_of(attack.region).eps)
     if size is not None and eps is not None and (size > eps).any():
         raise ValueError(f"RFGSM.start: its size must be at most the radius, {number(eps)}, got {number(size)}.")

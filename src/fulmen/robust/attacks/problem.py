@@ -12,6 +12,7 @@ from fulmen.compose.example_means import per_example, total_loss
 from fulmen.core import Eval, System, Tree, bound_mode, fold_name, remake, static
 from fulmen.core.batch import index, inputs, unweighted, with_inputs, with_labels
 from fulmen.core.verbs import aim, bind, loss, losses, predictions, succeeded, toward
+from fulmen.robust.attacks.projections import at_least_32_bits, rounded_toward
 from fulmen.robust.attacks.targets import class_labels, single_prediction
 
 
@@ -39,6 +40,7 @@ class Problem(Tree):
         key: a random key, or None.
         steps: the number of steps, where one program serves any number, or None.
         restart: the number of this restart, from 0.
+        types: the types of the system's inputs, where the attack's points are in a larger one, or None.
         best: whether each example's best point is needed, rather than the last one.
         stop: whether an example is done as soon as the attack succeeds on it.
     """
@@ -51,6 +53,7 @@ class Problem(Tree):
     key: Any = None
     steps: Any = None
     restart: Any = 0
+    types: tuple[str, ...] | None = static(default=None)
     best: bool = static(default=True)
     stop: bool = static(default=False)
 
@@ -75,11 +78,37 @@ class Problem(Tree):
         """One array in the structure that `inputs` returns."""
         return jax.tree.unflatten(jax.tree.structure(self.origin), [image])
 
+    def widened(self) -> Problem:
+        """The problem with inputs of 16 bits in float32: small steps and Adam's moments would be lost in their own type."""
+        flat, structure = jax.tree.flatten(self.origin)
+        types = [jnp.result_type(x) for x in flat]
+        wide = [at_least_32_bits(dtype) for dtype in types]
+        if types == wide:
+            return self
+        cast = [jnp.asarray(x).astype(dtype) for x, dtype in zip(flat, wide, strict=True)]
+        batch = with_inputs(self.batch, structure.unflatten(cast))
+        return remake(self, {"batch": batch, "types": tuple(map(str, types))})
+
+    def narrowed(self, x: Any) -> Any:
+        """The points as the system gets them: in the type of its inputs, and in the region if `x` is."""
+        if self.types is None:
+            return x
+        flat, structure = jax.tree.flatten(x)
+        origins = jax.tree.leaves(self.origin)
+        return structure.unflatten([rounded_toward(*each) for each in zip(flat, origins, self.types, strict=True)])
+
+    @property
+    def given(self) -> Any:
+        """The clean batch as the system gets it."""
+        return self.batch if self.types is None else with_inputs(self.batch, self.narrowed(self.origin))
+
     def with_targets(self) -> Problem:
         """The problem with its target classes, as `aim` returns them."""
-        batch, target = aim(self.attack.target, self._bound_system(), self.batch)
-        true_labels = self.true_labels if batch is self.batch else self.batch.y
-        return remake(self, {"batch": batch, "target": target, "true_labels": true_labels})
+        clean = self.given
+        batch, target = aim(self.attack.target, self._bound_system(), clean)
+        if batch is clean:
+            return remake(self, {"target": target})
+        return remake(self, {"batch": with_inputs(batch, self.origin), "target": target, "true_labels": self.batch.y})
 
     def restarted(self, number: int) -> Problem:
         """The problem of a further run of the attack, with other random draws."""
@@ -99,7 +128,9 @@ class Problem(Tree):
 
     def logits(self, image: jax.Array) -> jax.Array:
         """The logits of a single model, `(n, classes)`, at the points `(n, …)`."""
-        return single_prediction(self.attack, self._bound_system(), with_inputs(self.batch, self.points(image))).outputs
+        return single_prediction(
+            self.attack, self._bound_system(), with_inputs(self.batch, self.narrowed(self.points(image)))
+        ).outputs
 
     def labels(self) -> jax.Array:
         """The labels that the attack leads away from, `(n,)`."""
@@ -147,7 +178,7 @@ class Problem(Tree):
 
     def _averaged(self, x: Any, step: Any) -> tuple[jax.Array, Seen]:
         """The total value and the forward pass; of a random system, the mean over `samples` draws for each example."""
-        samples, batch = self.attack.samples, with_inputs(self.batch, x)
+        samples, batch = self.attack.samples, with_inputs(self.batch, self.narrowed(x))
         if samples is None:
             return self._evaluate(self._bound_system(), batch, self.target, self.true_labels)
 

@@ -11,7 +11,18 @@ from jax import lax
 
 from fulmen.core.verbs import bounds, project
 from fulmen.dispatching.registry import dispatch
-from fulmen.robust.attacks.region import Ball, Box, Intersection, L0Ball, L1Ball, L2Ball, LinfBall, PerCoordinate, split
+from fulmen.robust.attacks.region import (
+    Ball,
+    Box,
+    Intersection,
+    L0Ball,
+    L1Ball,
+    L2Ball,
+    LinfBall,
+    Patch,
+    PerCoordinate,
+    split,
+)
 
 
 @dispatch
@@ -23,6 +34,14 @@ def bounds(region: LinfBall, origin):
 @dispatch
 def bounds(region: Box, origin):
     return tuple(jnp.broadcast_to(jnp.asarray(v).astype(origin.dtype), origin.shape) for v in (region.lo, region.hi))
+
+
+@dispatch
+def bounds(region: Patch, origin):
+    shape, mask = origin.shape[1:], jnp.asarray(region.mask)
+    if mask.ndim != len(shape) or any(m not in (1, size) for m, size in zip(mask.shape, shape, strict=True)):
+        raise ValueError(f"Patch.mask must have the shape of an example, {shape}, got {mask.shape}.")
+    return tuple(jnp.where(mask[None], jnp.asarray(v, origin.dtype), origin) for v in (-jnp.inf, jnp.inf))
 
 
 def common_bounds(intervals: Iterable[Any], origin: Any) -> tuple[jax.Array, jax.Array]:
@@ -238,3 +257,20 @@ def _below(x: jax.Array) -> jax.Array:
     """The next smaller number (Rump, Zimmermann, Boldo and Melquiond 2009, without the subnormal range)."""
     info = jnp.finfo(x.dtype)
     return x - (jnp.abs(x) * float(info.eps / 2 * (1 + info.eps)) + float(info.tiny * info.eps))
+
+
+def rounded_toward(x: jax.Array, origin: jax.Array, dtype: Any) -> jax.Array:
+    """Points in a smaller type, rounded so that no coordinate gets farther from the origin; their gradient is that of a cast.
+
+    Args:
+        x: `(n, …)`, in at least 32 bits.
+        origin: `(n, …)`, of the same type, with values that the smaller type has.
+        dtype: the smaller type.
+    """
+    nearest = x.astype(dtype)
+    if nearest.dtype == x.dtype:
+        return nearest
+    (there,) = _rounded([lax.stop_gradient(nearest)])
+    farther = jnp.abs(there.astype(x.dtype) - origin) > jnp.abs(lax.stop_gradient(x) - origin)
+    nearer = jnp.nextafter(there, origin.astype(dtype))
+    return nearest + lax.stop_gradient(jnp.where(farther, nearer - there, 0))  # neighbours: the difference is exact

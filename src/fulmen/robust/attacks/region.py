@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -113,6 +114,22 @@ class Box(PerCoordinate):
 
     lo: float
     hi: float
+
+
+class Patch(PerCoordinate):
+    """The points that differ from the clean input only where a mask is True: `fm.LinfBall(0.5) & fm.attacks.Patch(mask)`.
+
+    Args:
+        mask: booleans of the shape of an example, or one that broadcasts to it, such as `(height, width, 1)`.
+
+    >>> region = fm.LinfBall(0.25) & fm.attacks.Patch(jnp.array([True, False]))
+    >>> fm.attacks.project(region, jnp.array([[0.9, 0.9]]), jnp.array([[0.5, 0.5]]))
+    Array([[0.75, 0.5 ]], dtype=float32)
+    """
+
+    __example__ = "fm.attacks.Patch(mask)"
+
+    mask: jax.Array
 
 
 class Intersection(Region):
@@ -226,6 +243,15 @@ def validate(box: Box):
     lo, hi = concrete(box.lo), concrete(box.hi)
     if lo is not None and hi is not None and not (lo < hi).all():  # refuses NaN too
         raise ValueError(f"Box.lo must be below Box.hi, got lo = {number(box.lo)} and hi = {number(box.hi)}.")
+
+
+@dispatch
+def validate(patch: Patch):
+    mask = concrete(patch.mask)
+    if mask is not None and mask.dtype != bool:
+        raise TypeError(f"Patch.mask must be booleans, got {mask.dtype}. Write `mask > 0`.")
+    if mask is not None and not mask.any():
+        raise ValueError("Patch.mask must be True somewhere: no coordinate may change.")
 
 
 @dispatch

@@ -91,9 +91,10 @@ def advance(attack: Smallest, problem, state, step):
         return attempt(scaled(attack.attack, factor), problem.system, example, problem.key, checked=True)
 
     # One example at a time, each in a ball of its own radius.
-    alone = jax.tree.map(lambda v: jnp.expand_dims(v, 1), with_index(problem.batch))
+    alone = jax.tree.map(lambda v: jnp.expand_dims(v, 1), with_index(problem.given))
     found = jax.vmap(trial)(alone, state.factor)
-    (x,), adversarial, ball = (v[:, 0] for v in jax.tree.leaves(found.x)), found.succeeded[:, 0], ball_of(attack.region)
+    (x,), adversarial, ball = jax.tree.leaves(found.x), found.succeeded[:, 0], ball_of(attack.region)
+    x = x[:, 0].astype(problem.image.dtype)
     distance = length(ball, x - problem.image)
     state = keep_nearest(problem, state, x, adversarial, distance, step + 1)
 

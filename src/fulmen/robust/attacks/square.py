@@ -1,7 +1,6 @@
 """Square: a random search over squares of an image, without gradients."""
 
 import dataclasses
-import functools
 import math
 from typing import Any
 
@@ -15,6 +14,7 @@ from fulmen.dispatching.registry import dispatch, verb
 from fulmen.objectives import Margin, Objective
 from fulmen.robust.attacks.attack import Attack
 from fulmen.robust.attacks.attack_loop import AttackState, initial_fields, select
+from fulmen.robust.attacks.input_transform import OfImages, has_channels_first
 from fulmen.robust.attacks.region import Ball, L1Ball, L2Ball, LinfBall, ball_of, normed_ball_of
 
 __all__ = ["Square"]
@@ -23,7 +23,7 @@ HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """The numbers of changes after which the area of the squares is halved."""
 
 
-class Square(Attack):
+class Square(Attack, OfImages):
     """Random search: changes a random square of the image and keeps the change if it increases the objective.
 
     Andriushchenko, Croce, Flammarion and Hein 2020, arXiv:1912.00049; in an `L1Ball` as in AutoAttack, Croce and Hein 2021,
@@ -35,6 +35,8 @@ class Square(Attack):
         queries: the number of forward passes.
         fraction: the share of the image that the first squares cover.
         objective: the objective to maximise.
+        channels_first: whether images are `(n, channels, height, width)`. None asks the model, by `fm.attacks.channels_first`;
+            Equinox's convolutions answer. If the model does not specify it, shapes that look like it are refused.
 
     >>> fm.attacks.Square(fm.LinfBall(0.1) & fm.Box(0, 1), queries=1000)
     Square(region=LinfBall(eps=0.1) & Box(lo=0, hi=1), queries=1000)
@@ -83,9 +85,17 @@ def least_side(ball):
     """The smallest side of the squares in pixels, for an attack in the ball."""
 
 
-def _as_image(x: jax.Array) -> jax.Array:
+def _as_image(attack: Square, x: jax.Array) -> jax.Array:
     """One example as `(height, width, channels)`."""
-    return {1: x[None, ..., None], 2: x[..., None]}.get(x.ndim, x)
+    if x.ndim < 3:
+        return x[..., None] if x.ndim == 2 else x[None, ..., None]
+    return jnp.moveaxis(x, 0, -1) if has_channels_first(attack.channels_first, x.shape, "Square") else x
+
+
+def _as_example(attack: Square, image: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """An image `(height, width, channels)` as an example of a shape."""
+    first = len(shape) == 3 and attack.channels_first
+    return jnp.moveaxis(image, -1, 0) if first else image.reshape(shape)
 
 
 @dispatch
@@ -96,9 +106,9 @@ def begin(attack: Square, problem):
             "Square, x: must be images (n, height, width, channels) or (n, height, width), or vectors (n, features), got shape "
             f"{origin.shape}."
         )
-    draw = functools.partial(pattern, ball, _as_image(origin[0]).shape)
-    first = jax.vmap(draw)(problem.keys(0)).astype(origin.dtype).reshape(origin.shape)
-    x = project(attack.region, origin + first, origin)
+    shape = _as_image(attack, origin[0]).shape
+    draw = lambda key: _as_example(attack, pattern(ball, shape, key).astype(origin.dtype), origin.shape[1:])
+    x = project(attack.region, origin + jax.vmap(draw)(problem.keys(0)), origin)
     height = jnp.full(len(origin), -jnp.inf, jnp.result_type(float))
     return SquareState(**initial_fields(problem, problem.points(x)), height=height)
 
@@ -106,8 +116,12 @@ def begin(attack: Square, problem):
 @dispatch
 def advance(attack: Square, problem, state, step):
     origin, ball, (x,) = problem.image, ball_of(attack.region), jax.tree.leaves(state.x)
-    rows, columns = _sides(attack, _as_image(origin[0]).shape, step - 1, least_side(ball))
-    change = lambda offset, key: changed(ball, _as_image(offset), rows, columns, key).astype(x.dtype).reshape(offset.shape)
+    rows, columns = _sides(attack, _as_image(attack, origin[0]).shape, step - 1, least_side(ball))
+
+    def change(offset: jax.Array, key: jax.Array) -> jax.Array:
+        new = changed(ball, _as_image(attack, offset), rows, columns, key).astype(x.dtype)
+        return _as_example(attack, new, offset.shape)
+
     offset = jax.vmap(change)(x - origin, problem.keys(step))
     tried = problem.points(jnp.where(step == 0, x, project(attack.region, origin + offset, origin)))
     seen = problem.evaluate(tried, step)

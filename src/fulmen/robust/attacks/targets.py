@@ -36,6 +36,21 @@ class PredictedLabel(Targeting):
     one_class = False
 
 
+class Unrejected(TrueLabel):
+    """Away from the label, for a model that may reject an input: a point counts only if a wrong class is predicted.
+
+    Args:
+        rejection: the class that means rejection. Rejecting an attacked input is right, rejecting a clean one is not.
+
+    >>> fm.PGD(fm.LinfBall(0.1), 0.02, 10, target=fm.attacks.Unrejected(10)).target
+    Unrejected(rejection=10)
+    """
+
+    __example__ = "fm.attacks.Unrejected(10)"
+
+    rejection: int = static(minimum=0)
+
+
 class Target(Targeting):
     """Towards a class; the attack succeeds where the model predicts it.
 
@@ -164,6 +179,13 @@ def toward(objective: object, prediction, target):
 @dispatch
 def succeeded(targeting: Targeting, prediction, target):
     return ~_is_highest(prediction.outputs, class_labels(prediction.batch))
+
+
+@dispatch
+def succeeded(targeting: Unrejected, prediction, target):
+    outputs = prediction.outputs
+    rejected = _is_highest(outputs, jnp.full(len(outputs), targeting.rejection, jnp.int32))
+    return ~_is_highest(outputs, class_labels(prediction.batch)) & ~rejected
 
 
 @dispatch

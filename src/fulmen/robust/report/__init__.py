@@ -5,6 +5,7 @@ from fulmen.robust.report.attack_choice import UniformNoise
 from fulmen.robust.report.attack_evaluation import Evaluation
 from fulmen.robust.report.attack_signs import BlackBox, Convergence, Falling, Gradients, Inside, Iterations
 from fulmen.robust.report.binarization import Binarization
+from fulmen.robust.report.evaluation_warnings import attack_warnings
 from fulmen.robust.report.model_signs import Batches, Jumps, Modes, Probabilities, Randomness
 from fulmen.robust.report.robustness import SIGNS
 from fulmen.robust.report.robustness_report import Finding, Report, Sign
@@ -29,6 +30,7 @@ __all__ = [
     "Sign",
     "UniformNoise",
     "as_attack",
+    "attack_warnings",
     "examine",
     "scaled",
 ]

@@ -14,6 +14,7 @@ from fulmen.core.verbs import as_batch, attempt, bind, perturb, predictions, pro
 from fulmen.devices.policies import Policy, on_rows
 from fulmen.robust.attacks.attack_loop import AttackState, bucket, packed
 from fulmen.robust.attacks.problem import Problem
+from fulmen.robust.attacks.projections import at_least_32_bits
 from fulmen.robust.report.attack_choice import norm_name, one_ball
 from fulmen.robust.report.result_folder import Folder
 
@@ -124,7 +125,8 @@ class Evaluation:
         def run(chunk: np.ndarray) -> Any:
             batch = self.batch(chunk)
             x = inputs(perturb(attack, self.system, batch, key, checked=True))
-            there = jax.tree.map(lambda a, b: project(attack.region, jnp.asarray(a), jnp.asarray(b)), x, inputs(batch))
+            wide = lambda v: jnp.asarray(v).astype(at_least_32_bits(jnp.result_type(v)))
+            there = jax.tree.map(lambda a, b: project(attack.region, wide(a), wide(b)), x, inputs(batch))
             return x, there
 
         x, there = self._by_chunk(run, rows)
@@ -178,6 +180,13 @@ def _outputs(structure: Structure, leaves: list[Any], batch: Any, key: Any) -> j
 def _gradients(structure: Structure, leaves: list[Any]) -> Any:
     problem = structure.unpack(leaves).with_targets()
     return jax.grad(lambda x: problem.evaluate(x).value.sum())(problem.origin)
+
+
+def draws(system: Any, batch: Any, key: Any) -> bool:
+    """Whether the outputs of a system in its mode depend on the random key."""
+    leaves, structure = pack(system)
+    one, other = (np.asarray(_outputs(structure, leaves, batch, jax.random.fold_in(key, i))) for i in range(2))
+    return not np.array_equal(one, other, equal_nan=True)
 
 
 def is_right(outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:

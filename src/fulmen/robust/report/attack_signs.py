@@ -10,7 +10,7 @@ from fulmen.core import remake
 from fulmen.core.verbs import examine, scaled
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import FGSM, PGD
-from fulmen.robust.attacks.region import boxes
+from fulmen.robust.attacks.region import boxes, others
 from fulmen.robust.attacks.square import Square
 from fulmen.robust.report.attack_choice import UniformNoise, norm_name
 from fulmen.robust.report.attack_evaluation import norms
@@ -59,7 +59,13 @@ class Gradients(Sign):
 
 
 class Inside(Sign):
-    """Attacked inputs should be in the region, and the region should have the limits of the data."""
+    """Attacked inputs should be in the region, and the region should have the limits and units of the data."""
+
+
+SMALLEST = {"linf": 1e-3, "l2": 5e-3, "l1": 5e-3}
+"""The smallest radius that is not suspicious, as a share of the range of the data; in L∞ a quarter of a step of 8-bit pixels."""
+WIDEST = 4
+"""The largest width of a box that is not suspicious, relative to the range of the data."""
 
 
 def spread(mask: np.ndarray, n: int) -> np.ndarray:
@@ -121,6 +127,8 @@ def examine(sign: Falling, evaluation, report):
     region = region_of(evaluation)
     if region is None:
         return NO_BALL
+    if len(boxes(region)) < len(others(region)):
+        return Finding(UNCHECKED, "The region has limits besides a ball and boxes, in which examples may remain correct.")
     rows, chance, eps = (
         spread(np.ones(len(report), bool), evaluation.sample),
         1 / evaluation.classes,
@@ -196,6 +204,17 @@ def examine(sign: Inside, evaluation, report):
         lo, hi = float(box.lo), float(box.hi)
         if low < lo - 1e-6 * abs(lo) or high > hi + 1e-6 * abs(hi):
             return Finding(WRONG, f"Attacked inputs range from {low:.6g} to {high:.6g}, outside {box!r}.")
+    name, width = norm_name(evaluation.ball), clean_high - clean_low
+    if name in SMALLEST and 0 < float(evaluation.ball.eps) < SMALLEST[name] * width:
+        text = (
+            f"The radius is {float(evaluation.ball.eps):.4g}, and the data ranges from {clean_low:.4g} to {clean_high:.4g}."
+        )
+        return Finding(SUSPICIOUS, f"{text} Give the radius in the units of the data, or scale the data to [0, 1].")
+    for box in limits:
+        size = float(box.hi) - float(box.lo)
+        if np.isfinite(size) and size > WIDEST * width > 0:
+            text = f"The box is {box!r}, and the data ranges from {clean_low:.4g} to {clean_high:.4g}."
+            return Finding(SUSPICIOUS, f"{text} If these are its limits, write fm.Box({clean_low:.4g}, {clean_high:.4g}).")
     if not limits and (low < clean_low or high > clean_high):
         return Finding(
             SUSPICIOUS,

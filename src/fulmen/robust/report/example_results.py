@@ -98,7 +98,7 @@ class ExampleResults:
             if left.size:
                 result["reached"][left, number] = distance
                 steps = np.where(found.succeeded, found.first, attack.length * attack.restarts)
-                result["passes"][left, number] = steps * attack.passes + 1
+                result["passes"][left, number] = steps * attack.passes + attack.last_passes
                 self._update(result, margin, left, number, found, outputs)
             counts.append(dict(given=left.size, broken=before - int(robust.sum()), seconds=time.perf_counter() - begun))
             self.progress.step()

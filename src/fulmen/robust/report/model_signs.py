@@ -10,6 +10,7 @@ from fulmen.core.verbs import examine, predictions
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.report.attack_evaluation import in_eval_mode
 from fulmen.robust.report.attack_signs import spread
+from fulmen.robust.report.program_search import FLAT, dependent_operations
 from fulmen.robust.report.robustness_report import OK, SUSPICIOUS, UNCHECKED, WRONG, Finding, Sign
 
 
@@ -35,8 +36,9 @@ class Batches(Sign):
 class Jumps(Sign):
     """The model should have no loops and no operations whose gradient is 0.
 
-    The traced program is searched, on the path from the input to the outputs, for rounding, signs, conversions to integers and
-    `stop_gradient`, and for loops, which may be an optimization at test time. An unrolled optimization is not recognised.
+    The traced program is searched, on the path from the input to the outputs, for rounding, signs, conversions to integers,
+    comparisons that are used as numbers, and `stop_gradient`, and for loops, which may be an optimization at test time. An unrolled
+    optimization is not recognised. Functions with a custom gradient, such as `fm.attacks.BPDA`, are taken as they are.
     """
 
 
@@ -51,7 +53,8 @@ def examine(sign: Randomness, evaluation, report):
     text = f"Two passes with different random keys differ by up to {difference:.3g}, and {classes}."
     if all(attack.samples is not None for attack in evaluation.attacks):
         return Finding(OK, f"{text} The attacks use the mean of several draws (samples=).")
-    return Finding(SUSPICIOUS, f"{text} Attack the mean over several draws, such as samples=20.")
+    advice = "Attack the mean over several draws: fm.autoattack(region, samples=20), or samples= of the attack."
+    return Finding(SUSPICIOUS, f"{text} {advice}")
 
 
 @dispatch
@@ -109,11 +112,12 @@ def examine(sign: Jumps, evaluation, report):
         return prediction.outputs
 
     program = jax.make_jaxpr(outputs)(inputs(batch))
-    found = dependent_operations(program, [True] * len(program.invars))[0]
+    found = dependent_operations(program)
     flat = sorted(found & FLAT.keys())
     if flat:
         text = f"The path from the input to the outputs has {', '.join(FLAT[name] for name in flat)}, whose gradient is 0"
-        return Finding(SUSPICIOUS, f"{text} unless a custom one is defined: attack a smooth approximation of it.")
+        advice = "Put fm.attacks.BPDA(function, surrogate) in its place, and attack that model: fm.attacks.Through(surrogate, attack)."
+        return Finding(SUSPICIOUS, f"{text}. {advice}")
     loops = sorted(found & {"while", "scan"})
     if loops:
         return Finding(
@@ -122,42 +126,3 @@ def examine(sign: Jumps, evaluation, report):
             "steps, or without it.",
         )
     return Finding(OK, "The path from the input to the outputs has no rounding, no stopped gradient and no loop.")
-
-
-FLAT = {
-    "round": "rounding",
-    "floor": "rounding down",
-    "ceil": "rounding up",
-    "sign": "a sign",
-    "stop_gradient": "a stopped gradient",
-    "to integers": "a conversion to integers",
-}
-
-
-def dependent_operations(program: Any, depends: list[bool]) -> tuple[set[str], list[bool]]:
-    """The names of a program's operations that depend on some of its inputs, and which of its results do."""
-    from jax.extend.core import jaxprs_in_params  # a slow import
-
-    found: set[str] = set()
-    known = {var for var, is_dependent in zip(program.invars, depends, strict=True) if is_dependent}
-    for equation in program.eqns:
-        into = [not hasattr(var, "val") and var in known for var in equation.invars]
-        if not any(into):
-            continue
-        name, inner = equation.primitive.name, jaxprs_in_params(equation.params)
-        if name == "convert_element_type" and _rounds(equation):
-            name = "to integers"
-        found.add(name)
-        out = [True] * len(equation.outvars)
-        for body in inner:
-            same = len(body.invars) == len(into) and name not in ("scan", "while", "cond")
-            below, results = dependent_operations(body, into if same else [True] * len(body.invars))
-            found |= below
-            out = results if same and len(results) == len(out) else out
-        known.update(var for var, is_dependent in zip(equation.outvars, out, strict=True) if is_dependent)
-    return found, [not hasattr(var, "val") and var in known for var in program.outvars]
-
-
-def _rounds(equation: Any) -> bool:
-    old, new = equation.invars[0].aval.dtype, equation.params["new_dtype"]
-    return jax.numpy.issubdtype(old, np.floating) and jax.numpy.issubdtype(new, np.integer)

@@ -10,19 +10,28 @@ import numpy as np
 
 from fulmen.inspect.plots import grid
 from fulmen.inspect.text import align, faint, html_page, html_table
+from fulmen.robust.report.confidence import interval_text
 from fulmen.robust.report.pictures import panels
 
 WIDTH = 79
 MARKS = {"ok": "ok", "suspicious": "SUSPICIOUS", "wrong": "WRONG", "not checked": "not checked"}
 ATTACKS = "Attacks, each on the examples that survived the attacks before it"
+OPTIMALITY = "Optimality of each attack, and its forward and backward passes for an example"
+OPTIMALITY_COLUMNS = ("optimality", "area", "passes")
 CURVE = "Accuracy by radius, under attack and under noise"
 WORST_FIRST = ("wrong", "suspicious", "not checked", "ok")
 
 
 def headline(report: Any) -> str:
     """The results in a sentence or two."""
-    certified = "" if report.certified is None else f", certified accuracy {report.certified_accuracy:.3f}"
-    return f"accuracy {report.accuracy:.3f}, robust accuracy {report.robust_accuracy:.3f}{certified}: {counts(report)}"
+    certified = "" if report.certified is None else f", certified accuracy {_with_interval(report, report.certified)}"
+    clean, robust = _with_interval(report, report.correct), _with_interval(report, report.robust)
+    return f"accuracy {clean}, robust accuracy {robust}{certified}: {counts(report)}"
+
+
+def _with_interval(report: Any, right: Any) -> str:
+    """An accuracy with its 95 % confidence interval."""
+    return f"{right.mean():.3f} ({interval_text(int(right.sum()), len(report))})"
 
 
 def counts(report: Any) -> str:
@@ -55,9 +64,28 @@ def worst_first(report: Any) -> list[Any]:
 
 def attack_rows(report: Any) -> list[tuple[str, ...]]:
     """A row for each attack: the examples it was given and has broken, the accuracy after it, and its duration."""
+    n = len(report)
     return [
-        (each["name"], str(each["given"]), str(each["broken"]), f"{each['accuracy']:.3f}", f"{each['seconds']:.1f} s")
+        (
+            each["name"],
+            str(each["given"]),
+            str(each["broken"]),
+            f"{each['accuracy']:.3f}",
+            interval_text(round(each["accuracy"] * n), n),
+            f"{each['seconds']:.1f} s",
+        )
         for each in report.attacks
+    ]
+
+
+def optimality_rows(report: Any) -> list[tuple[str, ...]]:
+    """A row for each attack, if all have run on all examples and broken some: its optimality, area and mean passes."""
+    try:
+        found = report.optimality()
+    except ValueError:
+        return []
+    return [
+        (name, f"{each['optimality']:.3f}", f"{each['area']:.4g}", f"{each['passes']:.0f}") for name, each in found.items()
     ]
 
 
@@ -65,19 +93,29 @@ def curve_rows(report: Any) -> list[tuple[str, ...]]:
     """A row for each radius, from 0."""
     if not report.curve:
         return []
-    rows = [("0", f"{report.accuracy:.3f}", f"{report.accuracy:.3f}")]
-    columns = zip(report.curve["eps"], report.curve["robust"], report.curve["noise"], strict=True)
-    return rows + [(f"{eps:.4g}", f"{robust:.3f}", f"{noise:.3f}") for eps, robust, noise in columns]
+    n, columns = len(report), (report.curve[name] for name in ("eps", "robust", "noise"))
+    points = [(0.0, report.accuracy, report.accuracy), *zip(*columns, strict=True)]
+    return [
+        (f"{eps:.4g}", f"{robust:.3f}", interval_text(round(float(robust) * n), n), f"{noise:.3f}")
+        for eps, robust, noise in points
+    ]
+
+
+def area_text(report: Any) -> str:
+    """The area under the curve, in a sentence."""
+    return f"The area under the curve up to ε = {report.curve['eps'][-1]:.4g} is {report.area:.4g}."
 
 
 def report_text(report: Any) -> str:
     """The report as text."""
     parts = [_wrapped(f"Robustness: {headline(report)}"), _wrapped(f"region: {report.settings['region']}")]
-    rows = [("attack", "given", "broken", "accuracy", "time"), *attack_rows(report)]
-    parts.append(_titled(ATTACKS, _table(rows, (1, 2, 3, 4))))
+    rows = [("attack", "given", "broken", "accuracy", "95 %", "time"), *attack_rows(report)]
+    parts.append(_titled(ATTACKS, _table(rows, (1, 2, 3, 4, 5))))
+    if compared := optimality_rows(report):
+        parts.append(_titled(OPTIMALITY, _table([("attack", *OPTIMALITY_COLUMNS), *compared], (1, 2, 3))))
     if report.curve:
-        rows = [("ε", "attacked", "noise"), *curve_rows(report)]
-        parts.append(_titled(CURVE, _table(rows, (0, 1, 2))))
+        rows = [("ε", "attacked", "95 %", "noise"), *curve_rows(report)]
+        parts.append(_titled(CURVE, f"{_table(rows, (0, 1, 2, 3))}\n{area_text(report)}"))
     if report.findings:
         text = "\n".join(_finding(finding) for finding in worst_first(report))
         parts.append(_titled(f"Warning signs: {verdicts(report)}", text))
@@ -114,11 +152,18 @@ def escaped(rows: list[tuple[str, ...]]) -> list[list[str]]:
 
 
 def attacks_table(report: Any) -> str:
-    return html_table(("attack", "given>", "broken>", "accuracy>", "time>"), escaped(attack_rows(report)))
+    return html_table(("attack", "given>", "broken>", "accuracy>", "95 %>", "time>"), escaped(attack_rows(report)))
+
+
+def optimality_table(report: Any) -> str:
+    """The comparison of the attacks; empty if they were not compared."""
+    rows = optimality_rows(report)
+    return html_table(("attack", *(f"{name}>" for name in OPTIMALITY_COLUMNS)), escaped(rows)) if rows else ""
 
 
 def curve_table(report: Any) -> str:
-    return html_table(("ε>", "attacked>", "noise>"), escaped(curve_rows(report)))
+    table = html_table(("ε>", "attacked>", "95 %>", "noise>"), escaped(curve_rows(report)))
+    return f"{table}<p>{area_text(report)}</p>"
 
 
 def findings_list(report: Any, only_warnings: bool = False) -> str:
@@ -137,7 +182,7 @@ def _with_code(text: str) -> str:
 
 def report_html(report: Any) -> str:
     """The report for a notebook: results, attacks, radii and warnings."""
-    parts = [f"<div>{html.escape(headline(report))}</div>", attacks_table(report)]
+    parts = [f"<div>{html.escape(headline(report))}</div>", attacks_table(report), optimality_table(report)]
     if report.curve:
         parts.append(curve_table(report))
     parts.append(f"<div>Warning signs: {html.escape(verdicts(report))}</div>{findings_list(report, only_warnings=True)}")
@@ -173,6 +218,7 @@ def report_page(report: Any) -> str:
     sections = {
         f"Warning signs: {verdicts(report)}": findings_list(report),
         ATTACKS: attacks_table(report),
+        OPTIMALITY: optimality_table(report),
         "Pictures": _pictures(report),
         CURVE: curve_table(report) if report.curve else "",
         "Examples": _examples(report),

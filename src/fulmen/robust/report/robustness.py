@@ -19,10 +19,10 @@ from fulmen.devices.placement import on_devices, spread
 from fulmen.devices.policies import Policy
 from fulmen.dispatching.errors import MissingMethodError
 from fulmen.dispatching.registry import dispatch
-from fulmen.robust.attacks.ensemble import flattened
-from fulmen.robust.attacks.region import Ball, Intersection, require_inside
+from fulmen.robust.attacks.ensemble import autoattack, flattened
+from fulmen.robust.attacks.region import Ball, Intersection, Region, require_inside
 from fulmen.robust.report.attack_choice import UniformNoise, norm_name
-from fulmen.robust.report.attack_evaluation import Evaluation, require_classes
+from fulmen.robust.report.attack_evaluation import Evaluation, draws, require_classes
 from fulmen.robust.report.attack_signs import BlackBox, Convergence, Falling, Gradients, Inside, Iterations
 from fulmen.robust.report.binarization import Binarization
 from fulmen.robust.report.example_results import ExampleResults
@@ -84,6 +84,9 @@ _OF_ATTACKS = (Iterations, Convergence, Falling, BlackBox, Binarization, Gradien
 _OF_MODELS = (Randomness, Probabilities, Modes, Batches, Jumps)
 SIGNS: tuple[Sign, ...] = tuple(sign() for sign in _OF_ATTACKS + _OF_MODELS)
 """The warning signs; a report has a finding for each."""
+
+SAMPLES = 20
+"""The draws per gradient of the AutoAttack for a model that draws random numbers, as its authors take."""
 
 INTERRUPTED = "Ctrl-C: stops after the current attack and reports what is done; press it again to stop immediately."
 
@@ -172,6 +175,8 @@ def _evaluation(
     require_inside(Intersection(()), jax.tree.leaves(inputs(batch)))  # integer inputs have no gradient
     classes = require_classes(system, batch, key)
     validate(system, batch)
+    if isinstance(attack, Region) and draws(system, batch[: min(len(batch), 16)], key):
+        attack = autoattack(attack, classes=max(classes, 2), samples=SAMPLES)
     attack = as_attack(attack, classes)
     validate(attack, system, batch)
     attacks = flattened(attack)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import hashlib
 import json
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +13,9 @@ from fulmen.core import Component
 from fulmen.core.verbs import plot
 from fulmen.dispatching.registry import dispatch
 from fulmen.inspect.text import Picture
+from fulmen.robust.report.confidence import confidence_interval
 from fulmen.robust.report.pictures import report_figure
+from fulmen.robust.report.report_json import VERSION, decoded, encoded
 from fulmen.robust.report.report_pages import report_html, report_page, report_text
 
 OK, SUSPICIOUS, WRONG, UNCHECKED = "ok", "suspicious", "wrong", "not checked"
@@ -61,10 +61,6 @@ def graded(share: float, low: float, high: float, text: str, advice: str) -> Fin
     """
     verdict: Any = OK if share <= low else SUSPICIOUS if share <= high else WRONG
     return Finding(verdict, text if verdict == OK else f"{text} {advice}")
-
-
-LARGEST = 4_000_000
-"""Inputs of more bytes are not written into a JSON file; it has their hash."""
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -140,6 +136,24 @@ class Report(Picture):
         return float(self.robust.mean())
 
     @property
+    def accuracy_interval(self) -> tuple[float, float]:
+        """A 95 % confidence interval of `accuracy` on other data of the same distribution (Clopper and Pearson)."""
+        return confidence_interval(int(self.correct.sum()), len(self))
+
+    @property
+    def robust_accuracy_interval(self) -> tuple[float, float]:
+        """The same of `robust_accuracy`, the accuracy under these attacks; a stronger attack may find less."""
+        return confidence_interval(int(self.robust.sum()), len(self))
+
+    @property
+    def area(self) -> float | None:
+        """The area under the curve of robust accuracy over the radius, from 0 to the largest one, or None without a curve."""
+        if not self.curve:
+            return None
+        heights = np.array([self.accuracy, *self.curve["robust"]])
+        return float(np.trapezoid(heights, np.array([0.0, *self.curve["eps"]])))
+
+    @property
     def certified_accuracy(self) -> float | None:
         """The share of examples that are certified, or None. The true robust accuracy is between this and `robust_accuracy`."""
         return None if self.certified is None else float(self.certified.mean())
@@ -199,7 +213,7 @@ class Report(Picture):
         Raises:
             ValueError: if not all attacks have run on all examples, or none has broken any.
         """
-        if not self.settings["norm"] or np.isnan(self.reached).any():
+        if not self.settings["norm"] or self.reached is None or np.isnan(self.reached).any():
             raise ValueError(
                 "optimality: each attack must run on each example, in balls of one norm. Write fm.robustness(…, compare=True)."
             )
@@ -235,7 +249,7 @@ class Report(Picture):
         """
         path = Path(path)
         if path.suffix == ".json":
-            text = json.dumps(_encoded(self), indent=1, allow_nan=False)
+            text = json.dumps(encoded(self), indent=1, allow_nan=False)
         elif path.suffix == ".html":
             text = report_page(self)
         else:
@@ -258,58 +272,15 @@ class Report(Picture):
             version = stored.pop("report")
         except (ValueError, KeyError, AttributeError, TypeError):
             raise ValueError(f"{path} must be a report that report.save('report.json') wrote, and is not.") from None
-        if version != 1:
-            raise ValueError(f"{path} must be a report of version 1, got version {version}.")
-        names = [field.name for field in dataclasses.fields(cls)]
-        return cls(**{name: _FORMATS.get(name, _AS_IT_IS)[1](stored[name]) for name in names})
+        if version != VERSION:
+            raise ValueError(
+                f"{path} must be a report of version {VERSION}, got version {version}. Read it with the version of Fulmen that wrote "
+                "it, or evaluate again."
+            )
+        fields = decoded(stored, [field.name for field in dataclasses.fields(cls)])
+        return cls(**{**fields, "findings": [Finding(**each) for each in fields["findings"]]})
 
 
 @dispatch
 def plot(report: Report):
     return report_figure(report)
-
-
-# As JSON
-
-
-def _encoded(report: Report) -> dict[str, Any]:
-    found: dict[str, Any] = {"report": 1, "accuracy": report.accuracy, "robust_accuracy": report.robust_accuracy}
-    for field in dataclasses.fields(report):
-        encode, _ = _FORMATS.get(field.name, _AS_IT_IS)
-        found[field.name] = encode(getattr(report, field.name))
-    return found
-
-
-def _numbers(arrays: dict[str, np.ndarray]) -> dict[str, list[float | None]]:
-    """As lists, with None for NaN and infinity, which JSON lacks."""
-    return {name: [float(v) if np.isfinite(v) else None for v in values] for name, values in arrays.items()}
-
-
-def _bytes(x: Any) -> Any:
-    """Inputs bit for bit, or their hash if they are large."""
-    if x is None or isinstance(x, dict):
-        return None if x is None else {"fields": {name: _bytes(value) for name, value in x.items()}}
-    x = np.ascontiguousarray(x)
-    about = {"dtype": str(x.dtype), "shape": list(x.shape), "sha256": hashlib.sha256(x.tobytes()).hexdigest()}
-    return about if x.nbytes > LARGEST else {**about, "base64": base64.b64encode(x.tobytes()).decode()}
-
-
-def _from_bytes(stored: Any) -> Any:
-    if stored is None or "fields" in stored:
-        return None if stored is None else {name: _from_bytes(value) for name, value in stored["fields"].items()}
-    if "base64" not in stored:
-        return None
-    flat = np.frombuffer(base64.b64decode(stored["base64"]), np.dtype(stored["dtype"]))
-    return flat.reshape(stored["shape"]).copy()
-
-
-_AS_IT_IS: Any = (lambda value: value,) * 2
-_FORMATS: dict[str, Any] = {
-    **dict.fromkeys(("labels", "predicted", "correct", "robust", "by", "first", "attacked"), (np.ndarray.tolist, np.array)),
-    **dict.fromkeys(
-        ("distance", "gradient", "curve"), (_numbers, lambda lists: {k: np.array(v, float) for k, v in lists.items()})
-    ),
-    **dict.fromkeys(("x", "clean", "reached", "passes"), (_bytes, _from_bytes)),
-    "certified": (lambda found: None if found is None else found.tolist(), lambda v: None if v is None else np.array(v)),
-    "findings": (lambda found: [*map(dataclasses.asdict, found)], lambda stored: [Finding(**each) for each in stored]),
-}

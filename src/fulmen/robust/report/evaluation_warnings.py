@@ -1,0 +1,66 @@
+"""What `evaluate` warns about when it attacks: the signs of a wrong attack that cost at most a forward pass."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fulmen.core import concrete, inputs
+from fulmen.core.structure import Structure, keep, pack, per_structure
+from fulmen.core.verbs import attack_warnings, predictions
+from fulmen.dispatching.registry import dispatch
+from fulmen.robust.attacks.attack import Attack
+from fulmen.robust.attacks.region import balls, boxes
+from fulmen.robust.report.attack_choice import norm_name
+from fulmen.robust.report.attack_evaluation import in_eval_mode, norms
+
+_MOVES_NOTHING = (
+    "the attack changes no input of the first batch: its step size may be 0, the model's gradient may be 0, or an optax chain has "
+    "the wrong sign (it gets the gradient of −loss and must descend, as optax.sgd(0.1) and fm.attacks.fgsm(0.1) do)."
+)
+_PROBABILITIES = (
+    "the model returns probabilities, whose gradients vanish: make it return logits, the input of jax.nn.softmax, which "
+    "CrossEntropy needs too."
+)
+
+
+@dispatch
+def attack_warnings(attack: Attack, system, batch, attacked):
+    found, (clean, there) = [], (jax.tree.map(np.asarray, inputs(each)) for each in (batch, attacked))
+    leaves = [v.astype(np.float64) for v in jax.tree.leaves(there)]
+    radii = [concrete(ball.eps) for ball in balls(attack.region)]
+    can_move = not radii or all(eps is None or (np.asarray(eps) > 0).all() for eps in radii)
+    same = all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(clean), jax.tree.leaves(there), strict=True))
+    if same and can_move and not attack.nearest:
+        found.append(_MOVES_NOTHING)
+    far = norms(jax.tree.map(lambda a, b: a.astype(np.float64) - b, there, clean))
+    for ball, eps in zip(balls(attack.region), radii, strict=True):
+        name = norm_name(ball)
+        if name and eps is not None and np.ndim(eps) == 0 and far[name].max() > float(eps) * (1 + 1e-4) + 1e-9:
+            found.append(f"an attacked input is {far[name].max():.6g} from the clean one, outside {ball!r}.")
+    for box in boxes(attack.region):
+        lo, hi = concrete(box.lo), concrete(box.hi)
+        if lo is not None and hi is not None and any(v.min() < lo - 1e-6 or v.max() > hi + 1e-6 for v in leaves):
+            least, most = min(v.min() for v in leaves), max(v.max() for v in leaves)
+            found.append(f"attacked inputs range from {least:.6g} to {most:.6g}, outside {box!r}.")
+    if _has_labels(batch):
+        packed, structure = pack(system)
+        keep(structure, system)
+        if _returns_probabilities(structure, packed, batch):
+            found.append(_PROBABILITIES)
+    return tuple(found)
+
+
+def _has_labels(batch: Any) -> bool:
+    y = getattr(batch, "y", None)
+    return hasattr(y, "dtype") and jnp.issubdtype(y.dtype, jnp.integer)
+
+
+@per_structure()
+def _returns_probabilities(structure: Structure, leaves: list[Any], batch: Any) -> Any:
+    found = predictions(in_eval_mode(structure.unpack(leaves), jax.random.key(0)), batch).values()
+    outputs = [each.outputs.astype(jnp.float32) for each in found if getattr(each.outputs, "ndim", 0) == 2]
+    several = [z for z in outputs if z.shape[1] > 1]
+    looks = [(z.min() >= 0) & (jnp.abs(z.sum(1) - 1).max() < 1e-3) for z in several]
+    return jnp.array(looks).any() if looks else jnp.array(False)

@@ -1,0 +1,66 @@
+"""What `evaluate(attack=)` warns about."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny
+from fulmen.attacks import Clean
+from test_robustness import REGION, Shaped, data, shaped
+
+import fulmen as fm
+from fulmen import dispatch
+
+
+class Leaping(fm.Attack):
+    """It leaves the region."""
+
+
+@dispatch
+def perturb(attack: Leaping, system, batch, key):
+    return fm.replace(batch, x=batch.x + 0.5)
+
+
+class Helping(fm.Attack):
+    """It makes the examples easier."""
+
+
+@dispatch
+def perturb(attack: Helping, system, batch, key):
+    weight = jnp.asarray(system.model.weight)
+    return fm.replace(batch, x=batch.x + 0.02 * jnp.sign(weight.T[batch.y] - weight.T[1 - batch.y]))
+
+
+CASES = {
+    "ascending": (shaped, fm.Attack(optax.sgd(-0.1), REGION, steps=3), "changes no input .* has the wrong sign"),
+    "lower": (shaped, Helping(REGION), "the loss under attack is lower than without"),
+    "still": (shaped, fm.PGD(REGION, 0.0, 3, Clean()), "changes no input of the first batch: its step size may be 0"),
+    "blind": (lambda: shaped(jax.lax.stop_gradient), fm.FGSM(REGION), "changes no input .* gradient may be 0"),
+    "probabilities": (lambda: shaped(jax.nn.softmax), fm.FGSM(REGION), "returns probabilities, .*return logits"),
+    "outside": (shaped, Leaping(fm.LinfBall(0.1)), r"an attacked input is 0.5 .*, outside LinfBall\(eps=0.1\)"),
+    "outside the box": (shaped, Leaping(fm.LinfBall(0.6) & fm.Box(0, 1)), r"attacked inputs range .*, outside Box"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_evaluate_warns_about_a_wrong_attack(name):
+    make, attack, message = CASES[name]
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        fm.evaluate(make(), data(), attack=attack)
+    assert [each.filename for each in found if np.any(each)] == [__file__] * len(found)
+    with pytest.warns(UserWarning, match=f"evaluate, attack: .*{message}"):
+        fm.evaluate(make(), data(), attack=attack)
+
+
+def test_a_sound_attack_has_no_warning_and_a_warm_call_compiles_nothing():
+    system, attack = shaped(), fm.PGD(REGION, 0.05, 3, Clean())
+    fm.evaluate(system, data(), attack=attack)
+    fm.evaluate(system, data(), attack=fm.FGSM(fm.LinfBall(0.0)))
+    with tiny.Compilations() as compiled:
+        fm.evaluate(system, data(), attack=attack)
+    assert not compiled.names
+    assert isinstance(system.model, Shaped) and jnp.ndim(system.model.weight) == 2
