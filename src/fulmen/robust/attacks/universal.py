@@ -1,6 +1,7 @@
 """`Universal`: one perturbation for all examples of a batch."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -40,11 +41,9 @@ def perturb(attack: Universal, system, batch, key):
     problem = Problem(attack, system, batch, key=key, best=False).widened().with_targets()
     offset = jax.tree.map(lambda x: jnp.zeros_like(x[0]), problem.origin)
     memory = transformation(attack).init(offset)
-    traced = is_traced(problem)
-    structure, leaves = (None, []) if traced else packed(problem)
+    step = functools.partial(_moved, problem) if is_traced(problem) else functools.partial(_step, *packed(problem))
     for number in range(attack.steps):
-        take = (lambda *state: _moved(problem, *state)) if traced else (lambda *state: _step(structure, leaves, *state))
-        offset, memory = take(offset, memory, jnp.int32(number))
+        offset, memory = step(offset, memory, jnp.int32(number))
     return with_inputs(batch, problem.narrowed(_points(problem, offset)))
 
 

@@ -53,7 +53,7 @@ def attack_warnings(attack: Attack, system, batch, attacked):
 
 
 def _has_labels(batch: Any) -> bool:
-    y = getattr(batch, "y", None)
+    y: Any = getattr(batch, "y", None)
     return hasattr(y, "dtype") and jnp.issubdtype(y.dtype, jnp.integer)
 
 
