@@ -51,7 +51,8 @@ def test_attacks_reach_the_worst_case_of_a_linear_model(name, key):
     weight = np.random.default_rng(4).normal(size=SHAPE)
     line, (x, _) = Line(jnp.asarray(weight)), data()
     worst = 0.25 * np.linalg.norm(weight.ravel(), dual)
-    reaching = [fm.FGSM(ball), fm.PGD(ball, 2.0, 12), attacks.MIFGSM(ball, 0.1, 4)]
+    reaching = [fm.FGSM(ball), attacks.MIFGSM(ball, 0.1, 4)]
+    reaching += [] if name == "L1" else [fm.PGD(ball, 2.0, 12)]  # in L1 it moves several coordinates
     if name == "Linf":
         reaching += [
             attacks.BIM(ball, 0.1, 4),

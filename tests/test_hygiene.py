@@ -118,6 +118,8 @@ BORDERS = {
     "systems/representations.py": "which batch a user gives",
     "systems/language.py": "which batch a user gives",
     "robust/attacks/minimal_norm.py": "which region a user gives",
+    "robust/attacks/adaptive.py": "which attack a user gives",
+    "robust/attacks/attack.py": "which region a user gives",
     "robust/attacks/smallest.py": "which attack a user gives",
     "robust/certified/certification.py": "which region a user gives",
     "robust/certified/interval.py": "which region a user gives",
@@ -126,6 +128,7 @@ BORDERS = {
     "robust/defences/divergence.py": "which attack a user gives",
     "robust/report/attack_choice.py": "display",
     "robust/report/attack_signs.py": "which attacks a report is of",
+    "robust/report/robustness.py": "which region a user gives",
     "compose/population_run.py": "data of each member",
     "compose/population_verbs.py": "raw data or a batch",
 }

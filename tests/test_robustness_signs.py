@@ -209,3 +209,11 @@ def test_rejecting_an_attacked_input_is_right():
     assert strict.robust_accuracy < lenient.robust_accuracy < 1
     broken = lenient.attacked[~lenient.robust]
     assert ((broken != lenient.labels[~lenient.robust]) & (broken != 2)).all()
+
+
+def test_examples_near_the_boundary_are_not_broken_by_chance():
+    x, y = data(64, wrong=0)
+    noisy = fm.Classifier(Noisy(jnp.asarray(WEIGHT)))
+    still = fm.PGD(fm.LinfBall(1e-6), step_size=1e-7, steps=20)
+    report = evaluate(noisy, (x, y), still)
+    assert report.accuracy > 0.8 and report.robust_accuracy > report.accuracy - 0.1

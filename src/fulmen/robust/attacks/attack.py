@@ -13,7 +13,7 @@ from fulmen.core.verbs import advance, scaled, start_point, transformation, vali
 from fulmen.dispatching.errors import MissingMethodError
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import Objective
-from fulmen.robust.attacks.input_transform import View
+from fulmen.robust.attacks.input_transform import View, check_layout
 from fulmen.robust.attacks.region import Box, Intersection, Region, ball_of, require_inside
 from fulmen.robust.attacks.targets import Targeting, TrueLabel, check_objective
 
@@ -273,5 +273,7 @@ def validate(attack: Attack, system, batch):
     for _, part in components(attack):
         validate(part)
     require_inside(attack.region, jax.tree.leaves(inputs(batch)))
+    for x in jax.tree.leaves(inputs(batch)):
+        check_layout(attack, system, x)
     validate(attack.target, system, batch)
     check_objective(attack, system, batch)

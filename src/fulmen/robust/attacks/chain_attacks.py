@@ -17,6 +17,8 @@ from fulmen.robust.attacks.attack_loop import AttackState, initial_fields
 from fulmen.robust.attacks.projections import at_least_32_bits
 from fulmen.robust.attacks.region import L0Ball, L1Ball, L2Ball, LinfBall, ball_of
 
+__all__ = ["SHARE", "ChainState", "fgm", "fgsm", "slide"]
+
 SHARE = 0.05
 """The share of the coordinates that a step in an `L1Ball` moves, where an attack takes many."""
 

@@ -24,18 +24,31 @@ class OfImages(Component):
     channels_first: bool | None = static(default=None, kw_only=True, repr=False)
 
 
+def is_ambiguous(shape: tuple[int, ...]) -> bool:
+    """Whether images of a shape, without the batch axis, may have the channels first."""
+    return len(shape) == 3 and shape[0] <= 4 < shape[2]
+
+
 def has_channels_first(layout: bool | None, shape: tuple[int, ...], who: str) -> bool:
     """The layout of images of a shape, without the batch axis.
 
     Raises:
         ValueError: if it is not specified, and the shape looks like that of channels first.
     """
-    if layout is None and len(shape) == 3 and shape[0] <= 4 < shape[2]:
+    if layout is None and is_ambiguous(shape):
         raise ValueError(
             f"{who}: images {shape} may have the channels first, and the model does not specify it. Write "
-            f"{who}(…, channels_first=True), or False for images (height, width, channels)."
+            f"{who}(…, channels_first=True), or False for images (height, width, channels); or specify it for the model: "
+            "`@dispatch def channels_first(model: Mine): return True`."
         )
     return bool(layout)
+
+
+def check_layout(attack: Any, system: Any, x: Any) -> None:
+    """Raise if an attack has a part whose layout of images neither it nor the system specifies, and `x` looks ambiguous."""
+    for _, part in components(attack):
+        if isinstance(part, OfImages) and part.channels_first is None and not channels_first(system):
+            has_channels_first(None, tuple(x.shape[1:]), type(part).__name__)
 
 
 def with_layout(attack: Any, system: Any) -> Any:

@@ -16,7 +16,11 @@ from fulmen.robust.attacks.attack_loop import AttackState, bucket, packed
 from fulmen.robust.attacks.problem import Problem
 from fulmen.robust.attacks.projections import at_least_32_bits
 from fulmen.robust.report.attack_choice import norm_name, one_ball
+from fulmen.robust.report.program_search import results_depend
 from fulmen.robust.report.result_folder import Folder
+
+VERDICTS = 20
+"""The draws of a random system that decide whether an example is classified correctly."""
 
 
 class Evaluation:
@@ -35,6 +39,8 @@ class Evaluation:
         devices: the policy by which the system is distributed over devices, or None.
         labels: `(n,)`, the classes of the examples.
         compare: whether each attack gets all examples that are classified correctly, rather than the survivors.
+        is_random: whether the system draws random numbers. Then an example is classified by most of `VERDICTS` draws: by a
+            single one, those near a boundary would be right or wrong by chance.
         outputs: `(n, classes)`, the logits of the clean inputs; empty until all examples have been attacked.
         folder: the `Folder` that keeps intermediate results.
     """
@@ -61,6 +67,7 @@ class Evaluation:
         self._leaves, self._structure = pack(system)
         self.outputs = np.zeros((0, classes))
         self.compare, self.folder = compare, Folder(None)
+        self.is_random = draws(system, whole[:1], key)
 
     def chunks(self, rows: np.ndarray) -> Iterator[np.ndarray]:
         """Some rows in pieces of at most the batch size."""
@@ -96,10 +103,24 @@ class Evaluation:
     def attempt(self, attack: Any, rows: np.ndarray, key: Any) -> Any:
         """The `AttackState` of `attempt` for some examples; `succeeded` where the attack makes the class wrong."""
         found = self._by_chunk(lambda chunk: attempt(attack, self.system, self.batch(chunk), key, checked=True), rows)
-        if attack.target.names_class:  # it succeeds at a class, which may be the right one
-            wrong = ~is_right(self.predict(rows, found.x), self.labels[rows])
-            found = remake(found, {"succeeded": found.succeeded & wrong, "first": np.where(wrong, found.first, -1)})
+        if attack.target.names_class or self.is_random:  # it succeeds at a class, which may be the right one
+            succeeded = found.succeeded & ~self.right(rows, self.predict(rows, found.x), found.x)
+            found = remake(found, {"succeeded": succeeded, "first": np.where(succeeded, found.first, -1)})
         return found
+
+    def right(self, rows: np.ndarray, outputs: np.ndarray, x: Any = None) -> np.ndarray:
+        """Which of some examples are classified correctly, `(rows,)`.
+
+        Args:
+            rows: the examples.
+            outputs: their logits, of one draw.
+            x: inputs in place of the clean ones, or None.
+        """
+        labels = self.labels[rows]
+        if not self.is_random or not len(rows):
+            return is_right(outputs, labels)
+        votes = [is_right(self.predict(rows, x, draw), labels) for draw in range(1, 1 + VERDICTS)]
+        return 2 * np.sum(votes, 0) > VERDICTS
 
     def broken(self, attacks: list[Any], rows: np.ndarray, name: str) -> np.ndarray:
         """Which of some examples any of the attacks breaks, `(rows,)`."""
@@ -131,7 +152,7 @@ class Evaluation:
 
         x, there = self._by_chunk(run, rows)
         clean = self.inputs(rows)
-        wrong = ~is_right(self.predict(rows, x), self.labels[rows])
+        wrong = ~self.right(rows, self.predict(rows, x), x)
         distance = np.where(wrong, self.distance(x, clean), np.inf)
         same = [(a == b).reshape(len(a), -1).all(1) for a, b in zip(*map(jax.tree.leaves, (x, there)), strict=True)]
         succeeded = wrong & np.logical_and.reduce(same)
@@ -184,9 +205,8 @@ def _gradients(structure: Structure, leaves: list[Any]) -> Any:
 
 def draws(system: Any, batch: Any, key: Any) -> bool:
     """Whether the outputs of a system in its mode depend on the random key."""
-    leaves, structure = pack(system)
-    one, other = (np.asarray(_outputs(structure, leaves, batch, jax.random.fold_in(key, i))) for i in range(2))
-    return not np.array_equal(one, other, equal_nan=True)
+    outputs = lambda key: [found.outputs for found in predictions(in_eval_mode(system, key), batch).values()]
+    return results_depend(jax.make_jaxpr(outputs)(key))
 
 
 def is_right(outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -7,9 +7,10 @@ import jax
 import numpy as np
 
 from fulmen.core import remake
-from fulmen.core.verbs import examine, scaled
+from fulmen.core.verbs import channels_first, examine, scaled
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import FGSM, PGD
+from fulmen.robust.attacks.input_transform import is_ambiguous
 from fulmen.robust.attacks.region import boxes, others
 from fulmen.robust.attacks.square import Square
 from fulmen.robust.report.attack_choice import UniformNoise, norm_name
@@ -162,7 +163,9 @@ def examine(sign: BlackBox, evaluation, report):
     by_square = int(np.isin(report.by, squares).sum())
     probes: dict[str, Any] = {"noise": UniformNoise(region, steps=100)}
     leaves = jax.tree.leaves(report.x)
-    if not squares and norm_name(evaluation.ball) not in ("", "l0") and len(leaves) == 1 and 2 <= leaves[0].ndim <= 4:
+    has_images = len(leaves) == 1 and 2 <= leaves[0].ndim <= 4 and norm_name(evaluation.ball) not in ("", "l0")
+    layout_is_known = channels_first(evaluation.system) or not is_ambiguous(leaves[0].shape[1:])
+    if has_images and layout_is_known and not squares:
         probes["Square"] = Square(region, queries=500)
     found = {n: evaluation.broken([_with_samples(evaluation, each)], rows, n) for n, each in probes.items() if rows.size}
     parts = [f"{name} breaks {broken.sum()}" for name, broken in found.items()]

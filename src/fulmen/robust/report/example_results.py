@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from fulmen.robust.report.attack_choice import name_of
-from fulmen.robust.report.attack_evaluation import Evaluation, is_right, margins, norms
+from fulmen.robust.report.attack_evaluation import Evaluation, margins, norms
 from fulmen.robust.report.report_progress import Progress
 from fulmen.robust.report.robustness_report import Report
 
@@ -37,7 +37,7 @@ class ExampleResults:
         """
         evaluation = self.evaluation
         outputs, clean = evaluation.predict(rows), evaluation.inputs(rows)
-        correct = is_right(outputs, evaluation.labels[rows])
+        correct = evaluation.right(rows, outputs)
         result = dict(
             labels=evaluation.labels[rows],
             predicted=outputs.argmax(1),

@@ -44,6 +44,11 @@ def dependent_operations(program: Any) -> set[str]:
     return _search(program, [DEPENDENT] * len(program.invars), [True] * len(program.outvars))[0]
 
 
+def results_depend(program: Any) -> bool:
+    """Whether any result of a program depends on its inputs."""
+    return any(_search(program, [DEPENDENT] * len(program.invars), [True] * len(program.outvars))[1])
+
+
 def _search(program: Any, depends: list[int], used: list[bool]) -> tuple[set[str], list[int]]:
     """The names, and how each of the program's results depends on the inputs.
 
