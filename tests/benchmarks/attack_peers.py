@@ -89,14 +89,14 @@ def peer_attacks(model: Any) -> dict[str, Any]:
     found["L2/DDN/foolbox"] = of_foolbox(fb.DDNAttack(steps=STEPS["DDN"]))
     found["L2/DeepFool/foolbox"] = of_foolbox(fb.L2DeepFoolAttack(steps=STEPS["DeepFool"]))
     found["Linf/DeepFool/foolbox"] = of_foolbox(fb.LinfDeepFoolAttack(steps=STEPS["DeepFool"]))
-    found["L2/DeepFool/torchattacks"] = torchattacks.DeepFool(model, steps=STEPS["DeepFool"])
-    found["L2/DeepFool/ART"] = of_art(
-        evasion.DeepFool(art, max_iter=STEPS["DeepFool"], epsilon=0.02, batch_size=128, verbose=False)
-    )
     cw = dict(binary_search_steps=SEARCHES, steps=STEPS["CarliniWagner"], stepsize=0.05, initial_const=0.1)
     found["L2/CarliniWagner/foolbox"] = of_foolbox(fb.L2CarliniWagnerAttack(**cw))
     slide = fb.SparseL1DescentAttack(quantile=0.95, rel_stepsize=STEP / RADIUS, steps=STEPS["SLIDE"], random_start=True)
     found["L1/SLIDE/foolbox"] = of_foolbox(slide, epsilon=RADIUS)
+    found["L2/DeepFool/torchattacks"] = torchattacks.DeepFool(model, steps=STEPS["DeepFool"])
+    found["L2/DeepFool/ART"] = of_art(
+        evasion.DeepFool(art, max_iter=STEPS["DeepFool"], epsilon=0.02, batch_size=128, verbose=False)
+    )
     return found
 
 
@@ -104,11 +104,13 @@ def run_peers(robust: str, out: str, n: int) -> None:
     import torch
 
     torch.set_num_threads(1)
-    stored: dict[str, Any] = {}
+    stored: dict[str, Any] = dict(np.load(out)) if Path(out).exists() else {}
     for net, path in {"plain": PLAIN, "robust": robust}.items():
         attacks_model.PATH = Path(path)
         model = attacks_model.torch_module()
         for name, attack in peer_attacks(model).items():
+            if f"{net}/{name}" in stored:  # by a run that was stopped
+                continue
             begun, points = time.perf_counter(), []
             for seed, (images, labels) in enumerate(batches(n)):
                 torch.manual_seed(seed)
@@ -117,7 +119,7 @@ def run_peers(robust: str, out: str, n: int) -> None:
             stored[f"{net}/{name}"] = np.stack(points)
             stored[f"{net}/{name}/seconds"] = time.perf_counter() - begun
             print(net, name, f"{stored[f'{net}/{name}/seconds']:.1f} s", flush=True)
-    np.savez_compressed(out, **stored)
+            np.savez_compressed(out, **stored)
 
 
 # Fulmen's

@@ -119,11 +119,6 @@ class Foreign(Model):
         return getattr(self.module, name)
 
 
-@dispatch
-def channels_first(module: Foreign):
-    return channels_first(module.plain)
-
-
 @functools.cache
 def _foreign_class(kind: type) -> type[Foreign]:
     class Bound(Foreign):
