@@ -100,12 +100,12 @@ def peer_attacks(model: Any) -> dict[str, Any]:
     return found
 
 
-def run_peers(robust: str, out: str, n: int) -> None:
+def run_peers(nets: dict[str, Any], out: str, n: int) -> None:
     import torch
 
     torch.set_num_threads(1)
     stored: dict[str, Any] = dict(np.load(out)) if Path(out).exists() else {}
-    for net, path in {"plain": PLAIN, "robust": robust}.items():
+    for net, path in nets.items():
         attacks_model.PATH = Path(path)
         model = attacks_model.torch_module()
         for name, attack in peer_attacks(model).items():
@@ -153,10 +153,10 @@ def figures(name: str, points: Any, model: Any, data: list[tuple[Any, Any]]) -> 
         far = np.linalg.norm((there - x).reshape(len(x), -1).astype(np.float64), ORDERS[name.split("/")[1]], axis=1)
         far = np.where(wrong, np.inf, far)
         found.append(float((right & wrong).mean()) if "SLIDE" in name else float(np.median(far[right])))
-    return float(np.mean(found)), max(found) - min(found)
+    return float(np.mean(found)), max(found) - min(found) if np.isfinite(found).all() else math.inf
 
 
-def compare(robust: str, peers: str, n: int) -> None:
+def compare(nets: dict[str, Any], peers: str, n: int) -> None:
     import jax
     import jax.numpy as jnp
 
@@ -167,7 +167,7 @@ def compare(robust: str, peers: str, n: int) -> None:
     print(
         f"{'net':7}{'attack':20}{'median':>9}{'spread':>8}{'s':>7}  peers: median, spread, s (of SLIDE the robust accuracy at {RADIUS})"
     )
-    for net, path in {"plain": PLAIN, "robust": robust}.items():
+    for net, path in nets.items():
         attacks_model.PATH = Path(path)
         system = attacks_model.classifier()
         model = jax.jit(lambda x, system=system: system.model(jnp.asarray(x)))
@@ -191,8 +191,11 @@ if __name__ == "__main__":
     parser.add_argument("robust", help="the file of the robust net")
     parser.add_argument("peers", nargs="?", help="the file of the peers' points")
     parser.add_argument("--n", type=int, default=128, help="the number of digits in a batch")
+    parser.add_argument("--nets", nargs="+", choices=("plain", "robust"), default=["plain", "robust"])
     options = parser.parse_args()
     if options.part == "train":
         train(options.robust)
     else:
-        {"peers": run_peers, "fulmen": compare}[options.part](options.robust, options.peers, options.n)
+        paths = {"plain": PLAIN, "robust": options.robust}
+        run = {"peers": run_peers, "fulmen": compare}[options.part]
+        run({net: paths[net] for net in options.nets}, options.peers, options.n)
