@@ -8,6 +8,11 @@ Three batches of `--n` test digits, on the plain net of `tests/parity` and on th
 the correctly classified digits (a failure counts as infinite), as the mean of the three batches, with the difference of the
 largest and the smallest of them; for a fixed radius the robust accuracy, of three seeds. Times are those of all three, the first
 one with compiling.
+
+With `--n 64`, adv-lib 0.2.8, foolbox 3.3.4, torchattacks 3.5.1 and ART: on both nets no median is worse than the best peer's by more
+than the spread over the batches. DDN, PDPGD and σ-zero equal adv-lib's; FMN is nearer in L1 and L2 (.563 for .891 of foolbox on the
+plain net), where the peers clip after the projection; DeepFool has .558 for .556 of foolbox on the plain net, and .698 for .723
+(foolbox), .727 (ART) and .971 (torchattacks) on the robust one.
 """
 
 from __future__ import annotations
