@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 from parity import attacks_model
-from test_minimal_attacks import Broken, Perceptron, affine, curved
+from test_minimal_attacks import Broken, Perceptron, affine, curved, nearest_plane
 
 import fulmen as fm
 from fulmen import attacks
@@ -107,6 +107,15 @@ def test_fmn_finds_nearer_points_than_adv_lib_within_the_box(norm):
     assert (wrong[0].sum(), wrong[1].sum()) == (N - 1, 5 if norm == "L2" else N - 1)  # one is misclassified
     both = wrong[0] & wrong[1]
     assert np.median(norms(x - clean, norm)[both]) <= 1.01 * np.median(norms(theirs - clean, norm)[both])
+
+
+@pytest.mark.parametrize("norm", ["L1", "L2", "Linf"])
+def test_fmn_crosses_the_boundary_of_a_linear_model(norm, key):
+    """The linearised distance alone ends at the boundary, a rounding error before it."""
+    system, batch = affine(dtype=np.float32)
+    x = fm.perturb(attacks.FMN(BALLS[norm] & fm.Box(-9.0, 9.0), 60), system, batch, key).x
+    far, least = norms(x - batch.x, norm), nearest_plane(norm, system, batch)
+    assert ((far > 0) & (far <= 1.005 * least)).all()
 
 
 # Independence, agreement of `perturb` and `attempt`, cost

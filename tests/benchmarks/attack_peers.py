@@ -8,6 +8,11 @@ Three batches of `--n` test digits, on the plain net of `tests/parity` and on th
 the correctly classified digits (a failure counts as infinite), as the mean of the three batches, with the difference of the
 largest and the smallest of them; for a fixed radius the robust accuracy, of three seeds. Times are those of all three, the first
 one with compiling.
+
+With `--n 64`, adv-lib 0.2.8, foolbox 3.3.4, torchattacks 3.5.1 and ART: on both nets no median is worse than the best peer's by more
+than the spread over the batches. DDN, PDPGD and σ-zero equal adv-lib's; FMN is nearer in L1 and L2 (.563 for .891 of foolbox on the
+plain net), where the peers clip after the projection; DeepFool has .558 for .556 of foolbox on the plain net, and .698 for .723
+(foolbox), .727 (ART) and .971 (torchattacks) on the robust one.
 """
 
 from __future__ import annotations
@@ -89,26 +94,28 @@ def peer_attacks(model: Any) -> dict[str, Any]:
     found["L2/DDN/foolbox"] = of_foolbox(fb.DDNAttack(steps=STEPS["DDN"]))
     found["L2/DeepFool/foolbox"] = of_foolbox(fb.L2DeepFoolAttack(steps=STEPS["DeepFool"]))
     found["Linf/DeepFool/foolbox"] = of_foolbox(fb.LinfDeepFoolAttack(steps=STEPS["DeepFool"]))
-    found["L2/DeepFool/torchattacks"] = torchattacks.DeepFool(model, steps=STEPS["DeepFool"])
-    found["L2/DeepFool/ART"] = of_art(
-        evasion.DeepFool(art, max_iter=STEPS["DeepFool"], epsilon=0.02, batch_size=128, verbose=False)
-    )
     cw = dict(binary_search_steps=SEARCHES, steps=STEPS["CarliniWagner"], stepsize=0.05, initial_const=0.1)
     found["L2/CarliniWagner/foolbox"] = of_foolbox(fb.L2CarliniWagnerAttack(**cw))
     slide = fb.SparseL1DescentAttack(quantile=0.95, rel_stepsize=STEP / RADIUS, steps=STEPS["SLIDE"], random_start=True)
     found["L1/SLIDE/foolbox"] = of_foolbox(slide, epsilon=RADIUS)
+    found["L2/DeepFool/torchattacks"] = torchattacks.DeepFool(model, steps=STEPS["DeepFool"])
+    found["L2/DeepFool/ART"] = of_art(
+        evasion.DeepFool(art, max_iter=STEPS["DeepFool"], epsilon=0.02, batch_size=128, verbose=False)
+    )
     return found
 
 
-def run_peers(robust: str, out: str, n: int) -> None:
+def run_peers(nets: dict[str, Any], out: str, n: int) -> None:
     import torch
 
     torch.set_num_threads(1)
-    stored: dict[str, Any] = {}
-    for net, path in {"plain": PLAIN, "robust": robust}.items():
+    stored: dict[str, Any] = dict(np.load(out)) if Path(out).exists() else {}
+    for net, path in nets.items():
         attacks_model.PATH = Path(path)
         model = attacks_model.torch_module()
         for name, attack in peer_attacks(model).items():
+            if f"{net}/{name}" in stored:  # by a run that was stopped
+                continue
             begun, points = time.perf_counter(), []
             for seed, (images, labels) in enumerate(batches(n)):
                 torch.manual_seed(seed)
@@ -117,7 +124,7 @@ def run_peers(robust: str, out: str, n: int) -> None:
             stored[f"{net}/{name}"] = np.stack(points)
             stored[f"{net}/{name}/seconds"] = time.perf_counter() - begun
             print(net, name, f"{stored[f'{net}/{name}/seconds']:.1f} s", flush=True)
-    np.savez_compressed(out, **stored)
+            np.savez_compressed(out, **stored)
 
 
 # Fulmen's
@@ -151,10 +158,10 @@ def figures(name: str, points: Any, model: Any, data: list[tuple[Any, Any]]) -> 
         far = np.linalg.norm((there - x).reshape(len(x), -1).astype(np.float64), ORDERS[name.split("/")[1]], axis=1)
         far = np.where(wrong, np.inf, far)
         found.append(float((right & wrong).mean()) if "SLIDE" in name else float(np.median(far[right])))
-    return float(np.mean(found)), max(found) - min(found)
+    return float(np.mean(found)), max(found) - min(found) if np.isfinite(found).all() else math.inf
 
 
-def compare(robust: str, peers: str, n: int) -> None:
+def compare(nets: dict[str, Any], peers: str, n: int) -> None:
     import jax
     import jax.numpy as jnp
 
@@ -165,7 +172,7 @@ def compare(robust: str, peers: str, n: int) -> None:
     print(
         f"{'net':7}{'attack':20}{'median':>9}{'spread':>8}{'s':>7}  peers: median, spread, s (of SLIDE the robust accuracy at {RADIUS})"
     )
-    for net, path in {"plain": PLAIN, "robust": robust}.items():
+    for net, path in nets.items():
         attacks_model.PATH = Path(path)
         system = attacks_model.classifier()
         model = jax.jit(lambda x, system=system: system.model(jnp.asarray(x)))
@@ -189,8 +196,11 @@ if __name__ == "__main__":
     parser.add_argument("robust", help="the file of the robust net")
     parser.add_argument("peers", nargs="?", help="the file of the peers' points")
     parser.add_argument("--n", type=int, default=128, help="the number of digits in a batch")
+    parser.add_argument("--nets", nargs="+", choices=("plain", "robust"), default=["plain", "robust"])
     options = parser.parse_args()
     if options.part == "train":
         train(options.robust)
     else:
-        {"peers": run_peers, "fulmen": compare}[options.part](options.robust, options.peers, options.n)
+        paths = {"plain": PLAIN, "robust": options.robust}
+        run = {"peers": run_peers, "fulmen": compare}[options.part]
+        run({net: paths[net] for net in options.nets}, options.peers, options.n)

@@ -18,7 +18,7 @@ except ImportError:
 
 from fulmen.core import BUFFER, PARAMETER, Mode, Train
 from fulmen.dispatching.registry import dispatch
-from fulmen.interop.foreign import Library, key_for, parameters_of, register
+from fulmen.interop.foreign import Foreign, Library, key_for, parameters_of, register
 
 
 def with_state(model: Any, state: Any) -> Any:
@@ -127,7 +127,8 @@ _IMAGE_LAYERS = (eqx.nn.Conv, eqx.nn.ConvTranspose, eqx.nn.Pool, eqx.nn.Adaptive
 @dispatch
 def channels_first(module: eqx.Module):
     is_layer = lambda node: isinstance(node, _IMAGE_LAYERS)
-    return any(map(is_layer, jax.tree.leaves(module, is_leaf=is_layer)))
+    whole = module.plain if isinstance(module, Foreign) else module
+    return any(map(is_layer, jax.tree.leaves(whole, is_leaf=is_layer)))
 
 
 register(Library(eqx.Module, _is_index, _role, _in_mode, _call, _init))
