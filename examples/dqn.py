@@ -99,7 +99,7 @@ def greedy_return(system, key):
     return last[2].mean()
 
 
-def main(epochs=50, steps=400, picture="dqn.png"):
+def main(epochs=40, steps=400, picture="dqn.png"):
     # An episode ends at an angle of 0.2 and a position of 2.4: the network gets all four numbers in the same range.
     net = fm.Normalized(fm.models.MLP(4, 128, 128, 2), mean=0.0, std=jnp.array([1.0, 1.0, 0.1, 1.0]))
     system = DQN(fm.EMA(net, decay=0.99))
