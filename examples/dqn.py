@@ -3,8 +3,7 @@
     python examples/dqn.py
 
 In each step eight agents act once, what they see goes into the memory, and the network learns from a random batch of it. Writes
-`dqn.png`: the return of the episodes that ended. Mnih et al. 2015, with the double Q-learning of van Hasselt et al. 2016,
-arXiv:1509.06461, and a target network that is a moving average.
+`dqn.png`: the return of the episodes that ended. Double Q-learning, van Hasselt et al. 2016, arXiv:1509.06461.
 """
 
 import jax
