@@ -28,7 +28,7 @@ def bounds(state, test, eps, steps):
 
 def main(
     kinds=("plain", "PGD", "interval bounds"),
-    epochs=40,
+    epochs=30,
     eps=0.1,
     radii=(0.025, 0.05, 0.075, 0.1, 0.125, 0.15),
     steps=40,
@@ -58,17 +58,18 @@ def main(
 
 
 def draw(found, radii, eps, picture):
-    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    for i, (name, (clean, curve)) in enumerate(found.items()):
+    figure, grid = plt.subplots(1, len(found), figsize=(9, 3.2), sharey=True, squeeze=False, layout="constrained")
+    for axes, (name, (clean, curve)) in zip(grid[0], found.items()):
         upper, lower = ([clean, *values] for values in zip(*curve))
-        axes.plot([0, *radii], upper, "-", color=f"C{i}", label=f"{name}: under PGD")
-        axes.plot([0, *radii], lower, "--", color=f"C{i}", label=f"{name}: certified")
-        axes.fill_between([0, *radii], lower, upper, color=f"C{i}", alpha=0.1, lw=0)
-    axes.axvline(eps, color="grey", lw=0.8, ls=":")
-    axes.set(xlabel="ε (L∞)", ylabel="accuracy", ylim=(0, 1.02), title="The robust accuracy lies between the lines")
-    axes.legend(frameon=False, fontsize=7)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(picture, dpi=150)
+        axes.plot([0, *radii], upper, "-", color="C0", label="under PGD")
+        axes.plot([0, *radii], lower, "--", color="C0", label="certified")
+        axes.fill_between([0, *radii], lower, upper, color="C0", alpha=0.15, lw=0)
+        axes.axvline(eps, color="grey", lw=0.8, ls=":")
+        axes.set(xlabel="ε (L∞)", ylim=(0, 1.02), title=f"trained on {name}" if name != "plain" else "trained plainly")
+        axes.spines[["top", "right"]].set_visible(False)
+    grid[0, 0].set_ylabel("robust accuracy")
+    grid[0, -1].legend(frameon=False, loc="lower left")
+    figure.savefig(picture, dpi=130)
     plt.close(figure)
 
 

@@ -68,7 +68,7 @@ def digits():
     return x.reshape(-1, 8, 8, 1).astype(np.float32) / 16
 
 
-def main(epochs=80, widths=(16, 32, 64), picture="denoiser.png"):
+def main(epochs=60, widths=(16, 32, 64), picture="denoiser.png"):
     train, test = fm.split(digits(), 0.8, seed=0)
     rng = np.random.default_rng(0)
     noisy = test + NOISE * rng.normal(size=test.shape).astype(np.float32)
@@ -79,7 +79,7 @@ def main(epochs=80, widths=(16, 32, 64), picture="denoiser.png"):
         system,
         (train, train),
         optimizer=optax.adam,
-        lr=fm.cosine(3e-3),
+        lr=3e-3,
         epochs=epochs,
         batch_size=64,
         validation=(noisy, test),

@@ -78,7 +78,7 @@ def losses(system: Diffusion, batch, mode):
 
 @dispatch
 def sample(system: Diffusion, key, shape):
-    """Images after each tenth of the reverse process, `(10, *shape)`."""
+    """Images at each tenth of the reverse process, `(11, *shape)`."""
 
     def back(x, step):
         now, before = system.signal(step), system.signal(step - 1)
@@ -87,11 +87,10 @@ def sample(system: Diffusion, key, shape):
         ratio = now / before
         mean = ratio**0.5 * (1 - before) / (1 - now) * x + before**0.5 * (1 - ratio) / (1 - now) * clean
         std = ((1 - ratio) * (1 - before) / (1 - now)) ** 0.5
-        x = mean + std * jax.random.normal(jax.random.fold_in(key, step), shape)
-        return x, x
+        return mean + std * jax.random.normal(jax.random.fold_in(key, step), shape), x
 
-    _, found = jax.lax.scan(back, jax.random.normal(key, shape), jnp.arange(system.steps, 0, -1))
-    return found[system.steps // 10 - 1 :: system.steps // 10]
+    last, passed = jax.lax.scan(back, jax.random.normal(key, shape), jnp.arange(system.steps, 0, -1))
+    return jnp.concatenate([passed[:: system.steps // 10], last[None]])
 
 
 def main(epochs=300, width=256, depth=3, picture="diffusion.png"):
@@ -99,13 +98,13 @@ def main(epochs=300, width=256, depth=3, picture="diffusion.png"):
     system = fm.EMA(Diffusion(denoiser(width, depth)), decay=0.998, warmup=9)
     state, _ = fm.fit(system, x, optimizer=optax.adam, lr=fm.cosine(2e-3, warmup=0.05), epochs=epochs, batch_size=128)
     images = jax.jit(lambda system, key: fm.sample(system, key, (160, 64)))(state.system, jax.random.key(0))
-    draw(images.reshape(10, 160, 8, 8), picture)
+    draw(images.reshape(11, 160, 8, 8), picture)
     return images
 
 
 def draw(images, picture):
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4), layout="constrained", width_ratios=(1.1, 1.6))
-    rows = {"from noise to digits": images[1::2, :10], "samples": images[-1].reshape(10, 16, 8, 8)}
+    rows = {"from noise to digits": images[::2, :10], "samples": images[-1].reshape(10, 16, 8, 8)}
     for axes, (title, v) in zip((left, right), rows.items()):
         sheet = np.pad(v, ((0, 0), (0, 0), (0, 2), (0, 2)), constant_values=-1).swapaxes(1, 2)
         axes.imshow(sheet.reshape(10 * len(v), -1), cmap="gray_r", vmin=-1, vmax=1)

@@ -3,8 +3,7 @@
     python examples/dqn.py
 
 In each step eight agents act once, what they see goes into the memory, and the network learns from a random batch of it. Writes
-`dqn.png`: the return of the episodes that ended. Mnih et al. 2015, with the double Q-learning of van Hasselt et al. 2016,
-arXiv:1509.06461, and a target network that is a moving average.
+`dqn.png`: the return of the episodes that ended. Double Q-learning, van Hasselt et al. 2016, arXiv:1509.06461.
 """
 
 import jax
@@ -99,7 +98,7 @@ def greedy_return(system, key):
     return last[2].mean()
 
 
-def main(epochs=50, steps=400, picture="dqn.png"):
+def main(epochs=40, steps=400, picture="dqn.png"):
     # An episode ends at an angle of 0.2 and a position of 2.4: the network gets all four numbers in the same range.
     net = fm.Normalized(fm.models.MLP(4, 128, 128, 2), mean=0.0, std=jnp.array([1.0, 1.0, 0.1, 1.0]))
     system = DQN(fm.EMA(net, decay=0.99))

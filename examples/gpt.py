@@ -26,19 +26,19 @@ def clipped(lr):
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(lr, b2=0.95, weight_decay=0.1))
 
 
-def main(epochs=60, features=96, layers=4, run="gpt-run", picture="gpt.png"):
+def main(epochs=15, features=48, layers=2, run="gpt-run", picture="gpt.png"):
     train, test = fm.split(texts(), 0.9, seed=0)
-    model = fm.models.Transformer(GREYS + 10, length=64, features=features, heads=4, layers=layers, dropout=0.1)
+    model = fm.models.Transformer(GREYS + 10, length=64, features=features, heads=4, layers=layers)
     state, history = fm.fit(
         fm.MixedPrecision(fm.LanguageModel(model)),
         train,
         optimizer=clipped,
         lr=fm.cosine(3e-3, warmup=0.1, end=1e-4),
         epochs=epochs,
-        batch_size=64,
+        batch_size=32,
         microbatches=2,
         validation=test,
-        callbacks=[fm.Checkpoint(run, every=fm.Every(epochs=5) | fm.Every(minutes=1), keep=fm.Latest(2))],
+        callbacks=[fm.Checkpoint(run, every=fm.Every(epochs=1) | fm.Every(minutes=1), keep=fm.Latest(2))],
         resume=run,
     )
     classes = GREYS + np.arange(10).repeat(10)[:, None]

@@ -43,10 +43,10 @@ def probe(train, test, per_class, seeds=10):
     return float(np.mean(found))
 
 
-def main(epochs=60, labels=(1, 2, 5, 10, 20), points=540, picture="simclr.png"):
+def main(epochs=60, widths=(32, 64), labels=(1, 2, 5, 10, 20), points=540, picture="simclr.png"):
     x, y = load_digits(return_X_y=True)
     train, test = fm.split((x.reshape(-1, 8, 8, 1).astype(np.float32) / 16, y), 0.7, seed=0)
-    encoder = Chain(*ConvNet(1, 10, (32, 64))[:-1])  # without its last layer
+    encoder = Chain(*ConvNet(1, 10, widths)[:-1])  # without its last layer
     net = Chain(encoder, MLP(128, 128, 32))
     system = fm.systems.SelfSupervised(
         net, fm.objectives.NTXent(temperature=0.2), augment=Augment(distorted) >> Cutout(3) >> Noise(0.1)

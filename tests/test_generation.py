@@ -50,6 +50,19 @@ def test_a_cache_in_half_precision():
     assert generate(net, jnp.array([[3, 7]]), 3, KEY).shape == (1, 5)
 
 
+class Shifted(Transformer):
+    """A subclass that computes something else."""
+
+
+@dispatch
+def forward(net: Shifted, tokens):
+    return forward.invoke(Transformer, object)(net, (tokens + 1) % 11)
+
+
+def test_a_subclass_has_no_cache_unless_it_defines_one():
+    assert empty_cache(model(), 1, 4) is not None and empty_cache(Shifted(**vars(model())), 1, 4) is None
+
+
 class Table(fm.Model):
     """Logits that depend on nothing."""
 

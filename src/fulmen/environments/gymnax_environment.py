@@ -26,8 +26,8 @@ class Gymnax(Environment):
     params: Any = hyper()
 
     def __init__(self, environment: Any, params: Any, limit: int | None = None) -> None:
-        limit = params.max_steps_in_episode if limit is None else limit
-        own = dict(environment=environment, params=params, actions=int(environment.num_actions), limit=int(limit))
+        limit = int(params.max_steps_in_episode if limit is None else limit)
+        own = dict(environment=environment, params=params, actions=int(environment.num_actions), limit=limit)
         self.__dict__.update(mode=None, **own)
 
 

@@ -11,6 +11,7 @@ from fulmen.core.verbs import empty_cache, forward, init, layer_order, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.models.attention import Attention, KeyValues
 from fulmen.models.chain import Chain, dropouts
+from fulmen.models.input_checks import require_arrays
 from fulmen.models.layers import Dense
 from fulmen.models.normalization import LayerNorm
 from fulmen.models.stacked import Stacked
@@ -183,9 +184,12 @@ def forward(model: Transformer, tokens, cache: KeyValues):
 
 @dispatch
 def empty_cache(model: Transformer, n, length):
-    attention = model.blocks.blocks.attention
+    block: Any = model.blocks.blocks
+    if type(model) is not Transformer or type(block) is not TransformerBlock:
+        return None  # a subclass may compute something else, and its cache must be of its own
+    attention = block.attention
     shape = (model.blocks.n, n, length, attention.heads, attention.features // attention.heads)
-    zeros = jnp.zeros(shape, model.tokens.weight.dtype)
+    zeros = jnp.zeros(shape, require_arrays(model.tokens, "weight")[0].dtype)
     return KeyValues(zeros, zeros, jnp.zeros((), jnp.int32))
 
 
