@@ -191,7 +191,7 @@ MISTAKES = {
     ),
     "unpacked batch": (unpacked, TypeError, ["Labeled", "batch.x, batch.y"]),
     "one example": (
-        lambda: fm.predict(trained()[0], X[0]),
+        lambda: fm.predict(fm.init(fm.models.Dense(4, 3), jax.random.key(0)), X[0]),
         ValueError,
         ["one row per example", "for 4 examples", "x[None]"],
     ),
@@ -333,7 +333,7 @@ IMAGES = (np.arange(40 * 16).reshape(40, 4, 4) % 256).astype(np.float32)
 
 
 def flat():
-    return fm.init(fm.models.Chain(fm.models.Flatten(), Linear(16, 3)), jax.random.key(0))
+    return fm.init(fm.models.Chain(fm.models.Flatten(), lambda x: x.astype(np.float32), Linear(16, 3)), jax.random.key(0))
 
 
 @pytest.mark.parametrize(
