@@ -304,9 +304,11 @@ def test_ambiguous_methods_are_a_warning(verbs_restored):
 
 
 def test_a_method_without_annotation_is_a_warning(verbs_restored):
-    @dispatch
-    def predictions(net, batch):
-        return {}
+    with pytest.warns(UserWarning, match="is for every type"):
+
+        @dispatch
+        def predictions(net, batch):
+            return {}
 
     (warning,) = check(sound(), (X, Y), **ADAM).warnings
     assert "predictions(object, object) applies to every type" in warning.what and "test_check.py:" in warning.where

@@ -152,7 +152,7 @@ def test_the_argument_precedes_methods_and_longer_paths_win():
         ({"**.scale": SGD}, ValueError, ["'**.scale'", "matches no parameter of Stack; there are: layers, layers.0, "]),
         ({"**.biases": SGD}, ValueError, ["'**.biases'", "matches no parameter of Stack; did you mean '**.bias'?"]),
         ({"layer.*.weight": SGD}, ValueError, ["'layer.*.weight'", "did you mean 'layers.*.weight'?"]),
-        ({"**": SGD, "head.*": ADAM}, ValueError, ["'head.*'", "'head.bias'", "first pattern counts", "move 'head.*'"]),
+        ({"**": SGD, "head.*": ADAM}, ValueError, ["'head.*'", "'head.weight'", "first pattern counts", "move 'head.*'"]),
         ({"head": {"bias": SGD}, "head.bias": ADAM}, ValueError, ["two optimizers", "'head.bias'"]),
         ({"layers": SGD}, ValueError, ["no optimizer for 'head.weight'", "the key '' is for all other parameters"]),
         ({"head": "adam"}, TypeError, ["'head'", "str", "optax transformation"]),

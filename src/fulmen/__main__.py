@@ -30,6 +30,7 @@ def main() -> None:
 
 def _run() -> None:
     from fulmen.commands.one_line_errors import CommandError
+    from fulmen.dispatching.lazy_libraries import missing
 
     try:
         import tyro
@@ -41,7 +42,7 @@ def _run() -> None:
     except ModuleNotFoundError as error:
         if error.name != "tyro":
             raise
-        raise CommandError('the command line needs tyro: pip install "fulmen[cli]"') from None
+        raise CommandError(str(missing("tyro", "commands", "cli"))) from None
     commands = {"train": train, "evaluate": evaluate, "predict": predict, "checkpoints": checkpoints}
     commands |= {"digits": digits, "robustness": robustness}
     command = tyro.extras.subcommand_cli_from_dict(

@@ -3,7 +3,7 @@
 import importlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import numpy as np
 import optax
 
 import fulmen as fm
+from fulmen.commands.digits_pictures import draw_accuracies, draw_digits
+from fulmen.dispatching.lazy_libraries import missing
 from fulmen.inspect.text import align, drawable
 from fulmen.robust.report.robustness import versions
 
@@ -25,14 +27,15 @@ def digits(
         epochs: passes over the 1437 training images.
         eps: the radius of the attacks, as a fraction of the range from black to white; the curve goes to twice that.
         seed: the seed of all randomness.
-        out: the folder for `robustness.png`, `attacked.png` and `metrics.json`.
-        progress: whether to show progress bars.
+        out: the folder for the pictures `robustness` and `attacked`, each as PNG and SVG, and for `metrics.json`.
+        progress: whether to show progress.
     """
     if not 0 < eps < 0.5:
         raise ValueError(f"eps must be between 0 and 0.5, got {eps}.")
     begun = time.perf_counter()
     load_digits = _installed("sklearn.datasets").load_digits
-    _pyplot()  # a missing package is reported before the training
+    plt = _pyplot()  # a missing package is reported before the training
+    say = print if progress else _say_nothing
     x, y = load_digits(return_X_y=True)
     data = (x.reshape(-1, 8, 8, 1).astype(np.float32) / 16, y)
     train, test = fm.split(data, 0.8, seed=seed)
@@ -40,18 +43,22 @@ def digits(
     region = fm.LinfBall(eps) & fm.Box(0.0, 1.0)
     plain = fm.Classifier(fm.models.ConvNet(in_channels=1, classes=10))
     systems = {
-        "plain": plain,
-        "FGSM-trained": fm.Adversarial(plain, fm.FGSM(region, step_size=1.25 * eps, start=fm.attacks.Uniform())),
+        "plainly": plain,
+        "against FGSM": fm.Adversarial(plain, fm.FGSM(region, step_size=1.25 * eps, start=fm.attacks.Uniform())),
     }
     radii = [round(eps * part, 4) for part in (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)]
     states, results = {}, {}
-    for name, system in systems.items():
+    say(
+        f"A convnet is trained {epochs} epochs on {len(train[1])} handwritten digits, twice, and attacked on {len(test[1])} others."
+    )
+    for i, (name, system) in enumerate(systems.items(), 1):
+        say(f"\n{i} of {len(systems)}: training {name}", flush=True)
         started = time.perf_counter()
         options: dict[str, Any] = dict(optimizer=optax.adam, lr=fm.cosine(2e-3), epochs=epochs, batch_size=64, seed=seed)
         state, history = fm.fit(system, train, progress=progress, **options)
         trained = time.perf_counter()
         results[name] = {
-            **_attacked(state, test, radii),
+            **_attacked(state, test, radii, say),
             "training seconds": trained - started,
             "attack seconds": time.perf_counter() - trained,
             "loss": history["loss"].tolist(),
@@ -60,13 +67,19 @@ def digits(
 
     out.mkdir(parents=True, exist_ok=True)
     _print(results, radii)
-    _curves(results, eps, out / "robustness.png")
-    _pictures(states, test, eps, out / "attacked.png")
+    draw_accuracies(plt, results, eps, len(test[1]), out / "robustness")
+    _draw_attacked(plt, states, test, eps, out / "attacked")
     record = dict(
         epochs=epochs, eps=eps, seed=seed, seconds=time.perf_counter() - begun, versions=versions(), results=results
     )
     (out / "metrics.json").write_text(json.dumps(record, indent=2))
-    print(f"\nwrote {out}/robustness.png, attacked.png and metrics.json in {record['seconds']:.0f} s")
+    print(
+        f"\n{out}/ has robustness.png, attacked.png (both also as .svg) and metrics.json; {record['seconds']:.0f} s in all"
+    )
+
+
+def _say_nothing(*text: str, **options: Any) -> None:
+    pass
 
 
 def pgd(eps: float) -> Any:
@@ -74,10 +87,16 @@ def pgd(eps: float) -> Any:
     return fm.PGD(fm.LinfBall(eps) & fm.Box(0.0, 1.0), step_size=max(eps / 10, 1e-6), steps=40)
 
 
-def _attacked(state: Any, test: Any, radii: list[float]) -> dict[str, Any]:
+def _attacked(state: Any, test: Any, radii: list[float], say: Callable[..., None]) -> dict[str, Any]:
     """Accuracy on clean inputs, and under attacks of growing radius."""
+    say("attacking with PGD-40, accuracy:", end="", flush=True)
     clean = fm.evaluate(state, test)["accuracy"]
-    robust = {str(eps): fm.evaluate(state, test, attack=pgd(eps))["robust/accuracy"] for eps in radii}
+    say(f"  clean {clean:.3f}", end="", flush=True)
+    robust = {}
+    for eps in radii:
+        robust[str(eps)] = fm.evaluate(state, test, attack=pgd(eps))["robust/accuracy"]
+        say(drawable(f"  ε {eps:g}: {robust[str(eps)]:.3f}"), end="", flush=True)
+    say()
     return {"clean": clean, "robust": robust}
 
 
@@ -89,41 +108,16 @@ def _print(results: dict[str, Any], radii: list[float]) -> None:
     print(drawable(f"Accuracy on the test digits, clean and under PGD-40\n\n{align(rows, range(1, len(rows[0])))}"))
 
 
-def _curves(results: dict[str, Any], eps: float, path: Path) -> None:
-    """Plot accuracy against the radius of the attack."""
-    plt = _pyplot()
-    figure, axes = plt.subplots(figsize=(5.5, 3.6), layout="constrained")
-    for (name, result), style in zip(results.items(), ("o-", "s-"), strict=False):
-        sizes = [0.0, *map(float, result["robust"])]
-        axes.plot(sizes, [result["clean"], *result["robust"].values()], style, label=name)
-    axes.axvline(eps, color="grey", lw=0.8, ls=":")
-    axes.annotate("ε of training", (eps, 0.02), xytext=(4, 0), textcoords="offset points", color="grey", fontsize=8)
-    axes.set(xlabel="ε of PGD-40 (L∞)", ylabel="accuracy", ylim=(0, 1.02), title="Robustness on digits")
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-
-
-def _pictures(states: dict[str, Any], test: Any, eps: float, path: Path, columns: int = 10) -> None:
-    """Plot some digits, attacked for each model, with the model's predictions."""
-    plt = _pyplot()
-    x, y = (v[:columns] for v in test)
-    rows = {"clean": x}
-    seen = {"clean": y}
+def _draw_attacked(plt: Any, states: dict[str, Any], test: Any, eps: float, path: Path) -> None:
+    """Draw the first test digit of each class, attacked for each model."""
+    chosen = np.unique(test[1], return_index=True)[1]
+    x, y = (v[chosen] for v in test)
+    shown = {}
     for name, state in states.items():
-        rows[name] = fm.perturb(pgd(eps), state, (x, y), jax.random.key(0)).x
-        seen[name] = fm.predict(state, (np.asarray(rows[name]), y)).argmax(1)
-    figure, grid = plt.subplots(len(rows), columns, figsize=(columns * 0.9, len(rows) * 1.15), layout="constrained")
-    for cells, (name, images) in zip(grid, rows.items(), strict=True):
-        for axes, image, is_seen, label in zip(cells, images, seen[name], y, strict=True):
-            axes.imshow(np.asarray(image)[..., 0], cmap="gray_r", vmin=0, vmax=1)
-            axes.set(xticks=[], yticks=[])
-            axes.set_title(str(is_seen), fontsize=9, color="black" if is_seen == label else "crimson")
-        cells[0].set_ylabel(name, fontsize=9)
-    figure.suptitle(f"PGD-40, ε = {eps:g}: predicted classes (wrong in red)", fontsize=10)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+        attacked = np.asarray(fm.perturb(pgd(eps), state, (x, y), jax.random.key(0)).x)
+        before, after = (fm.predict(state, images).argmax(1) for images in (x, attacked))
+        shown[f"trained {name}"] = attacked, before, after
+    draw_digits(plt, shown, x, y, eps, path)
 
 
 def _pyplot() -> Any:
@@ -136,4 +130,4 @@ def _installed(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise ImportError(f'`digits` needs {error.name}: pip install "fulmen[examples]"') from None
+        raise missing(str(error.name), "the data and the pictures of `digits`", "examples") from None

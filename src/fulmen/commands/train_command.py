@@ -20,6 +20,7 @@ from fulmen.commands.compilation_cache import caching_programs
 from fulmen.commands.npz_data import load_arrays, system_for
 from fulmen.commands.one_line_errors import CommandError, nearest
 from fulmen.commands.settings import Settings, read_settings, with_settings
+from fulmen.dispatching.lazy_libraries import missing
 from fulmen.optimizers import MissingOptimizerError
 from fulmen.train.progress import line
 
@@ -86,7 +87,7 @@ def train(
         require_writable(path)
     for flag, path in (("--save", save), ("--checkpoint", checkpoint)):
         if path is not None and importlib.util.find_spec("safetensors") is None:
-            raise CommandError(f'{flag} needs safetensors: pip install "fulmen[save]"')
+            raise CommandError(str(missing("safetensors", f"{flag}: saved states", "save")))
     if Path(target).suffix not in (".npz", ".py") and Path(target).is_file():
         raise CommandError(
             f'{target}: arrays must be in a .npz file, written by np.savez("data.npz", x=…, y=…), and a function in a module, '

@@ -60,7 +60,7 @@ class Classifier(Supervised):
     """
 
     objective: Objective = CrossEntropy()
-    metrics: Metric | tuple[Metric, ...] | None = dataclasses.field(default=None, kw_only=True)
+    metrics: Metric | tuple[Metric, ...] | None = dataclasses.field(default=None, kw_only=True)  # type: ignore[assignment]
 
 
 def metrics_of(system: Supervised) -> tuple[Metric, ...]:

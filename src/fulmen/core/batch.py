@@ -101,7 +101,8 @@ class Labeled(Batch):
         targets = [v if v.dtype.kind in "biu" else as_float(v) for v in (columns[name] for name in given)]
         inputs = [as_float(values) for name, values in columns.items() if name not in given and name != weight]
         weights = None if weight is None else as_float(columns[weight])
-        return cls(np.stack(inputs, 1), targets[0] if isinstance(y, str) else np.stack(targets, 1), weight=weights)
+        arrays: tuple[Any, Any] = np.stack(inputs, 1), targets[0] if isinstance(y, str) else np.stack(targets, 1)
+        return cls(*arrays, weight=weights)
 
 
 class Unlabeled(Batch):

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from fulmen.core import Batch
-from fulmen.core.batch_checks import check_array, is_float, named_arrays, native, native_type
+from fulmen.core.batch_checks import as_arrays, check_array, is_float, named_arrays, native, native_type
 from fulmen.core.foreign_arrays import is_wide, single, warn_of_float64
 from fulmen.core.verbs import batches, steps_per_epoch
 from fulmen.dispatching.registry import dispatch
@@ -26,6 +26,7 @@ def check_arrays(data: Any) -> Any:
         TypeError: for anything but arrays of numbers.
         ValueError: for different lengths, no examples, NaN or infinity.
     """
+    data = as_arrays(data)
     named = dict(named_arrays(data))
     if not named:
         raise ValueError("the data is empty: it has no array.")

@@ -28,7 +28,7 @@ def normalized(data: Any) -> Any:
         data = np.asarray(data)
     if _are_batches(data):
         return BatchList(data)
-    if in_memory(data) or (is_foreign_array(data) and _reader(data) is iterate):  # not if a user has a method for its type
+    if is_foreign_array(data) and _reader(data) is iterate:  # not if a user has a method for its type
         data = as_arrays(data)
     if not takes_back(data):
         return (batch for batch in data)  # a generator has weak references, so that batches can be put back

@@ -61,5 +61,13 @@ def hint(kind: type) -> str:
 
 
 def missing(package: str, what: str, extra: str) -> ImportError:
-    """The error for a library that is not installed."""
-    return ImportError(f'{what} need the package {package}: pip install "fulmen[{extra}]"')
+    """The error for a library that is not installed.
+
+    Args:
+        package: its name.
+        what: the features that need it.
+        extra: the extra that installs it.
+    """
+    return ImportError(
+        f'{what} need the package {package}: pip install "fulmen[{extra}]", or in a clone pip install -e ".[{extra}]".'
+    )

@@ -65,7 +65,7 @@ def _are_probabilities(component: Any, batch: Any) -> dict[str, Any]:
 
 
 def _check_outputs(report: Report, component: Any, batch: Any) -> None:
-    y = getattr(batch, "y", None)
+    y: Any = getattr(batch, "y", None)
     if np.ndim(y) != 1 or not jnp.issubdtype(y.dtype, jnp.integer):
         return
     try:

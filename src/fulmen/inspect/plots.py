@@ -9,6 +9,7 @@ import numpy as np
 
 from fulmen.core import Plan, Schedule
 from fulmen.core.verbs import plot
+from fulmen.dispatching.lazy_libraries import missing
 from fulmen.dispatching.registry import dispatch
 from fulmen.inspect.loss_nodes import LossNode
 
@@ -33,7 +34,7 @@ def grid(panels: int, columns: int = 1, size: tuple[float, float] = (5.5, 3.0)) 
         import matplotlib
         import matplotlib.pyplot as plt
     except ImportError as error:
-        raise ImportError('plots need matplotlib: pip install "fulmen[examples]", or pip install matplotlib.') from error
+        raise missing("matplotlib", "plots", "examples") from error
     rows = -(-panels // columns)
     figure, axes = plt.subplots(
         rows, columns, figsize=(columns * size[0], rows * size[1]), layout="constrained", squeeze=False

@@ -167,10 +167,11 @@ def loss(objective: BinaryCrossEntropy, prediction):
 @dispatch
 def validate(objective: BinaryCrossEntropy, prediction):
     y, labels = concrete(number_targets(prediction, objective)), prediction.outputs.shape[1:]
-    if np.shape(objective.positive_weight) not in ((), labels):
+    weight: Any = objective.positive_weight
+    if np.shape(weight) not in ((), labels):
         raise ValueError(
             f"BinaryCrossEntropy.positive_weight must be a number or have one for each label, {labels}, got shape "
-            f"{np.shape(objective.positive_weight)}."
+            f"{np.shape(weight)}."
         )
     if y is None or not y.size:
         return

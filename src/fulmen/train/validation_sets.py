@@ -30,10 +30,7 @@ class ValidationSets:
 
     def __init__(self, validation: Any, every: Every, state: State, data: Any, epochs: int | None) -> None:
         self.every = every
-        if isinstance(validation, list) and isinstance(data, tuple) and validation and isinstance(validation[0], tuple):
-            warn(
-                "validation is a list of pairs, which is read as the batches of one set; several sets have names: {'clean': …}."
-            )
+        _warn_of_pairs(validation, data)
         one = not isinstance(validation, Mapping) or (isinstance(data, Mapping) and data.keys() == validation.keys())
         named = {"validation": validation} if one else {f"validation/{name}": v for name, v in validation.items()}
         self.phases: dict[str, tuple[Phase, Any]] = {}
@@ -53,6 +50,14 @@ class ValidationSets:
             _, found = run_epoch(phase, run.arrays(), data, run)
             logs |= {f"{prefix}/{name}": value for name, value in found.items()}
         return logs
+
+
+def _warn_of_pairs(validation: Any, data: Any) -> None:
+    """Warn of a list of pairs beside training data that is a pair of arrays: it is not read as several sets."""
+    if isinstance(validation, list) and isinstance(data, tuple) and validation and isinstance(validation[0], tuple):
+        warn(
+            "validation is a list of pairs, which is read as the batches of one set; several sets have names: {'clean': …}."
+        )
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from fulmen.core.leaves import components
 from fulmen.core.paths import covers, join_path
 from fulmen.core.state import State
 from fulmen.core.version import __version__
+from fulmen.dispatching.lazy_libraries import missing
 from fulmen.train.checkpoints.atomic_files import write_all
 from fulmen.train.checkpoints.saved_arrays import (
     DamagedFileError,
@@ -65,7 +66,7 @@ def safetensors() -> Any:
     try:
         import safetensors
     except ImportError:
-        raise ImportError('save and load need the package safetensors: pip install "fulmen[save]"') from None
+        raise missing("safetensors", "save and load", "save") from None
     return safetensors
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from fulmen.core.paths import join_path
 from fulmen.core.state import State
 from fulmen.devices.processes import is_first, several
+from fulmen.dispatching.lazy_libraries import missing
 from fulmen.train.checkpoints.atomic_files import write_file
 from fulmen.train.checkpoints.file_header import Header, described_tree, parse_header, require_same
 from fulmen.train.checkpoints.manifest import read_bytes
@@ -70,7 +71,7 @@ def _orbax() -> Any:
     try:
         import orbax.checkpoint
     except ImportError:
-        raise ImportError('OrbaxStore needs the package orbax-checkpoint: pip install "fulmen[orbax]"') from None
+        raise missing("orbax-checkpoint", "checkpoints in an OrbaxStore", "orbax") from None
     return orbax.checkpoint
 
 
