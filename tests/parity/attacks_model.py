@@ -46,14 +46,14 @@ def patch_conv() -> Any:
     """A convolution by patches: the gradient of XLA's in float64 takes 70 times as long if nothing is optimised, as in tests."""
     from fulmen import forward as forward_verb
     from fulmen.models import Conv
-    from fulmen.models.layers import _add_bias, _by_patches
+    from fulmen.models.convolution import _by_patches
 
     class PatchConv(Conv):
         pass
 
     def forward(layer: PatchConv, x):
         strides, pads = (layer.stride,) * 2, [(layer.padding,) * 2] * 2
-        return _add_bias(_by_patches(x, layer.weight, strides, pads), layer.bias)
+        return _by_patches(x, layer.weight, strides, pads, (1, 1)) + layer.bias[None, None, None]
 
     forward_verb.dispatch(forward)
     return PatchConv
