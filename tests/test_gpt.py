@@ -16,7 +16,7 @@ from fulmen.metric_types import BitsPerCharacter
 from fulmen.models import Transformer
 from fulmen.systems import LanguageModel
 
-LENGTH, FEATURES, HEADS, LAYERS, BATCH, STEPS, RATE = 32, 32, 2, 2, 16, 150, 2**-8
+LENGTH, FEATURES, HEADS, LAYERS, BATCH, STEPS, RATE = 16, 32, 2, 2, 16, 120, 2**-8
 EPSILON = float(np.float32(1e-5))  # numbers of models are single, also among double arrays
 
 
