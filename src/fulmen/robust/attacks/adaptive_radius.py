@@ -187,9 +187,11 @@ def next_radius(attack: FMN, ball: Ball, state, adversarial, distance, value, gr
     change = annealed(share, attack.change, attack.last_change)
     slope = jnp.maximum(dual_length(ball, gradient), 1e-12).astype(share.dtype)
     to_boundary = jnp.abs(value).astype(share.dtype) / slope
-    # At least by `last_change`: the linearised distance alone leads a linear model to its boundary, and never across.
-    least = jnp.asarray(attack.last_change).astype(share.dtype) * distance
-    first = distance + jnp.maximum(to_boundary, least)
+    first = distance + to_boundary
+    # The linearised distance alone leads a linear model to its boundary, up to rounding, and never across.
+    rounding = 32 * float(jnp.finfo(share.dtype).eps) * state.radius
+    stuck = jnp.isfinite(state.radius) & (jnp.abs(first - state.radius) <= rounding)
+    first = jnp.where(stuck, first * (1 + jnp.asarray(attack.last_change).astype(share.dtype)), first)
     grown = jnp.where(jnp.isfinite(state.nearest), state.radius * (1 + change), first)
     return jnp.where(adversarial, jnp.minimum(state.radius * (1 - change), state.nearest), grown)
 
