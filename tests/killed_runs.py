@@ -89,6 +89,14 @@ def train(name: str, directory: Path, result: Path, epochs: int) -> None:
     Path(f"{result}.json").write_text(json.dumps([rows, memories, int(state.step)]))
 
 
+def _in_process(*args: Any) -> None:
+    """`train`; `multiprocessing` would end with exit code 1 after Ctrl-C before the first step, which raises."""
+    try:
+        train(*args)
+    except KeyboardInterrupt:
+        raise SystemExit(128 + signal.SIGINT) from None
+
+
 def outcome(result: Path) -> dict[str, bytes]:
     """The files of a complete run."""
     return {ending: Path(f"{result}{ending}").read_bytes() for ending in ("", ".json", ".jsonl")}
@@ -113,7 +121,7 @@ def run_to_the_end(
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["fulmen"])
     while True:
-        process = context.Process(target=train, args=(name, directory, result, epochs))
+        process = context.Process(target=_in_process, args=(name, directory, result, epochs))
         process.start()
         if len(ended) < times:
             _send(process, number, directory, rng)

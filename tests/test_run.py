@@ -285,7 +285,7 @@ def test_overfit_repeats_and_validates_on_the_first_batches(state):
 def test_long_logs_do_not_cut_the_numbers_of_the_bar(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "60")
     bar, logs = ProgressBar(), {f"metric{i}": 0.5 for i in range(9)}
-    run = SimpleNamespace(steps=1234, done=1234, epoch=6, logs=logs, speed=1.0)
+    run = SimpleNamespace(steps=1234, done=1234, epoch=6, logs=logs, speed=1.0, history=fm.History())
     for event in (fm.FitStart(), fm.FitEnd()):
         on(event, bar, run)
     assert " 1234/1234 " in capsys.readouterr().out

@@ -58,7 +58,7 @@ def _attacked(norm: str, ensemble: bool = False) -> float:
     ball = {"linf": fm.LinfBall, "l2": L2Ball, "l1": L1Ball}[norm](EPS[norm])
     region = ball & fm.Box(0, 1)
     attack = autoattack(region) if ensemble else fm.PGD(region, EPS[norm] / 10, 40)
-    return float(fm.evaluate(attacks_model.classifier(), attacks_model.examples(N), attack=attack)["accuracy"])
+    return float(fm.evaluate(attacks_model.classifier(), attacks_model.examples(N), attack=attack)["robust/accuracy"])
 
 
 def _torchattacked(make: Callable) -> float:
