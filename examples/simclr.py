@@ -73,7 +73,7 @@ def draw(found, labels, encoded, picture):
     left.minorticks_off()
     left.legend(frameon=False)
     left.spines[["top", "right"]].set_visible(False)
-    plane = TSNE(random_state=0, perplexity=min(30, len(encoded[1]) - 1)).fit_transform(encoded[0])
+    plane = TSNE(random_state=0, method="exact", perplexity=min(30, len(encoded[1]) - 1)).fit_transform(encoded[0])
     right.scatter(*plane.T, c=encoded[1], cmap="tab10", s=6)
     for label in range(10):
         right.annotate(str(label), np.median(plane[encoded[1] == label], 0), ha="center", va="center", fontsize=13)
