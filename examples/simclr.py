@@ -32,10 +32,10 @@ def distorted(key, image):
     return jax.scipy.ndimage.map_coordinates(image[..., 0], [*at], order=1)[..., None]
 
 
-def probe(train, test, per_class, seeds=10):
+def probe(train, test, per_class, splits):
     """The mean test accuracy of a linear classifier from a few labelled examples of each class."""
     found = []
-    for seed in range(seeds):
+    for seed in range(splits):
         order = np.random.default_rng(seed).permutation(len(train[1]))
         rows = np.concatenate([order[train[1][order] == label][:per_class] for label in range(10)])
         linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
@@ -43,7 +43,7 @@ def probe(train, test, per_class, seeds=10):
     return float(np.mean(found))
 
 
-def main(epochs=60, widths=(32, 64), labels=(1, 2, 5, 10, 20), points=540, picture="simclr.png"):
+def main(epochs=60, widths=(32, 64), labels=(1, 2, 5, 10, 20), points=540, splits=10, picture="simclr.png"):
     x, y = load_digits(return_X_y=True)
     train, test = fm.split((x.reshape(-1, 8, 8, 1).astype(np.float32) / 16, y), 0.7, seed=0)
     encoder = Chain(*ConvNet(1, 10, widths)[:-1])  # without its last layer
@@ -56,7 +56,7 @@ def main(epochs=60, widths=(32, 64), labels=(1, 2, 5, 10, 20), points=540, pictu
     encode = lambda data: (fm.predict(state.system.model[0], data[0]), data[1])
     pixels = lambda data: (data[0].reshape(-1, 64), data[1])
     both = {"pixels": (pixels(train), pixels(test)), "SimCLR": (encode(train), encode(test))}
-    found = {name: [probe(*data, n) for n in labels] for name, data in both.items()}
+    found = {name: [probe(*data, n, splits) for n in labels] for name, data in both.items()}
     print("labels per class ", *(f"{n:6}" for n in labels))
     for name, values in found.items():
         print(f"{name:17}", *(f"{value:6.3f}" for value in values))
@@ -73,7 +73,7 @@ def draw(found, labels, encoded, picture):
     left.minorticks_off()
     left.legend(frameon=False)
     left.spines[["top", "right"]].set_visible(False)
-    plane = TSNE(random_state=0, perplexity=min(30, len(encoded[1]) - 1)).fit_transform(encoded[0])
+    plane = TSNE(random_state=0, method="exact", perplexity=min(30, len(encoded[1]) - 1)).fit_transform(encoded[0])
     right.scatter(*plane.T, c=encoded[1], cmap="tab10", s=6)
     for label in range(10):
         right.annotate(str(label), np.median(plane[encoded[1] == label], 0), ha="center", va="center", fontsize=13)

@@ -21,7 +21,7 @@ SMALL = {
     "hypergradient": dict(iterations=1, inner=2),
     "recurrent": dict(epochs=1),
     "search": dict(epochs=1, rates=2, weights=2),
-    "simclr": dict(epochs=1, widths=(2, 2), labels=(1, 2), points=40),
+    "simclr": dict(epochs=1, widths=(2, 2), labels=(1, 2), points=40, splits=1),
     "tabular": dict(epochs=2, weights=(1.0,), seeds=1),
     "wgan": dict(steps=6, width=8),
 }
