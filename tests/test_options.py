@@ -24,6 +24,8 @@ def keywords(function):
     return {p.name: p.default for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
 
 
+# The functions that a method, or a function around the methods, passes its options on to.
+PASSED_ON = {"fit": [fm.setup], "perturb": [function for function, _ in fm.attacks.attempt.table.around.values()]}
 WITH_OPTIONS = [name for name, v in DECLARED.items() if set(keywords(v)) - {"mode", "plan"}]
 
 
@@ -41,7 +43,7 @@ def test_methods_have_the_options_and_defaults_of_the_contract(name):
     ours = [keywords(m.function) for m in verb.methods if m.module.startswith("fulmen.")]
     assert [{option: shown.get(option) for option in options} for options in ours] == ours
     around = [keywords(function) for function, _ in verb.table.around.values()]
-    passed_on = [keywords(fm.setup)] if verb is fm.fit else []
+    passed_on = [keywords(function) for function in PASSED_ON.get(name, ())]
     for options in [*around, *passed_on]:
         assert {option: shown.get(option, default) for option, default in options.items()} == options
     assert {option for options in [*ours, *around, *passed_on] for option in options} >= set(shown)
