@@ -212,7 +212,7 @@ MISTAKES = {
     "train=True": (
         lambda: fm.models.Flatten()(X, train=True),
         TypeError,
-        ["train is no option", "mode is no option of `forward`", "fm.Train(key)"],
+        ["train", "mode is no option of `forward`", "fm.Train(key)"],
     ),
     "no @dispatch": (undecorated, TypeError, ["forward(Mine", "The function `forward` at", "write @dispatch above it"]),
     "key in a suggestion": (
