@@ -91,7 +91,8 @@ class _LinkNames(SphinxPostTransform):
     def run(self, **options) -> None:
         targets = self.app.fulmen_targets = getattr(self.app, "fulmen_targets", None) or _targets()
         for literal in list(self.document.findall(nodes.literal)):
-            target = targets.get(re.sub(r"\(.*\)$", "", literal.astext()))
+            found = _NAME.fullmatch(literal.astext())
+            target = targets.get(found[1]) if found else None
             if target and not any(isinstance(node, _LINKED) or "methods" in node["classes"] for node in _above(literal)):
                 options = dict(refdomain="py", reftype="obj", reftarget=target, refexplicit=True, refdoc=self.env.docname)
                 link = addnodes.pending_xref("", **options)
@@ -99,6 +100,7 @@ class _LinkNames(SphinxPostTransform):
                 link += literal
 
 
+_NAME = re.compile(r"([\w.]+)(\([^()]*(\([^()]*\)[^()]*)*\))?")  # a name, or one call of it
 _LINKED = (nodes.reference, nodes.title, addnodes.pending_xref, addnodes.desc_signature)
 
 
