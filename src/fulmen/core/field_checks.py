@@ -9,7 +9,7 @@ import jax
 from fulmen.core import verbs as contracts
 from fulmen.core.component import Component, is_part
 from fulmen.core.fields import STATIC, UNCLEAR, kinds
-from fulmen.core.leaves import BUFFER, CONTAINERS, PARAMETER, drawn, is_array, leaves
+from fulmen.core.leaves import BUFFER, CONTAINERS, PARAMETER, components, drawn, is_array, leaves
 from fulmen.core.limits import check_limits
 from fulmen.core.paths import join_path
 from fulmen.core.tree import Tree, items, short
@@ -41,13 +41,14 @@ def _require_dispatched(cls: type, generation: int) -> None:
                 )
 
 
-def check_fields(component: Any, everything: list[tuple[str, Any]]) -> None:
+def check_fields(component: Any, everything: list[tuple[str, Any]] | None = None) -> None:
     """Raise for fields of unclear kind, values that do not fit the kind, and parameters at two paths.
 
     Args:
         component: the component.
-        everything: its `components`.
+        everything: its `components`, if they are known.
     """
+    everything = components(component) if everything is None else everything
     for path, part in everything:
         if not isinstance(part, Component):
             _check_foreign(part, path)

@@ -79,7 +79,7 @@ def check(
     key = jax.random.key(0 if seed is None else seed)
     with report.attempt("arrays"):
         component = init(component, fold_name(key, "init"))
-        check_fields(component, components(component))
+        check_fields(component)
         trained = sum(np.size(leaf.value) for leaf in leaves(component) if leaf.role == PARAMETER)
         report.add(OK, f"component: {trained:,} parameters drawn")
     if not report.ok:
