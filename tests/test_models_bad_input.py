@@ -153,10 +153,10 @@ def test_values_at_the_limits_are_valid():
         (
             lambda: Chain(Dense(1, 1), 3),
             TypeError,
-            r"Chain takes models and functions, got int at index 1",
+            r"Chain takes models and functions, got 3 at index 1",
         ),
         (lambda: MLP(6), ValueError, r"at least the sizes of its input and its output.*got \(6,\)"),
-        (lambda: MLP([6, 3]), TypeError, r"integers by position, MLP\(64, 128, 10\)"),
+        (lambda: MLP([6, 3]), TypeError, r"integers by position, such as MLP\(64, 128, 10\).*write MLP\(6, 3\)"),
         (lambda: ConvNet(image_size=1), ValueError, r"ConvNet\.image_size 1 is too small"),
         (lambda: ConvNet(widths=()), ValueError, r"ConvNet\.widths"),
         (
