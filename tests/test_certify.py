@@ -118,6 +118,11 @@ class TwoHeads(fm.System):
         (lambda: fm.certify(fm.Smoothed(linear(), 0.1, 0), examples(), fm.L2Ball(0.1)), ValueError, "Smoothed.samples"),
         (lambda: fm.certify(fm.Smoothed(linear(), 0.1), examples(), fm.LinfBall(0.1)), ValueError, "fm.L2Ball"),
         (lambda: fm.setup(fm.IBP(linear(), fm.L2Ball(0.1)), examples(), optimizer=optax.sgd, lr=0.1), ValueError, "IBP"),
+        (
+            lambda: fm.setup(fm.IBP(linear(), REGION, warmup=0.1), examples(), optimizer=optax.sgd, lr=0.1),
+            ValueError,
+            r"IBP.warmup must be a number of steps, 0 or at least 1, got 0.1",
+        ),
     ],
 )
 def test_bad_input_is_an_error_with_the_remedy(call, error, message):

@@ -201,7 +201,7 @@ def test_one_pattern_is_one_group_with_one_norm():
 def test_a_learning_rate_that_no_optimizer_in_the_dict_uses():
     with pytest.raises(TypeError, match=r"lr: there is no optimizer constructor.*write optimizer=optax.adam, lr=1e-3"):
         fm.setup(pair(), data(), optimizer={"one": SGD, "two": {"layer": ADAM}}, lr=1e-3)
-    with pytest.raises(TypeError, match=r"weight_decay is no option of `fit`: write optimizer=optax.adamw"):
+    with pytest.raises(TypeError, match=r"weight_decay is no option of `setup`: write optimizer=optax.adamw"):
         fm.setup(pair(), data(), optimizer={"": SGD}, weight_decay=0.1)
     with pytest.raises(TypeError, match=r"lrr is no option.*did you mean 'lr'"):
         fm.setup(pair(), data(), optimizer={"": optax.adam}, lrr=0.1)

@@ -101,7 +101,7 @@ def test_dir_of_a_namespace_lists_its_public_names_only(space):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (dict(max_epochs=7), ["max_epochs is no option of `fit`", "write epochs=7"]),
+        (dict(max_epochs=7), ["max_epochs is no option of `", "write epochs=7"]),
         (dict(accumulate_grad_batches=4), ["microbatches=4"]),
         (dict(precision="bf16-mixed", verbose=0), ["precision, verbose are no options", "MixedPrecision", "progress=False"]),
         (dict(validation_split=0.2), ["fm.split(data, 0.8)"]),

@@ -124,7 +124,7 @@ def check_component(component: Any) -> None:
 def _configured(component: Any, optimizer: Any, lr: Any, options: dict[str, Any]) -> Any:
     """The optimizer as a state keeps it: constructors with their learning rate and options."""
     constructors = _constructors(optimizer)
-    require_known(optimizer, options)
+    require_known(optimizer, options, "setup")
     if (lr is not None or options) and not constructors:
         names = ", ".join(["lr"] * (lr is not None) + list(options))
         raise TypeError(
@@ -169,7 +169,7 @@ def _constructors(optimizer: Any, name: str = "optimizer") -> list[Any]:
     return [optimizer] if is_constructor(optimizer) else []
 
 
-def require_known(optimizer: Any, options: dict[str, Any]) -> None:
+def require_known(optimizer: Any, options: dict[str, Any], verb: str = "fit") -> None:
     """Raise on keywords that neither `fit` nor an optimizer constructor has, if it is known what to write instead."""
     for constructor in _constructors(optimizer) or [None]:
         theirs = inspect.signature(constructor).parameters if constructor is not None else {}
@@ -177,7 +177,7 @@ def require_known(optimizer: Any, options: dict[str, Any]) -> None:
             continue
         known = [*_OPTIONS, *[*theirs][1:]]  # the first parameter is the learning rate
         unknown = {name: value for name, value in options.items() if name not in known}
-        if answer := unknown_options("fit", unknown, known):
+        if answer := unknown_options(verb, unknown, known):
             raise TypeError(answer)
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from fulmen.compose.defence import Defence, unrecorded, validate_logits
-from fulmen.core import Eval, Prediction, Train, class_targets, hyper, inputs, with_inputs
+from fulmen.core import Eval, Prediction, Train, class_targets, concrete, hyper, inputs, number, with_inputs
 from fulmen.core.prediction import inputs_for
 from fulmen.core.verbs import bind, defence_losses, loss, margin_bounds, predictions, scaled, validate
 from fulmen.dispatching.registry import dispatch
@@ -89,6 +89,13 @@ def margins_in(found: Prediction, region: Region, labels: Any) -> jax.Array:
 @dispatch
 def validate(ibp: IBP):
     require_covered("IBP", ibp.region)
+    for name in ("warmup", "ramp"):
+        steps = concrete(getattr(ibp, name))
+        if steps is not None and ((steps > 0) & (steps < 1)).any():
+            raise ValueError(
+                f"IBP.{name} must be a number of steps, 0 or at least 1, got {number(steps)}; a share of a run is "
+                f"{name}=share * epochs * steps_per_epoch."
+            )
 
 
 @dispatch
