@@ -311,13 +311,6 @@ def test_an_init_calls_that_of_its_base_class():
     assert (Longer(2).units, Longer(2).more, Longer(2).rate) == (2, 4, 0.25)
 
 
-def test_a_class_without_fields_inherits_a_custom_init():
-    class Same(Own):
-        pass
-
-    assert (Same(2).units, Same(2).rate) == (2, 0.25)
-
-
 @pytest.mark.parametrize("make", [lambda: Own(3), lambda: Post(jnp.ones(3)), lambda: jax.tree.map(lambda v: v, Own(3))])
 def test_a_tree_is_immutable_after_init(make):
     tree = make()

@@ -81,13 +81,6 @@ def _require_parameters(cls: type, init: Callable[..., None], options: Iterable[
         raise TypeError(unknown_keyword(cls, unknown, names)) from None
 
 
-def inherited_init(cls: Any) -> Callable[..., None] | None:
-    """The custom `__init__` of the base class, if the class declares no fields; a generated one would take other arguments."""
-    base = cls.__bases__[0]
-    same = [*dataclasses.fields(cls)] == [*dataclasses.fields(base)] if dataclasses.is_dataclass(base) else False
-    return base.__init__ if same and hasattr(base.__init__, "__wrapped__") else None
-
-
 def _set_defaults(tree: Any, names: set[str]) -> None:
     """Give the fields of these names that have no value their defaults."""
     values = tree.__dict__

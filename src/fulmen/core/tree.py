@@ -8,7 +8,7 @@ from typing import Any, ClassVar, dataclass_transform
 
 import jax
 
-from fulmen.core.construction import completed_init, generated_init, inherited_init
+from fulmen.core.construction import completed_init, generated_init
 from fulmen.core.fields import STATIC, hyper, kinds, known_kinds, note_scope, static
 from fulmen.core.pickling import Fields
 from fulmen.dispatching.redefinition import define
@@ -31,8 +31,7 @@ class Tree:
         custom = vars(cls).get("__init__")
         # `frozen=True` and a generated `__init__` would compile three functions for each class.
         dataclasses.dataclass(init=False, eq=False, repr=False)(cls)
-        custom = custom or inherited_init(cls)
-        cls.__init__ = generated_init(cls) if custom is None else completed_init(cls, custom)
+        cls.__init__ = completed_init(cls, custom) if custom else generated_init(cls)
         cls.__dataclass_fields__ = Fields(cls, cls.__dataclass_fields__, kinds)
         note_scope(cls)
         jax.tree_util.register_pytree_with_keys(cls, _flatten_with_keys, _unflatten(cls), _flatten)
