@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-_STYLES = (("#2a6fbb", "o"), ("#d1662f", "s"))  # a colour and a marker for each training
+_STYLES = (("#c0392b", "o"), ("#2471a3", "s"))  # a colour and a marker for each training
 _CONFIDENCE = 1.96  # standard deviations of a normal distribution that 95 % are within
 
 
