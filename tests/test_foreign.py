@@ -483,7 +483,7 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch, library, package
 
 
 def test_modules_of_known_libraries_get_advice():
-    with pytest.raises(TypeError, match=r"model must be .* a component, got LinenNet.*fm.Linen\(module, x\[:1\]\)"):
+    with pytest.raises(TypeError, match=r"model must be a Component, got LinenNet.*fm.Linen\(module, x\[:1\]\)"):
         fm.setup(fm.Classifier(LinenNet()), (X, Y), optimizer=optax.sgd, lr=0.1)
     with pytest.raises(TypeError, match=r"a component must be given, got LinenNet.*fm.Linen"):
         fm.setup(LinenNet(), (X, Y), optimizer=optax.sgd, lr=0.1)

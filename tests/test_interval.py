@@ -287,7 +287,7 @@ def forward(layer: Sized, x):
 
 
 def test_the_bounds_of_a_layer_are_not_used_for_a_subclass_with_its_own_forward():
-    with pytest.raises(fm.AmbiguousMethodError, match="sized: Sized, x: Interval"):
+    with pytest.raises(fm.AmbiguousMethodError, match=r"sized: Sized, x: fm.Interval"):
         forward(Sized(4, 4), X)
 
 

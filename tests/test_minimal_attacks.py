@@ -243,7 +243,8 @@ def test_deepfool_in_a_box_succeeds_where_clipping_fails(norm):
         theirs = wrong(RECORDED[f"deepfool/{norm}/box"])
         assert wrong(x).all() and not theirs.all()
     far, others = norm_of(norm, x - clean), norm_of(norm, RECORDED[f"deepfool/{norm}/box"] - clean)
-    assert (far[theirs] / np.maximum(others[theirs], 1e-9)).max() < 1.25 and np.median(far) < np.median(others[theirs])
+    ratios = far[theirs] / np.maximum(others[theirs], 1e-9)
+    assert ratios.max() < 1.25 and np.median(ratios) < 1.005  # nearest along another ray
 
 
 # Independence of examples, of the batch and of the program

@@ -360,8 +360,9 @@ BAD_TARGETS = [
         (4, 3),
         np.ones((4, 3), np.int32),
         ValueError,
-        r"probabilities of shape \(4, 3\).*y.astype\(np.float32\)",
+        r"probabilities of shape \(4, 3\).*Several labels.*fm.BinaryCrossEntropy\(\)",
     ),
+    ((4, 3), np.eye(3, dtype=np.int32)[[0, 1, 2, 0]], ValueError, r"One-hot vectors.*y.astype\(np.float32\)"),
     (
         (4, 3),
         np.ones((4, 2, 2), np.int32),
@@ -439,7 +440,7 @@ def test_outputs_must_be_one_floating_point_array():
 def test_an_objective_without_a_method_says_what_to_write():
     class Empty(fm.Objective): ...
 
-    with pytest.raises(TypeError, match=r"def loss\(empty: Empty, \w+: Prediction\)"):
+    with pytest.raises(TypeError, match=r"def loss\(empty: Empty, \w+: fm.Prediction\)"):
         fm.loss(Empty(), predict())
 
 

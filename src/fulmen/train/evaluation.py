@@ -229,16 +229,15 @@ def _predict(component: Any, key: Any, data: Any, batch_size: int | None, owner:
         rows = slice(n if n < count(raw) else None)
         outputs = _outputs(structure, leaves, on_rows(raw, devices), Eval(key, np.int32(number)))
         if _keeps_rows(component, raw):
-            _require_rows(outputs, component, count(raw))
+            _require_rows(outputs, count(raw))
         found.append(jax.tree.map(lambda v, rows=rows: np.asarray(v)[rows], outputs))
     return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
 
 
-def _require_rows(outputs: Any, component: Any, n: int) -> None:
+def _require_rows(outputs: Any, n: int) -> None:
     """Raise unless the outputs have one row per example."""
-    axis = 1 if members_of(component, component) else 0
     shapes = [np.shape(value) for value in jax.tree.leaves(outputs)]
-    if any(shape[axis : axis + 1] != (n,) for shape in shapes):
+    if any(shape[:1] != (n,) for shape in shapes):
         raise ValueError(
             f"predict: the model must return one row per example, got shape {', '.join(map(str, shapes))} for {n} examples. The first "
             "axis of data is that of the examples: a single one needs it too, x[None]."
