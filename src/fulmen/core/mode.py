@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -207,12 +208,33 @@ class Schedule(Tree):
     run.
     """
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__call__" in vars(cls):
+            cls.__call__ = _for_plans(cls.__call__)
+
     def __call__(self, plan: Plan) -> Any:
         raise NotImplementedError
 
     def span(self, plan: Plan) -> int | None:
         """The number of steps after which its value no longer changes; None if it has no end."""
         return plan.total_steps
+
+
+def _for_plans(call: Callable[[Any, Plan], Any]) -> Callable[[Any, Plan], Any]:
+    """A schedule's `__call__` that refuses the step, with which optax calls a learning rate."""
+
+    @functools.wraps(call)
+    def __call__(self: Any, plan: Plan) -> Any:
+        if not isinstance(plan, Plan):
+            raise TypeError(
+                f"{self!r} is a function of the run's plan, got {type(plan).__name__}: optax calls a learning rate with the step, which "
+                "does not tell the length of the run. Write `optimizer=lambda lr: optax.chain(…, optax.adam(lr))`, and the schedule "
+                "as lr=fm.cosine(1e-3)."
+            )
+        return call(self, plan)
+
+    return __call__
 
 
 class PlanRead(Exception):
