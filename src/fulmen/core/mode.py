@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fulmen.core.fields import static
-from fulmen.core.tree import Tree, remake
+from fulmen.core.tree import Tree, remake, short
 
 
 class Mode(Tree):
@@ -221,15 +221,15 @@ class Schedule(Tree):
         return plan.total_steps
 
 
-def _for_plans(call: Callable[[Any, Plan], Any]) -> Callable[[Any, Plan], Any]:
+def _for_plans(call: Callable[..., Any]) -> Callable[..., Any]:
     """A schedule's `__call__` that refuses the step, with which optax calls a learning rate."""
 
     @functools.wraps(call)
     def __call__(self: Any, plan: Plan) -> Any:
         if not isinstance(plan, Plan):
             raise TypeError(
-                f"{self!r} is a function of the run's plan, got {type(plan).__name__}: optax calls a learning rate with the step, which "
-                "does not tell the length of the run. Write `optimizer=lambda lr: optax.chain(…, optax.adam(lr))`, and the schedule "
+                f"{self!r} must be called with the plan of a run, got {short(plan)}. optax calls a learning rate with the step, which "
+                "does not tell the length of the run: write `optimizer=lambda lr: optax.chain(…, optax.adam(lr))`, and the schedule "
                 "as lr=fm.cosine(1e-3)."
             )
         return call(self, plan)
