@@ -131,6 +131,11 @@ WRONG = {
     "radius": (lambda: fm.L2Ball(radius=0.1), TypeError, ["use eps=…"]),
     "epsilon": (lambda: fm.L2Ball(epsilon=0.1), TypeError, ["use eps=…"]),
     "clip_min": (lambda: fm.FGSM(clip_min=0), TypeError, ["fm.LinfBall(0.1) & fm.Box(0, 1)"]),
+    "clip_max beside a region": (
+        lambda: fm.FGSM(LINF, clip_max=1),
+        TypeError,
+        ["it belongs to region=fm.LinfBall(0.1) & fm.Box(0, 1)."],
+    ),
     "eps of an epsilon": (lambda: fm.models.LayerNorm(3, eps=1e-5), TypeError, ["use epsilon=…"]),
     "steps of robustness": (
         lambda: fm.robustness(fm.init(classifier(), jax.random.key(0)), (X, Y), LINF, steps=3),

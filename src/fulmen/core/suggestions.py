@@ -134,9 +134,10 @@ def unknown_keyword(who: str, unknown: str, names: Iterable[str], given: Collect
     """
     names = list(names)
     free = [name for name in names if name not in given]
-    near = next((written for written in _SYNONYMS.get(unknown, ()) if written.partition("=")[0] in free), None)
-    near = near or nearest(unknown, free)
-    hint = f"; use {near if '=' in near else f'{near}=…'}" if near else ""
+    meant = {written: written.partition("=")[0] for written in _SYNONYMS.get(unknown, ())}
+    near = next((written for written, name in meant.items() if name in free), None) or nearest(unknown, free)
+    part_of = next((written for written, name in meant.items() if "=" in written and name in names), None)
+    hint = f"; use {near if '=' in near else f'{near}=…'}" if near else f"; it belongs to {part_of}" if part_of else ""
     return f"{who} has no {what} {unknown!r}{hint}. Its {what}s are: {', '.join(names) or 'none'}."
 
 
