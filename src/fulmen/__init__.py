@@ -343,12 +343,21 @@ def __dir__() -> list[str]:
     return [*__all__, "testing"]
 
 
-def _list_public_names(package: ModuleType) -> None:
-    """Let `dir` and completion list the public names of a package, of the namespaces in it as well, and no modules."""
+def _unknown(space: ModuleType, path: str, name: str):
+    """Raise for a name that a namespace does not have, with what to use instead."""
+    raise AttributeError(unknown_name(name, sys.modules[__name__], path), name=name, obj=space)
+
+
+def _list_public_names(package: ModuleType, path: str = "") -> None:
+    """Let `dir` and completion list the public names of a package and of the namespaces in it, and no modules.
+
+    An unknown name of a namespace gets the error of the package.
+    """
     for name in package.__all__:
         if isinstance(space := getattr(package, name), ModuleType):
             space.__dir__ = functools.partial(sorted, space.__all__)  # type: ignore[method-assign]
-            _list_public_names(space)
+            space.__getattr__ = functools.partial(_unknown, space, f"{path}{name}")  # type: ignore[method-assign]
+            _list_public_names(space, f"{path}{name}.")
 
 
 _list_public_names(sys.modules[__name__])

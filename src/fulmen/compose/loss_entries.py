@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import jax
 
 from fulmen.compose.example_means import example_mean
-from fulmen.core import Model, System, named_parts, parts_of, short, sums_losses
+from fulmen.core import Game, Model, System, named_parts, parts_of, short, sums_losses
 from fulmen.core.verbs import as_batch, loss, losses, reduce_losses
 from fulmen.dispatching.registry import dispatch, verb
 
@@ -69,7 +69,16 @@ def _losses_of_parts(system: System, batch):
             f"{type(system).__name__} has no part with a loss. Write `losses(system: {type(system).__name__}, batch)`, or give "
             "it models or systems as fields."
         )
-    return {name: part_entry(part, part_batch(part, name, batch)) for name, part in found.items()}
+    batches = {name: part_batch(part, name, batch) for name, part in found.items()}
+    for name, part in found.items():
+        if not loss.has(part, batches[name]):
+            kind, given = type(system).__name__, ", mode" if isinstance(system, Game) else ""
+            raise TypeError(
+                f"{kind} has no method of `losses`, and its part {name!r}, a {type(part).__name__}, has no loss: write "
+                f"`losses(system: {kind}, batch{given})`, which returns a dict from the names of the fields to their losses, or make "
+                "the part a system, such as fm.Classifier(model)."
+            )
+    return {name: part_entry(part, batches[name]) for name, part in found.items()}
 
 
 losses.dispatch(_losses_of_parts)

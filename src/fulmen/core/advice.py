@@ -5,17 +5,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from fulmen.core.batch import Batch
 from fulmen.core.component import Component, Model, is_foreign, parts
 from fulmen.core.component_methods import unbind
 from fulmen.core.leaves import components, missing_arrays
 from fulmen.core.paths import join_path
-from fulmen.core.verbs import init
+from fulmen.core.verbs import init, losses
 from fulmen.dispatching import hooks
 from fulmen.dispatching.errors import AmbiguousMethodError, MissingMethodError
 from fulmen.dispatching.lazy_libraries import library_of
 
+_ARRAYS = (np.ndarray, jax.Array)
 _MODES = ("deterministic", "inference", "is_training", "mode", "train", "training")
 
 
@@ -103,11 +105,23 @@ def _remedy(verb: str, first: str, args: Sequence[type]) -> str:
     kind = args[0] if args else object
     if kind is tuple and first in ("state", "component"):
         return "`fit` returns two values: state, history = fm.fit(…)."
+    if verb == "loss" and issubclass(kind, Model) and _has_losses(kind):
+        return (
+            f"{kind.__name__} has a method of `losses`, which only an fm.System is trained by: write `class {kind.__name__}(fm.System)`, "
+            "or one `loss`."
+        )
     if verb == "loss" and (issubclass(kind, Model) or library_of(kind)) and len(args) == 2 and issubclass(args[1], Batch):
         return "fm.Classifier(model) and fm.Regressor(model) are systems that give a model a loss; or write a method for it."
+    if verb == "fit" and len(args) == 3 and not issubclass(args[2], _ARRAYS):
+        return f"The validation data is an option: fm.fit({first}, data, validation=…)."
     if first == "state" and len(args) == 3 and verb in ("fit", "evaluate", "train_step", "eval_step"):
         return f"The data is one argument: fm.{verb}({first}, (x, y))."
     return ""
+
+
+def _has_losses(kind: type) -> bool:
+    """Whether a class of models has a method of `losses`."""
+    return any(issubclass(kind, each) and issubclass(each, Model) for m in losses.methods for each in m.members[0])
 
 
 hooks.remedy = _remedy

@@ -77,11 +77,11 @@ def _converted(data: Any, leaves: list[Any], structure: Any) -> Any:
     if not all(isinstance(leaf, _NUMBERS) for leaf in leaves):
         for name, value in named_arrays(data):
             check_array(name, value)
-    wide = []
+    wide: list[tuple[str, np.ndarray]] = []
     for path, leaf in jax.tree_util.tree_flatten_with_path(data)[0]:
         if isinstance(leaf, np.ndarray) and leaf.shape:
             check_array(leaf_name(data, path), leaf)
-            wide += [leaf_name(data, path)] if is_wide(native_type(leaf.dtype)) else []
+            wide += [(leaf_name(data, path), leaf)] if is_wide(native_type(leaf.dtype)) else []
     warn_of_float64(wide)
     native_leaves = [native(leaf) for leaf in leaves]
     return structure.unflatten([single(v) if isinstance(v, np.ndarray) and is_wide(v.dtype) else v for v in native_leaves])

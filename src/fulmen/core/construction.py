@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from fulmen.core.suggestions import unknown_keyword
+from fulmen.core.suggestions import require_parameters, unknown_keyword
 
 _SELF = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -64,21 +64,12 @@ def completed_init(cls: Any, init: Callable[..., None]) -> Callable[..., None]:
         try:
             init(self, *args, **options)
         except TypeError:
-            _require_parameters(cls, init, options)
+            require_parameters(init, 1 + len(args), options)
             raise
         if type(self) is cls:  # else a subclass's `__init__` may assign more fields
             _set_defaults(self, everything)
 
     return __init__
-
-
-def _require_parameters(cls: type, init: Callable[..., None], options: Iterable[str]) -> None:
-    """Raise for a keyword that a custom `__init__` does not have."""
-    parameters = [*inspect.signature(init).parameters.values()][1:]
-    unknown = next((name for name in options if name not in {p.name for p in parameters}), None)
-    if unknown is not None and not any(p.kind is p.VAR_KEYWORD for p in parameters):
-        names = [f"*{p.name}" if p.kind is p.VAR_POSITIONAL else p.name for p in parameters]
-        raise TypeError(unknown_keyword(cls, unknown, names)) from None
 
 
 def _set_defaults(tree: Any, names: set[str]) -> None:
@@ -121,7 +112,7 @@ def _wrong_arguments(
     fields = [f.name for f in dataclasses.fields(cls) if f.init and f.name != "mode"]  # type: ignore[arg-type]
     unknown = next((name for name in named if name not in (*fields, "mode")), None)
     if unknown is not None:
-        return TypeError(unknown_keyword(cls, unknown, fields))
+        return TypeError(unknown_keyword(cls.__name__, unknown, fields, {*named, *by_position[: len(args)]}))
     if len(args) > len(by_position):
         order = ", ".join(by_position) or "none"
         return TypeError(f"{cls.__name__} takes {len(by_position)} arguments by position ({order}), got {len(args)}.")

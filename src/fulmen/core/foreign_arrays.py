@@ -59,15 +59,26 @@ def is_wide(dtype: Any) -> bool:
     return dtype == np.float64 != jax.dtypes.canonicalize_dtype(np.float64)
 
 
-def warn_of_float64(names: Iterable[str]) -> None:
-    """Warn that arrays of these names were converted."""
-    names = list(names)
+def warn_of_float64(converted: Iterable[tuple[str, np.ndarray]]) -> None:
+    """Warn that arrays were converted, except for vectors of whole numbers, which lose nothing and may be class labels.
+
+    Args:
+        converted: the names and values of float64 arrays.
+    """
+    names = [name for name, value in converted if not _is_whole_vector(value)]
     if names:
         which = f"{' and '.join(names)} {'was' if len(names) == 1 else 'were'}"
         warn(
             f"{which} converted from float64 to float32, the type that JAX computes in. Write {names[0]}.astype(np.float32) to do it "
             "once, or switch jax_enable_x64 on."
         )
+
+
+_LARGEST_EXACT = 2.0**24  # float32 represents all whole numbers up to it
+
+
+def _is_whole_vector(value: Any) -> bool:
+    return value.ndim == 1 and bool(((np.abs(value) <= _LARGEST_EXACT) & (value == np.round(value))).all())
 
 
 def single(array: np.ndarray) -> np.ndarray:

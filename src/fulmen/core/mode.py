@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fulmen.core.fields import static
-from fulmen.core.tree import Tree, remake
+from fulmen.core.tree import Tree, remake, short
 
 
 class Mode(Tree):
@@ -207,12 +208,33 @@ class Schedule(Tree):
     run.
     """
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__call__" in vars(cls):
+            cls.__call__ = _for_plans(cls.__call__)
+
     def __call__(self, plan: Plan) -> Any:
         raise NotImplementedError
 
     def span(self, plan: Plan) -> int | None:
         """The number of steps after which its value no longer changes; None if it has no end."""
         return plan.total_steps
+
+
+def _for_plans(call: Callable[..., Any]) -> Callable[..., Any]:
+    """A schedule's `__call__` that refuses the step, with which optax calls a learning rate."""
+
+    @functools.wraps(call)
+    def __call__(self: Any, plan: Plan) -> Any:
+        if not isinstance(plan, Plan):
+            raise TypeError(
+                f"{self!r} must be called with the plan of a run, got {short(plan)}. optax calls a learning rate with the step, which "
+                "does not tell the length of the run: write `optimizer=lambda lr: optax.chain(…, optax.adam(lr))`, and the schedule "
+                "as lr=fm.cosine(1e-3)."
+            )
+        return call(self, plan)
+
+    return __call__
 
 
 class PlanRead(Exception):

@@ -3,11 +3,14 @@
 import difflib
 import functools
 import inspect
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import optax
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # Names in other libraries whose counterpart has a different name.
 _COUNTERPARTS = {
@@ -19,7 +22,7 @@ _COUNTERPARTS = {
     "CSVLogger": "fm.CSV",
     "DataLoader": "the arrays themselves, as in fm.fit(system, (x, y)), or fm.batches",
     "L1Loss": "fm.MAE",
-    "LightningModule": "fm.System",
+    "LightningModule": "fm.Model, with a method of `loss`, or fm.System for several models",
     "Linear": "fm.models.Dense",
     "ModelCheckpoint": "fm.Checkpoint",
     "Module": "fm.Model",
@@ -36,25 +39,54 @@ _COUNTERPARTS = {
     "nn": "fm.models",
     "optim": "optax, as in fm.fit(…, optimizer=optax.adam, lr=1e-3)",
 }
-_SYNONYMS = {
-    "criterion": "objective",
-    "loss": "objective",
-    "loss_fn": "objective",
-    "module": "model",
-    "learning_rate": "lr",
-    "label_smoothing": "smoothing",
-    "p": "rate",
-    "pos_weight": "positive_weight",
-    "weight": "class_weights",
-}
+# Keywords in other libraries, and those with the same meaning here, perhaps with a value: the first that exists is suggested.
+_BEST = 'keep=fm.Best("validation/loss")'
+_BOX = "region=fm.LinfBall(0.1) & fm.Box(0, 1)"
+_SYNONYMS: Mapping[str, tuple[str, ...]] = {
+    # of systems, objectives and models
+    **dict.fromkeys(("criterion", "loss", "loss_fn"), ("objective",)),
+    **dict.fromkeys(("module", "net", "network"), ("model",)),
+    "label_smoothing": ("smoothing",),
+    "p": ("rate",),
+    "pos_weight": ("positive_weight",),
+    "weight": ("class_weights",),
+    # of attacks and regions
+    **dict.fromkeys(("eps", "epsilon", "radius", "max_norm"), ("eps", "epsilon", "region=fm.LinfBall(0.1)")),
+    **dict.fromkeys(("norm", "ball", "ord"), ("region=fm.LinfBall(0.1)",)),
+    **dict.fromkeys(("clip_min", "clip_max", "bounds", "clip_values"), (_BOX,)),
+    **dict.fromkeys(("alpha", "eps_iter", "eps_step", "abs_stepsize", "rel_stepsize", "stepsize"), ("step_size",)),
+    **dict.fromkeys(("num_steps", "n_steps", "iters", "num_iter", "n_iter", "nb_iter", "max_iter", "iterations"), ("steps",)),
+    **dict.fromkeys(("random_start", "rand_init"), ("start",)),
+    **dict.fromkeys(("n_restarts", "num_restarts", "num_random_init"), ("restarts",)),
+    "targeted": ("target",),
+    # of callbacks
+    "monitor": ("metric", _BEST),
+    **dict.fromkeys(("save_top_k", "save_best_only"), (_BEST,)),
+    **dict.fromkeys(("save_last", "max_to_keep", "save_total_limit"), ("keep=fm.Latest(1)",)),
+    **dict.fromkeys(("dirpath", "filepath", "path", "output_dir"), ("directory",)),
+    **dict.fromkeys(("every_n_epochs", "save_freq"), ("every=fm.Every(epochs=1)",)),
+    **dict.fromkeys(("every_n_train_steps", "save_steps"), ("every=fm.Every(steps=500)",)),
+    "restore_best_weights": ("restore_best",),
+    "threshold": ("min_delta",),
+    "min_lr": ("floor",),
+    # of schedules and optimizers
+    "learning_rate": ("lr", "peak"),
+    **dict.fromkeys(("lr", "max_lr", "init_value", "peak_value"), ("peak",)),
+    **dict.fromkeys(("warmup_steps", "num_warmup_steps", "warmup_epochs", "warmup_ratio"), ("warmup", "steps")),
+    **dict.fromkeys(("eta_min", "end_value"), ("end",)),
+    **dict.fromkeys(("milestones", "boundaries"), ("at",)),
+    **dict.fromkeys(("gamma", "decay_rate"), ("factor",)),
+    "pct_start": ("rise",),
+}  # fmt: skip
 
 
-def unknown_name(name: str, package: Any) -> str:
-    """The message for a name that a package does not have.
+def unknown_name(name: str, package: Any, space: str = "") -> str:
+    """The message for a name that a package, or a namespace in it, does not have.
 
     Args:
         name: the name.
         package: the package; names in its `__all__` may be namespaces.
+        space: the name of the namespace; empty for the package itself.
     """
     found = {**_public_names(package, "fm"), "testing": "fm.testing"}
     short = name.removesuffix("Loss").removesuffix("Score")
@@ -64,9 +96,9 @@ def unknown_name(name: str, package: Any) -> str:
             known = f"{library.__name__}.{name.lower()}"
     if known is None and (near := nearest(name, found)):
         known = found[near]
-    return f"module {package.__name__!r} has no attribute {name!r}; " + (
-        f"use {known}." if known else "dir(fm) lists its names."
-    )
+    path = f"fm.{space}".rstrip(".")
+    where = f"{package.__name__}.{space}".rstrip(".")
+    return f"module {where!r} has no attribute {name!r}; " + (f"use {known}." if known else f"dir({path}) lists its names.")
 
 
 def public_path(package: Any, kind: type) -> str:
@@ -90,23 +122,63 @@ def _public_names(package: Any, path: str) -> dict[str, str]:
     return found
 
 
-def unknown_keyword(cls: type, unknown: str, names: Iterable[str]) -> str:
-    """The message for an unknown keyword of a class.
+def unknown_keyword(who: str, unknown: str, names: Iterable[str], given: Collection[str] = (), what: str = "field") -> str:
+    """The message for an unknown keyword of a class or function.
 
     Args:
-        cls: the class.
+        who: the name of the class or function.
         unknown: the keyword.
-        names: the keywords of the class.
+        names: the keywords that there are.
+        given: the arguments that were given, which are not suggested.
+        what: what its keywords are.
     """
     names = list(names)
-    synonym = _SYNONYMS.get(unknown)
-    near = synonym if synonym in names else nearest(unknown, names)
-    hint = f"; use {near}=…" if near else ""
-    return f"{cls.__name__} has no field {unknown!r}{hint}. Its fields are: {', '.join(names) or 'none'}."
+    free = [name for name in names if name not in given]
+    meant = {written: written.partition("=")[0] for written in _SYNONYMS.get(unknown, ())}
+    near = next((written for written, name in meant.items() if name in free), None) or nearest(unknown, free)
+    part_of = next((written for written, name in meant.items() if "=" in written and name in names), None)
+    hint = f"; use {near if '=' in near else f'{near}=…'}" if near else f"; it belongs to {part_of}" if part_of else ""
+    return f"{who} has no {what} {unknown!r}{hint}. Its {what}s are: {', '.join(names) or 'none'}."
+
+
+def suggesting(function: Callable[P, R]) -> Callable[P, R]:
+    """A function or an `__init__` whose error for an unknown keyword suggests one that it has."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **options: P.kwargs) -> R:
+        try:
+            return function(*args, **options)
+        except TypeError:
+            require_parameters(function, len(args), options, "argument")
+            raise
+
+    return call
+
+
+def require_parameters(function: Callable[..., Any], by_position: int, options: Iterable[str], what: str = "field") -> None:
+    """Raise for a keyword that a function does not have.
+
+    Args:
+        function: the function, or the `__init__` of a class.
+        by_position: the number of arguments by position.
+        options: the keywords that were given.
+        what: what its keywords are called.
+    """
+    parameters = [*inspect.signature(function).parameters.values()]
+    unknown = next((name for name in options if name not in {p.name for p in parameters}), None)
+    if unknown is None or any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return
+    given = {*options, *(p.name for p in parameters[:by_position])}
+    names = [f"*{p.name}" if p.kind is p.VAR_POSITIONAL else p.name for p in parameters if p.name != "self"]
+    who = function.__qualname__.removesuffix(".__init__").rpartition(".")[2]
+    raise TypeError(unknown_keyword(who, unknown, names, given, what)) from None
+
+
+_SURELY_NEAR = 0.76  # just above the similarity of `eps` and `steps`
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
     """The most similar name, regardless of case, or None."""
     lower = {each.lower(): each for each in names}
-    near = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.75)
+    near = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=_SURELY_NEAR)
     return lower[near[0]] if near else None

@@ -11,6 +11,7 @@ import jax
 from fulmen.core.construction import completed_init, generated_init
 from fulmen.core.fields import STATIC, hyper, kinds, known_kinds, note_scope, static
 from fulmen.core.pickling import Fields
+from fulmen.dispatching import hooks
 from fulmen.dispatching.redefinition import define
 
 _layouts: dict[type, tuple[tuple[str, ...], tuple[str, ...], tuple[Any, ...]]] = {}
@@ -40,11 +41,11 @@ class Tree:
     def __setattr__(self, name: str, value: Any) -> None:
         """Set a field that has no value yet, in a custom `__init__` or a `__post_init__`; later it is an error."""
         if name in self.__dict__ or name not in type(self).__dataclass_fields__:
-            raise dataclasses.FrozenInstanceError(_immutable(self, name))
+            raise dataclasses.FrozenInstanceError(_immutable(self, name, value))
         self.__dict__[name] = value
 
     def __delattr__(self, name: str) -> None:
-        raise dataclasses.FrozenInstanceError(_immutable(self, name))
+        raise dataclasses.FrozenInstanceError(f"cannot delete {type(self).__name__}.{name}, a tree is immutable.")
 
     def __repr__(self) -> str:
         fields = [f for f in dataclasses.fields(self) if f.repr]
@@ -62,11 +63,17 @@ def _by_statement(cls: type) -> bool:
     return any(isinstance(code, types.CodeType) and code.co_name == cls.__name__ for code in frame.f_code.co_consts)
 
 
-def _immutable(tree: Tree, name: str) -> str:
-    cls, declared = type(tree).__name__, name in type(tree).__dataclass_fields__
-    if not declared:
-        return f"{cls} has no field {name!r}: declare it in the class, as in `{name}: jax.Array`."
-    return f"cannot assign to {cls}.{name}, a tree is immutable: make a changed copy, fm.replace(tree, {{{name!r}: …}})."
+def _immutable(tree: Tree, name: str, value: Any) -> str:
+    cls, fields = type(tree).__name__, type(tree).__dataclass_fields__
+    if name in fields:
+        return f"cannot assign to {cls}.{name}, a tree is immutable: make a changed copy, fm.replace(tree, {{{name!r}: …}})."
+    declare = f"{cls} has no field {name!r}: declare it in the class, as in `{name}: {annotation(value)}`"
+    if not tree.__dict__.keys() >= fields.keys():  # an `__init__` is running, after which every field has a value
+        return f"{declare}."
+    return (
+        f"cannot assign to {cls}.{name}, a tree is immutable. A value that changes in training is an fm.Buffer, which "
+        f"fm.record(y, buffer, new) changes. {declare}, to set it in `__init__` or `__post_init__`."
+    )
 
 
 # As a pytree
@@ -197,6 +204,19 @@ def _replaced(tree: Any, path: str, value: Any) -> Any:
 
 
 # In short form
+
+
+def annotation(value: Any) -> str:
+    """The annotation of a field for a value, as a user writes it."""
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return "jax.Array"
+    kind = type(value)
+    if isinstance(value, list | tuple | dict) and value:
+        inside = annotation(next(iter(value.values() if isinstance(value, dict) else value)))
+        return {list: f"list[{inside}]", tuple: f"tuple[{inside}, ...]"}.get(kind, f"dict[str, {inside}]")
+    if isinstance(value, types.FunctionType | types.BuiltinFunctionType):
+        return "Callable"
+    return "jax.Array | None" if value is None else hooks.spelled(kind) or kind.__name__
 
 
 def short(value: Any) -> str:

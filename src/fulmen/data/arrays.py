@@ -36,7 +36,7 @@ def check_arrays(data: Any) -> Any:
             check_finite(name, value)
     check_lengths(named)
     mapped = lambda value: isinstance(value, np.memmap)  # read and converted batch by batch
-    warn_of_float64(name for name, value in named.items() if is_wide(native_type(value.dtype)) and not mapped(value))
+    warn_of_float64((name, v) for name, v in named.items() if is_wide(native_type(v.dtype)) and not mapped(v))
     return jax.tree.map(lambda v: v if mapped(v) else host_array(v), data)
 
 

@@ -51,7 +51,7 @@ class BatchSpec:
         for i, value in enumerate(values):
             if by_rows or value.shape:
                 check_array(_name(raw, i), value)
-        warn_of_float64(_name(raw, i) for i, value in enumerate(values) if is_wide(native_type(value.dtype)))
+        warn_of_float64((_name(raw, i), value) for i, value in enumerate(values) if is_wide(native_type(value.dtype)))
         self.structure, self.text = structure, short(raw)
         self.rows = [_row(value) for value in values]
 

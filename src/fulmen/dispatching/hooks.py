@@ -26,6 +26,9 @@ verb_html: Callable[[Any], str] = _nothing
 unknown_option: Callable[[str, Mapping[str, Any], Iterable[str]], str] = _nothing
 """The message for keywords that a method does not take, from the verb's name, these keywords and the names of its own."""
 
+unknown_verb: Callable[[str], str] = _nothing
+"""What to write instead of a method of a verb that does not exist, from its name; empty if nothing is known about it."""
+
 
 def _never(kind: type) -> bool:
     return False

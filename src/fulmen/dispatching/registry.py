@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, overload
 
+from fulmen.dispatching import hooks
 from fulmen.dispatching.annotations import names_around
 from fulmen.dispatching.compiled_code import drop_compiled, lock
 from fulmen.dispatching.contract import Contract
@@ -100,6 +101,8 @@ def _find(function: Any) -> Verb[...]:
     if named:
         where = ", ".join(v.__module__ for v in named)
         raise NameError(f"there is more than one verb `{name}`, in {where}: import the one that is meant.")
+    if answer := hooks.unknown_verb(name):
+        raise NameError(f"`{name}` is not a verb: {answer}")
     names = [v.__name__ for v in verbs()]
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean `{near[0]}`?" if near else f"the verbs are: {', '.join(names)}."

@@ -104,7 +104,7 @@ def groups(system: Any, optimizer: Any, plan: Plan) -> list[Group]:
         if leaf.role != PARAMETER or group is _FROZEN:
             continue
         if group is None:
-            raise MissingOptimizerError(_missing_optimizer(system, leaf.path), leaf.path)
+            raise MissingOptimizerError(_missing_optimizer(system, leaf.path, by_argument), leaf.path)
         if (group, path) not in chosen:
             chosen[group, path] = _with_interval(group, path, n, system, plan)
         chosen[group, path].members.append(i)
@@ -229,10 +229,17 @@ def _name(part: Any, path: str) -> str:
     return f"{type(part).__name__}{f' at {path!r}' if path else ''}"
 
 
-def _missing_optimizer(system: Any, path: str) -> str:
-    name = type(system).__name__
+def _missing_optimizer(system: Any, path: str, given: Iterable[str]) -> str:
+    name, given = type(system).__name__, list(given)
+    if given:
+        names = path.split(".")
+        above = [".".join(names[: i + 1]) for i in range(len(names))]
+        key = next((each for each in above if not any(covers(each, other) for other in given)), path)
+        return (
+            f"optimizer: no optimizer for {path!r}. Add an entry {key!r}: optax.adam to the dict of optimizers; the key '' is for all "
+            f"other parameters."
+        )
     return (
-        f"optimizer: no optimizer for {path!r}. Write optimizer=optax.adam, lr=1e-3 in `setup` or `fit` (in a dict, the key '' is for "
-        f"all other parameters), or write\n\n    @dispatch\n"
+        f"optimizer: no optimizer for {path!r}. Write optimizer=optax.adam, lr=1e-3 in `setup` or `fit`, or write\n\n    @dispatch\n"
         f"    def configure_optimizers({name.lower()}: {name}): return optax.adam(1e-3)\n"
     )

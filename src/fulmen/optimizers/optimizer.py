@@ -228,13 +228,22 @@ def build(spec: Any, system: Any, plan: Plan, path: str = "") -> Built:
     where = f" for {path!r}" if path else ""
     if callable(spec):
         raise TypeError(
-            f"the optimizer {getattr(spec, '__name__', spec)}{where} needs a learning rate: give `lr=`, or a transformation such "
-            "as `optax.adam(1e-3)`. Annotate a function of the plan: `def optimizer(plan: fm.Plan)`."
+            f"the optimizer {getattr(spec, '__name__', spec)}{where} needs a learning rate: write lr=1e-3 in `setup` or `fit`, or give a "
+            f"transformation such as `optax.adam(1e-3)`.{_plan_hint(spec)}"
         )
     raise TypeError(
         "an optimizer must be an optax transformation, a constructor with `lr=`, a function `(plan: fm.Plan)`, `fm.frozen`, or a "
         f"dict of them by path, got {type(spec).__name__}{where}."
     )
+
+
+def _plan_hint(constructor: Callable[..., Any]) -> str:
+    """What to write if a constructor seems to be a function of the plan."""
+    try:
+        first = next(iter(inspect.signature(constructor).parameters), "")
+    except (TypeError, ValueError):
+        return ""
+    return " Annotate a function of the plan: `def optimizer(plan: fm.Plan)`." if first == "plan" else ""
 
 
 def is_constructor(spec: Any) -> bool:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from fulmen.core import Plan, Schedule, static
+from fulmen.core.suggestions import suggesting
 from fulmen.schedules.schedule_lengths import after, as_schedule, length, run_length, steps_of
 
 
@@ -33,6 +34,7 @@ class Cosine(Schedule):
         return rate
 
 
+@suggesting
 def cosine(peak: float, *, warmup: float = 0, end: float = 0.0) -> Schedule:
     """From `peak` down to `end` along half a cosine over the whole run (Loshchilov and Hutter 2017, arXiv:1608.03983).
 
@@ -58,6 +60,7 @@ class Linear(Schedule):
         return lambda step: self.end + (self.peak - self.end) * fall(step)
 
 
+@suggesting
 def linear(peak: float, *, warmup: float = 0, end: float = 0.0) -> Schedule:
     """From `peak` down to `end` in a straight line over the whole run.
 
@@ -99,6 +102,7 @@ class OneCycle(Schedule):
         return rate
 
 
+@suggesting
 def one_cycle(peak: float, *, rise: float = 0.3, start: float = 1 / 25, end: float = 4e-6) -> Schedule:
     """Up to `peak` and down again over the whole run, both along half a cosine (Smith and Topin 2018, arXiv:1708.07120).
 
@@ -137,6 +141,7 @@ class StepDecay(Schedule):
         return rate
 
 
+@suggesting
 def step_decay(peak: float, *, factor: float = 0.1, at: Sequence[float] = (0.5, 0.75)) -> Schedule:
     """`peak`, multiplied by `factor` at each of some times in the run.
 
@@ -174,6 +179,7 @@ class Warmup(Schedule):
         return rate
 
 
+@suggesting
 def warmup(schedule: Any, steps: float) -> Schedule:
     """A linear warm-up from 0 to the first value of a schedule, and then the schedule over the rest of the run.
 

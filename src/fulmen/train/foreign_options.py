@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from fulmen.core.suggestions import nearest
 from fulmen.core.tree import short
 from fulmen.dispatching import hooks
 
@@ -106,6 +106,45 @@ FOREIGN_OPTIONS: Mapping[str, str] = {
 }  # fmt: skip
 """What to write here, by the names of options of Lightning, Keras, Hugging Face's trainer and others; `{value}` is the one given."""
 
+_AN_ARGUMENT = "data is an argument: fm.fit(system, data, validation=…), fm.evaluate(state, data), fm.predict(state, x)."
+_AT = "write `on(event: fm.{event}, callback: Mine, run)` for a class Mine, and callbacks=[Mine()] in `fit`."
+
+FOREIGN_METHODS: Mapping[str, str] = {
+    "training_step": "write `loss(model: Mine, batch)`, or `losses(system: Mine, batch)` for the parts of a system's loss.",
+    **dict.fromkeys(
+        ("validation_step", "test_step"),
+        "an evaluation computes the same `loss` as training; write `metrics(model: Mine, batch)` for what it measures besides.",
+    ),
+    "predict_step": "`fm.predict` returns the outputs of `forward(model: Mine, x)`; write that.",
+    **dict.fromkeys(("__call__", "call", "apply"), "write `forward(model: Mine, x)`; `model(x)` calls it."),
+    **dict.fromkeys(("build", "configure_model"), "write `init(model: Mine, key)`, which draws the arrays."),
+    "configure_callbacks": "callbacks are an option: fm.fit(system, data, callbacks=[…]).",
+    **dict.fromkeys(
+        ("configure_gradient_clipping", "clip_gradients"),
+        "clipping is part of the optimizer, optax.chain(optax.clip_by_global_norm(1.0), …), which `configure_optimizers` returns.",
+    ),
+    **dict.fromkeys(
+        ("optimizer_step", "backward", "manual_backward", "on_after_backward", "on_before_optimizer_step", "on_before_backward"),
+        "write `update(component: Mine, state, batch)`, made of fm.differentiate and fm.apply_gradients.",
+    ),
+    "lr_scheduler_step": "not needed: a schedule is the learning rate, lr=fm.cosine(1e-3).",
+    **dict.fromkeys(("train_dataloader", "val_dataloader", "test_dataloader", "predict_dataloader"), _AN_ARGUMENT),
+    **dict.fromkeys(("prepare_data", "train_dataset"), _AN_ARGUMENT),
+    **dict.fromkeys(("on_after_batch_transfer", "on_train_batch_start"), "write `augment(system: Mine, batch, mode: fm.Train)`."),
+    **{name: _AT.replace("{event}", event) for names, event in (
+        (("on_fit_start", "on_train_start"), "FitStart"),
+        (("on_fit_end", "on_train_end", "teardown"), "FitEnd"),
+        (("on_train_epoch_start", "on_epoch_start", "on_epoch_begin"), "EpochStart"),
+        (("on_train_epoch_end", "on_epoch_end"), "EpochEnd"),
+        (("on_train_batch_end", "on_batch_end"), "StepEnd"),
+        (("on_validation_end", "on_validation_epoch_end"), "ValidationEnd"),
+    ) for name in names},
+}  # fmt: skip
+"""What to write here, by the names of methods of Lightning's and Keras's models."""
+
+hooks.unknown_verb = lambda name: FOREIGN_METHODS.get(name, "")
+
+
 _QUIET = "not needed: it prints nothing."
 _OF_EVALUATION = {
     "verbose": _QUIET,
@@ -114,6 +153,16 @@ _OF_EVALUATION = {
     "steps": "it uses all of its data; give fewer: (x[:1000], y[:1000]).",
 }
 """The same for `evaluate` and `predict`, where the answer differs."""
+
+
+_OF_VERBS: Mapping[str, Mapping[str, str]] = {
+    "evaluate": _OF_EVALUATION,
+    "predict": _OF_EVALUATION,
+    "robustness": dict.fromkeys(
+        ("steps", "step_size", "restarts", "iterations"),
+        "it belongs to the attack: fm.robustness(state, data, fm.PGD(region, step_size=…, steps=…)).",
+    ),
+}
 
 
 def unknown_options(verb: str, unknown: Mapping[str, Any], known: Iterable[str]) -> str:
@@ -135,13 +184,12 @@ def unknown_options(verb: str, unknown: Mapping[str, Any], known: Iterable[str])
 
 
 def _answer(verb: str, name: str, value: Any, known: list[str]) -> str:
-    differs = _OF_EVALUATION if verb in ("evaluate", "predict") else {}
-    answer = differs.get(name) or FOREIGN_OPTIONS.get(name)
+    answer = _OF_VERBS.get(verb, {}).get(name) or FOREIGN_OPTIONS.get(name)
     if answer is not None:
         return answer.replace("{value}", short(value))
-    near = difflib.get_close_matches(name, known, n=1)
-    near = near or [other for other in known if len(name) >= _SHORTEST_PREFIX and other.startswith(name)]
-    return f"did you mean {near[0]!r}?" if near else ""
+    longer = (other for other in known if len(name) >= _SHORTEST_PREFIX and other.startswith(name))
+    near = nearest(name, known) or next(longer, None)
+    return f"did you mean {near!r}?" if near else ""
 
 
 def _unknown_option(verb: str, unknown: Mapping[str, Any], known: Iterable[str]) -> str:

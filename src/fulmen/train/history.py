@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from fulmen.core.verbs import show
 
+_VALIDATION = "validation/"
+_PREFIXES = {
+    **{f"{word}{mark}": _VALIDATION for word in ("validation", "valid", "val", "eval") for mark in "_/"},
+    **{f"{word}{mark}": "" for word in ("training", "train") for mark in "_/"},
+}
+"""Beginnings of the names of metrics in other libraries, and what they are here."""
 _LOWER_IS_BETTER = ("loss", "error", "rmse", "mae", "perplexity")
 _HIGHER_IS_BETTER = ("accuracy", "precision", "recall", "f1", "r2", "top_")
 
@@ -51,7 +57,7 @@ class History(dict[str, np.ndarray]):
             values = self[entry]
             if values.ndim > 1 and int(number) < values.shape[1]:
                 return values[:, int(number)]
-        raise KeyError(f"no {name!r} in the history{_similar(name, self)}It has: {', '.join(self)}.")
+        raise KeyError(f"no {name!r} in the history{similar_metric(name, self)}It has: {', '.join(self)}.")
 
     def __repr__(self) -> str:
         width = max(map(len, self), default=0)
@@ -79,15 +85,30 @@ def find_metric(logs: Mapping[str, Any], name: str, who: str) -> Any:
     """
     if name in logs:
         return logs[name]
-    without = name.startswith("validation/") and not any(known.startswith("validation/") for known in logs)
+    without = _meant(name).startswith(_VALIDATION) and not any(known.startswith(_VALIDATION) for known in logs)
     remedy = " Give the run validation data: fm.fit(…, validation=…)." if without else ""
-    raise KeyError(f"{who}: no metric {name!r}{_similar(name, logs)}The metrics are: {', '.join(logs) or 'none'}.{remedy}")
+    raise KeyError(
+        f"{who}: no metric {name!r}{similar_metric(name, logs)}The metrics are: {', '.join(logs) or 'none'}.{remedy}"
+    )
 
 
-def _similar(name: Any, names: Mapping[str, Any]) -> str:
-    """The end of a sentence about an unknown name, with a similar one."""
-    near = difflib.get_close_matches(name, names, n=1) if isinstance(name, str) else []
-    return f"; did you mean {near[0]!r}? " if near else ". "
+def similar_metric(name: Any, names: Iterable[str]) -> str:
+    """The end of a sentence about an unknown metric, with a similar one; `val_loss` is one of the validation."""
+    if not isinstance(name, str):
+        return ". "
+    meant = _meant(name)
+    if meant.startswith(_VALIDATION):
+        names = [each for each in names if each.startswith(_VALIDATION)] or [meant]
+    near = difflib.get_close_matches(meant, names, n=1)
+    return f"; did you mean {near[0]!r}? " if near and near[0] != name else ". "
+
+
+def _meant(name: str) -> str:
+    """The name of a metric here, from that in another library."""
+    for prefix, ours in _PREFIXES.items():
+        if name.startswith(prefix):
+            return ours + name.removeprefix(prefix)
+    return name
 
 
 def highest_is_best(name: str) -> bool | None:

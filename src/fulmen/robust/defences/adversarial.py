@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from fulmen.compose.defence import Defence
 from fulmen.compose.part_defaults import augmented
-from fulmen.core import Attacked, Component, components, hyper
+from fulmen.core import Attacked, Component, components, hyper, short
 from fulmen.core.verbs import as_batch, augment, defence_losses, loss, validate
 from fulmen.data.mixed import Mixed
 from fulmen.dispatching.registry import dispatch, verb
@@ -61,6 +61,13 @@ class AttackTrained(Defence):
     """
 
     attack: Attack | AttackSchedule
+
+    def __post_init__(self) -> None:
+        if isinstance(self.system, Attack | AttackSchedule):
+            kind = type(self).__name__
+            raise TypeError(
+                f"{kind}.system must be a system, got the attack {short(self.system)}; write fm.{kind}(system, attack)."
+            )
 
     def attacked(self, attack: Attack, batch: Any, key: Any) -> Any:
         """The attacked batch."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fulmen.core.suggestions import suggesting
 from fulmen.core.verbs import on, owns
 from fulmen.dispatching.registry import dispatch
 from fulmen.dispatching.warning import warn
@@ -44,6 +45,7 @@ class EarlyStopping(WatchedMetric):
     (2, 0)
     """
 
+    @suggesting
     def __init__(
         self,
         metric: str = "validation/loss",

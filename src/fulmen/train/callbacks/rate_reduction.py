@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fulmen.core.suggestions import suggesting
 from fulmen.core.verbs import owns
 from fulmen.dispatching.registry import dispatch
 from fulmen.train.callbacks.watched_metric import WatchedMetric
@@ -29,6 +30,7 @@ class ReduceOnPlateau(WatchedMetric):
     True
     """
 
+    @suggesting
     def __init__(
         self,
         metric: str = "validation/loss",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import json
 import os
 import platform
@@ -16,6 +15,7 @@ import jax
 import numpy as np
 import optax
 
+from fulmen.core.suggestions import suggesting
 from fulmen.core.verbs import due, on
 from fulmen.core.version import __version__
 from fulmen.devices.processes import is_first, several
@@ -28,6 +28,7 @@ from fulmen.train.checkpoints.manifest import Manifest, finite_numbers
 from fulmen.train.checkpoints.retention import Latest, Retention
 from fulmen.train.events import Due, EpochEnd, FitEnd, FitStart, Interrupted, LogsRead, Run, Saver, Stopped, ValidationEnd
 from fulmen.train.every_interval import Every
+from fulmen.train.history import similar_metric
 from fulmen.train.resume import run_data
 
 
@@ -56,6 +57,7 @@ class Checkpoint(Saver):
     Checkpoint('runs/digits', every=Every(minutes=10), keep=Latest(2) | Best('validation/accuracy'))
     """
 
+    @suggesting
     def __init__(
         self,
         directory: str | os.PathLike[str],
@@ -117,9 +119,8 @@ class Checkpoint(Saver):
         """Raise if the history of an epoch does not have a metric of `Best`."""
         for rule in self.keep.rules if run.history else ():
             if rule.metric not in run.history:
-                near = difflib.get_close_matches(rule.metric, run.history, n=1)
                 raise ValueError(
-                    f"Best: the history has no {rule.metric!r}; {f'did you mean {near[0]!r}? ' if near else ''}It has: "
+                    f"Best: the history has no {rule.metric!r}{similar_metric(rule.metric, run.history)}It has: "
                     f"{', '.join(run.history)}."
                 )
 
