@@ -70,7 +70,7 @@ def train(name: str, directory: Path, result: Path, epochs: int) -> None:
     callbacks = [
         fm.Checkpoint(directory, every=every, keep=keep),
         fm.JSONLines(f"{result}.jsonl", every=fm.Every(steps=5)),
-        fm.EarlyStopping("loss", patience=epochs),
+        fm.EarlyStopping("loss", patience=epochs, restore_best=True),
         fm.GradientNorms(fm.Every(steps=5)),
         Remembers(),
     ]

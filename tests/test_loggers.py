@@ -79,6 +79,7 @@ def killed_and_resumed(monkeypatch, state, make, saved_at, killed_at, **options)
         fm.fit(state, (X, Y), callbacks=[make(), kill], **OPTIONS, **options)
     with monkeypatch.context() as patched:
         patched.setattr("fulmen.train.loop.find_resumable", lambda directory: kill)
+        patched.setattr("fulmen.train.loop.warn_unless_saved", lambda *arguments: None)
         return fm.fit(state, (X, Y), callbacks=[make()], resume="there", **OPTIONS, **options)
 
 

@@ -449,7 +449,7 @@ SOURCES = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:.*cannot seek")
+@pytest.mark.filterwarnings("ignore:.*cannot seek", "ignore:.*saves nothing there")
 @pytest.mark.parametrize("step", [1, 5, 6, 7, 12, 13])
 @pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
 def test_a_resumed_run_equals_one_that_was_not_stopped(source, step, monkeypatch):
@@ -490,6 +490,7 @@ def test_a_complete_run_is_not_trained_again(state, monkeypatch):
     assert np.array_equal(history["loss"], resumed_history["loss"])
 
 
+@pytest.mark.filterwarnings("ignore:.*saves nothing there")
 @pytest.mark.parametrize("option", [{"seed": 1}, {"batch_size": 20}, {"drop_last": True}, {"microbatches": 2}], ids=repr)
 def test_a_run_is_resumed_with_its_own_options(state, monkeypatch, option):
     found = []

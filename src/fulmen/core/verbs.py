@@ -631,7 +631,8 @@ def fit(
             them by heart has an error.
         phase: the kind of the training epochs, a `Training`; None is `Training()`.
         resume: the directory of a `Checkpoint`, or None. The run continues exactly where its newest checkpoint was made, and
-            starts if there is none. A state stores neither `seed` nor `drop_last`, a checkpoint does.
+            starts if there is none; a complete run is returned. A state stores neither `seed` nor `drop_last`, a checkpoint does. The
+            optimizer must be that of the run.
         devices: a policy as for `setup`; None keeps that of the state.
         microbatches: as in `setup`, for a component; a state's plan keeps it.
         **options: those of the optimizer's constructor, for a component.

@@ -91,6 +91,10 @@ class Run:
         speed: recent steps per second.
         saved: the path of the newest checkpoint, or None.
         stopping: whether the run ends after this step.
+        complete: whether a callback that remembers it has decided so; resuming the run trains nothing.
+        result: the state that `fit` returns, or None for the last one.
+        best_step: the step of a state that is still needed; its checkpoint is kept.
+        resumed: the directory from which the run was resumed, or None.
         loop: what does the steps, for phases.
     """
 
@@ -107,6 +111,10 @@ class Run:
     speed: float = 0.0
     saved: str | None = None
     stopping: bool = False
+    complete: bool = False
+    result: State | None = dataclasses.field(default=None, repr=False)
+    best_step: int | None = None
+    resumed: Any = None
     loop: Any = dataclasses.field(default=None, repr=False)
     _logs: Any = dataclasses.field(default_factory=dict, repr=False)
 

@@ -19,7 +19,7 @@ from fulmen.devices.placement import on_devices
 from fulmen.devices.processes import is_first, require_equal
 from fulmen.dispatching.registry import dispatch
 from fulmen.dispatching.warning import warn
-from fulmen.train.checkpoints import find_resumable
+from fulmen.train.checkpoints import find_resumable, warn_unless_saved
 from fulmen.train.events import (
     EpochEnd,
     EpochStart,
@@ -38,7 +38,7 @@ from fulmen.train.history import History
 from fulmen.train.interruption import Interruption, interactive, interruptible
 from fulmen.train.phases import Phase, Training, trains_in_place
 from fulmen.train.progress import progress_callbacks
-from fulmen.train.resume import resume_run
+from fulmen.train.resume import is_complete, resume_run, same_optimizer
 from fulmen.train.run_options import (
     READING,
     first_batch,
@@ -93,6 +93,7 @@ def fit(
         source, plan = prepare("fit", state, data, **reading)
         found = None if resume is None else find_resumable(resume)
         require_equal("the checkpoint that `resume` finds", found and found.step)
+        optimizer = same_optimizer(state, None if found is None else found.run)
         state = state if found is None else found.load(like=state)
         sets = None
         if validation is not None:
@@ -104,7 +105,11 @@ def fit(
         history = History()
         history.opposed = any(isinstance(part, Game) for _, part in components(state.system))
         run = Run(
-            state.plan, history, plan.total_steps, read_options(plan, state.plan.microbatches, overfit, **reading), listed
+            state.plan,
+            history,
+            plan.total_steps,
+            read_options(plan, state.plan.microbatches, overfit, **reading, optimizer=optimizer),
+            listed,
         )
         require_listeners(listed, run)
         require_one_owner(listed)
@@ -114,6 +119,9 @@ def fit(
             loop.first = at[0]
         else:
             at = resume_run(found.run, loop, source, plan)
+            run.resumed = resume
+        if resume is not None and not is_complete(loop):
+            warn_unless_saved(resume, listed, found is not None)
         ahead = source.epochs(plan, at, run.left, state.system, lambda: interrupted.is_set() or run.stopping)
         try:
             loop.tell(FitStart())
@@ -160,7 +168,7 @@ def _run_epochs(
         sets: the `ValidationSets`, or None.
     """
     run, diverged = loop.run, False
-    if run.left() == 0 and not loop.batches:
+    if run.stopping or is_complete(loop):
         return  # a complete run was resumed
     for epoch, batches in ahead:
         if run.stopping:
@@ -206,7 +214,11 @@ def _end(loop: StepLoop, interrupted: Interruption, shown: list[Any]) -> tuple[S
             error = SystemExit(128 + interrupted.number)  # type: ignore[operator]
             _keep_state(error, loop)
             raise error
-    return loop.state(), run.history
+    return _result(loop), run.history
+
+
+def _result(loop: StepLoop) -> State:
+    return loop.state() if loop.run.result is None else loop.run.result
 
 
 def _keep_state(error: BaseException, loop: StepLoop) -> None:
@@ -214,7 +226,7 @@ def _keep_state(error: BaseException, loop: StepLoop) -> None:
     if not loop.run.done or any(leaf.is_deleted() for leaf in loop.leaves):
         return  # nothing is lost, or the error came from the midst of a step
     with contextlib.suppress(AttributeError):  # an exception with `__slots__`
-        error.state, error.history = loop.state(), loop.run.history  # type: ignore[attr-defined]
+        error.state, error.history = _result(loop), loop.run.history  # type: ignore[attr-defined]
         error.add_note(
             f"The state after {loop.run.done} steps is the attribute `state` of this exception; `history` is the history."
         )

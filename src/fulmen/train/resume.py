@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
 import numpy as np
+import optax
 
 from fulmen.core.mode import Plan
+from fulmen.core.state import State
 from fulmen.core.verbs import restore_run_state, run_state
 from fulmen.data.source import Source
 from fulmen.dispatching.warning import warn
@@ -23,6 +27,7 @@ def run_data(run: Run) -> dict[str, Any]:
     return {
         "position": run.position,
         "options": run.options,
+        "optimizer": _described(run.arrays().optimizer),  # a callback may have changed its learning rate
         "plan": dataclasses.asdict(run.plan),
         "history": {name: values.tolist() for name, values in run.history.items()},
         "callbacks": {name: saved for name, callback in _named(run.callbacks) if (saved := run_state(callback)) is not None},
@@ -53,12 +58,6 @@ def resume_run(saved: dict[str, Any], loop: StepLoop, source: Source, plan: Plan
             + ", ".join(f"{name}={run.options[name]!r} instead of {differ[name]!r}" for name in read)
             + "."
         )
-    if differ:
-        warn(
-            "the resumed run has another length than before: "
-            + ", ".join(f"{name}={run.options[name]!r} instead of {value!r}" for name, value in differ.items())
-            + ". A schedule that depends on the length of the run changes."
-        )
     run.history.update({name: np.asarray(values) for name, values in saved["history"].items()})
     for name, callback in _named(run.callbacks):
         if name in saved["callbacks"]:
@@ -66,7 +65,77 @@ def resume_run(saved: dict[str, Any], loop: StepLoop, source: Source, plan: Plan
     at = position["epoch"], position["batch"]
     source.move(at, position["data"])
     loop.restore(position, source.first(plan) if position["logs"] is not None else None)
+    _warn_of_length(loop, differ)
     return at
+
+
+def is_complete(loop: StepLoop) -> bool:
+    """Whether a run has done all of its steps, and validated its last epoch."""
+    left = _left(loop)
+    return left is not None and (left < 0 or (left == 0 and not loop.batches))
+
+
+def _left(loop: StepLoop) -> int | None:
+    """The number of remaining steps, or of remaining epochs; negative if a resumed run was longer. None if it is unknown."""
+    run, epochs = loop.run, loop.run.options["epochs"]
+    if epochs is None or run.left() is not None:
+        return run.left()
+    return epochs - (loop.epoch - loop.first) - bool(loop.batches)  # for data without a length
+
+
+def _warn_of_length(loop: StepLoop, differ: dict[str, Any]) -> None:
+    """Warn of another length than that of the run that is resumed."""
+    run, left = loop.run, _left(loop)
+    name = "steps" if run.options["epochs"] is None else "epochs"
+    if left is not None and left < 0:
+        enough = f"{name}={differ[name]} or more" if differ.get(name) else f"a larger {name}=…"
+        warn(
+            f"the run has done {run.done} steps, more than {name}={run.options[name]} needs, so nothing is trained, and the state of its "
+            f"newest checkpoint is returned. Write {enough} to continue it, fm.restore(directory, like=state, step=…) for an earlier "
+            "state, or another directory to start again."
+        )
+    elif differ:
+        warn(
+            "the resumed run has another length than before: "
+            + ", ".join(f"{each}={run.options[each]!r} instead of {value!r}" for each, value in differ.items())
+            + ". A schedule that depends on the length of the run changes."
+        )
+
+
+def same_optimizer(state: State, saved: dict[str, Any] | None) -> str:
+    """The optimizer of a run in words, to be compared when the run is resumed.
+
+    Args:
+        state: that of `fit`, before the checkpoint's arrays are loaded.
+        saved: what `run_data` returned for the run that is resumed, or None.
+
+    Raises:
+        ValueError: if it differs from that of the resumed run.
+    """
+    given = _described(state.optimizer)
+    before = given if saved is None else saved["options"].get("optimizer", given)
+    if saved is not None and given not in (before, saved.get("optimizer", before)):
+        raise ValueError(
+            f"the run must be resumed with the optimizer that it had, got {given} instead of {before}. To train on with another "
+            "learning rate, write\n\n    state = fm.restore(directory, like=fm.setup(…))  # with the arguments that the run had\n"
+            '    state = fm.replace(state, {"optimizer.lr": 1e-3})\n\nand fit that state without `resume`, saving into another directory. '
+            "For another optimizer, fit its system: fm.fit(state.system, …, optimizer=…)."
+        )
+    return before
+
+
+def _described(optimizer: Any) -> str:
+    """An optimizer as text that is the same in each process: functions have no addresses."""
+    if type(optimizer) in (optax.GradientTransformation, optax.GradientTransformationExtraArgs):
+        return "an optax transformation"
+    if isinstance(optimizer, Mapping):
+        return f"{{{', '.join(f'{path!r}: {_described(each)}' for path, each in optimizer.items())}}}"
+    return re.sub(" at 0x[0-9a-fA-F]+", "", repr(jax.tree.map(_number, optimizer)))
+
+
+def _number(leaf: Any) -> Any:
+    """A number as its shortest text, since the text of an array in a tree is its shape."""
+    return float(f"{float(leaf):.6g}") if getattr(leaf, "shape", None) == () else leaf
 
 
 def _named(callbacks: list[Any]) -> Iterator[tuple[str, Any]]:

@@ -68,7 +68,14 @@ def _require_equal_processes(state: State, source: Source, plan: Plan) -> None:
 
 
 def read_options(
-    plan: Plan, microbatches: int, overfit: Any, epochs: Any = None, steps: Any = None, limit: Any = None, **_: Any
+    plan: Plan,
+    microbatches: int,
+    overfit: Any,
+    epochs: Any = None,
+    steps: Any = None,
+    limit: Any = None,
+    optimizer: str = "",
+    **_: Any,
 ) -> dict[str, Any]:
     """The options of a run as a checkpoint keeps them, to be compared when the run is resumed."""
     return {
@@ -80,6 +87,7 @@ def read_options(
         "limit": limit,
         "overfit": overfit,
         "microbatches": microbatches,
+        "optimizer": optimizer,
     }
 
 

@@ -32,6 +32,7 @@ class WatchedMetric(LogReader):
     Attributes:
         best: the best value so far, or None.
         best_epoch: the number of its epoch, from 0.
+        best_step: the number of steps that its state has had.
         waited: how often in a row the metric has not improved.
     """
 
@@ -52,6 +53,7 @@ class WatchedMetric(LogReader):
         """Start to count from the beginning."""
         self.best: float | None = None
         self.best_epoch: int | None = None
+        self.best_step: int | None = None
         self.waited = 0
 
     def look(self, run: Any) -> None:
@@ -64,7 +66,7 @@ class WatchedMetric(LogReader):
         gain = math.inf if self.best is None else (value - self.best) * (1 if self.highest else -1)
         improved = not math.isnan(value) and gain > self.min_delta
         if improved:
-            self.best, self.best_epoch, self.waited = float(value), run.epoch, 0
+            self.best, self.best_epoch, self.best_step, self.waited = float(value), run.epoch, run.step, 0
         else:
             self.waited += 1
         self.after(run, improved)
@@ -106,9 +108,11 @@ def on(event: Due, callback: WatchedMetric, run):
 
 @dispatch
 def run_state(callback: WatchedMetric):
-    return dict(best=callback.best, best_epoch=callback.best_epoch, waited=callback.waited)
+    names = "best", "best_epoch", "best_step", "waited"
+    return {name: getattr(callback, name) for name in names}
 
 
 @dispatch
 def restore_run_state(callback: WatchedMetric, saved):
     callback.best, callback.best_epoch, callback.waited = saved["best"], saved["best_epoch"], saved["waited"]
+    callback.best_step = saved.get("best_step")  # earlier versions did not save it

@@ -20,6 +20,7 @@ from fulmen.core.verbs import due, on
 from fulmen.core.version import __version__
 from fulmen.devices.processes import is_first, several
 from fulmen.dispatching.registry import dispatch
+from fulmen.dispatching.warning import warn
 from fulmen.train.checkpoints.atomic_files import explained
 from fulmen.train.checkpoints.background_write import BackgroundWrite
 from fulmen.train.checkpoints.checkpoint_folder import CheckpointFolder
@@ -42,9 +43,10 @@ class Checkpoint(Saver):
 
     Args:
         directory: of the checkpoints; missing folders are created.
-        every: when to save. With `Best` in `keep`, also after an epoch in which the metric is among the best.
-        keep: which checkpoints to keep: `Latest`, `Best`, or several of them combined by `|`. The newest, the best, and the one
-            from which the run was resumed are always kept.
+        every: when to save. With `Best` in `keep`, also after an epoch in which the metric is among the best, and with
+            `EarlyStopping(restore_best=True)` after one whose state is the best.
+        keep: which checkpoints to keep: `Latest`, `Best`, or several of them combined by `|`. The newest, the best, the one
+            from which the run was resumed, and the one that `EarlyStopping` may restore are always kept.
         store: how the state is written: None is one file, and `OrbaxStore` is for large distributed states. A custom store is an object
             with the methods of `OrbaxStore` and a `name`.
 
@@ -80,6 +82,7 @@ class Checkpoint(Saver):
         self._known: dict[int, dict[str, float]] = {}  # the metrics of each checkpoint, by its step
         self._saved: Any = None  # the time point of the newest checkpoint, or of the beginning of the run
         self._error_before: Any = None
+        self._saved_at = 0.0  # when the newest checkpoint was made, for intervals of minutes
 
     def save(self, run: Run) -> None:
         """Save a run as it is now. Returns when the state is copied; the files are written on a thread.
@@ -99,12 +102,13 @@ class Checkpoint(Saver):
         data = {name: value if name == "history" else copy.deepcopy(value) for name, value in data.items()}
         best = {rule.metric: rule.direction for rule in self.keep.rules}
         manifest = Manifest(run.step, time.time(), self.store.name, self._metrics(run), best)
-        folder, store = self._folder, self.store
-        self._saved, self._known[run.step] = _time_point(run), manifest.metrics
+        folder, store, needed = self._folder, self.store, run.best_step
+        self._saved, self._known[run.step], self._saved_at = _time_point(run), manifest.metrics, time.perf_counter()
 
         def write() -> None:
             with explained(f"the checkpoint of step {manifest.step} cannot be written into {self.directory}"):
-                folder.add(manifest, lambda path: store.write(path, snapshot), _encoded({**data, "versions": _versions()}))
+                encoded = _encoded({**data, "versions": _versions()})
+                folder.add(manifest, lambda path: store.write(path, snapshot), encoded, needed)
 
         if several():
             write()  # the processes wait for each other, which a thread of each could do in another order than their steps
@@ -126,7 +130,11 @@ class Checkpoint(Saver):
 
     def _is_asked(self, event: Due, run: Run) -> bool:
         """Whether to save, at an event that was asked for by `due`."""
-        if event.by != "epochs" or self.every.at_epoch(run.epoch + 1):
+        if event.by != "epochs":
+            return not run.complete  # then the end of the run is saved, with its last row of the history
+        if self.every.at_epoch(run.epoch + 1) or self.every.after(time.perf_counter() - self._saved_at):
+            return True
+        if run.step == run.best_step:
             return True
         self._require_metrics(run)
         saved = {**self._known, run.step: self._metrics(run)}
@@ -139,13 +147,14 @@ class Checkpoint(Saver):
 
 @dispatch
 def due(callback: Checkpoint):
-    return callback.every | Every(epochs=1) if callback.keep.rules else callback.every
+    # After each epoch, since the metric of `Best` or of another callback may be the best one.
+    return callback.every if callback.every.at_epoch(1) else callback.every | Every(epochs=1)
 
 
 @dispatch
 def on(event: FitStart, callback: Checkpoint, run):
     callback._error_before = sys.exc_info()[1]
-    callback._measured, callback._saved = (-1, {}), _time_point(run)
+    callback._measured, callback._saved, callback._saved_at = (-1, {}), _time_point(run), time.perf_counter()
     callback.store.require()
     if several() and any(part.minutes is not None for part in callback.every.parts):
         raise ValueError(
@@ -174,6 +183,8 @@ def on(event: Due, callback: Checkpoint, run):
 
 @dispatch
 def on(event: Interrupted | Stopped, callback: Checkpoint, run):
+    if run.complete and isinstance(event, Stopped):
+        return  # nothing will be repeated: the end of the run is saved
     if callback._saved != _time_point(run):
         callback.save(run)
     callback._saved = _STOPPED  # what follows until the end of the run is repeated when it is resumed
@@ -200,6 +211,26 @@ def on(event: FitEnd, callback: Checkpoint, run):
 
 
 _STOPPED = "stopped"
+
+
+def warn_unless_saved(directory: str | os.PathLike[str], callbacks: list[Any], found: bool) -> None:
+    """Warn of a run that saves nothing in the directory from which it is to be resumed.
+
+    Args:
+        directory: the option `resume`.
+        callbacks: those of the run.
+        found: whether there is a checkpoint. Then the run may save into another directory.
+    """
+    savers = [callback for callback in callbacks if isinstance(callback, Saver)]
+    places = [callback.directory for callback in savers if isinstance(callback, Checkpoint)]
+    there = os.path.realpath(directory) in map(os.path.realpath, places)
+    if there or (savers and (found or len(places) < len(savers))):
+        return
+    elsewhere = f" The checkpoints of this run are in {str(places[0])!r}." if places else ""
+    warn(
+        f"resume={str(directory)!r}: this run saves nothing there, so the same call cannot continue it.{elsewhere} Write "
+        f"callbacks=[fm.Checkpoint({str(directory)!r})] too."
+    )
 
 
 def _time_point(run: Run) -> tuple[int, int]:

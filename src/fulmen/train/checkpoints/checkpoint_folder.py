@@ -54,13 +54,14 @@ class CheckpointFolder:
                 "in `fit` to continue the run that is there, or save into another directory."
             )
 
-    def add(self, manifest: Manifest, write_state: Callable[[Path], None], run: bytes) -> None:
+    def add(self, manifest: Manifest, write_state: Callable[[Path], None], run: bytes, needed: int | None = None) -> None:
         """Write a checkpoint, and remove those that are not kept.
 
         Args:
             manifest: without files.
             write_state: writes the state into the folder that it is given.
             run: the contents of `run.json`.
+            needed: the step of another checkpoint that is kept, or None.
         """
         final = self.directory / folder_name(manifest.step)
         temporary = final.with_name(f".{final.name}.new")  # the same in all processes, which write the state together
@@ -76,7 +77,7 @@ class CheckpointFolder:
                 write_file(temporary / MANIFEST, replace(manifest, files=listed_files(temporary)).encoded())
                 sync_tree(temporary)
                 self._rename(temporary, final)
-                self._remove_others(manifest.step)
+                self._remove_others({manifest.step, self._resumed, needed})
             wait_for_others("a checkpoint")
         except BaseException:
             if is_first():
@@ -101,9 +102,9 @@ class CheckpointFolder:
         saved = {step: examined(path, step, digests=False) for step, path in folders(self.directory).items()}
         return {step: each.metrics for step, each in saved.items() if each.valid}
 
-    def _remove_others(self, newest: int) -> None:
+    def _remove_others(self, needed: set[int | None]) -> None:
         metrics = self.metrics()
-        for step in metrics.keys() - self.keep.kept(metrics) - Latest(1).kept(metrics) - {newest, self._resumed}:
+        for step in metrics.keys() - self.keep.kept(metrics) - Latest(1).kept(metrics) - needed:
             remove_folder(folders(self.directory)[step])
 
     def _remove_leftovers(self) -> None:

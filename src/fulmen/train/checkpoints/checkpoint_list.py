@@ -206,6 +206,13 @@ def restore(directory: str | os.PathLike[str], like: Any, step: int | str | None
     return examined(saved[step].path, saved[step].step).load(like, store=store)
 
 
+def state_at(directory: str | os.PathLike[str], step: int, like: State) -> State | None:
+    """The state of a step from the directory of a run, or None if no valid checkpoint has it."""
+    path = (folders(Path(directory)) if Path(directory).is_dir() else {}).get(step)
+    found = None if path is None else examined(path, step)
+    return found.load(like) if found is not None and found.valid else None
+
+
 def _best(directory: Any, saved: Mapping[int, SavedCheckpoint]) -> int:
     """The step of the best valid checkpoint, by the metric that the newest one names."""
     valid = {step: each for step, each in saved.items() if each.valid}
