@@ -157,7 +157,7 @@ def test_another_peak_of_a_schedule_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("other", "saved"), [(None, False), ("b", False), ("a", True)])
-def test_a_run_that_saves_nothing_where_it_resumes_is_a_warning(tmp_path, other, saved, recwarn):
+def test_a_run_that_saves_nothing_where_it_resumes_is_a_warning(tmp_path, other, saved):
     callbacks = [] if other is None else [fm.Checkpoint(tmp_path / other)]
     options = dict(optimizer=optax.sgd, lr=0.1, batch_size=16, epochs=1, progress=False, resume=tmp_path / "a")
     if saved:

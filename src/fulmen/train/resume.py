@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -134,8 +135,11 @@ def _described(optimizer: Any) -> str:
 
 
 def _number(leaf: Any) -> Any:
-    """A number as its shortest text, since the text of an array in a tree is its shape."""
-    return float(f"{float(leaf):.6g}") if getattr(leaf, "shape", None) == () else leaf
+    """A number or an array of numbers as Python has them, since the text of an array in a tree is its shape."""
+    if not jnp.issubdtype(getattr(leaf, "dtype", object), jnp.floating):
+        return leaf
+    values = [float(f"{float(value):.6g}") for value in np.ravel(leaf)]
+    return values if np.ndim(leaf) else values[0]
 
 
 def _named(callbacks: list[Any]) -> Iterator[tuple[str, Any]]:
