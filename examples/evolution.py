@@ -1,4 +1,4 @@
-"""Evolution strategies: a training step of one's own, for a loss without a gradient.
+"""Evolution strategies: a custom training step, for a loss without a gradient.
 
     python examples/evolution.py
 

@@ -1,4 +1,4 @@
-"""The options of the verbs: shown by the contract, equal to those of the methods, and what is said about unknown ones."""
+"""The options of the verbs: shown by the contract, equal to those of the methods, and the errors for unknown ones."""
 
 import inspect
 import json

@@ -13,20 +13,13 @@ _DARK = 100  # images of 0 to 255 have pixels above this, and few other data of 
 
 def warn_of_pixels(model: Any, x: Any) -> None:
     """Warn of inputs that look like images of 0 to 255, unless a part of the model normalizes."""
-    if (
-        not isinstance(x, np.ndarray) or x.ndim < 2 or (x.ndim == 2 and x.dtype.kind != "f")
-    ):  # integers of two axes are tokens
-        return
-    if any(getattr(part, "ignores_scale", False) for _, part in components(model)):
+    # Integers of two axes are tokens.
+    if not isinstance(x, np.ndarray) or x.dtype.kind not in "uif" or x.ndim < 2 or (x.ndim == 2 and x.dtype.kind != "f"):
         return
     some = np.asarray(x[:_EXAMPLES])
-    if (
-        x.dtype.kind in "uif"
-        and some.size
-        and some.min() == 0
-        and _DARK < some.max() <= 255
-        and (some == np.round(some)).all()
-    ):
+    if not (some.size and _DARK < some.max() <= 255 and some.min() == 0 and (some == np.round(some)).all()):
+        return
+    if not any(getattr(part, "ignores_scale", False) for _, part in components(model)):
         warn(
             f"x looks like images of 0 to {some.max():g}, on which models train slowly or not at all. Write x.astype(np.float32) / 255, "
             f"or let the model do it, fm.models.Normalized(model, mean=127.5, std=127.5)."

@@ -10,7 +10,15 @@ from jax.core import Tracer
 
 from fulmen.core.batch import Batch, PartBatches
 from fulmen.core.component import Component
-from fulmen.core.foreign_arrays import as_array, is_foreign_array, is_wide, require_numbers, single, warn_of_float64
+from fulmen.core.foreign_arrays import (
+    as_array,
+    is_foreign_array,
+    is_wide,
+    native_type,
+    require_numbers,
+    single,
+    warn_of_float64,
+)
 from fulmen.core.prepared_batch import prepared
 from fulmen.core.tree import Tree, data_fields
 from fulmen.core.verbs import as_batch
@@ -77,14 +85,12 @@ def _converted(data: Any, leaves: list[Any], structure: Any) -> Any:
     if not all(isinstance(leaf, _NUMBERS) for leaf in leaves):
         for name, value in named_arrays(data):
             check_array(name, value)
-    wide: list[tuple[str, np.ndarray]] = []
-    for path, leaf in jax.tree_util.tree_flatten_with_path(data)[0]:
-        if isinstance(leaf, np.ndarray) and leaf.shape:
-            check_array(leaf_name(data, path), leaf)
-            wide += [(leaf_name(data, path), leaf)] if is_wide(native_type(leaf.dtype)) else []
-    warn_of_float64(wide)
-    native_leaves = [native(leaf) for leaf in leaves]
-    return structure.unflatten([single(v) if isinstance(v, np.ndarray) and is_wide(v.dtype) else v for v in native_leaves])
+    found = jax.tree_util.tree_flatten_with_path(data)[0]
+    arrays = [(leaf_name(data, path), leaf) for path, leaf in found if isinstance(leaf, np.ndarray) and leaf.shape]
+    for name, array in arrays:
+        check_array(name, array)
+    warn_of_float64(arrays)
+    return structure.unflatten([native(leaf) for leaf in leaves])
 
 
 def as_arrays(data: Any) -> Any:
@@ -126,15 +132,12 @@ def check_weight(weight: Any) -> None:
 
 
 def native(value: Any) -> Any:
-    """A host array in native byte order: JAX misreads the other one."""
-    if not isinstance(value, np.ndarray) or value.dtype.isnative:
+    """A host array in native byte order, since JAX misreads the other one, and float64 as float32, to which JAX would round it."""
+    if not isinstance(value, np.ndarray):
         return value
-    return value.astype(native_type(value.dtype))
-
-
-def native_type(dtype: Any) -> Any:
-    """A type of NumPy in this machine's byte order; the type of a random key has no byte order."""
-    return dtype.newbyteorder("=") if isinstance(dtype, np.dtype) else dtype
+    if is_wide(value.dtype):
+        return single(value)
+    return value if value.dtype.isnative else value.astype(native_type(value.dtype))
 
 
 def named_arrays(data: Any) -> Iterator[tuple[str, Any]]:

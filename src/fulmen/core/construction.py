@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from fulmen.core.suggestions import require_parameters, unknown_keyword
+from fulmen.core.suggestions import suggesting, unknown_keyword
 
 _SELF = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -57,15 +57,11 @@ def completed_init(cls: Any, init: Callable[..., None]) -> Callable[..., None]:
     Raises:
         AttributeError: when it leaves a field without a value.
     """
-    everything = {f.name for f in dataclasses.fields(cls)}
+    everything, assign = {f.name for f in dataclasses.fields(cls)}, suggesting(init, "field")
 
     @functools.wraps(init)
     def __init__(self: Any, *args: Any, **options: Any) -> None:
-        try:
-            init(self, *args, **options)
-        except TypeError:
-            require_parameters(init, 1 + len(args), options)
-            raise
+        assign(self, *args, **options)
         if type(self) is cls:  # else a subclass's `__init__` may assign more fields
             _set_defaults(self, everything)
 

@@ -54,18 +54,23 @@ def require_numbers(name: str, array: Any) -> None:
         )
 
 
+def native_type(dtype: Any) -> Any:
+    """A type of NumPy in this machine's byte order; the type of a random key has no byte order."""
+    return dtype.newbyteorder("=") if isinstance(dtype, np.dtype) else dtype
+
+
 def is_wide(dtype: Any) -> bool:
-    """Whether it is float64, which JAX would round to float32."""
-    return dtype == np.float64 != jax.dtypes.canonicalize_dtype(np.float64)
+    """Whether it is float64, in either byte order, which JAX would round to float32."""
+    return native_type(dtype) == np.float64 != jax.dtypes.canonicalize_dtype(np.float64)
 
 
-def warn_of_float64(converted: Iterable[tuple[str, np.ndarray]]) -> None:
-    """Warn that arrays were converted, except for vectors of whole numbers, which lose nothing and may be class labels.
+def warn_of_float64(arrays: Iterable[tuple[str, Any]]) -> None:
+    """Warn of float64 arrays, which are converted, except for vectors of whole numbers: they lose nothing and may be class labels.
 
     Args:
-        converted: the names and values of float64 arrays.
+        arrays: the names and values of arrays of any type.
     """
-    names = [name for name, value in converted if not _is_whole_vector(value)]
+    names = [name for name, value in arrays if is_wide(value.dtype) and not _is_whole_vector(value)]
     if names:
         which = f"{' and '.join(names)} {'was' if len(names) == 1 else 'were'}"
         warn(

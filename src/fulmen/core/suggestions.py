@@ -141,21 +141,21 @@ def unknown_keyword(who: str, unknown: str, names: Iterable[str], given: Collect
     return f"{who} has no {what} {unknown!r}{hint}. Its {what}s are: {', '.join(names) or 'none'}."
 
 
-def suggesting(function: Callable[P, R]) -> Callable[P, R]:
-    """A function or an `__init__` whose error for an unknown keyword suggests one that it has."""
+def suggesting(function: Callable[P, R], what: str = "argument") -> Callable[P, R]:
+    """A function or an `__init__` whose error for an unknown keyword suggests one that it has; `what` its keywords are called."""
 
     @functools.wraps(function)
     def call(*args: P.args, **options: P.kwargs) -> R:
         try:
             return function(*args, **options)
         except TypeError:
-            require_parameters(function, len(args), options, "argument")
+            _require_parameters(function, len(args), options, what)
             raise
 
     return call
 
 
-def require_parameters(function: Callable[..., Any], by_position: int, options: Iterable[str], what: str = "field") -> None:
+def _require_parameters(function: Callable[..., Any], by_position: int, options: Iterable[str], what: str) -> None:
     """Raise for a keyword that a function does not have.
 
     Args:

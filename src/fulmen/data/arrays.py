@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 from fulmen.core import Batch
-from fulmen.core.batch_checks import as_arrays, check_array, is_float, named_arrays, native, native_type
-from fulmen.core.foreign_arrays import is_wide, single, warn_of_float64
+from fulmen.core.batch_checks import as_arrays, check_array, is_float, named_arrays, native
+from fulmen.core.foreign_arrays import is_wide, native_type, warn_of_float64
 from fulmen.core.verbs import batches, steps_per_epoch
 from fulmen.dispatching.registry import dispatch
 
@@ -36,7 +36,7 @@ def check_arrays(data: Any) -> Any:
             check_finite(name, value)
     check_lengths(named)
     mapped = lambda value: isinstance(value, np.memmap)  # read and converted batch by batch
-    warn_of_float64((name, v) for name, v in named.items() if is_wide(native_type(v.dtype)) and not mapped(v))
+    warn_of_float64((name, v) for name, v in named.items() if not mapped(v))
     return jax.tree.map(lambda v: v if mapped(v) else host_array(v), data)
 
 
@@ -68,8 +68,6 @@ def host_dtype(dtype: Any) -> Any:
 def host_array(value: Any) -> Any:
     """The array on the host as JAX reads it: in this machine's byte order, and numbers of 64 bits as 32."""
     value = native(np.asarray(value))
-    if is_wide(value.dtype):
-        return single(value)
     if host_dtype(value.dtype) != value.dtype:
         limits = np.iinfo(np.int32)
         if value.size and (value.min() < limits.min or value.max() > limits.max):

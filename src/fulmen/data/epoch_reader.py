@@ -10,8 +10,8 @@ import jax
 import numpy as np
 
 from fulmen.core import Batch, Plan, short
-from fulmen.core.batch_checks import check_array, leaf_name, native_type
-from fulmen.core.foreign_arrays import as_array, is_wide, warn_of_float64
+from fulmen.core.batch_checks import check_array, leaf_name
+from fulmen.core.foreign_arrays import as_array, warn_of_float64
 from fulmen.core.verbs import batches, position
 from fulmen.data.arrays import check_finite, check_lengths, count, host_array, host_dtype
 from fulmen.data.iterables import describe_data
@@ -51,7 +51,7 @@ class BatchSpec:
         for i, value in enumerate(values):
             if by_rows or value.shape:
                 check_array(_name(raw, i), value)
-        warn_of_float64((_name(raw, i), value) for i, value in enumerate(values) if is_wide(native_type(value.dtype)))
+        warn_of_float64((_name(raw, i), value) for i, value in enumerate(values))
         self.structure, self.text = structure, short(raw)
         self.rows = [_row(value) for value in values]
 

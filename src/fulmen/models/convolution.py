@@ -141,12 +141,17 @@ def init(layer: ConvTranspose, key):
     return remake(drawn, {"weight": drawn.weight * math.prod(stride) ** 0.5})
 
 
-@dispatch
-def forward(layer: Conv, x):
-    name = f"Conv({layer.in_channels}, {layer.out_channels})"
-    x = jnp.asarray(x)
+def _checked(kind: str, layer: Conv | ConvTranspose, x: Any) -> tuple[str, jax.Array, Any, Any]:
+    """The layer in words, its inputs, its weight and its bias."""
+    name, x = f"{kind}({layer.in_channels}, {layer.out_channels})", jnp.asarray(x)
     weight, bias = weights(layer)
     require_grid(name, x, layer.in_channels, layer.dimensions)
+    return name, x, weight, bias
+
+
+@dispatch
+def forward(layer: Conv, x):
+    name, x, weight, bias = _checked("Conv", layer, x)
     kernel, stride, dilation = (_per_axis(layer, v) for v in (layer.kernel_size, layer.stride, layer.dilation))
     pads = _pads(layer, x.shape[1:-1])
     reach = _reach(kernel, dilation)
@@ -166,10 +171,7 @@ def forward(layer: Conv, x):
 
 @dispatch
 def forward(layer: ConvTranspose, x):
-    name = f"ConvTranspose({layer.in_channels}, {layer.out_channels})"
-    x = jnp.asarray(x)
-    weight, bias = weights(layer)
-    require_grid(name, x, layer.in_channels, layer.dimensions)
+    name, x, weight, bias = _checked("ConvTranspose", layer, x)
     x, weight = promoted(name, x, weight)
     stride, pads = _per_axis(layer, layer.stride), _transposed_pads(layer)
     if weight.shape[: layer.dimensions] == stride and isinstance(pads, str):

@@ -186,7 +186,7 @@ def _run_epochs(
             loop.tell(Interrupted() if interrupted.is_set() else Stopped())
         diverged = diverged or _warn_if_diverged(training_logs, epoch)
         loop.tell(EpochEnd())
-        # After a signal that came later the epoch is complete, and a resumed run would not validate it.
+        # If the signal arrived after its last step, the epoch is complete, and a resumed run would not validate it.
         if sets is not None and sets.every.at_epoch(epoch + 1) and not (loop.cut and interrupted.is_set()):
             run.logs = {**run.logs, **sets.measure(run)}
             loop.tell(ValidationEnd())

@@ -4,14 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import optax
 
 from fulmen.core import Component, Model, State, is_part, remake, still
 from fulmen.core.verbs import forward, perturb, scaled, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.models.chain import Function
 from fulmen.robust.attacks.attack import Attack
-from fulmen.robust.attacks.ensemble import most_passes
+from fulmen.robust.attacks.ensemble import fields_around, most_passes
 
 
 class BPDA(Model):
@@ -75,13 +74,11 @@ class Through(Attack):
     attack: Attack = None  # type: ignore[assignment]
 
     def __init__(self, surrogate: Any, attack: Attack) -> None:
-        if not isinstance(attack, Attack):
-            raise TypeError(f"Through.attack must be an attack such as fm.PGD(region, 0.02, 10), got {attack!r}.")
+        fields = fields_around(Through, attack)
         surrogate = surrogate.system if isinstance(surrogate, State) else surrogate
         if not is_part(surrogate):
             raise TypeError(f"Through.surrogate must be a system or a state, got {surrogate!r}.")
-        fields = Attack(optax.identity(), attack.region, target=attack.target).__dict__
-        self.__dict__.update({**fields, "transform": None, "surrogate": surrogate, "attack": attack})
+        self.__dict__.update(fields, surrogate=surrogate)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({type(self.surrogate).__name__}(…), {self.attack!r})"

@@ -14,7 +14,7 @@ from fulmen.dispatching.errors import MissingMethodError
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import Objective
 from fulmen.robust.attacks.input_transform import View, check_layout
-from fulmen.robust.attacks.region import Box, Intersection, Region, ball_of, require_inside
+from fulmen.robust.attacks.region import Intersection, Region, ball_of, require_inside
 from fulmen.robust.attacks.targets import Targeting, TrueLabel, check_objective
 
 # Starting points
@@ -213,7 +213,7 @@ class PGD(SteepestAscent):
 def transformation(attack: Attack):
     if attack.transform is None:
         name = type(attack).__name__
-        if advance.method(attack, None, None, 0) is not advance.method(_BARE, None, None, 0):
+        if advance.method(attack, None, None, 0).members[0] != (Attack,):
             raise MissingMethodError(
                 f"{name} has a method of `advance`, and none of `begin`. Write `begin(attack: {name}, problem)`, which returns the "
                 "first state: fm.attacks.AttackState(**fm.attacks.initial_fields(problem, problem.origin))."
@@ -222,9 +222,6 @@ def transformation(attack: Attack):
             f"{name} has no optax chain. Write `transformation(attack: {name})`, which returns it, or `begin` and `advance`."
         )
     return attack.transform
-
-
-_BARE = Attack(optax.identity(), Box(0, 1))
 
 
 @dispatch

@@ -43,6 +43,23 @@ steps=10, restarts=3))
         return f"{type(self).__name__}({', '.join(map(repr, self.attacks))})"
 
 
+def fields_around(who: type, attack: Any, **options: Any) -> dict[str, Any]:
+    """The fields of an attack that runs another one, in the same region and for the same target.
+
+    Args:
+        who: the class of the outer attack.
+        attack: the inner attack.
+        options: those of `Attack` that differ from the defaults.
+
+    Raises:
+        TypeError: for anything but an attack.
+    """
+    if not isinstance(attack, Attack):
+        raise TypeError(f"{who.__name__}.attack must be an attack such as fm.PGD(region, 0.02, 10), got {attack!r}.")
+    outer = Attack(optax.identity(), attack.region, target=attack.target, **options)
+    return {**outer.__dict__, "transform": None, "attack": attack}
+
+
 def flattened(attack: Any) -> list[Any]:
     """The attacks that an attack consists of."""
     return [inner for each in attack.attacks for inner in flattened(each)] if isinstance(attack, WorstOf) else [attack]

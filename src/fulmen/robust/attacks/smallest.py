@@ -5,7 +5,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from fulmen.core import concrete, remake, static
 from fulmen.core.verbs import advance, attempt, begin, length, scaled, validate
@@ -14,7 +13,7 @@ from fulmen.objectives import Margin
 from fulmen.robust.attacks.attack import Attack
 from fulmen.robust.attacks.attack_loop import AttackState
 from fulmen.robust.attacks.attack_runs import with_index
-from fulmen.robust.attacks.ensemble import most_passes
+from fulmen.robust.attacks.ensemble import fields_around, most_passes
 from fulmen.robust.attacks.minimal_norm import MinimalNorm, clean_fields, keep_nearest
 from fulmen.robust.attacks.projections import at_least_32_bits
 from fulmen.robust.attacks.region import ball_of
@@ -43,10 +42,7 @@ class Smallest(MinimalNorm):
     steps: int = static(default_factory=lambda: 1, init=False, repr=False)
 
     def __init__(self, attack: Attack, trials: int = 10) -> None:
-        if not isinstance(attack, Attack):
-            raise TypeError(f"Smallest.attack must be an attack such as fm.PGD(region, 0.02, 10), got {attack!r}.")
-        fields = Attack(optax.identity(), attack.region, objective=Margin(), target=attack.target).__dict__
-        self.__dict__.update({**fields, "transform": None, "attack": attack, "trials": trials})
+        self.__dict__.update(fields_around(Smallest, attack, objective=Margin()), trials=trials)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(attack={self.attack!r}, trials={self.trials})"
