@@ -54,6 +54,15 @@ def test_big_endian_arrays_are_converted(state, verb):
         np.testing.assert_array_equal(verb(state, raw), expected)
 
 
+@pytest.mark.parametrize("verb", [fm.loss, fm.losses, fm.metrics])
+def test_every_call_converts_its_batch(state, verb):
+    """A call of types that were seen before is quick, but an array's byte order is not in its type."""
+    batch, swapped = fm.Labeled(X, Y), fm.Labeled(X.astype(">f4"), Y)
+    expected = jax.tree.leaves(verb(state.system, batch))
+    np.testing.assert_array_equal(jax.tree.leaves(verb(state.system, batch)), expected)
+    np.testing.assert_array_equal(jax.tree.leaves(verb(state.system, swapped)), expected)
+
+
 def test_big_endian_arrays_of_a_source_are_converted(state, tmp_path):
     np.savez(tmp_path / "data.npz", x=X.astype(">f4"), y=Y.astype(">i8"))
     expected = fm.evaluate(state, (X, Y))["loss"]

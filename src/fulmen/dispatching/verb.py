@@ -93,7 +93,8 @@ class Verb(Generic[P], _Redefinable):
     def _general_call(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         given, contract = args, self._contract
         args, context = contract.split(args)
-        if contract.prepare is not None and len(args) > 1:
+        prepares = contract.prepare is not None and len(args) > 1
+        if prepares:
             args = (args[0], contract.prepare(args[0], args[1]), *args[2:])
         types = CallTypes(type(context), (*map(dispatch_type, args),))
         if contract.context_name in options:
@@ -106,7 +107,8 @@ class Verb(Generic[P], _Redefinable):
             return listening.call(
                 self, (types.context, *types.args), chosen, args, lambda: found.call(args, context, options)
             )
-        if args and len(args) == len(given) and all(map(operator.is_, args, given)):
+        # What is prepared is checked at every call, for its values and not only its type.
+        if args and not prepares and len(args) == len(given) and all(map(operator.is_, args, given)):
             self._add_quick_call(types, found, args)
         return found.call(args, context, options)
 
