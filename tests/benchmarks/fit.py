@@ -1,6 +1,6 @@
 """`fit` against a donated loop written by hand with the same outputs, interleaved in one process.
 
-    python tests/benchmarks/fit.py [--rounds 15] [--only mlp]
+    python tests/benchmarks/fit.py [--rounds 15] [--only mlp] [--fuse 8]
 
 Prints the median time of a step of each, and the median over rounds of their ratio. A call of `fit` costs some 5 ms beside its
 steps (checks of the data, the bar): runs are long enough that it does not count for much.
@@ -70,11 +70,11 @@ class ByFit:
         system = fm.Classifier(model, metrics=(fm.Accuracy(),))
         self.state = fm.setup(system, (x, y), optimizer=optax.adam, lr=1e-3, batch_size=batch_size)
 
-    def run(self, x: np.ndarray, y: np.ndarray, epochs: int) -> None:
+    def run(self, x: np.ndarray, y: np.ndarray, epochs: int, fuse: int | str | None = None) -> None:
         from fulmen.train.progress import ProgressBar
 
         with contextlib.redirect_stdout(io.StringIO()):
-            self.state, _ = fm.fit(self.state, (x, y), epochs=epochs, progress=ProgressBar())
+            self.state, _ = fm.fit(self.state, (x, y), epochs=epochs, fuse=fuse, progress=ProgressBar())
         jax.block_until_ready(self.state)
 
 
@@ -84,16 +84,16 @@ CASES = {
 }
 
 
-def compare(name: str, rounds: int) -> None:
+def compare(name: str, rounds: int, fuse: int | str | None) -> None:
     make, batch_size, n, image, epochs = CASES[name]
     x, y = data(n, image)
     hand, ours = ByHand(make(), batch_size), ByFit(make(), batch_size, x, y)
-    hand.run(x, y, 1), ours.run(x, y, 1)
+    hand.run(x, y, 1), ours.run(x, y, 1, fuse)
     steps, times = epochs * n // batch_size, ([], [])
     for _ in range(rounds):
-        for runner, record in zip((hand, ours), times, strict=True):
+        for run, record in zip((hand.run, lambda *data: ours.run(*data, fuse)), times, strict=True):
             begun = time.perf_counter()
-            runner.run(x, y, epochs)
+            run(x, y, epochs)
             record.append((time.perf_counter() - begun) / steps)
     ratio = statistics.median(b / a for a, b in zip(*times, strict=True))
     micro = [statistics.median(t) * 1e6 for t in times]
@@ -104,6 +104,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--only", choices=list(CASES))
+    parser.add_argument("--fuse", type=lambda text: int(text) if text.isdigit() else text)
     options = parser.parse_args()
     for case in [options.only] if options.only else CASES:
-        compare(case, options.rounds)
+        compare(case, options.rounds, options.fuse)

@@ -3,7 +3,7 @@
     python tests/benchmarks/gpu.py [--quick] [--minutes 8] [--only gpt resnet mlp population attacks] [--out FOLDER]
 
 It needs `jax[cuda]`, optax and plum. Rows: GPT-2 with 124 million parameters on 1024 tokens and ResNet-18 on CIFAR's shapes, both in
-bfloat16; a small MLP step by step, and in groups of K steps in one program, in a loop or unrolled, with the logs of each step;
+bfloat16; a small MLP step by step, and with `fuse`, K steps in one program;
 populations of 1, 8 and 32; PGD with 40 steps and AutoAttack, beside torchattacks where it and torch are installed. What is written by
 hand is in `models.py`. MFU is the share of the device's peak in bfloat16, by 6 operations per parameter and token and 12 · layers ·
 features · length per token. Idle is the share of the time in which no kernel runs, from a trace of JAX's profiler.
@@ -106,22 +106,9 @@ def mlp(quick: bool) -> Iterator[Row]:
     runs = [lambda: by_fit.run(*data, 1), lambda: by_hand.run(*data, 1)]
     single = per_second(runs, steps, rounds)
     yield Row("MLP 64-128-10, step by step", "steps/s", *single)
-    for unroll in (False, True):
-        for k in (4,) if quick else (4, 8, 16):
-            group = jax.jit(functools.partial(jax.lax.scan, fm.train_step, unroll=k if unroll else 1), donate_argnums=0)
-            name = f"MLP, {k} steps in a program, {'unrolled' if unroll else 'in a loop'}"
-            found = per_second([functools.partial(_in_groups, group, by_fit.state, data, batch_size, k)], steps, rounds)
-            yield Row(name, "steps/s", *found, single[0], "fit", "logs of each step")
-
-
-def _in_groups(group: Any, state: Any, data: Any, batch_size: int, k: int) -> Any:
-    """An epoch in groups of k steps, with the logs of each step."""
-    state, logs = jax.tree.map(jnp.copy, state), []
-    order = np.random.default_rng(0).permutation(len(data[0])).reshape(-1, k, batch_size)
-    for rows in order:
-        state, each = group(state, tuple(v[rows] for v in data))
-        logs.append(each["loss"])
-    return state, np.concatenate(logs)
+    for fuse in (4,) if quick else (4, 8, 16, "auto"):
+        found = per_second([lambda fuse=fuse: by_fit.run(*data, 1, fuse=fuse)], steps, rounds)
+        yield Row(f"MLP, fuse={fuse}", "steps/s", *found, single[0], "fuse=None")
 
 
 def population(quick: bool) -> Iterator[Row]:

@@ -605,6 +605,7 @@ def fit(
     resume: Any = None,
     devices: Any = None,
     microbatches: int = 1,
+    fuse: Any = None,
     **options,
 ):
     """Train a state or a component.
@@ -635,6 +636,10 @@ def fit(
             optimizer must be that of the run.
         devices: a policy as for `setup`; None keeps that of the state.
         microbatches: as in `setup`, for a component; a state's plan keeps it.
+        fuse: the number of steps that one program makes, such as 8, for a small model whose steps take less time than their calls;
+            "auto" times both in the first hundreds of steps and keeps the faster; None is one step. Callbacks that are called
+            after each step, and groups of the optimizer that are updated in turns, need single steps. XLA may round a step in a
+            group otherwise, and on the CPU it makes convolutions in a group much slower.
         **options: those of the optimizer's constructor, for a component.
 
     Returns:

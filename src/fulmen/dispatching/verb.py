@@ -93,9 +93,9 @@ class Verb(Generic[P], _Redefinable):
     def _general_call(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         given, contract = args, self._contract
         args, context = contract.split(args)
-        prepares = contract.prepare is not None and len(args) > 1
-        if prepares:
-            args = (args[0], contract.prepare(args[0], args[1]), *args[2:])
+        prepares = False
+        if contract.prepare is not None and len(args) > 1:
+            prepares, args = True, (args[0], contract.prepare(args[0], args[1]), *args[2:])
         types = CallTypes(type(context), (*map(dispatch_type, args),))
         if contract.context_name in options:
             raise TypeError(errors.by_keyword(contract, types.args, [*options], [contract.context_name]))

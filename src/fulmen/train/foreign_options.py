@@ -71,7 +71,7 @@ FOREIGN_OPTIONS: Mapping[str, str] = {
     "auto_scale_loss": "wrap the system: fm.systems.LossScaled(fm.MixedPrecision(system, jnp.float16)).",
     **dict.fromkeys(("jit_compile", "jit", "torch_compile", "compile"), "not needed: each step is one compiled program."),
     "run_eagerly": "write `with jax.disable_jit():` around the call.",
-    "steps_per_execution": "not needed: steps are dispatched ahead of the device.",
+    "steps_per_execution": "write fuse=8 for eight steps in one program, which makes small models faster.",
     "detect_anomaly": "write callbacks=[fm.NaNGuard()], which names the component and the batch where NaN began.",
     "inference_mode": "not needed: gradients are computed in training steps only.",
     "sync_batchnorm": "not needed: with several devices, statistics are those of the whole batch.",

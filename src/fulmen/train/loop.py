@@ -50,6 +50,7 @@ from fulmen.train.run_options import (
     warn_past_plan,
 )
 from fulmen.train.setup import require_known
+from fulmen.train.step_groups import require_fuse
 from fulmen.train.step_loop import StepLoop
 from fulmen.train.validation_sets import StepValidation, ValidationSets
 
@@ -75,6 +76,7 @@ def fit(
     overfit=None,
     resume=None,
     devices=None,
+    fuse=None,
     **unknown,
 ):
     if unknown:
@@ -113,7 +115,7 @@ def fit(
         )
         require_listeners(listed, run)
         require_one_owner(listed)
-        loop = StepLoop(state, run, interrupted, source)
+        loop = StepLoop(state, run, interrupted, source, fuse)
         if found is None:
             at = source.find(plan, first_batch(state, epochs, plan))
             loop.first = at[0]
@@ -143,6 +145,7 @@ def fit(component: object, data, *, overfit=None, **options):
     data = Source.of(data)
     require_known(options.get("optimizer"), options)
     require_length(**reading)
+    require_fuse(of_run.get("fuse"))
     data.plan(**reading)
     warn_of_rate(options.get("lr"))
     with interruptible(starting=True, signals=_SIGNALS) as interrupted:
@@ -153,7 +156,7 @@ def fit(component: object, data, *, overfit=None, **options):
         return fit(state, first, overfit=overfit, **of_run, **reading)
 
 
-_OF_RUN = ("validation", "validate_every", "callbacks", "progress", "phase", "resume")
+_OF_RUN = ("validation", "validate_every", "callbacks", "progress", "phase", "resume", "fuse")
 
 
 def _run_epochs(

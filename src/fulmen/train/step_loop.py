@@ -17,15 +17,15 @@ from fulmen.data.source import Source
 from fulmen.devices.placement import placed
 from fulmen.devices.processes import several
 from fulmen.dispatching.compiled_code import generation
-from fulmen.optimizers.update_schedule import update_schedule
 from fulmen.train.accumulate import Ledger
-from fulmen.train.compiled_step import step_structure, traced_step
-from fulmen.train.donating_step import donating_program, used_variables
 from fulmen.train.events import Due, Event, LogsRead, Run, StepEnd, listeners, send
 from fulmen.train.every_interval import Every
 from fulmen.train.interruption import Interruption
+from fulmen.train.step_groups import StepGroups, alike, warn_of_single_steps
+from fulmen.train.step_programs import StepPrograms
 
 _REFRESH = 0.1  # seconds between two readings of the logs
+_ONE = np.int32(1)
 _SUMMED = 1024  # steps of an epoch whose logs are added on the device; a constant, so that sums do not depend on time
 
 
@@ -38,9 +38,10 @@ class StepLoop:
         cut: whether the newest epoch was ended before its last batch.
     """
 
-    def __init__(self, state: State, run: Run, interrupted: Interruption, source: Source) -> None:
+    def __init__(self, state: State, run: Run, interrupted: Interruption, source: Source, fuse: Any = None) -> None:
         self.run, self.interrupted, self.source = run, interrupted, source
-        self.each_step = bool(listeners(StepEnd(), run.callbacks, run))
+        self.groups = StepGroups(fuse, run.left)
+        self.called = listeners(StepEnd(), run.callbacks, run)
         self.due = [(callback, every) for callback in run.callbacks if (every := due(callback)) is not None]
         _require_no_minutes(self.due)
         self.watched = bool(listeners(LogsRead(), run.callbacks, run) or self.due)
@@ -128,20 +129,13 @@ class StepLoop:
     def _begin(self, raw: Any) -> None:
         """Find out from the traced step which leaves it changes and what it logs."""
         self.generation = generation()
-        state, n = self.state(), len(self.leaves)
-        self.update_schedule = update_schedule(state)
-        traced = {resting: traced_step(state, raw, resting) for resting in self.update_schedule.sets()}
-        every = [one.jaxpr for one in traced.values()]
-        self.updated = [i for i in range(n) if any(each.outvars[i] is not each.invars[i] for each in every)]
-        before, self.ledger = self.ledger, Ledger(next(iter(traced.values())).out_info[1])
+        self.programs = StepPrograms(self.state(), raw)
+        warn_of_single_steps(self.groups.size, self.called, self.programs.in_turns)
+        before, self.ledger = self.ledger, self.programs.ledger
         if before is not None and before.layout == self.ledger.layout:
             self.ledger = before
         else:
             self.sums = None
-        # An argument from the host costs microseconds: key and step are passed only to programs that use them.
-        self.timed = not all(used_variables(each).isdisjoint(each.invars[n : n + 2]) for each in every)
-        of = step_structure(self.structure), tuple(self.updated), self.ledger, self.raw_key.shape, self.devices
-        self.programs = {resting: donating_program(*of, resting) for resting in traced}
 
     def start_epoch(self, epoch: int) -> bool:
         """Prepare for an epoch. Returns whether it begins with its first batch; else it is continued."""
@@ -175,30 +169,36 @@ class StepLoop:
     def _steps(self, raw: Any, batches: Iterator[Any], done_before: int) -> Any:
         """Steps until the epoch ends, or until a callback replaces the state: then the next batch is returned."""
         run, now, interrupted, ledger = self.run, time.perf_counter, self.interrupted, self.ledger
+        programs, groups = self.programs, self.groups
         assert ledger is not None
-        key, timed, scheduled = self.raw_key, self.timed, bool(self.update_schedule.every)
-        program = self.programs[self.update_schedule.at(run.step)]
-        changing = set(self.updated)
-        fixed = [v for i, v in enumerate(self.leaves) if i not in changing]
-        updated, sums = [self.leaves[i] for i in self.updated], self._open_sums()
-        step, one = np.int32(run.step), np.int32(1)
+        key, timed, in_turns = self.raw_key, programs.timed, programs.in_turns
+        program = programs.at(run.step)
+        changing, fixed = ([self.leaves[i] for i in some] for some in (programs.changing, programs.fixed))
+        step, sums = np.int32(run.step), self._open_sums()
         # All processes must compute the same, so with several of them nothing depends on the time.
         by_time = not several()
         refresh, unread, quiet = now() + _REFRESH, 0, self._quiet_steps()
         self.taken, newest = False, raw
+        groups.ran(0, None)
         try:
             while raw is not None:
-                if scheduled:
-                    program = self.programs[self.update_schedule.at(int(step))]
-                updated, sums = program(updated, fixed, sums, (key, step) if timed else None, raw)
-                newest = raw
-                step += one
-                unread += 1
+                group = [raw] if in_turns else groups.take(raw, batches, quiet - unread)
+                if len(group) == groups.size > 1 and alike(group):
+                    changing, sums = programs.of_group()(changing, fixed, sums, (key, step) if timed else None, group)
+                    step, unread = step + np.int32(len(group)), unread + len(group)
+                else:
+                    for raw in group:
+                        if in_turns:
+                            program = programs.at(int(step))
+                        changing, sums = program(changing, fixed, sums, (key, step) if timed else None, raw)
+                        step, unread = step + _ONE, unread + 1
+                newest = group[-1]
+                groups.ran(len(group), changing)
                 if self.timed_from is None:
                     self.timed_from, interrupted.starting = now(), False  # the first step may have been compiled
                 ends = interrupted.after_step(step)  # called after each step, also by other processes
                 if unread == quiet or ends or (by_time and now() >= refresh):
-                    self._store(updated, int(step), unread)
+                    self._store(changing, int(step), unread)
                     sums, unread, run.batch = self._add(sums, self.watched), 0, newest
                     self._call_due()
                     if now() >= refresh:
@@ -215,7 +215,7 @@ class StepLoop:
         finally:  # also after an error of the data or of a callback, so that the state is not lost
             if unread:
                 run.batch = newest
-                self._store(updated, int(step), unread)
+                self._store(changing, int(step), unread)
                 self._add(sums)
             elif self.sums is not None and not self.taken:
                 ledger.append(jnp.copy(sums), complete=False)
@@ -234,20 +234,20 @@ class StepLoop:
 
     def _quiet_steps(self) -> int:
         """The number of steps after which there is something to do."""
-        if self.each_step:
+        if self.called:
             return 1
         found = [every.next_step(self.run.step) for _, every in self.due]
         return min([_SUMMED - self.batches % _SUMMED, *(step - self.run.step for step in found if step is not None)])
 
-    def _store(self, updated: list[Any], step: int, done: int) -> None:
-        for i, leaf in zip(self.updated, updated, strict=True):
+    def _store(self, changing: list[Any], step: int, done: int) -> None:
+        for i, leaf in zip(self.programs.changing, changing, strict=True):
             self.leaves[i] = leaf
         self.run.step, self.run.done, self.batches = step, self.run.done + done, self.batches + done
 
     def _add(self, sums: Any, incomplete: bool = True) -> Any:
         """Hand over the sums of the logs; those that are not complete only by option. Returns those to continue with."""
         assert self.ledger is not None
-        complete = self.each_step or self.batches % _SUMMED == 0
+        complete = bool(self.called) or self.batches % _SUMMED == 0
         if complete or incomplete:  # sums that are not complete are donated to the next step: the ledger gets a copy
             self.ledger.append(sums if complete else jnp.copy(sums), complete)
         self.sums = None if complete else sums
@@ -257,10 +257,10 @@ class StepLoop:
         """Call the callbacks for `StepEnd`, and those whose time has come."""
         run, ledger = self.run, self.ledger
         assert ledger is not None
-        if self.each_step:
+        if self.called:
             run.logs = ledger.read_newest()
             self.tell(StepEnd())
-        first = not self.each_step
+        first = not self.called
         for callback, event in self._due_now("steps", lambda every: every.at_step(run.step)):
             run.seconds = self.elapsed()
             if first:  # a callback may add to them
