@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -137,6 +138,10 @@ def test_the_checkpoint_that_a_run_was_resumed_from_is_kept(state, tmp_path):
         (lambda: fm.Checkpoint("x", every=5), TypeError, r"every must be an fm\.Every, got 5; write every=fm\.Every"),
         (lambda: fm.Checkpoint("x", keep=3), TypeError, r"keep must be .* got 3; write keep=fm\.Latest\(3\)"),
         (lambda: fm.Checkpoint(3), TypeError, "directory must be a string or a path, got int"),
+        (lambda: fm.Checkpoint("gs://bucket/run"), ValueError, "path in the file system, got 'gs://bucket/run'; mount"),
+        (lambda: fm.Checkpoint(Path("s3://bucket/run")), ValueError, "got 's3:/bucket/run'; mount"),
+        (lambda: fm.checkpoints("gs://bucket/run"), ValueError, "got 'gs://bucket/run'; mount"),
+        (lambda: fm.save("gs://bucket/state", None), ValueError, "got 'gs://bucket/state'; mount"),
     ],
 )
 def test_wrong_arguments(make, error, words):

@@ -14,6 +14,18 @@ from pathlib import Path
 from fulmen.train.checkpoints.file_lock import try_lock
 
 
+def local_path(name: str, value: str | os.PathLike[str], remedy: str = ".") -> Path:
+    """The path that an argument is, or an error for anything else and for the URL of a remote file."""
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{name} must be a string or a path, got {type(value).__name__}{remedy}")
+    if re.match(r"\w\w+:/", os.fspath(value)):  # `Path` makes one slash of two
+        raise ValueError(
+            f"{name} must be a path in the file system, got {os.fspath(value)!r}; mount the bucket (gcsfuse, mountpoint-s3) and "
+            "give the path of the mount."
+        )
+    return Path(value)
+
+
 @contextlib.contextmanager
 def replacing(path: Path, verb: str) -> Iterator[int]:
     """The descriptor of a temporary file that takes the place of `path` when the block ends without an error.

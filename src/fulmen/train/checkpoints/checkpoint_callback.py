@@ -8,7 +8,6 @@ import os
 import platform
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,7 +20,7 @@ from fulmen.core.version import __version__
 from fulmen.devices.processes import is_first, several
 from fulmen.dispatching.registry import dispatch
 from fulmen.dispatching.warning import warn
-from fulmen.train.checkpoints.atomic_files import explained
+from fulmen.train.checkpoints.atomic_files import explained, local_path
 from fulmen.train.checkpoints.background_write import BackgroundWrite
 from fulmen.train.checkpoints.checkpoint_folder import CheckpointFolder
 from fulmen.train.checkpoints.folder_store import FolderStore
@@ -68,13 +67,11 @@ class Checkpoint(Saver):
         keep: Retention = Latest(3),
         store: Any = None,
     ) -> None:
-        if not isinstance(directory, str | os.PathLike):
-            raise TypeError(f"Checkpoint.directory must be a string or a path, got {type(directory).__name__}.")
         if not isinstance(every, Every):
             raise TypeError(f"Checkpoint.every must be an fm.Every, got {every!r}; write every=fm.Every(steps=500).")
         if not isinstance(keep, Retention):
             raise TypeError(f"Checkpoint.keep must be an fm.Latest or fm.Best, got {keep!r}; write keep=fm.Latest(3).")
-        self.directory, self.every, self.keep = Path(directory), every, keep
+        self.directory, self.every, self.keep = local_path("Checkpoint.directory", directory), every, keep
         self.store = FolderStore() if store is None else store
         self._writing = BackgroundWrite()
         self._folder: CheckpointFolder | None = None

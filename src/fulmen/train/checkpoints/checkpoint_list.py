@@ -16,6 +16,7 @@ from fulmen.core.leaves import missing
 from fulmen.core.state import State
 from fulmen.core.verbs import init
 from fulmen.dispatching.warning import warn
+from fulmen.train.checkpoints.atomic_files import local_path
 from fulmen.train.checkpoints.folder_store import FolderStore
 from fulmen.train.checkpoints.manifest import Manifest, read_json, read_manifest
 from fulmen.train.checkpoints.orbax_store import OrbaxStore
@@ -122,7 +123,7 @@ def checkpoints(directory: str | os.PathLike[str], *, digests: bool = True) -> C
     Raises:
         FileNotFoundError: if there is no such directory.
     """
-    directory = Path(directory)
+    directory = local_path("directory", directory)
     if not directory.is_dir():
         raise FileNotFoundError(f"{directory} is not a directory; it must be that of an fm.Checkpoint.")
     return Checkpoints(examined(path, step, digests) for step, path in folders(directory).items())
@@ -160,7 +161,7 @@ def examined(path: Path, step: int, digests: bool = True) -> SavedCheckpoint:
 
 def find_resumable(directory: str | os.PathLike[str]) -> SavedCheckpoint | None:
     """The newest valid checkpoint in a directory, or None. It warns about damaged ones that are newer."""
-    directory = Path(directory)
+    directory = local_path("resume", directory)
     damaged = []
     for step, path in reversed((folders(directory) if directory.is_dir() else {}).items()):
         checkpoint = examined(path, step)
@@ -192,6 +193,7 @@ def restore(directory: str | os.PathLike[str], like: Any, step: int | str | None
         FileNotFoundError: if there is no such directory or checkpoint.
         ValueError: if the checkpoint is damaged, or holds the state of another system.
     """
+    directory = local_path("directory", directory)
     if step is None:
         found = find_resumable(directory)
         if found is None:

@@ -14,7 +14,7 @@ from fulmen.core.paths import join_path
 from fulmen.core.state import State
 from fulmen.devices.processes import is_first, wait_for_others
 from fulmen.dispatching.warning import warn
-from fulmen.train.checkpoints.atomic_files import replacing
+from fulmen.train.checkpoints.atomic_files import local_path, replacing
 from fulmen.train.checkpoints.file_header import (
     cut_array,
     described_tree,
@@ -44,14 +44,13 @@ def save(path: str | os.PathLike[str], state: Any) -> None:
         OSError: if the file cannot be written, such as for a full disk; an existing file is then unchanged.
     """
     safetensors()  # what is saved here can be loaded here
-    if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"path must be a string or a path, got {type(path).__name__}; write save(path, state).")
+    target = local_path("path", path, "; write save(path, state).")
     if not isinstance(state, State):
         require_arrays(state, "save")
     header, leaves = described_tree(state)
     arrays = {name: to_numpy(leaf) for name, leaf in leaves.items()}
     if is_first():
-        with replacing(Path(path), "save") as descriptor:
+        with replacing(target, "save") as descriptor:
             write_arrays(descriptor, header, arrays)
     wait_for_others(f"save {path}")
 
@@ -74,7 +73,7 @@ def load(path: str | os.PathLike[str], *, like: Any) -> Any:
             lists the first differences by path.
     """
     require_tree(like)
-    return read_tree(Path(path), like)
+    return read_tree(local_path("path", path), like)
 
 
 def require_tree(like: Any) -> None:
