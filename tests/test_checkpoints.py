@@ -122,10 +122,11 @@ def test_what_is_kept(tmp_path, keep, kept):
 
 
 @pytest.mark.filterwarnings("ignore:the resumed run has another length")
-def test_the_checkpoint_that_a_run_was_resumed_from_is_kept(state, tmp_path):
+def test_the_checkpoint_that_a_run_was_resumed_from_is_kept(state, tmp_path, capsys):
     run(state, tmp_path, fm.Every(epochs=1), keep=fm.Latest(1), epochs=1)
-    run(state, tmp_path, fm.Every(epochs=1), keep=fm.Latest(1), epochs=4, resume=tmp_path)
+    run(state, tmp_path, fm.Every(epochs=1), keep=fm.Latest(1), epochs=4, resume=tmp_path, progress=True)
     assert steps_in(tmp_path) == [3, 12]
+    assert f"Resumed after step 3, from {tmp_path}." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

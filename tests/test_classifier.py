@@ -267,6 +267,19 @@ def test_regression_targets_are_not_broadcast(raw):
         fm.setup(fm.Regressor(Linear(4, 1)), (x, x[:, 0]), optimizer=optax.sgd(0.1))
 
 
+@pytest.mark.parametrize(
+    ("outputs", "objective", "remedy"),
+    [
+        (1, fm.CrossEntropy(), r"the objective is fm\.BinaryCrossEntropy"),
+        (2, fm.BinaryCrossEntropy(), r"is fm\.CrossEntropy"),
+    ],
+)
+def test_binary_labels_with_the_other_objective(raw, outputs, objective, remedy):
+    x, y = raw
+    with pytest.raises(ValueError, match=remedy):
+        fm.setup(fm.Classifier(Linear(4, outputs), objective), (x, y % 2), optimizer=optax.sgd(0.1))
+
+
 def test_a_wrong_input_size_raises_the_layers_error(raw):
     with pytest.raises(ValueError, match="Picky takes 7 numbers, and 4 came"):
         fm.validate(fm.Classifier(Picky()), fm.Labeled(*raw))

@@ -114,6 +114,8 @@ def source(path):
         "Dropout": "fm.models.Dropout",
         "EarlyStop": "fm.EarlyStopping",
         "TensorBoardLogger": "fm.TensorBoard",
+        "SimCLR": "fm.systems.SelfSupervised",
+        "DQN": "examples/dqn.py",
         "Predictions": "fm.callbacks.Predictions",
         "F1Score": "fm.F1",
         "Linear": "fm.models.Dense",

@@ -158,14 +158,15 @@ def test_the_state_must_be_a_state(state):
 @pytest.mark.parametrize("lr", [0.1, fm.cosine(0.1)], ids=["number", "schedule"])
 def test_a_callback_can_change_the_learning_rate(lr):
     def lower(run):
-        run.learning_rate = 0.0
-        return run.learning_rate
+        before, run.learning_rate = run.learning_rate, 0.0
+        return float(before), run.learning_rate
 
     state = fm.setup(fm.Classifier(net()), (X, Y), optimizer=optax.sgd, lr=lr, batch_size=10, epochs=2)
     call = Call(lower, fm.Every(steps=6))
     trained, history = run(state, call)
     half, _ = fm.fit(state, (X, Y), steps=6, progress=False)
-    assert call.seen == [0.0, 0.0]
+    _, logs = fm.train_step(half, (X[:10], Y[:10]))
+    assert call.seen == [(pytest.approx(float(logs["lr"])), 0.0), (0.0, 0.0)]
     assert history["lr"][-1] == 0
     assert same(trained.system, half.system)
 

@@ -116,10 +116,11 @@ WRONG = {
         KeyError,
         ["did you mean 'validation/loss'?", "fm.fit(…, validation=…)"],
     ),
-    "Best": (
-        unfit(net(), callbacks=[fm.Checkpoint("never-written", keep=fm.Best("val_loss"))]),
+    "Best": (lambda: fm.Best("val_loss"), ValueError, ["Best.metric must be", "write 'validation/loss'"]),
+    "EarlyStopping": (
+        lambda: fm.EarlyStopping("val_acc"),
         ValueError,
-        ["Best", "did you mean 'validation/loss'?"],
+        ["EarlyStopping.metric must be", "write 'validation/accuracy'"],
     ),
     # attacks and regions
     "eps": (lambda: fm.PGD(eps=0.1, alpha=0.1, steps=3), TypeError, ["'eps'", "use region=fm.LinfBall(0.1)."]),

@@ -45,7 +45,7 @@ class PerMember(Batch):
         if len({*counts}) > 1:
             there = (np.arange(max(counts))[:, None] < np.array(counts)).astype(np.float32)
             weight = there if weight is None else there * np.asarray(weight, np.float32).reshape(max(counts), -1)
-        self.__dict__.update(data=data, weight=weight, index=index)
+        self.data, self.weight, self.index = data, weight, index
 
     def axes(self) -> list[Any]:
         """The members' axis of each leaf, or None."""

@@ -64,8 +64,8 @@ class Population(System):
         _require_alike(members)
         structure = jax.tree.structure(members[0])
         stacked = [_stack(values) for values in zip(*map(jax.tree.leaves, members), strict=True)]
-        seeds = None if seeds is None else jnp.asarray(seeds)
-        self.__dict__.update(members=structure.unflatten(stacked), n=len(members), seeds=seeds, mode=None)
+        self.members, self.n = structure.unflatten(stacked), len(members)
+        self.seeds = None if seeds is None else jnp.asarray(seeds)
 
     @property
     def per_example(self) -> bool:

@@ -127,7 +127,7 @@ class Attacked(Batch):
     clean: Batch
 
     def __init__(self, batch: Any, clean: Any) -> None:
-        self.__dict__.update(batch=batch, clean=clean, weight=batch.weight, index=None)
+        self.batch, self.clean, self.weight = batch, clean, batch.weight
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or "batch" not in self.__dict__:

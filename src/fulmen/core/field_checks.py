@@ -116,8 +116,8 @@ def _check_shared(everything: list[tuple[str, Any]]) -> None:
         first = paths.setdefault(id(part), path)
         if first != path and any(leaf.role in (PARAMETER, BUFFER) for leaf in drawn(part)):
             raise ValueError(
-                f"the same {type(part).__name__} is at {first!r} and at {path!r}; as a pytree it would become two. Make two "
-                "of them, or keep it in one field and use that field twice in `forward` or `losses`."
+                f"the same {type(part).__name__} is at {first!r} and at {path!r}; as a pytree it would become two. Write "
+                "jax.tree.map(jnp.copy, part) for a copy, or keep it in one field and use that field twice in `forward` or `losses`."
             )
 
 

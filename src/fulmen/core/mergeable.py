@@ -52,12 +52,11 @@ class Mean(Mergeable):
         with jax.numpy_dtype_promotion("standard"):
             values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
         if weight is None:
-            total, count = values.sum(), jnp.asarray(values.size, values.dtype)
+            self.total, self.weight = values.sum(), jnp.asarray(values.size, values.dtype)
         else:
             weight = _along(jnp.asarray(weight).astype(values.dtype), values.shape)
             # An example of weight 0 is padding, and may be anything.
-            total, count = jnp.where(weight == 0, 0, values * weight).sum(), weight.sum()
-        self.__dict__.update(total=total, weight=count)
+            self.total, self.weight = jnp.where(weight == 0, 0, values * weight).sum(), weight.sum()
 
     def compute(self) -> Any:
         return self.total / self.weight

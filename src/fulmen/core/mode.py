@@ -107,8 +107,7 @@ class Train(Mode):
     def __init__(self, key: Any, step: Any = 0, resting: frozenset[str] = frozenset(), microbatches: int = 1) -> None:
         if not hasattr(key, "dtype"):
             raise TypeError(f"Train.key must be a random key, such as jax.random.key(0), got {key!r}.")
-        own = dict(step=step, resting=resting, microbatches=microbatches)
-        self.__dict__.update(root=key, salt=None, verb="", batch=None, precision=None, **own)
+        self.root, self.step, self.resting, self.microbatches = key, step, resting, microbatches
 
     def __repr__(self) -> str:
         return f"Train(key, step={self.step})"
@@ -125,7 +124,7 @@ class Eval(Mode):
     def __init__(self, key: Any = None, batch: Any = None) -> None:
         if key is not None and not hasattr(key, "dtype"):
             raise TypeError(f"Eval.key must be a random key, such as jax.random.key(0), or None, got {key!r}.")
-        self.__dict__.update(root=key, salt=None, verb="", batch=batch, precision=None)
+        self.root, self.batch = key, batch
 
 
 _NO_SALT = np.zeros((), np.uint32)

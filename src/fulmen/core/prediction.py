@@ -142,6 +142,7 @@ def class_targets(prediction: Prediction, who: Any) -> tuple[Any, bool]:
 def _refuse_labels(y: np.ndarray, classes: int, name: str) -> None:
     low, high = int(y.min()), int(y.max())
     hint = " Labels that begin at 1: y - 1." if (low, high) == (1, classes) else ""
+    hint = " For one output per example the objective is fm.BinaryCrossEntropy()." if classes == 1 else hint
     raise ValueError(
         f"{name}, y must be labels from 0 to {classes - 1}, since the outputs have {classes} classes, got labels from {low} to "
         f"{high}.{hint}"
@@ -184,6 +185,8 @@ def number_targets(prediction: Prediction, who: Any) -> Any:
             )
         elif y.shape == (*outputs.shape, 1):
             hint = " Write y[..., 0]."
+        elif y.shape == outputs.shape[:-1] and jnp.issubdtype(y.dtype, jnp.integer):
+            hint = " For labels of classes the objective is fm.CrossEntropy()."
         raise ValueError(f"{name}, y must have the shape of the model's outputs, {_shape(outputs)}, got {_shape(y)}.{hint}")
     if any(jnp.issubdtype(v.dtype, jnp.complexfloating) for v in (outputs, y)):
         raise TypeError(f"{name}, outputs and y must be real numbers, got {outputs.dtype} and {y.dtype}.")

@@ -64,7 +64,8 @@ def play(environment: Environment, playing: Playing, action: Any, key: Any) -> t
         key: a random key.
 
     Returns:
-        `(playing, reward, done, total)`, where `total` is the sum of the episode's rewards.
+        `(playing, reward, done, total)`, where `total` is the sum of the episode's rewards. `done` is also true at the limit, where
+        the episode is cut and its last state is worth as much as before.
 
     >>> from fulmen.environments import CartPole, begin, play
     >>> pole = CartPole()

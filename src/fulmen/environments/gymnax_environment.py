@@ -26,9 +26,9 @@ class Gymnax(Environment):
     params: Any = hyper()
 
     def __init__(self, environment: Any, params: Any, limit: int | None = None) -> None:
-        limit = int(params.max_steps_in_episode if limit is None else limit)
-        own = dict(environment=environment, params=params, actions=int(environment.num_actions), limit=limit)
-        self.__dict__.update(mode=None, **own)
+        self.environment, self.params = environment, params
+        self.actions = int(environment.num_actions)
+        self.limit = int(params.max_steps_in_episode if limit is None else limit)
 
 
 @dispatch

@@ -154,7 +154,8 @@ class Linen(Model):
 
     def __init__(self, module: Any, *like: Any, variables: Any = None) -> None:
         parts = {"params": None, "state": None} if variables is None else _parts(variables)
-        self.__dict__.update(module=module, like=shapes_of(like), mode=None, **parts)
+        self.module, self.like = module, shapes_of(like)
+        self.params, self.state = parts["params"], parts["state"]
 
     @property
     def variables(self) -> dict[str, Any]:

@@ -46,8 +46,8 @@ class Attention(Model):
     out: Dense
 
     def __init__(self, features: int, heads: int, causal: bool = False, rotary: bool = False, use_bias: bool = True) -> None:
-        inner = {"qkv": Dense(features, 3 * features, use_bias), "out": Dense(features, features, use_bias)}
-        self.__dict__.update(features=features, heads=heads, causal=causal, rotary=rotary, mode=None, **inner)
+        self.features, self.heads, self.causal, self.rotary = features, heads, causal, rotary
+        self.qkv, self.out = Dense(features, 3 * features, use_bias), Dense(features, features, use_bias)
 
 
 @dispatch

@@ -41,8 +41,8 @@ class GRU(Cell):
     """
 
     def __init__(self, in_features: int, features: int) -> None:
-        own = {"inputs": Dense(in_features, 3 * features), "recurrent": Dense(features, 3 * features)}
-        self.__dict__.update(in_features=in_features, features=features, mode=None, **own)
+        self.in_features, self.features = in_features, features
+        self.inputs, self.recurrent = Dense(in_features, 3 * features), Dense(features, 3 * features)
 
 
 class LSTM(Cell):
@@ -65,8 +65,8 @@ class LSTM(Cell):
     """
 
     def __init__(self, in_features: int, features: int) -> None:
-        own = {"inputs": Dense(in_features, 4 * features), "recurrent": Dense(features, 4 * features, use_bias=False)}
-        self.__dict__.update(in_features=in_features, features=features, mode=None, **own)
+        self.in_features, self.features = in_features, features
+        self.inputs, self.recurrent = Dense(in_features, 4 * features), Dense(features, 4 * features, use_bias=False)
 
 
 class Scan(Model):

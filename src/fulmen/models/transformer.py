@@ -52,14 +52,11 @@ class TransformerBlock(Model):
         dropout: float = 0.0,
     ) -> None:
         hidden = 4 * features if hidden is None else hidden
-        self.__dict__.update(
-            attention_norm=LayerNorm(features),
-            attention=Attention(features, heads, causal, rotary),
-            attention_dropout=Chain(*dropouts(dropout)),
-            mlp_norm=LayerNorm(features),
-            mlp=Chain(Dense(features, hidden), jax.nn.gelu, Dense(hidden, features), *dropouts(dropout)),
-            mode=None,
-        )
+        self.attention_norm = LayerNorm(features)
+        self.attention = Attention(features, heads, causal, rotary)
+        self.attention_dropout = Chain(*dropouts(dropout))
+        self.mlp_norm = LayerNorm(features)
+        self.mlp = Chain(Dense(features, hidden), jax.nn.gelu, Dense(hidden, features), *dropouts(dropout))
 
 
 @dispatch
@@ -125,16 +122,12 @@ class Transformer(Model):
     ) -> None:
         rows = -(-vocabulary // vocabulary_multiple) * vocabulary_multiple
         block = TransformerBlock(features, heads, hidden, causal=True, rotary=rotary, dropout=dropout)
-        self.__dict__.update(
-            vocabulary=vocabulary,
-            length=length,
-            tokens=Embedding(rows, features),
-            positions=None if rotary else Embedding(length, features),
-            dropout=Chain(*dropouts(dropout)),
-            blocks=Stacked(block, layers, unroll, remat),
-            norm=LayerNorm(features),
-            mode=None,
-        )
+        self.vocabulary, self.length = vocabulary, length
+        self.tokens = Embedding(rows, features)
+        self.positions = None if rotary else Embedding(length, features)
+        self.dropout = Chain(*dropouts(dropout))
+        self.blocks = Stacked(block, layers, unroll, remat)
+        self.norm = LayerNorm(features)
 
 
 def gpt2(**options: Any) -> Transformer:

@@ -90,10 +90,10 @@ class Optimizer(Tree):
 
     def __init__(self, constructor: Callable[..., Any], lr: Any, **options: Any) -> None:
         _require_rate(lr)
-        numbers = {k: v for k, v in options.items() if isinstance(v, float | jax.Array)}
+        numbers: Any = {k: v for k, v in options.items() if isinstance(v, float | jax.Array)}
         settings = tuple((k, v) for k, v in options.items() if k not in numbers)
-        rate, schedule = (None, as_schedule(lr)) if callable(lr) else (lr, None)
-        self.__dict__.update(constructor=constructor, lr=rate, schedule=schedule, numbers=numbers, settings=settings)
+        self.constructor, self.numbers, self.settings = constructor, numbers, settings
+        self.lr, self.schedule = (None, as_schedule(lr)) if callable(lr) else (lr, None)
 
     @property
     def options(self) -> dict[str, Any]:

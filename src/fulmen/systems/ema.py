@@ -98,8 +98,9 @@ class Averaged(EMA):
     start: int = static(minimum=0, default=0, kw_only=True)
 
     def __init__(self, component: Component, *, start: int = 0, average: Any = None, evaluate_average: bool = True) -> None:
-        own = dict(component=component, average=average, evaluate_average=evaluate_average, start=start)
-        self.__dict__.update(decay=1.0, warmup=1.0, mode=None, **own)
+        self.component, self.start = component, start
+        self.average, self.evaluate_average = average, evaluate_average
+        self.decay = self.warmup = 1.0
 
     def decay_at(self, step: Any) -> Any:
         return super().decay_at(jnp.maximum(jnp.asarray(step) - self.start, 0))

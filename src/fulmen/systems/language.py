@@ -51,7 +51,8 @@ class Tokens(Labeled):
             mask = mask[:, 1:]
             count = mask.sum(1).astype(np.float32)
             weight = count if weight is None else weight * count
-        self.__dict__.update(x=tokens[:, :-1], y=tokens[:, 1:], mask=mask, weight=weight, index=index)
+        self.x, self.y, self.mask = tokens[:, :-1], tokens[:, 1:], mask
+        self.weight, self.index = weight, index
 
 
 class LanguageModel(Supervised):

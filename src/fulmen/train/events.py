@@ -7,12 +7,14 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fulmen.core.mode import Plan
 from fulmen.core.state import State
 from fulmen.core.verbs import due, on, owns, restore_run_state, run_state
 from fulmen.dispatching.registry import dispatch
 from fulmen.optimizers import learning_rate, with_learning_rate
+from fulmen.train.gradients import learning_rates
 from fulmen.train.history import History
 
 Logs: TypeAlias = dict[str, Any]
@@ -146,12 +148,16 @@ class Run:
 
     @property
     def learning_rate(self) -> Any:
-        """The learning rate of the optimizer. A number may be assigned: it replaces the rate, or the schedule, of all groups.
+        """The learning rate of the next step; a dict for a dict of optimizers.
+
+        A number may be assigned. It replaces the rate of all groups, and a schedule for the rest of the run.
 
         Raises:
             ValueError: if the optimizer is a finished transformation, which has no rate that can be changed.
         """
-        return learning_rate(self.arrays().optimizer)
+        state = self.arrays()
+        rate = learning_rate(state.optimizer)
+        return rate if rate is not None else np.asarray(learning_rates(state, state)["lr"].value)[()]
 
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:

@@ -16,8 +16,8 @@ _PREFIXES = {
     **{f"{word}{mark}": "" for word in ("training", "train") for mark in "_/"},
 }
 """Beginnings of the names of metrics in other libraries, and what they are here."""
-_LOWER_IS_BETTER = ("loss", "error", "rmse", "mae", "perplexity")
-_HIGHER_IS_BETTER = ("accuracy", "precision", "recall", "f1", "r2", "top_")
+_LOWER_IS_BETTER = ("loss", "error", "rmse", "mae", "perplexity", "bits_per")
+_HIGHER_IS_BETTER = ("accuracy", "precision", "recall", "f1", "r2", "top_", "auroc")
 
 
 class History(dict[str, np.ndarray]):
@@ -101,6 +101,15 @@ def similar_metric(name: Any, names: Iterable[str]) -> str:
         names = [each for each in names if each.startswith(_VALIDATION)] or [meant]
     near = difflib.get_close_matches(meant, names, n=1)
     return f"; did you mean {near[0]!r}? " if near and near[0] != name else ". "
+
+
+def require_own_name(name: str, who: str) -> None:
+    """Raise for the name of a validation metric in another library, before a run, whose metrics are not known yet."""
+    meant = _meant(name)
+    if meant != name and meant.startswith(_VALIDATION):
+        usual = [f"{_VALIDATION}loss", f"{_VALIDATION}accuracy"]
+        meant = next(iter(difflib.get_close_matches(meant, usual, n=1, cutoff=0.8)), meant)
+        raise ValueError(f"{who}.metric must be a name in the history, got {name!r}; write {meant!r}.")
 
 
 def _meant(name: str) -> str:

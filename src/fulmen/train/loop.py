@@ -122,6 +122,8 @@ def fit(
         else:
             at = resume_run(found.run, loop, source, plan)
             run.resumed = resume
+            if shown:
+                print(f"Resumed after step {run.step}, from {resume}.", flush=True)
         if resume is not None and not is_complete(loop):
             warn_unless_saved(resume, listed, found is not None)
         ahead = source.epochs(plan, at, run.left, state.system, lambda: interrupted.is_set() or run.stopping)

@@ -67,7 +67,7 @@ class PlainProgress:
 
 @dispatch
 def on(event: EpochEnd, progress: PlainProgress, run):
-    print(f"epoch {run.epoch + 1}  {_text(run)}", flush=True)
+    print(f"epoch {run.epoch + 1}{', not complete' * run.loop.cut}  {_text(run)}", flush=True)
 
 
 @dispatch

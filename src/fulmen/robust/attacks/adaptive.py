@@ -33,8 +33,11 @@ class BPDA(Model):
     surrogate: Component
 
     def __init__(self, function: Callable[..., Any], surrogate: Callable[..., Any] = lambda x: x) -> None:
-        made = (each if is_part(each) else Function(each) for each in (function, surrogate))
-        self.__dict__.update(zip(("function", "surrogate"), made, strict=True), mode=None)
+        self.function, self.surrogate = _as_part(function), _as_part(surrogate)
+
+
+def _as_part(function: Any) -> Any:
+    return function if is_part(function) else Function(function)
 
 
 @dispatch

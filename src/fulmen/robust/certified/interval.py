@@ -66,7 +66,7 @@ class Interval(Tree):
         if low is not None and high is not None and (low > high).any():
             where = tuple(int(i[0]) for i in (low > high).nonzero())
             raise ValueError(f"Interval.lower must not exceed upper, got {low[where]} > {high[where]} at index {where}.")
-        self.__dict__.update(lower=lower, upper=upper)
+        self.lower, self.upper = lower, upper
 
     @property
     def shape(self) -> tuple[int, ...]:

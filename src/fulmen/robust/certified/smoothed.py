@@ -47,9 +47,9 @@ class Smoothed(Component):
         alpha: float = 0.001,
         draws: int = 100,
     ) -> None:
-        system = system.system if isinstance(system, State) else system
-        sizes = dict(samples=samples, selection=selection, draws=draws)
-        self.__dict__.update(system=system, sigma=sigma, alpha=alpha, mode=None, **sizes)
+        self.system = system.system if isinstance(system, State) else system
+        self.sigma, self.alpha = sigma, alpha
+        self.samples, self.selection, self.draws = samples, selection, draws
 
 
 def smoothed_class(structure: Structure, leaves: Any, smoothed: Smoothed, batch: Any, key: Any, classes: int) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 from fulmen.core.suggestions import suggesting
 from fulmen.core.verbs import owns
 from fulmen.dispatching.registry import dispatch
+from fulmen.optimizers import learning_rate
 from fulmen.train.callbacks.watched_metric import WatchedMetric
 
 
@@ -48,7 +49,7 @@ class ReduceOnPlateau(WatchedMetric):
     def after(self, run: Any, improved: bool) -> None:
         if self.waited < self.patience:
             return
-        self.waited, rate = 0, run.learning_rate
+        self.waited, rate = 0, learning_rate(run.state.optimizer)
         if not isinstance(rate, float | int) and getattr(rate, "shape", None) != ():
             raise ValueError(
                 f"ReduceOnPlateau: the optimizer must have one constant learning rate, got {rate!r}; write optimizer=optax.adam, lr=1e-3."

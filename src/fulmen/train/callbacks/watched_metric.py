@@ -12,7 +12,7 @@ from fulmen.data.arrays import check_positive
 from fulmen.dispatching.registry import dispatch
 from fulmen.train.events import Due, FitStart, LogReader, ValidationEnd
 from fulmen.train.every_interval import Every
-from fulmen.train.history import find_metric, highest_is_best
+from fulmen.train.history import find_metric, highest_is_best, require_own_name
 from fulmen.train.validation_sets import StepValidation
 
 _VALIDATION = "validation/"
@@ -38,6 +38,7 @@ class WatchedMetric(LogReader):
 
     def __init__(self, metric: str, patience: int, min_delta: float, mode: str | None) -> None:
         name = type(self).__name__
+        require_own_name(metric, name)
         check_positive(f"{name}.patience", patience)
         if not min_delta >= 0:
             raise ValueError(f"{name}.min_delta must not be negative, got {min_delta!r}.")

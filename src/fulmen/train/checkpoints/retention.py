@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fulmen.data.arrays import check_positive
-from fulmen.train.history import highest_is_best
+from fulmen.train.history import highest_is_best, require_own_name
 
 
 class Retention:
@@ -73,6 +73,7 @@ class Best(Retention):
     def __post_init__(self) -> None:
         if not isinstance(self.metric, str):
             raise TypeError(f"Best.metric must be a name, got {self.metric!r}; write fm.Best('validation/accuracy').")
+        require_own_name(self.metric, "Best")
         check_positive("Best.n", self.n)
         if self.mode not in ("max", "min", None):
             raise ValueError(f"Best.mode must be 'max' or 'min', got {self.mode!r}.")
