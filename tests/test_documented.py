@@ -48,6 +48,11 @@ def test_every_verb_has_a_page():
     assert {api_pages.verb_page(each) for each in NAMES if isinstance(each.value, Verb)} <= PAGES.keys()
 
 
+def test_every_public_name_is_on_the_page_all_of_fulmen():
+    words = set(re.findall(r"\w+", " ".join(re.findall(r"`[^`\n]+`", (DOCS / "all-of-fulmen.md").read_text()))))
+    assert [each.path for each in NAMES if each.name not in words] == []
+
+
 def test_code_and_bars_of_docstrings_are_restructured_text():
     text = "`a` and `Prediction`s of |w|, with **options, **Extending.**\n\n>>> print('`x`')"
     assert api_pages.restructured(text) == (
