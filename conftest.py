@@ -53,11 +53,12 @@ def _end_page(names):
 
 
 def _table_code(document):
-    """The calls in the last column of tables: `| code of another library | code of this one |`."""
+    """The code in the last column of tables: calls, methods and classes: `| code of another library | code of this one |`."""
     for row in re.finditer(r"^\|.*(?<!\\)\| ((?:[^|\n]|(?<=\\)\|)+) \|$", document.text, re.M):
-        for code in re.finditer(r"`((?:fm|jax|optax|state|history)[.\[].*?)`", row[1]):
+        for code in re.finditer(r"`((?:fm|jax|optax|state|history)[.\[].*?|def .*?\): .*?|class .*?: .*?)`", row[1]):
             start, end = (row.start(1) + at for at in code.span(1))
-            yield Region(start, end, code[1].replace("\\|", "|"), lambda found: exec(found.parsed, found.namespace))
+            text = ("@fm.dispatch\n" if code[1].startswith("def ") else "") + code[1].replace("\\|", "|")
+            yield Region(start, end, text, lambda found: exec(found.parsed, found.namespace))
 
 
 _code, _around = PythonCodeBlockParser(), dict(setup=_begin_page, teardown=_end_page)

@@ -68,7 +68,7 @@ def digits(
     out.mkdir(parents=True, exist_ok=True)
     _print(results, radii)
     draw_accuracies(plt, results, eps, len(test[1]), out / "robustness")
-    _draw_attacked(plt, states, test, eps, out / "attacked")
+    _draw_attacked(plt, states, test, _most_different(results, radii), out / "attacked")
     record = dict(
         epochs=epochs, eps=eps, seed=seed, seconds=time.perf_counter() - begun, versions=versions(), results=results
     )
@@ -106,6 +106,12 @@ def _print(results: dict[str, Any], radii: list[float]) -> None:
         accuracies = [f"{v:.3f}" for v in (result["clean"], *result["robust"].values())]
         rows.append((name, *accuracies, f"{result['training seconds']:.1f} s", f"{result['attack seconds']:.1f} s"))
     print(drawable(f"Accuracy on the test digits, clean and under PGD-40\n\n{align(rows, range(1, len(rows[0])))}"))
+
+
+def _most_different(results: dict[str, Any], radii: list[float]) -> float:
+    """The radius at which the accuracies of the trainings differ most."""
+    accuracies = [[result["robust"][str(eps)] for result in results.values()] for eps in radii]
+    return radii[int(np.argmax(np.ptp(accuracies, axis=1)))]
 
 
 def _draw_attacked(plt: Any, states: dict[str, Any], test: Any, eps: float, path: Path) -> None:

@@ -66,38 +66,31 @@ def draw_digits(plt: Any, shown: dict[str, Any], x: Any, labels: Any, eps: float
     rows = 1 + 2 * len(shown)
     figure, grid = plt.subplots(rows, len(x), figsize=(0.82 * len(x) + 1.6, 0.98 * rows + 0.7), layout="constrained")
     digits = dict(cmap="gray_r", vmin=0, vmax=1)
-    _draw_row(grid[0], x, "test digit\n(its class)", labels, labels, digits)
-    for i, (name, (attacked, clean, seen)) in enumerate(shown.items()):
-        changes, attacked_cells = grid[1 + 2 * i], grid[2 + 2 * i]
-        _draw_row(changes, attacked - x, f"{name}:\nwhat PGD adds", None, labels, dict(cmap="RdBu_r", vmin=-eps, vmax=eps))
-        _draw_row(attacked_cells, attacked, "attacked\n(predicted)", seen, labels, digits)
-        for cell, before, label in zip(changes, clean, labels, strict=True):
-            if before != label:
-                cell.set_title("wrong before", fontsize=6, color="crimson")
+    _draw_row(grid[0], x, "test digit\n(its class)", [str(label) for label in labels], [True] * len(labels), digits)
+    for i, (name, (attacked, before, after)) in enumerate(shown.items()):
+        right = (before == labels) & (after == labels)
+        seen = [f"{a} → {b}" for a, b in zip(before, after, strict=True)]
+        changes = dict(cmap="RdBu_r", vmin=-eps, vmax=eps)
+        _draw_row(grid[1 + 2 * i], attacked - x, f"{name}:\nwhat PGD adds", [""] * len(x), right, changes)
+        _draw_row(grid[2 + 2 * i], attacked, "predicted before\n→ after the attack", seen, right, digits)
     bar = figure.colorbar(grid[1, -1].images[0], ax=grid[:, -1], shrink=0.5, aspect=30, ticks=[-eps, 0, eps])
     bar.set_label("change of a pixel (red: darker, blue: lighter)", fontsize=8)
     bar.ax.tick_params(labelsize=8)
     figure.suptitle(
-        f"PGD-40 within ±{eps:g} of each pixel; numbers: classes that the model predicts, red if wrong", fontsize=10
+        f"The first test digit of each class, attacked by PGD-40 within ±{eps:g} of each pixel; red: a wrong prediction",
+        fontsize=10,
     )
     _save(plt, figure, path)
 
 
-def _draw_row(cells: Any, images: Any, name: str, classes: Any, labels: Any, options: dict[str, Any]) -> None:
-    for i, (cell, image) in enumerate(zip(cells, images, strict=True)):
+def _draw_row(cells: Any, images: Any, name: str, titles: Any, right: Any, options: dict[str, Any]) -> None:
+    for cell, image, title, is_right in zip(cells, images, titles, right, strict=True):
         cell.imshow(np.asarray(image)[..., 0], interpolation="nearest", **options)
         cell.set(xticks=[], yticks=[])
         for side in cell.spines.values():
             side.set(lw=0.5, color="lightgrey")
-        if classes is not None:
-            right = classes[i] == labels[i]
-            cell.set_title(
-                str(classes[i]),
-                fontsize=10,
-                pad=2,
-                color="black" if right else "crimson",
-                weight="normal" if right else "bold",
-            )
+        style = dict(color="black") if is_right else dict(color="crimson", weight="bold")
+        cell.set_title(title, fontsize=10, pad=2, **style)
     cells[0].set_ylabel(name, fontsize=8, rotation=0, ha="right", va="center", labelpad=6)
 
 

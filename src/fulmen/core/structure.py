@@ -90,7 +90,7 @@ def _exact(value: Any) -> Any:
         return kind, frozenset(map(_exact, value))
     if isinstance(value, np.generic):
         return kind, value.dtype, value.tobytes()
-    if dataclasses.is_dataclass(value) and kind.__dataclass_params__.eq and kind.__hash__ is not None:  # type: ignore[attr-defined]
+    if dataclasses.is_dataclass(kind) and kind.__dataclass_params__.eq and kind.__hash__ is not None:  # type: ignore[attr-defined]
         return kind, *(_exact(getattr(value, field.name)) for field in dataclasses.fields(value) if field.compare)
     return kind, value
 
