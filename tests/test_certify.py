@@ -343,3 +343,27 @@ def test_a_users_model_of_layers_needs_no_method_and_may_give_its_margins():
     box = interval_of(REGION, x)
     np.testing.assert_allclose(margin_bounds(net, box, y), margin_bounds(model, box, y), rtol=1e-5, atol=1e-5)
     assert fm.forward(net, box).shape == (4, 10)
+
+
+def test_predict_and_evaluate_of_a_smoothed_model_are_those_of_its_certificate():
+    (x, y), small = examples(), smoothed(samples=500)
+    found = fm.certify(small, (x, y), fm.L2Ball(0.1))
+    np.testing.assert_array_equal(fm.predict(small, x), found.predicted)
+    assert fm.evaluate(small, (x, y), batch_size=7) == dict(
+        accuracy=found.correct.mean(), abstained=(found.predicted == -1).mean()
+    )
+    weight = np.where(y == 1, 3.0, 1.0).astype(np.float32)
+    assert fm.evaluate(small, (x, y, weight))["accuracy"] == pytest.approx(np.average(found.correct, weights=weight))
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda one, x, y: fm.evaluate(one, x), "evaluate needs labels"),
+        (lambda one, x, y: fm.evaluate(one, (x, y), attack=fm.FGSM(fm.LinfBall(0.1))), "fm.certify"),
+        (lambda one, x, y: fm.predict(one, x, devices=fm.Replicated(fm.mesh())), "devices"),
+    ],
+)
+def test_what_a_smoothed_model_cannot_do_is_an_error(call, named):
+    with pytest.raises(ValueError, match=named):
+        call(smoothed(), *examples())

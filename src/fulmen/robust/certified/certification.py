@@ -1,4 +1,4 @@
-"""The methods of `certify`: by interval bounds, and by randomized smoothing."""
+"""The methods of `certify`: by interval bounds, and by randomized smoothing; and `predict` and `evaluate` of a `Smoothed`."""
 
 import time
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from fulmen.compose.supervised import check_inputs
 from fulmen.core import (
     Eval,
     State,
@@ -19,7 +20,7 @@ from fulmen.core import (
     require_arrays,
 )
 from fulmen.core.structure import Structure, keep, per_structure
-from fulmen.core.verbs import as_batch, bind, certify, predictions, scaled, validate
+from fulmen.core.verbs import as_batch, bind, certify, evaluate, predict, predictions, scaled, validate
 from fulmen.data.arrays import check_arrays, check_positive
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.region import Ball, L2Ball, Region, balls, require_inside
@@ -67,14 +68,8 @@ def certify(smoothed: Smoothed, data, region, *, batch_size: int | None = None, 
             f"have boxes; got {region!r}. Write fm.L2Ball(0.5)."
         )
     validate(smoothed)
-    begun, key = time.perf_counter(), jax.random.key(seed)
-    examples = Examples(smoothed.system, data, region, batch_size, 32)
-    found = []
-    for rows in examples.chunks():
-        batch = examples.batch(rows)
-        pair = smoothed_class(examples.structure, examples.leaves, smoothed, batch, key, examples.classes)
-        found.append([v[: len(rows)] for v in pair])
-    predicted, radius = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    begun, examples = time.perf_counter(), Examples(smoothed.system, data, region, batch_size, 32)
+    predicted, radius = _classes_and_radii(smoothed, examples, seed)
     correct = predicted == examples.labels
     return Certificate(
         labels=examples.labels,
@@ -91,6 +86,44 @@ def certify(smoothed: Smoothed, data, region, *, batch_size: int | None = None, 
     )
 
 
+@dispatch
+def predict(smoothed: Smoothed, data, *, batch_size=None, devices=None):
+    _require_no_devices(devices)
+    validate(smoothed)
+    return _classes_and_radii(smoothed, Examples(smoothed.system, data, None, batch_size, 32), 0)[0]
+
+
+@dispatch
+def evaluate(smoothed: Smoothed, data, *, attack=None, batch_size=None, devices=None):
+    _require_no_devices(devices)
+    if attack is not None:
+        raise ValueError(
+            "evaluate: an attack on the model inside a Smoothed says nothing about its vote over noisy inputs, so attack must be None. "
+            "Write fm.certify(smoothed, data, fm.L2Ball(0.5)), which bounds the accuracy under every attack in the ball."
+        )
+    validate(smoothed)
+    examples = Examples(smoothed.system, data, None, batch_size, 32, labelled=True)
+    predicted, _ = _classes_and_radii(smoothed, examples, 0)
+    share = lambda flags: float(np.average(flags, weights=examples.weight))
+    return {"accuracy": share(predicted == examples.labels), "abstained": share(predicted == -1)}
+
+
+def _require_no_devices(devices: Any) -> None:
+    if devices is not None:
+        raise ValueError("devices must be None for a Smoothed, whose votes are counted on one device.")
+
+
+def _classes_and_radii(smoothed: Smoothed, examples: "Examples", seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The class of each example, -1 where it abstains, and its radius, `(n,)` each."""
+    key, found = jax.random.key(seed), []
+    for rows in examples.chunks():
+        batch = examples.batch(rows)
+        pair = smoothed_class(examples.structure, examples.leaves, smoothed, batch, key, examples.classes)
+        found.append([v[: len(rows)] for v in pair])
+    predicted, radius = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return predicted, radius
+
+
 def one_ball(region: Region) -> Ball | None:
     """The one ball in a region, if it has one radius above 0; otherwise None."""
     found = balls(region)
@@ -102,48 +135,58 @@ class Examples:
     """A system with one classifier and its data, in batches of equal size.
 
     Attributes:
-        labels: `(n,)`, the classes of the examples.
+        labels: `(n,)`, the classes of the examples; None unless they are needed.
+        weight: `(n,)`, their weights, or None.
         classes: the number of classes.
         leaves, structure: those of the system.
     """
 
-    def __init__(self, system: Any, data: Any, region: Region, batch_size: int | None, usual: int) -> None:
+    def __init__(
+        self, system: Any, data: Any, region: Region | None, batch_size: int | None, usual: int, labelled: bool = False
+    ) -> None:
         size = usual if batch_size is None else batch_size
         check_positive("batch_size", size)
-        require_arrays(system, "certify")
-        for _, part in [*components(system), *components(region)]:
+        labelled = labelled or region is not None
+        self.verb = "certify" if region is not None else "evaluate" if labelled else "predict"
+        require_arrays(system, self.verb)
+        for _, part in [*components(system), *(() if region is None else components(region))]:
             validate(part)
         self.leaves, self.structure = pack(system)
         keep(self.structure, system)
         self.system = self.structure.unpack(self.leaves)
         self.data: Any = check_arrays(data)
         whole = as_batch(self.system, self.data)
-        self.classes = self._require_labels(whole)
-        validate(self.system, whole)
-        require_inside(region, jax.tree.leaves(inputs(whole)))
-        y = np.asarray(whole.y)
-        self.labels = (y if y.ndim == 1 else y.argmax(1)).astype(np.int32)
-        self.batch_size = min(size, len(whole))
+        prediction = self._prediction(whole, labelled)
+        self.classes = prediction.outputs.shape[1]
+        (validate if labelled else check_inputs)(self.system, whole)
+        if region is not None:
+            require_inside(region, jax.tree.leaves(inputs(whole)))
+        self.labels: Any = None
+        if labelled:
+            check_classes(prediction, self.system)
+            y = np.asarray(whole.y)
+            self.labels = (y if y.ndim == 1 else y.argmax(1)).astype(np.int32)
+        self.size, self.weight = len(whole), getattr(whole, "weight", None)
+        self.batch_size = min(size, self.size)
 
-    def _require_labels(self, whole: Any) -> int:
-        """The number of classes of the system's one classifier; raises if it has not exactly one, or if labels do not fit."""
+    def _prediction(self, whole: Any, labelled: bool) -> Any:
+        """The prediction for all examples, as shapes; raises unless the system has one classifier, and labels if they are needed."""
         found = jax.eval_shape(lambda one: predictions(bind(self.system, Eval(jax.random.key(0))), one), whole[:1])
         name = type(self.system).__name__
         if len(found) != 1:
             raise ValueError(
-                f"certify needs a system with one classifier, and {name} has {len(found)}: give one of its parts."
+                f"{self.verb} needs a system with one classifier, and {name} has {len(found)}: give one of its parts."
             )
-        if getattr(whole, "y", None) is None:
-            raise ValueError("certify needs labels, and the data has no labels y: give pairs (x, y).")
+        if labelled and getattr(whole, "y", None) is None:
+            raise ValueError(f"{self.verb} needs labels, and the data has no labels y: give pairs (x, y).")
         (prediction,) = found.values()
         like: Any = jax.ShapeDtypeStruct((len(whole), *prediction.outputs.shape[1:]), prediction.outputs.dtype)
-        check_classes(remake(prediction, {"outputs": like, "batch": whole}), self.system)
-        return like.shape[1]
+        return remake(prediction, {"outputs": like, "batch": whole})
 
     def chunks(self) -> Iterator[np.ndarray]:
         """The positions of the examples, in pieces of at most the batch size."""
-        for start in range(0, len(self.labels), self.batch_size):
-            yield np.arange(start, min(start + self.batch_size, len(self.labels)), dtype=np.int32)
+        for start in range(0, self.size, self.batch_size):
+            yield np.arange(start, min(start + self.batch_size, self.size), dtype=np.int32)
 
     def batch(self, rows: np.ndarray) -> Any:
         """The batch of some examples, with their `index`; it is padded by repeating examples."""

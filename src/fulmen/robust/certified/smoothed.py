@@ -16,7 +16,9 @@ class Smoothed(Component):
 
     `fm.certify(Smoothed(state, sigma=0.25), data, fm.L2Ball(0.5))` gives a radius of the 2-norm in which this class cannot
     change. It holds for any model, except with probability `alpha` for each example. Train the model on noise of the same size:
-    `fm.Classifier(model, augment=fm.augmentations.Noise(sigma))`.
+    `fm.Classifier(model, augment=fm.augmentations.Noise(sigma))`. `fm.predict(smoothed, x)` returns the classes, `(n,)`, -1 where it
+    abstains because no class is sure enough, and `fm.evaluate(smoothed, data)` the `accuracy`, for which abstaining is wrong, and the
+    share that is `abstained`. Both draw as `fm.certify` does.
 
     Args:
         system: a system or a state with one classifier in it, or a model, also of another library.
