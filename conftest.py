@@ -58,7 +58,12 @@ def _table_code(document):
         for code in re.finditer(r"`((?:fm|jax|optax|state|history)[.\[].*?|def .*?\): .*?|class .*?: .*?)`", row[1]):
             start, end = (row.start(1) + at for at in code.span(1))
             text = ("@fm.dispatch\n" if code[1].startswith("def ") else "") + code[1].replace("\\|", "|")
-            yield Region(start, end, text, lambda found: exec(found.parsed, found.namespace))
+            yield Region(start, end, text, _run_row)
+
+
+def _run_row(found):
+    """Run the code of a row; a traceback shows the row."""
+    exec(compile("\n" * (found.line - 1) + found.parsed, found.path, "exec"), found.namespace)
 
 
 _code, _around = PythonCodeBlockParser(), dict(setup=_begin_page, teardown=_end_page)
