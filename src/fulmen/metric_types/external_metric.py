@@ -41,7 +41,7 @@ class External(Metric):
             raise TypeError(
                 f"External, arguments must be a function such as `lambda p: dict(logits=p.outputs, labels=p.batch.y)`, got {arguments!r}."
             )
-        self.__dict__.update(mode=None, kind=kind, arguments=arguments, name=name)
+        self.kind, self.arguments, self.name = kind, arguments, name
 
     @property
     def default_name(self) -> str:
