@@ -9,6 +9,7 @@ import numpy as np
 from fulmen.core import concrete, inputs
 from fulmen.core.structure import Structure, keep, pack, per_structure
 from fulmen.core.verbs import attack_warnings, predictions
+from fulmen.dispatching.compiled_code import generation
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import Attack
 from fulmen.robust.attacks.region import balls, boxes
@@ -44,11 +45,8 @@ def attack_warnings(attack: Attack, system, batch, attacked):
         if lo is not None and hi is not None and any(v.min() < lo - 1e-6 or v.max() > hi + 1e-6 for v in leaves):
             least, most = min(v.min() for v in leaves), max(v.max() for v in leaves)
             found.append(f"attacked inputs range from {least:.6g} to {most:.6g}, outside {box!r}.")
-    if _has_labels(batch):
-        packed, structure = pack(system)
-        keep(structure, system)
-        if _returns_probabilities(structure, packed, batch):
-            found.append(_PROBABILITIES)
+    if _has_labels(batch) and _returns_probabilities(system, batch):
+        found.append(_PROBABILITIES)
     return tuple(found)
 
 
@@ -57,8 +55,18 @@ def _has_labels(batch: Any) -> bool:
     return hasattr(y, "dtype") and jnp.issubdtype(y.dtype, jnp.integer)
 
 
+def _returns_probabilities(system: Any, batch: Any) -> bool:
+    """Whether the system's outputs are probabilities: a pass for each structure, since numbers do not change it."""
+    leaves, structure = pack(system)
+    keep(structure, system)
+    key = "returns probabilities", generation()
+    if key not in structure.programs:
+        structure.programs[key] = bool(_look_like_probabilities(structure, leaves, batch))
+    return structure.programs[key]
+
+
 @per_structure()
-def _returns_probabilities(structure: Structure, leaves: list[Any], batch: Any) -> Any:
+def _look_like_probabilities(structure: Structure, leaves: list[Any], batch: Any) -> Any:
     found = predictions(in_eval_mode(structure.unpack(leaves), jax.random.key(0)), batch).values()
     outputs = [each.outputs.astype(jnp.float32) for each in found if getattr(each.outputs, "ndim", 0) == 2]
     several = [z for z in outputs if z.shape[1] > 1]
