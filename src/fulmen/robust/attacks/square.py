@@ -123,7 +123,8 @@ def advance(attack: Square, problem, state, step):
     changes = step - 1
     if attack.rescaled:
         queries = attack.length if problem.steps is None else problem.steps
-        changes = changes * (QUERIES / jnp.asarray(queries).astype(jnp.float32))
+        changes, queries = (jnp.asarray(v).astype(jnp.float32) for v in (changes, queries))
+        changes = changes * QUERIES / queries
     rows, columns = _sides(attack, _as_image(attack, origin[0]).shape, changes, least_side(ball))
 
     def change(offset: jax.Array, key: jax.Array) -> jax.Array:
