@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
 import fulmen as fm
 from fulmen import dispatch
@@ -46,6 +47,19 @@ def kinds(attack):
 
 def ranks(attack):
     return [getattr(member.target, "rank", None) for member in attack.attacks]
+
+
+def test_attacks_share_the_clean_pass_and_compile_no_program_for_a_single_operation():
+    system, batch = affine(n=41)
+    region = fm.LinfBall(0.05) & BOX
+    attack = fm.WorstOf(
+        fm.FGSM(region), fm.PGD(region, 0.01, 12, objective=fm.objectives.Margin(), start=fm.attacks.Clean())
+    )
+    with tiny.Compilations() as compiled:
+        found = attempt(attack, system, batch, jax.random.key(0))
+    assert 0 < found.succeeded.sum() < 41
+    assert not {"jit(gather)", "jit(_where)", "jit(broadcast_in_dim)"} & set(compiled.names)
+    assert compiled.names.count("jit(_clean_program)") == 2  # of all examples and of the survivors, not of each attack
 
 
 @pytest.mark.parametrize("ball", [fm.LinfBall, L2Ball])

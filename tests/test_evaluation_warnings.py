@@ -13,6 +13,7 @@ from test_robustness import REGION, Shaped, data, shaped
 
 import fulmen as fm
 from fulmen import dispatch
+from fulmen.robust.report import evaluation_warnings
 
 
 class Leaping(fm.Attack):
@@ -64,3 +65,36 @@ def test_a_sound_attack_has_no_warning_and_a_warm_call_compiles_nothing():
         fm.evaluate(system, data(), attack=attack)
     assert not compiled.names
     assert isinstance(system.model, Shaped) and jnp.ndim(system.model.weight) == 2
+
+
+def rounded(x):
+    return jnp.round(4 * x) / 4
+
+
+def straight_through(x):
+    return x + jax.lax.stop_gradient(rounded(x) - x)
+
+
+@pytest.mark.parametrize("hidden, warns", [(rounded, True), (straight_through, False), (fm.attacks.BPDA(rounded), False)])
+def test_a_model_that_rounds_its_input_has_no_gradient(hidden, warns):
+    inner = shaped().model
+    layer = hidden if isinstance(hidden, fm.Model) else fm.models.Function(hidden)
+    model = fm.models.Chain(layer, inner)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        fm.evaluate(fm.Classifier(model), data(), attack=fm.PGD(REGION, 0.05, 3))
+    assert any("the model has rounding" in str(each.message) for each in found) == warns
+    if warns:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            fm.evaluate(fm.Classifier(model), data(), attack=fm.attacks.Through(shaped(), fm.PGD(REGION, 0.05, 3)))
+
+
+def test_outputs_are_searched_for_probabilities_once_for_each_structure(monkeypatch):
+    calls, looks = [], evaluation_warnings._look_like_probabilities
+    monkeypatch.setattr(evaluation_warnings, "_look_like_probabilities", lambda *a: calls.append(1) or looks(*a))
+    with pytest.warns(UserWarning, match="probabilities"):
+        fm.evaluate(system := shaped(lambda z: jax.nn.softmax(z)), data(), attack=fm.FGSM(REGION))
+    with pytest.warns(UserWarning, match="probabilities"):
+        fm.evaluate(system, data(), attack=fm.PGD(REGION, 0.05, 3))
+    assert len(calls) == 1

@@ -4,8 +4,13 @@
 
 1. For four trainings, the accuracy, the certified accuracy and the accuracy under the standard AutoAttack at ε = .05 (L∞): no
    example may be certified and broken.
-2. IBP training by hand with the same schedule, optimizer and epochs: certified accuracies of five seeds each, and seconds.
+2. IBP training by hand with the same schedule, optimizer, epochs, initial parameters and batches: certified accuracies of five
+   seeds each, and seconds.
 3. Smoothing (σ = .25, training with noise) beside Cohen's procedure by hand with the same draws.
+
+The two trainings of 2 are the same algorithm. After 102 steps (warmup 100) the parameters differ by 3e-6, which are the bounds'
+rounding: without it by 1e-7. Certified, means of five seeds on 360 digits: .876 and .878 by hand with 40 epochs (largest difference
+of a seed two digits), .812 and .814 with 25 epochs. With other draws the mean of five seeds changes by .01.
 """
 
 from __future__ import annotations
@@ -68,9 +73,19 @@ def network(params: Any, x: Any) -> Any:
     return x @ params[-1][0] + params[-1][1]
 
 
-def trained_by_hand(train: Any, epochs: int, seed: int) -> Any:
-    model = fm.init(fm.models.MLP(64, 128, 128, 10), jax.random.key(seed))
-    params = [(layer.weight, layer.bias) for layer in model if isinstance(layer, fm.models.Dense)]
+def batches(train: Any, seed: int) -> Any:
+    """A function from the number of an epoch to its batches."""
+
+    def epoch(number: int) -> Any:
+        order = np.random.default_rng([seed, number]).permutation(len(train[1]))
+        rows = (order[start : start + 64] for start in range(0, len(order), 64))
+        return ((train[0][some], train[1][some]) for some in rows)
+
+    return epoch
+
+
+def trained_by_hand(model: Any, epoch: Any, epochs: int) -> Any:
+    params = [(jnp.array(layer.weight), jnp.array(layer.bias)) for layer in model if isinstance(layer, fm.models.Dense)]
     optimizer = optax.adam(2e-3)
     cross_entropy = optax.softmax_cross_entropy_with_integer_labels
 
@@ -85,12 +100,10 @@ def trained_by_hand(train: Any, epochs: int, seed: int) -> Any:
         updates, state = optimizer.update(jax.grad(loss)(params, x, y, number), state)
         return optax.apply_updates(params, updates), state
 
-    state, number, rng = optimizer.init(params), 0, np.random.default_rng(seed)
-    for _ in range(epochs):
-        order = rng.permutation(len(train[1]))
-        for start in range(0, len(order), 64):
-            rows = order[start : start + 64]
-            params, state = step(params, state, train[0][rows], train[1][rows], np.float32(number))
+    state, number = optimizer.init(params), 0
+    for each in range(epochs):
+        for x, y in epoch(each):
+            params, state = step(params, state, x, y, np.float32(number))
             number += 1
     return params
 
@@ -144,10 +157,11 @@ def beside_ibp_by_hand(ibp: Any, train: Any, test: Any, epochs: int) -> None:
         "\n2. IBP training, all test digits\nseed  certified, by hand  certified, fm.IBP  seconds, by hand  seconds, fm.IBP"
     )
     for seed in range(5):
+        state = fm.setup(ibp, train, optimizer=optax.adam, lr=2e-3, epochs=epochs, batch_size=64, seed=seed)
         begun = time.perf_counter()
-        params = trained_by_hand(train, epochs, seed)
+        params = trained_by_hand(state.system.system.model, batches(train, seed), epochs)
         between = time.perf_counter()
-        state = fitted(ibp, train, epochs, seed)
+        state, _ = fm.fit(state, batches(train, seed), epochs=epochs, progress=False)
         seconds = between - begun, time.perf_counter() - between
         hand, found = certified_by_hand(params, test), fm.certify(state, test, REGION)
         figures = f"{hand.mean():18.3f}  {found.certified_accuracy:17.3f}  {seconds[0]:16.1f}  {seconds[1]:15.1f}"

@@ -7,12 +7,28 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from fulmen.core import Component, State, components, hyper, is_array, keep, pack, remake, short, static, still
+from fulmen.core import (
+    Component,
+    State,
+    Structure,
+    components,
+    hyper,
+    is_array,
+    keep,
+    pack,
+    per_structure,
+    remake,
+    short,
+    static,
+    still,
+)
 from fulmen.core.batch import Batch, index, inputs, with_inputs
 from fulmen.core.prepared_batch import prepared
 from fulmen.core.verbs import as_batch, attempt, loss, perturb, validate
 from fulmen.dispatching.registry import dispatch
+from fulmen.objectives import Objective
 from fulmen.robust.attacks.attack import Attack
 from fulmen.robust.attacks.attack_loop import (
     AttackState,
@@ -26,6 +42,7 @@ from fulmen.robust.attacks.attack_loop import (
 )
 from fulmen.robust.attacks.input_transform import with_layout
 from fulmen.robust.attacks.problem import Problem
+from fulmen.robust.attacks.region import Intersection
 
 
 def _prepare_arguments(call, attack, system, batch, key, *, inside=False, checked=False, **options):
@@ -117,11 +134,37 @@ def with_index(batch: Any) -> Any:
     return batch if getattr(batch, "index", None) is not None else remake(batch, {"index": index(batch)})
 
 
+class _Unvalued(Objective):
+    """0 everywhere, where only success matters."""
+
+
+@dispatch
+def loss(objective: _Unvalued, prediction):
+    return jnp.zeros((), jnp.result_type(float))
+
+
+_JUDGE = Attack(optax.identity(), Intersection(()), objective=_Unvalued())
+
+
 def clean_state(problem: Problem) -> AttackState:
     """The state before any attack, at the clean inputs."""
-    seen, x = _evaluated(problem, problem.origin), problem.origin
-    first = jnp.where(seen.succeeded, 0, -1).astype(jnp.int32)
-    return AttackState(x, x, jnp.full_like(seen.value, -jnp.inf), seen.succeeded, first)
+    # Only what success depends on is kept of the attack, so that attacks share the program.
+    goal = {"target": problem.attack.target, "samples": problem.attack.samples}
+    judged = remake(problem, {"attack": remake(_JUDGE, goal)})
+    return _clean_state(judged) if is_traced(problem) else _clean_program(*packed(judged))
+
+
+def _clean_state(problem: Problem) -> AttackState:
+    problem = problem.with_targets()
+    x, seen = problem.origin, problem.evaluate(problem.origin)
+    succeeded: Any = seen.succeeded
+    first = jnp.where(succeeded, 0, -1).astype(jnp.int32)
+    return AttackState(x, x, jnp.full_like(seen.value, -jnp.inf), succeeded, first)
+
+
+@per_structure()
+def _clean_program(structure: Structure, leaves: list[Any]) -> AttackState:
+    return _clean_state(structure.unpack(leaves))
 
 
 def on_survivors(found: AttackState, problem: Problem, run: Any) -> AttackState:
@@ -134,13 +177,13 @@ def on_survivors(found: AttackState, problem: Problem, run: Any) -> AttackState:
     rows = np.resize(left, padded_size(left.size, len(problem.batch)))
     new = run(problem if len(left) == len(problem.batch) else take_examples(problem, rows))
     found = jax.tree.map(np.array, found)
-    old = jax.tree.map(lambda v: v[left], found)
-    better = _better(old, jax.tree.map(lambda v: np.asarray(v)[: left.size], new))
+    better = _better(jax.tree.map(lambda v: v[rows], found), new)  # with the padding: few sizes, so few programs
     for whole, some in zip(jax.tree.leaves(found), jax.tree.leaves(better), strict=True):
-        whole[left] = np.asarray(some)
+        whole[left] = np.asarray(some)[: left.size]
     return found
 
 
+@jax.jit
 def _better(old: AttackState, new: AttackState) -> AttackState:
     """The better result of two runs, per example."""
     better = new.value > old.value

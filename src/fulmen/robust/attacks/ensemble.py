@@ -162,7 +162,9 @@ def quick(region: Region, *, classes: int = 10, steps: int = 100, targets: int =
 
     The first is PMA, arXiv:2411.15210. The second minimises the targeted DLR towards the classes whose linearised boundaries are
     the nearest, by `MALT`, arXiv:2407.02240. Both need gradients: a masked model, which `autoattack` attacks by Square too,
-    looks more robust than it is, and `fm.robustness` reports signs of that.
+    looks far more robust than it is. For a net of digits whose input is rounded, `quick` gives an accuracy of .95, and `autoattack`
+    .58. `fm.robustness(state, data, fm.quick(region))` reports signs of that, and `evaluate` warns where the gradient is 0. Publish
+    figures of `autoattack`.
 
     Args:
         region: the region of allowed points, with one `LinfBall`, `L2Ball` or `L1Ball`.

@@ -20,7 +20,8 @@ from fulmen.robust.attacks.region import Ball, L1Ball, L2Ball, LinfBall, ball_of
 __all__ = ["Square"]
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-"""The numbers of changes after which the area of the squares is halved."""
+"""The numbers of changes after which the area of the squares is halved, of `QUERIES` if they are rescaled."""
+QUERIES = 10_000
 
 
 class Square(Attack, OfImages):
@@ -34,6 +35,8 @@ class Square(Attack, OfImages):
         region: the region of allowed points, with one `LinfBall`, `L2Ball` or `L1Ball`.
         queries: the number of forward passes.
         fraction: the share of the image that the first squares cover.
+        rescaled: whether the squares shrink in proportion to `queries`: better with few of them. By default they shrink as the
+            authors do in AutoAttack, by the number of queries so far.
         objective: the objective to maximise.
         channels_first: whether images are `(n, channels, height, width)`. None asks the model, by `fm.attacks.channels_first`;
             Equinox's convolutions answer. If the model does not specify it, shapes that look like it are refused.
@@ -44,6 +47,7 @@ class Square(Attack, OfImages):
 
     queries: int = static(minimum=1, default=5000)
     fraction: float = hyper(above=0, maximum=1, default=0.8, kw_only=True)
+    rescaled: bool = static(default=False, kw_only=True)
     objective: Objective | None = dataclasses.field(default=Margin(), kw_only=True)
     steps: int = static(default_factory=lambda: 1, init=False, repr=False)
 
@@ -116,7 +120,12 @@ def begin(attack: Square, problem):
 @dispatch
 def advance(attack: Square, problem, state, step):
     origin, ball, (x,) = problem.image, ball_of(attack.region), jax.tree.leaves(state.x)
-    rows, columns = _sides(attack, _as_image(attack, origin[0]).shape, step - 1, least_side(ball))
+    changes = step - 1
+    if attack.rescaled:
+        queries = attack.length if problem.steps is None else problem.steps
+        changes, queries = (jnp.asarray(v).astype(jnp.float32) for v in (changes, queries))
+        changes = changes * QUERIES / queries
+    rows, columns = _sides(attack, _as_image(attack, origin[0]).shape, changes, least_side(ball))
 
     def change(offset: jax.Array, key: jax.Array) -> jax.Array:
         new = changed(ball, _as_image(attack, offset), rows, columns, key).astype(x.dtype)
@@ -138,7 +147,8 @@ def finish(attack: Square, problem, state):
 def _sides(attack: Square, shape: tuple[int, ...], changes: Any, least: int) -> tuple[jax.Array, jax.Array]:
     """The numbers of rows and columns of a square."""
     height, width = shape[:2]
-    halved = (jnp.asarray(changes) > jnp.asarray(HALVINGS, jnp.int32)).sum()
+    changes = jnp.asarray(changes)
+    halved = (changes > jnp.asarray(HALVINGS, changes.dtype)).sum()
     area = jnp.asarray(attack.fraction).astype(jnp.float32) * height * width * jnp.exp2(-halved.astype(jnp.float32))
     side = jnp.maximum(jnp.round(jnp.sqrt(area)), least)
     if least > 1:

@@ -203,6 +203,16 @@ def _gradients(structure: Structure, leaves: list[Any]) -> Any:
     return jax.grad(lambda x: problem.evaluate(x).value.sum())(problem.origin)
 
 
+def traced_outputs(system: Any, batch: Any, key: Any) -> Any:
+    """The program from the inputs of a batch to the outputs of a system in its mode, a jaxpr."""
+
+    def outputs(x: Any) -> list[Any]:
+        found = predictions(in_eval_mode(system, key), with_inputs(batch, x)).values()
+        return [each.outputs for each in found]
+
+    return jax.make_jaxpr(outputs)(inputs(batch))
+
+
 def draws(system: Any, batch: Any, key: Any) -> bool:
     """Whether the outputs of a system in its mode depend on the random key."""
     outputs = lambda key: [found.outputs for found in predictions(in_eval_mode(system, key), batch).values()]

@@ -166,7 +166,7 @@ def examine(sign: BlackBox, evaluation, report):
     has_images = len(leaves) == 1 and 2 <= leaves[0].ndim <= 4 and norm_name(evaluation.ball) not in ("", "l0")
     layout_is_known = channels_first(evaluation.system) or not is_ambiguous(leaves[0].shape[1:])
     if has_images and layout_is_known and not squares:
-        probes["Square"] = Square(region, queries=500)
+        probes["Square"] = Square(region, queries=500, rescaled=True)
     found = {n: evaluation.broken([_with_samples(evaluation, each)], rows, n) for n, each in probes.items() if rows.size}
     parts = [f"{name} breaks {broken.sum()}" for name, broken in found.items()]
     text = f"Of {len(rows)} that survived, {' and '.join(parts)}." if parts else "No example survived the attacks."

@@ -1,4 +1,4 @@
-"""What `evaluate` warns about when it attacks: the signs of a wrong attack that cost at most a forward pass."""
+"""What `evaluate` warns about when it attacks: the signs of a wrong attack that cost at most a forward pass or are rare."""
 
 from typing import Any
 
@@ -6,14 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.core import concrete, inputs
+from fulmen.core import concrete, inputs, with_inputs
 from fulmen.core.structure import Structure, keep, pack, per_structure
 from fulmen.core.verbs import attack_warnings, predictions
+from fulmen.dispatching.compiled_code import generation
 from fulmen.dispatching.registry import dispatch
+from fulmen.robust.attacks.adaptive import Through
 from fulmen.robust.attacks.attack import Attack
 from fulmen.robust.attacks.region import balls, boxes
 from fulmen.robust.report.attack_choice import norm_name
-from fulmen.robust.report.attack_evaluation import in_eval_mode, norms
+from fulmen.robust.report.attack_evaluation import in_eval_mode, norms, traced_outputs
+from fulmen.robust.report.program_search import dependent_operations, flat_operations
 
 _MOVES_NOTHING = (
     "the attack changes no input of the first batch: its step size may be 0, the model's gradient may be 0, or an optax chain has "
@@ -24,9 +27,26 @@ _PROBABILITIES = (
     "CrossEntropy needs too."
 )
 
+_MASKED = (
+    "the model has {} between its input and its outputs, and its gradient is 0, so attacks that use the gradient overestimate its "
+    "robustness: attack a smooth approximation by fm.attacks.Through(surrogate, attack), with fm.attacks.BPDA in the surrogate. "
+    "fm.robustness checks for more signs."
+)
+
 
 @dispatch
 def attack_warnings(attack: Attack, system, batch, attacked):
+    found = _of_points(attack, batch, attacked)
+    return (*found, *_of_model(system, batch, bool(found)))
+
+
+@dispatch
+def attack_warnings(attack: Through, system, batch, attacked):
+    found = _of_points(attack, batch, attacked)
+    return (*found, *_of_model(attack.surrogate, batch, bool(found)))
+
+
+def _of_points(attack: Attack, batch: Any, attacked: Any) -> tuple[str, ...]:
     found, (clean, there) = [], (jax.tree.map(np.asarray, inputs(each)) for each in (batch, attacked))
     leaves = [v.astype(np.float64) for v in jax.tree.leaves(there)]
     radii = [concrete(ball.eps) for ball in balls(attack.region)]
@@ -44,11 +64,6 @@ def attack_warnings(attack: Attack, system, batch, attacked):
         if lo is not None and hi is not None and any(v.min() < lo - 1e-6 or v.max() > hi + 1e-6 for v in leaves):
             least, most = min(v.min() for v in leaves), max(v.max() for v in leaves)
             found.append(f"attacked inputs range from {least:.6g} to {most:.6g}, outside {box!r}.")
-    if _has_labels(batch):
-        packed, structure = pack(system)
-        keep(structure, system)
-        if _returns_probabilities(structure, packed, batch):
-            found.append(_PROBABILITIES)
     return tuple(found)
 
 
@@ -57,10 +72,45 @@ def _has_labels(batch: Any) -> bool:
     return hasattr(y, "dtype") and jnp.issubdtype(y.dtype, jnp.integer)
 
 
+def _of_model(system: Any, batch: Any, is_wrong: bool) -> tuple[str, ...]:
+    """The warnings about the attacked system. They are kept with its structure, since its numbers hardly change them.
+
+    Args:
+        system: the system.
+        batch: a clean batch.
+        is_wrong: whether the attack is wrong anyway, so that a gradient of 0 is not reported a second time.
+    """
+    if not _has_labels(batch):
+        return ()
+    leaves, structure = pack(system)
+    keep(structure, system)
+    key = "warnings under attack", generation()
+    if key not in structure.programs:
+        found = (_PROBABILITIES,) if _look_like_probabilities(structure, leaves, batch) else ()
+        flat = flat_operations(dependent_operations(traced_outputs(system, batch, jax.random.key(0))))
+        masked = flat and _have_no_gradient(structure, leaves, batch)  # not, for example, with a straight-through estimator
+        structure.programs[key] = found, (_MASKED.format(flat),) if masked else ()
+    found, masked = structure.programs[key]
+    return found if is_wrong else (*found, *masked)
+
+
 @per_structure()
-def _returns_probabilities(structure: Structure, leaves: list[Any], batch: Any) -> Any:
+def _look_like_probabilities(structure: Structure, leaves: list[Any], batch: Any) -> Any:
     found = predictions(in_eval_mode(structure.unpack(leaves), jax.random.key(0)), batch).values()
     outputs = [each.outputs.astype(jnp.float32) for each in found if getattr(each.outputs, "ndim", 0) == 2]
     several = [z for z in outputs if z.shape[1] > 1]
     looks = [(z.min() >= 0) & (jnp.abs(z.sum(1) - 1).max() < 1e-3) for z in several]
     return jnp.array(looks).any() if looks else jnp.array(False)
+
+
+@per_structure()
+def _have_no_gradient(structure: Structure, leaves: list[Any], batch: Any) -> Any:
+    """Whether the outputs have a gradient of 0 at all inputs of a batch."""
+
+    def weighted(x: Any) -> Any:
+        found = predictions(in_eval_mode(structure.unpack(leaves), jax.random.key(0)), with_inputs(batch, x)).values()
+        each = [z.outputs.astype(jnp.float32).ravel() for z in found]
+        return sum((jnp.sin(jnp.arange(len(z), dtype=jnp.float32)) * z).sum() for z in each)  # no sum that is constant
+
+    gradient = jax.grad(weighted)(inputs(batch))
+    return jnp.array([(v == 0).all() for v in jax.tree.leaves(gradient)]).all()

@@ -1,16 +1,13 @@
 """The warning signs that concern the model: properties that make attacks fail without making it robust."""
 
-from typing import Any
-
-import jax
 import numpy as np
 
-from fulmen.core import Train, components, inputs, with_inputs
-from fulmen.core.verbs import examine, predictions
+from fulmen.core import Train, components
+from fulmen.core.verbs import examine
 from fulmen.dispatching.registry import dispatch
-from fulmen.robust.report.attack_evaluation import in_eval_mode
+from fulmen.robust.report.attack_evaluation import traced_outputs
 from fulmen.robust.report.attack_signs import spread
-from fulmen.robust.report.program_search import FLAT, dependent_operations
+from fulmen.robust.report.program_search import dependent_operations, flat_operations
 from fulmen.robust.report.robustness_report import OK, SUSPICIOUS, UNCHECKED, WRONG, Finding, Sign
 
 
@@ -105,17 +102,10 @@ def examine(sign: Batches, evaluation, report):
 
 @dispatch
 def examine(sign: Jumps, evaluation, report):
-    batch, key = evaluation.batch(np.arange(1)), evaluation.key
-
-    def outputs(x: Any) -> Any:
-        (prediction,) = predictions(in_eval_mode(evaluation.system, key), with_inputs(batch, x)).values()
-        return prediction.outputs
-
-    program = jax.make_jaxpr(outputs)(inputs(batch))
-    found = dependent_operations(program)
-    flat = sorted(found & FLAT.keys())
+    found = dependent_operations(traced_outputs(evaluation.system, evaluation.batch(np.arange(1)), evaluation.key))
+    flat = flat_operations(found)
     if flat:
-        text = f"The path from the input to the outputs has {', '.join(FLAT[name] for name in flat)}, whose gradient is 0"
+        text = f"The path from the input to the outputs has {flat}, whose gradient is 0"
         advice = "Put fm.attacks.BPDA(function, surrogate) in its place, and attack that model: fm.attacks.Through(surrogate, attack)."
         return Finding(SUSPICIOUS, f"{text}. {advice}")
     loops = sorted(found & {"while", "scan"})

@@ -44,6 +44,11 @@ def dependent_operations(program: Any) -> set[str]:
     return _search(program, [DEPENDENT] * len(program.invars), [True] * len(program.outvars))[0]
 
 
+def flat_operations(names: set[str]) -> str:
+    """Those operations whose gradient is 0, in words; empty if there are none."""
+    return ", ".join(FLAT[name] for name in sorted(names & FLAT.keys()))
+
+
 def results_depend(program: Any) -> bool:
     """Whether any result of a program depends on its inputs."""
     return any(_search(program, [DEPENDENT] * len(program.invars), [True] * len(program.outvars))[1])
