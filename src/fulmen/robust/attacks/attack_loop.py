@@ -71,7 +71,8 @@ def along(flags: jax.Array, values: jax.Array) -> jax.Array:
 
 def select(flags: jax.Array, new: Any, old: Any) -> Any:
     """Per example, the arrays of `new` where `flags`, `(n,)`, is true, otherwise those of `old`."""
-    return jax.tree.map(lambda new, old: jnp.where(along(flags, old), new, old), new, old)
+    where = np.where if isinstance(flags, np.ndarray) else jnp.where  # NumPy compiles nothing for a new number of examples
+    return jax.tree.map(lambda new, old: where(along(flags, old), new, old), new, old)
 
 
 def initial_fields(problem: Problem, x: Any) -> dict[str, Any]:
@@ -163,7 +164,7 @@ def _run_compiled(problem: Problem) -> AttackState:
                 found = _scatter(_results(done), rows, found)
                 size, rows = bucket(left.size, size), rows[left]
                 some = np.resize(left, size)  # repeats examples to fill the bucket
-                problem, state = take_examples(problem, some), jax.tree.map(lambda v, some=some: v[some], state)
+                problem, state = take_examples(problem, some), _take_rows(state, some)
                 structure, leaves = packed(problem)
         state = _advance(structure, leaves, state, np.int32(step), np.int32(min(step + stride, steps)), unrolled)
     state = _results(_finish(structure, leaves, state))
@@ -186,14 +187,25 @@ def bucket(n: int, size: int) -> int:
 
 
 def padded_size(n: int, most: int) -> int:
-    """The size of the batch in which an attack on `n` examples starts: at most an eighth more, or `SMALLEST`."""
-    unit = max(1 << max(n.bit_length() - 4, 0), SMALLEST // 2)
-    return min(max(-(-n // unit) * unit, SMALLEST), most)
+    """The size of the batch in which an attack on `n` examples starts: an eighth more at most, or a multiple of `SMALLEST`."""
+    unit = max(1 << max(n.bit_length() - 4, 0), SMALLEST)
+    return min(-(-n // unit) * unit, most)
 
 
 def take_examples(problem: Problem, rows: Any) -> Problem:
     """The problem restricted to some of its examples."""
-    return remake(problem, jax.tree.map(lambda v: v[rows], _per_example(problem)))
+    return remake(problem, _take_rows(_per_example(problem), rows))
+
+
+def _take_rows(tree: Any, rows: Any) -> Any:
+    leaves, structure = jax.tree.flatten(tree)
+    return structure.unflatten(_rows_of(leaves, rows))
+
+
+@jax.jit
+def _rows_of(leaves: list[Any], rows: Any) -> list[Any]:
+    """One program for all arrays; of a list, since JAX would keep the structure of the tree alive."""
+    return [v[rows] for v in leaves]
 
 
 def _per_example(problem: Problem) -> dict[str, Any]:
