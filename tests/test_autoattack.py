@@ -140,8 +140,8 @@ def test_an_attack_on_an_example_does_not_depend_on_the_others(key):
 def test_there_are_few_batch_sizes():
     sizes = [padded_size(n, 256) for n in range(1, 257)]
     assert all(size >= n for n, size in enumerate(sizes, 1))
-    assert all(size <= max(SMALLEST, n * 9 / 8 + 7) for n, size in enumerate(sizes, 1))
-    assert len(set(sizes)) <= 24 and sizes[-1] == 256
+    assert all(size < n + max(n / 8, SMALLEST) for n, size in enumerate(sizes, 1))
+    assert len(set(sizes)) <= 16 and sizes[-1] == 256
     assert padded_size(5, 7) == 7  # never more than the whole batch
 
 

@@ -71,7 +71,8 @@ def along(flags: jax.Array, values: jax.Array) -> jax.Array:
 
 def select(flags: jax.Array, new: Any, old: Any) -> Any:
     """Per example, the arrays of `new` where `flags`, `(n,)`, is true, otherwise those of `old`."""
-    return jax.tree.map(lambda new, old: jnp.where(along(flags, old), new, old), new, old)
+    where = np.where if isinstance(flags, np.ndarray) else jnp.where  # NumPy compiles nothing for a new number of examples
+    return jax.tree.map(lambda new, old: where(along(flags, old), new, old), new, old)
 
 
 def initial_fields(problem: Problem, x: Any) -> dict[str, Any]:
@@ -187,9 +188,9 @@ def bucket(n: int, size: int) -> int:
 
 
 def padded_size(n: int, most: int) -> int:
-    """The size of the batch in which an attack on `n` examples starts: at most an eighth more, or `SMALLEST`."""
-    unit = max(1 << max(n.bit_length() - 4, 0), SMALLEST // 2)
-    return min(max(-(-n // unit) * unit, SMALLEST), most)
+    """The size of the batch in which an attack on `n` examples starts: an eighth more at most, or a multiple of `SMALLEST`."""
+    unit = max(1 << max(n.bit_length() - 4, 0), SMALLEST)
+    return min(-(-n // unit) * unit, most)
 
 
 def take_examples(problem: Problem, rows: Any) -> Problem:
@@ -197,13 +198,19 @@ def take_examples(problem: Problem, rows: Any) -> Problem:
     return remake(problem, _take_rows(_per_example(problem), rows))
 
 
-def _per_example(problem: Problem) -> dict[str, Any]:
-    return {name: getattr(problem, name) for name in ("batch", "target", "true_labels")}
+def _take_rows(tree: Any, rows: Any) -> Any:
+    leaves, structure = jax.tree.flatten(tree)
+    return structure.unflatten(_rows_of(leaves, rows))
 
 
 @jax.jit
-def _take_rows(tree: Any, rows: Any) -> Any:
-    return jax.tree.map(lambda v: v[rows], tree)
+def _rows_of(leaves: list[Any], rows: Any) -> list[Any]:
+    """One program for all arrays; of a list, since JAX would keep the structure of the tree alive."""
+    return [v[rows] for v in leaves]
+
+
+def _per_example(problem: Problem) -> dict[str, Any]:
+    return {name: getattr(problem, name) for name in ("batch", "target", "true_labels")}
 
 
 def _results(state: AttackState) -> AttackState:
