@@ -8,7 +8,8 @@ from importlib.metadata import version
 
 # Before jax is imported. One thread: XLA on the CPU is bit-stable only so, and some tests compare bits. Most of the tests'
 # time goes into compiling: unless XLA_FLAGS says how much to optimise, it is done without LLVM's optimisations, and without
-# the fusions that go through MLIR where there is a flag for it (one that is unknown aborts); each of the two halves it.
+# the fusions that go through MLIR where there is a flag for it (one that is unknown aborts); each of the two halves it. A smaller
+# xla_cpu_parallel_codegen_split_count would take a third off, but without optimisations its programs compute NaN in some models.
 os.environ["XLA_FLAGS"] = " ".join(
     [
         "--xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",

@@ -25,7 +25,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _notebooks = itertools.count(1)
-_MUCH = 1.5e9  # bytes
+_MUCH = 2e9  # bytes
 
 
 @pytest.fixture(scope="module", autouse=True)

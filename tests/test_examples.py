@@ -1,5 +1,6 @@
 """The programs of `examples/`, each in a small form."""
 
+import functools
 import importlib.util
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import jax
 import pytest
 
-pytest.importorskip("sklearn")
+datasets = pytest.importorskip("sklearn.datasets")
 pytest.importorskip("matplotlib")
 
 FOLDER = Path(__file__).parents[1] / "examples"
@@ -34,6 +35,12 @@ def load(name):
     return module
 
 
+def few_digits(digits, return_X_y=False):
+    """In place of `load_digits`: the first 800 of its 1,797 images."""
+    few = type(digits)(data=digits.data[:800], target=digits.target[:800])
+    return (few.data, few.target) if return_X_y else few
+
+
 def test_all_programs_are_run():
     assert {path.stem for path in FOLDER.glob("*.py")} == set(SMALL)
 
@@ -41,6 +48,7 @@ def test_all_programs_are_run():
 @pytest.mark.parametrize("name", SMALL)
 def test_a_program_writes_its_picture_or_table(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets, "load_digits", functools.partial(few_digits, datasets.load_digits()))
     # A program is written for JAX as it is by default.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         load(name).main(**SMALL[name])

@@ -114,7 +114,7 @@ SYSTEMS = fm.testing.systems()
 @pytest.mark.parametrize("name", [name for name in SYSTEMS if name != "actor_critic"])
 def test_every_kind_of_system_takes_microbatches(name):
     system, raw = SYSTEMS[name]
-    options = {"batch_size": 7, "epochs": 1, "optimizer": optax.sgd, "lr": 0.1, "progress": False, "seed": 1}
+    options = {"batch_size": 10, "epochs": 1, "optimizer": optax.sgd, "lr": 0.1, "progress": False, "seed": 1}
     state, history = fm.fit(system, raw, microbatches=3, **options)
     assert all(np.isfinite(values).all() for values in history.values())
     if name in EXACT.split():

@@ -13,7 +13,7 @@ from tiny import Compilations, data, net
 
 import fulmen as fm
 from fulmen.core.state import without_plan
-from fulmen.core.structure import Structure, pack
+from fulmen.core.structure import RECENT, Structure, pack
 
 X, Y = data(8)
 KEY = jax.random.key(0)
@@ -52,8 +52,8 @@ def test_programs_are_dropped_with_the_last_state(use):
     del found
     del state
     assert structure() is not None  # one of the most recent
-    for rate in range(10):
-        state_of(1.0 + rate)
+    for other in range(8):
+        RECENT.keep(pack((object(), other))[1])
     gc.collect()
     assert structure() is None
     assert not any(program() for program in programs)
@@ -74,7 +74,7 @@ def test_a_sweep_keeps_few_structures_and_no_maps():
 
     sweep(np.linspace(0.1, 0.2, 9))
     known, before = structures(), maps() if MAPS.exists() else 0
-    sweep(np.linspace(0.3, 0.4, 9))
+    sweep(np.linspace(0.3, 0.4, 4))
     assert structures() <= known + 2  # others may be alive, for states of other tests
     if MAPS.exists():
         assert maps() < before + 90  # what a single fit takes
