@@ -71,8 +71,7 @@ def along(flags: jax.Array, values: jax.Array) -> jax.Array:
 
 def select(flags: jax.Array, new: Any, old: Any) -> Any:
     """Per example, the arrays of `new` where `flags`, `(n,)`, is true, otherwise those of `old`."""
-    where = np.where if isinstance(flags, np.ndarray) else jnp.where  # NumPy compiles nothing for a new number of examples
-    return jax.tree.map(lambda new, old: where(along(flags, old), new, old), new, old)
+    return jax.tree.map(lambda new, old: jnp.where(along(flags, old), new, old), new, old)
 
 
 def initial_fields(problem: Problem, x: Any) -> dict[str, Any]:
