@@ -1,4 +1,4 @@
-"""What `evaluate` warns about when it attacks: the signs of a wrong attack that cost at most a forward pass or are rare."""
+"""What `evaluate` warns about when it attacks: signs of a wrong attack, and once for each model, of a model without a gradient."""
 
 from typing import Any
 
