@@ -339,6 +339,14 @@ def a_callback_may_change_the_learning_rate_without_further_programs():
 
 
 @check
+def groups_of_steps_have_the_losses_and_layouts_of_single_steps():
+    options = dict(epochs=2, batch_size=8, progress=False)
+    (_, single), (state, grouped) = (fm.fit(state_of(mlp, FSDP), (X, Y), fuse=fuse, **options) for fuse in (None, 5))
+    require_layout(state)
+    np.testing.assert_allclose(grouped["loss"], single["loss"], rtol=1e-6)
+
+
+@check
 def a_saved_state_loads_under_any_policy():
     import tempfile
 

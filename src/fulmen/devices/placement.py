@@ -44,7 +44,12 @@ def pinned(before: State, after: State) -> list[Any]:
     if before.devices is None:
         return after.arrays
     pairs = zip(before.arrays, after.arrays, state_layouts(before), strict=True)
-    return [new if new is old else jax.lax.with_sharding_constraint(new, layout) for old, new, layout in pairs]
+    return [new if new is old else pinned_to(new, layout) for old, new, layout in pairs]
+
+
+def pinned_to(arrays: Any, layouts: Any) -> Any:
+    """Arrays in their layouts, as they are for None; for compiled code."""
+    return arrays if layouts is None else jax.lax.with_sharding_constraint(arrays, layouts)
 
 
 def split_rows(raw: Any, policy: Policy | None) -> Any:

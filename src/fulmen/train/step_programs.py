@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fulmen.core.state import State
-from fulmen.devices.placement import replicated
+from fulmen.devices.array_layouts import state_layouts
+from fulmen.devices.placement import pinned_to, replicated
 from fulmen.optimizers.update_schedule import update_schedule
 from fulmen.train.accumulate import Ledger
 from fulmen.train.compiled_step import step_program, step_structure, traced_step
@@ -28,7 +29,7 @@ class StepPrograms:
 
     def __init__(self, state: State, raw: Any) -> None:
         self.structure, self.devices, n = step_structure(state.structure), state.devices, len(state.arrays)
-        self.key_shape = state.raw_key.shape
+        self.key_shape, self.layouts = state.raw_key.shape, None if state.devices is None else state_layouts(state)
         self.schedule = update_schedule(state)
         self.in_turns = bool(self.schedule.every)
         traced = {resting: traced_step(state, raw, resting) for resting in self.schedule.sets()}
@@ -57,6 +58,7 @@ class StepPrograms:
             # The structure keeps its programs, which must not keep it alive.
             structure: Any = weakref.ref(self.structure)
             changing, fixed = self.changing, self.fixed
+            layouts = None if self.layouts is None else [self.layouts[i] for i in changing]
             devices, unused = self.devices, (np.zeros(self.key_shape, np.uint32), np.int32(0))
 
             def program(old: list[Any], rest: list[Any], sums: Any, time: Any, raw: Any) -> Any:
@@ -74,7 +76,7 @@ class StepPrograms:
                 first = time[1] if time else np.int32(0)
                 stacked = jax.tree.map(lambda *arrays: jnp.stack(arrays), *raws)
                 (new, sums, _), _ = jax.lax.scan(body, (_strong(old), sums, first), stacked)
-                return new, sums
+                return pinned_to(new, layouts), replicated(sums, devices)
 
             programs[key] = jax.jit(group_program if several else program, donate_argnums=(0, 2))
         return programs[key]
