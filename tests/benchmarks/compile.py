@@ -7,6 +7,10 @@ JAX, the others are PGD with 40 steps in three norms and the standard AutoAttack
 PGD with 40 steps on 128 digits. The first process has an empty cache, the second one reads it; "again" is a second call in the
 first process. The seconds of the processor, of all threads, do not depend on what else the machine does. With `--others`,
 torchattacks' PGD in Linf and L2 and its AutoAttack, which need torch.
+
+Two cores of an AMD EPYC, jax 0.10.2, seconds (of the processor) without and with the cache, and programs: `fit` 4.8 (6.5), 1.9, 38;
+by hand 4.2 (5.9), 1.8, 26; AutoAttack 17.3 (26.2), 8.1, 45, before attacks shared their small programs and single steps 27.8 (41.0),
+10.7, 68; `report` 27.7 (41.8), 6.8, 79, before 34.9 (51.6), 10.0, 146.
 """
 
 from __future__ import annotations
