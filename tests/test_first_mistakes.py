@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from tiny import Linear, Net, data, net
+from tiny import Linear, Net, data, net, require_answer
 
 import fulmen as fm
 from fulmen import dispatch
@@ -232,11 +232,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize(("call", "error", "words"), MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake_is_answered_with_what_to_write(call, error, words):
-    with pytest.raises(error) as caught:
-        call()
-    text = "\n".join([str(caught.value), *getattr(caught.value, "__notes__", ())])
-    for word in words:
-        assert word in text, f"{word!r} is missing in: {text}"
+    require_answer(call, error, words)
 
 
 def test_a_suggestion_does_not_extend_a_verb_to_a_builtin_type():

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from tiny import Linear, Net, data, net
+from tiny import Linear, Net, data, net, require_answer
 
 import fulmen as fm
 from fulmen import dispatch
@@ -229,11 +229,7 @@ WRONG = {
 @pytest.mark.parametrize(("call", "error", "words"), WRONG.values(), ids=WRONG)
 def test_a_name_of_another_library_is_answered_with_what_to_write(call, error, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(error) as caught:
-        call()
-    text = "\n".join([str(caught.value), *getattr(caught.value, "__notes__", ())])
-    for word in words:
-        assert word in text, f"{word!r} is missing in: {text}"
+    require_answer(call, error, words)
 
 
 def test_the_plan_is_not_mentioned_to_a_constructor_without_learning_rate():

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import fulmen as fm
 from fulmen import dispatch
@@ -92,3 +93,12 @@ class Compilations:
 
     def __len__(self):
         return len(self.names)
+
+
+def require_answer(call, error, words):
+    """Require an error of a type whose text, with its notes, has each of some words."""
+    with pytest.raises(error) as caught:
+        call()
+    text = "\n".join([str(caught.value), *getattr(caught.value, "__notes__", ())])
+    for word in words:
+        assert word in text, f"{word!r} is missing in: {text}"
