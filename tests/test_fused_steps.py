@@ -51,7 +51,7 @@ def single(state):
     return fitted(state)
 
 
-@pytest.mark.parametrize("fuse", [2, 3, 7, 50, "auto"])
+@pytest.mark.parametrize("fuse", [2, 3, np.int64(7), 50, "auto"])
 def test_groups_give_what_single_steps_give(state, single, fuse):
     assert_equal(fitted(state, fuse=fuse), single)
 
@@ -121,15 +121,15 @@ def test_a_wrong_number_is_refused(state, fuse, component):
 # How "auto" decides, with a clock that programs advance
 
 
-def decided(*, compiling=1.0, single=1e-3, grouped=1e-3, steps=100_000, epoch=50):
-    """The size of the groups after a run, and how many steps were made before it was decided."""
+def decided(*, compiling=1.0, single=1e-3, grouped=1e-3, steps=100_000, epoch=50, due=1000):
+    """The size of the groups after a run, and how many steps were made before it was decided; something is due every so many."""
     time, done = [0.0], 0
     groups = StepGroups("auto", lambda: steps - done, lambda: time[0])
     while groups.measurement is not None and done < steps:
         if done % epoch == 0:
             time[0] += 7.0  # validation
             groups.ran(0, None)
-        group = groups.take(0, iter(range(1, 100)), epoch - done % epoch)
+        group = groups.take(0, iter(range(1, 100)), min(epoch - done % epoch, due - done % due))
         time[0] += compiling if done == 0 else len(group) * (single if len(group) == 1 else grouped)
         done += len(group)
         groups.ran(len(group), None)
@@ -144,8 +144,10 @@ def decided(*, compiling=1.0, single=1e-3, grouped=1e-3, steps=100_000, epoch=50
         (dict(grouped=20e-3), 1),
         (dict(grouped=0.5e-3, epoch=20), 8),
         (dict(grouped=0.5e-3, steps=3000), 1),
+        (dict(grouped=0.5e-3, epoch=12), 1),
+        (dict(grouped=0.5e-3, epoch=48, due=12), 1),
     ],
-    ids=["faster", "hardly faster", "slower", "short epochs", "short run"],
+    ids=["faster", "hardly faster", "slower", "short epochs", "short run", "too short epochs", "often due"],
 )
 def test_the_faster_is_kept(options, size):
     found, done = decided(**options)

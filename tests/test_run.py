@@ -171,6 +171,13 @@ def test_a_callback_can_change_the_learning_rate(lr):
     assert same(trained.system, half.system)
 
 
+def test_the_learning_rate_of_a_population_under_a_schedule_is_one_per_member():
+    call = Call(lambda run: run.learning_rate, fm.Every(steps=2))
+    system = fm.Population(fm.Classifier(net()), 2)
+    fm.fit(system, (X, Y), optimizer=optax.sgd, lr=fm.cosine(0.1), steps=2, batch_size=10, callbacks=[call], progress=False)
+    np.testing.assert_allclose(call.seen, np.zeros((1, 2)), atol=1e-8)
+
+
 def test_a_learning_rate_must_be_data():
     def lower(run):
         run.learning_rate = 0.0

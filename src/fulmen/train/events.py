@@ -148,7 +148,7 @@ class Run:
 
     @property
     def learning_rate(self) -> Any:
-        """The learning rate of the next step; a dict for a dict of optimizers.
+        """The learning rate of the next step, of a population one per member; a dict for a dict of optimizers, None under a schedule.
 
         A number may be assigned. It replaces the rate of all groups, and a schedule for the rest of the run.
 
@@ -157,7 +157,10 @@ class Run:
         """
         state = self.arrays()
         rate = learning_rate(state.optimizer)
-        return rate if rate is not None else np.asarray(learning_rates(state, state)["lr"].value)[()]
+        if rate is not None:
+            return rate
+        logged = learning_rates(state, state)["lr"].logged("lr")
+        return np.asarray(logged.get("lr/members", logged["lr"]))[()]
 
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:

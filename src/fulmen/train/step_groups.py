@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -15,7 +16,7 @@ from fulmen.devices.processes import several
 from fulmen.dispatching.warning import warn
 
 _SIZE, _GAIN = 8, 1.15  # for "auto": the steps of a group, and how much faster they must be
-_STRETCH, _STRETCHES = 16, 5  # the steps that are timed together, and how often
+_STRETCH, _STRETCHES, _TRIES = 16, 5, 20  # the steps that are timed together, how often, and in how many tries at most
 
 
 class StepGroups:
@@ -33,7 +34,7 @@ class StepGroups:
     def __init__(self, fuse: Any, left: Callable[[], int | None], clock: Callable[[], float] = time.perf_counter) -> None:
         require_fuse(fuse)
         self.left, self.clock = left, clock
-        self.size = fuse if isinstance(fuse, int) else 1
+        self.size = 1 if fuse in (None, "auto") else int(fuse)
         self.measurement: Generator[None, tuple[int, Any], None] | None = None
         if fuse == "auto" and not several():  # all processes must run the same programs
             self.measurement = self._measure()
@@ -63,7 +64,7 @@ class StepGroups:
         compiling = self.clock() - begun
         single = yield from self._seconds(1)
         left = self.left()
-        if left is not None and left * single < 4 * compiling:
+        if single == math.inf or (left is not None and left * single < 4 * compiling):
             return  # to compile another program would take longer than it saves
         self.size = _SIZE
         yield from self._wait(_SIZE)
@@ -77,10 +78,15 @@ class StepGroups:
             steps, result = yield
         jax.block_until_ready(result)
 
-    def _seconds(self, size: int, most: float = np.inf) -> Generator[None, tuple[int, Any], float]:
-        """The seconds of a step in programs of some size: the median of stretches, or the first one's if it is above `most`."""
+    def _seconds(self, size: int, most: float = math.inf) -> Generator[None, tuple[int, Any], float]:
+        """The seconds of a step in programs of some size: the median of stretches, or the first one's if it is above `most`.
+
+        Infinity if other programs, or the end of an epoch, come into every stretch.
+        """
         found: list[float] = []
-        while len(found) < _STRETCHES and not (found and found[0] > most):
+        for _ in range(_TRIES):
+            if len(found) == _STRETCHES or (found and found[0] > most):
+                break
             begun, done, steps, result = self.clock(), 0, size, None
             while done < _STRETCH and steps == size:
                 steps, result = yield
@@ -88,7 +94,7 @@ class StepGroups:
             jax.block_until_ready(result)
             if steps == size:
                 found.append((self.clock() - begun) / done)
-        return statistics.median(found)
+        return statistics.median(found or [math.inf])
 
 
 def alike(group: list[Any]) -> bool:
