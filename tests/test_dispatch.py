@@ -757,6 +757,8 @@ def test_an_ambiguity():
 
     assert meet(Puppy(), Puppy()) == 3
     assert [types for _, _, types in ambiguities(meet)] == [(Dog, Bowl)]
+    assert [types for _, _, types in ambiguities(meet, {Puppy, Bowl})] == [(Puppy, Bowl)]
+    assert not list(ambiguities(meet, {Bowl}))
 
     @dispatch
     def meet(one: Dog, other: Bowl):

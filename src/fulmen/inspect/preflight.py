@@ -126,14 +126,11 @@ def _check_ambiguities(report: Report, component: Any) -> None:
     kinds = {type(part) for _, part in components(component)}
     clear = True
     for verb in verbs():
-        for a, b, types in ambiguities(verb):
-            if types and any(issubclass(kind, types[0]) for kind in kinds):
-                clear = False
-                call = f"{verb.__name__}({', '.join(kind.__name__ for kind in types)})"
-                where = ", ".join(place(m.location, m.module) for m in (a, b))
-                report.add(
-                    WARNING, f"dispatch: {a} and {b} both fit {call}, and neither is more specific", where, f"write {call}"
-                )
+        for a, b, types in ambiguities(verb, kinds):
+            clear = False
+            call = f"{verb.__name__}({', '.join(kind.__name__ for kind in types)})"
+            where = ", ".join(place(m.location, m.module) for m in (a, b))
+            report.add(WARNING, f"dispatch: {a} and {b} both fit {call}, and neither is more specific", where, f"write {call}")
     if clear:
         report.add(OK, "dispatch: no ambiguous methods for these types")
 
