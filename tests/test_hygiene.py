@@ -4,6 +4,8 @@ import ast
 import importlib
 import inspect
 import pkgutil
+import subprocess
+import sys
 import types
 from pathlib import Path
 from typing import Literal
@@ -185,3 +187,9 @@ def test_the_checks_can_fail():
     assert narrow_on_a_base(last(written(other=fm.data.Attacked)))
     assert not narrow_on_a_base(last(written(one=fm.Box, other=fm.Labeled)))
     assert list(ambiguities(borrow))
+
+
+def test_importing_the_library_imports_nothing_that_is_slow_or_optional():
+    names = "jax.extend jax.experimental.pallas matplotlib safetensors orbax equinox flax pandas torch"
+    code = f"import sys, fulmen; print(sorted({{*{names.split()}}} & {{*sys.modules}}))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"

@@ -130,7 +130,9 @@ def _check_ambiguities(report: Report, component: Any) -> None:
             clear = False
             call = f"{verb.__name__}({', '.join(kind.__name__ for kind in types)})"
             where = ", ".join(place(m.location, m.module) for m in (a, b))
-            report.add(WARNING, f"dispatch: {a} and {b} both fit {call}, and neither is more specific", where, f"write {call}")
+            report.add(
+                WARNING, f"dispatch: {a} and {b} both fit {call}, and neither is more specific", where, f"write {call}"
+            )
     if clear:
         report.add(OK, "dispatch: no ambiguous methods for these types")
 

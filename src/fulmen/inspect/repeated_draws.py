@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.extend.core import Literal
 
 from fulmen.core import Component, Model, Train, bound_mode, components, named_parts
 from fulmen.core.verbs import bind, forward
@@ -78,7 +77,7 @@ def _draws(jaxpr: Any, varying: set[Any], in_loop: bool) -> Iterator[tuple[int, 
         varying: the variables that differ between the iterations of the loop around it.
         in_loop: whether there is one.
     """
-    from jax.extend.core import jaxprs_in_params  # a slow import
+    from jax.extend.core import Literal, jaxprs_in_params  # a slow import
 
     varying = set(varying)
     for equation in jaxpr.eqns:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import statistics
 import time
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
@@ -94,7 +93,7 @@ class StepGroups:
             jax.block_until_ready(result)
             if steps == size:
                 found.append((self.clock() - begun) / done)
-        return statistics.median(found or [math.inf])
+        return float(np.median(found or [math.inf]))
 
 
 def alike(group: list[Any]) -> bool:
