@@ -2,17 +2,19 @@
 
 import itertools
 import os
+import platform
 import re
 import tempfile
 from importlib.metadata import version
 
 # Before jax is imported. One thread: XLA on the CPU is bit-stable only so, and some tests compare bits. Most of the tests'
-# time goes into compiling: unless XLA_FLAGS says how much to optimise, it is done without LLVM's optimisations, and without
-# the fusions that go through MLIR where there is a flag for it (one that is unknown aborts); each of the two halves it. A smaller
-# xla_cpu_parallel_codegen_split_count would take a third off, but without optimisations its programs compute NaN in some models.
+# time goes into compiling: unless XLA_FLAGS says how much to optimise, it is done without LLVM's optimisations, in one piece, and
+# without the fusions that go through MLIR where there is a flag for it (one that is unknown aborts). On x86 without fused
+# multiply-adds: unoptimised code has them in some loops only, so that a maximum may differ from the value that it is of.
 os.environ["XLA_FLAGS"] = " ".join(
     [
         "--xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+        "--xla_cpu_max_isa=AVX --xla_cpu_parallel_codegen_split_count=1" * (platform.machine() in ("x86_64", "AMD64")),
         "--xla_cpu_use_fusion_emitters=false" * version("jaxlib").startswith("0.10."),
     ]
     * ("xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""))
