@@ -18,6 +18,7 @@ from tiny import data, net
 
 import fulmen as fm
 from fulmen.train.checkpoints import find_resumable
+from fulmen.train.checkpoints.checkpoint_files import LocalFiles
 from fulmen.train.checkpoints.manifest import Manifest, is_inside, read_manifest
 
 safetensors = pytest.importorskip("safetensors.numpy")
@@ -463,4 +464,4 @@ def test_an_audit_hook_sees_no_code_and_no_file_outside(directory, saved, tmp_pa
 def test_a_written_manifest_is_read_back(tmp_path):
     written = Manifest(7, 12.5, "safetensors", {"loss": 0.1}, {"loss": "min"}, {"a": (3, "0" * 64)})
     (tmp_path / "manifest.json").write_bytes(written.encoded())
-    assert read_manifest(tmp_path, 7) == written
+    assert read_manifest(LocalFiles(tmp_path), 7) == written

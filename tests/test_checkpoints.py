@@ -139,10 +139,22 @@ def test_the_checkpoint_that_a_run_was_resumed_from_is_kept(state, tmp_path, cap
         (lambda: fm.Checkpoint("x", every=5), TypeError, r"every must be an fm\.Every, got 5; write every=fm\.Every"),
         (lambda: fm.Checkpoint("x", keep=3), TypeError, r"keep must be .* got 3; write keep=fm\.Latest\(3\)"),
         (lambda: fm.Checkpoint(3), TypeError, "directory must be a string or a path, got int"),
-        (lambda: fm.Checkpoint("gs://bucket/run"), ValueError, "path in the file system, got 'gs://bucket/run'; mount"),
-        (lambda: fm.Checkpoint(Path("s3://bucket/run")), ValueError, "got 's3:/bucket/run'; mount"),
-        (lambda: fm.checkpoints("gs://bucket/run"), ValueError, "got 'gs://bucket/run'; mount"),
-        (lambda: fm.save("gs://bucket/state", None), ValueError, "got 'gs://bucket/state'; mount"),
+        (
+            lambda: fm.Checkpoint("gs://bucket/run"),
+            ValueError,
+            r"fm\.Checkpoint\('gs://bucket/run', store=fm\.OrbaxStore\(\)\)",
+        ),
+        (lambda: fm.Checkpoint(Path("s3://bucket/run")), ValueError, r"'s3://bucket/run', store=fm\.OrbaxStore\(\)"),
+        (
+            lambda: fm.save("gs://bucket/state", None),
+            ValueError,
+            r"path in the file system, got 'gs://bucket/state'.*OrbaxStore",
+        ),
+        (
+            lambda: fm.load("gs://bucket/state", like=fm.models.Dense(1, 1)),
+            ValueError,
+            "file system, got 'gs://bucket/state'",
+        ),
     ],
 )
 def test_wrong_arguments(make, error, words):

@@ -21,7 +21,7 @@ from fulmen.train.checkpoints import checkpoints as list_checkpoints
 from fulmen.train.progress import line
 
 _Target = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODULE:FUNCTION")]
-_Directory = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
+_Directory = Annotated[str | None, tyro.conf.arg(metavar="DIR|URL")]
 _File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
 _Step = Annotated[str | None, tyro.conf.arg(metavar="N|best")]
 _Pairs = Annotated[tyro.conf.UseAppendAction[list[str]], tyro.conf.arg(metavar="PATH=VALUE")]
@@ -42,7 +42,7 @@ def evaluate(
 
     Args:
         target: your function, as for `train`.
-        checkpoint: the directory of checkpoints.
+        checkpoint: the directory of checkpoints, or its URL in an object store.
         step: which checkpoint: the number of a step, or best; the newest by default.
         load: a file that `train --save` or `fm.save` wrote, instead of checkpoints.
         set: other values of the system's fields, as for `train`.
@@ -76,7 +76,7 @@ def predict(
     Args:
         target: your function, as for `train`.
         out: where to write the outputs: an array named outputs, or several by their paths.
-        checkpoint: the directory of checkpoints.
+        checkpoint: the directory of checkpoints, or its URL in an object store.
         step: which checkpoint: the number of a step, or best; the newest by default.
         load: a file that `train --save` or `fm.save` wrote, instead of checkpoints.
         set: other values of the system's fields, as for `train`.
@@ -98,23 +98,21 @@ def predict(
 
 
 def checkpoints(
-    directory: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
+    directory: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR|URL")],
     *,
     traceback: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
     """List the checkpoints in a directory: step, time, metrics, and whether each is valid.
 
     Args:
-        directory: the directory that `--checkpoint` named.
+        directory: the directory that `--checkpoint` named, or its URL in an object store.
         traceback: whether to show where an error was raised.
     """
-    if not directory.is_dir():
-        raise CommandError(f"there is no directory {directory}.")
     print(list_checkpoints(directory))
 
 
 def _saved(
-    target: str, checkpoint: Path | None, step: str | None, load: Path | None, values: dict[str, Any]
+    target: str, checkpoint: str | None, step: str | None, load: Path | None, values: dict[str, Any]
 ) -> tuple[fm.State, dict[str, Any]]:
     """The saved state of what the user's function returns, and the function's arguments of `fit`."""
     if (checkpoint is None) == (load is None):

@@ -22,6 +22,7 @@ from fulmen.commands.one_line_errors import CommandError, nearest
 from fulmen.commands.settings import Settings, read_settings, with_settings
 from fulmen.dispatching.lazy_libraries import missing
 from fulmen.optimizers import MissingOptimizerError
+from fulmen.train.checkpoints.atomic_files import remote_url
 from fulmen.train.progress import line
 
 
@@ -51,7 +52,7 @@ def train(
     model: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None,
     save: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
     history: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
-    checkpoint: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
+    checkpoint: Annotated[str | None, tyro.conf.arg(metavar="DIR|URL")] = None,
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     set: Annotated[tyro.conf.UseAppendAction[list[str]], tyro.conf.arg(metavar="PATH=VALUE")],
     config: Annotated[Path | None, tyro.conf.arg(metavar="FILE.toml")] = None,
@@ -72,7 +73,8 @@ def train(
         model: for a file: linear, mlp, convnet, resnet18, resnet34 or resnet50; sizes follow from the data.
         save: where to write the state, such as state.safetensors.
         history: where to write the values of each epoch, as JSON.
-        checkpoint: a directory for checkpoints: one after each epoch and every ten minutes; the newest three are kept.
+        checkpoint: a directory for checkpoints, or the URL of one in an object store, such as s3://bucket/run: one after each epoch
+            and every ten minutes; the newest three are kept.
         resume: whether to continue from the newest checkpoint in --checkpoint, if there is one.
         set: another value of a field of the system, such as --set model.rate=0.1; may be given several times.
         config: a TOML file of such values: tables are parts of the system.
@@ -85,7 +87,8 @@ def train(
         raise CommandError("--resume needs the directory of the checkpoints, such as --checkpoint runs/1.")
     for path in (save, history):
         require_writable(path)
-    for flag, path in (("--save", save), ("--checkpoint", checkpoint)):
+    store = fm.OrbaxStore() if checkpoint is not None and remote_url(checkpoint) else None
+    for flag, path in (("--save", save), ("--checkpoint", None if store else checkpoint)):
         if path is not None and importlib.util.find_spec("safetensors") is None:
             raise CommandError(str(missing("safetensors", f"{flag}: saved states", "save")))
     if Path(target).suffix not in (".npz", ".py") and Path(target).is_file():
@@ -106,7 +109,7 @@ def train(
     show = progress and arguments.pop("progress", True)
     callbacks = [*callbacks, stopped, Settings(values)]
     if checkpoint is not None:
-        callbacks.append(fm.Checkpoint(checkpoint, every=fm.Every(epochs=1) | fm.Every(minutes=10)))
+        callbacks.append(fm.Checkpoint(checkpoint, every=fm.Every(epochs=1) | fm.Every(minutes=10), store=store))
         arguments["resume"] = checkpoint if resume else None
     try:
         with caching_programs(compilation_cache):

@@ -18,12 +18,19 @@ def local_path(name: str, value: str | os.PathLike[str], remedy: str = ".") -> P
     """The path that an argument is, or an error for anything else and for the URL of a remote file."""
     if not isinstance(value, str | os.PathLike):
         raise TypeError(f"{name} must be a string or a path, got {type(value).__name__}{remedy}")
-    if re.match(r"\w\w+:/", os.fspath(value)):  # `Path` makes one slash of two
+    if url := remote_url(value):
         raise ValueError(
-            f"{name} must be a path in the file system, got {os.fspath(value)!r}; mount the bucket (gcsfuse, mountpoint-s3) and "
-            "give the path of the mount."
+            f"{name} must be a path in the file system, got {url!r}; only fm.Checkpoint(…, store=fm.OrbaxStore()) writes into an "
+            "object store."
         )
     return Path(value)
+
+
+def remote_url(value: str | os.PathLike[str]) -> str | None:
+    """The URL that an argument is, such as "s3://bucket/run", or None."""
+    match = re.match(r"(\w\w+):/+", os.fspath(value)) if isinstance(value, str | os.PathLike) else None
+    # `Path` makes one slash of two.
+    return None if match is None else f"{match[1]}://{os.fspath(value)[match.end() :]}"
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,9 +21,10 @@ from fulmen.core.version import __version__
 from fulmen.devices.processes import is_first, several
 from fulmen.dispatching.registry import dispatch
 from fulmen.dispatching.warning import warn
-from fulmen.train.checkpoints.atomic_files import explained, local_path
+from fulmen.train.checkpoints.atomic_files import explained, remote_url
 from fulmen.train.checkpoints.background_write import BackgroundWrite
 from fulmen.train.checkpoints.checkpoint_folder import CheckpointFolder
+from fulmen.train.checkpoints.directories import place_of
 from fulmen.train.checkpoints.folder_store import FolderStore
 from fulmen.train.checkpoints.manifest import Manifest, finite_numbers
 from fulmen.train.checkpoints.retention import Latest, Retention
@@ -38,10 +40,11 @@ class Checkpoint(Saver):
     A checkpoint is a folder, such as `step-00001200`, with the state, the position in the data, the history, and what the
     callbacks remember. It is complete or absent, whenever the process is killed, and every file in it has a digest. The run
     waits until the state is copied to the host; files are written on a thread. At the end of the run, and after Ctrl-C, the run
-    is saved too. Only one run at a time can save in a directory.
+    is saved too. Only one run at a time can save in a directory; in an object store it is the one that began last.
 
     Args:
-        directory: of the checkpoints; missing folders are created.
+        directory: of the checkpoints; missing folders are created. With `OrbaxStore`, also the URL of an object store, such as
+            s3://bucket/run or gs://bucket/run.
         every: when to save. With `Best` in `keep`, also after an epoch in which the metric is among the best, and with
             `EarlyStopping(restore_best=True)` after one whose state is the best.
         keep: which checkpoints to keep: `Latest`, `Best`, or several of them combined by `|`. The newest, the best, the one
@@ -52,7 +55,9 @@ class Checkpoint(Saver):
     Raises:
         ImportError: at the beginning of a run, without the package that the store needs.
         OSError: in the run, if a checkpoint cannot be written; the earlier ones are intact.
-        RuntimeError: at the beginning of a run, if another run saves in the directory.
+        RuntimeError: at the beginning of a run, if another run saves in the directory; in an object store, at a save after
+            another run has begun to.
+        ValueError: for a URL without a store that writes several files.
 
     >>> fm.Checkpoint("runs/digits", every=fm.Every(minutes=10), keep=fm.Latest(2) | fm.Best("validation/accuracy"))
     Checkpoint('runs/digits', every=Every(minutes=10), keep=Latest(2) | Best('validation/accuracy'))
@@ -71,7 +76,12 @@ class Checkpoint(Saver):
             raise TypeError(f"Checkpoint.every must be an fm.Every, got {every!r}; write every=fm.Every(steps=500).")
         if not isinstance(keep, Retention):
             raise TypeError(f"Checkpoint.keep must be an fm.Latest or fm.Best, got {keep!r}; write keep=fm.Latest(3).")
-        self.directory, self.every, self.keep = local_path("Checkpoint.directory", directory), every, keep
+        self.directory, self.every, self.keep = place_of("Checkpoint.directory", directory), every, keep
+        if store is None and isinstance(self.directory, str):
+            raise ValueError(
+                f"Checkpoint.store must be given for {self.directory}, in an object store; write "
+                f"fm.Checkpoint({self.directory!r}, store=fm.OrbaxStore())."
+            )
         self.store = FolderStore() if store is None else store
         self._writing = BackgroundWrite()
         self._folder: CheckpointFolder | None = None
@@ -100,12 +110,13 @@ class Checkpoint(Saver):
         best = {rule.metric: rule.direction for rule in self.keep.rules}
         manifest = Manifest(run.step, time.time(), self.store.name, self._metrics(run), best)
         folder, store, needed = self._folder, self.store, run.best_step
+        options = {} if folder.directory.shared else {"shared": False}
         self._saved, self._known[run.step], self._saved_at = _time_point(run), manifest.metrics, time.perf_counter()
 
         def write() -> None:
             with explained(f"the checkpoint of step {manifest.step} cannot be written into {self.directory}"):
                 encoded = _encoded({**data, "versions": _versions()})
-                folder.add(manifest, lambda path: store.write(path, snapshot), encoded, needed)
+                folder.add(manifest, lambda path: store.write(path, snapshot, **options), encoded, needed)
 
         if several():
             write()  # the processes wait for each other, which a thread of each could do in another order than their steps
@@ -157,7 +168,9 @@ def on(event: FitStart, callback: Checkpoint, run):
         raise ValueError(
             f"Checkpoint.every must be by steps or epochs in a run of several processes, whose clocks differ, got {callback.every!r}."
         )
-    directory = callback.directory.absolute()  # the process may change its working directory
+    directory = callback.directory
+    if isinstance(directory, Path):
+        directory = directory.absolute()  # the process may change its working directory
     callback._folder = CheckpointFolder(directory, callback.keep, run.step)
     callback._known = callback._folder.metrics()
 
@@ -220,14 +233,18 @@ def warn_unless_saved(directory: str | os.PathLike[str], callbacks: list[Any], f
     """
     savers = [callback for callback in callbacks if isinstance(callback, Saver)]
     places = [callback.directory for callback in savers if isinstance(callback, Checkpoint)]
-    there = os.path.realpath(directory) in map(os.path.realpath, places)
+    there = _resolved(directory) in map(_resolved, places)
     if there or (savers and (found or len(places) < len(savers))):
         return
     elsewhere = f" The checkpoints of this run are in {str(places[0])!r}." if places else ""
     warn(
         f"resume={str(directory)!r}: this run saves nothing there, so the same call cannot continue it.{elsewhere} Write "
-        f"callbacks=[fm.Checkpoint({str(directory)!r})] too."
+        f"callbacks=[fm.Checkpoint({str(directory)!r}{', store=fm.OrbaxStore()' * (remote_url(directory) is not None)})] too."
     )
+
+
+def _resolved(directory: str | os.PathLike[str]) -> str:
+    return remote_url(directory) or os.path.realpath(directory)
 
 
 def _time_point(run: Run) -> tuple[int, int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import os
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,16 @@ from fulmen.core.leaves import missing
 from fulmen.core.state import State
 from fulmen.core.verbs import init
 from fulmen.dispatching.warning import warn
-from fulmen.train.checkpoints.atomic_files import local_path
+from fulmen.train.checkpoints.checkpoint_files import Files, LocalFiles
+from fulmen.train.checkpoints.directories import directory_at, place_of
 from fulmen.train.checkpoints.folder_store import FolderStore
-from fulmen.train.checkpoints.manifest import Manifest, read_json, read_manifest
+from fulmen.train.checkpoints.manifest import Manifest, parsed, read_manifest
 from fulmen.train.checkpoints.orbax_store import OrbaxStore
 from fulmen.train.checkpoints.retention import best_steps
 from fulmen.train.checkpoints.saved_arrays import DamagedFileError
 from fulmen.train.checkpoints.state_file import require_tree
 
 RUN = "run.json"
-PREVIOUS = ".previous"  # the ending of a checkpoint that is being replaced by one of the same step
-_FOLDER = re.compile(rf"step-(\d{{8,15}})(?:{re.escape(PREVIOUS)})?")
 _STORES = {store.name: store for store in (FolderStore, OrbaxStore)}
 _MOST_SHOWN = 4  # metrics in a table
 
@@ -36,17 +34,21 @@ class SavedCheckpoint:
     """A checkpoint in the directory of a run.
 
     Attributes:
-        path: of its folder.
+        files: those in its folder; `path` is the path of the folder, or its URL as a string.
         step: the number of steps that the state has had.
         time: when it was saved; None if its manifest is damaged.
         metrics: the metrics that were measured at this step.
         problem: what is wrong with its files, or None.
     """
 
-    path: Path
+    files: Files
     step: int
     manifest: Manifest | None = None
     problem: str | None = None
+
+    @property
+    def path(self) -> Path | str:
+        return self.files.path if isinstance(self.files, LocalFiles) else str(self.files)
 
     @property
     def valid(self) -> bool:
@@ -64,7 +66,7 @@ class SavedCheckpoint:
     @property
     def run(self) -> dict[str, Any]:
         """What the run needs to continue, beside the state: its position, options, history and callbacks' memory."""
-        return read_json(self._verified().path / RUN)
+        return parsed(f"{self.path}/{RUN}", self._verified().files.read(RUN))
 
     def load(self, like: Any, *, store: Any = None) -> State:
         """The state; see `restore`."""
@@ -76,11 +78,12 @@ class SavedCheckpoint:
             )
         store = _STORES[manifest.store]() if store is None else store
         require_tree(like)
-        if isinstance(like, State):
-            return store.read(self.path, like)
-        if missing(like):
+        if not isinstance(like, State) and missing(like):
             like = jax.eval_shape(lambda: init(like, jax.random.key(0)))
-        return State(store.read(self.path, like, "system"), key=0, step=manifest.step)
+        with self.files.local(manifest) as folder:
+            if isinstance(like, State):
+                return store.read(folder, like)
+            return State(store.read(folder, like, "system"), key=0, step=manifest.step)
 
     def _verified(self) -> SavedCheckpoint:
         if self.problem is not None:
@@ -114,7 +117,7 @@ def checkpoints(directory: str | os.PathLike[str], *, digests: bool = True) -> C
     """The checkpoints in a directory, the oldest first. Incomplete ones, of a save that was killed, are not among them.
 
     Args:
-        directory: that of a `Checkpoint`.
+        directory: that of a `Checkpoint`: a path, or the URL of an object store.
         digests: whether to read all files and compare their SHA-256; False compares their sizes, which is faster.
 
     Returns:
@@ -123,48 +126,35 @@ def checkpoints(directory: str | os.PathLike[str], *, digests: bool = True) -> C
     Raises:
         FileNotFoundError: if there is no such directory.
     """
-    directory = local_path("directory", directory)
-    if not directory.is_dir():
-        raise FileNotFoundError(f"{directory} is not a directory; it must be that of an fm.Checkpoint.")
-    return Checkpoints(examined(path, step, digests) for step, path in folders(directory).items())
+    found = directory_at(directory)
+    if not found.exists():
+        raise FileNotFoundError(f"{found} is not a directory; it must be that of an fm.Checkpoint.")
+    return Checkpoints(examined(files, step, digests) for step, files in found.folders().items())
 
 
-def folder_name(step: int) -> str:
-    """The name of the folder of a checkpoint."""
-    return f"step-{step:08d}"
-
-
-def folders(directory: Path) -> dict[int, Path]:
-    """The folders of complete checkpoints by their steps, in order; none that a link leads to."""
-    found: dict[int, Path] = {}
-    with os.scandir(directory) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name, reverse=True):
-            match = _FOLDER.fullmatch(entry.name)
-            step = int(match[1]) if match else -1
-            if entry.name.removesuffix(PREVIOUS) == folder_name(step) and entry.is_dir(follow_symlinks=False):
-                found[step] = directory / entry.name  # without the ending, if there are both
-    return dict(sorted(found.items()))
-
-
-def examined(path: Path, step: int, digests: bool = True) -> SavedCheckpoint:
+def examined(files: Files, step: int, digests: bool = True) -> SavedCheckpoint:
     """A checkpoint, with what is wrong with it."""
     manifest = None
     try:
-        manifest = read_manifest(path, step)
-        manifest.verify(path, digests=digests)
+        manifest = read_manifest(files, step)
+        manifest.verify(files, digests=digests)
         if RUN not in manifest.files:
-            raise DamagedFileError(f"{path / RUN} is missing")
-        return SavedCheckpoint(path, step, manifest)
+            raise DamagedFileError(f"{files}/{RUN} is missing")
+        return SavedCheckpoint(files, step, manifest)
     except (OSError, DamagedFileError) as error:
-        return SavedCheckpoint(path, step, manifest, str(error))
+        return SavedCheckpoint(files, step, manifest, str(error))
+
+
+def _folders(directory: str | os.PathLike[str], name: str = "directory") -> dict[int, Files]:
+    found = directory_at(directory, name)
+    return found.folders() if found.exists() else {}
 
 
 def find_resumable(directory: str | os.PathLike[str]) -> SavedCheckpoint | None:
     """The newest valid checkpoint in a directory, or None. It warns about damaged ones that are newer."""
-    directory = local_path("resume", directory)
     damaged = []
-    for step, path in reversed((folders(directory) if directory.is_dir() else {}).items()):
-        checkpoint = examined(path, step)
+    for step, files in reversed(_folders(directory, "resume").items()):
+        checkpoint = examined(files, step)
         if checkpoint.valid:
             break
         damaged.append(checkpoint)
@@ -180,7 +170,7 @@ def restore(directory: str | os.PathLike[str], like: Any, step: int | str | None
     """The state from a checkpoint. Nothing in its files is executed or unpickled.
 
     Args:
-        directory: that of a `Checkpoint`.
+        directory: that of a `Checkpoint`: a path, or the URL of an object store, from which the checkpoint is downloaded.
         like: a state of the same structure, such as `setup` returns; or the component alone, with or without its arrays: then
             the state has no optimizer, for `evaluate` and `predict`.
         step: the number of steps, "best" by the metric of the run's `Best`, or None for the newest that is valid.
@@ -193,7 +183,7 @@ def restore(directory: str | os.PathLike[str], like: Any, step: int | str | None
         FileNotFoundError: if there is no such directory or checkpoint.
         ValueError: if the checkpoint is damaged, or holds the state of another system.
     """
-    directory = local_path("directory", directory)
+    directory = place_of("directory", directory)
     if step is None:
         found = find_resumable(directory)
         if found is None:
@@ -205,13 +195,13 @@ def restore(directory: str | os.PathLike[str], like: Any, step: int | str | None
     if step not in saved:
         has = ", ".join(map(str, saved)) or "none"
         raise FileNotFoundError(f"{directory} has no checkpoint of step {step!r}; it has {has}.")
-    return examined(saved[step].path, saved[step].step).load(like, store=store)
+    return examined(saved[step].files, saved[step].step).load(like, store=store)
 
 
 def state_at(directory: str | os.PathLike[str], step: int, like: State) -> State | None:
     """The state of a step from the directory of a run, or None if no valid checkpoint has it."""
-    path = (folders(Path(directory)) if Path(directory).is_dir() else {}).get(step)
-    found = None if path is None else examined(path, step)
+    files = _folders(directory).get(step)
+    found = None if files is None else examined(files, step)
     return found.load(like) if found is not None and found.valid else None
 
 

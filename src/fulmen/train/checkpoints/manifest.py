@@ -1,24 +1,19 @@
-"""The list of a checkpoint's files with their sizes and digests, and the reading of files that may hold anything."""
+"""The list of a checkpoint's files with their sizes and digests, and its reading from a file that may hold anything."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import math
-import os
 import re
-import stat
-from collections.abc import Container, Iterator
-from pathlib import Path
 from typing import Any
 
+from fulmen.train.checkpoints.checkpoint_files import Files
 from fulmen.train.checkpoints.saved_arrays import DamagedFileError
 
 MANIFEST = "manifest.json"
 _FORMAT = 1
-_LARGEST_JSON = 1 << 28  # bytes of a file that is read as JSON
 _MOST_DIGITS = 100  # of an integer
 _LATEST = 2**53  # steps, and seconds since 1970
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -50,66 +45,39 @@ class Manifest:
         digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
         return json.dumps({**fields, "sha256": digest}, sort_keys=True).encode()
 
-    def verify(self, folder: Path, *, digests: bool = True) -> None:
+    def verify(self, files: Files, *, digests: bool = True) -> None:
         """Raise unless the files of a checkpoint are those that were written.
 
         Args:
-            folder: of the checkpoint.
+            files: in the folder of the checkpoint.
             digests: whether to read the files and compare their digests; otherwise only their sizes.
 
         Raises:
             DamagedFileError: with the name of the file.
         """
-        folders = {name.partition("/")[0] for name in self.files if "/" in name}
-        present = set(files_in(folder, folders))
+        present = files.sizes({name.partition("/")[0] for name in self.files if "/" in name})
         for name, (size, digest) in self.files.items():
             if name not in present:
-                raise DamagedFileError(f"{folder / name} is missing, or is not a regular file")
-            found = os.lstat(folder / name).st_size
-            if found != size:
-                raise DamagedFileError(f"{folder / name} is damaged: it has {found} bytes instead of {size}")
-            if digests and file_digest(folder / name) != digest:
-                raise DamagedFileError(f"{folder / name} is damaged: it does not have the SHA-256 in {MANIFEST}")
-        added = sorted(name for name in present - set(self.files) if "/" in name)  # others, such as notes, are not read
+                raise DamagedFileError(f"{files}/{name} is missing, or is not a regular file")
+            if present[name] != size:
+                raise DamagedFileError(f"{files}/{name} is damaged: it has {present[name]} bytes instead of {size}")
+            if digests and files.digest(name) != digest:
+                raise DamagedFileError(f"{files}/{name} is damaged: it does not have the SHA-256 in {MANIFEST}")
+        added = sorted(name for name in present.keys() - self.files if "/" in name)  # others, such as notes, are not read
         if added:
-            raise DamagedFileError(f"{folder / added[0]} is not in {MANIFEST}, so it is not part of the checkpoint")
+            raise DamagedFileError(f"{files}/{added[0]} is not in {MANIFEST}, so it is not part of the checkpoint")
 
 
-def files_in(folder: Path, inside: Container[str] | None = None) -> list[str]:
-    """The paths of the regular files in a folder and in the folders in it, with "/"; links are not followed.
-
-    Args:
-        folder: an existing folder.
-        inside: the names of the folders in it to look into; None for all.
-    """
-    found, left = [], [""]
-    while left:  # not by recursion, which deep folders would exhaust
-        above = left.pop()
-        with os.scandir(folder / above) as entries:
-            for entry in entries:
-                name = f"{above}/{entry.name}" if above else entry.name
-                if entry.is_file(follow_symlinks=False):
-                    found.append(name)
-                elif entry.is_dir(follow_symlinks=False) and (above or inside is None or name in inside):
-                    left.append(name)
-    return sorted(found)
-
-
-def listed_files(folder: Path) -> dict[str, tuple[int, str]]:
-    """The size and the digest of each file of a checkpoint that was written, for its manifest."""
-    return {name: (os.lstat(folder / name).st_size, file_digest(folder / name)) for name in files_in(folder)}
-
-
-def read_manifest(folder: Path, step: int) -> Manifest:
+def read_manifest(files: Files, step: int) -> Manifest:
     """The manifest of the checkpoint of a step, which may hold anything.
 
     Raises:
         DamagedFileError: if it is not as it was written.
     """
-    path = folder / MANIFEST
-    if MANIFEST not in files_in(folder, ()):
+    path = f"{files}/{MANIFEST}"
+    if MANIFEST not in files.sizes(()):
         raise DamagedFileError(f"{path} is missing, or is not a regular file")
-    content = read_bytes(path)
+    content = files.read(MANIFEST)
     fields = parsed(path, content)
     number = fields.pop("format", None)
     fields.pop("sha256", None)
@@ -148,17 +116,12 @@ def is_inside(name: str) -> bool:
     return all(part not in ("", ".", "..") and not set(part) & set("\\:\0") for part in name.split("/"))
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
+def parsed(path: str, content: bytes) -> dict[str, Any]:
+    """The object in the contents of a JSON file.
 
     Raises:
-        DamagedFileError: if it is not one.
+        DamagedFileError: if there is none.
     """
-    return parsed(path, read_bytes(path))
-
-
-def parsed(path: Path, content: bytes) -> dict[str, Any]:
-    """The object in the contents of a JSON file."""
     try:
         found = json.loads(content, parse_int=_integer)
     except (ValueError, RecursionError):
@@ -172,30 +135,6 @@ def _integer(text: str) -> int:
     if len(text) > _MOST_DIGITS:
         raise ValueError(f"an integer of {len(text)} digits")
     return int(text)
-
-
-def read_bytes(path: Path) -> bytes:
-    """The contents of a small file."""
-    with open_regular(path) as file:
-        if os.fstat(file.fileno()).st_size > _LARGEST_JSON:
-            raise DamagedFileError(f"{path} is damaged: it is larger than {_LARGEST_JSON} bytes")
-        return file.read(_LARGEST_JSON)
-
-
-def file_digest(path: Path) -> str:
-    """The SHA-256 of a file."""
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextlib.contextmanager
-def open_regular(path: Path) -> Iterator[Any]:
-    """Open a file for reading that is neither a link, which could lead out of the folder, nor a pipe, which could block."""
-    more = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | more)) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise DamagedFileError(f"{path} is not a regular file")
-        yield file
 
 
 def finite_numbers(values: dict[str, Any]) -> dict[str, float]:

@@ -16,7 +16,7 @@ from fulmen.devices.processes import is_first, several
 from fulmen.dispatching.lazy_libraries import missing
 from fulmen.train.checkpoints.atomic_files import write_file
 from fulmen.train.checkpoints.file_header import Header, described_tree, parse_header, require_same
-from fulmen.train.checkpoints.manifest import read_bytes
+from fulmen.train.checkpoints.checkpoint_files import read_bytes
 from fulmen.train.checkpoints.saved_arrays import from_numpy, is_data, is_key, named_leaves, to_numpy
 
 _ARRAYS, _DESCRIPTION = "arrays", "state.json"
@@ -28,8 +28,16 @@ class OrbaxStore:
     It needs the package `orbax-checkpoint`: `pip install "fulmen[orbax]"`. Orbax reads the files of the arrays, so
     load only checkpoints that you trust.
 
+    The directory may be the URL of an object store, such as s3://bucket/run, which needs the package s3fs, or gs://bucket/run,
+    which needs gcsfs. Credentials and the server's address are configured as these packages describe, such as by the
+    variables AWS_PROFILE and AWS_ENDPOINT_URL. Each process writes its parts into a folder of the system's temporary files and
+    uploads them, and downloads a whole checkpoint to read it; the variable TMPDIR chooses a disk with enough space. An object
+    store has no locks: if a second run begins in a directory, the first one stops with an error at its next save.
+
     >>> fm.Checkpoint("runs/large", store=fm.OrbaxStore())
     Checkpoint('runs/large', every=Every(epochs=1), keep=Latest(3), store=OrbaxStore())
+    >>> fm.Checkpoint("s3://bucket/run", store=fm.OrbaxStore())
+    Checkpoint('s3://bucket/run', every=Every(epochs=1), keep=Latest(3), store=OrbaxStore())
     """
 
     name = "orbax"
@@ -43,11 +51,20 @@ class OrbaxStore:
         header, leaves = described_tree(state)
         return header, {name: _stored(leaf) for name, leaf in leaves.items()}
 
-    def write(self, folder: Path, snapshot: Any) -> None:
-        """Write what `snapshot` returned into a new folder; every process must call it."""
+    def write(self, folder: Path, snapshot: Any, *, shared: bool = True) -> None:
+        """Write what `snapshot` returned into a new folder; every process must call it.
+
+        Args:
+            folder: an existing folder.
+            snapshot: what `snapshot` returned.
+            shared: whether all processes write into the same folder; otherwise each has one, whose files will be put together.
+        """
         header, leaves = snapshot
         orbax = _orbax()
-        with orbax.Checkpointer(orbax.PyTreeCheckpointHandler()) as writer:
+        processes = orbax.options.MultiprocessingOptions(primary_host=0 if shared else None)
+        # Of the format ocdbt, the first process puts the others' files together itself, if all have the same folder.
+        handler = orbax.PyTreeCheckpointHandler(use_ocdbt=shared, multiprocessing_options=processes)
+        with orbax.Checkpointer(handler, multiprocessing_options=processes) as writer:
             # By number: Orbax makes names of files of the keys.
             writer.save((folder / _ARRAYS).absolute(), {str(i): leaf for i, leaf in enumerate(leaves.values())})
         if is_first():
