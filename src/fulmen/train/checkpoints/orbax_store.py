@@ -15,8 +15,8 @@ from fulmen.core.state import State
 from fulmen.devices.processes import is_first, several
 from fulmen.dispatching.lazy_libraries import missing
 from fulmen.train.checkpoints.atomic_files import write_file
-from fulmen.train.checkpoints.file_header import Header, described_tree, parse_header, require_same
 from fulmen.train.checkpoints.checkpoint_files import read_bytes
+from fulmen.train.checkpoints.file_header import Header, described_tree, parse_header, require_same
 from fulmen.train.checkpoints.saved_arrays import from_numpy, is_data, is_key, named_leaves, to_numpy
 
 _ARRAYS, _DESCRIPTION = "arrays", "state.json"
