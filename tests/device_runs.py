@@ -376,6 +376,29 @@ def a_run_resumes_under_another_policy():
     require_layout(state)
 
 
+@check
+def a_run_in_an_object_store_resumes_under_another_policy():
+    try:
+        import orbax.checkpoint  # noqa: F401
+    except ImportError:
+        return
+    url = os.environ.get("OBJECT_STORE", "memory://distributed")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Orbax's own
+        saving = fm.Checkpoint(url, every=fm.Every(epochs=1), store=fm.OrbaxStore())
+        options = {**READING, "callbacks": [saving], "progress": False}
+        half, _ = fm.fit(state_of(mlp, FSDP), (X, Y), **{**options, "callbacks": [saving, Stop()]})
+        for policy in (TENSOR, FSDP, None):
+            restored = fm.restore(url, state_of(mlp, policy))
+            for a, b in zip(restored.arrays, half.arrays, strict=True):
+                np.testing.assert_array_equal(a, b)
+            if policy is not None:
+                require_layout(restored)
+        state, history = fm.fit(state_of(mlp, TENSOR), (X, Y), resume=url, **options)
+    close(history, trained(mlp)[1])
+    require_layout(state)
+
+
 class Stop:
     """Ends a run after its first epoch."""
 

@@ -47,12 +47,12 @@ def restore_run_state(callback: Remembers, saved):
     callback.losses = list(saved["losses"])
 
 
-def train(name: str, directory: Path, result: Path, epochs: int) -> None:
+def train(name: str, directory: Path | str, result: Path, epochs: int) -> None:
     """The run; it resumes from the checkpoints in the directory, and writes what there is to compare.
 
     Args:
         name: of the system.
-        directory: of the checkpoints.
+        directory: of the checkpoints: a path, or a URL for those that Orbax writes.
         result: the file for the final state; further endings are for history and memories, and for the lines of the log.
         epochs: the number of epochs.
     """
@@ -68,7 +68,7 @@ def train(name: str, directory: Path, result: Path, epochs: int) -> None:
         options = {}
     keep, every = fm.Latest(2) | fm.Best("loss"), fm.Every(steps=4) | fm.Every(epochs=1)
     callbacks = [
-        fm.Checkpoint(directory, every=every, keep=keep),
+        fm.Checkpoint(directory, every=every, keep=keep, store=fm.OrbaxStore() if isinstance(directory, str) else None),
         fm.JSONLines(f"{result}.jsonl", every=fm.Every(steps=5)),
         fm.EarlyStopping("loss", patience=epochs, restore_best=True),
         fm.GradientNorms(fm.Every(steps=5)),
@@ -103,7 +103,7 @@ def outcome(result: Path) -> dict[str, bytes]:
 
 
 def run_to_the_end(
-    name: str, directory: Path, result: Path, epochs: int, number: int = signal.SIGKILL, times: int = 0, seed: int = 0
+    name: str, directory: Path | str, result: Path, epochs: int, number: int = signal.SIGKILL, times: int = 0, seed: int = 0
 ) -> list[str]:
     """Run until the run is complete, ended by a signal at random moments and resumed each time.
 
@@ -131,11 +131,13 @@ def run_to_the_end(
         if process.exitcode != (-number if number == signal.SIGKILL else 128 + number):
             assert process.exitcode == 0, f"the run ended with exit code {process.exitcode}; its error is above"
             return ended
-        incomplete = any(entry.startswith(".step") or entry.endswith("previous") for entry in _entries(directory))
+        incomplete = any(
+            entry.startswith(".step") or entry.endswith(("previous", "incomplete")) for entry in _entries(directory)
+        )
         ended.append("in a save" if incomplete else "elsewhere")
 
 
-def _send(process: Any, number: int, directory: Path, rng: random.Random) -> None:
+def _send(process: Any, number: int, directory: Path | str, rng: random.Random) -> None:
     """Send a signal soon after the start, or after a random number of changes in the directory, of which a save makes three."""
     begun, before, changes = time.monotonic(), _entries(directory), rng.choice([0, 1, 2, 3, 4, 6, 9])
     if not changes:
@@ -143,11 +145,16 @@ def _send(process: Any, number: int, directory: Path, rng: random.Random) -> Non
     while changes and process.is_alive() and time.monotonic() - begun < _PATIENCE:
         entries = _entries(directory)
         changes, before = changes - (entries != before), entries
-        time.sleep(0.0005)
+        time.sleep(0.02 if isinstance(directory, str) else 0.0005)
     time.sleep(0.05 * rng.random())
     if process.is_alive():
         os.kill(process.pid, number)
 
 
-def _entries(directory: Path) -> list[str]:
+def _entries(directory: Path | str) -> list[str]:
+    if isinstance(directory, str):
+        from fsspec.core import url_to_fs
+
+        system, root = url_to_fs(directory, use_listings_cache=False)
+        return sorted(system.find(root))
     return sorted(os.listdir(directory)) if directory.is_dir() else []

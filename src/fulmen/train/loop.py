@@ -95,7 +95,8 @@ def fit(
         source, plan = prepare("fit", state, data, **reading)
         found = None if resume is None else find_resumable(resume)
         require_equal("the checkpoint that `resume` finds", found and found.step)
-        optimizer = same_optimizer(state, None if found is None else found.run)
+        saved = None if found is None else found.run
+        optimizer = same_optimizer(state, saved)
         state = state if found is None else found.load(like=state)
         sets = None
         if validation is not None:
@@ -116,11 +117,11 @@ def fit(
         require_listeners(listed, run)
         require_one_owner(listed)
         loop = StepLoop(state, run, interrupted, source, fuse)
-        if found is None:
+        if saved is None:
             at = source.find(plan, first_batch(state, epochs, plan))
             loop.first = at[0]
         else:
-            at = resume_run(found.run, loop, source, plan)
+            at = resume_run(saved, loop, source, plan)
             run.resumed = resume
             if shown:
                 print(f"Resumed after step {run.step}, from {resume}.", flush=True)

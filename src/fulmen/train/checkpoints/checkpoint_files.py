@@ -18,6 +18,13 @@ _LARGEST_JSON = 1 << 28  # bytes of a file that is read as JSON
 class Files:
     """The files in the folder of a checkpoint; `str` is the name of the folder in errors."""
 
+    damage: tuple[type[Exception], ...] = (OSError,)  # the errors that mean damage; others, that the files cannot be reached
+
+    @property
+    def place(self) -> Path | str:
+        """The path of the folder, or its URL."""
+        return str(self)
+
     def sizes(self, inside: Container[str] | None = None) -> dict[str, int]:
         """The sizes of the files, by their paths with "/".
 
@@ -34,8 +41,12 @@ class Files:
         """The contents of a small file."""
         raise NotImplementedError
 
+    def fetched(self, manifest: Any) -> Files:
+        """The files of a manifest in the local file system, to be verified and then loaded once."""
+        return self
+
     def local(self, manifest: Any) -> contextlib.AbstractContextManager[Path]:
-        """A folder of the local file system that has the files of a manifest."""
+        """A folder of the local file system that has the files of a manifest, as they were written."""
         raise NotImplementedError
 
 
@@ -52,6 +63,10 @@ class LocalFiles(Files):
 
     def __str__(self) -> str:
         return self._shown
+
+    @property
+    def place(self) -> Path | str:
+        return self.path
 
     def sizes(self, inside: Container[str] | None = None) -> dict[str, int]:
         found, left = dict[str, int](), [""]

@@ -15,7 +15,7 @@ from fulmen.core.leaves import missing
 from fulmen.core.state import State
 from fulmen.core.verbs import init
 from fulmen.dispatching.warning import warn
-from fulmen.train.checkpoints.checkpoint_files import Files, LocalFiles
+from fulmen.train.checkpoints.checkpoint_files import Files
 from fulmen.train.checkpoints.directories import directory_at, place_of
 from fulmen.train.checkpoints.folder_store import FolderStore
 from fulmen.train.checkpoints.manifest import Manifest, parsed, read_manifest
@@ -48,7 +48,7 @@ class SavedCheckpoint:
 
     @property
     def path(self) -> Path | str:
-        return self.files.path if isinstance(self.files, LocalFiles) else str(self.files)
+        return self.files.place
 
     @property
     def valid(self) -> bool:
@@ -141,8 +141,14 @@ def examined(files: Files, step: int, digests: bool = True) -> SavedCheckpoint:
         if RUN not in manifest.files:
             raise DamagedFileError(f"{files}/{RUN} is missing")
         return SavedCheckpoint(files, step, manifest)
-    except (OSError, DamagedFileError) as error:
+    except (*files.damage, DamagedFileError) as error:
         return SavedCheckpoint(files, step, manifest, str(error))
+
+
+def _fetched(files: Files, step: int) -> SavedCheckpoint:
+    """A checkpoint to be loaded, with what is wrong with it; a remote one is downloaded."""
+    found = examined(files, step, digests=False)
+    return examined(files.fetched(found.manifest), step) if found.valid else found
 
 
 def _folders(directory: str | os.PathLike[str], name: str = "directory") -> dict[int, Files]:
@@ -154,7 +160,7 @@ def find_resumable(directory: str | os.PathLike[str]) -> SavedCheckpoint | None:
     """The newest valid checkpoint in a directory, or None. It warns about damaged ones that are newer."""
     damaged = []
     for step, files in reversed(_folders(directory, "resume").items()):
-        checkpoint = examined(files, step)
+        checkpoint = _fetched(files, step)
         if checkpoint.valid:
             break
         damaged.append(checkpoint)
@@ -195,13 +201,13 @@ def restore(directory: str | os.PathLike[str], like: Any, step: int | str | None
     if step not in saved:
         has = ", ".join(map(str, saved)) or "none"
         raise FileNotFoundError(f"{directory} has no checkpoint of step {step!r}; it has {has}.")
-    return examined(saved[step].files, saved[step].step).load(like, store=store)
+    return _fetched(saved[step].files, saved[step].step).load(like, store=store)
 
 
 def state_at(directory: str | os.PathLike[str], step: int, like: State) -> State | None:
     """The state of a step from the directory of a run, or None if no valid checkpoint has it."""
     files = _folders(directory).get(step)
-    found = None if files is None else examined(files, step)
+    found = None if files is None else _fetched(files, step)
     return found.load(like) if found is not None and found.valid else None
 
 

@@ -41,6 +41,8 @@ _INCOMPLETE, _OWNER = ".incomplete", ".owner"
 class RemoteFiles(Files):
     """The objects in the folder of a checkpoint, listed once."""
 
+    damage = (FileNotFoundError,)
+
     def __init__(self, bucket: Bucket, name: str) -> None:
         self._bucket, self.name = bucket, name
 
@@ -67,17 +69,36 @@ class RemoteFiles(Files):
         require_small(f"{self}/{name}", self._sizes[name])
         return self._bucket.read(f"{self.name}/{name}")
 
+    def fetched(self, manifest: Manifest) -> Files:
+        return DownloadedFiles(self._bucket, self.name, [*manifest.files, MANIFEST])
+
+    def local(self, manifest: Manifest) -> contextlib.AbstractContextManager[Path]:
+        files = self.fetched(manifest)
+        manifest.verify(files)
+        return files.local(manifest)
+
+
+class DownloadedFiles(LocalFiles):
+    """A copy of a remote folder in a temporary one, which is removed after its use by `local`, or with this object."""
+
+    def __init__(self, bucket: Bucket, name: str, files: list[str]) -> None:
+        self._context = temporary_folder()
+        super().__init__(self._context.__enter__() / name, shown=f"{bucket.url}/{name}")
+        bucket.download(name, self.path, files)
+
+    @property
+    def place(self) -> str:
+        return str(self)
+
     @contextlib.contextmanager
     def local(self, manifest: Manifest) -> Iterator[Path]:
-        with temporary_folder() as above:
-            folder = above / self.name
-            self._bucket.download(self.name, folder, manifest.files)
-            manifest.verify(LocalFiles(folder, shown=str(self)))
-            try:
-                yield folder
-            except Exception as error:
-                error.add_note(f"{folder} is a copy of {self}.")
-                raise
+        try:
+            yield self.path
+        except Exception as error:
+            error.add_note(f"{self.path} is a copy of {self}.")
+            raise
+        finally:
+            self._context.__exit__(None, None, None)
 
 
 class RemoteDirectory(Directory):

@@ -1,0 +1,302 @@
+"""Checkpoints in object stores: one in memory, and a server that speaks S3 where the packages moto[server] and s3fs are installed."""
+
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import optax
+import pytest
+from killed_runs import outcome, run_to_the_end
+from tiny import data, net
+
+import fulmen as fm
+from fulmen.testing.equality import bits, same
+from fulmen.train.checkpoints.checkpoint_folder import CheckpointFolder
+from fulmen.train.checkpoints.file_lock import FolderInUseError, FolderLock
+from fulmen.train.checkpoints.manifest import Manifest
+from fulmen.train.checkpoints.temporary_folder import temporary_folder
+
+pytest.importorskip("orbax.checkpoint")
+fsspec = pytest.importorskip("fsspec")
+pytestmark = pytest.mark.filterwarnings("ignore")  # Orbax's own
+
+X, Y = data(48)
+
+
+@pytest.fixture(scope="module")
+def server():
+    """The URL of a bucket on a server in a process of its own."""
+    if any(importlib.util.find_spec(name) is None for name in ("moto", "flask", "s3fs")):
+        pytest.skip("needs moto[server] and s3fs")
+    before = dict(os.environ)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+    os.environ |= {
+        "AWS_ENDPOINT_URL": url,
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_SECRET_ACCESS_KEY": "x",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    try:
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(urllib.request.Request(f"{url}/bucket", method="PUT")).close()
+                break
+            except urllib.error.URLError:
+                time.sleep(0.1)
+        yield "s3://bucket"
+    finally:
+        process.kill()
+        process.wait()
+        os.environ.clear()
+        os.environ.update(before)
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
+
+
+@pytest.fixture(params=["memory", "server"])
+def bucket(request):
+    yield f"memory://{request.node.originalname}" if request.param == "memory" else request.getfixturevalue("server")
+    fsspec.filesystem("memory").store.clear()
+    fsspec.filesystem("memory").pseudo_dirs[:] = [""]
+
+
+def ready(seed=0):
+    return fm.setup(fm.Classifier(net()), (X, Y), optimizer=optax.adam, lr=1e-2, seed=seed)
+
+
+def run(url, epochs, resume=None, callbacks=(), **options):
+    saving = fm.Checkpoint(url, every=fm.Every(steps=2), store=fm.OrbaxStore(), **options)
+    options = dict(batch_size=16, callbacks=[saving, *callbacks], progress=False, resume=resume)
+    return fm.fit(ready(), (X, Y), epochs=epochs, **options)
+
+
+def system_at(url):
+    """The file system of a URL, and the path in it."""
+    return fsspec.core.url_to_fs(url, use_listings_cache=False, skip_instance_cache=True)
+
+
+def objects(url):
+    system, root = system_at(url)
+    return sorted(name.removeprefix(f"{root}/") for name in system.find(root))
+
+
+def test_a_run_is_saved_listed_restored_and_resumed(bucket):
+    whole, history = run(f"{bucket}/whole", 3)
+    run(f"{bucket}/run", 1)
+    assert [each.step for each in fm.checkpoints(f"{bucket}/run")] == [2, 3]
+    state, found = run(Path(f"{bucket}/run"), 3, resume=f"{bucket}/run/", keep=fm.Latest(2))
+    assert same(bits(state), bits(whole))
+    assert {name: list(found[name]) for name in found if name != "seconds"} == {
+        name: list(history[name]) for name in history if name != "seconds"
+    }
+    listed = fm.checkpoints(f"{bucket}/run")
+    assert [(each.step, each.valid) for each in listed] == [(3, True), (8, True), (9, True)]  # 3 is where it was resumed
+    assert str(listed[-1].path).startswith(f"{bucket}/run/step-00000009") and listed[-1].metrics["loss"] == found["loss"][-1]
+    assert {name.partition("/")[0].removesuffix(".previous") for name in objects(f"{bucket}/run")} == {
+        ".owner", "step-00000003", "step-00000008", "step-00000009",
+    }  # fmt: skip
+    assert same(bits(fm.restore(f"{bucket}/run", ready(1))), bits(whole))
+    assert int(fm.restore(f"{bucket}/run", ready(1), step=8).step) == 8
+    assert fm.evaluate(fm.restore(f"{bucket}/run", fm.Classifier(net())), (X, Y)) == fm.evaluate(whole, (X, Y))
+
+
+def test_each_damaged_object_is_named(bucket):
+    run(bucket, 1)
+    system, root = system_at(bucket)
+    last = fm.checkpoints(bucket)[-1]
+    folder, other = f"{root}/{last.path.rpartition('/')[2]}", f"{root}/step-00000002"
+    names = [name.removeprefix(f"{folder}/") for name in system.find(folder)]
+    assert {"manifest.json", "run.json", "state.json"} < set(names)
+    for name in names if bucket.startswith("memory") else names[-4:]:
+        path = f"{folder}/{name}"
+        content = system.cat_file(path)
+        swapped = system.cat_file(f"{other}/{name}") if system.exists(f"{other}/{name}") else b"other"
+        flipped = content[:-1] + bytes([content[-1] ^ 1]) if content else b"x"
+        for damaged in {flipped, content[:-1], swapped, None} - {content}:
+            system.rm_file(path) if damaged is None else system.pipe_file(path, damaged)
+            found = fm.checkpoints(bucket)[-1]
+            assert not found.valid and f"{last.path}/{name}" in found.problem, (name, damaged, found)
+            with pytest.raises(ValueError, match=r"\.json|arrays"):
+                fm.restore(bucket, ready(), step=3)
+            system.pipe_file(path, content)
+    assert fm.checkpoints(bucket)[-1].valid
+    system.pipe_file(f"{folder}/run.json", b"{}")
+    with pytest.warns(UserWarning, match=r"run\.json is damaged.*step 2 is used"):
+        assert int(fm.restore(bucket, ready()).step) == 2
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_killed_at_each_operation_of_a_save(monkeypatch):
+    """An operation of the store fails, and so do all after it: what is there is what a killed process would have left."""
+    store = type(fsspec.filesystem("memory"))
+    left = [None]  # the number of operations until the process is killed
+    for operation in ("put_file", "pipe_file", "rm_file", "rmdir", "cat_file", "ls", "find"):
+
+        def counted(self, *args, real=getattr(store, operation), **options):
+            if left[0] is not None:
+                left[0] -= 1
+                if left[0] < 0:
+                    raise Killed
+            return real(self, *args, **options)
+
+        monkeypatch.setattr(store, operation, counted)
+
+    def add(url, step, keep=1, content="x"):
+        folder = CheckpointFolder(url, fm.Latest(keep), step)
+
+        def write(path):
+            (path / "arrays").mkdir()
+            for name in ("a", "b", "c"):
+                (path / "arrays" / name).write_text(f"{content}{step}")
+
+        folder.add(Manifest(step, 0.0, "orbax"), write, b"{}")
+
+    for step in (3, 2):  # another step, and the same again
+        for n in range(1000):
+            url = f"memory://killed-{step}-{n}"
+            add(url, 2)
+            left[0] = n
+            try:
+                add(url, step, content="y")
+            except Killed:
+                ended = True
+            else:
+                ended = False
+            left[0] = None
+            found = fm.checkpoints(url)
+            assert found and all(each.valid for each in found), (n, found, objects(url))
+            assert {each.step for each in found} <= {2, step}
+            add(url, 4)
+            assert {name.partition("/")[0] for name in objects(url)} == {".owner", "step-00000004"}, (n, objects(url))
+            assert [(each.step, each.valid) for each in fm.checkpoints(url)] == [(4, True)]
+            if not ended:
+                break
+        assert 20 < n < 200
+
+
+def test_the_run_that_began_last_has_the_directory(bucket):
+    first = CheckpointFolder(f"{bucket}/two", fm.Latest(1), 0)
+    second = CheckpointFolder(f"{bucket}/two", fm.Latest(1), 0)
+    write = lambda path: (path / "state.json").write_text("{}")
+    with pytest.raises(FolderInUseError, match=rf"two is in use by process {os.getpid()} .* into another directory"):
+        first.add(Manifest(1, 0.0, "orbax"), write, b"{}")
+    second.add(Manifest(2, 0.0, "orbax"), write, b"{}")
+    assert [each.step for each in fm.checkpoints(f"{bucket}/two")] == [2]
+
+
+@pytest.mark.parametrize("step", [0, 2])
+def test_a_store_that_refuses_is_an_error_of_the_run(monkeypatch, step):
+    store = type(fsspec.filesystem("memory"))
+
+    class Refuse:
+        """Lets the store refuse to write after a step."""
+
+    @fm.dispatch
+    def on(event: fm.StepEnd, callback: Refuse, run):
+        if run.step == step:
+            monkeypatch.setattr(store, "put_file", refused)
+
+    def refused(*args, **options):
+        raise PermissionError("Access Denied")
+
+    if step == 0:
+        monkeypatch.setattr(store, "pipe_file", refused)
+    with pytest.raises(PermissionError, match=r"cannot be written into memory://refusing/run: .*Access Denied"):
+        run("memory://refusing/run", 2, callbacks=[Refuse()])
+    monkeypatch.undo()
+    assert not fm.checkpoints("memory://refusing/run") if step else True
+
+
+def test_what_cannot_be_used_is_an_error(server, monkeypatch):
+    with pytest.raises(FileNotFoundError, match=r"memory://none/run is not a directory"):
+        fm.checkpoints("memory://none/run")
+    with pytest.raises(FileNotFoundError, match=r"s3://none/run has no valid checkpoint"):
+        fm.restore("s3://none/run", ready())
+    with pytest.raises(OSError, match=r"cannot be written into s3://none/run.*bucket does not exist"):
+        run("s3://none/run", 1)
+
+
+def test_urls_that_are_not_known(monkeypatch):
+    with pytest.raises(ValueError, match=r"got 'foo://bucket/run'"):
+        fm.checkpoints("foo://bucket/run")
+    with pytest.raises(ValueError, match=r"got 'file:.*write the path"):
+        fm.checkpoints("file:///bucket/run")
+    monkeypatch.setitem(sys.modules, "adlfs", None)
+    with pytest.raises(ImportError, match=r"az:// URLs need the package adlfs: pip install adlfs"):
+        fm.checkpoints("az://bucket/run")
+
+
+def test_folders_of_killed_processes_are_removed(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name in ("killed", "living"):
+        (tmp_path / f"fulmen-checkpoint-{name}" / "step-00000001").mkdir(parents=True)
+    lock = FolderLock(tmp_path / "fulmen-checkpoint-living")
+    with temporary_folder() as folder:
+        assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "fulmen-checkpoint-living", folder])
+    lock.release()
+    assert not folder.exists()
+
+
+EXAMPLES = """
+    import numpy as np, optax
+    import fulmen as fm
+
+    x = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
+
+    def run():
+        return dict(system=fm.Classifier(fm.models.Dense(4, 2)), data=(x, (x[:, 0] > 0).astype(np.int32)), optimizer=optax.sgd,
+                    lr=1e-2, epochs=2, batch_size=20)
+"""
+
+
+def test_the_command_line_takes_a_url(command, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("of_a_url.py").write_text(textwrap.dedent(EXAMPLES))
+    code, _, error = command("train of_a_url:run --checkpoint memory://command/run --epochs 1")
+    assert (code, error) == (0, "")
+    code, out, _ = command("train of_a_url:run --checkpoint memory://command/run --resume")
+    assert code == 0 and "2 steps" in out
+    code, out, _ = command("checkpoints memory://command/run")
+    assert code == 0 and "2 checkpoints" in out and "not valid" not in out
+    code, out, _ = command("evaluate of_a_url:run --checkpoint memory://command/run")
+    assert code == 0 and "step 2" in out
+    code, _, error = command("checkpoints memory://command/none")
+    assert code and "memory://command/none is not a directory" in error
+
+
+def test_a_killed_run_ends_as_one_that_was_not(server, tmp_path):
+    environment = {"JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**environment, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}.items():
+            patch.setenv(name, value)
+        run_to_the_end("classifier", f"{server}/not-killed", tmp_path / "whole", 2)
+        ended = run_to_the_end("classifier", f"{server}/killed", tmp_path / "result", 2, times=1, seed=1)
+    assert len(ended) == 1
+    assert outcome(tmp_path / "result") == outcome(tmp_path / "whole")
+    assert all(each.valid for each in fm.checkpoints(f"{server}/killed"))
+
+
+def test_a_distributed_state_comes_back_under_another_policy(server):
+    runs = Path(__file__).with_name("device_runs.py")
+    command = [sys.executable, str(runs), "an_object_store"]
+    environment = {**os.environ, "OBJECT_STORE": f"{server}/distributed"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment, check=True)
+    (error,) = json.loads(done.stdout.splitlines()[-1]).values()
+    assert not error, error
+    assert all(each.valid for each in fm.checkpoints(f"{server}/distributed"))
