@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -135,38 +136,37 @@ port, index, directory = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(f"localhost:{port}", 2, index)
 import fulmen as fm
-from pathlib import Path
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from fulmen.train.checkpoints.checkpoint_folder import CheckpointFolder
 from fulmen.train.checkpoints.manifest import Manifest
 mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
 split = NamedSharding(mesh, P("data"))
 whole = np.arange(8.0, dtype=np.float32)
-array = jax.make_array_from_callback((8,), split, lambda i: whole[i])
-state = fm.State({"a": array}, key=0, step=2)
-store, folder = fm.OrbaxStore(), CheckpointFolder(Path(directory), fm.Latest(1), 0)
-for step in (1, 2):
+place = lambda sharding: jax.make_array_from_callback((8,), sharding, lambda i: whole[i])
+state = fm.State({"a": place(split), "b": place(NamedSharding(mesh, P()))}, key=0, step=2)
+store, folder = fm.OrbaxStore(), CheckpointFolder(directory, fm.Latest(1), 0)
+for step in (1, 2, 2):
     snapshot = store.snapshot(state)
-    folder.add(Manifest(step, 0.0, "orbax"), lambda path: store.write(path, snapshot), b"{}")
+    write = lambda path: store.write(path, snapshot, shared=folder.directory.shared)
+    folder.add(Manifest(step, 0.0, "orbax"), write, b"{}")
 folder.close()
 restored = fm.restore(directory, state)
-assert restored.system["a"].sharding == split
-for shard in restored.system["a"].addressable_shards:
-    assert (np.asarray(shard.data) == whole[shard.index]).all()
+for name, array in state.system.items():
+    assert restored.system[name].sharding == array.sharding
+    for shard in restored.system[name].addressable_shards:
+        assert (np.asarray(shard.data) == whole[shard.index]).all()
 assert [each.step for each in fm.checkpoints(directory)] == [2]
 print("done")
 """
 
 
-def test_two_processes_write_one_checkpoint(tmp_path):
-    import socket
-
+def require_that_two_processes_write_one_checkpoint(directory):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-c", TWO, str(port)]
     both = [
-        subprocess.Popen([*command, str(i), str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen([*command, str(i), str(directory)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for i in range(2)
     ]
     try:
@@ -175,4 +175,8 @@ def test_two_processes_write_one_checkpoint(tmp_path):
         for process in both:
             process.kill()
     assert [out.strip().splitlines()[-1] for out, _ in results] == ["done"] * 2, results
-    assert fm.checkpoints(tmp_path)[0].valid
+    assert fm.checkpoints(directory)[0].valid
+
+
+def test_two_processes_write_one_checkpoint(tmp_path):
+    require_that_two_processes_write_one_checkpoint(tmp_path)

@@ -110,13 +110,13 @@ class Checkpoint(Saver):
         best = {rule.metric: rule.direction for rule in self.keep.rules}
         manifest = Manifest(run.step, time.time(), self.store.name, self._metrics(run), best)
         folder, store, needed = self._folder, self.store, run.best_step
-        options = {} if folder.directory.shared else {"shared": False}
+        apart = {} if folder.directory.shared else {"shared": False}
         self._saved, self._known[run.step], self._saved_at = _time_point(run), manifest.metrics, time.perf_counter()
 
         def write() -> None:
             with explained(f"the checkpoint of step {manifest.step} cannot be written into {self.directory}"):
                 encoded = _encoded({**data, "versions": _versions()})
-                folder.add(manifest, lambda path: store.write(path, snapshot, **options), encoded, needed)
+                folder.add(manifest, lambda path: store.write(path, snapshot, **apart), encoded, needed)
 
         if several():
             write()  # the processes wait for each other, which a thread of each could do in another order than their steps
