@@ -74,9 +74,9 @@ class Bucket:
     def sizes(self, folder: str) -> dict[str, int]:
         """The sizes of the objects in a folder and in the folders in it."""
         self._system.invalidate_cache()
-        above = len(self._at(folder)) + 1
-        found = {name[above:]: entry["size"] for name, entry in self._call("find", self._at(folder), detail=True).items()}
-        return {name: size for name, size in found.items() if is_inside(name)}
+        above, found = f"{self._at(folder)}/", self._call("find", self._at(folder), detail=True)
+        sizes = {name.removeprefix(above): entry["size"] for name, entry in found.items() if name.startswith(above)}
+        return {name: size for name, size in sizes.items() if is_inside(name)}
 
     def read(self, name: str) -> bytes:
         return self._call("cat_file", self._at(name))

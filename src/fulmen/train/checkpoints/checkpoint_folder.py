@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fulmen.devices.processes import is_first, wait_for_others
 from fulmen.train.checkpoints.atomic_files import explained, write_file
-from fulmen.train.checkpoints.checkpoint_list import RUN, examined
+from fulmen.train.checkpoints.checkpoint_list import RUN, SavedCheckpoint, examined
 from fulmen.train.checkpoints.directories import directory_at
 from fulmen.train.checkpoints.manifest import Manifest
 from fulmen.train.checkpoints.retention import Latest, Retention
@@ -37,13 +37,14 @@ class CheckpointFolder:
     def _open(self, step: int) -> None:
         with explained(f"checkpoints cannot be written into {self.directory}"):
             self.directory.open()
-        further = [s for s, files in self.directory.folders().items() if s > step and examined(files, s).valid]
-        if further:
-            self.close()
-            raise ValueError(
-                f"{self.directory} has a checkpoint of step {further[-1]}, and this run begins at step {step}. Write "
-                f"resume={str(self.directory)!r} in `fit` to continue the run that is there, or save into another directory."
-            )
+            further = [s for s, files in self.directory.folders().items() if s > step and examined(files, s).valid]
+            if further:
+                self.close()
+                raise ValueError(
+                    f"{self.directory} has a checkpoint of step {further[-1]}, and this run begins at step {step}. Write "
+                    f"resume={str(self.directory)!r} in `fit` to continue the run that is there, or save into another directory."
+                )
+            self.directory.take()
 
     def add(self, manifest: Manifest, write_state: Callable[[Path], None], run: bytes, needed: int | None = None) -> None:
         """Write a checkpoint, and remove those that are not kept.
@@ -67,13 +68,17 @@ class CheckpointFolder:
 
     def metrics(self) -> dict[int, dict[str, float]]:
         """The metrics of each checkpoint whose files have the right sizes, by its step."""
-        saved = {step: examined(files, step, digests=False) for step, files in self.directory.folders().items()}
-        return {step: each.metrics for step, each in saved.items() if each.valid}
+        return {step: each.metrics for step, each in self._valid().items()}
+
+    def _valid(self) -> dict[int, SavedCheckpoint]:
+        found = {step: examined(files, step, digests=False) for step, files in self.directory.folders().items()}
+        return {step: each for step, each in found.items() if each.valid}
 
     def _remove_others(self, needed: set[int | None]) -> None:
-        metrics = self.metrics()
+        valid = self._valid()
+        metrics = {step: each.metrics for step, each in valid.items()}
         for step in metrics.keys() - self.keep.kept(metrics) - Latest(1).kept(metrics) - needed:
-            self.directory.remove(step)
+            self.directory.remove(valid[step].files)
 
     def close(self) -> None:
         """Release the directory for other runs."""

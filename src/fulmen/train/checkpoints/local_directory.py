@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from fulmen.devices.processes import is_first, wait_for_others
 from fulmen.train.checkpoints.atomic_files import remove_folder, sync_folder, sync_tree, write_file
@@ -34,12 +35,15 @@ class Directory:
         raise NotImplementedError
 
     def open(self) -> None:
-        """Create the directory, keep other runs from writing into it, and remove what a killed process left; the first process calls it.
+        """Create the directory, and lock it where that is possible; the first process calls it.
 
         Raises:
             OSError: if the directory is not writable.
             FolderInUseError: if another run saves in it.
         """
+
+    def take(self) -> None:
+        """Begin to write: keep other runs from it, and remove what a killed process left; the first process calls it."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -61,8 +65,8 @@ class Directory:
         """
         raise NotImplementedError
 
-    def remove(self, step: int) -> None:
-        """Remove a checkpoint, at once for whoever lists it."""
+    def remove(self, files: Any) -> None:
+        """Remove one of `folders`, at once for whoever lists it."""
         raise NotImplementedError
 
 
@@ -90,6 +94,8 @@ class LocalDirectory(Directory):
     def open(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = FolderLock(self.path)
+
+    def take(self) -> None:
         self._remove_leftovers()  # also shows whether the directory is writable
 
     def close(self) -> None:
@@ -130,8 +136,8 @@ class LocalDirectory(Directory):
         if previous.exists():
             remove_folder(previous)
 
-    def remove(self, step: int) -> None:
-        remove_folder(self.path / named_steps(self._names())[step])
+    def remove(self, files: LocalFiles) -> None:
+        remove_folder(files.path)
 
     def _remove_leftovers(self) -> None:
         """Remove the folders that a killed process left; a living one would have the lock."""

@@ -2,8 +2,8 @@
 
 A checkpoint is written into a folder of the local file system and uploaded from it. The mark `.incomplete` is the first object of
 its folder, and the manifest the last: a folder with the mark and without the manifest is not a checkpoint. A removal writes the
-mark, and then removes the manifest first. One of the same step is replaced under the name with the ending `.previous`, or the
-one without, and removed when the new one is complete.
+mark, and then removes the manifest first. A checkpoint that replaces one of the same step gets a name with the ending `.previous`,
+and the other one is removed when it is complete.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class DownloadedFiles(LocalFiles):
 class RemoteDirectory(Directory):
     """A directory in an object store.
 
-    The run that opened it last owns it: an earlier one stops with an error at its next save.
+    The run that took it last owns it: an earlier one stops with an error at its next save.
     """
 
     def __init__(self, url: str) -> None:
@@ -126,7 +126,7 @@ class RemoteDirectory(Directory):
         """The folders of checkpoints by their names, complete or not."""
         return {name: RemoteFiles(self._bucket, name) for name in self._bucket.folders() if is_checkpoint(name)}
 
-    def open(self) -> None:
+    def take(self) -> None:
         self._owner = f"process {os.getpid()} on {socket.gethostname()}, {secrets.token_hex(8)}".encode()
         self._bucket.write(_OWNER, self._owner)
         self._remove_leftovers()
@@ -161,7 +161,7 @@ class RemoteDirectory(Directory):
             self._bucket.write(f"{name}/{MANIFEST}", replace(manifest, files=files).encoded())
             self._bucket.remove(name, [_INCOMPLETE])
             if replaced:
-                self._remove(RemoteFiles(self._bucket, usual))
+                self.remove(RemoteFiles(self._bucket, usual))
         return f"{self}/{name}"
 
     def _upload(self, folder: Path, name: str) -> tuple[str, dict[str, tuple[int, str]]]:
@@ -186,12 +186,7 @@ class RemoteDirectory(Directory):
         wait_for_others("the files of a checkpoint")
         return name, {each: (size, digest) for each, (size, digest) in files.items()}
 
-    def remove(self, step: int) -> None:
-        files = self.folders()[step]
-        assert isinstance(files, RemoteFiles)
-        self._remove(files)
-
-    def _remove(self, files: RemoteFiles) -> None:
+    def remove(self, files: RemoteFiles) -> None:
         self._bucket.write(f"{files.name}/{_INCOMPLETE}", b"")
         self._bucket.remove(files.name, [MANIFEST])
         self._bucket.remove(files.name, files.sizes().keys() - {MANIFEST, _INCOMPLETE})
@@ -203,4 +198,4 @@ class RemoteDirectory(Directory):
         complete = {name for name, files in found.items() if files.complete}
         for name, files in found.items():
             if name not in complete or is_replaced(name, complete):
-                self._remove(files)
+                self.remove(files)

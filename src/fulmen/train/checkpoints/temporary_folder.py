@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -20,18 +21,22 @@ def temporary_folder() -> Iterator[Path]:
     Yields:
         The path of a folder that is in use by this process alone.
     """
-    for found in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        if found.is_symlink():
-            continue
-        with contextlib.suppress(OSError, FolderInUseError):  # of another user, or in use
-            FolderLock(found).release()
-            shutil.rmtree(found)
+    if os.name != "nt":  # which has no locks
+        _remove_stale()
     folder, lock = _locked_folder()
     try:
         yield folder
     finally:
         lock.release()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_stale() -> None:
+    for found in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError, FolderInUseError):  # of another user, or in use
+            if not found.is_symlink():
+                FolderLock(found).release()
+                shutil.rmtree(found)
 
 
 def _locked_folder() -> tuple[Path, FolderLock]:
