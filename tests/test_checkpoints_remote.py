@@ -1,27 +1,25 @@
 """Checkpoints in object stores: one in memory, and a server that speaks S3 where the packages moto[server] and s3fs are installed."""
 
 import contextlib
-import importlib.util
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
 import textwrap
-import time
-import urllib.error
-import urllib.request
+import warnings
 from pathlib import Path
 
 import optax
 import pytest
 from killed_runs import outcome, run_to_the_end
+from object_store import s3_server
 from test_checkpoints_orbax import require_that_two_processes_write_one_checkpoint
 from tiny import data, net
 
 import fulmen as fm
 from fulmen.testing.equality import bits, same
+from fulmen.train.checkpoints import warn_unless_saved
 from fulmen.train.checkpoints.checkpoint_folder import CheckpointFolder
 from fulmen.train.checkpoints.file_lock import FolderInUseError, FolderLock
 from fulmen.train.checkpoints.manifest import Manifest
@@ -36,32 +34,8 @@ X, Y = data(48)
 
 @pytest.fixture(scope="module")
 def server():
-    """The URL of a bucket on a server in a process of its own."""
-    if any(importlib.util.find_spec(name) is None for name in ("moto", "flask", "s3fs")):
-        pytest.skip("needs moto[server] and s3fs")
-    before = dict(os.environ)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}"
-    os.environ |= {"AWS_ENDPOINT_URL": url, "AWS_DEFAULT_REGION": "us-east-1"}
-    os.environ |= {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"}
-    try:
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(urllib.request.Request(f"{url}/bucket", method="PUT")).close()
-                break
-            except urllib.error.URLError:
-                time.sleep(0.1)
-        yield "s3://bucket"
-    finally:
-        process.kill()
-        process.wait()
-        os.environ.clear()
-        os.environ.update(before)
-        fsspec.get_filesystem_class("s3").clear_instance_cache()
+    with s3_server() as url:
+        yield url
 
 
 @pytest.fixture(params=["memory", "server"])
@@ -82,7 +56,6 @@ def run(url, epochs, resume=None, callbacks=(), **options):
 
 
 def system_at(url):
-    """The file system of a URL, and the path in it."""
     return fsspec.core.url_to_fs(url, use_listings_cache=False, skip_instance_cache=True)
 
 
@@ -117,7 +90,7 @@ def test_each_damaged_object_is_named(bucket):
     last = fm.checkpoints(bucket)[-1]
     folder, other = f"{root}/{last.path.rpartition('/')[2]}", f"{root}/step-00000002"
     names = [name.removeprefix(f"{folder}/") for name in system.find(folder)]
-    assert {"manifest.json", "run.json", "state.json"} < set(names)
+    assert {"manifest.json", "run.json"} < set(names)
     for name in names if bucket.startswith("memory") else names[-2:]:
         path = f"{folder}/{name}"
         content = system.cat_file(path)
@@ -223,6 +196,12 @@ def test_what_is_not_there_is_an_error(server):
         fm.restore("s3://none/run", ready())
     with pytest.raises(OSError, match=r"cannot be written into s3://none/run.*bucket does not exist"):
         run("s3://none/run", 1)
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/run", "s3://bucket/run/", Path("s3://bucket/run")])
+def test_all_forms_of_a_url_are_the_same_directory(url):
+    with warnings.catch_warnings(action="error"):
+        warn_unless_saved(url, [fm.Checkpoint("s3://bucket/run/", store=fm.OrbaxStore())], False)
 
 
 def test_urls_that_are_not_known(monkeypatch):

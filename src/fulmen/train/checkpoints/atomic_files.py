@@ -29,8 +29,8 @@ def local_path(name: str, value: str | os.PathLike[str], remedy: str = ".") -> P
 def remote_url(value: str | os.PathLike[str]) -> str | None:
     """The URL that an argument is, such as "s3://bucket/run", or None."""
     match = re.match(r"(\w\w+):/+", os.fspath(value)) if isinstance(value, str | os.PathLike) else None
-    # `Path` makes one slash of two.
-    return None if match is None else f"{match[1]}://{os.fspath(value)[match.end() :]}"
+    # `Path` makes one slash of two, and drops the last one.
+    return None if match is None else f"{match[1]}://{os.fspath(value)[match.end() :].rstrip('/')}"
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ class Bucket:
     """
 
     def __init__(self, url: str) -> None:
-        self.url, kind = url.rstrip("/"), url.partition(":")[0]
+        self.url, kind = url, url.partition(":")[0]
         if kind == "file":
             raise ValueError(f"directory must be a path or the URL of an object store, got {url!r}; write the path.")
         try:
@@ -39,8 +39,9 @@ class Bucket:
         try:
             self._system, self._root = url_to_fs(self.url)
         except ImportError as error:
-            package = _PACKAGES.get(kind, "that is named above")
-            raise ImportError(f"{kind}:// URLs need the package {package}: pip install {package}") from error
+            package = _PACKAGES.get(kind)
+            remedy = f"need the package {package}: pip install {package}" if package else f"need another package: {error}"
+            raise ImportError(f"{kind}:// URLs {remedy}.") from error
         except ValueError as error:
             raise ValueError(f"directory must be a path or a URL such as s3://bucket/run, got {url!r}: {error}.") from None
 

@@ -57,7 +57,7 @@ class Checkpoint(Saver):
         OSError: in the run, if a checkpoint cannot be written; the earlier ones are intact.
         RuntimeError: at the beginning of a run, if another run saves in the directory; in an object store, at a save after
             another run has begun to.
-        ValueError: for a URL without a store that writes several files.
+        ValueError: for a URL without `store=fm.OrbaxStore()`.
 
     >>> fm.Checkpoint("runs/digits", every=fm.Every(minutes=10), keep=fm.Latest(2) | fm.Best("validation/accuracy"))
     Checkpoint('runs/digits', every=Every(minutes=10), keep=Latest(2) | Best('validation/accuracy'))

@@ -125,6 +125,7 @@ def checkpoints(directory: str | os.PathLike[str], *, digests: bool = True) -> C
 
     Raises:
         FileNotFoundError: if there is no such directory.
+        OSError: if an object store cannot be reached, or denies access.
     """
     found = directory_at(directory)
     if not found.exists():
@@ -187,6 +188,7 @@ def restore(directory: str | os.PathLike[str], like: Any, step: int | str | None
 
     Raises:
         FileNotFoundError: if there is no such directory or checkpoint.
+        OSError: if an object store cannot be reached, or denies access.
         ValueError: if the checkpoint is damaged, or holds the state of another system.
     """
     directory = place_of("directory", directory)
