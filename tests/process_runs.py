@@ -100,6 +100,9 @@ def differ(state):
 
 
 def main(port, process, processes, folder, what):
+    # The processes of later runs read the programs of the first.
+    jax.config.update("jax_compilation_cache_dir", f"{folder}/programs")
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if processes > 1:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         patience = {"initialization_timeout": 300, "heartbeat_timeout_seconds": 10 if what == "killed" else 100}

@@ -3,13 +3,12 @@
 import json
 import shutil
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forked import start
 
 import fulmen as fm
 
@@ -21,22 +20,15 @@ def run(processes, folder, what):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, str(RUNS), str(port)]
-    started = [
-        subprocess.Popen(
-            [*command, str(i), str(processes), str(folder), what],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for i in range(processes)
-    ]
+    outputs = [folder / f"{what}-{i}.txt" for i in range(processes)]
+    started = [start(RUNS, port, i, processes, folder, what, output=output) for i, output in enumerate(outputs)]
     try:
-        outputs = [one.communicate(timeout=1200)[0] for one in started]
+        for one in started:
+            one.join(1200)
     finally:
         for one in started:
             one.kill()
-    return [one.returncode for one in started], outputs
+    return [one.exitcode for one in started], [output.read_text() for output in outputs]
 
 
 def results(codes, outputs):
