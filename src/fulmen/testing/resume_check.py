@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 import fulmen as fm
@@ -53,17 +54,17 @@ def check_resumes(component: Any, data: Any, *, kills: int = 2, **options: Any) 
         TypeError: if an argument cannot be pickled.
     """
     try:
-        pickle.dumps((component, data, options))
+        pickled = pickle.dumps((component, data, options))
     except Exception as error:
         raise TypeError(
             f"check_resumes: component, data and options must be picklable, for another process: {error}."
         ) from None
     with tempfile.TemporaryDirectory() as folder:
-        whole = _part(component, data, options, Path(folder, "whole"), 0)
+        whole = _part(pickled, Path(folder, "whole"), 0)
         total = int(whole["step"])
         for number in range(kills):
-            _part(component, data, options, Path(folder, "killed"), max(total * (number + 1) // (kills + 1), 1))
-        resumed = _part(component, data, options, Path(folder, "killed"), 0)
+            _part(pickled, Path(folder, "killed"), max(total * (number + 1) // (kills + 1), 1))
+        resumed = _part(pickled, Path(folder, "killed"), 0)
     names = [name for name in whole["history"] if name != "seconds"]
     different = [
         f"history[{n!r}]"
@@ -76,17 +77,14 @@ def check_resumes(component: Any, data: Any, *, kills: int = 2, **options: Any) 
     assert not different, f"a resumed run differs from one that was not killed in {', '.join(different)}"
 
 
-def _part(component: Any, data: Any, options: dict[str, Any], folder: Path, kill: int) -> Any:
+def _part(pickled: bytes, folder: Path, kill: int) -> Any:
     """Run until the end, or until the process is killed after a step; returns the result of a complete run."""
-    context = multiprocessing.get_context("spawn")
+    # Each process is forked from one that has imported JAX and has not used it.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["fulmen"])
     folder.mkdir(exist_ok=True)
-    before = os.environ.get("XLA_FLAGS")
-    os.environ["XLA_FLAGS"] = f"{before or ''} --xla_cpu_multi_thread_eigen=false"
-    try:
-        process = context.Process(target=_run, args=(component, data, options, folder, kill))
-        process.start()
-    finally:
-        os.environ.pop("XLA_FLAGS") if before is None else os.environ.update(XLA_FLAGS=before)
+    process = context.Process(target=_run, args=(pickled, folder, kill))
+    process.start()
     process.join(_PATIENCE)
     if process.exitcode is None:
         process.kill()
@@ -96,7 +94,12 @@ def _part(component: Any, data: Any, options: dict[str, Any], folder: Path, kill
     return None if kill else pickle.loads((folder / "result").read_bytes())
 
 
-def _run(component: Any, data: Any, options: dict[str, Any], folder: Path, kill: int) -> None:
+def _run(pickled: bytes, folder: Path, kill: int) -> None:
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
+    # Each program is compiled once: the later parts read those of the first.
+    jax.config.update("jax_compilation_cache_dir", str(folder.parent / "programs"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    component, data, options = pickle.loads(pickled)  # its arrays start JAX
     listed = [
         *options.pop("callbacks", ()),
         fm.Checkpoint(folder / "checkpoints", every=fm.Every(steps=1), keep=fm.Latest(2)),
@@ -111,6 +114,4 @@ def _run(component: Any, data: Any, options: dict[str, Any], folder: Path, kill:
 
 
 def _named(state: Any) -> list[tuple[str, Any]]:
-    import jax
-
     return [(jax.tree_util.keystr(path, simple=True), leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]]
