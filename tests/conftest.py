@@ -54,8 +54,8 @@ def getkey():
 
 @pytest.fixture
 def optimised(monkeypatch):
-    """Processes that the test starts compile with XLA's full optimisation, on one thread."""
-    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=3")
+    """Processes that the test starts compile with level 1 of XLA's optimisation; it computes a GPT in a third of the time of level 0."""
+    monkeypatch.setenv("XLA_FLAGS", f"{os.environ['XLA_FLAGS']} --xla_backend_optimization_level=1")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What holds bit for bit: the files in `exact/`, run in a process of their own with XLA's full optimisation.
+"""What holds bit for bit: the files in `exact/`, run in a process of their own with XLA's optimisation.
 
 The rest of the suite compiles without it (`conftest.py`), where two programs of the same arithmetic may round differently.
 """

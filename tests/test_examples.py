@@ -13,7 +13,7 @@ pytest.importorskip("matplotlib")
 
 FOLDER = Path(__file__).parents[1] / "examples"
 SMALL = {
-    "certified": dict(kinds=("interval bounds",), epochs=1, radii=(0.1,), steps=2),
+    "certified": dict(kinds=("interval bounds",), epochs=2, radii=(0.1,), steps=2),
     "denoiser": dict(epochs=1, widths=(2, 4)),
     "diffusion": dict(epochs=1, width=8, depth=1),
     "dqn": dict(epochs=1, steps=20),
@@ -36,8 +36,8 @@ def load(name):
 
 
 def few_digits(digits, return_X_y=False):
-    """In place of `load_digits`: the first 800 of its 1,797 images."""
-    few = type(digits)(data=digits.data[:800], target=digits.target[:800])
+    """In place of `load_digits`: the first 640 of its 1,797 images, of which most programs make full batches only."""
+    few = type(digits)(data=digits.data[:640], target=digits.target[:640])
     return (few.data, few.target) if return_X_y else few
 
 
