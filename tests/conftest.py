@@ -53,12 +53,6 @@ def getkey():
 
 
 @pytest.fixture
-def optimised(monkeypatch):
-    """Processes that the test starts compile with level 1 of XLA's optimisation; it computes a GPT in a third of the time of level 0."""
-    monkeypatch.setenv("XLA_FLAGS", f"{os.environ['XLA_FLAGS']} --xla_backend_optimization_level=1")
-
-
-@pytest.fixture
 def unprivileged(tmp_path):
     """The rights of a user who is not root, who could use all files; a function changes the permissions of a path."""
     root = os.geteuid() == 0

@@ -1,6 +1,6 @@
 """A step of a GAN gives bit for bit what two updates written by hand give on the same batch; so does the alternating one.
 
-Run with XLA's optimisation, by `tests/test_exact.py`: two programs of the same arithmetic agree bit for bit only so.
+Run with XLA's full optimisation, by `tests/test_exact.py`: two programs of the same arithmetic agree bit for bit only so.
 """
 
 import jax

@@ -1,6 +1,6 @@
 """`fit` gives bit for bit what a loop written by hand gives on the same batches.
 
-Run with XLA's optimisation, by `tests/test_exact.py`: two programs of the same arithmetic agree bit for bit only so.
+Run with XLA's full optimisation, by `tests/test_exact.py`: two programs of the same arithmetic agree bit for bit only so.
 """
 
 import jax
