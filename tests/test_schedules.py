@@ -23,7 +23,7 @@ STEPS = np.arange(TOTAL + 20, dtype=np.int32)
 
 def values(rate, steps=STEPS):
     with jax.numpy_dtype_promotion("standard"):  # optax counts in integers
-        return np.asarray([rate(step) for step in steps])
+        return np.asarray(jax.jit(jax.vmap(rate))(np.asarray(steps, np.int32)))
 
 
 def rates(schedule):
