@@ -183,9 +183,7 @@ METRICS = [
 
 @pytest.mark.parametrize(("metric", "shape"), METRICS)
 def test_metrics_of_no_examples_are_nan(metric, shape):
-    found = compiled(
-        metric, predict(np.zeros((SIZE, CLASSES), np.float32), np.zeros(SIZE, int), np.zeros(SIZE, np.float32))
-    )
+    found = compiled(metric, predict(np.zeros((SIZE, CLASSES), np.float32), np.zeros(SIZE, int), np.zeros(SIZE, np.float32)))
     host = jax.tree.map(np.asarray, found)
     with np.errstate(invalid="ignore"):
         values = found.compute(), host.compute()

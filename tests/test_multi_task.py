@@ -112,8 +112,9 @@ def test_weights_are_hyperparameters(state):
         fm.loss(fm.replace(weighted, {"weights.half": 2.0}), DATA), means["label"] + 2 * means["half"], rtol=1e-6
     )
     assert fm.count_parameters(weighted) == 55
-    slopes = jax.grad(lambda s: fm.loss(s, DATA))(fm.Weighted(state.system, {"label": 3.0, "half": 0.0})).system
-    alone = jax.grad(of_task)(state.system.backbone, state.system.heads["label"], "label")
+    run = jax.jit(jax.grad(lambda s: fm.loss(s, DATA)))
+    slopes = run(fm.Weighted(state.system, {"label": 3.0, "half": 0.0})).system
+    alone = jax.jit(jax.grad(of_task), static_argnums=2)(state.system.backbone, state.system.heads["label"], "label")
     np.testing.assert_allclose(slopes.backbone.weight, 3 * alone.weight, atol=1e-6)
 
 
@@ -133,7 +134,8 @@ def test_weights_apply_inside_wrappers():
     attack = fm.FGSM(fm.LinfBall(0.1))
     adv = fm.Adversarial(weighted, attack)
     moved = fm.augment(adv, batch, fm.Train(jax.random.key(0)))
-    slope = jax.grad(lambda x: 3 * fm.loss(pair.one, fm.Labeled(x, Y)).sum() + fm.loss(pair.two, fm.Labeled(x, Y)).sum())
+    both = lambda x: 3 * fm.loss(pair.one, fm.Labeled(x, Y)).sum() + fm.loss(pair.two, fm.Labeled(x, Y)).sum()
+    slope = jax.jit(jax.grad(both))
     np.testing.assert_allclose(moved.batch.x, X + 0.1 * np.sign(slope(jnp.asarray(X))), atol=1e-6)
     one, two = (fm.loss(part, moved.batch).mean() for part in (pair.one, pair.two))
     np.testing.assert_allclose(fm.loss(adv, moved), 3 * one + two, rtol=1e-6)
@@ -146,7 +148,7 @@ def test_weights_by_uncertainty(state):
     expected = sum(np.exp(-s) * means[name] + s / 2 for s, name in zip(variances, TASKS))
     np.testing.assert_allclose(fm.loss(weighted, DATA), expected, rtol=1e-6)
     assert fm.count_parameters(weighted) == 57
-    slope = jax.grad(lambda s: fm.loss(s, DATA))(weighted).weights.log_variances
+    slope = jax.jit(jax.grad(lambda s: fm.loss(s, DATA)))(weighted).weights.log_variances
     theirs = [-np.exp(-s) * means[name] + 0.5 for s, name in zip(variances, TASKS)]
     np.testing.assert_allclose(slope, theirs, rtol=1e-5)
 

@@ -54,7 +54,7 @@ def test_the_gradient_is_of_the_mean_over_examples(raw):
     def mean_loss(layer):
         return optax.softmax_cross_entropy_with_integer_labels(layer(raw[0]), raw[1]).mean()
 
-    slope = jax.grad(mean_loss)(state.system.layer)
+    slope = jax.jit(jax.grad(mean_loss))(state.system.layer)
     moved = jax.tree.map(jnp.subtract, state.system.layer, after.system.layer)
     for a, b in zip(leaves(moved), leaves(slope), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
@@ -362,6 +362,7 @@ def test_a_gradient_through_training(raw):
     def after(lr):
         return fm.loss(fm.train_step(fm.replace(state, {"optimizer.lr": lr}), raw)[0], raw)
 
+    after = jax.jit(after)
     slope = jax.grad(after)(jnp.asarray(1e-2))
     near = (after(jnp.asarray(1.1e-2)) - after(jnp.asarray(0.9e-2))) / 2e-3
     np.testing.assert_allclose(slope, near, rtol=2e-2)
