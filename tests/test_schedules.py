@@ -294,7 +294,7 @@ def test_a_schedule_has_a_picture(schedule):
     steps, shown = axes.lines[0].get_data()
     rate = schedule(PLAN) if "plan" in options else schedule
     assert steps[0] == 0 and steps[-1] == TOTAL
-    np.testing.assert_allclose(shown, values(rate, steps), rtol=1e-5)
+    np.testing.assert_allclose(shown, values(rate, steps), rtol=1e-5, atol=1e-7)
     assert axes.get_xlabel().startswith("step") and axes.get_ylabel() == "learning rate"
     low, high = axes.get_ylim()
     assert low <= min(shown) and high >= max(shown)
