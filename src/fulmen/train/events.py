@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, TypeAlias
 
-import jax
 import numpy as np
 
 from fulmen.core.mode import Plan
