@@ -1,6 +1,7 @@
 """The code of the README and of the documentation's pages, and the docstrings' examples, are tests too."""
 
 import contextlib
+import gc
 import itertools
 import os
 import platform
@@ -51,6 +52,10 @@ with contextlib.suppress(ImportError, AttributeError):  # a private name of JAX,
             return self.context
 
     mlir.make_ir_context = _Contexts()
+
+# A full collection of a process with thousands of programs takes half a second, and Python would start one every few seconds.
+gc.freeze()  # what is imported stays
+gc.set_threshold(5_000, 10, 20)
 
 # Each page is one program, a module of its own. Code that is shown and not run, as that of other libraries, is in blocks of `py`.
 _numbers = itertools.count(1)
