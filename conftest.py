@@ -1,10 +1,13 @@
 """The code of the README and of the documentation's pages, and the docstrings' examples, are tests too."""
 
+import contextlib
+import gc
 import itertools
 import os
 import platform
 import re
 import tempfile
+import threading
 from importlib.metadata import version
 
 # Before jax is imported. One thread: XLA on the CPU is bit-stable only so, and some tests compare bits. Most of the tests'
@@ -32,6 +35,27 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 
 import fulmen as fm
 from fulmen.dispatching.registry import all_named_verbs
+
+with contextlib.suppress(ImportError, AttributeError):  # a private name of JAX, without which the tests are slower
+    from jax._src.interpreters import mlir
+
+    class _Contexts(threading.local):
+        """Lowers programs in one MLIR context for each thread: to make one takes a third of the time of a small program."""
+
+        def __init__(self, make=mlir.make_ir_context):
+            self.make, self.used = make, 0
+
+        def __call__(self):
+            self.used += 1
+            if self.used % 200 == 1:  # a context keeps the constants of all programs
+                self.context = self.make()
+            return self.context
+
+    mlir.make_ir_context = _Contexts()
+
+# A full collection of a process with thousands of programs takes half a second, and Python would start one every few seconds.
+gc.freeze()  # what is imported stays
+gc.set_threshold(5_000, 10, 20)
 
 # Each page is one program, a module of its own. Code that is shown and not run, as that of other libraries, is in blocks of `py`.
 _numbers = itertools.count(1)

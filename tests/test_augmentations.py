@@ -47,7 +47,7 @@ def test_noise_has_its_scale_and_no_mean(scale):
 
 
 def test_mixup_mixes_inputs_and_targets_in_the_same_share():
-    found = fm.augment(fm.augmentations.Mixup(1.0, CLASSES), batch(), mode())
+    found = apply(fm.augmentations.Mixup(1.0, CLASSES), batch(), mode())
     one_hot = np.eye(CLASSES, dtype=np.float32)[LABELS]
     x, y = np.asarray(found.x), np.asarray(found.y)
     np.testing.assert_allclose(y.sum(1), 1, rtol=1e-5)
@@ -69,14 +69,14 @@ def test_mixup_mixes_inputs_and_targets_in_the_same_share():
 
 
 def test_mixup_with_a_small_alpha_hardly_changes_most_examples():
-    found = fm.augment(fm.augmentations.Mixup(jnp.asarray(0.01), CLASSES), batch(), mode())
+    found = apply(fm.augmentations.Mixup(jnp.asarray(0.01), CLASSES), batch(), mode())
     sharp = np.asarray(found.y).max(1) > 0.99
     assert sharp.mean() > 0.9
 
 
 def test_mixup_of_probabilities():
     y = RNG.dirichlet(np.ones(CLASSES), N).astype(np.float32)
-    found = fm.augment(fm.augmentations.Mixup(0.4, CLASSES), batch(y=y), mode())
+    found = apply(fm.augmentations.Mixup(0.4, CLASSES), batch(y=y), mode())
     np.testing.assert_allclose(found.y.sum(1), 1, rtol=1e-5)
     np.testing.assert_allclose(found.y.mean(0), y.mean(0), atol=0.05)
 
@@ -92,7 +92,7 @@ def test_mixup_of_inputs_in_half_precision():
     "augmentation", [fm.augmentations.Flip(), fm.augmentations.Noise(0.1), fm.augmentations.Mixup(0.4, CLASSES)]
 )
 def test_results_depend_only_on_the_key(augmentation):
-    first, again, other = (fm.augment(augmentation, batch(), mode(seed)).x for seed in (0, 0, 1))
+    first, again, other = (apply(augmentation, batch(), mode(seed)).x for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
 

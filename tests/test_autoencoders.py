@@ -46,7 +46,7 @@ def test_the_bound(objective):
 
 def test_gradients_go_through_the_draw():
     vae = fm.init(fm.VAE(Linear(4, 4), Linear(2, 4), beta=0.0), jax.random.key(0))
-    slopes = fm.differentiate(vae, fm.Unlabeled(X), fm.Train(jax.random.key(3)))[1]
+    slopes = jax.jit(fm.differentiate)(vae, fm.Unlabeled(X), fm.Train(jax.random.key(3)))[1]
     assert (np.asarray(slopes.encoder.weight) != 0).all()
 
 
@@ -88,7 +88,7 @@ def test_the_codebook_is_a_running_mean():
             outputs = through @ vqvae.decoder.weight + vqvae.decoder.bias[None]
             return ((outputs - X) ** 2).mean() + 0.3 * ((z - e) ** 2).mean()
 
-        slope = jax.grad(by_hand)(vqvae.encoder.weight, vqvae.encoder.bias)
+        slope = jax.jit(jax.grad(by_hand))(vqvae.encoder.weight, vqvae.encoder.bias)
         before = np.asarray(vqvae.encoder.weight)
         evaluated = fm.evaluate(state, X, batch_size=4)
         state, logs = fm.train_step(state, X)
@@ -108,7 +108,7 @@ def test_the_codebook_moves_in_training_only():
     state = fm.setup(fm.systems.VQVAE(Linear(4, 2), fm.models.Quantizer(5, 2), Linear(2, 4)), X, optimizer=SGD)
     attacked = fm.perturb(fm.FGSM(fm.LinfBall(0.1)), state, X, jax.random.key(0))
     assert 0 < np.abs(attacked.x - X).max() <= 0.1001
-    slopes = fm.differentiate(state.system, fm.Unlabeled(X), fm.Eval(jax.random.key(0)))
+    slopes = jax.jit(fm.differentiate)(state.system, fm.Unlabeled(X), fm.Eval(jax.random.key(0)))
     np.testing.assert_array_equal(slopes[2].quantizer.total.value, state.system.quantizer.total.value)
 
 

@@ -10,6 +10,7 @@ from tiny import Linear, Net, data
 import fulmen as fm
 from fulmen import dispatch
 from fulmen.core.component import fold_name
+from fulmen.core.mode import name_hash
 
 X, Y = data(40)
 WEIGHT = np.ones(40, np.float32)
@@ -330,5 +331,8 @@ def test_names_of_one_checksum_draw_apart(key):
 
 def test_names_of_long_lists_draw_apart(key):
     names = [f"{field}.{i}" for field in ("layers", "blocks", "heads", "stages") for i in range(500)]
-    keys = jnp.stack([jax.random.key_data(fold_name(key, name)) for name in names])
-    assert len(np.unique(np.asarray(keys), axis=0)) == len(names)
+    run = jax.jit(jax.vmap(lambda number: jax.random.key_data(jax.random.fold_in(key, number))))
+    keys = np.asarray(run(np.uint32([name_hash(name) for name in names])))
+    assert len(np.unique(keys, axis=0)) == len(names)
+    for i in (0, -1):
+        np.testing.assert_array_equal(jax.random.key_data(fold_name(key, names[i])), keys[i])

@@ -172,7 +172,7 @@ def test_gradient_norms_are_those_of_the_gradient():
     state, history = fit([fm.GradientNorms()], system(Linear(4, 5), Linear(5, 3)), epochs=1, batch_size=40)
     key = jax.random.fold_in(state.key, state.step)
     batch = fm.Labeled(*(v[np.lexsort(X.T)] for v in (X, Y)))  # the order does not matter
-    _, gradients, _, _ = fm.differentiate(state.system, batch, fm.Train(key, state.step))
+    _, gradients, _, _ = jax.jit(fm.differentiate)(state.system, batch, fm.Train(key, state.step))
     leaves = jax.tree.leaves(gradients)
     np.testing.assert_allclose(history["gradient_norm"], [optax.tree.norm(leaves)], rtol=1e-5)
     np.testing.assert_allclose(history["gradient_norm/model.layers.0"], [optax.tree.norm(leaves[:2])], rtol=1e-5)

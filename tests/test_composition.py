@@ -84,9 +84,10 @@ def test_a_nested_system_with_a_custom_loss_keeps_it(batch):
 
 def test_the_gradient_of_a_sum_is_each_parts_own(batch):
     system = ready(pair())
-    whole = jax.grad(lambda s: fm.loss(s, batch))(system)
+    whole = jax.jit(jax.grad(lambda s: fm.loss(s, batch)))(system)
+    of_part = jax.jit(jax.grad(lambda p: entropy(p, batch).mean()))
     for part, slope in ((system.one, whole.one), (system.two, whole.two)):
-        alone = jax.grad(lambda p: entropy(p, batch).mean())(part)
+        alone = of_part(part)
         np.testing.assert_allclose(slope.layer.weight, alone.layer.weight, atol=1e-7)
 
 
@@ -166,6 +167,9 @@ def joint(first, second, batch):
     return (first(batch.x) * second(batch.x)).mean()
 
 
+by_both = jax.jit(jax.grad(joint, (0, 1)))
+
+
 @pytest.mark.parametrize("nested", [False, True, "twice"])
 def test_each_entry_trains_only_its_player(batch, nested):
     system = ready(duel())
@@ -177,11 +181,10 @@ def test_each_entry_trains_only_its_player(batch, nested):
             inner: AroundGame
 
         system = Outer(system)
-    slopes = jax.grad(lambda s: fm.loss(s, batch))(system)
+    slopes = jax.jit(jax.grad(lambda s: fm.loss(s, batch)))(system)
     for name in ["inner"] * (nested == "twice") + ["game"] * bool(nested):
         system, slopes = getattr(system, name), getattr(slopes, name)
-    first = jax.grad(joint, 0)(system.first, system.second, batch)
-    second = jax.grad(joint, 1)(system.first, system.second, batch)
+    first, second = by_both(system.first, system.second, batch)
     np.testing.assert_allclose(slopes.first.layer.weight, first.layer.weight, atol=1e-6)
     np.testing.assert_allclose(slopes.second.layer.weight, -0.5 * second.layer.weight, atol=1e-6)
 

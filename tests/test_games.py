@@ -275,8 +275,17 @@ def losses(duel: Ordered, batch):
     return {"second": -0.5 * value, "first": value}
 
 
+@jax.jit
 def joint(first, second):
     return (first.layer(X) * second.layer(X)).mean()
+
+
+@jax.jit
+def one_after_another(first, second):
+    """The second player after a step of gradient descent, and the layer of the first after its own, which follows."""
+    down = lambda part, slope: jax.tree.map(lambda p, g: p - 0.1 * g, part.layer, slope.layer)
+    moved = fm.replace(second, layer=down(second, jax.grad(lambda s: -0.5 * joint(first, s), allow_int=True)(second)))
+    return moved, down(first, jax.grad(joint, allow_int=True)(first, moved))
 
 
 @pytest.mark.parametrize(
@@ -285,9 +294,7 @@ def joint(first, second):
 def test_alternating_updates_start_from_the_updates_before(optimizer):
     state = fm.setup(fm.systems.Alternating(Ordered(player(), player())), X, optimizer=optimizer)
     first, second = state.system.game.first, state.system.game.second
-    down = lambda part, slope: jax.tree.map(lambda p, g: p - 0.1 * g, part.layer, slope.layer)
-    moved = fm.replace(second, layer=down(second, jax.grad(lambda s: -0.5 * joint(first, s), allow_int=True)(second)))
-    expected = down(first, jax.grad(joint, allow_int=True)(first, moved))
+    moved, expected = one_after_another(first, second)
     after, logs = fm.train_step(state, X)
     same(after.system.game.second.layer, moved.layer)
     same(after.system.game.first.layer, expected)
@@ -390,16 +397,22 @@ def panel(form="list", kind=list):
     return Panel(Linear(4, 3), {str(i): c for i, c in enumerate(critics)} if kind is dict else kind(critics), form)
 
 
+def names(system, batch):
+    """The names of the entries in their order."""
+    found = []
+    jax.eval_shape(lambda: found.extend(fm.losses(system, batch)))
+    return found
+
+
 @pytest.mark.parametrize(
     ("form", "kind"), [("list", list), ("dict", tuple), ("names", list), ("dict", dict), ("list", dict)]
 )
 def test_each_of_several_players_is_differentiated_separately(form, kind):
     system = fm.init(panel(form, kind), jax.random.key(0))
     batch = fm.Unlabeled(jnp.asarray(X))
-    entries = fm.losses(system, batch)
-    assert [*entries] == ["maker", "critics.0", "critics.1"]
+    assert names(system, batch) == ["maker", "critics.0", "critics.1"]
     slopes = jax.jit(jax.grad(lambda s: fm.loss(s, batch)))(system)
-    expected = jax.grad(lambda s: sum(scores(s, batch.x).values()))(system)
+    expected = jax.jit(jax.grad(lambda s: sum(scores(s, batch.x).values())))(system)
     same(slopes.critics, expected.critics, rtol=1e-5)
     same(slopes.maker, jax.tree.map(jnp.negative, expected.maker), rtol=1e-5)
 
@@ -407,21 +420,21 @@ def test_each_of_several_players_is_differentiated_separately(form, kind):
 def test_an_entry_gives_other_players_no_gradient():
     """The first one's entry holds the second alone, so nothing is differentiated."""
     system = fm.init(panel("crossed"), jax.random.key(0))
-    slopes = jax.grad(lambda s: fm.loss(s, fm.Unlabeled(jnp.asarray(X))))(system)
+    slopes = jax.jit(jax.grad(lambda s: fm.loss(s, fm.Unlabeled(jnp.asarray(X)))))(system)
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(slopes.critics))
 
 
 def test_an_entry_shared_by_all_players_of_a_field():
     system = fm.init(panel("together"), jax.random.key(0))
     batch = fm.Unlabeled(jnp.asarray(X))
-    assert [*fm.losses(system, batch)] == ["maker", "critics"]
+    assert names(system, batch) == ["maker", "critics"]
 
     def whole(s):
         found = scores(s, batch.x)
         return sum(found.values()) + found["0"] * found["1"]
 
     slopes = jax.jit(jax.grad(lambda s: fm.loss(s, batch)))(system)
-    same(slopes.critics, jax.grad(whole)(system).critics, rtol=1e-5)
+    same(slopes.critics, jax.jit(jax.grad(whole))(system).critics, rtol=1e-5)
 
 
 def test_several_players_in_a_run():

@@ -26,8 +26,8 @@ random.seed(0)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def fit(rate, steps):
-    system = fm.Classifier(fm.models.MLP(4, 8, 3))
-    return fm.fit(system, (x, y), optimizer=optax.adam(rate), steps=steps, batch_size=32, progress=False)
+    system = fm.Classifier(fm.models.Dense(4, 3))
+    return fm.fit(system, (x, y), optimizer=optax.sgd(rate), steps=steps, batch_size=32, progress=False)
 
 fit(1.0, 1)
 begun = time.perf_counter()

@@ -93,7 +93,7 @@ METRICS = (fm.metric_types.Perplexity(), fm.Accuracy(), BitsPerCharacter())
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10**6), n=st.integers(1, 9), batch_size=st.sampled_from([1, 4]))
+@given(seed=st.integers(0, 10**6), n=st.integers(4, 9), batch_size=st.sampled_from([1, 4]))
 def test_an_evaluation_is_exact_over_ragged_sequences_and_batches(seed, n, batch_size):
     tokens = ragged(n, seed)
     real = each_token(tokens, lambda i, t: tokens[i, t] != PAD)
@@ -118,7 +118,7 @@ def test_the_gradient_is_that_of_the_mean_over_real_tokens():
     before = _state(LanguageModel(bigrams(), pad=PAD))
     after, logs = fm.train_step(before, tokens)
     table = before.system.model.table.weight
-    value, gradient = jax.value_and_grad(by_hand)(table)
+    value, gradient = jax.jit(jax.value_and_grad(by_hand))(table)
     np.testing.assert_allclose(logs["loss"], value, rtol=1e-6)
     np.testing.assert_allclose(table - after.system.model.table.weight, gradient, atol=1e-6)
 
@@ -206,8 +206,8 @@ def test_it_is_part_of_a_system():
 @functools.cache
 def transformer_run():
     """A transformer with dropout that learns to count; sequences end at different places."""
-    counting = (np.arange(60)[:, None] + np.arange(LENGTH)) % (VOCABULARY - 1) + 1
-    data = np.where(np.arange(LENGTH)[None] < np.arange(60)[:, None] % 6 + 2, counting, PAD).astype(np.int32)
+    counting = (np.arange(64)[:, None] + np.arange(LENGTH)) % (VOCABULARY - 1) + 1
+    data = np.where(np.arange(LENGTH)[None] < np.arange(64)[:, None] % 6 + 2, counting, PAD).astype(np.int32)
     net = Transformer(**SIZES, dropout=0.1, unroll=True)
     system = LanguageModel(net, fm.CrossEntropy() + 1e-5 * fm.L2(), metrics=METRICS, pad=PAD)
     state, history = fm.fit(
@@ -238,8 +238,8 @@ def test_predictions_follow_the_inputs():
     state, _, data = transformer_run()
     outputs = fm.predict(state, data[:5])
     assert outputs.shape == (5, LENGTH - 1, VOCABULARY)
-    np.testing.assert_allclose(outputs, fm.forward(state, data[:5, :-1]), atol=1e-5)
-    prediction = fm.predictions(state, data[:5])[""]
+    np.testing.assert_allclose(outputs, jax.jit(fm.forward)(state, data[:5, :-1]), atol=1e-5)
+    prediction = jax.jit(fm.predictions)(state, data[:5])[""]
     np.testing.assert_allclose(prediction.outputs, outputs.reshape(-1, VOCABULARY), atol=1e-5)
     np.testing.assert_array_equal(prediction.batch.y, data[:5, 1:].reshape(-1))
 
@@ -283,7 +283,8 @@ WRONG = {
     ),
     "out of range, predicted by members in a wrapper": (
         lambda: fm.predict(
-            setup(ragged(), fm.systems.SemiSupervised(fm.Population(LanguageModel(Transformer(**SIZES)), 2))), ragged() + 5
+            fm.init(fm.systems.SemiSupervised(fm.Population(LanguageModel(Transformer(**SIZES)), 2)), jax.random.key(0)),
+            ragged() + 5,
         ),
         ValueError,
         "takes tokens from 0 to 10, got 15",

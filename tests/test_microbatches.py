@@ -80,8 +80,7 @@ def equals_the_whole_batch(system, raw, k=3, tolerance=1e-5, **options):
     return parts
 
 
-@pytest.mark.parametrize("k", [2, 3, 5, 12], ids="k={}".format)
-@pytest.mark.parametrize("weight", [None, WEIGHTS], ids=["plain", "weighted"])
+@pytest.mark.parametrize(("k", "weight"), [(2, None), (12, None), (3, WEIGHTS), (5, WEIGHTS)], ids=["2", "12", "3", "5"])
 def test_a_step_equals_the_step_of_the_whole_batch(k, weight):
     system = classifier(objective=fm.CrossEntropy() + 1e-2 * fm.L2())
     equals_the_whole_batch(system, (X, Y) if weight is None else (X, Y, weight), k)
@@ -90,32 +89,33 @@ def test_a_step_equals_the_step_of_the_whole_batch(k, weight):
 ATTACK = fm.PGD(REGION, step_size=0.03, steps=2, start=fm.attacks.Uniform())
 
 OTHERS = {
-    "parts": (pair(), (X, Y), {}),
-    "scalar": (Scalar(Dense(4, 3)), X, {}),
-    "adversarial": (fm.Adversarial(classifier(), ATTACK, clean_weight=0.5), (X, Y, WEIGHTS), {}),
-    "trades": (fm.TRADES(classifier(), ATTACK), (X, Y), {}),
-    "sam": (fm.defences.SAM(classifier()), (X, Y, WEIGHTS), {}),
-    "population": (fm.Population(classifier(), 2), (X, Y, WEIGHTS), {"lr": [0.1, 0.01]}),
-    "per_member": (fm.Population(classifier(), 2), fm.systems.PerMember([(X, Y), (X[:9] + 1, Y[:9])]), {}),
-    "around": (fm.Adversarial(fm.Population(classifier(), 2), ATTACK), (X, Y), {}),
+    "parts": (pair(), (X, Y), 5, {}),
+    "scalar": (Scalar(Dense(4, 3)), X, 5, {}),
+    "adversarial": (fm.Adversarial(classifier(), ATTACK, clean_weight=0.5), (X, Y, WEIGHTS), 3, {}),
+    "trades": (fm.TRADES(classifier(), ATTACK), (X, Y), 3, {}),
+    "sam": (fm.defences.SAM(classifier()), (X, Y, WEIGHTS), 5, {}),
+    "population": (fm.Population(classifier(), 2), (X, Y, WEIGHTS), 5, {"lr": [0.1, 0.01]}),
+    "per_member": (fm.Population(classifier(), 2), fm.systems.PerMember([(X, Y), (X[:9] + 1, Y[:9])]), 5, {}),
+    "around": (fm.Adversarial(fm.Population(classifier(), 2), ATTACK), (X, Y), 3, {}),
 }
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_systems_equal_the_whole_batch(name):
-    system, raw, options = OTHERS[name]
-    equals_the_whole_batch(system, raw, 5, 5e-5, **options)
+    system, raw, k, options = OTHERS[name]
+    equals_the_whole_batch(system, raw, k, 5e-5, **options)
 
 
 EXACT = "classifier regressor model pair adversarial population frozen language_model scanned multi_task weighted"
 SYSTEMS = fm.testing.systems()
+UNEVEN = "adversarial language_model multi_task semi_supervised"  # microbatches of 4, 3 and 3 examples: two loops to compile
 
 
 @pytest.mark.parametrize("name", [name for name in SYSTEMS if name != "actor_critic"])
 def test_every_kind_of_system_takes_microbatches(name):
     system, raw = SYSTEMS[name]
     options = {"batch_size": 10, "epochs": 1, "optimizer": optax.sgd, "lr": 0.1, "progress": False, "seed": 1}
-    state, history = fm.fit(system, raw, microbatches=3, **options)
+    state, history = fm.fit(system, raw, microbatches=3 if name in UNEVEN.split() else 2, **options)
     assert all(np.isfinite(values).all() for values in history.values())
     if name in EXACT.split():
         whole, other = fm.fit(system, raw, **options)
@@ -147,7 +147,7 @@ def test_buffers_are_means_over_the_batch():
 def test_batch_norm_sees_each_microbatch_by_itself():
     norm = classifier(Dense(4, 8), BatchNorm(8), Dense(8, 3))
     state, _ = one_step(norm, (X, Y), 3, steps=1)
-    start = fm.setup(norm, (X, Y), optimizer=optax.adam, lr=0.1, steps=4).system
+    start = fm.setup(norm, (X, Y), optimizer=optax.sgd, lr=0.1, steps=4, microbatches=3).system
     hidden = np.asarray(start.model.layers[0](X))
     np.testing.assert_allclose(state.system.model.layers[1].mean.value, 0.1 * hidden.mean(0), rtol=1e-5, atol=1e-6)
     each = np.mean([hidden[i::3].var(0, ddof=1) for i in range(3)], 0)

@@ -17,6 +17,9 @@ from fulmen.train.gradients import learning_rates
 PLAN = fm.Plan(steps_per_epoch=4, epochs=2, total_steps=8, batch_size=16)
 
 
+BATCH = tuple(v[:16] for v in data(64))  # of the shape that `setup` has traced
+
+
 def by_total(plan: fm.Plan):
     return 1.0 / plan.total_steps
 
@@ -139,7 +142,7 @@ def test_forms_and_their_learning_rate_in_the_logs(optimizer, lr, rate):
     given = {} if lr is None else {"lr": lr}
     state = fm.setup(net(), data(64), optimizer=optimizer, epochs=2, batch_size=16, **given)
     assert state.plan == PLAN
-    _, logs = fm.train_step(state, data(64))
+    _, logs = fm.train_step(state, BATCH)
     assert float(logs["lr"]) == pytest.approx(rate) if rate else "lr" not in logs
 
 
@@ -156,13 +159,18 @@ def test_forms_and_their_learning_rate_in_the_logs(optimizer, lr, rate):
 )
 def test_the_logged_rate_is_the_one_of_the_update(optimizer, lr):
     state = fm.setup(net(), data(16), optimizer=optimizer, steps=8, **({"lr": lr} if lr else {}))
-    ones = jax.tree.map(jnp.ones_like, state.system)
+
+    @jax.jit
+    def step(state):
+        after = fm.apply_gradients(state, jax.tree.map(jnp.ones_like, state.system), value=jnp.ones(()))
+        change = (state.system.layer.bias - after.system.layer.bias).mean()
+        return after, change, learning_rates(state, after)["lr"].value
+
     used, logged = [], []
     for _ in range(8):
-        after = fm.apply_gradients(state, ones, value=jnp.ones(()))
-        used.append(float((state.system.layer.bias - after.system.layer.bias).mean()))
-        logged.append(float(learning_rates(state, after)["lr"].value))
-        state = after
+        state, change, rate = step(state)
+        used.append(float(change))
+        logged.append(float(rate))
     used, logged = np.asarray(used), np.asarray(logged)
     np.testing.assert_allclose(used[used > 0], logged[used > 0], rtol=1e-5)
     assert (used > 0).sum() == (4 if "MultiSteps" in str(state.optimizer_state) else 8)
@@ -251,7 +259,7 @@ def test_a_schedule_spans_the_run():
 def test_warm_up(warmup):
     schedule = fm.cosine(1.0, warmup=warmup)
     state = fm.setup(net(), data(64), optimizer=optax.sgd, lr=schedule, epochs=4, batch_size=16)
-    assert float(fm.train_step(state, data(64))[1]["lr"]) == 0.0
+    assert float(fm.train_step(state, BATCH)[1]["lr"]) == 0.0
     rate = fm.cosine(1.0, warmup=warmup, end=0.1)(fm.Plan(total_steps=16))
     assert [round(float(rate(i)), 4) for i in (0, 2, 4, 16)] == [0.0, 0.5, 1.0, 0.1]
 
@@ -352,8 +360,8 @@ def test_another_length_of_the_run_compiles_only_what_depends_on_it(make, option
     def run(epochs):
         with Compilations() as compiled:
             state = fm.setup(make(Linear(4, 3)), data(64), epochs=epochs, batch_size=16, **options)
-            _, logs = fm.train_step(state, data(64))
-            fm.eval_step(state, data(64))
+            _, logs = fm.train_step(state, BATCH)
+            fm.eval_step(state, BATCH)
             _, history = fm.fit(state, data(64), epochs=epochs, batch_size=16, progress=False)
         alive.append(state)  # its programs with it
         if make is Paced:

@@ -347,7 +347,7 @@ def test_data_that_hangs_does_not_keep_a_run_from_ending(how):
 
 
 SCRIPT = """
-import os, signal, sys
+import os, signal
 import numpy as np, optax
 import fulmen as fm
 from fulmen import dispatch
@@ -361,31 +361,31 @@ def due(callback: Press):
 
 @dispatch
 def on(event: fm.Due, callback: Press, run):
-    os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+    os.kill(os.getpid(), sent)
 
 x, y = np.ones((64, 4), np.float32), np.zeros(64, np.int32)
-if "ignored" in sys.argv:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+system = fm.Classifier(fm.models.Dense(4, 3))
+fit = lambda: fm.fit(system, (x, y), optimizer=optax.sgd, lr=0.1, steps=10, batch_size=32, callbacks=[Press()])[0]
+
+sent = signal.SIGINT
+print("returned", int(fit().step))
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+print("ignored", int(fit().step))
+sent = signal.SIGTERM
 try:
-    state, _ = fm.fit(
-        fm.Classifier(fm.models.MLP(4, 8, 3)), (x, y), optimizer=optax.adam(0.1), steps=10, batch_size=32, callbacks=[Press()]
-    )
-    print("returned", int(state.step))
+    print("returned", int(fit().step))
 except SystemExit as error:
     print("state", int(error.state.step))
     raise
 """
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "text"),
-    [(["SIGTERM"], 143, "state 3"), (["SIGINT"], 0, "returned 3"), (["SIGINT", "ignored"], 0, "returned 10")],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-)
-def test_signals_in_a_script(arguments, code, text):
-    done = subprocess.run([sys.executable, "-c", SCRIPT, *arguments], capture_output=True, text=True, timeout=300)
-    assert done.returncode == code, done.stderr
-    assert done.stdout.splitlines()[-1] == text
+def test_signals_in_a_script():
+    """After Ctrl-C `fit` returns, unless the script ignores it; after SIGTERM the script ends."""
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 143, done.stderr
+    said = [line for line in done.stdout.splitlines() if line.split()[0] in ("returned", "ignored", "state")]
+    assert said == ["returned 3", "ignored 10", "state 3"]
 
 
 # How it continues

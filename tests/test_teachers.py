@@ -78,7 +78,7 @@ def test_the_average_is_state_and_nothing_else(averaged, labeled):
     assert fm.count_parameters(state.system) == trained
     moments = sum(v.size for v in arrays(state.optimizer_state) if v.ndim)
     assert moments == 2 * trained  # Adam's two, of the component alone
-    _, slopes, moved, _ = fm.differentiate(state.system, fm.Labeled(*labeled), fm.Train(jax.random.key(0)))
+    _, slopes, moved, _ = jax.jit(fm.differentiate)(state.system, fm.Labeled(*labeled), fm.Train(jax.random.key(0)))
     assert not jax.tree.leaves(slopes.average)
     assert all((a == b).all() for a, b in zip(arrays(moved.average), arrays(state.system.average)))
 
@@ -161,7 +161,7 @@ def test_mean_teacher(kind, plain, labeled, unlabeled):
         return value
 
     layer = ema.component.model
-    slopes = jax.grad(by_hand, (0, 1))(layer.weight, layer.bias)
+    slopes = jax.jit(jax.grad(by_hand, (0, 1)))(layer.weight, layer.bias)
     new = ema_of(after.system).component.model
     np.testing.assert_allclose(new.weight, layer.weight - 0.1 * slopes[0], atol=1e-6)
     np.testing.assert_allclose(new.bias, layer.bias - 0.1 * slopes[1], atol=1e-6)
@@ -298,7 +298,7 @@ def test_labelled_and_unlabelled_examples_as_data(labeled, unlabeled):
     assert sorted(map(tuple, whole)) == sorted(map(tuple, data.unlabeled)) and (whole != data.unlabeled).any()
     rows = np.concatenate([b.labeled[0] for b in seen])
     assert sorted(map(tuple, rows[:small])) == sorted(map(tuple, labeled[0])) == sorted(map(tuple, rows[small : 2 * small]))
-    semi = fm.systems.SemiSupervised(fm.defences.VAT(fm.Classifier(Linear(4, 3)), eps=0.3))
+    semi = fm.systems.SemiSupervised(mean_teacher(classifier(augment=fm.augmentations.Noise(0.1))))
     options = dict(batch_size=4, progress=False)
     once, history = fm.fit(semi, data, optimizer=SGD, epochs=1, **options)
     assert int(once.step) == len(seen) and np.isfinite(history["loss/unlabeled"]).all()

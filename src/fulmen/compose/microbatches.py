@@ -61,6 +61,7 @@ def _parts(function: Callable[[Any, Any], Any], batch: Any, mode: Any, accumulat
     for begin, end, each in ((0, more * (size + 1), size + 1), (more * (size + 1), n, size)):
         if begin < end:
             run = lambda part, rows: (function(part, remake(mode, {"microbatches": 1, "batch": rows[0]})),)
+            run = jax.jit(run, inline=True)  # optax evaluates it for the shapes of the results first: it is traced once
             some = jax.tree.map(lambda v, begin=begin, end=end: jnp.asarray(v)[begin:end], everything)
             found.append(microbatching.microbatch(run, (0, 1), each, (accumulator,))(*some))
     return found

@@ -6,12 +6,19 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from fulmen.core.leaves import described, is_array
 from fulmen.core.state import State
 from fulmen.core.verbs import init
 from fulmen.devices.array_layouts import layouts_of, state_layouts
 from fulmen.devices.policies import Policy, require_policy
+
+
+def copied(arrays: Any) -> Any:
+    """A tree of arrays, copied; nothing is compiled for arrays that this process has as a whole, which `jnp.copy` would be."""
+    whole = all(v.is_fully_addressable for v in jax.tree.leaves(arrays) if isinstance(v, jax.Array))
+    return jax.device_put(arrays, may_alias=False) if whole else jax.tree.map(jnp.copy, arrays)
 
 
 def placed(state: State) -> State:

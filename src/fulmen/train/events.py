@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, TypeAlias
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fulmen.core.mode import Plan
 from fulmen.core.state import State
 from fulmen.core.verbs import due, on, owns, restore_run_state, run_state
+from fulmen.devices.placement import copied
 from fulmen.dispatching.registry import dispatch
 from fulmen.optimizers import learning_rate, with_learning_rate
 from fulmen.train.gradients import learning_rates
@@ -134,7 +133,7 @@ class Run:
     @property
     def state(self) -> State:
         """The current state, copied: the run reuses its memory. Another state may be assigned, with which the run continues."""
-        return jax.tree.map(jnp.copy, self.arrays())
+        return copied(self.arrays())
 
     @state.setter
     def state(self, value: State) -> None:

@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fulmen.core.state import State
 from fulmen.core.verbs import due, on
 from fulmen.data.source import Source
-from fulmen.devices.placement import placed
+from fulmen.devices.placement import copied, placed
 from fulmen.devices.processes import several
 from fulmen.dispatching.compiled_code import generation
 from fulmen.train.accumulate import Ledger
@@ -62,7 +61,7 @@ class StepLoop:
         # Steps donate their arrays, and the caller may still hold the state: copied once.
         self.devices = state.devices
         state = state if self.devices is None else placed(state)
-        self.leaves: list[Any] = [jnp.copy(v) for v in state.arrays]
+        self.leaves: list[Any] = copied(state.arrays)
         if getattr(self, "structure", None) is not state.structure:
             self.generation: int | None = None
         self.structure, self.raw_key, self.run.step = state.structure, state.raw_key, int(state.step)
@@ -218,7 +217,7 @@ class StepLoop:
                 self._store(changing, int(step), unread)
                 self._add(sums)
             elif self.sums is not None and not self.taken:
-                ledger.append(jnp.copy(sums), complete=False)
+                ledger.append(copied(sums), complete=False)
         return None
 
     def _open_sums(self) -> Any:
@@ -249,7 +248,7 @@ class StepLoop:
         assert self.ledger is not None
         complete = bool(self.called) or self.batches % _SUMMED == 0
         if complete or incomplete:  # sums that are not complete are donated to the next step: the ledger gets a copy
-            self.ledger.append(sums if complete else jnp.copy(sums), complete)
+            self.ledger.append(sums if complete else copied(sums), complete)
         self.sums = None if complete else sums
         return self._placed(self.ledger.zeros()) if complete else sums
 
