@@ -13,7 +13,7 @@ from tiny import Compilations, data, net
 
 import fulmen as fm
 from fulmen.core.state import without_plan
-from fulmen.core.structure import RECENT, Structure, pack
+from fulmen.core.structure import RECENT, Structure, pack, per_structure, seldom_run
 
 X, Y = data(8)
 KEY = jax.random.key(0)
@@ -163,3 +163,24 @@ def test_numbers_that_compare_equal_are_told_apart(static, first, second):
 @pytest.mark.parametrize("value", [2, 2.0, True, -0.0, NAN, "a", None, (1, NAN), np.float32(2)], ids=str)
 def test_equal_static_values_share_a_structure(value):
     assert pack(Scaled(value))[1] is pack(Scaled(pickle.loads(pickle.dumps(value))))[1]
+
+
+def test_a_layer_is_drawn_by_one_program_with_the_same_numbers_as_in_compiled_code():
+    layer = fm.models.Dense(5, 3)
+    with Compilations() as compiled:
+        drawn = fm.init(layer, KEY)
+    assert compiled.names == ["jit(_drawn)"]
+    inside = jax.jit(lambda key: fm.init(layer, key).weight)(KEY)
+    np.testing.assert_array_equal(drawn.weight, inside)
+    assert jax.eval_shape(lambda: fm.init(layer, KEY)).weight.shape == (5, 3)
+
+
+def test_programs_that_run_seldom_are_compiled_with_fewer_optimisations(monkeypatch):
+    """Unless XLA_FLAGS says how much to optimise, as in these tests."""
+    assert seldom_run() is None
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
+    options = seldom_run()
+    assert options == ({"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None)
+    run = per_structure(seldom=True)(lambda structure, x: x + 1)
+    traced = run.of(pack(object())[1]).trace(1.0)
+    assert traced.lower().compile()(1.0) == 2.0

@@ -8,7 +8,7 @@ import pytest
 import fulmen as fm
 from fulmen import dispatch
 from fulmen.objectives import Margin
-from fulmen.robust.attacks import Square, attempt
+from fulmen.robust.attacks import Square, attack_loop, attempt
 from fulmen.robust.attacks.region import L1Ball, L2Ball
 from fulmen.robust.attacks.square import _peaks, _sides, changed, pattern
 
@@ -42,6 +42,20 @@ def margins(system, batch):
 def norm(name, offset):
     flat = np.asarray(offset).reshape(len(offset), -1)
     return np.linalg.norm(flat, {"Linf": np.inf, "L2": 2, "L1": 1}[name], axis=1)
+
+
+def test_steps_without_gradients_loop_in_a_program_until_the_next_check(key, monkeypatch):
+    system, batch = problem()
+    calls, advance = [], attack_loop._advance
+    monkeypatch.setattr(attack_loop, "_advance", lambda *a: calls.append(int(a[4] - a[3])) or advance(*a))
+    attack = Square(fm.LinfBall(0.05) & BOX, 300)
+    together = attempt(attack, system, batch, key)
+    assert 0 < together.succeeded.sum() < len(batch) and sum(calls) == 300 and len(calls) < 60
+    monkeypatch.setattr(Square, "uses_gradients", True)
+    one_by_one = attempt(attack, system, batch, key)
+    assert len(calls) > 300
+    for name in ("x", "value", "succeeded", "first"):
+        np.testing.assert_array_equal(getattr(together, name), getattr(one_by_one, name))
 
 
 @pytest.mark.parametrize("name", BALLS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import os
 import threading
 import weakref
 from collections.abc import Callable
@@ -160,8 +161,8 @@ def keep(structure: Structure, owner: Any) -> None:
 class PerStructure:
     """See `per_structure`."""
 
-    def __init__(self, function: Callable[..., Any], **options: Any) -> None:
-        self._function, self._options = function, options
+    def __init__(self, function: Callable[..., Any], seldom: bool = False, **options: Any) -> None:
+        self._function, self._seldom, self._options = function, seldom, options
         functools.update_wrapper(self, function)
 
     def __call__(self, structure: Structure, *args: Any) -> Any:
@@ -183,13 +184,21 @@ class PerStructure:
             return function(reference(), *args)
 
         del run.__wrapped__  # its signature has one argument more
-        return jax.jit(run, **self._options)
+        return jax.jit(run, compiler_options=seldom_run() if self._seldom else None, **self._options)
 
 
-def per_structure(**options: Any) -> Callable[[Callable[..., Any]], PerStructure]:
+def per_structure(*, seldom: bool = False, **options: Any) -> Callable[[Callable[..., Any]], PerStructure]:
     """A decorator that compiles `f(structure, *args)` for each structure; the programs are dropped with the structure.
 
     Args:
+        seldom: whether the program runs so seldom that it should compile fast rather than run fast.
         **options: those of `jax.jit`; argument numbers count from the argument after the structure.
     """
-    return functools.partial(PerStructure, **options)
+    return functools.partial(PerStructure, seldom=seldom, **options)
+
+
+def seldom_run() -> dict[str, Any] | None:
+    """The compiler options of a program that runs seldom; None if XLA_FLAGS sets the level, or on accelerators."""
+    chosen = "xla_backend_optimization_level" in os.environ.get("XLA_FLAGS", "")
+    # On the CPU a program that draws random numbers then compiles in half the time, most of which is LLVM's.
+    return None if chosen or jax.default_backend() != "cpu" else {"xla_backend_optimization_level": 1}

@@ -1,12 +1,15 @@
 """Layers: `Dense`, `Dropout`, `Flatten`."""
 
+import functools
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from fulmen.core import Model, Train, hyper, remake, static
+from fulmen.core.structure import seldom_run
 from fulmen.core.verbs import forward, init
 from fulmen.dispatching.registry import dispatch
 from fulmen.models.input_checks import (
@@ -57,8 +60,19 @@ def forward(layer: Dense, x):
 
 def initialized(layer: Any, key: jax.Array, shape: tuple[int, ...]) -> Any:
     """The layer with a weight of this shape, of variance 1 / the product of all axes but the last, and a bias of 0."""
-    weight = jax.nn.initializers.lecun_normal()(key, shape)
-    return remake(layer, {"weight": weight, "bias": jnp.zeros(shape[-1]) if layer.use_bias else None})
+    traced = isinstance(jax.random.key_data(key), Tracer)  # so is that of any key in compiled code
+    weight, bias = (_drawn if traced else _draw_program())(key, shape, layer.use_bias)
+    return remake(layer, {"weight": weight, "bias": bias})
+
+
+def _drawn(key: jax.Array, shape: tuple[int, ...], use_bias: bool) -> tuple[jax.Array, jax.Array | None]:
+    return jax.nn.initializers.lecun_normal()(key, shape), jnp.zeros(shape[-1]) if use_bias else None
+
+
+@functools.cache
+def _draw_program() -> Any:
+    """One program instead of several, and one that runs once."""
+    return jax.jit(_drawn, static_argnums=(1, 2), compiler_options=seldom_run())
 
 
 def weights(layer: Any) -> list[Any]:

@@ -80,7 +80,7 @@ class Attack(Component):
 
     **Extending.** A subclass has these fields and its own. Write `transformation(attack: Mine)`; for an iterative attack
     that is not an optax chain, `begin` and `advance` of `fm.attacks`; for any other, `perturb(attack: Mine, system, batch,
-    key)`.
+    key)`. Set `uses_gradients = False` if the steps do not differentiate the system: then they loop inside one program.
 
     >>> chain = optax.chain(optax.normalize_by_update_norm(), optax.trace(decay=1.0), fm.attacks.fgsm(0.02))
     >>> fm.Attack(chain, fm.LinfBall(0.1), steps=10)
@@ -90,6 +90,7 @@ class Attack(Component):
     __example__ = "fm.PGD(region, step_size=0.01, steps=40)"
     needs_ball: ClassVar[bool] = False  # whether its region must contain one ball
     finishes_all: ClassVar[bool] = False  # whether `finish` improves examples that are done
+    uses_gradients: ClassVar[bool] = True  # whether its steps differentiate the system
     nearest: ClassVar[bool] = False  # whether it searches for the nearest adversarial point, possibly outside its region
 
     region: Region

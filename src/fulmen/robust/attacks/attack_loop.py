@@ -12,7 +12,7 @@ from fulmen.core.verbs import advance, begin, finish
 from fulmen.robust.attacks.problem import Problem, Seen
 
 UNROLL = 10
-"""A traced program unrolls at most this many steps; convolutions are slow in loops on the CPU."""
+"""A traced program unrolls at most this many steps; gradients of convolutions are slow in loops on the CPU."""
 
 CHECK_EVERY = 4
 """Steps between two checks of which examples are done. A check waits for the device, so long attacks check less often."""
@@ -144,16 +144,17 @@ def packed(problem: Problem) -> tuple[Structure, list[Any]]:
 
 
 def _run_compiled(problem: Problem) -> AttackState:
-    """Run compiled steps: one or a few per call on the CPU, where loops inside a program are slow, and many elsewhere."""
+    """Run compiled steps: one or a few per call on the CPU, where gradients of convolutions are slow in loops, otherwise many."""
     steps = problem.attack.length
     problem = remake(problem, {"attack": problem.attack.stepped, "steps": np.int32(steps)})
     targeted, state = _begin(*packed(problem))
     problem = remake(problem, targeted)
     structure, leaves = packed(problem)
     size, rows, found = len(problem.batch), np.arange(len(problem.batch)), None
-    (stride, unrolled), checked = _stride(steps, state.done is not None), 0
-    for step in range(0, steps, stride):
-        if state.done is not None and step - checked >= max(CHECK_EVERY, step // 10):
+    unrolled, step, checked = _unrolled(problem.attack, steps), 0, 0
+    while step < steps:
+        wait = max(CHECK_EVERY, step // 10)
+        if state.done is not None and step and (not unrolled or step - checked >= wait):
             checked = step
             left = np.flatnonzero(~np.asarray(state.done)[: len(rows)])
             if not left.size:
@@ -166,17 +167,18 @@ def _run_compiled(problem: Problem) -> AttackState:
                 each, state = _take_rows((_per_example(problem), state), some)
                 problem = remake(problem, each)
                 structure, leaves = packed(problem)
-        state = _advance(structure, leaves, state, np.int32(step), np.int32(min(step + stride, steps)), unrolled)
+        last = min(step + (unrolled or (steps if state.done is None else wait)), steps)
+        state = _advance(structure, leaves, state, np.int32(step), np.int32(last), unrolled)
+        step = last
     state = _results(_finish(structure, leaves, state))
     return state if found is None else _scatter(state, rows, found)
 
 
-def _stride(steps: int, stops: bool) -> tuple[int, int]:
-    """The number of steps per call, and how many of them are unrolled; 0 for a loop."""
-    if jax.default_backend() != "cpu":
-        return CHECK_EVERY if stops else steps, 0
-    stride = max(n for n in range(1, CHECK_EVERY + 1) if steps % n == 0) if steps >= MANY_STEPS else 1
-    return stride, stride
+def _unrolled(attack: Any, steps: int) -> int:
+    """The number of steps per call, unrolled; 0 for a loop until the next check."""
+    if jax.default_backend() != "cpu" or not attack.uses_gradients:
+        return 0
+    return max(n for n in range(1, CHECK_EVERY + 1) if steps % n == 0) if steps >= MANY_STEPS else 1
 
 
 def bucket(n: int, size: int) -> int:
@@ -235,7 +237,7 @@ def _take_steps(problem: Problem, state: AttackState, first: Any, last: Any, unr
     return state
 
 
-@per_structure()
+@per_structure(seldom=True)
 def _begin(structure: Structure, leaves: list[Any]) -> tuple[dict[str, Any], AttackState]:
     problem = structure.unpack(leaves).with_targets()
     return _per_example(problem), begin_checked(problem)

@@ -11,6 +11,7 @@ import optax
 
 from fulmen.core import (
     Component,
+    Prediction,
     State,
     Structure,
     components,
@@ -26,7 +27,7 @@ from fulmen.core import (
 )
 from fulmen.core.batch import Batch, index, inputs, with_inputs
 from fulmen.core.prepared_batch import prepared
-from fulmen.core.verbs import as_batch, attempt, loss, perturb, validate
+from fulmen.core.verbs import as_batch, attempt, loss, perturb, succeeded, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import Objective
 from fulmen.robust.attacks.attack import Attack
@@ -93,7 +94,7 @@ def _perturb(attack: Attack, system, batch, key, *, best=True):
     return with_inputs(batch, found.x if found.best is None else found.best)
 
 
-perturb.dispatch(_perturb)  # a call, so that `_attempt` can compare methods with this function
+perturb.dispatch(_perturb)  # a call, so that methods can be compared with this function
 
 
 def last_point(attack: Attack, system: Any, batch: Any, key: Any) -> Any:
@@ -103,14 +104,35 @@ def last_point(attack: Attack, system: Any, batch: Any, key: Any) -> Any:
     return perturb(attack, system, batch, key, **options)
 
 
-@attempt.dispatch
 def _attempt(attack: Attack, system, batch, key):
     problem = Problem(attack, system, with_index(batch), key=key, stop=True)
+    return _all_runs(clean_state(problem), problem)
+
+
+attempt.dispatch(_attempt)
+
+
+def _all_runs(found: AttackState, problem: Problem) -> AttackState:
+    """Update `found` by the runs of an attack, each on the examples on which none has succeeded yet."""
+    attack, system, batch, key = problem.attack, problem.system, problem.batch, problem.key
     has_steps = perturb.method(attack, system, batch, key).function is _perturb
-    found = clean_state(problem)
     for restart in range(attack.restarts if has_steps else 1):
-        found = on_survivors(found, problem.restarted(restart), _best_points if has_steps else _perturbed_points)
+        found = _on_survivors(found, problem.restarted(restart), _best_points if has_steps else _perturbed_points)
     return found
+
+
+def after_others(found: AttackState, problem: Problem, ensemble: Attack) -> AttackState:
+    """Update `found`, the result of an ensemble's attacks, by one more of them on the examples that are left."""
+    attack, system, batch, key = problem.attack, problem.system, problem.batch, problem.key
+    if attempt.method(attack, system, batch, key).function is _attempt and _success(attack) == _success(ensemble):
+        return _all_runs(found, problem)  # without a second pass over the clean inputs
+    return _on_survivors(found, problem, lambda some: attempt(attack, system, some.batch, key, checked=True))
+
+
+def _success(attack: Attack) -> tuple[Any, ...]:
+    """What the success of an attack depends on."""
+    unknown: Any = None
+    return succeeded.method(attack.target, Prediction(unknown, unknown, unknown), None), attack.samples
 
 
 def _best_points(problem: Problem) -> AttackState:
@@ -167,7 +189,7 @@ def _clean_program(structure: Structure, leaves: list[Any]) -> AttackState:
     return _clean_state(structure.unpack(leaves))
 
 
-def on_survivors(found: AttackState, problem: Problem, run: Any) -> AttackState:
+def _on_survivors(found: AttackState, problem: Problem, run: Any) -> AttackState:
     """Update `found` by `run(problem)` on the examples on which no attack has succeeded yet."""
     if is_traced((found, problem)):
         return _better(found, run(problem))

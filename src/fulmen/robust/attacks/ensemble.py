@@ -11,7 +11,7 @@ from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import DLR, CrossEntropy, ProbabilityMargin
 from fulmen.robust.attacks.apgd import APGD
 from fulmen.robust.attacks.attack import Attack
-from fulmen.robust.attacks.attack_runs import clean_state, on_survivors, with_index
+from fulmen.robust.attacks.attack_runs import after_others, clean_state, with_index
 from fulmen.robust.attacks.boundary_attacks import FAB
 from fulmen.robust.attacks.problem import Problem
 from fulmen.robust.attacks.region import Region, ball_of, normed_ball_of
@@ -82,12 +82,8 @@ def _attempt(attack: WorstOf, system, batch, key):
     for number, member in enumerate(attack.attacks):
         own_key = None if key is None else jax.random.fold_in(key, number)
         problem = Problem(member, system, batch, key=own_key, stop=True)
-        found = on_survivors(found, problem, _attempt_member)
+        found = after_others(found, problem, attack)
     return found
-
-
-def _attempt_member(problem: Problem) -> Any:
-    return attempt(problem.attack, problem.system, problem.batch, problem.key, checked=True)
 
 
 @dispatch

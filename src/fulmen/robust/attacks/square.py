@@ -45,6 +45,8 @@ class Square(Attack, OfImages):
     Square(region=LinfBall(eps=0.1) & Box(lo=0, hi=1), queries=1000)
     """
 
+    uses_gradients = False
+
     queries: int = static(minimum=1, default=5000)
     fraction: float = hyper(above=0, maximum=1, default=0.8, kw_only=True)
     rescaled: bool = static(default=False, kw_only=True)
