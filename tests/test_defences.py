@@ -28,7 +28,7 @@ def start_point(start: Shifted, region, x, key):
     return x + 0.003 * jnp.cos(7 * jnp.arange(x.size, dtype=x.dtype) + 9 * x)
 
 
-PGD = fm.PGD(REGION, STEP, 3, start=Shifted())
+PGD = fm.PGD(REGION, STEP, 2, start=Shifted())
 
 
 @pytest.fixture(scope="module")
@@ -70,21 +70,24 @@ def kl(p, q):
 
 def moved_statistics(p, old, *passes):
     """The running statistics after some passes: the mean of those after each single pass."""
-    hidden = [x @ p["w1"] + p["b1"][None] for x in passes]
-    mean = sum(0.9 * old["mean"] + 0.1 * h.mean(0) for h in hidden) / len(hidden)
-    variance = sum(0.9 * old["variance"] + 0.1 * h.var(0, ddof=1) for h in hidden) / len(hidden)
+    hidden = [np.asarray(x) @ np.asarray(p["w1"]) + np.asarray(p["b1"]) for x in passes]
+    mean, variance = np.asarray(old["mean"]), np.asarray(old["variance"])
+    mean = sum(0.9 * mean + 0.1 * h.mean(0) for h in hidden) / len(hidden)
+    variance = sum(0.9 * variance + 0.1 * h.var(0, ddof=1) for h in hidden) / len(hidden)
     return dict(mean=mean, variance=variance)
 
 
 def ascend(objective, x, start):
     """PGD by hand on a function of the inputs."""
-    there, slope = jnp.clip(jnp.clip(start, x - EPS, x + EPS), 0, 1), jax.jit(jax.grad(lambda v: objective(v).sum()))
-    for _ in range(3):
-        there = there + STEP * jnp.sign(slope(there))
-        there = jnp.clip(jnp.clip(there, x - EPS, x + EPS), 0, 1)
+    x, slope = np.asarray(x), jax.jit(jax.grad(lambda v: objective(v).sum()))
+    inside = lambda there: np.clip(np.clip(there, x - np.float32(EPS), x + np.float32(EPS)), 0, 1)
+    there = inside(np.asarray(start))
+    for _ in range(PGD.steps):
+        there = inside(there + np.float32(STEP) * np.sign(slope(there)))
     return there
 
 
+@jax.jit
 def shifted(x):
     return jax.vmap(lambda x: start_point(Shifted(), None, x, None))(x)
 
@@ -92,12 +95,12 @@ def shifted(x):
 class Step:
     """A step of the library, and the values that the step by hand needs."""
 
-    def __init__(self, defence, data, optimizer=None):
+    def __init__(self, defence, data, optimizer=None, *, labelled=True):
         self.state = fm.setup(defence, data, optimizer=optimizer or fm.optimizers.Optimizer(optax.sgd, LR), batch_size=N)
         self.mode = fm.Train(jax.random.fold_in(self.state.key, self.state.step), self.state.step)
         self.bound = fm.bind(self.state.system, self.mode)
         self.x, self.y = map(jnp.asarray, data)
-        self.after, self.logs = fm.train_step(self.state, data)
+        self.after, self.logs = fm.train_step(self.state, data if labelled else data[0])
 
     def inside(self, system):
         while not isinstance(system, fm.Classifier):
@@ -123,7 +126,7 @@ class Step:
 
 
 def sgd(p, slopes):
-    return {name: p[name] - LR * slopes[name] for name in p}
+    return {name: np.asarray(p[name]) - np.float32(LR) * np.asarray(slopes[name]) for name in p}
 
 
 def hand_attack(step, objective=None):
@@ -146,7 +149,7 @@ def trained(step, loss, *passes):
     step.matches(sgd(p, slopes), moved_statistics(p, statistics, *passes), value)
 
 
-@pytest.mark.parametrize("weight", [None, 0.5, 0.2])
+@pytest.mark.parametrize("weight", [None, 0.2])
 def test_adversarial_training_with_a_share_of_clean_loss(weight, data):
     step = Step(fm.Adversarial(classifier(), PGD, weight), data)
     x, mask = hand_attack(step), step.mask()
@@ -164,7 +167,7 @@ def test_adversarial_training_with_a_share_of_clean_loss(weight, data):
 def test_trades(data):
     step = Step(TRADES(classifier(), PGD, beta=4.0), data)
     x, mask = divergence_attack(step), step.mask()
-    assert float(jnp.abs(x - step.x).max()) > 0.09
+    assert np.abs(x - step.x).max() > 0.06
 
     def loss(p):
         clean, robust = network(p, step.x, mask=mask), network(p, x, mask=mask)
@@ -191,8 +194,8 @@ def test_gradient_alignment(data):
     step = Step(GradAlign(classifier(), PGD, weight=0.7), data)
     x, mask = hand_attack(step), step.mask()
     key = jax.random.fold_in(step.bound.mode.at("alignment").key, 0)
-    noise = [jax.random.uniform(jax.random.fold_in(key, i), (FEATURES,), minval=-1, maxval=1) for i in range(N)]
-    near = jnp.clip(step.x + EPS * jnp.stack(noise), 0, 1)
+    draw = lambda i: jax.random.uniform(jax.random.fold_in(key, i), (FEATURES,), minval=-1, maxval=1)
+    near = jax.jit(lambda: jnp.clip(step.x + EPS * jax.vmap(draw)(jnp.arange(N)), 0, 1))()
 
     def loss(p):
         slopes = jax.grad(lambda x: ce(network(p, x, mask=mask), step.y).sum())
@@ -205,20 +208,22 @@ def test_gradient_alignment(data):
     assert 0 < float(step.logs["loss/alignment"]) < 1.4
 
 
-@pytest.mark.parametrize("labelled", [True, False])
-@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize(("labelled", "steps"), [(True, 2), (False, 1)])
 def test_virtual_adversarial_training(labelled, steps, data):
-    step = Step(VAT(classifier(), eps=0.4, weight=1.5, steps=steps, xi=0.05), data)
-    if not labelled:
-        step.after, step.logs = fm.train_step(step.state, data[0])
+    step = Step(VAT(classifier(), eps=0.4, weight=1.5, steps=steps, xi=0.05), data, labelled=labelled)
     (p, _), mask, key = step.before, step.mask(), step.bound.mode.at("direction").key
     draw = lambda i: jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, i), 0), (FEATURES,))
     unit = lambda d: d / jnp.sqrt((d**2).sum(1, keepdims=True))
-    clean = network(p, step.x, mask=mask)
-    d = unit(jnp.stack([draw(i) for i in range(N)]))
-    for _ in range(steps):
-        d = unit(jax.grad(lambda d: kl(clean, network(p, step.x + 0.05 * d, mask=mask)).sum())(d))
-    x = step.x + 0.4 * d
+
+    @jax.jit
+    def virtual_point():
+        clean = network(p, step.x, mask=mask)
+        d = unit(jax.vmap(draw)(jnp.arange(N)))
+        for _ in range(steps):
+            d = unit(jax.grad(lambda d: kl(clean, network(p, step.x + 0.05 * d, mask=mask)).sum())(d))
+        return clean, step.x + 0.4 * d
+
+    clean, x = virtual_point()
 
     def loss(p):
         virtual = 1.5 * kl(clean, network(p, x, mask=mask)).mean()
@@ -233,73 +238,79 @@ def test_virtual_adversarial_training(labelled, steps, data):
 def test_the_virtual_direction_beats_random_ones(data):
     state = fm.setup(classifier(), data, optimizer=optax.sgd(LR), batch_size=N)
     model, x = state.system.model, jnp.asarray(data[0])
-    vat = fm.bind(VAT(state.system, eps=0.05, steps=20), fm.Eval(jax.random.key(0)))
+    vat = fm.bind(VAT(state.system, eps=0.05, steps=6), fm.Eval(jax.random.key(0)))
     found = jax.jit(fm.losses)(vat, fm.Unlabeled(x))["virtual"]
-    d = jax.random.normal(jax.random.key(9), (200, N, FEATURES))
-    d = 0.05 * d / jnp.sqrt((d**2).sum(-1, keepdims=True))
-    drawn = jax.jit(jax.vmap(lambda d: kl(model(x), model(x + d))))(d)
-    assert float((found[None] > 0.95 * drawn).mean()) > 0.9
-    assert float(found.mean()) > 1.5 * float(drawn.mean())
+    d = np.random.default_rng(9).normal(size=(200, N, FEATURES)).astype(np.float32)
+    d = np.float32(0.05) * d / np.linalg.norm(d, axis=-1, keepdims=True)
+    found, drawn = np.asarray(found), np.asarray(jax.jit(jax.vmap(lambda d: kl(model(x), model(x + d))))(d))
+    assert (found > 0.95 * drawn).mean() > 0.9
+    assert found.mean() > 1.5 * drawn.mean()
 
 
 # Custom training steps
 
 
-@pytest.mark.parametrize("attacked", [False, True])
-@pytest.mark.parametrize("kind", [SAM, AWP])
+@pytest.mark.parametrize(("kind", "attacked"), [(SAM, False), (AWP, True)])
 def test_gradients_at_worse_weights(kind, attacked, data):
     inner = fm.Adversarial(classifier(), PGD) if attacked else classifier()
     step = Step(kind(inner, 0.3), data)
     x, mask, (p, statistics) = hand_attack(step) if attacked else step.x, step.mask(), step.before
     loss = lambda p: ce(network(p, x, mask=mask), step.y).mean()
     value, g = jax.jit(jax.value_and_grad(loss))(p)
+    w, g, norm = jax.tree.map(np.asarray, p), jax.tree.map(np.asarray, g), np.linalg.norm
     if kind is SAM:
-        length = jnp.sqrt(sum((v**2).sum() for v in g.values()))
-        up = {name: p[name] + 0.3 * g[name] / length for name in p}
+        length = norm([norm(v) for v in g.values()]).astype(np.float32)
+        up = {name: w[name] + np.float32(0.3) * g[name] / length for name in w}
     else:
-        norm = lambda v: jnp.sqrt((v**2).sum())
-        up = {n: p[n] + 0.3 * norm(p[n]) * g[n] / norm(g[n]) if n in ("w1", "w2") else p[n] for n in p}
-    assert any(float(jnp.abs(up[name] - p[name]).max()) > 0.01 for name in p)
+        up = {n: w[n] + np.float32(0.3) * norm(w[n]) * g[n] / norm(g[n]) if n in ("w1", "w2") else w[n] for n in w}
+    assert any(np.abs(up[name] - w[name]).max() > 0.01 for name in w)
     step.matches(sgd(p, jax.jit(jax.grad(loss))(up)), moved_statistics(p, statistics, x), value)
 
 
 def test_weights_of_a_stack_are_perturbed_layer_by_layer(data):
-    stack = Chain(Dense(FEATURES, 4), fm.models.Stacked(Dense(4, 4), 3), Dense(4, CLASSES))
+    stack = Chain(fm.models.Stacked(Dense(FEATURES, FEATURES), 3), Dense(FEATURES, CLASSES))
     state = fm.setup(AWP(fm.Classifier(stack), 0.1), data, optimizer=optax.sgd(LR))
     system, batch = state.system, fm.Labeled(*data)
-    _, slopes, _, _ = fm.differentiate(system, batch, fm.Train(jax.random.key(0)))
-    up = {leaf.path: leaf.value for leaf in fm.leaves(ascent(system, slopes, trained_part(slopes, system)))}
-    weights = {leaf.path: leaf.value for leaf in fm.leaves(system) if leaf.role == "parameter"}
+
+    @jax.jit
+    def moves(system):
+        _, slopes, _, _ = fm.differentiate(system, batch, fm.Train(jax.random.key(0)))
+        return ascent(system, slopes, trained_part(slopes, system))
+
+    up = {leaf.path: np.asarray(leaf.value) for leaf in fm.leaves(moves(system))}
+    weights = {leaf.path: np.asarray(leaf.value) for leaf in fm.leaves(system) if leaf.role == "parameter"}
     assert up.keys() == weights.keys()
     for path, w in weights.items():
         moved, layers = (v if "blocks" in path else v[None] for v in (up[path], w))
-        expected = [0.1 * float(jnp.sqrt((b**2).sum())) if path.endswith("weight") else 0.0 for b in layers]
-        np.testing.assert_allclose([float(jnp.sqrt((a**2).sum())) for a in moved], expected, rtol=1e-5)
+        expected = [0.1 * np.linalg.norm(b) if path.endswith("weight") else 0.0 for b in layers]
+        np.testing.assert_allclose([np.linalg.norm(a) for a in moved], expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("optimizer", [optax.sgd(LR), optax.adam(0.01, eps=1e-3)], ids=["sgd", "adam"])
-def test_free_adversarial_training(optimizer, data):
-    """Three replays: each updates the parameters, the statistics and, by the same gradient, the perturbation."""
-    step = Step(FreeAdversarial(classifier(), REGION, replays=3, step_size=STEP), data, optimizer)
+def test_free_adversarial_training(data):
+    """Two replays: each updates the parameters, the statistics and, by the same gradient, the perturbation."""
+    optimizer = optax.adam(0.01, eps=1e-3)
+    step = Step(FreeAdversarial(classifier(), REGION, replays=2, step_size=STEP), data, optimizer)
     p, statistics = step.before
-    x, memory, values = step.x, optimizer.init(p), []
-    for replay in range(3):
+    x, memory, values, update = data[0], optimizer.init(p), [], jax.jit(optimizer.update)
+    for replay in range(2):
         mask = step.mask(step.mode.at(f"replay {replay}") if replay else None)
         loss = lambda p, x, mask=mask: ce(network(p, x, mask=mask), step.y).mean()
         value, (slopes, slope) = jax.jit(jax.value_and_grad(loss, (0, 1)))(p, x)
         statistics = moved_statistics(p, statistics, x)
         with jax.numpy_dtype_promotion("standard"):
-            changes, memory = optimizer.update(slopes, memory, p)
-        p, values = optax.apply_updates(p, changes), [*values, value]
-        x = jnp.clip(jnp.clip(x + STEP * jnp.sign(slope), step.x - EPS, step.x + EPS), 0, 1)
+            changes, memory = update(slopes, memory, p)
+        p, values = {name: np.asarray(p[name]) + np.asarray(changes[name]) for name in p}, [*values, value]
+        moved = x + np.float32(STEP) * np.sign(slope)
+        x = np.clip(np.clip(moved, data[0] - np.float32(EPS), data[0] + np.float32(EPS)), 0, 1)
     # A bias before a normalization has no gradient but rounding, which adam divides by its eps of 1e-3.
-    step.matches(p, statistics, sum(values) / 3, atol=5e-6)
-    kept = step.after.system.perturbation.value
-    np.testing.assert_allclose(np.asarray(kept), np.asarray(x - step.x), rtol=0, atol=1e-6)
-    assert float(jnp.abs(kept).max()) > 0.05
+    step.matches(p, statistics, float(values[0] + values[1]) / 2, atol=5e-6)
+    kept = np.asarray(step.after.system.perturbation.value)
+    np.testing.assert_allclose(kept, x - data[0], rtol=0, atol=1e-6)
+    assert np.abs(kept).max() > 0.05
     again, _ = fm.train_step(step.after, (data[0][:7], data[1][:7]))  # the smaller last batch
-    np.testing.assert_array_equal(again.system.perturbation.value[7:], kept[7:])
-    assert (np.asarray(again.system.perturbation.value[:7]) != np.asarray(kept[:7])).any()
+    after = np.asarray(again.system.perturbation.value)
+    np.testing.assert_array_equal(after[7:], kept[7:])
+    assert (after[:7] != kept[:7]).any()
 
 
 def test_a_schedule_of_the_plan_spans_the_replays(data):
@@ -325,28 +336,28 @@ def test_the_fast_attack_is_fgsm_from_a_uniform_start():
 
 def test_noisy_fgsm_is_not_clipped_to_the_ball(data):
     state = fm.setup(classifier(), data, optimizer=optax.sgd(LR))
-    x, key = jnp.asarray(data[0]), jax.random.key(3)
-    (p, statistics), y = unpacked(state.system), jnp.asarray(data[1])
+    (x, y), key = data, jax.random.key(3)
+    p, statistics = unpacked(state.system)
     region = fm.LinfBall(EPS) & fm.Box(-1.0, 2.0)
-    start = fm.perturb(NFGSM(region, step_size=0.0), state, data, key).x
-    noise = np.asarray(start - x)
+    start = fm.perturb(NFGSM(region, step_size=0.0), state, data, key, best=False).x
+    noise = np.asarray(start) - x
     assert 0.19 < np.abs(noise).max() <= 0.2 + 1e-6 and abs(noise.mean()) < 0.04
-    slope = jax.grad(lambda v: ce(network(p, v, statistics), y).sum())(start)
-    found = fm.perturb(NFGSM(region), state, data, key, best=False).x
-    np.testing.assert_allclose(np.asarray(found), np.asarray(start + EPS * jnp.sign(slope)), rtol=0, atol=1e-6)
-    boxed = fm.perturb(NFGSM(REGION), state, data, key).x
-    assert float(boxed.min()) >= 0 and float(boxed.max()) <= 1
-    assert float(jnp.abs(found - x).max()) > 2 * EPS
+    slope = jax.jit(jax.grad(lambda v: ce(network(p, v, statistics), y).sum()))(start)
+    found = np.asarray(fm.perturb(NFGSM(region), state, data, key, best=False).x)
+    np.testing.assert_allclose(found, np.asarray(start) + np.float32(EPS) * np.sign(slope), rtol=0, atol=1e-6)
+    boxed = np.asarray(fm.perturb(NFGSM(REGION), state, data, key, best=False).x)
+    assert boxed.min() >= 0 and boxed.max() <= 1
+    assert np.abs(found - x).max() > 2 * EPS
 
 
 def test_radius_and_step_size_as_schedules_of_the_step(data):
     warm = optax.linear_schedule(0.0, EPS, 4)
     schedule = AttackSchedule(
-        lambda step: fm.PGD(fm.LinfBall(warm(step)) & fm.Box(0, 1), warm(step) / 2, 3, start=fm.attacks.Clean())
+        lambda step: fm.PGD(fm.LinfBall(warm(step)) & fm.Box(0, 1), warm(step) / 2, 1, start=fm.attacks.Clean())
     )
     scheduled = fm.setup(fm.Adversarial(classifier(), schedule), data, optimizer=optax.sgd(LR), batch_size=N)
     fixed = fm.setup(
-        fm.Adversarial(classifier(), fm.PGD(REGION, STEP, 3, start=fm.attacks.Clean())),
+        fm.Adversarial(classifier(), fm.PGD(REGION, STEP, 1, start=fm.attacks.Clean())),
         data,
         optimizer=optax.sgd(LR),
         batch_size=N,

@@ -8,14 +8,14 @@ import optax
 import pytest
 
 import fulmen as fm
-from fulmen.robust.defences import AWP, MART, NFGSM, SAM, TRADES, VAT, FreeAdversarial, Gaussian, fast_fgsm
+from fulmen.robust.defences import AWP, MART, NFGSM, TRADES, VAT, FreeAdversarial, Gaussian
 from fulmen.train.compiled_step import traced_step
 
 SIZE, N = 256, 64
 X = np.random.default_rng(0).random((N, SIZE), np.float32)
 Y = np.random.default_rng(1).integers(0, 10, N).astype(np.int32)
 REGION = fm.LinfBall(0.1) & fm.Box(0.0, 1.0)
-PGD = fm.PGD(REGION, 0.02, 4, start=Gaussian(0.001))
+PGD = fm.PGD(REGION, 0.02, 2, start=Gaussian(0.001))
 
 
 def classifier():
@@ -37,15 +37,12 @@ def forward():
 
 COSTS = {
     "FGSM, half clean": (lambda: fm.Adversarial(classifier(), fm.FGSM(REGION), 0.5), 8),
-    "PGD": (lambda: fm.Adversarial(classifier(), PGD), 2 * 4 + 3),
-    "fast": (lambda: fm.Adversarial(classifier(), fast_fgsm(REGION)), 5),
+    "PGD": (lambda: fm.Adversarial(classifier(), PGD), 2 * 2 + 3),
     "N-FGSM": (lambda: fm.Adversarial(classifier(), NFGSM(REGION)), 5),
-    "Free, 3 replays": (lambda: FreeAdversarial(classifier(), REGION, replays=3), 3 * 3),
-    "TRADES": (lambda: TRADES(classifier(), PGD), 2 * 4 + 7),
-    "MART": (lambda: MART(classifier(), PGD), 2 * 4 + 6),
-    "AWP around TRADES": (lambda: AWP(TRADES(classifier(), PGD)), 2 * 4 + 7 + 6),
-    "AWP around PGD": (lambda: AWP(fm.Adversarial(classifier(), PGD)), 2 * 4 + 3 + 3),
-    "SAM": (lambda: SAM(classifier()), 6),
+    "Free, 2 replays": (lambda: FreeAdversarial(classifier(), REGION, replays=2), 2 * 3),
+    "TRADES": (lambda: TRADES(classifier(), PGD), 2 * 2 + 7),
+    "MART": (lambda: MART(classifier(), PGD), 2 * 2 + 6),
+    "AWP around PGD": (lambda: AWP(fm.Adversarial(classifier(), PGD)), 2 * 2 + 3 + 3),
     "VAT": (lambda: VAT(classifier(), eps=1.0), 8),
 }
 
