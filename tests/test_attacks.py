@@ -86,7 +86,12 @@ def batch(n=N, dtype=np.float32, **options):
 
 def slope(net, x, y):
     """The gradient of each example's loss at its input."""
-    return np.asarray(jax.grad(lambda x: loss(net, fm.Labeled(x, y)).sum())(jnp.asarray(x)))
+    return np.asarray(slopes(net, x, y))
+
+
+@jax.jit
+def slopes(net, x, y):
+    return jax.grad(lambda x: loss(net, fm.Labeled(x, y)).sum())(x)
 
 
 def pgd_by_hand(net, x, y, eps, step_size, steps, start=None, box=(0, 1)):
@@ -113,14 +118,14 @@ def perturb_traced(attack, system, batch, key, best=True):
 @pytest.mark.parametrize("rate", [0.1, optax.linear_schedule(0.3, 0.1, 3)], ids=["number", "schedule"])
 def test_fgsm_is_sign_sgd(rate):
     ours, theirs = fm.attacks.fgsm(rate), optax.sign_sgd(rate)
-    x = jnp.zeros(7)
+    x = np.zeros(7, np.float32)
     one, other = ours.init(x), theirs.init(x)
-    for seed in range(4):
-        gradient = jax.random.normal(jax.random.key(seed), (7,)).at[0].set(0.0)
-        a, one = ours.update(gradient, one)
-        b, other = theirs.update(gradient, other)
+    for gradient in np.random.default_rng(0).normal(size=(4, 7)).astype(np.float32):
+        gradient[0] = 0
+        a, one = ours.update(jnp.asarray(gradient), one)
+        b, other = theirs.update(jnp.asarray(gradient), other)
         np.testing.assert_array_equal(a, b)
-        assert float(jnp.abs(a).max()) > 0.05
+        assert np.abs(np.asarray(a)).max() > 0.05
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
@@ -150,13 +155,13 @@ def test_transformation_of_attacks():
 def test_projection_is_inside_idempotent_and_nearest(dtype, seed, size, eps, low):
     with jax.enable_x64(True):
         rng, dtype = np.random.default_rng(seed), jnp.dtype(dtype)
-        origin = jnp.asarray(np.clip(rng.normal(size=(4, 50)) * size, low, low + 2)).astype(dtype)
-        x = jnp.asarray(rng.normal(size=(4, 50)) * 2 * size).astype(dtype)
-        eps, low, high = (jnp.asarray(v).astype(dtype) for v in (eps, low, low + 2))
-        origin = jnp.clip(origin, low, high)
+        origin = np.clip(rng.normal(size=(4, 50)) * size, low, low + 2).astype(dtype)
+        x = (rng.normal(size=(4, 50)) * 2 * size).astype(dtype)
+        eps, low, high = (np.asarray(v).astype(dtype) for v in (eps, low, low + 2))
+        origin = np.clip(origin, low, high).astype(dtype)
         ball, box = fm.LinfBall(eps), fm.Box(low, high)
         for region in (ball, box, ball & box, box & ball):
-            there = project(region, x, origin)
+            there = np.asarray(project(region, x, origin))
             assert there.dtype == dtype
             np.testing.assert_array_equal(project(region, there, origin), there)
             np.testing.assert_array_equal(project(region, origin, origin), origin)
@@ -166,10 +171,10 @@ def test_projection_is_inside_idempotent_and_nearest(dtype, seed, size, eps, low
             lo, hi = w_origin * 0 - np.inf, w_origin * 0 + np.inf
             if region is not box:
                 assert (np.abs(w_there - w_origin) <= w_eps).all()
-                assert (jnp.abs(there - origin) <= eps).all()
+                assert (np.abs(there - np.asarray(origin)) <= np.asarray(eps)).all()
                 lo, hi = w_origin - w_eps, w_origin + w_eps
             if region is not ball:
-                assert (there >= low).all() and (there <= high).all()
+                assert (there >= np.asarray(low)).all() and (there <= np.asarray(high)).all()
                 lo, hi = np.maximum(lo, wide(low)), np.minimum(hi, wide(high))
             inside = (w_x >= lo) & (w_x <= hi)
             np.testing.assert_array_equal(w_there[inside], w_x[inside])
@@ -183,10 +188,10 @@ def project(region, x, origin):
 
 
 def test_clipping_without_rounding_down_leaves_the_ball():
-    origin = jnp.linspace(0, 1, 1000)
-    naive = jnp.clip(origin + 1, origin - 0.1, origin + 0.1)
-    assert (jnp.abs(naive - origin) > 0.1).any()
-    assert (jnp.abs(fm.attacks.project(fm.LinfBall(0.1), origin + 1, origin) - origin) <= 0.1).all()
+    origin, eps = np.linspace(0, 1, 1000, dtype=np.float32), np.float32(0.1)
+    naive = np.clip(origin + 1, origin - eps, origin + eps)
+    assert (np.abs(naive - origin) > eps).any()
+    assert (np.abs(np.asarray(project(fm.LinfBall(0.1), origin + 1, origin)) - origin) <= eps).all()
 
 
 def test_intersections_are_flat_and_project_balls_first():
@@ -197,7 +202,7 @@ def test_intersections_are_flat_and_project_balls_first():
     # The ball around 0.15 ends at 0.25 and intersects both boxes from 0.2 on; the one around 0.05 intersects neither.
     origin, x = jnp.array([[0.15, 0.15, 0.15, 0.05]]), jnp.array([[-1.0, 0.22, 9.0, 0.5]])
     for region in (both, fm.attacks.Intersection((fm.attacks.Intersection((c, b)), a))):
-        near(fm.attacks.project(region, x, origin), [[0.2, 0.22, 0.25, 0.2]])
+        near(project(region, x, origin), [[0.2, 0.22, 0.25, 0.2]])
 
 
 # Attacks
@@ -212,7 +217,7 @@ def test_fgsm_is_the_formula(perturb, key):
     np.testing.assert_array_equal(attacked.y, data.y)
 
 
-@pytest.mark.parametrize("steps", [3, UNROLL + 2])
+@pytest.mark.parametrize("steps", [2, UNROLL + 2])
 @pytest.mark.parametrize("perturb", [fm.perturb, perturb_traced], ids=["from the host", "traced"])
 def test_pgd_is_the_loop(perturb, steps, key):
     data = batch()
@@ -254,23 +259,24 @@ def test_pgd_starts_at_random_in_the_ball(key):
 @pytest.mark.parametrize("perturb", [fm.perturb, perturb_traced], ids=["from the host", "traced"])
 @pytest.mark.parametrize("attack", [fm.FGSM(fm.LinfBall(0.25)), fm.PGD(fm.LinfBall(0.25), 0.1, 5)], ids=["FGSM", "PGD"])
 def test_a_linear_model_reaches_its_closed_form_worst_case(perturb, attack, key):
-    w = jax.random.normal(key, (WIDTH,))
+    w = np.random.default_rng(3).normal(size=WIDTH).astype(np.float32)
     data = fm.Unlabeled(batch().x)
     linear = Curve(lambda x: x * w[None])
     gained = loss(linear, perturb(attack, linear, data, key)) - loss(linear, data)
     near(gained, np.full(N, 0.25 * np.abs(w).sum()), 1e-5)  # ε ‖w‖₁
 
 
-@pytest.mark.parametrize("make", [fm.FGSM, lambda r: fm.PGD(r, 0.1, 3)], ids=["FGSM", "PGD"])
-def test_a_radius_of_zero_returns_the_input(make, key):
+@pytest.mark.parametrize(
+    ("make", "best"), [(fm.FGSM, True), (lambda r: fm.PGD(r, 0.1, 3), False)], ids=["FGSM, best", "PGD, last"]
+)
+def test_a_radius_of_zero_returns_the_input(make, best, key):
     data = batch()
-    for best in (True, False):
-        attacked = fm.perturb(make(fm.LinfBall(0.0) & BOX), net(), data, key, best=best)
-        np.testing.assert_array_equal(attacked.x, data.x)
+    attacked = fm.perturb(make(fm.LinfBall(0.0) & BOX), net(), data, key, best=best)
+    np.testing.assert_array_equal(attacked.x, data.x)
 
 
 def test_momentum_can_be_composed_from_optax_parts(key):
-    data, eps, steps = batch(), 0.1, 6
+    data, eps, steps = batch(), 0.1, 3
     chain = optax.chain(optax.normalize_by_update_norm(), optax.trace(decay=1.0), fm.attacks.fgsm(0.02))
     x, m = data.x, 0.0
     for _ in range(steps):
@@ -298,21 +304,23 @@ COMPANY = {
 def test_an_attack_on_an_example_does_not_depend_on_the_others(system, make, key):
     with jax.enable_x64(True):
         attack, whole = make(fm.LinfBall(0.1) & BOX), system(net(np.float64))
-        data = batch(dtype=np.float64, index=np.arange(N) + 7)
-        together = np.asarray(fm.perturb(attack, whole, data, key).x)
+        data = batch(9, dtype=np.float64, index=np.arange(9) + 7)
+        together = np.asarray(fm.perturb(attack, whole, data[:N], key).x)
         assert together.dtype == np.float64
-        assert np.abs(together - data.x).max() > 0.01
-        order = np.array([3, 0, 5, 1, 4, 2])
-        near(fm.perturb(attack, whole, data[order], key).x, together[order], 1e-12)
-        for i in (0, 4):
+        assert np.abs(together - data.x[:N]).max() > 0.01
+        # Four of them among others and in other rows; batches of one size share their programs.
+        order = np.array([3, 8, 5, 1, 7, 2])
+        near(np.asarray(fm.perturb(attack, whole, data[order], key).x)[[0, 2, 3, 5]], together[[3, 5, 1, 2]], 1e-12)
+        for i in (0, 4) if type(attack) is fm.PGD else ():
             near(fm.perturb(attack, whole, data[i : i + 1], key).x, together[i : i + 1], 1e-12)
 
 
 def test_without_an_index_examples_draw_by_position(key):
     attack, data = fm.PGD(fm.LinfBall(0.1), 0.01, 1), batch()
-    drawn = fm.perturb(attack, net(), data, key).x
-    np.testing.assert_array_equal(drawn, fm.perturb(attack, net(), batch(index=np.arange(N)), key).x)
-    assert (np.asarray(drawn) != np.asarray(fm.perturb(attack, net(), batch(index=np.arange(N) + 1), key).x)).any()
+    drawn = np.asarray(fm.perturb(attack, net(), data, key, best=False).x)
+    same, others = (fm.perturb(attack, net(), batch(index=np.arange(N) + i), key, best=False).x for i in (0, 1))
+    np.testing.assert_array_equal(drawn, same)
+    assert (drawn != np.asarray(others)).any()
 
 
 @pytest.mark.parametrize("perturb", [fm.perturb, perturb_traced], ids=["from the host", "traced"])
@@ -320,7 +328,7 @@ def test_the_best_point_is_kept(perturb, key):
     hill = Curve(lambda x: -((x - 0.35) ** 2))  # from 0 by steps of 0.2: 0.2, 0.4, 0.2, 0.4, …
     data = fm.Unlabeled(np.zeros((2, 1), np.float32))
     attack = functools.partial(fm.PGD, fm.LinfBall(1.0), 0.2, start=fm.attacks.Clean())
-    for steps, last in [(2, 0.4), (3, 0.2), (4, 0.4), (13, 0.2)]:
+    for steps, last in [(2, 0.4), (3, 0.2), (UNROLL + 3, 0.2)]:
         near(perturb(attack(steps=steps), hill, data, key, best=False).x, [[last]] * 2)
         near(perturb(attack(steps=steps), hill, data, key).x, [[0.4]] * 2)
     # The step is too long: the clean point is better.
@@ -397,9 +405,9 @@ def flops(function, *arguments):
     ("system", "steps"), [(lambda n: n, 1), (Declared, 1), (Declared, 3)], ids=["model", "one", "three"]
 )
 def test_the_gradient_of_the_parameters_is_not_computed(system, steps, key):
-    draw = lambda seed, *shape: jax.random.normal(jax.random.key(seed), shape)
-    big = Perceptron(draw(0, 64, 512), draw(1, 512, 10))
-    data = fm.Labeled(jax.random.uniform(key, (32, 64)), jnp.zeros(32, jnp.int32))
+    shaped = lambda *shape: jnp.asarray(np.ones(shape, np.float32))
+    big = Perceptron(shaped(64, 512), shaped(512, 10))
+    data = fm.Labeled(shaped(32, 64), np.zeros(32, np.int32))
     one = flops(lambda s, b: loss(s, b).mean(), big, data)
     attack = fm.PGD(fm.LinfBall(0.1) & BOX, 0.02, steps, fm.attacks.Clean())
     last = flops(lambda s, b, k: last_point(attack, s, b, k), system(big), data, key)
@@ -417,23 +425,26 @@ def per_example_loss(params, x, y, scale=1.0, *, flip=False):
 
 
 def test_a_plain_function_is_attacked(key):
-    params = {"w": jax.random.normal(key, (WIDTH, CLASSES))}
+    params = {"w": np.random.default_rng(3).normal(size=(WIDTH, CLASSES)).astype(np.float32)}
     data = batch()
-    mean = lambda f: lambda p, x: f(p, x, data.y).mean()
+    mean = lambda f: lambda p, x: (f(p, x, data.y).mean(), f(p, x, data.y))
+    both = lambda f: jax.jit(jax.grad(mean(f), (0, 1), has_aux=True))
     for function in (per_example_loss, lambda *a: per_example_loss(*a).mean()):
         attacked = fm.attacks.adversarial(function, fm.FGSM(fm.LinfBall(0.2) & BOX))
-        direction = jnp.sign(jax.grad(lambda x, f=function: f(params, x, data.y).sum())(jnp.asarray(data.x)))
-        there = jnp.clip(data.x + 0.2 * direction, 0, 1)
-        near(attacked(params, data.x, data.y), function(params, there, data.y))
-        through, direct = jax.jit(jax.grad(mean(attacked), (0, 1)))(params, jnp.asarray(data.x))
-        near(through["w"], jax.grad(mean(function))(params, there)["w"])
-        assert not direct.any()
-    near(attacked(params, data.x, data.y, 2.0), function(params, there, data.y, 2.0))
+        direction = np.sign(jax.jit(jax.grad(lambda x, f=function: f(params, x, data.y).sum()))(data.x))
+        there = np.clip(data.x + np.float32(0.2) * direction, 0, 1)
+        (through, direct), values = both(attacked)(params, data.x)
+        (expected, _), expected_values = both(function)(params, there)
+        near(values, expected_values)
+        near(through["w"], expected["w"])
+        assert not np.asarray(direct).any()
+    double = jax.jit(lambda params, x: function(params, x, data.y, 2.0))(params, there)
+    near(attacked(params, data.x, data.y, 2.0), double)
     random = fm.attacks.adversarial(per_example_loss, fm.PGD(fm.LinfBall(0.2), 0.05, 3))
     with pytest.raises(ValueError, match="key: a random start needs a random key, got None"):
         random(params, data.x, data.y)
-    one, two = (random(params, data.x, data.y, key=jax.random.key(seed)) for seed in (0, 1))
-    assert (one > per_example_loss(params, data.x, data.y)).all() and (one != two).any()
+    one, two = (np.asarray(random(params, data.x, data.y, key=jax.random.key(seed))) for seed in (0, 1))
+    assert (one > np.asarray(jax.jit(per_example_loss)(params, data.x, data.y))).all() and (one != two).any()
 
 
 def test_the_gradient_of_a_scalar_loss_is_not_scaled(key):
@@ -463,7 +474,7 @@ def transformation(ball: L2Ball, step_size):
 
 
 def test_a_custom_norm_needs_a_few_methods(key):
-    w = jax.random.normal(key, (WIDTH,))
+    w = np.random.default_rng(3).normal(size=WIDTH).astype(np.float32)
     linear, data = Curve(lambda x: x * w[None]), fm.Unlabeled(batch().x)
     for attack in (fm.FGSM(L2Ball(0.3)), fm.PGD(L2Ball(0.3), 0.1, 5, fm.attacks.Clean())):
         near(
@@ -506,11 +517,9 @@ def perturb(attack: Noise, system, batch, key):
 
 def test_custom_attacks(key):
     linear, data = Curve(lambda x: x), fm.Unlabeled(batch().x)
-    for steps in (2, 4):
+    for steps, perturb in ((2, fm.perturb), (3, fm.perturb), (3, perturb_traced)):
         attack = Decaying(fm.LinfBall(1.0), size=0.1, steps=steps)
-        expected = data.x + sum(0.1 * (1 - i / steps) for i in range(steps))
-        near(fm.perturb(attack, linear, data, key).x, expected)
-        near(perturb_traced(attack, linear, data, key).x, expected)
+        near(perturb(attack, linear, data, key).x, data.x + sum(0.1 * (1 - i / steps) for i in range(steps)))
     attack = Momentum(fm.LinfBall(0.1) & BOX, 0.02, 6, fm.attacks.Clean(), 1.0)
     assert (attack.step_size, attack.steps, attack.decay) == (0.02, 6, 1.0)
     parts = fm.Attack(MOMENTUM, fm.LinfBall(0.1) & BOX, steps=6)

@@ -81,7 +81,8 @@ def test_in_float64_all_coordinates_equal_those_of_other_libraries(name):
     np.testing.assert_allclose(x, RECORDED[name][ROWS], rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+# One of each way to step; the others differ from these in numbers only.
+@pytest.mark.parametrize("name", [f"torchattacks/{name}" for name in ("fgsm", "pgd_l2", "nifgsm", "tifgsm_momentum")])
 def test_in_float32_nearly_all_coordinates_are_equal(name):
     x, _ = found(ATTACKS[name], np.float32)
     assert (np.abs(x - RECORDED[name][ROWS]) <= 1e-5).mean() >= 0.999
