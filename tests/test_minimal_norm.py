@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 from parity import attacks_model
-from test_minimal_attacks import Broken, Perceptron, affine, curved, nearest_plane
+from test_minimal_attacks import Broken, Perceptron, affine, classes_at, common, nearest_plane, two_batches
 
 import fulmen as fm
 from fulmen import attacks
@@ -30,6 +30,9 @@ def norms(offset, norm):
 # The ball of few changed coordinates
 
 
+project = jax.jit(lambda region, x, origin: attacks.project(region, x, origin))
+
+
 def fewest_by_search(x, origin, k, lo, hi):
     """The nearest point, by trying every set of `k` coordinates."""
     clipped = np.clip(x, lo, hi)
@@ -43,34 +46,35 @@ def fewest_by_search(x, origin, k, lo, hi):
 def test_the_projection_onto_few_coordinates_is_the_nearest_point(k, dtype):
     with jax.enable_x64(True):
         rng = np.random.default_rng(k)
-        origin = jnp.asarray(rng.uniform(size=(8, 6)).round(2), dtype)
-        x = origin + jnp.asarray(rng.normal(size=(8, 6)).round(2), dtype)
-        there = attacks.project(attacks.L0Ball(k) & BOX, x, origin)
+        origin = rng.uniform(size=(8, 6)).round(2).astype(jnp.dtype(dtype))
+        x = origin + rng.normal(size=(8, 6)).round(2).astype(origin.dtype)
+        region = attacks.L0Ball(k) & BOX
+        there = np.asarray(project(region, x, origin))
         assert there.dtype == x.dtype and ((there >= 0) & (there <= 1)).all()
         assert ((there != origin).sum(1) <= k).all()
         wide = [np.asarray(v, np.float64) for v in (x, origin, there)]
         for row, start, found in zip(*wide, strict=True):
             best = fewest_by_search(row, start, k, 0, 1)
             assert ((found - row) ** 2).sum() == pytest.approx(((best - row) ** 2).sum(), rel=1e-6)
-        np.testing.assert_array_equal(attacks.project(attacks.L0Ball(k) & BOX, there, origin), there)
+        np.testing.assert_array_equal(project(region, there, origin), there)
 
 
 def test_few_coordinates_have_a_radius_per_example_and_combine_with_other_intervals():
-    x, origin = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4, 2, 1)), jnp.float32), jnp.zeros((3, 4, 2, 1))
+    x, origin = np.random.default_rng(0).normal(size=(3, 4, 2, 1)).astype(np.float32), np.zeros((3, 4, 2, 1), np.float32)
     counts = attacks.L0Ball(np.array([0, 2, 5]))
-    there = attacks.project(counts & fm.LinfBall(0.1), x, origin)
+    there = np.asarray(project(counts & fm.LinfBall(0.1), x, origin))
     np.testing.assert_array_equal((there != 0).sum((1, 2, 3)), [0, 2, 5])
     assert np.abs(there).max() == pytest.approx(0.1)
-    tiny = jnp.zeros((1, 4)).at[0, 2].set(1e-30)
-    np.testing.assert_array_equal(attacks.project(attacks.L0Ball(1), tiny, jnp.zeros((1, 4))), tiny)
+    tiny = np.float32([[0, 0, 1e-30, 0]])
+    np.testing.assert_array_equal(project(attacks.L0Ball(1), tiny, 0 * tiny), tiny)
 
 
 def test_attacks_of_a_fixed_budget_support_few_coordinates(key):
     system, batch = affine(dtype=np.float32)
     region = attacks.L0Ball(2) & BOX
-    x = fm.perturb(fm.PGD(region, 1.0, 10), system, batch, key).x
+    x = np.asarray(fm.perturb(fm.PGD(region, 1.0, 10), system, batch, key).x)
     assert ((x != batch.x).sum(1) <= 2).all() and ((x >= 0) & (x <= 1)).all()
-    assert (np.asarray(system.model(x)).argmax(1) != batch.y).sum() > 8
+    assert (classes_at(system, x) != batch.y).sum() > 8
 
 
 # Recorded points of adv-lib
@@ -85,9 +89,9 @@ def found(name, dtype):
     steps = RECORDED["short_steps" if length == "target" else f"{length}_steps"]
     options = {"target": attacks.Target(np.int32((y + 1) % 10))} if length == "target" else {}
     attack = KINDS[kind](BALLS[norm] & BOX, int(steps), **options)
-    there = fm.perturb(attack, attacks_model.classifier(dtype), (x, y), jax.random.key(0)).x
+    there = np.asarray(fm.perturb(attack, attacks_model.classifier(dtype), (x, y), jax.random.key(0)).x)
     assert there.dtype == dtype and ((there >= 0) & (there <= 1)).all()
-    return np.asarray(there), x
+    return there, x
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -137,13 +141,11 @@ def test_an_attack_on_an_example_does_not_depend_on_the_others(name, key):
     ball = attack.region.regions[0]
     norm = "Linf" if ball.norm_order == np.inf else f"L{ball.norm_order}"
     with jax.enable_x64(True):
-        system, batch = curved(n=32)
-        x = np.asarray(fm.perturb(attack, system, batch, key).x)
-        order = np.random.default_rng(0).permutation(len(x))
-        some = fm.perturb(attack, system, batch[order[:16]], key).x
-        np.testing.assert_allclose(some, x[order[:16]], rtol=0, atol=1e-9)
+        system, batch, other = two_batches()
+        x, others = (np.asarray(fm.perturb(attack, system, each, key).x) for each in (batch, other))
+        np.testing.assert_allclose(*common(x, others), rtol=0, atol=1e-9)
         whole = attacks.attempt(attack, system, batch, key)
-        wrong = np.asarray(system.model(jnp.asarray(x))).argmax(1) != batch.y
+        wrong = classes_at(system, x) != batch.y
     far, reached = norms(x - batch.x, norm), norms(np.asarray(whole.x) - batch.x, norm)
     succeeded = np.asarray(whole.succeeded)
     assert 3 < succeeded.sum() < 32 and ((x >= 0) & (x <= 1)).all()
@@ -153,14 +155,13 @@ def test_an_attack_on_an_example_does_not_depend_on_the_others(name, key):
 
 
 def test_steps_take_a_forward_and_a_backward_pass(key):
-    draw = lambda seed, *shape: jax.random.normal(jax.random.key(seed), shape)
-    big = Perceptron(draw(0, 64, 512), draw(1, 512, 10))
-    data = fm.Labeled(jax.random.uniform(key, (32, 64)), jnp.zeros(32, jnp.int32))
+    ones = lambda *shape: np.ones(shape, np.float32)
+    big, data = Perceptron(ones(64, 512), ones(512, 10)), fm.Labeled(ones(32, 64), np.zeros(32, np.int32))
     flops = lambda f, *a: jax.jit(f).lower(*a).compile().cost_analysis()["flops"]
     one, system = flops(lambda s, x: s(x), big, data.x), fm.Classifier(big, fm.CrossEntropy())
     for make in MADE.values():
         problem = attacks.Problem(make(), system, data)
-        state = jax.jit(lambda problem: attacks.begin(problem.attack, problem))(problem)
+        state = jax.eval_shape(lambda problem: attacks.begin(problem.attack, problem), problem)
         step = flops(lambda problem, state: attacks.advance(problem.attack, problem, state, 0), problem, state)
         assert 1.8 < step / one < 2.3, problem.attack
 

@@ -5,18 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from parity import attacks_model
-from test_minimal_attacks import affine, curved, nearest_plane, norm_of
+from test_minimal_attacks import affine, classes_at, curved, nearest_plane, norm_of
 
 import fulmen as fm
 from fulmen import attacks, dispatch
 
 BOX = fm.Box(0.0, 1.0)
 REGION = fm.LinfBall(0.05) & BOX
-
-
-def classes_at(system, x):
-    with jax.enable_x64(True):
-        return np.asarray(system.model(jnp.asarray(x))).argmax(1)
 
 
 # The smallest radius
@@ -29,19 +24,19 @@ def test_the_smallest_radius_is_the_distance_to_the_nearest_boundary(norm, key):
         least = nearest_plane(norm, system, batch)
         ball = {"Linf": fm.LinfBall, "L2": attacks.L2Ball}[norm](float(np.median(least)))
         x = np.asarray(fm.perturb(attacks.Smallest(fm.FGSM(ball), trials=14), system, batch, key).x)
+        assert (classes_at(system, x) != batch.y).all()
     far = norm_of(norm, x - batch.x)
-    assert (classes_at(system, x) != batch.y).all()
     assert (far >= least * (1 - 1e-9)).all() and (far <= least * 1.01 + 1e-3 * ball.eps).all()
     assert (least < 0.7 * ball.eps).any() and (least > 1.5 * ball.eps).any()  # both directions of the search
 
 
 def test_the_smallest_radius_of_an_example_does_not_depend_on_the_others(key):
     attack = attacks.Smallest(fm.PGD(fm.LinfBall(0.02) & BOX, 0.005, 8), trials=6)
-    system, batch = curved(n=16, dtype=np.float32)
-    batch = fm.replace(batch, index=np.arange(16, dtype=np.int32))
-    x = np.asarray(fm.perturb(attack, system, batch, key).x)
-    some = fm.perturb(attack, system, batch[np.array([9, 2, 5])], key).x
-    np.testing.assert_allclose(some, x[[9, 2, 5]], rtol=0, atol=1e-6)
+    system, batch = curved(n=24, dtype=np.float32)
+    batch = fm.replace(batch, index=np.arange(24, dtype=np.int32))
+    batch, other = batch[np.arange(16)], batch[np.arange(23, 7, -1)]  # of one size, so that they share their programs
+    x, others = (np.asarray(fm.perturb(attack, system, each, key).x) for each in (batch, other))
+    np.testing.assert_allclose(others[:7:-1], x[8:], rtol=0, atol=1e-6)
     far = norm_of("Linf", x - batch.x)
     found = attacks.attempt(attack, system, batch, key)
     np.testing.assert_array_equal(found.succeeded, (far > 0) & (far <= 0.02 + 1e-7))
@@ -101,6 +96,10 @@ def test_malt_aims_at_the_nearest_linearised_boundaries(norm, dual):
     system, batch = affine(classes=5, dtype=np.float32)
     weight, z = np.asarray(system.model.weight), np.asarray(system.model(jnp.asarray(batch.x)))
     rows = np.arange(len(z))
+    cases = [attacks.MALT(rank, norm=norm, candidates=candidates) for candidates in (9, 2) for rank in (1, 2, 7)]
+    usual = [attacks.LikelyTarget(rank) for rank in (1, 2)]
+    aims = jax.jit(lambda system, batch: [attacks.aim(each, system, batch)[1] for each in (*cases, *usual)])
+    found = [np.asarray(target) for target in aims(system, batch)]
     for candidates in (9, 2):
         distances = np.full(z.shape, np.inf)
         likely = np.argsort(np.where(np.arange(5) == batch.y[:, None], -np.inf, z), axis=1)[:, ::-1][:, : min(candidates, 4)]
@@ -108,12 +107,11 @@ def test_malt_aims_at_the_nearest_linearised_boundaries(norm, dual):
             slope = np.linalg.norm(weight[:, batch.y] - weight[:, [t]], dual, axis=0)
             allowed = (likely == t).any(1)
             distances[:, t] = np.where(allowed, (z[rows, batch.y] - z[:, t]) / np.maximum(slope, 1e-12), np.inf)
-        for rank in (1, 2, 7):
-            _, target = attacks.aim(attacks.MALT(rank, norm=norm, candidates=candidates), system, batch)
-            expected = np.argsort(distances, axis=1)[:, min(rank, 4, candidates) - 1]
-            np.testing.assert_array_equal(target, expected)
-    order = lambda targeting: np.asarray(attacks.aim(targeting, system, batch)[1])
-    assert any((order(attacks.MALT(rank, norm=norm)) != order(attacks.LikelyTarget(rank))).any() for rank in (1, 2, 3))
+        for case, target in zip(cases, found, strict=False):
+            if case.candidates == candidates:
+                expected = np.argsort(distances, axis=1)[:, min(case.rank, 4, candidates) - 1]
+                np.testing.assert_array_equal(target, expected)
+    assert any((found[rank] != found[len(cases) + rank]).any() for rank in (0, 1))
 
 
 def test_quick_is_pma_and_targeted_attacks_of_malt():
@@ -126,11 +124,14 @@ def test_quick_is_pma_and_targeted_attacks_of_malt():
 
 
 def test_on_digits_quick_breaks_what_autoattack_breaks(key):
-    x, y = attacks_model.examples(64)
-    system, batch = attacks_model.classifier(), fm.Labeled(x, y, index=np.arange(64, dtype=np.int32))
+    """The result of the authors' AutoAttack is recorded."""
+    n = 32
+    with np.load(attacks_model.PATH.with_name("apgd.npz")) as recorded:
+        broken = ~recorded["robust/authors"][:n]
+    x, y = attacks_model.examples(n)
+    system, batch = attacks_model.classifier(), fm.Labeled(x, y, index=np.arange(n, dtype=np.int32))
     found = attacks.attempt(fm.quick(fm.LinfBall(0.1) & BOX), system, batch, key)
-    slow = attacks.attempt(fm.autoattack(fm.LinfBall(0.1) & BOX, queries=50, targets=3), system, batch, key)
-    assert np.asarray(found.succeeded).sum() >= np.asarray(slow.succeeded).sum() - 1 > 20
+    assert np.asarray(found.succeeded).sum() >= broken.sum() - 1 > 10
     assert (classes_at(system, found.x) != y)[np.asarray(found.succeeded)].all()
     assert np.abs(np.asarray(found.x) - x).max() <= 0.1 + 1e-6
 
@@ -173,6 +174,5 @@ def test_autoattack_for_models_that_draw_maximises_means(key):
     noisy = fm.replace(system, model=Noisy(system.model.weight))
     region = fm.LinfBall(0.08) & BOX
     found = attacks.attempt(attacks.autoattack(region, steps=10, samples=16), noisy, batch, key)
-    still = attacks.attempt(attacks.autoattack(region, steps=10, queries=20, targets=2), system, batch, key)
-    agree = np.asarray(found.succeeded) == np.asarray(still.succeeded)  # the mean of the draws is the model without noise
-    assert agree.mean() > 0.8 and 3 < still.succeeded.sum() < 16
+    breakable = nearest_plane("Linf", system, batch) < 0.08  # the mean of the draws is the model without noise
+    assert (np.asarray(found.succeeded) == breakable).mean() > 0.8 and 3 < breakable.sum() < 16
