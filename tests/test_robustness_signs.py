@@ -1,12 +1,13 @@
 """Each warning sign, on a system made to trigger it."""
 
+import functools
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_robustness import REGION, STILL, WEIGHT, WIDTH, Curve, data, evaluate, shaped
+from test_robustness import IDLE, REGION, STILL, WEIGHT, WIDTH, Curve, data, evaluate, shaped
 
 import fulmen as fm
 from fulmen import dispatch
@@ -58,23 +59,41 @@ SHORT = fm.PGD(REGION, step_size=0.003, steps=5, start=fm.attacks.Clean())
         (BlackBox(), shaped(rounded), dict(attack=STILL), "wrong", r"noise breaks [1-9]\d* and Square breaks [1-9]"),
         (BlackBox(), shaped(rounded), dict(attack=(STILL, Square(REGION, 100))), "wrong", r"Square, .* broke [2-9]"),
         (Gradients(), shaped(lambda z: 1e4 * z), {}, "wrong", r"Of 16 examples, \d+ have a gradient of 0"),
-        (Jumps(), shaped(rounded), {}, "suspicious", "has rounding, whose gradient is 0"),
-        (Jumps(), shaped(jax.lax.stop_gradient), {}, "suspicious", "has a stopped gradient"),
-        (Jumps(), shaped(lambda z: z.astype(jnp.int8).astype(z.dtype)), {}, "suspicious", "a conversion to integers"),
-        (Jumps(), shaped(lambda z: jax.lax.fori_loop(0, 3, lambda i, z: z * 2, z)), {}, "not checked", r"loops \(scan\)"),
-        (Randomness(), fm.Classifier(Noisy(jnp.asarray(WEIGHT))), {}, "suspicious", "[1-9] of 16 predicted classes"),
-        (Probabilities(), shaped(jax.nn.softmax), {}, "wrong", "return logits"),
+        (Jumps(), shaped(rounded), dict(attack=IDLE), "suspicious", "has rounding, whose gradient is 0"),
+        (Jumps(), shaped(jax.lax.stop_gradient), dict(attack=IDLE), "suspicious", "has a stopped gradient"),
+        (
+            Jumps(),
+            shaped(lambda z: z.astype(jnp.int8).astype(z.dtype)),
+            dict(attack=IDLE),
+            "suspicious",
+            "a conversion to integers",
+        ),
+        (
+            Jumps(),
+            shaped(lambda z: jax.lax.fori_loop(0, 3, lambda i, z: z * 2, z)),
+            dict(attack=IDLE),
+            "not checked",
+            r"loops \(scan\)",
+        ),
+        (
+            Randomness(),
+            fm.Classifier(Noisy(jnp.asarray(WEIGHT))),
+            dict(attack=IDLE),
+            "suspicious",
+            "[1-9] of 16 predicted classes",
+        ),
+        (Probabilities(), shaped(jax.nn.softmax), dict(attack=IDLE), "wrong", "return logits"),
         (
             Batches(),
             shaped(lambda z: z - z.mean(0, keepdims=True)),
-            {},
+            dict(attack=IDLE),
             "wrong",
             "depends on the other examples, perhaps by BatchNorm",
         ),
         (
             Modes(),
             fm.bind(shaped(), fm.Train(jax.random.key(0))),
-            {},
+            dict(attack=IDLE),
             "wrong",
             r"^[2-9] parts are bound to a Train mode \(Classifier, model",
         ),
@@ -107,7 +126,7 @@ def test_a_custom_sign():
     def few(sign: Small, evaluation, report):
         return Finding("suspicious", f"There are {len(report)}.")
 
-    seen = evaluate(shaped(), signs=(Small(),))
+    seen = evaluate(shaped(), attack=IDLE, signs=(Small(),))
     assert seen.warnings == [Finding("suspicious", "There are 16.", "There are many examples")]
 
 
@@ -121,7 +140,7 @@ def pool(z):
 
 @pytest.mark.parametrize("function", [jax.nn.log_softmax, jax.nn.softmax, attention, pool, jax.nn.relu6, jax.nn.gelu])
 def test_maxima_that_change_no_gradient_are_not_jumps(function):
-    (finding,) = evaluate(shaped(function), attack=STILL, signs=(Jumps(),)).findings
+    (finding,) = evaluate(shaped(function), attack=IDLE, signs=(Jumps(),)).findings
     assert finding.verdict == "ok", finding.text
 
 
@@ -138,9 +157,9 @@ def steps(z):
     [(thermometer, "a comparison that is used as a number"), (steps, "a choice between constants")],
 )
 def test_comparisons_are_jumps(function, what):
-    (finding,) = evaluate(shaped(function), attack=STILL, signs=(Jumps(),)).findings
+    (finding,) = evaluate(shaped(function), attack=IDLE, signs=(Jumps(),)).findings
     assert finding.verdict == "suspicious" and what in finding.text and "fm.attacks.BPDA" in finding.text
-    (finding,) = evaluate(shaped(fm.attacks.BPDA(function)), attack=STILL, signs=(Jumps(),)).findings
+    (finding,) = evaluate(shaped(fm.attacks.BPDA(function)), attack=IDLE, signs=(Jumps(),)).findings
     assert finding.verdict == "ok", finding.text
 
 
@@ -182,6 +201,8 @@ def test_a_patch_may_leave_examples_correct():
 def test_a_region_is_attacked_in_the_mean_if_the_model_draws(monkeypatch):
     monkeypatch.setattr("fulmen.robust.report.robustness.SAMPLES", 2)
     noisy = fm.Classifier(Noisy(jnp.asarray(WEIGHT)))
+    few = functools.partial(fm.autoattack, steps=5)
+    monkeypatch.setattr("fulmen.robust.report.robustness.autoattack", few)
     report = evaluate(noisy, attack=REGION, signs=(Randomness(),))
     assert [each["name"] for each in report.attacks] == ["APGD"] and "samples=2" in report.attacks[0]["attack"]
     assert report.findings[0].verdict == "ok"
