@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,7 @@ import fulmen as fm
 from fulmen.testing.equality import bits, same
 from fulmen.train.checkpoints import warn_unless_saved
 from fulmen.train.checkpoints.checkpoint_folder import CheckpointFolder
-from fulmen.train.checkpoints.file_lock import FolderInUseError, FolderLock
+from fulmen.train.checkpoints.file_lock import FolderInUseError
 from fulmen.train.checkpoints.manifest import Manifest
 from fulmen.train.checkpoints.temporary_folder import temporary_folder
 
@@ -207,8 +208,12 @@ def test_all_forms_of_a_url_are_the_same_directory(url):
 def test_urls_that_are_not_known(monkeypatch):
     with pytest.raises(ValueError, match=r"got 'foo://bucket/run'"):
         fm.checkpoints("foo://bucket/run")
-    with pytest.raises(ValueError, match=r"got 'file:.*write the path"):
-        fm.checkpoints("file:///bucket/run")
+    for url in ("file:///bucket/run", "local:///bucket/run"):
+        with pytest.raises(ValueError, match=r"Checkpoint.directory must be .*, got .*write the path"):
+            fm.Checkpoint(url)
+    for url in ("memory://bucket/lr[12]", "memory://bucket/*", "memory://bucket/run?"):
+        with pytest.raises(ValueError, match=r"must have no \*, \? or \[, got .*choose another name"):
+            fm.checkpoints(url)
     monkeypatch.setitem(sys.modules, "adlfs", None)
     with pytest.raises(ImportError, match=r"az:// URLs need the package adlfs: pip install adlfs"):
         fm.checkpoints("az://bucket/run")
@@ -216,12 +221,16 @@ def test_urls_that_are_not_known(monkeypatch):
 
 def test_folders_of_killed_processes_are_removed(monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    for name in ("killed", "living"):
-        (tmp_path / f"fulmen-checkpoint-{name}" / "step-00000001").mkdir(parents=True)
-    lock = FolderLock(tmp_path / "fulmen-checkpoint-living")
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    here, elsewhere = f"fulmen-checkpoint-{socket.gethostname()}", "fulmen-checkpoint-another.host"
+    killed, living, other = (
+        tmp_path / n for n in (f"{here}-{ended.pid}-a", f"{here}-{os.getppid()}-a", f"{elsewhere}-{ended.pid}-a")
+    )
+    for folder in (killed, living, other):
+        (folder / "step-00000001").mkdir(parents=True)
     with temporary_folder() as folder:
-        assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "fulmen-checkpoint-living", folder])
-    lock.release()
+        assert {*tmp_path.iterdir()} == {living, other, folder}
     assert not folder.exists()
 
 

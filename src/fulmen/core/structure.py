@@ -184,7 +184,7 @@ class PerStructure:
             return function(reference(), *args)
 
         del run.__wrapped__  # its signature has one argument more
-        return jax.jit(run, compiler_options=seldom_run() if self._seldom else None, **self._options)
+        return jax.jit(run, compiler_options=fast_compilation() if self._seldom else None, **self._options)
 
 
 def per_structure(*, seldom: bool = False, **options: Any) -> Callable[[Callable[..., Any]], PerStructure]:
@@ -197,7 +197,7 @@ def per_structure(*, seldom: bool = False, **options: Any) -> Callable[[Callable
     return functools.partial(PerStructure, seldom=seldom, **options)
 
 
-def seldom_run() -> dict[str, Any] | None:
+def fast_compilation() -> dict[str, Any] | None:
     """The compiler options of a program that runs seldom; None if XLA_FLAGS sets the level, or on accelerators."""
     chosen = "xla_backend_optimization_level" in os.environ.get("XLA_FLAGS", "")
     # On the CPU a program that draws random numbers then compiles in half the time, most of which is LLVM's.

@@ -16,7 +16,7 @@ from fulmen.devices.policies import Policy, require_policy
 
 
 def copied(arrays: Any) -> Any:
-    """A tree of arrays, copied; nothing is compiled for arrays that this process has as a whole, which `jnp.copy` would be."""
+    """A tree of arrays, copied; without a program for each shape if this process has them as a whole."""
     whole = all(v.is_fully_addressable for v in jax.tree.leaves(arrays) if isinstance(v, jax.Array))
     return jax.device_put(arrays, may_alias=False) if whole else jax.tree.map(jnp.copy, arrays)
 

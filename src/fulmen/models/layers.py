@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from fulmen.core import Model, Train, hyper, remake, static
-from fulmen.core.structure import seldom_run
+from fulmen.core.structure import fast_compilation
 from fulmen.core.verbs import forward, init
 from fulmen.dispatching.registry import dispatch
 from fulmen.models.input_checks import (
@@ -72,7 +72,7 @@ def _drawn(key: jax.Array, shape: tuple[int, ...], use_bias: bool) -> tuple[jax.
 @functools.cache
 def _draw_program() -> Any:
     """One program instead of several, and one that runs once."""
-    return jax.jit(_drawn, static_argnums=(1, 2), compiler_options=seldom_run())
+    return jax.jit(_drawn, static_argnums=(1, 2), compiler_options=fast_compilation())
 
 
 def weights(layer: Any) -> list[Any]:

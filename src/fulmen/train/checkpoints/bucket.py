@@ -25,17 +25,17 @@ class Bucket:
 
     Raises:
         ImportError: without the package for its kind of URLs.
-        ValueError: for a URL of an unknown kind.
+        ValueError: for a URL of an unknown kind, or with a character of patterns.
     """
 
     def __init__(self, url: str) -> None:
         self.url, kind = url, url.partition(":")[0]
-        if kind == "file":
-            raise ValueError(f"directory must be a path or the URL of an object store, got {url!r}; write the path.")
+        if {*url} & {*"*?["}:  # a removal would take them for patterns
+            raise ValueError(f"the URL of a directory must have no *, ? or [, got {url!r}; choose another name.")
         try:
             from fsspec.core import url_to_fs
         except ImportError:
-            raise missing("orbax-checkpoint", "checkpoints in an object store", "orbax") from None
+            raise missing("fsspec", "checkpoints in an object store", "orbax") from None
         try:
             self._system, self._root = url_to_fs(self.url)
         except ImportError as error:
@@ -53,7 +53,8 @@ class Bucket:
         except PermissionError as error:
             raise PermissionError(errno.EACCES, str(error), self.url) from error
         except Exception as error:  # each backend has its own, such as botocore's for a server that does not answer
-            raise OSError(errno.EIO, f"{type(error).__name__}: {error}", self.url) from error
+            number = getattr(error, "errno", None) or errno.EIO  # that of a full disk, to which a checkpoint is downloaded
+            raise OSError(number, f"{type(error).__name__}: {error}", self.url) from error
 
     def _at(self, name: str) -> str:
         return f"{self._root}/{name}"

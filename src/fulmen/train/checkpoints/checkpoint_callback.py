@@ -25,6 +25,7 @@ from fulmen.train.checkpoints.atomic_files import explained, remote_url
 from fulmen.train.checkpoints.background_write import BackgroundWrite
 from fulmen.train.checkpoints.checkpoint_folder import CheckpointFolder
 from fulmen.train.checkpoints.directories import place_of
+from fulmen.train.checkpoints.file_lock import FolderInUseError
 from fulmen.train.checkpoints.folder_store import FolderStore
 from fulmen.train.checkpoints.manifest import Manifest, finite_numbers
 from fulmen.train.checkpoints.retention import Latest, Retention
@@ -211,7 +212,7 @@ def on(event: FitEnd, callback: Checkpoint, run):
             callback.save(run)
         callback._writing.wait()
         run.saved = folder.newest or run.saved
-    except OSError as unwritten:
+    except (OSError, FolderInUseError) as unwritten:
         if failing is None:
             raise
         failing.add_note(str(unwritten))

@@ -61,10 +61,10 @@ class CheckpointFolder:
             if is_first():
                 write_file(folder / RUN, run)
             newest = self.directory.publish(folder, manifest)
+        self.newest = newest
         if is_first():
             self._remove_others({manifest.step, self._resumed, needed})
         wait_for_others("a checkpoint")
-        self.newest = newest
 
     def metrics(self) -> dict[int, dict[str, float]]:
         """The metrics of each checkpoint whose files have the right sizes, by its step."""

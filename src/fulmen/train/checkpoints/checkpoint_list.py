@@ -149,7 +149,12 @@ def examined(files: Files, step: int, digests: bool = True) -> SavedCheckpoint:
 def _fetched(files: Files, step: int) -> SavedCheckpoint:
     """A checkpoint to be loaded, with what is wrong with it; a remote one is downloaded."""
     found = examined(files, step, digests=False)
-    return examined(files.fetched(found.manifest), step) if found.valid else found
+    if not found.valid:
+        return found
+    try:
+        return examined(files.fetched(found.manifest), step)
+    except files.damage as error:  # another run removed it in the meantime
+        return dataclasses.replace(found, problem=str(error))
 
 
 def _folders(directory: str | os.PathLike[str], name: str = "directory") -> dict[int, Files]:

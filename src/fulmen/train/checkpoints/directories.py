@@ -12,7 +12,10 @@ from fulmen.train.checkpoints.remote_directory import RemoteDirectory
 
 def place_of(name: str, value: str | os.PathLike[str]) -> Path | str:
     """The path, or the URL of an object store, that an argument is, or an error for anything else."""
-    return remote_url(value) or local_path(name, value)
+    url = remote_url(value)
+    if url is not None and url.startswith(("file:", "local:")):
+        raise ValueError(f"{name} must be a path or the URL of an object store, got {url!r}; write the path.")
+    return url or local_path(name, value)
 
 
 def directory_at(value: str | os.PathLike[str], name: str = "directory") -> Directory:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from fulmen.train.checkpoints.file_lock import FolderInUseError, FolderLock
-
-_PREFIX = "fulmen-checkpoint-"
+_PREFIX = f"fulmen-checkpoint-{socket.gethostname()}-"
 
 
 @contextlib.contextmanager
@@ -21,27 +20,23 @@ def temporary_folder() -> Iterator[Path]:
     Yields:
         The path of a folder that is in use by this process alone.
     """
-    if os.name != "nt":  # which has no locks
+    if os.name != "nt":  # which cannot tell whether a process lives
         _remove_stale()
-    folder, lock = _locked_folder()
-    try:
-        yield folder
-    finally:
-        lock.release()
-        shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 def _remove_stale() -> None:
     for found in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError, FolderInUseError):  # of another user, or in use
-            if not found.is_symlink():
-                FolderLock(found).release()
-                shutil.rmtree(found)
+        number = found.name.removeprefix(_PREFIX).partition("-")[0]
+        if number.isdecimal() and not _lives(int(number)) and not found.is_symlink():
+            shutil.rmtree(found, ignore_errors=True)  # one of another user stays
 
 
-def _locked_folder() -> tuple[Path, FolderLock]:
-    while True:
-        folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
-        # Another process may have taken it for a killed one's before it was locked.
-        with contextlib.suppress(FileNotFoundError, FolderInUseError):
-            return folder, FolderLock(folder)
+def _lives(process: int) -> bool:
+    with contextlib.suppress(PermissionError):  # of another user
+        try:
+            os.kill(process, 0)
+        except (ProcessLookupError, OverflowError):
+            return False
+    return True
