@@ -134,11 +134,13 @@ def test_an_attack_on_an_example_does_not_depend_on_the_others(key):
         system, batch = affine(n=24, dtype=np.float64)
         batch = fm.replace(batch, index=np.arange(24) + 5)
         attack = autoattack(fm.LinfBall(0.05) & BOX, classes=4, targets=1, steps=5, queries=20)
-        # Half of the examples among others and in other rows; batches of one size share their programs.
-        one, other = (attempt(attack, system, batch[rows], key) for rows in (np.arange(16), np.arange(24)[:7:-1]))
+        # Eight of the examples before others, after others in other rows, and in a batch of their own.
+        places = np.arange(16), np.arange(24)[:7:-1], np.arange(8, 16)
+        runs = [attempt(attack, system, batch[rows], key) for rows in places]
         for name in ("succeeded", "first", "x"):
-            a, b = np.asarray(getattr(one, name))[8:], np.asarray(getattr(other, name))[:7:-1]
-            np.testing.assert_allclose(a, b, rtol=0, atol=1e-12, err_msg=name)
+            one, other, own = (np.asarray(getattr(run, name)) for run in runs)
+            for found in (other[:7:-1], own):
+                np.testing.assert_allclose(found, one[8:], rtol=0, atol=1e-12, err_msg=name)
 
 
 def test_there_are_few_batch_sizes():

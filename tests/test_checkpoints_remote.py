@@ -21,6 +21,7 @@ from tiny import data, net
 import fulmen as fm
 from fulmen.testing.equality import bits, same
 from fulmen.train.checkpoints import warn_unless_saved
+from fulmen.train.checkpoints.bucket import Bucket
 from fulmen.train.checkpoints.checkpoint_folder import CheckpointFolder
 from fulmen.train.checkpoints.file_lock import FolderInUseError
 from fulmen.train.checkpoints.manifest import Manifest
@@ -203,6 +204,23 @@ def test_what_is_not_there_is_an_error(server):
 def test_all_forms_of_a_url_are_the_same_directory(url):
     with warnings.catch_warnings(action="error"):
         warn_unless_saved(url, [fm.Checkpoint("s3://bucket/run/", store=fm.OrbaxStore())], False)
+
+
+def test_a_checkpoint_that_is_removed_while_it_is_downloaded_is_as_if_it_were_missing(monkeypatch):
+    url = "memory://gone/run"
+    run(url, 1)
+    get = Bucket.download
+
+    def download(bucket, folder, *args):
+        if folder == "step-00000003":
+            bucket.remove_folder(folder)
+        get(bucket, folder, *args)
+
+    monkeypatch.setattr(Bucket, "download", download)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        state = fm.restore(url, like=ready())
+    assert int(state.step) == 2 and any("step 2 is used" in str(each.message) for each in caught)
 
 
 def test_urls_that_are_not_known(monkeypatch):
