@@ -6,6 +6,7 @@ BatchNorm and dropout, which is validated, and `game` is a GAN whose generator i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -147,7 +148,7 @@ def _send(process: Any, number: int, directory: Path | str, rng: random.Random) 
         changes, before = changes - (entries != before), entries
         time.sleep(0.02 if isinstance(directory, str) else 0.0005)
     time.sleep(0.05 * rng.random())
-    if process.is_alive():
+    with contextlib.suppress(ProcessLookupError):  # it has ended
         os.kill(process.pid, number)
 
 

@@ -166,13 +166,13 @@ def test_equal_static_values_share_a_structure(value):
 
 
 def test_a_layer_is_drawn_by_one_program_with_the_same_numbers_as_in_compiled_code():
-    layer = fm.models.Dense(5, 3)
+    layer = fm.models.Dense(17, 13)  # sizes that no other test has
     with Compilations() as compiled:
         drawn = fm.init(layer, KEY)
     assert compiled.names == ["jit(_drawn)"]
     inside = jax.jit(lambda key: fm.init(layer, key).weight)(KEY)
     np.testing.assert_array_equal(drawn.weight, inside)
-    assert jax.eval_shape(lambda: fm.init(layer, KEY)).weight.shape == (5, 3)
+    assert jax.eval_shape(lambda: fm.init(layer, KEY)).weight.shape == (17, 13)
 
 
 def test_programs_that_run_seldom_are_compiled_with_fewer_optimisations(monkeypatch):
