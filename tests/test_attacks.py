@@ -149,9 +149,12 @@ def test_transformation_of_attacks():
 # Regions
 
 
+numbers = functools.partial(st.floats, width=16, allow_subnormal=False)  # XLA takes subnormal numbers for 0
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
 @settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 2**30), size=st.sampled_from([0.03, 1.0, 50.0]), eps=st.floats(0, 2), low=st.floats(-2, 0))
+@given(st.integers(0, 2**30), st.sampled_from([0.03, 1.0, 50.0]), numbers(0, 2), numbers(-2, 0))
 def test_projection_is_inside_idempotent_and_nearest(dtype, seed, size, eps, low):
     with jax.enable_x64(True):
         rng, dtype = np.random.default_rng(seed), jnp.dtype(dtype)
