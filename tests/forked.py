@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import runpy
 import sys
 from pathlib import Path
 from typing import Any
+
+from fulmen.testing.resume_check import forking
 
 
 def start(program: Path, *arguments: Any, output: Path) -> Any:
@@ -21,9 +22,7 @@ def start(program: Path, *arguments: Any, output: Path) -> Any:
     Returns:
         A process of `multiprocessing`, with `join`, `kill` and `exitcode`.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fulmen"])
-    process = context.Process(target=_run, args=(str(program), [str(each) for each in arguments], str(output)))
+    process = forking().Process(target=_run, args=(str(program), [str(each) for each in arguments], str(output)))
     process.start()
     return process
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -22,6 +21,7 @@ import optax
 
 import fulmen as fm
 from fulmen import dispatch
+from fulmen.testing.resume_check import forking
 
 _PATIENCE = 1800.0  # seconds
 
@@ -118,11 +118,8 @@ def run_to_the_end(
         Where each signal ended the run: "in a save", if there are incomplete files, or "elsewhere".
     """
     rng, ended = random.Random(seed), list[str]()
-    # Each process is forked from one that has imported JAX and has not used it.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fulmen"])
     while True:
-        process = context.Process(target=_in_process, args=(name, directory, result, epochs))
+        process = forking().Process(target=_in_process, args=(name, directory, result, epochs))
         process.start()
         if len(ended) < times:
             _send(process, number, directory, rng)

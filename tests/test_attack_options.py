@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import Compilations
+from tiny import Compilations, Perceptron
 
 import fulmen as fm
 from fulmen import attacks, dispatch
@@ -15,18 +15,6 @@ from fulmen.robust.attacks.attack_loop import SMALLEST, bucket
 BOX = fm.Box(0.0, 1.0)
 REGION = fm.LinfBall(0.1) & BOX
 N = 32
-
-
-class Perceptron(fm.Model):
-    """Two layers on the pixels of an image."""
-
-    first: jax.Array
-    second: jax.Array
-
-
-@dispatch
-def forward(net: Perceptron, x):
-    return jnp.tanh(x.reshape(len(x), -1) @ net.first) @ net.second
 
 
 def classifier(dtype=np.float32, seed=0):

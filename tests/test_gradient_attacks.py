@@ -7,27 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tiny import Perceptron
 
 import fulmen as fm
-from fulmen import attacks, dispatch
+from fulmen import attacks
 from fulmen.robust.attacks.input_transform import with_layout
 
 SHAPE, CLASSES, N = (6, 5, 2), 4, 5
 BOX = fm.Box(0.0, 1.0)
 EPS, STEP, STEPS = 0.1, 0.03, 4
 LINF = fm.LinfBall(EPS) & BOX
-
-
-class Small(fm.Model):
-    """Two layers on the pixels of an image."""
-
-    first: jax.Array
-    second: jax.Array
-
-
-@dispatch
-def forward(net: Small, x):
-    return jnp.tanh(x.reshape(len(x), -1) @ net.first) @ net.second
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +27,9 @@ def float64():
 
 def system():
     rng = np.random.default_rng(1)
-    return fm.Classifier(Small(jnp.asarray(0.3 * rng.normal(size=(60, 12))), jnp.asarray(rng.normal(size=(12, CLASSES)))))
+    return fm.Classifier(
+        Perceptron(jnp.asarray(0.3 * rng.normal(size=(60, 12))), jnp.asarray(rng.normal(size=(12, CLASSES))))
+    )
 
 
 def data(n=N):
@@ -174,7 +165,7 @@ def test_slide_moves_the_coordinates_of_largest_gradient(key):
 
 
 def test_a_gradient_of_zeros_adds_no_momentum(key):
-    flat = fm.Classifier(Small(jnp.zeros((60, 12)), jnp.zeros((12, CLASSES))))
+    flat = fm.Classifier(Perceptron(jnp.zeros((60, 12)), jnp.zeros((12, CLASSES))))
     for attack in (attacks.MIFGSM(LINF), attacks.TIFGSM(LINF, decay=1.0), attacks.NIFGSM(attacks.L2Ball(1.0) & BOX)):
         np.testing.assert_array_equal(fm.perturb(attack, flat, data(), key, best=False).x, data()[0])
 

@@ -52,6 +52,18 @@ class Pair(fm.System):
     two: Net
 
 
+class Perceptron(fm.Model):
+    """Two layers on the pixels of an image."""
+
+    first: jax.Array
+    second: jax.Array
+
+
+@dispatch
+def forward(net: Perceptron, x):
+    return jnp.tanh(x.reshape(len(x), -1) @ net.first) @ net.second
+
+
 def net(classes=3):
     return Net(Linear(4, classes))
 

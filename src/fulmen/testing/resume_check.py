@@ -79,11 +79,8 @@ def check_resumes(component: Any, data: Any, *, kills: int = 2, **options: Any) 
 
 def _part(pickled: bytes, folder: Path, kill: int) -> Any:
     """Run until the end, or until the process is killed after a step; returns the result of a complete run."""
-    # Each process is forked from one that has imported JAX and has not used it.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fulmen"])
     folder.mkdir(exist_ok=True)
-    process = context.Process(target=_run, args=(pickled, folder, kill))
+    process = forking().Process(target=_run, args=(pickled, folder, kill))
     process.start()
     process.join(_PATIENCE)
     if process.exitcode is None:
@@ -92,6 +89,16 @@ def _part(pickled: bytes, folder: Path, kill: int) -> Any:
     expected = -signal.SIGKILL if kill else 0
     assert process.exitcode == expected, f"a part of the run ended with exit code {process.exitcode}; its error is above"
     return None if kill else pickle.loads((folder / "result").read_bytes())
+
+
+def forking() -> Any:
+    """The context of `multiprocessing` for processes that are forked from one that has imported JAX and has not used it.
+
+    All have the environment in which the first was started.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["fulmen"])
+    return context
 
 
 def _run(pickled: bytes, folder: Path, kill: int) -> None:

@@ -146,15 +146,19 @@ def examined(files: Files, step: int, digests: bool = True) -> SavedCheckpoint:
         return SavedCheckpoint(files, step, manifest, str(error))
 
 
-def _fetched(files: Files, step: int) -> SavedCheckpoint:
-    """A checkpoint to be loaded, with what is wrong with it; a remote one is downloaded."""
-    found = examined(files, step, digests=False)
-    if not found.valid:
+def _fetched(found: SavedCheckpoint) -> SavedCheckpoint:
+    """A checkpoint to be loaded, whose files have the right sizes, with what else is wrong; a remote one is downloaded."""
+    if found.manifest is None or not found.valid:
         return found
     try:
-        return examined(files.fetched(found.manifest), step)
-    except files.damage as error:  # another run removed it in the meantime
+        files = found.files.fetched(found.manifest)
+    except found.files.damage as error:  # another run removed it in the meantime
         return dataclasses.replace(found, problem=str(error))
+    try:
+        found.manifest.verify(files)
+    except (*files.damage, DamagedFileError) as error:
+        return dataclasses.replace(found, problem=str(error))
+    return dataclasses.replace(found, files=files)
 
 
 def _folders(directory: str | os.PathLike[str], name: str = "directory") -> dict[int, Files]:
@@ -166,7 +170,7 @@ def find_resumable(directory: str | os.PathLike[str]) -> SavedCheckpoint | None:
     """The newest valid checkpoint in a directory, or None. It warns about damaged ones that are newer."""
     damaged = []
     for step, files in reversed(_folders(directory, "resume").items()):
-        checkpoint = _fetched(files, step)
+        checkpoint = _fetched(examined(files, step, digests=False))
         if checkpoint.valid:
             break
         damaged.append(checkpoint)
@@ -208,13 +212,13 @@ def restore(directory: str | os.PathLike[str], like: Any, step: int | str | None
     if step not in saved:
         has = ", ".join(map(str, saved)) or "none"
         raise FileNotFoundError(f"{directory} has no checkpoint of step {step!r}; it has {has}.")
-    return _fetched(saved[step].files, saved[step].step).load(like, store=store)
+    return _fetched(saved[step]).load(like, store=store)
 
 
 def state_at(directory: str | os.PathLike[str], step: int, like: State) -> State | None:
     """The state of a step from the directory of a run, or None if no valid checkpoint has it."""
     files = _folders(directory).get(step)
-    found = None if files is None else _fetched(files, step)
+    found = None if files is None else _fetched(examined(files, step, digests=False))
     return found.load(like) if found is not None and found.valid else None
 
 

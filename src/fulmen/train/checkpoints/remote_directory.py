@@ -70,7 +70,7 @@ class RemoteFiles(Files):
         return self._bucket.read(f"{self.name}/{name}")
 
     def fetched(self, manifest: Manifest) -> Files:
-        return DownloadedFiles(self._bucket, self.name, [*manifest.files, MANIFEST])
+        return DownloadedFiles(self._bucket, self.name, [*manifest.files])
 
     def local(self, manifest: Manifest) -> contextlib.AbstractContextManager[Path]:
         files = self.fetched(manifest)
