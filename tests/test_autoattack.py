@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import tiny
 from parity import attacks_model
@@ -10,8 +11,8 @@ from parity import attacks_model
 import fulmen as fm
 from fulmen import dispatch
 from fulmen.objectives import DLR
-from fulmen.robust.attacks import APGD, Square, attempt, autoattack
-from fulmen.robust.attacks.attack_loop import SMALLEST, padded_size
+from fulmen.robust.attacks import APGD, Square, attack_loop, attempt, autoattack
+from fulmen.robust.attacks.attack_loop import LONG, SMALLEST, padded_size
 from fulmen.robust.attacks.boundary_attacks import FAB
 from fulmen.robust.attacks.region import L1Ball, L2Ball
 
@@ -55,6 +56,49 @@ def test_attacks_share_the_clean_pass_and_compile_no_program_for_a_single_operat
     assert 0 < found.succeeded.sum() < 41
     assert not {"jit(gather)", "jit(_where)", "jit(broadcast_in_dim)"} & set(compiled.names)
     assert compiled.names.count("jit(_clean_program)") == 1
+
+
+class LastPointOnly(fm.attacks.Attack):
+    """Its steps keep no point, so only `finish` does."""
+
+    def __init__(self):
+        super().__init__(optax.sign_sgd(0.01), fm.LinfBall(0.05) & BOX, steps=LONG)
+
+
+@dispatch
+def advance(attack: LastPointOnly, problem, state, step):
+    gradient, _ = problem.gradient(state.x)
+    return fm.replace(state, x=problem.image - 0.05 * jnp.sign(gradient))
+
+
+@pytest.mark.parametrize(
+    ("attack", "finishes"),
+    [
+        (fm.PGD(fm.LinfBall(0.05) & BOX, 0.01, LONG, start=fm.attacks.Clean()), False),
+        (fm.attacks.APGD(fm.LinfBall(0.05) & BOX, LONG), False),
+        (fm.PGD(fm.LinfBall(0.05) & BOX, 0.01, LONG - 1, start=fm.attacks.Clean()), True),
+        (LastPointOnly(), True),
+    ],
+    ids=["PGD", "APGD", "short", "own"],
+)
+@pytest.mark.parametrize("best", [True, False])
+def test_one_more_step_stands_for_finish_in_a_long_attack(attack, finishes, best, monkeypatch):
+    system, batch = affine(n=8)
+    calls, finish = [], attack_loop._finish
+    monkeypatch.setattr(attack_loop, "_finish", lambda *a: calls.append(a) or finish(*a))
+    found = run(attack, system, batch, best)
+    assert bool(calls) == (finishes or not best)
+    assert not best or found.succeeded.any()
+    monkeypatch.setattr(attack_loop, "LONG", 10**6)
+    expected = run(attack, system, batch, best)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), found, expected)
+
+
+def run(attack, system, batch, best):
+    """What `attempt` finds, or the last points of `perturb`."""
+    if best:
+        return attempt(attack, system, batch, jax.random.key(0))
+    return fm.perturb(attack, system, batch, jax.random.key(0), best=False)
 
 
 def test_an_attack_with_another_goal_checks_the_clean_inputs_itself():

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-__all__ = ["Mark", "ignores_steps", "keeps_rows", "standard_step", "sums_losses", "uses_outputs"]
+__all__ = ["Mark", "ignores_steps", "keeps_points", "keeps_rows", "standard_step", "sums_losses", "uses_outputs"]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -51,3 +51,7 @@ standard_step = Mark("standard_step")
 
 ignores_steps = Mark("ignores_steps")
 """On `transformation`, `views` and `advance` of an attack: they do not read its number of steps, so one program serves any."""
+
+keeps_points = Mark("keeps_points")
+"""On `advance` and `finish` of an attack: `advance` keeps the best of the points that it gets before it moves, and `finish` does no
+more with the last points. So a long attack takes one more step, instead of compiling `finish`."""

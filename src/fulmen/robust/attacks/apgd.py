@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fulmen.core import remake, static
+from fulmen.core.marks import keeps_points
 from fulmen.core.verbs import advance, begin, finish, project, scaled, start_point, toward, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import DLR, CrossEntropy, Objective
@@ -168,6 +169,7 @@ def begin(attack: APGD, problem):
 
 
 @dispatch
+@keeps_points
 def advance(attack: APGD, problem, state, step):
     now = Schedule(*(jnp.asarray(column)[step] for column in attack.schedule))
     gradient, seen = problem.gradient(state.x, step)
@@ -193,6 +195,7 @@ def advance(attack: APGD, problem, state, step):
 
 
 @dispatch
+@keeps_points
 def finish(attack: APGD, problem, state):
     if state.best is None:
         return remake(state, {"x": problem.points(state.peak)})

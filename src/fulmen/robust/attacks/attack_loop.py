@@ -8,6 +8,7 @@ import numpy as np
 from jax.core import Tracer
 
 from fulmen.core import Structure, Tree, keep, pack, per_structure, remake, short
+from fulmen.core.marks import keeps_points
 from fulmen.core.verbs import advance, begin, finish
 from fulmen.robust.attacks.problem import Problem, Seen
 
@@ -20,6 +21,9 @@ CHECK_EVERY = 4
 MANY_STEPS = 1000
 """From this many steps on, one call takes up to `CHECK_EVERY` steps: a small model needs 15 to 30 % less time, but compiling takes
 two to three times as long, which a hundred steps do not make up for."""
+
+LONG = 40
+"""From this many steps on, one more step evaluates the last points where it can: a program less, for 2 % of the time at most."""
 
 SMALLEST = 16
 """The smallest batch that examples are gathered into; a pass over a smaller one costs hardly less."""
@@ -170,8 +174,18 @@ def _run_compiled(problem: Problem) -> AttackState:
         last = min(step + (unrolled or (steps if state.done is None else wait)), steps)
         state = _advance(structure, leaves, state, np.int32(step), np.int32(last), unrolled)
         step = last
-    state = _results(_finish(structure, leaves, state))
+    if steps >= LONG and unrolled <= 1 and state.best is not None and _keeps_points(problem, state):
+        state = _advance(structure, leaves, state, np.int32(steps), np.int32(steps + 1), unrolled)
+    else:
+        state = _finish(structure, leaves, state)
+    state = _results(state)
     return state if found is None else _scatter(state, rows, found)
+
+
+def _keeps_points(problem: Problem, state: AttackState) -> bool:
+    attack = problem.attack
+    methods = advance.method(attack, problem, state, 0), finish.method(attack, problem, state)
+    return all(map(keeps_points.on, methods))
 
 
 def _unrolled(attack: Any, steps: int) -> int:

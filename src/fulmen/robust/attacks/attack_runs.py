@@ -184,7 +184,7 @@ def _clean_state(problem: Problem) -> AttackState:
     return AttackState(x, x, jnp.full_like(seen.value, -jnp.inf), succeeded, first)
 
 
-@per_structure()
+@per_structure(seldom=True)
 def _clean_program(structure: Structure, leaves: list[Any]) -> AttackState:
     return _clean_state(structure.unpack(leaves))
 
@@ -198,11 +198,12 @@ def _on_survivors(found: AttackState, problem: Problem, run: Any) -> AttackState
         return found
     rows = np.resize(left, padded_size(left.size, len(problem.batch)))
     new = run(problem if len(left) == len(problem.batch) else take_examples(problem, rows))
-    found = jax.tree.map(np.array, found)
-    better = _better(jax.tree.map(lambda v: v[rows], found), new)  # with the padding: few sizes, so few programs
-    for whole, some in zip(jax.tree.leaves(found), jax.tree.leaves(better), strict=True):
-        whole[left] = np.asarray(some)[: left.size]
-    return found
+    kept = jax.tree.map(np.array, found)  # on the host, where the survivors are chosen: no program for each number of them
+    some = jax.tree.map(lambda v: np.asarray(v)[: left.size], new)
+    better = some.succeeded | (some.value > kept.value[left])  # none of the old ones has succeeded
+    for whole, part in zip(jax.tree.leaves(kept), jax.tree.leaves(some), strict=True):
+        whole[left[better]] = part[better]
+    return kept
 
 
 @jax.jit

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from fulmen.core import remake
-from fulmen.core.marks import ignores_steps
+from fulmen.core.marks import ignores_steps, keeps_points
 from fulmen.core.verbs import advance, begin, finish, project, shown, start_point, transformation, views
 from fulmen.dispatching.registry import dispatch, verb
 from fulmen.robust.attacks.attack import PGD, Attack, Uniform, require_key
@@ -206,6 +206,7 @@ def begin(attack: Attack, problem):
 
 @dispatch
 @ignores_steps
+@keeps_points
 def advance(attack: Attack, problem, state, step):
     through = views(attack)
     see = lambda x: functools.reduce(lambda x, view: shown(view, problem, state, x, step), through, x)
@@ -232,6 +233,7 @@ def advance(attack: Attack, problem, state, step):
 
 
 @dispatch
+@keeps_points
 def finish(attack: Attack, problem, state):
     if state.best is None:
         return state

@@ -94,7 +94,7 @@ def _of_model(system: Any, batch: Any, is_wrong: bool) -> tuple[str, ...]:
     return found if is_wrong else (*found, *masked)
 
 
-@per_structure()
+@per_structure(seldom=True)
 def _look_like_probabilities(structure: Structure, leaves: list[Any], batch: Any) -> Any:
     found = predictions(in_eval_mode(structure.unpack(leaves), jax.random.key(0)), batch).values()
     outputs = [each.outputs.astype(jnp.float32) for each in found if getattr(each.outputs, "ndim", 0) == 2]
@@ -103,7 +103,7 @@ def _look_like_probabilities(structure: Structure, leaves: list[Any], batch: Any
     return jnp.array(looks).any() if looks else jnp.array(False)
 
 
-@per_structure()
+@per_structure(seldom=True)
 def _have_no_gradient(structure: Structure, leaves: list[Any], batch: Any) -> Any:
     """Whether the outputs have a gradient of 0 at all inputs of a batch."""
 
