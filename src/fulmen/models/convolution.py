@@ -1,6 +1,5 @@
 """Convolutions in one, two and three dimensions: `Conv`, `ConvTranspose`; and `Upsample`."""
 
-import itertools
 import math
 from typing import Any
 
@@ -229,17 +228,16 @@ def _numbers(layer: Conv | ConvTranspose) -> tuple[str, str, str]:
 def _by_patches(x: jax.Array, weight: jax.Array, stride: Any, pads: list[tuple[int, int]], dilation: Any) -> jax.Array:
     """The convolution as one matrix product of all patches and the kernel."""
     x = jnp.pad(x, [(0, 0), *pads, (0, 0)])
-    n, *sizes, channels = x.shape
     kernel, out = weight.shape[:-2], weight.shape[-1]
-    counts = [(size - k) // step + 1 for size, k, step in zip(sizes, _reach(kernel, dilation), stride, strict=True)]
-
-    def shifted(offset: tuple[int, ...]) -> jax.Array:
-        first = [i * d for i, d in zip(offset, dilation, strict=True)]
-        last = [at + (count - 1) * step + 1 for at, count, step in zip(first, counts, stride, strict=True)]
-        return jax.lax.slice(x, (0, *first, 0), (n, *last, channels), (1, *stride, 1))
-
-    patches = jnp.concatenate([shifted(offset) for offset in itertools.product(*map(range, kernel))], -1)
-    return jnp.dot(patches.reshape(-1, patches.shape[-1]), weight.reshape(-1, out)).reshape(n, *counts, out)
+    # One axis after another: a loop over all positions in the kernel at once takes twice as long to compile.
+    for axis, (reach, size, step, distance) in enumerate(
+        zip(_reach(kernel, dilation), kernel, stride, dilation, strict=True), 1
+    ):
+        last = x.shape[axis] - reach
+        shifted = [jax.lax.slice_in_dim(x, at, at + last + 1, step, axis) for at in range(0, size * distance, distance)]
+        x = jnp.stack(shifted, -2)
+    patches = x.reshape(-1, weight[..., 0].size)
+    return jnp.dot(patches, weight.reshape(-1, out)).reshape(*x.shape[: 1 + len(kernel)], out)
 
 
 def _are_small(weight: jax.Array) -> bool:
