@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from _pytest.doctest import DoctestModule
 from sybil import Region, Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
@@ -96,7 +97,19 @@ def _run_row(found):
 _code, _around = PythonCodeBlockParser(), dict(setup=_begin_page, teardown=_end_page)
 _pages = Sybil([_code], patterns=["README.md", "docs/*.md"], **_around)
 _migration = Sybil([_code, _table_code], patterns=["docs/migration/*.md"], **_around)
-pytest_collect_file = (_pages + _migration).pytest()
+_collect_page = (_pages + _migration).pytest()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file(file_path, parent):
+    """Pages are tests; of Python's files only those with examples are searched for doctests, since that imports them."""
+    found = [each for each in (yield) if not isinstance(each, DoctestModule) or ">>> " in file_path.read_text()]
+    page = _collect_page(file_path, parent)
+    return [*found, page] if page else found
+
+
+def pytest_collection_finish():
+    gc.freeze()  # what has been imported and collected stays
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,6 @@
 """Every public name has a docstring and an entry in the generated pages of the API."""
 
+import functools
 import importlib
 import re
 import sys
@@ -15,23 +16,27 @@ sys.path.insert(0, str(DOCS / "_extensions"))
 public_names, api_pages = map(importlib.import_module, ("public_names", "api_pages"))
 sys.path.pop(0)
 
-NAMES = public_names.public_names()
-PAGES = api_pages.pages(lambda text, kind: text)
+names = functools.cache(public_names.public_names)
+
+
+@functools.cache
+def pages():
+    return api_pages.pages(lambda text, kind: text)
 
 
 def test_every_public_name_has_a_docstring():
-    assert [each.path for each in NAMES if not each.doc] == []
+    assert [each.path for each in names() if not each.doc] == []
 
 
 def test_every_public_name_has_an_entry_on_one_page():
     entries = [
-        name for text in PAGES.values() for name in re.findall(r"^\.\. (?:auto|py:)\w+:: ([\w.]+)", text, re.MULTILINE)
+        name for text in pages().values() for name in re.findall(r"^\.\. (?:auto|py:)\w+:: ([\w.]+)", text, re.MULTILINE)
     ]
-    assert sorted(entries) == sorted(api_pages.full(each.path) for each in NAMES)
+    assert sorted(entries) == sorted(api_pages.full(each.path) for each in names())
 
 
 def test_the_page_of_a_verb_has_its_contract_and_its_methods():
-    page = PAGES["verbs/reduce_losses"]
+    page = pages()["verbs/reduce_losses"]
     assert "fulmen.reduce_losses(system, losses, batch)" in page and "**Extending.**" in page
     for method in fm.reduce_losses.methods:
         if method.module.startswith("fulmen."):
@@ -45,12 +50,12 @@ def test_the_page_of_a_verb_links_to_the_line_of_its_contract():
 
 
 def test_every_verb_has_a_page():
-    assert {api_pages.verb_page(each) for each in NAMES if isinstance(each.value, Verb)} <= PAGES.keys()
+    assert {api_pages.verb_page(each) for each in names() if isinstance(each.value, Verb)} <= pages().keys()
 
 
 def test_every_public_name_is_on_the_page_all_of_fulmen():
     words = set(re.findall(r"\w+", " ".join(re.findall(r"`[^`\n]+`", (DOCS / "all-of-fulmen.md").read_text()))))
-    assert [each.path for each in NAMES if each.name not in words] == []
+    assert [each.path for each in names() if each.name not in words] == []
 
 
 def test_code_and_bars_of_docstrings_are_restructured_text():

@@ -1,6 +1,7 @@
 """The mistakes that dispatch brings, looked for among the library's own methods."""
 
 import ast
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -22,20 +23,27 @@ from fulmen.dispatching.find_ambiguities import ambiguities
 from fulmen.dispatching.methods import Method
 from fulmen.dispatching.registry import Verb, all_named_verbs, verbs
 
-for found in pkgutil.walk_packages(fm.__path__, "fulmen."):
-    if not found.name.endswith("__main__"):
-        try:
-            importlib.import_module(found.name)
-        except ImportError as error:  # an extra that is not installed
-            assert "fulmen" not in str(error)
-
 
 def is_ours(module: str) -> bool:
     return module.partition(".")[0] == "fulmen"
 
 
-VERBS = [verb for verb in all_named_verbs() if is_ours(verb.__module__)]
-METHODS = [method for verb in all_named_verbs() for method in verb.methods if is_ours(method.module)]
+@functools.cache
+def library() -> tuple[list[Verb], list[Method]]:
+    """The library's verbs and methods, once all its modules have been imported."""
+    for found in pkgutil.walk_packages(fm.__path__, "fulmen."):
+        if not found.name.endswith("__main__"):
+            try:
+                importlib.import_module(found.name)
+            except ImportError as error:  # an extra that is not installed
+                assert "fulmen" not in str(error)
+    verbs = [verb for verb in all_named_verbs() if is_ours(verb.__module__)]
+    return verbs, [method for verb in all_named_verbs() for method in verb.methods if is_ours(method.module)]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _imported():
+    library()
 
 
 def is_base(kind: type) -> bool:
@@ -62,13 +70,14 @@ def narrow_on_a_base(method: Method) -> bool:
 
 
 def test_there_is_something_to_look_at():
-    assert len(VERBS) > 25
-    assert len(METHODS) > 100
+    verbs, methods = library()
+    assert len(verbs) > 25
+    assert len(methods) > 100
 
 
-@pytest.mark.parametrize("verb", VERBS, ids=lambda v: v.__name__)
-def test_no_two_methods_are_ambiguous(verb):
-    clashes = [(a, b, kinds) for a, b, kinds in ambiguities(verb) if is_ours(a.module) and is_ours(b.module)]
+def test_no_two_methods_are_ambiguous():
+    found = [clash for verb in library()[0] for clash in ambiguities(verb)]
+    clashes = [(a, b, kinds) for a, b, kinds in found if is_ours(a.module) and is_ours(b.module)]
     assert not clashes, "\n".join(f"{a} ({a.location}) and {b} ({b.location}) for {kinds}" for a, b, kinds in clashes)
 
 
@@ -82,11 +91,11 @@ def test_no_method_belongs_to_others():
 
 
 def test_every_signature_can_be_remembered():
-    assert not [(str(method), method.location, uncached(method)) for method in METHODS if uncached(method)]
+    assert not [(str(method), method.location, uncached(method)) for method in library()[1] if uncached(method)]
 
 
 def test_methods_on_base_classes_annotate_their_first_argument_only():
-    assert not [(str(method), method.location) for method in METHODS if narrow_on_a_base(method)]
+    assert not [(str(method), method.location) for method in library()[1] if narrow_on_a_base(method)]
 
 
 def test_default_methods_of_public_verbs_are_annotated():
@@ -98,10 +107,10 @@ def test_default_methods_of_public_verbs_are_annotated():
 
 
 def test_every_verb_has_a_contract_and_says_how_to_extend_it():
-    for verb in VERBS:
+    for verb in library()[0]:
         assert verb.__doc__ and len(verb.__doc__) > 40, verb
         assert verb.__module__ != "fulmen.core.verbs" or "**Extending.**" in verb.__doc__, verb
-    contracts = [v for v in VERBS if v.__module__ == "fulmen.core.verbs"]
+    contracts = [v for v in library()[0] if v.__module__ == "fulmen.core.verbs"]
     above = [fm, fm.robust]
     namespaces = [*above, *(m for names in above for m in vars(names).values() if isinstance(m, types.ModuleType))]
     assert not [v for v in contracts if not any(vars(names).get(v.__name__) is v for names in namespaces)]

@@ -1,6 +1,7 @@
 """Names and forms of other libraries: each is answered with what to write here."""
 
 import dataclasses
+import difflib
 
 import jax
 import numpy as np
@@ -230,6 +231,12 @@ WRONG = {
 def test_a_name_of_another_library_is_answered_with_what_to_write(call, error, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     require_answer(call, error, words)
+
+
+@pytest.mark.parametrize("space", [fm, fm.models], ids=lambda space: space.__name__)
+def test_names_that_tools_look_for_are_not_searched_for(space, monkeypatch):
+    monkeypatch.setattr(difflib, "get_close_matches", None)
+    assert not hasattr(space, "__wrapped__")
 
 
 def test_the_plan_is_not_mentioned_to_a_constructor_without_learning_rate():

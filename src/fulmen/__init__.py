@@ -180,7 +180,14 @@ def __dir__() -> list[str]:
 
 def _unknown(space: ModuleType, path: str, name: str):
     """Raise for a name that a namespace does not have, with what to use instead."""
-    raise AttributeError(unknown_name(name, sys.modules[__name__], path), name=name, obj=space)
+    raise AttributeError(_message(name, path), name=name, obj=space)
+
+
+def _message(name: str, path: str = "") -> str:
+    """The message for a name that a namespace does not have; it is short for those that Python and its tools look for."""
+    if name.startswith("__"):
+        return f"module {f'{__name__}.{path}'.rstrip('.')!r} has no attribute {name!r}"
+    return unknown_name(name, sys.modules[__name__], path)
 
 
 def _list_public_names(package: ModuleType, path: str = "") -> None:
@@ -202,4 +209,4 @@ def __getattr__(name: str):
     """`fm.testing` is loaded when it is first used; the error for any other name says what to use instead."""
     if name == "testing":
         return importlib.import_module("fulmen.testing")
-    raise AttributeError(unknown_name(name, sys.modules[__name__]), name=name, obj=sys.modules[__name__])
+    raise AttributeError(_message(name), name=name, obj=sys.modules[__name__])
