@@ -1,12 +1,12 @@
 """The programs of `examples/`, each in a small form."""
 
-import functools
 import importlib.util
 import sys
 from pathlib import Path
 
 import jax
 import pytest
+from few_digits import few_digits
 
 datasets = pytest.importorskip("sklearn.datasets")
 pytest.importorskip("matplotlib")
@@ -35,12 +35,6 @@ def load(name):
     return module
 
 
-def few_digits(digits, return_X_y=False):
-    """In place of `load_digits`: the first 640 of its 1,797 images, of which most programs make full batches only."""
-    few = type(digits)(data=digits.data[:640], target=digits.target[:640])
-    return (few.data, few.target) if return_X_y else few
-
-
 def test_all_programs_are_run():
     assert {path.stem for path in FOLDER.glob("*.py")} == set(SMALL)
 
@@ -48,7 +42,7 @@ def test_all_programs_are_run():
 @pytest.mark.parametrize("name", SMALL)
 def test_a_program_writes_its_picture_or_table(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(datasets, "load_digits", functools.partial(few_digits, datasets.load_digits()))
+    monkeypatch.setattr(datasets, "load_digits", few_digits)
     # A program is written for JAX as it is by default.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         load(name).main(**SMALL[name])

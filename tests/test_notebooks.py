@@ -1,6 +1,6 @@
 """The notebooks run from top to bottom, and hold the outputs of such a run."""
 
-import os
+import asyncio
 import shutil
 from pathlib import Path
 
@@ -8,17 +8,26 @@ import pytest
 
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
+jupyter_client = pytest.importorskip("jupyter_client")
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 NEEDS = {"05-foreign-models": ("equinox", "flax")}
+WHOLE = ("06-runs",)  # its second process loads all digits
+
+
+@pytest.fixture(scope="module")
+def kernel():
+    """A kernel for all notebooks: each would import the same libraries and compile many of the same programs."""
+    manager = jupyter_client.AsyncKernelManager(kernel_name="python3")
+    yield manager
+    if manager.has_kernel:
+        asyncio.run(manager.shutdown_kernel())
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=[p.stem for p in NOTEBOOKS])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_notebook(path, tmp_path, monkeypatch):
-    if path.stem == "02-a-model-of-your-own":  # its GPT takes a third of the time so; the others' time goes into compiling
-        monkeypatch.setenv("XLA_FLAGS", f"{os.environ['XLA_FLAGS']} --xla_backend_optimization_level=1")
+def test_notebook(path, kernel, tmp_path):
     for stored in path.parent.glob(f"{path.stem}.*"):  # what it reads
         shutil.copy(stored, tmp_path)
     for library in NEEDS.get(path.stem, ()):
@@ -28,4 +37,11 @@ def test_notebook(path, tmp_path, monkeypatch):
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), (
         "commit it as a run from the top left it"
     )
-    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    begin = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+    begin += f"import notebook_kernel; notebook_kernel.begin({str(tmp_path)!r}, short={path.stem not in WHOLE})"
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(begin))
+    client = nbclient.NotebookClient(notebook, km=kernel, timeout=300)
+    try:
+        client.execute()
+    finally:
+        client.kc.stop_channels()

@@ -1,0 +1,38 @@
+"""What the one kernel that runs all notebooks does before each: its state is as new, and the data are few."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+from IPython import get_ipython
+from sklearn import datasets
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import conftest  # noqa: F401, the kernel compiles as the tests do
+from fulmen.dispatching.registry import all_named_verbs
+from few_digits import few_digits
+
+_METHODS = {verb: verb.methods for verb in all_named_verbs()}
+_LOAD, _FILE = datasets.load_digits, os.__file__
+
+
+def begin(folder: str, short: bool) -> None:
+    """Begin a notebook in the kernel.
+
+    Args:
+        folder: the notebook's working directory.
+        short: whether `load_digits` gives few digits, and the licence that lies beside Python's files is a short one.
+    """
+    get_ipython().reset()
+    plt.close("all")
+    os.chdir(folder)
+    for verb in all_named_verbs():
+        lazy = [method for method in verb.methods if method.module.startswith("fulmen.")]
+        verb.restore(list(dict.fromkeys([*_METHODS.get(verb, []), *lazy])))
+    datasets.load_digits, os.__file__ = _LOAD, _FILE
+    if short:
+        datasets.load_digits, os.__file__ = few_digits, f"{folder}/os.py"
+        Path("LICENSE.txt").write_text("Permission to use, to copy and to change this text is granted to all.\n" * 20)
