@@ -109,7 +109,7 @@ def scaled(start: RandomSign, factor):
 def start_point(start: RandomSign, region, x, key):
     require_key(key)
     size = jnp.asarray(_random_step(start, region)).astype(x.dtype)
-    return x + size * jnp.sign(jax.random.normal(key, x.shape, x.dtype))
+    return x + size * jax.random.rademacher(key, x.shape, x.dtype)
 
 
 class RFGSM(FGSM):
