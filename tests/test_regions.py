@@ -35,6 +35,7 @@ def kinds(eps, low, high, narrow):
 
 
 KINDS = list(kinds(1.0, 0.0, 1.0, 1.0))
+nearest = jax.jit(fm.attacks.project)  # one program, where each operation alone would be another
 
 
 def limits(region, origin, wide=np.float64):
@@ -57,7 +58,7 @@ def problem(dtype, seed, n=4, size=12, scale=1.0):
     origin = np.clip(low + rng.uniform(-0.2, 2.2, (n, size)), low, low + 2)
     x = (origin + rng.normal(size=(n, size)) * scale * rng.choice([0, 0.1, 1, 3], (n, size))).astype(dtype)
     low, high = np.asarray(low, dtype), np.asarray(low + 2, dtype)
-    return tuple(map(jnp.asarray, (x, np.clip(origin.astype(dtype), low, high).astype(dtype), low, high)))
+    return x, np.clip(origin.astype(dtype), low, high).astype(dtype), low, high
 
 
 # Nearest
@@ -95,9 +96,8 @@ def solve(x, origin, lo, hi, radii):
 def test_projections_agree_with_a_solver(kind, eps):
     with jax.enable_x64(True):
         x, origin, low, high = problem("float64", 3)
-        region = kinds(eps, low, high, 0.4 * eps)[kind]
-        there = np.asarray(fm.attacks.project(region, x, origin))
-        x, origin = np.asarray(x), np.asarray(origin)
+        region = kinds(np.asarray(eps), low, high, np.asarray(0.4 * eps))[kind]  # arrays share a program
+        there = np.asarray(nearest(region, x, origin))
         lo, hi, radii = limits(region, origin)
         for i in range(len(x)):
             solved = solve(x[i], origin[i], lo[i], hi[i], radii)
@@ -114,7 +114,7 @@ def test_large_examples_satisfy_the_conditions_of_optimality(kind, dtype):
         x, origin, low, high = problem(dtype, 5, n=3, size=3000)
         eps = 20.0 if "L1" in kind else 2.0
         region = kinds(eps, low, high, 0.15)[kind]
-        there = np.asarray(fm.attacks.project(region, x, origin), np.float64)
+        there = np.asarray(nearest(region, x, origin), np.float64)
         x, origin = np.asarray(x, np.float64), np.asarray(origin, np.float64)
         lo, hi, radii = limits(region, origin)
         close = 2e-6 if dtype == "float32" else 1e-13
@@ -157,12 +157,12 @@ def exactly_inside(there, origin, norm, eps):
 def test_projection_is_inside_idempotent_and_nearest(dtype, kind, seed, scale, eps, narrow):
     with jax.enable_x64(True):
         x, origin, low, high = problem(dtype, seed, scale=scale)
-        cast = lambda v: jnp.asarray(np.asarray(v).astype(x.dtype))
+        cast = lambda v: np.asarray(v).astype(x.dtype)
         region = kinds(cast(eps), low, high, cast(narrow))[kind]
-        there = np.asarray(fm.attacks.project(region, x, origin))
+        there = np.asarray(nearest(region, x, origin))
         assert there.dtype == x.dtype
-        np.testing.assert_array_equal(fm.attacks.project(region, there, origin), there)
-        np.testing.assert_array_equal(fm.attacks.project(region, origin, origin), origin)
+        np.testing.assert_array_equal(nearest(region, there, origin), there)
+        np.testing.assert_array_equal(nearest(region, origin, origin), origin)
         wide = np.longdouble if dtype == "float64" else np.float64
         w_there, w_x, w_origin = (np.asarray(v).astype(wide) for v in (there, x, origin))
         lo, hi, radii = limits(region, w_origin, wide)
@@ -228,7 +228,7 @@ def test_an_empty_intersection_keeps_the_bounds():
 @pytest.mark.parametrize("kind", ["L2, Linf, box", "L1, box, Linf"])
 def test_projections_do_not_depend_on_rank_or_other_examples(kind, shape):
     x, origin, low, high = problem("float32", 11, size=math.prod(shape[1:]))
-    region, (x, origin) = kinds(0.3, low, high, 0.2)[kind], map(np.asarray, (x, origin))
+    region = kinds(0.3, low, high, 0.2)[kind]
     together = np.asarray(fm.attacks.project(region, x.reshape(shape), origin.reshape(shape)))
     assert together.shape == shape
     flat = together.reshape(x.shape)
@@ -252,7 +252,7 @@ def test_projections_can_be_compiled_and_mapped(kind):
 
 def test_a_radius_for_each_example(key):
     x, origin, low, high = problem("float32", 12)
-    eps, (x, origin) = np.array([0.0, 0.1, 0.7, 99.0], np.float32), map(np.asarray, (x, origin))
+    eps = np.array([0.0, 0.1, 0.7, 99.0], np.float32)
     for kind, region in kinds(eps, low, high, np.float32(0.5) * eps).items():
         found = [
             np.asarray(fm.attacks.project(region, x.reshape(shape), origin.reshape(shape))).reshape(x.shape)
@@ -290,7 +290,7 @@ def test_derivatives_equal_finite_differences(kind):
         f = jax.jit(lambda x, eps: fm.attacks.project(kinds(eps, low, high, 0.6)[kind], x, origin))
         slope = jax.jit(lambda x, eps, *along: jax.jvp(f, (x, eps), along)[1])
         there = jax.jit(lambda x, eps, c: jax.grad(lambda x, eps: (c * f(x, eps)).sum(), (0, 1))(x, eps))
-        x, step, eps, zero = np.asarray(x), 1e-6, np.asarray(0.8), np.asarray(0.0)
+        step, eps, zero = 1e-6, np.asarray(0.8), np.asarray(0.0)
         g, c = np.random.default_rng(0).normal(size=(2, *x.shape))
         value = lambda x, eps: np.asarray(f(x, np.asarray(eps)))
         by_x = (value(x + step * g, eps) - value(x - step * g, eps)) / (2 * step)
@@ -306,7 +306,6 @@ def test_derivatives_equal_finite_differences(kind):
 @pytest.mark.parametrize("kind", ["L2, Linf, box", "L1, box, Linf"])
 def test_derivatives_at_the_origin_are_finite(kind):
     _, origin, low, high = problem("float32", 22)
-    origin = np.asarray(origin)
     total = lambda x, origin, eps: fm.attacks.project(kinds(eps, low, high, 0.2)[kind], x, origin).sum()
     slopes = jax.jit(jax.grad(total, (0, 1, 2)))
     for eps in (0.0, 0.1):

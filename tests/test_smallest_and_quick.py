@@ -31,7 +31,7 @@ def test_the_smallest_radius_is_the_distance_to_the_nearest_boundary(norm, key):
 
 
 def test_the_smallest_radius_of_an_example_does_not_depend_on_the_others(key):
-    attack = attacks.Smallest(fm.PGD(fm.LinfBall(0.02) & BOX, 0.005, 8), trials=6)
+    attack = attacks.Smallest(fm.PGD(fm.LinfBall(0.02) & BOX, 0.012, 2), trials=6)
     system, batch = curved(n=24, dtype=np.float32)
     batch = fm.replace(batch, index=np.arange(24, dtype=np.int32))
     batch, other = batch[np.arange(16)], batch[np.arange(23, 7, -1)]  # of one size, so that they share their programs
@@ -48,7 +48,7 @@ def test_the_smallest_radius_of_an_example_does_not_depend_on_the_others(key):
 
 def test_the_smallest_radius_of_several_attacks_is_their_smallest(key):
     system, batch = curved(n=16, dtype=np.float32)
-    one, other = fm.FGSM(REGION), fm.PGD(REGION, 0.01, 8, start=attacks.Clean())
+    one, other = fm.FGSM(REGION), fm.PGD(REGION, 0.03, 3, start=attacks.Clean())
     found = [fm.perturb(attacks.Smallest(each, trials=8), system, batch, key).x for each in (one, fm.WorstOf(one, other))]
     far = [norm_of("Linf", np.asarray(x) - batch.x) for x in found]
     far = [np.where(each > 0, each, np.inf) for each in far]
