@@ -79,7 +79,9 @@ def test_a_masked_model_is_broken_by_bpda_and_through_a_surrogate(key):
 
 
 PATCHED = [
-    *[(make, ball) for make in (lambda r: fm.PGD(r, 0.1, 10), lambda r: attacks.FMN(r, 60)) for ball in BALLS],
+    (lambda r: fm.PGD(r, 0.1, 10), BALLS[0]),
+    *[(lambda r: fm.PGD(r, 0.1, 10, attacks.Clean()), ball) for ball in BALLS[1:]],
+    *[(lambda r: attacks.FMN(r, 60), ball) for ball in BALLS],
     (lambda r: attacks.APGD(r, 10), fm.L1Ball(1.0)),  # in the other norms its points are those of the projection of PGD
 ]
 

@@ -19,7 +19,7 @@ ATTACKS = {
     "fmn": lambda: attacks.FMN(fm.LinfBall(0.1) & BOX, 20),
     "sigma_zero": lambda: attacks.SigmaZero(attacks.L0Ball(3) & BOX, 30),
     "pdpgd": lambda: attacks.PDPGD(fm.L1Ball(1.0) & BOX, 40),
-    "apgd": lambda: attacks.APGD(fm.L2Ball(0.3) & BOX, 10),
+    "apgd": lambda: attacks.APGD(fm.LinfBall(0.1) & BOX, 10),
 }
 
 

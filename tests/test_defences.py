@@ -28,7 +28,8 @@ def start_point(start: Shifted, region, x, key):
     return x + 0.003 * jnp.cos(7 * jnp.arange(x.size, dtype=x.dtype) + 9 * x)
 
 
-PGD = fm.PGD(REGION, STEP, 2, start=Shifted())
+PGD = fm.PGD(REGION, 2 * STEP, 1, start=Shifted())
+TWICE = fm.PGD(REGION, STEP, 2, start=Shifted())  # where the reference of the divergence must not move with the point
 
 
 @pytest.fixture(scope="module")
@@ -77,13 +78,13 @@ def moved_statistics(p, old, *passes):
     return dict(mean=mean, variance=variance)
 
 
-def ascend(objective, x, start):
+def ascend(objective, x, start, attack):
     """PGD by hand on a function of the inputs."""
     x, slope = np.asarray(x), jax.jit(jax.grad(lambda v: objective(v).sum()))
     inside = lambda there: np.clip(np.clip(there, x - np.float32(EPS), x + np.float32(EPS)), 0, 1)
     there = inside(np.asarray(start))
-    for _ in range(PGD.steps):
-        there = inside(there + np.float32(STEP) * np.sign(slope(there)))
+    for _ in range(attack.steps):
+        there = inside(there + np.float32(attack.step_size) * np.sign(slope(there)))
     return there
 
 
@@ -129,17 +130,17 @@ def sgd(p, slopes):
     return {name: np.asarray(p[name]) - np.float32(LR) * np.asarray(slopes[name]) for name in p}
 
 
-def hand_attack(step, objective=None):
+def hand_attack(step, objective=None, attack=PGD):
     """The attack in evaluation mode, on the cross-entropy or the divergence."""
     p, statistics = step.before
     if objective is None:
         objective = lambda v: ce(network(p, v, statistics), step.y)
-    return ascend(objective, step.x, shifted(step.x))
+    return ascend(objective, step.x, shifted(step.x), attack)
 
 
 def divergence_attack(step):
     p, statistics = step.before
-    return hand_attack(step, lambda v: kl(network(p, step.x, statistics), network(p, v, statistics)))
+    return hand_attack(step, lambda v: kl(network(p, step.x, statistics), network(p, v, statistics)), TWICE)
 
 
 def trained(step, loss, *passes):
@@ -165,7 +166,7 @@ def test_adversarial_training_with_a_share_of_clean_loss(weight, data):
 
 
 def test_trades(data):
-    step = Step(TRADES(classifier(), PGD, beta=4.0), data)
+    step = Step(TRADES(classifier(), TWICE, beta=4.0), data)
     x, mask = divergence_attack(step), step.mask()
     assert np.abs(x - step.x).max() > 0.06
 

@@ -12,7 +12,7 @@ EXAMPLES = """
     import fulmen as fm, jax, numpy as np
 
     rng = np.random.default_rng(0)
-    x = rng.uniform(size=(24, 4)).astype(np.float32)
+    x = rng.uniform(size=(16, 4)).astype(np.float32)
     system = fm.init(fm.Classifier(fm.models.Dense(4, 3)), jax.random.key(0))
     y = fm.predict(system, x).argmax(1).astype(np.int32)
 
@@ -39,13 +39,13 @@ def run(tmp_path, monkeypatch, command):
 
 def test_it_prints_the_table_and_writes_json_and_page(run, tmp_path):
     code, out, err = run(
-        "examples.py:run --region Linf:1/10 --box 0:1 --attack PGD --out found/mine.html --sample 8 --no-progress "
+        "examples.py:run --region Linf:1/10 --box 0:1 --attack PGD --out found/mine.html --sample 16 --no-progress "
         "--resume partial --compare"
     )
     assert (tmp_path / "partial/evaluation.json").exists()
     assert (code, err) == (0, "")
     report = Report.load(tmp_path / "found/mine.json")
-    assert len(report) == 24 and report.accuracy == 1 and 0 < report.robust_accuracy < 1
+    assert len(report) == 16 and report.accuracy == 1 and 0 < report.robust_accuracy < 1
     assert f"robust accuracy {report.robust_accuracy:.3f}" in out and "PGD-40" in out
     assert "wrote found/mine.html and found/mine.json" in out
     assert json.loads((tmp_path / "found/mine.json").read_text())["settings"]["attack"].startswith(

@@ -15,7 +15,7 @@ from fulmen.robust.report.attack_signs import BlackBox, Convergence, Inside, Ite
 from fulmen.robust.report.model_signs import Randomness
 
 QUICK = tuple(sign for sign in SIGNS if isinstance(sign, BlackBox | Convergence | Inside | Iterations | Randomness))
-OPTIONS = {"attack": (fm.FGSM(REGION), PGD), "batch_size": 4, "eps": (0.05, 0.1, 0.2), "signs": QUICK}
+OPTIONS = {"attack": (fm.FGSM(REGION), PGD), "batch_size": 4, "eps": (0.05, 0.1, 0.2), "signs": QUICK, "sample": 4}
 
 
 def same(one, other):
