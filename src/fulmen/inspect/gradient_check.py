@@ -23,37 +23,44 @@ _ROUNDING = 0.01  # of half precision
 def check_numbers(report: Report, state: State, raw: Any) -> None:
     """Check the loss, the gradients and the buffers on one batch."""
     with report.attempt("a step on one batch"):
-        value, gradients, buffers = jax.device_get(jax.jit(_measure)(state, raw))
         order = [leaf.path for leaf in leaves(state.system)]  # jit sorts dicts
+        program = jax.jit(_loss_and_gradients)
+        value, slopes, first = program(state, raw)
+        # A layer that is initialised with zeros passes no gradient on, so the gradient is computed again after a small step.
+        _, _, second = program(state.replace(system=jax.jit(_moved)(state.system, slopes)), raw)
+        value, first, second = jax.device_get((value, first, second))
+        gradients = {path: (first[path][0] | second[path][0], first[path][1]) for path in order if path in first}
+        has_buffers = any(leaf.role == BUFFER for leaf in leaves(state.system))
+        buffers = jax.device_get(jax.jit(_changed_buffers)(state, raw)) if has_buffers else {}
         _check_outputs(report, state.system, as_batch(state.system, raw))
         _check_loss(report, value)
-        _check_gradients(report, state, {path: gradients[path] for path in order if path in gradients})
+        _check_gradients(report, state, gradients)
         _check_buffers(report, {path: buffers[path] for path in order if path in buffers})
 
 
-def _measure(state: State, raw: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-    """The loss; for each parameter, whether its gradient is not 0 and is finite; for each buffer, whether a step changes it."""
+def _loss_and_gradients(state: State, raw: Any) -> tuple[Any, Any, dict[str, Any]]:
+    """The loss, its gradients, and for each parameter, whether its gradient is not 0 and is finite."""
     component, mode = state.system, Train(state.key, state.step)
-    given = as_batch(component, raw)
-    batch = augment(component, given, mode.at("augment"))
-    value, first, _, _ = differentiate(component, batch, mode)
-    # A layer that is initialised with zeros passes no gradient on, so the gradient is computed again after a small step.
+    batch = augment(component, as_batch(component, raw), mode.at("augment"))
+    value, slopes, _, _ = differentiate(component, batch, mode)
+    return value, slopes, {leaf.path: ((leaf.value != 0).any(), jnp.isfinite(leaf.value).all()) for leaf in leaves(slopes)}
+
+
+def _moved(component: Any, slopes: Any) -> Any:
+    """The component after a small step."""
     structure = jax.tree.structure(component)
-    moved = [
-        v if g is None else v - jnp.asarray(_STEP_SIZE, g.dtype) * g
-        for v, g in zip(jax.tree.leaves(component), structure.flatten_up_to(first), strict=True)
-    ]
-    _, second, _, _ = differentiate(structure.unflatten(moved), batch, mode)
-    gradients = {
-        a.path: ((a.value != 0).any() | (b.value != 0).any(), jnp.isfinite(a.value).all())
-        for a, b in zip(leaves(first), leaves(second), strict=True)
-    }
-    after, _ = update(component, state, given, mode)
-    buffers: dict[str, Any] = {}
-    for old, new in zip(leaves(component), leaves(after.system), strict=True):
+    pairs = zip(jax.tree.leaves(component), structure.flatten_up_to(slopes), strict=True)
+    return structure.unflatten([v if g is None else v - jnp.asarray(_STEP_SIZE, g.dtype) * g for v, g in pairs])
+
+
+def _changed_buffers(state: State, raw: Any) -> dict[str, Any]:
+    """For each buffer, whether a training step changes it."""
+    after, _ = update(state.system, state, as_batch(state.system, raw), Train(state.key, state.step))
+    changed: dict[str, Any] = {}
+    for old, new in zip(leaves(state.system), leaves(after.system), strict=True):
         if old.role == BUFFER:
-            buffers[old.path] = buffers.get(old.path, False) | (old.value != new.value).any()
-    return value, gradients, buffers
+            changed[old.path] = changed.get(old.path, False) | (old.value != new.value).any()
+    return changed
 
 
 @jax.jit
