@@ -164,10 +164,10 @@ def test_projection_is_inside_idempotent_and_nearest(dtype, seed, size, eps, low
         origin = np.clip(origin, low, high).astype(dtype)
         ball, box = fm.LinfBall(eps), fm.Box(low, high)
         for region in (ball, box, ball & box, box & ball):
-            there = np.asarray(project(region, x, origin))
+            there = np.asarray(nearest(region, x, origin))
             assert there.dtype == dtype
-            np.testing.assert_array_equal(project(region, there, origin), there)
-            np.testing.assert_array_equal(project(region, origin, origin), origin)
+            np.testing.assert_array_equal(nearest(region, there, origin), there)
+            np.testing.assert_array_equal(nearest(region, origin, origin), origin)
             # Checked in a wider type: float64, or long double for float64.
             wide = np.longdouble if dtype == np.float64 else np.float64
             w_there, w_x, w_origin, w_eps = (np.asarray(v).astype(wide) for v in (there, x, origin, eps))
@@ -186,7 +186,7 @@ def test_projection_is_inside_idempotent_and_nearest(dtype, seed, size, eps, low
 
 
 @jax.jit
-def project(region, x, origin):
+def nearest(region, x, origin):
     return fm.attacks.project(region, x, origin)
 
 
@@ -194,7 +194,7 @@ def test_clipping_without_rounding_down_leaves_the_ball():
     origin, eps = np.linspace(0, 1, 1000, dtype=np.float32), np.float32(0.1)
     naive = np.clip(origin + 1, origin - eps, origin + eps)
     assert (np.abs(naive - origin) > eps).any()
-    assert (np.abs(np.asarray(project(fm.LinfBall(0.1), origin + 1, origin)) - origin) <= eps).all()
+    assert (np.abs(np.asarray(nearest(fm.LinfBall(0.1), origin + 1, origin)) - origin) <= eps).all()
 
 
 def test_intersections_are_flat_and_project_balls_first():
@@ -205,7 +205,7 @@ def test_intersections_are_flat_and_project_balls_first():
     # The ball around 0.15 ends at 0.25 and intersects both boxes from 0.2 on; the one around 0.05 intersects neither.
     origin, x = jnp.array([[0.15, 0.15, 0.15, 0.05]]), jnp.array([[-1.0, 0.22, 9.0, 0.5]])
     for region in (both, fm.attacks.Intersection((fm.attacks.Intersection((c, b)), a))):
-        near(project(region, x, origin), [[0.2, 0.22, 0.25, 0.2]])
+        near(nearest(region, x, origin), [[0.2, 0.22, 0.25, 0.2]])
 
 
 # Attacks
@@ -331,7 +331,7 @@ def test_the_best_point_is_kept(perturb, key):
     hill = Curve(lambda x: -((x - 0.35) ** 2))  # from 0 by steps of 0.2: 0.2, 0.4, 0.2, 0.4, …
     data = fm.Unlabeled(np.zeros((2, 1), np.float32))
     attack = functools.partial(fm.PGD, fm.LinfBall(1.0), 0.2, start=fm.attacks.Clean())
-    for steps, last in [(2, 0.4), (3, 0.2), (UNROLL + 3, 0.2)]:
+    for steps, last in [(3, 0.2), (UNROLL + 3, 0.2)]:
         near(perturb(attack(steps=steps), hill, data, key, best=False).x, [[last]] * 2)
         near(perturb(attack(steps=steps), hill, data, key).x, [[0.4]] * 2)
     # The step is too long: the clean point is better.
@@ -432,17 +432,17 @@ def test_a_plain_function_is_attacked(key):
     data = batch()
     mean = lambda f: lambda p, x: (f(p, x, data.y).mean(), f(p, x, data.y))
     both = lambda f: jax.jit(jax.grad(mean(f), (0, 1), has_aux=True))
+    direction = np.sign(jax.jit(jax.grad(lambda x: per_example_loss(params, x, data.y).sum()))(data.x))
+    there = np.clip(data.x + np.float32(0.2) * direction, 0, 1)
     for function in (per_example_loss, lambda *a: per_example_loss(*a).mean()):
         attacked = fm.attacks.adversarial(function, fm.FGSM(fm.LinfBall(0.2) & BOX))
-        direction = np.sign(jax.jit(jax.grad(lambda x, f=function: f(params, x, data.y).sum()))(data.x))
-        there = np.clip(data.x + np.float32(0.2) * direction, 0, 1)
         (through, direct), values = both(attacked)(params, data.x)
         (expected, _), expected_values = both(function)(params, there)
         near(values, expected_values)
         near(through["w"], expected["w"])
         assert not np.asarray(direct).any()
     double = jax.jit(lambda params, x: function(params, x, data.y, 2.0))(params, there)
-    near(attacked(params, data.x, data.y, 2.0), double)
+    near(jax.jit(lambda params, x: attacked(params, x, data.y, 2.0))(params, data.x), double)
     random = fm.attacks.adversarial(per_example_loss, fm.PGD(fm.LinfBall(0.2), 0.05, 3))
     with pytest.raises(ValueError, match="key: a random start needs a random key, got None"):
         random(params, data.x, data.y)

@@ -126,8 +126,8 @@ def test_fmn_crosses_the_boundary_of_a_linear_model(norm, key):
 
 MADE = {
     "ddn": lambda: attacks.DDN(attacks.L2Ball(0.08) & BOX, 12, radius=0.1),
-    "fmn L0": lambda: attacks.FMN(attacks.L0Ball(2) & BOX, 12),
-    "fmn L1": lambda: attacks.FMN(attacks.L1Ball(0.2) & BOX, 12),
+    "fmn L0": lambda: attacks.FMN(attacks.L0Ball(1) & BOX, 12),
+    "fmn L1": lambda: attacks.FMN(attacks.L1Ball(0.1) & BOX, 12),
     "fmn L2": lambda: attacks.FMN(attacks.L2Ball(0.1) & BOX, 12),
     "fmn Linf": lambda: attacks.FMN(fm.LinfBall(0.03) & BOX, 12),
     "sigma-zero": lambda: attacks.SigmaZero(attacks.L0Ball(2) & BOX, 30),
@@ -141,14 +141,15 @@ def test_an_attack_on_an_example_does_not_depend_on_the_others(name, key):
     ball = attack.region.regions[0]
     norm = "Linf" if ball.norm_order == np.inf else f"L{ball.norm_order}"
     with jax.enable_x64(True):
-        system, batch, other = two_batches()
+        # Where no example is dropped there are fewer programs; of one attack this is for one norm.
+        system, batch, other = two_batches(16 if name in ("fmn L0", "fmn L1", "fmn L2") else 32)
         x, others = (np.asarray(fm.perturb(attack, system, each, key).x) for each in (batch, other))
         np.testing.assert_allclose(*common(x, others), rtol=0, atol=1e-9)
         whole = attacks.attempt(attack, system, batch, key)
         wrong = classes_at(system, x) != batch.y
     far, reached = norms(x - batch.x, norm), norms(np.asarray(whole.x) - batch.x, norm)
     succeeded = np.asarray(whole.succeeded)
-    assert 3 < succeeded.sum() < 32 and ((x >= 0) & (x <= 1)).all()
+    assert 3 < succeeded.sum() < len(x) and ((x >= 0) & (x <= 1)).all()
     np.testing.assert_array_equal(succeeded, (far > 0) & (far <= ball.eps))
     assert (reached[succeeded] <= ball.eps).all() and (reached[~succeeded] == 0).all()
     np.testing.assert_array_equal(wrong, far > 0)
@@ -157,7 +158,7 @@ def test_an_attack_on_an_example_does_not_depend_on_the_others(name, key):
 def test_steps_take_a_forward_and_a_backward_pass(key):
     ones = lambda *shape: np.ones(shape, np.float32)
     big, data = Perceptron(ones(64, 512), ones(512, 10)), fm.Labeled(ones(32, 64), np.zeros(32, np.int32))
-    flops = lambda f, *a: jax.jit(f).lower(*a).compile().cost_analysis()["flops"]
+    flops = lambda f, *a: jax.jit(f).lower(*a).cost_analysis()["flops"]
     one, system = flops(lambda s, x: s(x), big, data.x), fm.Classifier(big, fm.CrossEntropy())
     for make in MADE.values():
         problem = attacks.Problem(make(), system, data)

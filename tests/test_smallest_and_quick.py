@@ -125,13 +125,13 @@ def test_quick_is_pma_and_targeted_attacks_of_malt():
 
 def test_on_digits_quick_breaks_what_autoattack_breaks(key):
     """The result of the authors' AutoAttack is recorded."""
-    n = 32
+    n = 16
     with np.load(attacks_model.PATH.with_name("apgd.npz")) as recorded:
         broken = ~recorded["robust/authors"][:n]
     x, y = attacks_model.examples(n)
     system, batch = attacks_model.classifier(), fm.Labeled(x, y, index=np.arange(n, dtype=np.int32))
     found = attacks.attempt(fm.quick(fm.LinfBall(0.1) & BOX), system, batch, key)
-    assert np.asarray(found.succeeded).sum() >= broken.sum() - 1 > 10
+    assert np.asarray(found.succeeded).sum() >= broken.sum() - 1 > 8
     assert (classes_at(system, found.x) != y)[np.asarray(found.succeeded)].all()
     assert np.abs(np.asarray(found.x) - x).max() <= 0.1 + 1e-6
 
