@@ -9,13 +9,22 @@ import shutil
 from typing import TYPE_CHECKING
 
 from fulmen.core.leaves import BUFFER, FROZEN, OTHER, PARAMETER
-from fulmen.inspect.text import Picture, align, describe_bytes, describe_flops, faint, fold, html_page, html_table
+from fulmen.inspect.text import (
+    Picture,
+    align,
+    describe_bytes,
+    describe_flops,
+    faint,
+    fold,
+    html_page,
+    html_table,
+    text_table,
+)
 
 if TYPE_CHECKING:
     from fulmen.inspect.cost import Cost
 
 
-Cells = list[list[str]]
 _OPEN = 30  # leaves up to which a notebook shows them
 _TOTALS = {PARAMETER: "parameters", BUFFER: "in buffers", FROZEN: "frozen", OTHER: "hyperparameters"}
 
@@ -121,26 +130,13 @@ class Summary(Picture):
 
     def _leaves(self) -> str:
         valued = any(row.value is not None for row in self.rows)
-        cells = [
-            [
-                "path",
-                "type",
-                "shape",
-                "dtype",
-                "role",
-                *["value"] * valued,
-                "bytes",
-                *["layout", "per device"] * self._is_laid_out,
-            ]
-        ]
+        columns = ["path", "type", "shape", "dtype", "role", *["value"] * valued, "bytes>"]
+        columns += ["layout", "per device>"] * self._is_laid_out
+        cells = []
         for row in self.rows:
-            shape = f"({', '.join(map(str, row.shape))}{',' if len(row.shape) == 1 else ''})"
-            value = [row._number] * valued
-            cells.append(
-                [row.path, row.type, shape, row.dtype, row.role, *value, describe_bytes(row.bytes), *self._laid(row)]
-            )
-        n = cells[0].index("bytes")
-        return align(cells, right=[n, n + 2])
+            last = [*[row._number] * valued, describe_bytes(row.bytes), *self._laid(row)]
+            cells.append([row.path, row.type, str(row.shape), row.dtype, row.role, *last])
+        return text_table(columns, cells)
 
     def _laid(self, row: Row) -> list[str]:
         return [row.layout or "", describe_bytes(row.device_bytes)] if self._is_laid_out else []
@@ -161,9 +157,9 @@ class Summary(Picture):
             above = owner
         return "\n".join(lines)
 
-    def _tables(self) -> list[tuple[Cells, list[int]]]:
-        """The cells of each table but the leaves', the heading first, and the columns that are aligned to the right."""
-        totals = [["in all", "bytes"]]
+    def _tables(self) -> list[tuple[list[str], list[list[str]]]]:
+        """The headings and the cells of each table but the leaves'."""
+        totals = []
         for role, many in _TOTALS.items():
             some = [row for row in self.rows if row.role == role]
             if some or role == PARAMETER:
@@ -179,27 +175,24 @@ class Summary(Picture):
         for c in self.costs:
             name = f"{c.name}, {c.examples} example{'s' * (c.examples != 1)}"
             costs.append([name, describe_flops(c.flops), describe_bytes(c.arguments), describe_bytes(c.temporary)])
-        tables = [(totals, [1])]
-        if parts:
-            tables.append(([["part", "type", "parameters", "bytes"], *parts], [2, 3]))
-        if costs:
-            tables.append(([["compiled", "operations", "arguments", "temporary"], *costs], [1, 2, 3]))
-        return tables
+        tables = [
+            (["in all", "bytes>"], totals),
+            (["part", "type", "parameters>", "bytes>"], parts),
+            (["compiled", "operations>", "arguments>", "temporary>"], costs),
+        ]
+        return [(columns, rows) for columns, rows in tables if rows]
 
     def _text(self) -> str:
         width = max(shutil.get_terminal_size((120, 24)).columns, 40)
         rows = self._leaves()
         if max(map(len, rows.splitlines())) > width:
             rows = self._leaves_by_owner()
-        sections = [f"{self._title()}\n{rows}", *(align(cells, right) for cells, right in self._tables())]
+        sections = [f"{self._title()}\n{rows}", *(text_table(*table) for table in self._tables())]
         text = "\n\n".join([*sections, self.remark] if self.remark else sections)
         return "\n".join(fold(line, width) for line in text.splitlines())
 
     def _repr_html_(self) -> str:
-        body = []
-        for (head, *cells), right in self._tables():
-            columns = [f"{name}>" if i in right else name for i, name in enumerate(head)]
-            body.append(html_table(columns, [[*map(html.escape, row)] for row in cells]))
+        body = [html_table(columns, [[*map(html.escape, row)] for row in rows]) for columns, rows in self._tables()]
         # As text: a cell for each value would be megabytes for a large model.
         text = f'<div style="white-space:pre">{html.escape(self._leaves())}</div>'
         n = len(self.rows)

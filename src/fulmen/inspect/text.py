@@ -56,6 +56,12 @@ def align(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
     return "\n".join(lines)
 
 
+def text_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """The table that `html_table` makes of the same headings and cells, as text."""
+    right = [i for i, name in enumerate(columns) if name.endswith(">")]
+    return align([[name.rstrip(">") for name in columns], *rows], right)
+
+
 def fold(line: str, width: int) -> str:
     """A line, broken after every `width` characters."""
     return "\n".join(line[i : i + width] for i in range(0, len(line), width))

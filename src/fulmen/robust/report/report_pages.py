@@ -1,15 +1,16 @@
 """A report as text for a terminal of 80 columns, as HTML in a notebook, and as one self-contained page."""
 
+import contextlib
 import html
 import io
 import re
 import textwrap
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fulmen.inspect.plots import grid
-from fulmen.inspect.text import align, faint, html_page, html_table
+from fulmen.inspect.text import faint, html_page, html_table, text_table
 from fulmen.robust.report.confidence import interval_text
 from fulmen.robust.report.pictures import panels
 
@@ -17,7 +18,6 @@ WIDTH = 79
 MARKS = {"ok": "ok", "suspicious": "SUSPICIOUS", "wrong": "WRONG", "not checked": "not checked"}
 ATTACKS = "Attacks, each on the examples that survived the attacks before it"
 OPTIMALITY = "Optimality of each attack, and its forward and backward passes for an example"
-OPTIMALITY_COLUMNS = ("optimality", "area", "passes")
 CURVE = "Accuracy by radius, under attack and under noise"
 WORST_FIRST = ("wrong", "suspicious", "not checked", "ok")
 
@@ -62,69 +62,56 @@ def worst_first(report: Any) -> list[Any]:
     return sorted(report.findings, key=lambda finding: WORST_FIRST.index(finding.verdict))
 
 
-def attack_rows(report: Any) -> list[tuple[str, ...]]:
-    """A row for each attack: the examples it was given and has broken, the accuracy after it, and its duration."""
-    n = len(report)
-    return [
-        (
-            each["name"],
-            str(each["given"]),
-            str(each["broken"]),
-            f"{each['accuracy']:.3f}",
-            interval_text(round(each["accuracy"] * n), n),
-            f"{each['seconds']:.1f} s",
-        )
-        for each in report.attacks
-    ]
+class Table(NamedTuple):
+    """A table of a report, with headings as `html_table` takes them, and a sentence below it."""
+
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    below: str = ""
+
+    def text(self) -> str:
+        """The table for a terminal, with the first cell of a row shortened to what is left of the width."""
+        widths = [max(map(len, column)) for column in zip(self.columns, *self.rows, strict=True)]
+        longest = WIDTH - 4 - sum(width + 2 for width in widths[1:])
+        rows = [(textwrap.shorten(first, longest, placeholder="…"), *others) for first, *others in self.rows]
+        return "\n".join([text_table(self.columns, rows), *[self.below] * bool(self.below)])
+
+    def html(self) -> str:
+        return f"{html_table(self.columns, escaped(self.rows))}{f'<p>{self.below}</p>' if self.below else ''}"
 
 
-def optimality_rows(report: Any) -> list[tuple[str, ...]]:
-    """A row for each attack, if all have run on all examples and broken some: its optimality, area and mean passes."""
-    try:
-        found = report.optimality()
-    except ValueError:
-        return []
-    return [
-        (name, f"{each['optimality']:.3f}", f"{each['area']:.4g}", f"{each['passes']:.0f}") for name, each in found.items()
-    ]
-
-
-def curve_rows(report: Any) -> list[tuple[str, ...]]:
-    """A row for each radius, from 0."""
-    if not report.curve:
-        return []
-    n, columns = len(report), (report.curve[name] for name in ("eps", "robust", "noise"))
-    points = [(0.0, report.accuracy, report.accuracy), *zip(*columns, strict=True)]
-    return [
-        (f"{eps:.4g}", f"{robust:.3f}", interval_text(round(float(robust) * n), n), f"{noise:.3f}")
-        for eps, robust, noise in points
-    ]
-
-
-def area_text(report: Any) -> str:
-    """The area under the curve, in a sentence."""
-    return f"The area under the curve up to ε = {report.curve['eps'][-1]:.4g} is {report.area:.4g}."
+def tables(report: Any) -> dict[str, Table]:
+    """The tables of a report by their titles: the attacks, their comparison if all ran on all examples, and the curve."""
+    n, rows = len(report), []
+    for each in report.attacks:
+        results = f"{each['accuracy']:.3f}", interval_text(round(each["accuracy"] * n), n), f"{each['seconds']:.1f} s"
+        rows.append((each["name"], str(each["given"]), str(each["broken"]), *results))
+    found = {ATTACKS: Table(("attack", "given>", "broken>", "accuracy>", "95 %>", "time>"), rows)}
+    with contextlib.suppress(ValueError):  # not all have run on all examples, or none has broken any
+        rows = [
+            (name, f"{each['optimality']:.3f}", f"{each['area']:.4g}", f"{each['passes']:.0f}")
+            for name, each in report.optimality().items()
+        ]
+        found[OPTIMALITY] = Table(("attack", "optimality>", "area>", "passes>"), rows)
+    if report.curve:
+        points = zip(*(report.curve[name] for name in ("eps", "robust", "noise")), strict=True)
+        rows = [
+            (f"{eps:.4g}", f"{robust:.3f}", interval_text(round(float(robust) * n), n), f"{noise:.3f}")
+            for eps, robust, noise in [(0.0, report.accuracy, report.accuracy), *points]
+        ]
+        area = f"The area under the curve up to ε = {report.curve['eps'][-1]:.4g} is {report.area:.4g}."
+        found[CURVE] = Table(("ε>", "attacked>", "95 %>", "noise>"), rows, area)
+    return found
 
 
 def report_text(report: Any) -> str:
     """The report as text."""
     parts = [_wrapped(f"Robustness: {headline(report)}"), _wrapped(f"region: {report.settings['region']}")]
-    rows = [("attack", "given", "broken", "accuracy", "95 %", "time"), *attack_rows(report)]
-    parts.append(_titled(ATTACKS, _table(rows, (1, 2, 3, 4, 5))))
-    if compared := optimality_rows(report):
-        parts.append(_titled(OPTIMALITY, _table([("attack", *OPTIMALITY_COLUMNS), *compared], (1, 2, 3))))
-    if report.curve:
-        rows = [("ε", "attacked", "95 %", "noise"), *curve_rows(report)]
-        parts.append(_titled(CURVE, f"{_table(rows, (0, 1, 2, 3))}\n{area_text(report)}"))
+    parts += [_titled(title, table.text()) for title, table in tables(report).items()]
     if report.findings:
         text = "\n".join(_finding(finding) for finding in worst_first(report))
         parts.append(_titled(f"Warning signs: {verdicts(report)}", text))
     return "\n\n".join(parts)
-
-
-def _table(rows: list[tuple[str, ...]], right: tuple[int, ...]) -> str:
-    longest = WIDTH - 4 - sum(max(len(row[i]) for row in rows) + 2 for i in range(1, len(rows[0])))
-    return align([(textwrap.shorten(row[0], longest, placeholder="…"), *row[1:]) for row in rows], right)
 
 
 def _finding(finding: Any) -> str:
@@ -151,21 +138,6 @@ def escaped(rows: list[tuple[str, ...]]) -> list[list[str]]:
     return [[html.escape(cell) for cell in row] for row in rows]
 
 
-def attacks_table(report: Any) -> str:
-    return html_table(("attack", "given>", "broken>", "accuracy>", "95 %>", "time>"), escaped(attack_rows(report)))
-
-
-def optimality_table(report: Any) -> str:
-    """The comparison of the attacks; empty if they were not compared."""
-    rows = optimality_rows(report)
-    return html_table(("attack", *(f"{name}>" for name in OPTIMALITY_COLUMNS)), escaped(rows)) if rows else ""
-
-
-def curve_table(report: Any) -> str:
-    table = html_table(("ε>", "attacked>", "95 %>", "noise>"), escaped(curve_rows(report)))
-    return f"{table}<p>{area_text(report)}</p>"
-
-
 def findings_list(report: Any, only_warnings: bool = False) -> str:
     """The findings, ordered from wrong to ok, each with a coloured verdict."""
     found = report.warnings if only_warnings else worst_first(report)
@@ -182,9 +154,7 @@ def _with_code(text: str) -> str:
 
 def report_html(report: Any) -> str:
     """The report for a notebook: results, attacks, radii and warnings."""
-    parts = [f"<div>{html.escape(headline(report))}</div>", attacks_table(report), optimality_table(report)]
-    if report.curve:
-        parts.append(curve_table(report))
+    parts = [f"<div>{html.escape(headline(report))}</div>", *(table.html() for table in tables(report).values())]
     parts.append(f"<div>Warning signs: {html.escape(verdicts(report))}</div>{findings_list(report, only_warnings=True)}")
     return html_page("Robustness", "".join(parts))
 
@@ -217,10 +187,8 @@ def report_page(report: Any) -> str:
     boxes = "".join(f"<div><b>{value}</b>{name}</div>" for name, value in metrics.items())
     sections = {
         f"Warning signs: {verdicts(report)}": findings_list(report),
-        ATTACKS: attacks_table(report),
-        OPTIMALITY: optimality_table(report),
+        **{title: table.html() for title, table in tables(report).items()},
         "Pictures": _pictures(report),
-        CURVE: curve_table(report) if report.curve else "",
         "Examples": _examples(report),
         "Settings": _settings(report),
     }
@@ -260,24 +228,14 @@ def _svg(draw: Any, report: Any, name: str) -> str:
 
 
 def _examples(report: Any) -> str:
-    shown = range(min(len(report), ROWS))
     rows = []
-    for i in shown:
-        broken = report.correct[i] and not report.robust[i]
+    for i in range(min(len(report), ROWS)):
+        classes = map(str, (i, report.labels[i], report.predicted[i], report.attacked[i]))
         by = report.attacks[report.by[i]]["name"] if report.by[i] >= 0 else "" if report.correct[i] else "clean input wrong"
+        step = str(report.first[i]) if report.correct[i] and not report.robust[i] else ""
+        distances = (f"{report.distance[name][i]:.4g}" for name in ("linf", "l2", "l1"))
         size = report.gradient["l2"][i]
-        rows.append(
-            (
-                str(i),
-                str(report.labels[i]),
-                str(report.predicted[i]),
-                str(report.attacked[i]),
-                by,
-                str(report.first[i]) if broken else "",
-                *(f"{report.distance[name][i]:.4g}" for name in ("linf", "l2", "l1")),
-                f"{size:.3g}" if np.isfinite(size) else "not finite",
-            )
-        )
+        rows.append((*classes, by, step, *distances, f"{size:.3g}" if np.isfinite(size) else "not finite"))
     columns = ("example>", "label>", "clean>", "attacked>", "broken by", "step>", "L∞>", "L2>", "L1>", "gradient>")
     more = f"<p>{faint(f'and {len(report) - ROWS} more, in the JSON file')}</p>" if len(report) > ROWS else ""
     return f"<details><summary>{len(report)} examples</summary>{html_table(columns, escaped(rows))}{more}</details>"
