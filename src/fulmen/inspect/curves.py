@@ -8,7 +8,7 @@ import numpy as np
 
 from fulmen.core.verbs import plot, show
 from fulmen.dispatching.registry import dispatch
-from fulmen.inspect.plots import COLOURS, TEXT, grid
+from fulmen.inspect.plots import COLOURS, TEXT, grid, write
 from fulmen.inspect.text import faint, html_page, html_table
 from fulmen.train.history import History, highest_is_best
 
@@ -135,15 +135,7 @@ def _leave_out_compilation(axes: Any, seconds: np.ndarray, *others: np.ndarray) 
     highest = later[np.isfinite(later)].max(initial=0.0)
     if seconds[0] > 2 * highest > 0:
         axes.set_ylim(0, 1.15 * highest)
-        axes.annotate(
-            f"epoch 1, with compilation: {seconds[0]:.4g}",
-            (0, 0),
-            (4, 4),
-            "axes fraction",
-            "offset points",
-            color=TEXT,
-            fontsize=8,
-        )
+        write(axes, f"epoch 1, with compilation: {seconds[0]:.4g}", (0, 0), (4, 4), "axes fraction")
 
 
 def _label(axes: Any, ends: list[tuple[float, str, str]]) -> None:
@@ -154,17 +146,7 @@ def _label(axes: Any, ends: list[tuple[float, str, str]]) -> None:
     wanted = [(height((1, v))[1] - bottom) / (top - bottom) if math.isfinite(v) else 0.0 for v, _, _ in ends]
     inches = axes.get_figure().get_size_inches()[1] * axes.get_position().height
     for (_, text, colour), y in zip(ends, apart(wanted, _LINE / inches), strict=True):
-        axes.annotate(
-            text,
-            (1, y),
-            (5, 0),
-            "axes fraction",
-            "offset points",
-            color=colour,
-            fontsize=8,
-            va="center",
-            annotation_clip=False,
-        )
+        write(axes, text, (1, y), (5, 0), "axes fraction", color=colour, va="center", annotation_clip=False)
 
 
 def apart(heights: list[float], gap: float) -> list[float]:

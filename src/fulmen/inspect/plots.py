@@ -62,6 +62,11 @@ def _style(axes: Any) -> None:
     axes.title.set_fontsize("medium")
 
 
+def write(axes: Any, text: str, at: Any, offset: Any, where: Any = "data", **style: Any) -> None:
+    """Write small text, `offset` points from a point whose coordinates are those of `where`, such as `"axes fraction"`."""
+    axes.annotate(text, at, offset, where, "offset points", **{"color": TEXT, "fontsize": 8, **style})
+
+
 @dispatch
 def plot(schedule: Schedule, *, plan=None):
     name = type(schedule).__name__
@@ -100,25 +105,15 @@ def plot(tree: LossNode):
     figure, (axes,) = grid(1, size=(6.5, 0.9 + 0.26 * len(lines)))
     values = [node.value if math.isfinite(node.value) else 0.0 for _, node in lines]
     # A sum is fainter than its terms.
-    shades = [0.45 if node.children else 0.9 for _, node in lines]
     bars = axes.barh(range(len(lines)), values, height=0.62, color=COLOURS[0])
-    for bar, shade in zip(bars, shades, strict=True):
-        bar.set_alpha(shade)
+    for bar, (_, node) in zip(bars, lines, strict=True):
+        bar.set_alpha(0.45 if node.children else 0.9)
     low, high = min(0.0, *values), max(0.0, *values)
     room = 0.16 * ((high - low) or 1.0)  # for the numbers at the ends of the bars
     axes.set_xlim(low - room * (low < 0), high + room)
     for y, ((_, node), value) in enumerate(zip(lines, values, strict=True)):
         left = value < 0
-        axes.annotate(
-            f"{node.value:.4g}",
-            (value, y),
-            (-4 if left else 4, 0),
-            textcoords="offset points",
-            va="center",
-            ha="right" if left else "left",
-            color=TEXT,
-            fontsize=8,
-        )
+        write(axes, f"{node.value:.4g}", (value, y), (-4 if left else 4, 0), va="center", ha="right" if left else "left")
     names = [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name, _ in lines]
     width = max(map(len, names))
     axes.set_yticks(range(len(lines)), [name.ljust(width) for name in names], family="DejaVu Sans Mono", fontsize=8)

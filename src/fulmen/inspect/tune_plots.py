@@ -7,7 +7,7 @@ import numpy as np
 
 from fulmen.core.verbs import plot, show
 from fulmen.dispatching.registry import dispatch
-from fulmen.inspect.plots import COLOURS, TEXT, grid
+from fulmen.inspect.plots import COLOURS, TEXT, grid, write
 from fulmen.inspect.text import html_page, html_table
 from fulmen.train.tune.batch_speed import BatchSizeSearch
 from fulmen.train.tune.range_test import LearningRateSearch
@@ -52,9 +52,8 @@ def _mark(axes: Any, x: float, y: float, text: str, above: bool = False) -> None
     axes.plot(x, y, "o", ms=6, color=COLOURS[1], zorder=3)
     low, high = axes.get_xlim()
     right = np.log(x / low) > 0.6 * np.log(high / low)
-    place = {"ha": "right" if right else "left", "va": "top" if above else "bottom", "color": COLOURS[1], "fontsize": 8}
-    offset = (-4 if right else 4, -4 if above else 4)
-    axes.annotate(text, (x, float(above)), offset, ("data", "axes fraction"), "offset points", **place)
+    place = {"ha": "right" if right else "left", "va": "top" if above else "bottom", "color": COLOURS[1]}
+    write(axes, text, (x, float(above)), (-4 if right else 4, -4 if above else 4), ("data", "axes fraction"), **place)
 
 
 @dispatch

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from fulmen.inspect.plots import COLOURS, TEXT, grid
+from fulmen.inspect.plots import COLOURS, TEXT, grid, write
 
 COLUMNS = 8  # examples in the picture
 
@@ -36,14 +36,12 @@ def draw_curve(axes: Any, report: Any) -> None:
     for (label, name), colour, style in zip(lines.items(), (COLOURS[1], COLOURS[0]), ("o-", "s--"), strict=True):
         values = np.array([report.accuracy, *report.curve[name]])
         axes.plot(eps, values, style, color=colour, ms=4, lw=1.6, label=label)
-        axes.annotate(
-            label, (eps[-1], values[-1]), (5, 0), textcoords="offset points", color=colour, fontsize=8, va="center"
-        )
+        write(axes, label, (eps[-1], values[-1]), (5, 0), color=colour, va="center")
     classes = report.settings["classes"]
     axes.axhline(1 / classes, color=TEXT, lw=0.8, ls=":")
-    axes.annotate("chance", (0, 1 / classes), (2, 2), textcoords="offset points", color=TEXT, fontsize=8)
+    write(axes, "chance", (0, 1 / classes), (2, 2))
     axes.axvline(report.settings["eps"], color=TEXT, lw=0.8, ls=":")
-    axes.annotate("ε", (report.settings["eps"], 0.0), (3, 2), textcoords="offset points", color=TEXT, fontsize=8)
+    write(axes, "ε", (report.settings["eps"], 0.0), (3, 2))
     axes.set(xlabel="radius of the ball", ylim=(-0.03, 1.05))
     axes.set_title("accuracy by radius")
     axes.xaxis.label.set_color(TEXT)
@@ -87,15 +85,12 @@ def draw_examples(axes: Any, report: Any) -> None:
     change, span = attacked - clean, (high - low) or 1.0
     times = span / (2 * np.abs(change).max() or 1.0)
     times = float(f"{times:.1g}") if times < 10 else float(int(times))
-    shown = [(clean - low) / span, np.clip(0.5 + change * times / span, 0, 1), (attacked - low) / span]
+    shown = np.stack([(clean - low) / span, np.clip(0.5 + change * times / span, 0, 1), (attacked - low) / span])
     n, height, width = clean.shape[:3]
     gap = max(1, height // 8)
-    picture = np.zeros((3 * height + 2 * gap, n * width + (n - 1) * gap, 4))
-    for line, images in enumerate(shown):
-        for column, image in enumerate(images):
-            top, left = line * (height + gap), column * (width + gap)
-            picture[top : top + height, left : left + width, :3] = image
-            picture[top : top + height, left : left + width, 3] = 1
+    opaque = np.concatenate([shown, np.ones_like(shown[..., :1])], -1)
+    tiles = np.pad(opaque, ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0)))
+    picture = tiles.swapaxes(1, 2).reshape(3 * (height + gap), n * (width + gap), 4)[:-gap, :-gap]
     axes.imshow(picture, interpolation="nearest")
     axes.spines[:].set_visible(False)
     middles = [column * (width + gap) + width / 2 - 0.5 for column in range(n)]
