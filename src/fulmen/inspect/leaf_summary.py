@@ -51,11 +51,9 @@ def _sharding(value: Any) -> NamedSharding | None:
 
 def _layout(value: Any) -> str | None:
     found = _sharding(value)
-    return None if found is None else ", ".join(map(_axis, found.spec)) or "replicated"
-
-
-def _axis(axis: Any) -> str:
-    return "+".join(axis) if isinstance(axis, tuple) else str(axis)
+    if found is None:
+        return None
+    return ", ".join("+".join(axis) if isinstance(axis, tuple) else str(axis) for axis in found.spec) or "replicated"
 
 
 def _device_bytes(value: Any) -> int:

@@ -136,15 +136,12 @@ def _plain(value: Any) -> str:
     foreign = value is not None and not isinstance(value, Tree) and not jax.tree_util.all_leaves([value])
     if foreign and not isinstance(value, list | tuple):
         return type(value).__name__
-    return short(value) if _is_key(value) else number(value)
+    is_key = is_array(value) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+    return short(value) if is_key else number(value)
 
 
 def _shorten(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
-
-
-def _is_key(value: Any) -> bool:
-    return is_array(value) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
 
 
 def _below(leaf: str, path: str) -> bool:
