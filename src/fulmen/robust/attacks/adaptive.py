@@ -5,8 +5,8 @@ from typing import Any
 
 import jax
 
-from fulmen.core import Component, Model, State, is_part, remake, still
-from fulmen.core.verbs import forward, perturb, scaled, validate
+from fulmen.core import Component, Model, State, is_part, still
+from fulmen.core.verbs import forward, perturb, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.models.chain import Function
 from fulmen.robust.attacks.attack import Attack
@@ -94,11 +94,6 @@ class Through(Attack):
 @dispatch
 def perturb(attack: Through, system, batch, key):
     return perturb(attack.attack, still(attack.surrogate), batch, key, checked=True)
-
-
-@dispatch
-def scaled(attack: Through, factor):
-    return remake(attack, {"region": scaled(attack.region, factor), "attack": scaled(attack.attack, factor)})
 
 
 @dispatch

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fulmen.core import hyper, remake, static
+from fulmen.core.marks import ignores_steps
 from fulmen.core.verbs import advance, begin, length, project
 from fulmen.dispatching.registry import dispatch, verb
 from fulmen.objectives import CrossEntropy, Objective
@@ -48,10 +49,6 @@ class AdaptiveRadius(MinimalNorm):
     steps: int = static(default=100)
     step_size: float = hyper(above=0, default=1.0, kw_only=True)
     change: float = hyper(above=0, below=1, default=0.05, kw_only=True)
-
-    @property
-    def stepped(self) -> Any:
-        return remake(self, {"steps": 1})
 
 
 class DDN(AdaptiveRadius):
@@ -155,6 +152,7 @@ def _first_state(problem: Any, radius: Any) -> RadiusState:
 
 
 @dispatch
+@ignores_steps
 def advance(attack: AdaptiveRadius, problem, state, step):
     (x,), origin, ball = jax.tree.leaves(state.x), problem.image, ball_of(attack.region)
     (lo, hi), dtype = limits(attack.region, origin), state.radius.dtype

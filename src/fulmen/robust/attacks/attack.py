@@ -89,6 +89,7 @@ class Attack(Component):
 
     __example__ = "fm.PGD(region, step_size=0.01, steps=40)"
     needs_ball: ClassVar[bool] = False  # whether its region must contain one ball
+    norms: ClassVar[tuple[float, ...] | None] = None  # of the balls that it supports; None does not limit them
     finishes_all: ClassVar[bool] = False  # whether `finish` improves examples that are done
     uses_gradients: ClassVar[bool] = True  # whether its steps differentiate the system
     nearest: ClassVar[bool] = False  # whether it searches for the nearest adversarial point, possibly outside its region
@@ -239,8 +240,9 @@ def transformation(attack: SteepestAscent):
 
 @dispatch
 def scaled(attack: Attack, factor):
-    changes = {"region": scaled(attack.region, factor), "start": scaled(attack.start, factor)}
-    return remake(attack, {**changes, **multiplied(attack, "step_size", factor)})
+    parts = {name: scaled(value, factor) for name, value in vars(attack).items()}
+    # The search for the nearest point does not depend on the radius.
+    return remake(attack, parts if attack.nearest else {**parts, **multiplied(attack, "step_size", factor)})
 
 
 def multiplied(tree: Any, name: str, factor: Any) -> dict[str, Any]:
@@ -251,8 +253,10 @@ def multiplied(tree: Any, name: str, factor: Any) -> dict[str, Any]:
 
 @dispatch
 def validate(attack: Attack):
-    if attack.needs_ball:
-        ball_of(attack.region)
+    norm = ball_of(attack.region).norm_order if attack.needs_ball else None
+    if attack.norms is not None and norm not in attack.norms:
+        names = " or an ".join(f"L{norm:g}Ball" for norm in attack.norms)
+        raise ValueError(f"{type(attack).__name__}, region: must contain an {names}, got {attack.region!r}.")
 
 
 @dispatch

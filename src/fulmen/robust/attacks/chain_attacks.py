@@ -11,13 +11,11 @@ import optax
 from fulmen.core import remake
 from fulmen.core.marks import ignores_steps, keeps_points
 from fulmen.core.verbs import advance, begin, finish, project, shown, start_point, transformation, views
-from fulmen.dispatching.registry import dispatch, verb
+from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import PGD, Attack, Uniform, require_key
 from fulmen.robust.attacks.attack_loop import AttackState, initial_fields
 from fulmen.robust.attacks.projections import at_least_32_bits
 from fulmen.robust.attacks.region import L0Ball, L1Ball, L2Ball, LinfBall, ball_of
-
-__all__ = ["SHARE", "ChainState", "fgm", "fgsm", "slide"]
 
 SHARE = 0.05
 """The share of the coordinates that a step in an `L1Ball` moves, where an attack takes many."""
@@ -91,26 +89,12 @@ def slide(step_size: Any, q: float) -> optax.GradientTransformation:
     return _steps(direction, step_size)
 
 
-@verb(delegates=False)
-def repeated(ball, step_size):
-    """The optax chain of an attack that takes many steps in a ball: by default steepest steps."""
-
-
-@dispatch
-def repeated(ball: object, step_size):
-    return transformation(ball, step_size)
-
-
-@dispatch
-def repeated(ball: L1Ball, step_size):
-    """Not the steepest step, which moves one coordinate: it would take as many steps as coordinates have to change."""
-    return slide(step_size, SHARE)
-
-
 @dispatch
 @ignores_steps
 def transformation(attack: PGD):
-    return repeated(ball_of(attack.region), attack.step_length)
+    ball, size = ball_of(attack.region), attack.step_length
+    # The steepest step moves one coordinate in the 1-norm: it would take as many steps as coordinates have to change.
+    return slide(size, SHARE) if ball.norm_order == 1 else transformation(ball, size)
 
 
 def _steps(direction: Callable[[jax.Array], jax.Array], step_size: Any) -> optax.GradientTransformation:
@@ -180,6 +164,19 @@ def _offset(x: Any, eps: Any, offset: jax.Array) -> jax.Array:
     return (x.astype(offset.dtype) + jnp.asarray(eps).astype(offset.dtype) * offset).astype(x.dtype)
 
 
+def start_points(start: Any, region: Any, origin: Any, keys: Callable[[int], Any]) -> Any:
+    """The starting points, projected onto the region, in the structure of the clean inputs.
+
+    `keys` returns the random keys of the examples, `(n,)`, or None, for the number of an array in `origin`.
+    """
+
+    def drawn(number: int, x: jax.Array) -> jax.Array:
+        return project(region, jax.vmap(functools.partial(start_point, start, region))(x, keys(number)), x)
+
+    flat, structure = jax.tree.flatten(origin)
+    return structure.unflatten([drawn(number, jnp.asarray(x)) for number, x in enumerate(flat)])
+
+
 class ChainState(AttackState):
     """The state of an attack that is an optax chain.
 
@@ -192,16 +189,10 @@ class ChainState(AttackState):
 
 @dispatch
 def begin(attack: Attack, problem):
-    transform = transformation(attack)
-
-    def start(number: int, x: jax.Array) -> jax.Array:
-        keys = None if problem.key is None else problem.keys(number)
-        point = functools.partial(start_point, attack.start, attack.region)
-        return project(attack.region, jax.vmap(point)(x, keys), x)
-
-    flat, structure = jax.tree.flatten(problem.origin)
-    x = structure.unflatten([start(number, jnp.asarray(leaf)) for number, leaf in enumerate(flat)])
-    return ChainState(**initial_fields(problem, x), memory=[jax.vmap(transform.init)(leaf) for leaf in flat])
+    keys = lambda number: None if problem.key is None else problem.keys(number)
+    x = start_points(attack.start, attack.region, problem.origin, keys)
+    memory = [*map(jax.vmap(transformation(attack).init), jax.tree.leaves(problem.origin))]
+    return ChainState(**initial_fields(problem, x), memory=memory)
 
 
 @dispatch

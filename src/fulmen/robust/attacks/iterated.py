@@ -33,17 +33,11 @@ def momentum(decay: Any) -> optax.GradientTransformation:
     [ 0.75 -0.25] [0.375 0.875]
     """
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        del params
+    def normalized(g: jax.Array) -> jax.Array:
+        norm = jnp.abs(g).sum()
+        return g / jnp.where(norm > 0, norm, 1)
 
-        def added(g: jax.Array, m: jax.Array) -> jax.Array:
-            norm = jnp.abs(g).sum()
-            return jnp.asarray(decay).astype(g.dtype) * m + g / jnp.where(norm > 0, norm, 1)
-
-        total = jax.tree.map(added, updates, state.trace)
-        return total, optax.TraceState(total)
-
-    return optax.GradientTransformation(lambda params: optax.TraceState(jax.tree.map(jnp.zeros_like, params)), update)
+    return optax.chain(optax.stateless(lambda slopes, params: jax.tree.map(normalized, slopes)), optax.trace(decay))
 
 
 def smooth(size: int = 15, channels_first: bool | None = False) -> optax.GradientTransformation:
@@ -163,6 +157,8 @@ class SLIDE(PGD):
     SLIDE(region=L1Ball(eps=2.0) & Box(lo=0, hi=1), step_size=0.5, steps=10)
     """
 
+    norms = (1,)
+
     q: float = static(minimum=0, maximum=1, default=SHARE, kw_only=True)
 
 
@@ -246,13 +242,6 @@ def transformation(attack: TIFGSM):
 @dispatch
 def views(attack: NIFGSM):
     return (Nesterov(attack.step_length * attack.decay), *attack.views)
-
-
-@dispatch
-def validate(attack: SLIDE):
-    validate.invoke(SteepestAscent)(attack)
-    if ball_of(attack.region).norm_order != 1:
-        raise ValueError(f"SLIDE, region: must contain an L1Ball, got {attack.region!r}.")
 
 
 @dispatch

@@ -2,14 +2,14 @@
 
 import dataclasses
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from fulmen.core import Prediction, remake, static
-from fulmen.core.verbs import finish, length, loss, project, scaled, shortest, succeeded, toward, validate
+from fulmen.core.verbs import finish, length, loss, project, shortest, succeeded, toward, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import Margin, Objective
 from fulmen.robust.attacks.attack import CLEAN, Attack, Start
@@ -25,7 +25,6 @@ from fulmen.robust.attacks.region import (
     LinfBall,
     PerCoordinate,
     Region,
-    ball_of,
     members,
     others,
 )
@@ -53,18 +52,8 @@ def onto_hyperplane(ball: Any, x: jax.Array, gradient: jax.Array, gap: jax.Array
 
 
 @dispatch
-def length(ball: LinfBall, offset):
-    return jnp.abs(offset).max(tuple(range(1, offset.ndim)), initial=0)
-
-
-@dispatch
-def length(ball: L2Ball, offset):
-    return jnp.sqrt((offset**2).sum(tuple(range(1, offset.ndim))))
-
-
-@dispatch
-def length(ball: L1Ball, offset):
-    return jnp.abs(offset).sum(tuple(range(1, offset.ndim)))
+def length(ball: LinfBall | L2Ball | L1Ball, offset):
+    return jnp.linalg.vector_norm(offset, axis=tuple(range(1, offset.ndim)), ord=ball.norm_order)
 
 
 @dispatch
@@ -121,7 +110,6 @@ class MinimalNorm(Attack):
     """
 
     nearest = True
-    norms: ClassVar[tuple[float, ...] | None] = None  # of the balls that it supports; None does not limit them
 
     start: Start = dataclasses.field(default_factory=lambda: CLEAN, init=False, repr=False)
     objective: Objective | None = dataclasses.field(default_factory=Margin, init=False, repr=False)
@@ -235,11 +223,3 @@ def validate(attack: MinimalNorm):
                 f"{type(attack).__name__}, region: must consist of a ball and of intervals such as fm.Box(0, 1), got {member!r}."
             )
     validate.invoke(Attack)(attack)
-    if attack.norms is not None and ball_of(attack.region).norm_order not in attack.norms:
-        names = " or an ".join(f"L{norm:g}Ball" for norm in attack.norms)
-        raise ValueError(f"{type(attack).__name__}, region: must contain an {names}, got {attack.region!r}.")
-
-
-@dispatch
-def scaled(attack: MinimalNorm, factor):
-    return remake(attack, {"region": scaled(attack.region, factor)})  # its search does not depend on the radius

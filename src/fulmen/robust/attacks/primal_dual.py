@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from fulmen.core import hyper, remake, static
+from fulmen.core.marks import ignores_steps
 from fulmen.core.verbs import advance, begin, length, project
 from fulmen.dispatching.registry import dispatch, verb
 from fulmen.robust.attacks.attack_loop import AttackState, along
@@ -46,10 +47,6 @@ class PDPGD(MinimalNorm):
     ratio: float = hyper(above=0, below=1, default=0.01, kw_only=True)
     dual_step: float = hyper(minimum=0, default=0.1, kw_only=True)
     memory: float = hyper(minimum=0, below=1, default=0.9, kw_only=True)
-
-    @property
-    def stepped(self) -> Any:
-        return remake(self, {"steps": 1})
 
 
 class PDPGDState(AttackState):
@@ -110,6 +107,7 @@ def begin(attack: PDPGD, problem):
 
 
 @dispatch
+@ignores_steps
 def advance(attack: PDPGD, problem, state, step):
     (x,), origin, ball = jax.tree.leaves(state.x), problem.image, ball_of(attack.region)
     (lo, hi), share = limits(attack.region, origin), share_done(problem, step, x.dtype)
@@ -133,16 +131,7 @@ def advance(attack: PDPGD, problem, state, step):
     return remake(state, {"x": problem.points(moved), "moments": moments, "multiplier": multiplier, "weight": weight})
 
 
-def _proximal(
-    ball: Any,
-    moved: jax.Array,
-    origin: jax.Array,
-    scale: jax.Array,
-    rate: Any,
-    ratio: jax.Array,
-    lo: jax.Array,
-    hi: jax.Array,
-) -> jax.Array:
+def _proximal(ball: Any, moved: Any, origin: Any, scale: Any, rate: Any, ratio: Any, lo: Any, hi: Any) -> jax.Array:
     """The proximal step from the points `moved`, in the metric of Adam's denominators `scale`."""
     largest = scale.max(tuple(range(1, scale.ndim)))
     metric, weight = scale / along(largest, scale), (ratio * rate / largest)[:, None]

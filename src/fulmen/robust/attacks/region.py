@@ -53,8 +53,7 @@ class PerCoordinate(Region):
 class LinfBall(Ball, PerCoordinate):
     """The points at which no coordinate differs from the clean input's by more than `eps`.
 
-    Args:
-        eps: the radius, in the input's units.
+    Args: as of `Ball`.
 
     >>> fm.attacks.project(fm.LinfBall(0.25), jnp.array([[0.0, 0.9, 0.6]]), jnp.array([[0.5, 0.5, 0.5]]))
     Array([[0.25, 0.75, 0.6 ]], dtype=float32)
@@ -66,8 +65,7 @@ class LinfBall(Ball, PerCoordinate):
 class L2Ball(Ball):
     """The points within a Euclidean distance `eps` of the clean input, over all coordinates of an example.
 
-    Args:
-        eps: the radius, in the input's units.
+    Args: as of `Ball`.
 
     >>> fm.attacks.project(fm.L2Ball(5.0), jnp.array([[6.0, 8.0], [0.0, 1.0]]), jnp.zeros((2, 2))).round(4)
     Array([[3., 4.],
@@ -80,8 +78,7 @@ class L2Ball(Ball):
 class L1Ball(Ball):
     """The points at which the absolute changes of all coordinates sum to at most `eps`.
 
-    Args:
-        eps: the radius, in the input's units.
+    Args: as of `Ball`.
 
     >>> fm.attacks.project(fm.L1Ball(2.0), jnp.array([[3.0, 2.0, 0.5]]), jnp.zeros((1, 3))).round(4)
     Array([[1.5, 0.5, 0. ]], dtype=float32)
@@ -212,6 +209,13 @@ def ball_of(region: Region) -> Ball:
         f"region must contain one ball, whose norm defines the step, got {len(found)} in {region!r}. "
         "Write `fm.LinfBall(eps) & fm.Box(lo, hi)`, or define the step: `fm.Attack(transformation, region)`."
     )
+
+
+def single_ball(region: Region) -> Ball | None:
+    """The ball of a region that has only one, of one known radius; otherwise None."""
+    found = balls(region)
+    eps = concrete(found[0].eps) if len(found) == 1 else None
+    return None if eps is None or np.ndim(eps) else found[0]
 
 
 def normed_ball_of(attack: Any) -> Ball:

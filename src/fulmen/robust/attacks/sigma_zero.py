@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from fulmen.core import hyper, remake, static
+from fulmen.core.marks import ignores_steps
 from fulmen.core.verbs import advance, begin, length, transformation
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack_loop import AttackState, along
@@ -45,10 +46,6 @@ class SigmaZero(MinimalNorm):
     threshold: float = hyper(minimum=0, maximum=1, default=0.3, kw_only=True)
     adjustment: float = hyper(minimum=0, default=0.01, kw_only=True)
 
-    @property
-    def stepped(self) -> Any:
-        return remake(self, {"steps": 1})
-
 
 class SigmaZeroState(AttackState):
     """The state of `SigmaZero`.
@@ -65,6 +62,7 @@ class SigmaZeroState(AttackState):
 
 
 @dispatch
+@ignores_steps
 def transformation(attack: SigmaZero):
     return optax.scale_by_adam()
 
@@ -79,6 +77,7 @@ def begin(attack: SigmaZero, problem):
 
 
 @dispatch
+@ignores_steps
 def advance(attack: SigmaZero, problem, state, step):
     (x,), origin, ball = jax.tree.leaves(state.x), problem.image, ball_of(attack.region)
     lo, hi = limits(attack.region, origin)

@@ -103,11 +103,6 @@ def advance(attack: Smallest, problem, state, step):
 
 
 @dispatch
-def scaled(attack: Smallest, factor):
-    return remake(attack, {"region": scaled(attack.region, factor), "attack": scaled(attack.attack, factor)})
-
-
-@dispatch
 def validate(attack: Smallest):
     validate.invoke(MinimalNorm)(attack)
     inner = attack.attack

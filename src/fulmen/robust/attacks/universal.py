@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from fulmen.core import Structure, hyper, per_structure, static, with_inputs
-from fulmen.core.verbs import perturb, project, transformation, validate
+from fulmen.core.verbs import perturb, project, transformation
 from fulmen.dispatching.registry import dispatch
-from fulmen.robust.attacks.attack import CLEAN, PGD, Start, SteepestAscent
+from fulmen.robust.attacks.attack import CLEAN, PGD, Start
 from fulmen.robust.attacks.attack_loop import is_traced, packed
 from fulmen.robust.attacks.problem import Problem
 from fulmen.robust.attacks.region import ball_of, others
@@ -73,8 +73,3 @@ def _points(problem: Problem, offset: Any) -> Any:
         return there
 
     return jax.tree.map(shifted, problem.origin, offset)
-
-
-@dispatch
-def validate(attack: Universal):
-    validate.invoke(SteepestAscent)(attack)

@@ -1,17 +1,20 @@
 """Training with the gradients at an example and near it: `GradAlign` and `VAT`."""
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 from fulmen.compose.defence import Defence, logits, validate_logits
 from fulmen.compose.example_keys import example_keys
 from fulmen.compose.example_means import total_loss
 from fulmen.core import Train, hyper, index, inputs, is_unlabeled, static, still, with_inputs
-from fulmen.core.verbs import defence_losses, loss, metrics, project, start_point, validate
+from fulmen.core.verbs import defence_losses, loss, metrics, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import Uniform
+from fulmen.robust.attacks.chain_attacks import start_points
 from fulmen.robust.defences.adversarial import AttackTrained, attack_at
 from fulmen.robust.defences.divergence import total_divergence
 
@@ -21,36 +24,27 @@ def times(factor: Any, tree: Any) -> Any:
     return jax.tree.map(lambda v: jnp.asarray(factor).astype(v.dtype) * v, tree)
 
 
-def unit(tree: Any) -> Any:
+@jax.vmap
+def unit(example: Any) -> Any:
     """Each example's vector with length 1; 0 stays 0."""
-    tree = _rescaled(tree)
-    squares = _dot(tree, tree)
-    return _divided(tree, jnp.sqrt(jnp.where(squares > 0, squares, 1)))
+    v, structure = _vector(example)
+    squares = (v * v).sum()
+    return structure(v / jnp.sqrt(jnp.where(squares > 0, squares, 1)))
 
 
+@jax.vmap
 def cosine(a: Any, b: Any) -> jax.Array:
     """The cosine of the angle between each example's two vectors, `(n,)`; 1 if one of them is 0."""
-    a, b = _rescaled(a), _rescaled(b)
-    squares = _dot(a, a) * _dot(b, b)
-    positive = squares > 0
-    return jnp.where(positive, _dot(a, b) / jnp.sqrt(jnp.where(positive, squares, 1)), 1)
+    u, v = _vector(a)[0], _vector(b)[0]
+    squares = (u * u).sum() * (v * v).sum()
+    return jnp.where(squares > 0, (u * v).sum() / jnp.sqrt(jnp.where(squares > 0, squares, 1)), 1)
 
 
-def _rescaled(tree: Any) -> Any:
-    """Each example's vector divided by its largest coordinate, so that squares do not underflow; 0 stays 0."""
-    sizes = [jnp.abs(jax.lax.stop_gradient(v)).reshape(len(v), -1).max(1) for v in jax.tree.leaves(tree)]
-    largest = jnp.stack(sizes).max(0)
-    return _divided(tree, jnp.where(largest > 0, largest, 1))
-
-
-def _divided(tree: Any, sizes: jax.Array) -> Any:
-    return jax.tree.map(lambda v: v / sizes.reshape(-1, *[1] * (v.ndim - 1)), tree)
-
-
-def _dot(a: Any, b: Any) -> jax.Array:
-    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    products = [jnp.sum((u * v).reshape(len(u), -1), 1) for u, v in pairs]
-    return sum(products[1:], products[0])
+def _vector(example: Any) -> tuple[jax.Array, Any]:
+    """A tree as one vector, divided by its largest coordinate, so that squares do not underflow; and the way back."""
+    v, structure = ravel_pytree(example)
+    largest = jnp.abs(jax.lax.stop_gradient(v)).max()
+    return v / jnp.where(largest > 0, largest, 1), structure
 
 
 class GradAlign(AttackTrained):
@@ -80,14 +74,10 @@ def defence_losses(defence: GradAlign, batch):
     if key is None:
         raise ValueError("GradAlign draws random points near the inputs and needs a mode with a key, such as fm.Train(key).")
 
-    def near(number: int, x: jax.Array) -> jax.Array:
-        keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(key, number), i))(index(clean))
-        return project(region, jax.vmap(lambda x, key: start_point(Uniform(), region, x, key))(x, keys), x)
-
+    keys = lambda number: jax.vmap(functools.partial(jax.random.fold_in, jax.random.fold_in(key, number)))(index(clean))
+    near = start_points(Uniform(), region, inputs(clean), keys)
     gradients = jax.grad(lambda x: total_loss(defence.system, with_inputs(clean, x)))
-    flat, structure = jax.tree.flatten(inputs(clean))
-    points = structure.unflatten([near(number, jnp.asarray(x)) for number, x in enumerate(flat)])
-    aligned = cosine(gradients(inputs(clean)), gradients(points))
+    aligned = cosine(gradients(inputs(clean)), gradients(near))
     return {
         "robust": loss(defence.system, batch.batch),
         "alignment": jnp.asarray(defence.weight).astype(aligned.dtype) * (1 - aligned),

@@ -5,16 +5,14 @@ import functools
 import re
 from typing import Any
 
-import jax
-import numpy as np
-
-from fulmen.core import concrete, remake, short, static
-from fulmen.core.verbs import advance, as_attack, begin, finish, project, start_point
+from fulmen.core import remake, short, static
+from fulmen.core.verbs import advance, as_attack, begin, finish
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import Attack, SteepestAscent, Uniform
 from fulmen.robust.attacks.attack_loop import AttackState, initial_fields
+from fulmen.robust.attacks.chain_attacks import start_points
 from fulmen.robust.attacks.ensemble import WorstOf, autoattack
-from fulmen.robust.attacks.region import Ball, Region, balls
+from fulmen.robust.attacks.region import Ball, Region, single_ball
 
 
 @dispatch
@@ -48,12 +46,9 @@ def as_attack(given: tuple | list, classes):
 
 def one_ball(attacks: list[Any]) -> Ball | None:
     """The ball that all of some attacks have, or None."""
-    found = [balls(each.region) for each in attacks]
-    first = found[0]
-    if len(first) != 1 or concrete(first[0].eps) is None or np.ndim(first[0].eps):
-        return None
-    same = all(len(each) == 1 and type(each[0]) is type(first[0]) and each[0].eps == first[0].eps for each in found)
-    return first[0] if same else None
+    first, *others = (single_ball(each.region) for each in attacks)
+    same = first is not None and all(type(each) is type(first) and each.eps == first.eps for each in others)  # type: ignore[union-attr]
+    return first if same else None
 
 
 def norm_name(ball: Ball | None) -> str:
@@ -101,13 +96,7 @@ def begin(attack: UniformNoise, problem):
 
 @dispatch
 def advance(attack: UniformNoise, problem, state, step):
-    draw = functools.partial(start_point, Uniform(), attack.region)
-
-    def drawn(number: int, origin: jax.Array) -> jax.Array:
-        return project(attack.region, jax.vmap(draw)(origin, problem.keys(step, number)), origin)
-
-    flat, structure = jax.tree.flatten(problem.origin)
-    x = structure.unflatten([drawn(number, leaf) for number, leaf in enumerate(flat)])
+    x = start_points(Uniform(), attack.region, problem.origin, functools.partial(problem.keys, step))
     return remake(state.keep(x, problem.evaluate(x, step), step + 1), {"x": x})
 
 
