@@ -64,10 +64,19 @@ def defence_losses(ibp: IBP, batch):
 
 
 def _worst_loss(ibp: IBP, found: Prediction, region: Region) -> jax.Array:
-    y, labels = class_targets(found, ibp)
+    margins = margins_in(found, region, integer_labels(ibp, found))
+    return loss(CrossEntropy(), Prediction(found.model, -margins, found.batch))
+
+
+def integer_labels(defence: Any, found: Prediction) -> jax.Array:
+    """The labels of a prediction's examples, `(n,)`; raises a TypeError, which names the defence, for probabilities."""
+    y, labels = class_targets(found, defence)
     if not labels:
-        raise TypeError("IBP: y must be integer labels, got probabilities; remove augmentations that mix or smooth labels.")
-    return loss(CrossEntropy(), Prediction(found.model, -margins_in(found, region, jnp.asarray(y)), found.batch))
+        name = type(defence).__name__
+        raise TypeError(
+            f"{name}: y must be integer labels, got probabilities; remove augmentations that mix or smooth labels."
+        )
+    return jnp.asarray(y)
 
 
 def classifiers(system: Any, batch: Any) -> dict[str, Prediction]:

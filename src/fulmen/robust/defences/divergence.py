@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from fulmen.compose.defence import logits, unrecorded, validate_logits
-from fulmen.core import Attacked, Batch, Eval, Prediction, System, at_least_float32, class_targets, hyper, still
+from fulmen.core import Attacked, Batch, Eval, Prediction, System, at_least_float32, hyper, still
 from fulmen.core.verbs import bind, defence_losses, loss, losses, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import Attack, Clean
 from fulmen.robust.attacks.attack_runs import last_point
+from fulmen.robust.certified.ibp import integer_labels
 from fulmen.robust.defences.adversarial import AttackTrained
 
 
@@ -95,12 +96,6 @@ def validate(trades: TRADES):
         )
 
 
-@dispatch
-def validate(trades: TRADES, batch):
-    validate.invoke(AttackTrained, object)(trades, batch)
-    validate_logits(trades, batch)
-
-
 class MART(AttackTrained):
     """Misclassification-aware training: BCE(x′) + β KL(p(x) ‖ p(x′)) · (1 − p_y(x)).
 
@@ -129,7 +124,7 @@ def defence_losses(mart: MART, batch):
     margin: Any = 0.0
     kl: Any = 0.0
     for path, prediction in robust.items():
-        y = _labels(mart, prediction)
+        y = integer_labels(mart, prediction)
         is_label = jax.nn.one_hot(y, prediction.outputs.shape[1], dtype=bool)
         wrong = jnp.where(is_label, 0, jax.nn.softmax(at_least_float32(prediction.outputs))).max(1)
         right = jnp.where(is_label, jax.nn.softmax(at_least_float32(clean[path].outputs)), 0).sum(1)
@@ -138,14 +133,7 @@ def defence_losses(mart: MART, batch):
     return {"robust": loss(system, batch.batch), "margin": margin, "kl": jnp.asarray(mart.beta).astype(kl.dtype) * kl}
 
 
-def _labels(mart: MART, prediction: Prediction) -> Any:
-    y, labels = class_targets(prediction, mart)
-    if not labels:
-        raise TypeError("MART: y must be integer labels, got probabilities; remove augmentations that mix or smooth labels.")
-    return jnp.asarray(y)
-
-
 @dispatch
-def validate(mart: MART, batch):
-    validate.invoke(AttackTrained, object)(mart, batch)
-    validate_logits(mart, batch)
+def validate(defence: TRADES | MART, batch):
+    validate.invoke(AttackTrained, object)(defence, batch)
+    validate_logits(defence, batch)
