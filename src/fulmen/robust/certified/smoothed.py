@@ -9,6 +9,7 @@ import numpy as np
 from fulmen.core import Component, Eval, State, fold_name, hyper, inputs, static, with_inputs
 from fulmen.core.structure import Structure, per_structure
 from fulmen.core.verbs import bind, predictions
+from fulmen.robust.report.confidence import lower_confidence_bound
 
 
 class Smoothed(Component):
@@ -40,18 +41,9 @@ class Smoothed(Component):
     alpha: float = hyper(above=0, below=1, default=0.001)
     draws: int = static(minimum=1, default=100)
 
-    def __init__(
-        self,
-        system: Any,
-        sigma: Any,
-        samples: int = 100_000,
-        selection: int = 100,
-        alpha: float = 0.001,
-        draws: int = 100,
-    ) -> None:
-        self.system = system.system if isinstance(system, State) else system
-        self.sigma, self.alpha = sigma, alpha
-        self.samples, self.selection, self.draws = samples, selection, draws
+    def __post_init__(self) -> None:
+        if isinstance(self.system, State):
+            self.__dict__["system"] = self.system.system
 
 
 def smoothed_class(structure: Structure, leaves: Any, smoothed: Smoothed, batch: Any, key: Any, classes: int) -> Any:
@@ -72,15 +64,6 @@ def smoothed_class(structure: Structure, leaves: Any, smoothed: Smoothed, batch:
     p = lower_confidence_bound(votes, smoothed.samples, float(smoothed.alpha))
     sure = p > 0.5
     return np.where(sure, top, -1), np.where(sure, float(smoothed.sigma) * ndtri(np.where(sure, p, 0.5)), 0.0)
-
-
-def lower_confidence_bound(successes: Any, n: int, alpha: float) -> np.ndarray:
-    """The one-sided lower bound of a probability by Clopper and Pearson, at level 1 − alpha."""
-    from scipy.special import betaincinv
-
-    successes = np.asarray(successes, np.float64)
-    found = betaincinv(np.maximum(successes, 1), n - successes + 1, alpha)
-    return np.where(successes > 0, found, 0.0)
 
 
 def _counts(structure: Structure, leaves: Any, smoothed: Smoothed, batch: Any, key: Any, classes: int, n: int) -> np.ndarray:
