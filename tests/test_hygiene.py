@@ -137,8 +137,8 @@ BORDERS = {
     "robust/defences/guard.py": "which attack a user gives",
     "robust/defences/divergence.py": "which attack a user gives",
     "robust/report/attack_choice.py": "display",
+    "robust/report/attack_evaluation.py": "which region a user gives",
     "robust/report/attack_signs.py": "which attacks a report is of",
-    "robust/report/robustness.py": "which region a user gives",
     "compose/population_run.py": "data of each member",
     "compose/population_verbs.py": "raw data or a batch",
 }

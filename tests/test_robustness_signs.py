@@ -193,10 +193,10 @@ def test_a_patch_may_leave_examples_correct():
 
 
 def test_a_region_is_attacked_in_the_mean_if_the_model_draws(monkeypatch):
-    monkeypatch.setattr("fulmen.robust.report.robustness.SAMPLES", 2)
+    monkeypatch.setattr("fulmen.robust.report.attack_evaluation.SAMPLES", 2)
     noisy = fm.Classifier(Noisy(jnp.asarray(WEIGHT)))
     few = functools.partial(fm.autoattack, steps=5)
-    monkeypatch.setattr("fulmen.robust.report.robustness.autoattack", few)
+    monkeypatch.setattr("fulmen.robust.report.attack_evaluation.autoattack", few)
     report = evaluate(noisy, attack=REGION, signs=(Randomness(),))
     assert [each["name"] for each in report.attacks] == ["APGD"] and "samples=2" in report.attacks[0]["attack"]
     (finding,) = report.findings

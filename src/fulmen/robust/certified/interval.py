@@ -132,16 +132,11 @@ def no_bounds_in_training(layer: Any) -> ValueError:
     )
 
 
-def covers(region: Region) -> bool:
-    """Whether a region bounds each coordinate separately, so that an interval equals it."""
-    return all(isinstance(member, PerCoordinate) for member in members(region))
-
-
 def require_covered(who: str, region: Any) -> None:
     """Raise unless interval bounds hold for a region."""
     if not isinstance(region, Region):
         raise TypeError(f"{who}: region must be a region such as fm.LinfBall(0.1) & fm.Box(0, 1), got {short(region)}.")
-    if not covers(region):
+    if not all(isinstance(member, PerCoordinate) for member in members(region)):
         raise ValueError(
             f"{who}: interval bounds need a region that bounds each coordinate, such as fm.LinfBall(0.1) & fm.Box(0, 1), got "
             f"{region!r}. For an L2Ball use fm.Smoothed(system, sigma)."

@@ -1,5 +1,6 @@
 """Interval bounds of normalizations, in evaluation."""
 
+import math
 from typing import Any
 
 import jax
@@ -56,9 +57,7 @@ def _standardized(x: Interval, axes: tuple[int, ...], epsilon: Any, centre: bool
         epsilon: added to the variance.
         centre: whether the mean is subtracted.
     """
-    n = 1
-    for axis in axes:
-        n *= x.shape[axis]
+    n = math.prod(x.shape[axis] for axis in axes)
     error, epsilon = rounding_error(n, x.dtype), jnp.asarray(epsilon).astype(x.dtype)
     if centre:
         own = (x.upper - x.lower) / n  # a number's own share of the mean does not vary separately

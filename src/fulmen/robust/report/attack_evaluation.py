@@ -1,43 +1,45 @@
 """`Evaluation`: the forward passes and attacks of a robustness evaluation, on some of the examples."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.compose.vectorized import members_of
-from fulmen.core import Eval, Prediction, bound_mode, check_classes, fold_name, inputs, remake, short, with_inputs
-from fulmen.core.structure import Structure, pack, per_structure
-from fulmen.core.verbs import as_batch, attempt, bind, perturb, predictions, project
-from fulmen.devices.policies import Policy, on_rows
-from fulmen.robust.attacks.attack_loop import AttackState, bucket, packed
+from fulmen.core import check_classes, concrete, fold_name, inputs, remake, short, with_inputs
+from fulmen.core.structure import Structure, per_structure
+from fulmen.core.verbs import as_attack, attempt, perturb, project, validate
+from fulmen.devices.policies import Policy
+from fulmen.robust.attacks.attack_loop import AttackState, packed
+from fulmen.robust.attacks.ensemble import autoattack, flattened
 from fulmen.robust.attacks.problem import Problem
 from fulmen.robust.attacks.projections import at_least_32_bits
+from fulmen.robust.attacks.region import Intersection, Region, balls, boxes, require_inside
 from fulmen.robust.report.attack_choice import norm_name, one_ball
+from fulmen.robust.report.example_batches import ExampleBatches, outputs_of, sole_prediction
 from fulmen.robust.report.program_search import results_depend
 from fulmen.robust.report.result_folder import Folder
 
 VERDICTS = 20
 """The draws of a random system that decide whether an example is classified correctly."""
 
+SAMPLES = 20
+"""The draws per gradient of the AutoAttack for a model that draws random numbers, as its authors take."""
 
-class Evaluation:
+
+class Evaluation(ExampleBatches):
     """A system with its data and attacks, and the forward passes and attacks that an evaluation runs.
 
+    The system runs in `Eval` mode unless it is bound to another mode. What cannot be evaluated raises.
+
     Attributes:
-        system: the component; it runs in `Eval` mode unless it is bound to another mode.
-        data: the data, not yet a batch.
-        attacks: the attacks.
-        ball: the ball that all attacks share, or None.
         key: the random key; each example draws by its `index`, or else its position in the data.
-        n: the number of examples.
         classes: the number of classes.
-        batch_size: the number of examples in a batch.
+        attack: the attack that the argument means.
+        attacks: the attacks that it consists of.
+        ball: the ball that all attacks share, or None.
         sample: the number of examples on which signs run attacks of their own.
-        devices: the policy by which the system is distributed over devices, or None.
-        labels: `(n,)`, the classes of the examples.
         compare: whether each attack gets all examples that are classified correctly, rather than the survivors.
         is_random: whether the system draws random numbers. Then an example is classified by most of `VERDICTS` draws: by a
             single one, those near a boundary would be right or wrong by chance.
@@ -49,37 +51,26 @@ class Evaluation:
         self,
         system: Any,
         data: Any,
-        attacks: list[Any],
-        key: Any,
-        classes: int,
+        attack: Any,
+        seed: int,
         batch_size: int | None,
         sample: int,
-        compare: bool = False,
-        devices: Policy | None = None,
+        compare: bool,
+        devices: Policy | None,
     ) -> None:
-        self.system, self.data, self.attacks, self.key, self.devices = system, data, attacks, key, devices
-        self.ball, self.classes, self.sample = one_ball(attacks), classes, sample
-        whole = as_batch(system, data)
-        self.n, y = len(whole), np.asarray(whole.y)
-        self.labels = (y if y.ndim == 1 else y.argmax(1)).astype(np.int32)
-        size = min(batch_size or 256, self.n)
-        self.batch_size = -(-self.n // -(-self.n // size))  # batches of equal size need the least padding
-        self._leaves, self._structure = pack(system)
-        self.outputs = np.zeros((0, classes))
-        self.compare, self.folder = compare, Folder(None)
-        self.is_random = draws(system, whole[:1], key)
-
-    def chunks(self, rows: np.ndarray) -> Iterator[np.ndarray]:
-        """Some rows in pieces of at most the batch size."""
-        for start in range(0, len(rows), self.batch_size):
-            yield rows[start : start + self.batch_size]
-
-    def batch(self, rows: np.ndarray) -> Any:
-        """The batch of some examples, with their `index`; it is padded by repeating examples."""
-        rows = np.resize(rows, bucket(len(rows), self.batch_size))
-        batch = as_batch(self.system, jax.tree.map(lambda v: v[rows], self.data))
-        index = rows.astype(np.int32) if batch.index is None else batch.index
-        return on_rows(remake(batch, {"index": index, "weight": None}), self.devices)
+        super().__init__(system, data, batch_size or 256, devices)
+        self.key, self.sample, self.compare, self.folder = jax.random.key(seed), sample, compare, Folder(None)
+        require_inside(Intersection(()), jax.tree.leaves(inputs(self.whole)))  # integer inputs have no gradient
+        self.classes = require_classes(self.system, self.whole, self.key)
+        self.outputs = np.zeros((0, self.classes))
+        validate(self.system, self.whole)
+        self.is_random = draws(self.system, self.whole[:1], self.key)
+        if isinstance(attack, Region) and self.is_random:
+            attack = autoattack(attack, classes=max(self.classes, 2), samples=SAMPLES)
+        self.attack = as_attack(attack, self.classes)
+        validate(self.attack, self.system, self.whole)
+        self.attacks = flattened(self.attack)
+        self.ball = one_ball(self.attacks)
 
     def predict(self, rows: np.ndarray, x: Any = None, draw: int = 0) -> np.ndarray:
         """The logits of some examples, `(rows, classes)`.
@@ -96,7 +87,7 @@ class Evaluation:
             if x is not None:
                 padded = np.resize(chunk, len(batch))
                 batch = with_inputs(batch, jax.tree.map(lambda v: v[padded], x))
-            return _outputs(self._structure, self._leaves, batch, key)
+            return _outputs(self.structure, self.leaves, batch, key)
 
         return self._by_chunk(of_chunk, np.arange(len(rows))) if len(rows) else np.zeros((0, self.classes))
 
@@ -124,16 +115,17 @@ class Evaluation:
 
     def broken(self, attacks: list[Any], rows: np.ndarray, name: str) -> np.ndarray:
         """Which of some examples any of the attacks breaks, `(rows,)`."""
-        return self.folder.remembered((name, attacks, rows), lambda: self._broken(attacks, rows, name))
 
-    def _broken(self, attacks: list[Any], rows: np.ndarray, name: str) -> np.ndarray:
-        broken = np.zeros(len(rows), bool)
-        for number, attack in enumerate(attacks):
-            left = np.flatnonzero(~broken)
-            if left.size:
-                key = jax.random.fold_in(fold_name(self.key, name), number)
-                broken[left] = self.attempt(attack, rows[left], key).succeeded
-        return broken
+        def compute() -> np.ndarray:
+            broken = np.zeros(len(rows), bool)
+            for number, attack in enumerate(attacks):
+                left = np.flatnonzero(~broken)
+                if left.size:
+                    key = jax.random.fold_in(fold_name(self.key, name), number)
+                    broken[left] = self.attempt(attack, rows[left], key).succeeded
+            return broken
+
+        return self.folder.remembered(name, attacks, rows, compute)
 
     def nearest(self, attack: Any, rows: np.ndarray, key: Any) -> tuple[Any, np.ndarray]:
         """The result of a full run of an attack that searches for the nearest point, and its distances, `(rows,)`.
@@ -186,15 +178,10 @@ class Evaluation:
         return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
 
 
-def in_eval_mode(system: Any, key: Any) -> Any:
-    """The system in `Eval` mode unless it is bound to another mode."""
-    return bind(system, Eval(key)) if bound_mode(system) is None else system
-
-
 @per_structure()
 def _outputs(structure: Structure, leaves: list[Any], batch: Any, key: Any) -> jax.Array:
-    (prediction,) = predictions(in_eval_mode(structure.unpack(leaves), key), batch).values()
-    return prediction.outputs
+    (outputs,) = outputs_of(structure.unpack(leaves), batch, key)
+    return outputs
 
 
 @per_structure()
@@ -205,18 +192,12 @@ def _gradients(structure: Structure, leaves: list[Any]) -> Any:
 
 def traced_outputs(system: Any, batch: Any, key: Any) -> Any:
     """The program from the inputs of a batch to the outputs of a system in its mode, a jaxpr."""
-
-    def outputs(x: Any) -> list[Any]:
-        found = predictions(in_eval_mode(system, key), with_inputs(batch, x)).values()
-        return [each.outputs for each in found]
-
-    return jax.make_jaxpr(outputs)(inputs(batch))
+    return jax.make_jaxpr(lambda x: outputs_of(system, with_inputs(batch, x), key))(inputs(batch))
 
 
 def draws(system: Any, batch: Any, key: Any) -> bool:
     """Whether the outputs of a system in its mode depend on the random key."""
-    outputs = lambda key: [found.outputs for found in predictions(in_eval_mode(system, key), batch).values()]
-    return results_depend(jax.make_jaxpr(outputs)(key))
+    return results_depend(jax.make_jaxpr(lambda key: outputs_of(system, batch, key))(key))
 
 
 def is_right(outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -241,33 +222,40 @@ def norms(offsets: Any) -> dict[str, np.ndarray]:
     return {"linf": flat.max(1, initial=0), "l2": np.sqrt((flat**2).sum(1)), "l1": l1, "l0": l0}
 
 
+def violations(region: Region, clean: Any, attacked: Any) -> list[str]:
+    """What shows that attacked inputs are outside of a region, in sentences."""
+    found, far = [], norms(jax.tree.map(lambda a, b: np.asarray(a, np.float64) - b, attacked, clean))
+    for ball in balls(region):
+        name, eps = norm_name(ball), concrete(ball.eps)
+        if name and eps is not None and not np.ndim(eps) and far[name].max() > float(eps) * (1 + 1e-4) + 1e-9:
+            found.append(f"An attacked input is {far[name].max():.6g} from the clean one, outside {ball!r}.")
+    low, high = value_range(attacked)
+    for box in boxes(region):
+        lo, hi = concrete(box.lo), concrete(box.hi)
+        if lo is not None and hi is not None and (low < lo - 1e-6 or high > hi + 1e-6):
+            found.append(f"Attacked inputs range from {low:.6g} to {high:.6g}, outside {box!r}.")
+    return found
+
+
+def value_range(x: Any) -> tuple[float, float]:
+    """The smallest and the largest number of a tree of arrays."""
+    leaves = jax.tree.leaves(x)
+    return min(float(v.min()) for v in leaves), max(float(v.max()) for v in leaves)
+
+
 def require_classes(system: Any, batch: Any, key: Any) -> int:
     """The number of classes of the system's one classifier; raises if it has not exactly one, or if labels do not fit."""
-    found = jax.eval_shape(lambda one: predictions(in_eval_mode(system, key), one), batch[:1])
-    name = type(system).__name__
-    if len(found) != 1:
-        paths = ", ".join(map(repr, found)) or "none"
-        example = f"state.system.{next(iter(found), '').replace('/', '.') or 'part'}"
-        if members_of(system, system):
-            example = "fm.members(state)[0]"
-        raise ValueError(
-            f"robustness needs a system with one classifier, and {name} has {len(found)} predictions ({paths}): give one of "
-            f"the parts, such as {example}."
-        )
-    (outputs,) = (prediction.outputs for prediction in found.values())
-    y = getattr(batch, "y", None)
-    if y is None:
-        raise ValueError("robustness needs labels, and the data has no labels y: give pairs (x, y).")
-    shape: Any = getattr(outputs, "shape", ())
+    prediction, y = sole_prediction("robustness", system, batch, key), batch.y
+    shape: Any = getattr(prediction.outputs, "shape", ())
     labels = jnp.issubdtype(y.dtype, jnp.integer) and y.shape == (len(batch),)
     fits = len(shape) == 2 and shape[1] > 1 and (labels or y.shape == (len(batch), shape[1]))
     if not fits or not (labels or _are_probabilities(y)):
         raise ValueError(
-            f"robustness needs logits (n, classes) and integer labels y (n,), got {short(outputs)} from {name} for one example "
-            f"and y {short(y)}. For a regressor, measure its loss under attack by fm.evaluate(state, data, attack=…)."
+            f"robustness needs logits (n, classes) and integer labels y (n,), got {short(prediction.outputs)} from "
+            f"{type(system).__name__} and y {short(y)}. For a regressor, measure its loss under attack by "
+            "fm.evaluate(state, data, attack=…)."
         )
-    like: Any = jax.ShapeDtypeStruct((len(batch), shape[1]), outputs.dtype)
-    check_classes(Prediction(system, like, batch), system)
+    check_classes(prediction, system)
     return shape[1]
 
 

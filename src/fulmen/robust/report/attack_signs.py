@@ -11,10 +11,10 @@ from fulmen.core.verbs import channels_first, examine, scaled
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import FGSM, PGD
 from fulmen.robust.attacks.input_transform import is_ambiguous
-from fulmen.robust.attacks.region import boxes, others
+from fulmen.robust.attacks.region import Intersection, boxes, others
 from fulmen.robust.attacks.square import Square
 from fulmen.robust.report.attack_choice import UniformNoise, norm_name
-from fulmen.robust.report.attack_evaluation import norms
+from fulmen.robust.report.attack_evaluation import norms, value_range, violations
 from fulmen.robust.report.robustness_report import OK, SUSPICIOUS, UNCHECKED, WRONG, Finding, Sign, graded
 
 NO_BALL = Finding(UNCHECKED, "The attacks do not share one ball of a radius above 0.")
@@ -130,17 +130,13 @@ def examine(sign: Falling, evaluation, report):
         return NO_BALL
     if len(boxes(region)) < len(others(region)):
         return Finding(UNCHECKED, "The region has limits besides a ball and boxes, in which examples may remain correct.")
-    rows, chance, eps = (
-        spread(np.ones(len(report), bool), evaluation.sample),
-        1 / evaluation.classes,
-        float(evaluation.ball.eps),
-    )
+    rows = spread(np.ones(len(report), bool), evaluation.sample)
+    chance, eps = 1 / evaluation.classes, float(evaluation.ball.eps)
     width = max((float(each.hi) - float(each.lo) for each in boxes(region)), default=0.0)
     has_box = width > 0 and math.isfinite(width)
     size = sum(v[0].size for v in jax.tree.leaves(evaluation.inputs(rows[:1])))
-    diagonal = float(
-        norms([np.full((1, size), width)])[norm_name(evaluation.ball) or "l1"][0]
-    )  # the box's, in the ball's norm
+    of_box = norms([np.full((1, size), width)])  # of its diagonal
+    diagonal = float(of_box[norm_name(evaluation.ball) or "l1"][0])
     attack, survives, radius = iterated_of(evaluation, region), report.robust[rows].copy(), eps
     for radius in [diagonal] if has_box else [eps * 2**k for k in range(1, 11)]:
         left = np.flatnonzero(survives)
@@ -196,39 +192,25 @@ def examine(sign: Gradients, evaluation, report):
 @dispatch
 def examine(sign: Inside, evaluation, report):
     limits = [each for attack in evaluation.attacks for each in boxes(attack.region)]
-    (low, high), (clean_low, clean_high) = _range(report.x), _range(report.clean)
-    name = norm_name(evaluation.ball)
-    if name:
-        eps, farthest = float(evaluation.ball.eps), float(report.distance[name].max())
-        if farthest > eps * (1 + 1e-4) + 1e-9:
-            text = f"An attacked input is {farthest:.6g} from the clean input, and the radius is {eps:.6g}."
-            return Finding(WRONG, text)
-    for box in limits:
-        lo, hi = float(box.lo), float(box.hi)
-        if low < lo - 1e-6 * abs(lo) or high > hi + 1e-6 * abs(hi):
-            return Finding(WRONG, f"Attacked inputs range from {low:.6g} to {high:.6g}, outside {box!r}.")
-    name, width = norm_name(evaluation.ball), clean_high - clean_low
+    shared = [evaluation.ball] if evaluation.ball is not None else []
+    outside = violations(Intersection((*shared, *limits)), report.clean, report.x)
+    if outside:
+        return Finding(WRONG, outside[0])
+    (low, high), (clean_low, clean_high) = value_range(report.x), value_range(report.clean)
+    name, width, data = norm_name(evaluation.ball), clean_high - clean_low, f"{clean_low:.4g} to {clean_high:.4g}"
     if name in SMALLEST and 0 < float(evaluation.ball.eps) < SMALLEST[name] * width:
-        text = (
-            f"The radius is {float(evaluation.ball.eps):.4g}, and the data ranges from {clean_low:.4g} to {clean_high:.4g}."
-        )
+        text = f"The radius is {float(evaluation.ball.eps):.4g}, and the data ranges from {data}."
         return Finding(SUSPICIOUS, f"{text} Give the radius in the units of the data, or scale the data to [0, 1].")
     for box in limits:
         size = float(box.hi) - float(box.lo)
         if np.isfinite(size) and size > WIDEST * width > 0:
-            text = f"The box is {box!r}, and the data ranges from {clean_low:.4g} to {clean_high:.4g}."
+            text = f"The box is {box!r}, and the data ranges from {data}."
             return Finding(SUSPICIOUS, f"{text} If these are its limits, write fm.Box({clean_low:.4g}, {clean_high:.4g}).")
     if not limits and (low < clean_low or high > clean_high):
         return Finding(
             SUSPICIOUS,
-            f"The region has no box: clean inputs range from {clean_low:.4g} to {clean_high:.4g}, attacked inputs from "
-            f"{low:.4g} to {high:.4g}. If the data has limits, write `region & fm.Box(lo, hi)`, or `--box lo:hi` on the "
-            "command line.",
+            f"The region has no box: clean inputs range from {data}, attacked inputs from {low:.4g} to {high:.4g}. If the data has "
+            "limits, write `region & fm.Box(lo, hi)`, or `--box lo:hi` on the command line.",
         )
     farthest = f"{report.distance['linf'].max():.4g} in L∞ and {report.distance['l2'].max():.4g} in L2"
     return Finding(OK, f"Attacked inputs are at most {farthest} from the clean inputs.")
-
-
-def _range(x: Any) -> tuple[float, float]:
-    leaves = jax.tree.leaves(x)
-    return min(float(v.min()) for v in leaves), max(float(v.max()) for v in leaves)

@@ -8,14 +8,14 @@ import numpy as np
 
 from fulmen.core import concrete, inputs, with_inputs
 from fulmen.core.structure import Structure, keep, pack, per_structure
-from fulmen.core.verbs import attack_warnings, predictions
+from fulmen.core.verbs import attack_warnings
 from fulmen.dispatching.compiled_code import generation
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.adaptive import Through
 from fulmen.robust.attacks.attack import Attack
-from fulmen.robust.attacks.region import balls, boxes
-from fulmen.robust.report.attack_choice import norm_name
-from fulmen.robust.report.attack_evaluation import in_eval_mode, norms, traced_outputs
+from fulmen.robust.attacks.region import balls
+from fulmen.robust.report.attack_evaluation import traced_outputs, violations
+from fulmen.robust.report.example_batches import outputs_of
 from fulmen.robust.report.program_search import dependent_operations, flat_operations
 
 _MOVES_NOTHING = (
@@ -36,40 +36,18 @@ _MASKED = (
 
 @dispatch
 def attack_warnings(attack: Attack, system, batch, attacked):
-    found = _of_points(attack, batch, attacked)
+    clean, there = (jax.tree.map(np.asarray, inputs(each)) for each in (batch, attacked))
+    radii = [concrete(ball.eps) for ball in balls(attack.region)]
+    can_move = all(eps is None or (np.asarray(eps) > 0).all() for eps in radii)
+    same = jax.tree.all(jax.tree.map(np.array_equal, clean, there))
+    found = [_MOVES_NOTHING] if same and can_move and not attack.nearest else []
+    found += [f"{text[0].lower()}{text[1:]}" for text in violations(attack.region, clean, there)]
     return (*found, *_of_model(system, batch, bool(found)))
 
 
 @dispatch
 def attack_warnings(attack: Through, system, batch, attacked):
-    found = _of_points(attack, batch, attacked)
-    return (*found, *_of_model(attack.surrogate, batch, bool(found)))
-
-
-def _of_points(attack: Attack, batch: Any, attacked: Any) -> tuple[str, ...]:
-    found, (clean, there) = [], (jax.tree.map(np.asarray, inputs(each)) for each in (batch, attacked))
-    leaves = [v.astype(np.float64) for v in jax.tree.leaves(there)]
-    radii = [concrete(ball.eps) for ball in balls(attack.region)]
-    can_move = not radii or all(eps is None or (np.asarray(eps) > 0).all() for eps in radii)
-    same = all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(clean), jax.tree.leaves(there), strict=True))
-    if same and can_move and not attack.nearest:
-        found.append(_MOVES_NOTHING)
-    far = norms(jax.tree.map(lambda a, b: a.astype(np.float64) - b, there, clean))
-    for ball, eps in zip(balls(attack.region), radii, strict=True):
-        name = norm_name(ball)
-        if name and eps is not None and np.ndim(eps) == 0 and far[name].max() > float(eps) * (1 + 1e-4) + 1e-9:
-            found.append(f"an attacked input is {far[name].max():.6g} from the clean one, outside {ball!r}.")
-    for box in boxes(attack.region):
-        lo, hi = concrete(box.lo), concrete(box.hi)
-        if lo is not None and hi is not None and any(v.min() < lo - 1e-6 or v.max() > hi + 1e-6 for v in leaves):
-            least, most = min(v.min() for v in leaves), max(v.max() for v in leaves)
-            found.append(f"attacked inputs range from {least:.6g} to {most:.6g}, outside {box!r}.")
-    return tuple(found)
-
-
-def _has_labels(batch: Any) -> bool:
-    y: Any = getattr(batch, "y", None)
-    return hasattr(y, "dtype") and jnp.issubdtype(y.dtype, jnp.integer)
+    return attack_warnings.invoke(Attack, object, object, object)(attack, attack.surrogate, batch, attacked)
 
 
 def _of_model(system: Any, batch: Any, is_wrong: bool) -> tuple[str, ...]:
@@ -80,7 +58,8 @@ def _of_model(system: Any, batch: Any, is_wrong: bool) -> tuple[str, ...]:
         batch: a clean batch.
         is_wrong: whether the attack is wrong anyway, so that a gradient of 0 is not reported a second time.
     """
-    if not _has_labels(batch):
+    y: Any = getattr(batch, "y", None)
+    if not hasattr(y, "dtype") or not jnp.issubdtype(y.dtype, jnp.integer):
         return ()
     leaves, structure = pack(system)
     keep(structure, system)
@@ -96,9 +75,8 @@ def _of_model(system: Any, batch: Any, is_wrong: bool) -> tuple[str, ...]:
 
 @per_structure(seldom=True)
 def _look_like_probabilities(structure: Structure, leaves: list[Any], batch: Any) -> Any:
-    found = predictions(in_eval_mode(structure.unpack(leaves), jax.random.key(0)), batch).values()
-    outputs = [each.outputs.astype(jnp.float32) for each in found if getattr(each.outputs, "ndim", 0) == 2]
-    several = [z for z in outputs if z.shape[1] > 1]
+    found = outputs_of(structure.unpack(leaves), batch, jax.random.key(0))
+    several = [z.astype(jnp.float32) for z in found if getattr(z, "ndim", 0) == 2 and z.shape[1] > 1]
     looks = [(z.min() >= 0) & (jnp.abs(z.sum(1) - 1).max() < 1e-3) for z in several]
     return jnp.array(looks).any() if looks else jnp.array(False)
 
@@ -108,8 +86,8 @@ def _have_no_gradient(structure: Structure, leaves: list[Any], batch: Any) -> An
     """Whether the outputs have a gradient of 0 at all inputs of a batch."""
 
     def weighted(x: Any) -> Any:
-        found = predictions(in_eval_mode(structure.unpack(leaves), jax.random.key(0)), with_inputs(batch, x)).values()
-        each = [z.outputs.astype(jnp.float32).ravel() for z in found]
+        found = outputs_of(structure.unpack(leaves), with_inputs(batch, x), jax.random.key(0))
+        each = [z.astype(jnp.float32).ravel() for z in found]
         return sum((jnp.sin(jnp.arange(len(z), dtype=jnp.float32)) * z).sum() for z in each)  # no sum that is constant
 
     gradient = jax.grad(weighted)(inputs(batch))

@@ -65,7 +65,7 @@ class ExampleResults:
         for attack, added in zip(self.attacks, counts, strict=True):
             attack.update({name: attack[name] + value for name, value in added.items()})
         self.batches.append(result)
-        self.progress.metrics(accuracy=self._mean("correct"), robust=self._mean("robust"))
+        self.progress.logs = {"accuracy": self._mean("correct"), "robust": self._mean("robust")}
 
     def restore(self, rows: np.ndarray) -> bool:
         """Whether the folder had the results of the next batch, which are added."""

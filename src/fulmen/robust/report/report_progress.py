@@ -84,10 +84,6 @@ class Progress:
         self.done += 1
         self._send(LogsRead())
 
-    def metrics(self, **metrics: float) -> None:
-        """Set the newest metrics."""
-        self.logs = metrics
-
     def _send(self, event: Any) -> None:
         for bar in listeners(event, self.bars, self):  # type: ignore[arg-type]
             on(event, bar, self)

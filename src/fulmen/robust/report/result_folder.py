@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.tree_util import keystr
 
 from fulmen.core.structure import pack
 from fulmen.train.checkpoints.atomic_files import replacing
@@ -60,15 +61,10 @@ class Folder:
         """Keep the results of a batch, all but its clean inputs."""
         if self.path is None:
             return
-        arrays: dict[str, Any] = {f"count/{name}": np.array([each[name] for each in counts]) for name in counts[0]}
-        for name, value in result.items():
-            if name == "x":
-                arrays |= {f"x/{i}": to_numpy(leaf) for i, leaf in enumerate(jax.tree.leaves(value))}
-            elif isinstance(value, dict) and name != "clean":
-                arrays |= {f"{name}/{key}": inner for key, inner in value.items()}
-            elif name != "clean":
-                arrays[name] = to_numpy(value)
-        _replace(self._batch(number), lambda stream: np.savez(stream, **arrays))
+        kept = {**result, "x": jax.tree.leaves(result["x"]), "clean": None}
+        flat, _ = jax.tree_util.tree_flatten_with_path(kept)
+        arrays: dict[str, Any] = {keystr(path, simple=True, separator="/"): to_numpy(leaf) for path, leaf in flat}
+        _replace(self._batch(number), lambda stream: np.savez(stream, counts=json.dumps(counts), **arrays))
 
     def load_batch(self, number: int, clean: Any) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
         """The results of a batch and the counts of its attacks, or None.
@@ -81,6 +77,7 @@ class Folder:
             return None
         with np.load(self._batch(number), allow_pickle=False) as stored:
             arrays = dict(stored)
+        counts = json.loads(str(arrays.pop("counts")))
         result: dict[str, Any] = {"clean": clean}
         for name, value in arrays.items():
             group, _, key = name.partition("/")
@@ -90,15 +87,12 @@ class Folder:
                 result.setdefault(group, {})[key] = value
         flat, structure = jax.tree.flatten(clean)
         leaves = [from_numpy(arrays[f"x/{i}"], like, described(f"x/{i}", like, "")) for i, like in enumerate(flat)]
-        columns = {name: value.tolist() for name, value in result.pop("count").items()}
-        counts = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         return {**result, "x": structure.unflatten(leaves)}, counts
 
-    def remembered(self, key: Any, compute: Callable[[], np.ndarray]) -> np.ndarray:
-        """The array that belongs to a key, computed if the folder does not have it."""
+    def remembered(self, name: str, attacks: list[Any], rows: np.ndarray, compute: Callable[[], np.ndarray]) -> np.ndarray:
+        """The result of some attacks on some rows, computed if the folder does not have it."""
         if self.path is None:
             return compute()
-        name, attacks, rows = key
         text = f"{name}\n{attacks!r}\n{digest(attacks)}\n{rows.tolist()}"
         file = self.path / f"further-{hashlib.sha256(text.encode()).hexdigest()[:24]}.npy"
         if not file.exists():

@@ -11,18 +11,16 @@ import jax
 import numpy as np
 import optax
 
-from fulmen.core import Component, Model, State, inputs, pack, require_arrays
-from fulmen.core.verbs import as_attack, as_batch, examine, loss, robustness, scaled, validate
+from fulmen.core import Component, Model, State, require_arrays
+from fulmen.core.verbs import examine, loss, robustness, scaled
 from fulmen.core.version import __version__
-from fulmen.data.arrays import check_arrays
+from fulmen.data.arrays import check_positive
 from fulmen.devices.placement import on_devices, spread
-from fulmen.devices.policies import Policy
 from fulmen.dispatching.errors import MissingMethodError
 from fulmen.dispatching.registry import dispatch
-from fulmen.robust.attacks.ensemble import autoattack, flattened
-from fulmen.robust.attacks.region import Ball, Intersection, Region, require_inside
+from fulmen.robust.attacks.region import Ball
 from fulmen.robust.report.attack_choice import UniformNoise, norm_name
-from fulmen.robust.report.attack_evaluation import Evaluation, draws, require_classes
+from fulmen.robust.report.attack_evaluation import Evaluation
 from fulmen.robust.report.attack_signs import BlackBox, Convergence, Falling, Gradients, Inside, Iterations
 from fulmen.robust.report.binarization import Binarization
 from fulmen.robust.report.example_results import ExampleResults
@@ -85,9 +83,6 @@ _OF_MODELS = (Randomness, Probabilities, Modes, Batches, Jumps)
 SIGNS: tuple[Sign, ...] = tuple(sign() for sign in _OF_ATTACKS + _OF_MODELS)
 """The warning signs; a report has a finding for each."""
 
-SAMPLES = 20
-"""The draws per gradient of the AutoAttack for a model that draws random numbers, as its authors take."""
-
 INTERRUPTED = "Ctrl-C: stops after the current attack and reports what is done; press it again to stop immediately."
 
 
@@ -118,10 +113,12 @@ def robustness(
     require_arrays(component, "robustness")
     system, signs = spread(component, devices), SIGNS if signs is None else signs
     _check_options(signs, batch_size=batch_size, sample=sample)
-    evaluation, attack = _evaluation(system, data, attack, seed, batch_size, sample, compare, bool(signs), devices)
+    evaluation = Evaluation(system, data, attack, seed, batch_size, sample, compare, devices)
+    if isinstance(system, Model) and (signs or any(each.objective is None for each in evaluation.attacks)):
+        _require_loss(evaluation.system, evaluation.whole[:1])
     radii = radii_of(evaluation.ball, eps)
-    chunks = list(evaluation.chunks(np.arange(evaluation.n)))
-    settings = _settings(evaluation, attack, seed, radii)
+    chunks = list(evaluation.chunks())
+    settings = _settings(evaluation, seed, radii)
     if resume is not None:
         arrays = (evaluation.system, evaluation.data, evaluation.attacks)
         evaluation.folder = Folder(resume, {**settings, **versions(), "arrays": digest(arrays)})
@@ -151,36 +148,8 @@ def _check_options(signs: Any, **sizes: int | None) -> None:
     if isinstance(signs, bool):
         raise TypeError(f"signs must be a tuple of warning signs, got {signs}; write signs=() for none, or omit it for all.")
     for name, value in sizes.items():
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name} must be a positive integer, got {value!r}.")
-
-
-def _evaluation(
-    system: Any,
-    data: Any,
-    attack: Any,
-    seed: int,
-    batch_size: int | None,
-    sample: int,
-    compare: bool,
-    has_signs: bool,
-    devices: Policy | None,
-) -> tuple[Evaluation, Any]:
-    """The evaluation, and the attack that the argument means; raises for what cannot be evaluated."""
-    leaves, structure = pack(system)
-    system, data, key = structure.unpack(leaves), check_arrays(data), jax.random.key(seed)
-    batch = as_batch(system, data)
-    require_inside(Intersection(()), jax.tree.leaves(inputs(batch)))  # integer inputs have no gradient
-    classes = require_classes(system, batch, key)
-    validate(system, batch)
-    if isinstance(attack, Region) and draws(system, batch[: min(len(batch), 16)], key):
-        attack = autoattack(attack, classes=max(classes, 2), samples=SAMPLES)
-    attack = as_attack(attack, classes)
-    validate(attack, system, batch)
-    attacks = flattened(attack)
-    if isinstance(system, Model) and (has_signs or any(each.objective is None for each in attacks)):
-        _require_loss(system, batch[:1])
-    return Evaluation(system, data, attacks, key, classes, batch_size, sample, compare, devices), attack
+        if value is not None:
+            check_positive(name, value)
 
 
 def _require_loss(model: Model, batch: Any) -> None:
@@ -195,11 +164,11 @@ def _require_loss(model: Model, batch: Any) -> None:
         ) from error
 
 
-def _settings(evaluation: Evaluation, attack: Any, seed: int, radii: list[float]) -> dict[str, Any]:
+def _settings(evaluation: Evaluation, seed: int, radii: list[float]) -> dict[str, Any]:
     ball: Ball | None = evaluation.ball
     return {
         "system": repr(evaluation.system),
-        "attack": repr(attack),
+        "attack": repr(evaluation.attack),
         "attacks": len(evaluation.attacks),
         "region": repr(evaluation.attacks[0].region),
         "eps": None if ball is None else float(ball.eps),

@@ -50,15 +50,7 @@ class Sign(Component):
 
 
 def graded(share: float, low: float, high: float, text: str, advice: str) -> Finding:
-    """The finding about a share that should be 0: ok up to `low`, suspicious up to `high`, otherwise wrong.
-
-    Args:
-        share: in [0, 1].
-        low: the largest share that is ok.
-        high: the largest share that is suspicious.
-        text: a sentence with the numbers.
-        advice: what to do, unless it is ok.
-    """
+    """The finding about a share that should be 0: ok up to `low`, suspicious up to `high`, otherwise wrong, with advice."""
     verdict: Any = OK if share <= low else SUSPICIOUS if share <= high else WRONG
     return Finding(verdict, text if verdict == OK else f"{text} {advice}")
 
