@@ -3,7 +3,6 @@
 from fulmen.core.verbs import certify, margin_bounds
 from fulmen.robust.certified import certification as _certification  # registers the methods of `certify`
 from fulmen.robust.certified import interval_layers as _interval_layers  # registers the bounds of layers
-from fulmen.robust.certified import interval_norms as _interval_norms  # registers the bounds of normalizations
 from fulmen.robust.certified import output_margins as _output_margins  # registers the bounds of margins
 from fulmen.robust.certified.certificate import Certificate
 from fulmen.robust.certified.ibp import IBP

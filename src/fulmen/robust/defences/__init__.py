@@ -12,23 +12,6 @@ from fulmen.robust.defences.starts import NFGSM, Gaussian, fast_fgsm
 from fulmen.robust.defences.weights import AWP, SAM, WorseWeights
 
 __all__ = [
-    "AWP",
-    "Adversarial",
-    "AttackSchedule",
-    "AttackTrained",
-    "Defence",
-    "FreeAdversarial",
-    "Gaussian",
-    "GradAlign",
-    "IBP",
-    "MART",
-    "NFGSM",
-    "OverfittingGuard",
-    "SAM",
-    "TRADES",
-    "VAT",
-    "WorseWeights",
-    "ascent",
-    "defence_losses",
-    "fast_fgsm",
-]
+    "AWP", "Adversarial", "AttackSchedule", "AttackTrained", "Defence", "FreeAdversarial", "Gaussian", "GradAlign", "IBP",
+    "MART", "NFGSM", "OverfittingGuard", "SAM", "TRADES", "VAT", "WorseWeights", "ascent", "defence_losses", "fast_fgsm",
+]  # fmt: skip

@@ -11,26 +11,7 @@ from fulmen.robust.report.robustness import SIGNS
 from fulmen.robust.report.robustness_report import Finding, Report, Sign
 
 __all__ = [
-    "Batches",
-    "Binarization",
-    "BlackBox",
-    "Convergence",
-    "Evaluation",
-    "Falling",
-    "Finding",
-    "Gradients",
-    "Inside",
-    "Iterations",
-    "Jumps",
-    "Modes",
-    "Probabilities",
-    "Randomness",
-    "Report",
-    "SIGNS",
-    "Sign",
-    "UniformNoise",
-    "as_attack",
-    "attack_warnings",
-    "examine",
-    "scaled",
-]
+    "Batches", "Binarization", "BlackBox", "Convergence", "Evaluation", "Falling", "Finding", "Gradients", "Inside",
+    "Iterations", "Jumps", "Modes", "Probabilities", "Randomness", "Report", "SIGNS", "Sign", "UniformNoise", "as_attack",
+    "attack_warnings", "examine", "scaled",
+]  # fmt: skip
