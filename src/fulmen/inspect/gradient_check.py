@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fulmen.compose.game import players
-from fulmen.core import Eval, Game, State, Train
+from fulmen.core import Eval, Game, State, Train, covers, join_path
 from fulmen.core.leaves import BUFFER, components, leaves
 from fulmen.core.verbs import as_batch, augment, bind, predictions, update
 from fulmen.inspect.findings import ERROR, OK, WARNING, Report
@@ -120,9 +120,8 @@ def _players(component: Any, trained: set[str]) -> Iterator[tuple[str, str, str,
     """For every game in the tree and each of its players: the game's type, the player's name, path and parameters."""
     for path, part in components(component):
         for player in players(part) if isinstance(part, Game) else ():
-            full = f"{path}.{player}" if path else player
-            inside = {name for name in trained if name == full or name.startswith((f"{full}.", f"{full}["))}
-            yield type(part).__name__, player, full, inside
+            full = join_path(path, player)
+            yield type(part).__name__, player, full, {name for name in trained if covers(full, name)}
 
 
 def _check_buffers(report: Report, buffers: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding
 
 from fulmen.core import STATIC, Component, State, named_parts
 from fulmen.core.leaves import OTHER, PARAMETER, Leaf, components, described, is_array, leaves
+from fulmen.core.paths import covers, nearest_above
 from fulmen.core.verbs import summary
 from fulmen.dispatching.registry import dispatch
 from fulmen.inspect.summary_table import Part, Row, Summary
@@ -33,7 +34,7 @@ def summary(component: object, data=None, *, batch_size=None, optimizer=None, lr
     held_by_each = sum(map(_device_bytes, optimizer_arrays or ()))
     component, drawn = described(component.system if isinstance(component, State) else component)
     owners = {path: type(part).__name__ for path, part in components(component)}
-    rows = [_row(leaf, _owner(leaf.path, owners) or type(component).__name__) for leaf in leaves(component)]
+    rows = [_row(leaf, nearest_above(leaf.path, owners) or type(component).__name__) for leaf in leaves(component)]
     return Summary(type(component).__name__, rows, drawn, _parts_of(component, rows), spent, held, remark, held_by_each)
 
 
@@ -61,18 +62,12 @@ def _device_bytes(value: Any) -> int:
     return _bytes(value) if found is None else math.prod(found.shard_shape(value.shape)) * value.dtype.itemsize
 
 
-def _owner(path: str, owners: dict[str, str]) -> str:
-    """The type of the innermost component that a leaf belongs to."""
-    names = path.split("[")[0].split(".")
-    return next((owners[p] for n in range(len(names), -1, -1) if (p := ".".join(names[:n])) in owners), "")
-
-
 def _parts_of(component: Any, rows: list[Row], above: str = "") -> list[Part]:
     """The parts at the highest level at which several have arrays."""
     found = []
     for path, part in named_parts(component).items() if isinstance(component, Component) else ():
         path = f"{above}{path}"
-        inside = [row for row in rows if row.path == path or row.path.startswith((f"{path}.", f"{path}["))]
+        inside = [row for row in rows if covers(path, row.path)]
         if any(row.role != OTHER for row in inside):
             trained = sum(row.size for row in inside if row.role == PARAMETER)
             found.append((part, Part(path, type(part).__name__, trained, sum(row.bytes for row in inside))))

@@ -113,7 +113,7 @@ def _node(name: str, part: Any, batch: Any, entries: Mapping[str, Any] | None = 
     system, kind = _unwrap(part, batch)
     summed = isinstance(system, System) and sums_its_losses(part, batch)
     if not summed and not _has_entries(system, batch):
-        return _leaf(name, loss(part, batch), kind, "", batch)
+        return _entry(name, loss(part, batch), kind, "", batch)
     entries = dict(losses(part, batch) if entries is None else entries)  # type: ignore[arg-type]
     total = example_mean(reduce_losses(part, entries, batch) if summed else loss(part, batch), batch)
     inside, batch_inside = _through(system, batch, entries)
@@ -124,10 +124,9 @@ def _node(name: str, part: Any, batch: Any, entries: Mapping[str, Any] | None = 
         own = batch_inside if inner is None else part_batch(inner, key, batch_inside)
         if isinstance(inner, System) and isinstance(entry, Mapping):
             children[key] = _node(key, inner, own, entry)
-        elif key in terms:
-            children[key] = _leaf(key, entry, *terms[key], own)
         else:
-            children[key] = _entry(key, entry, "" if inner is None else _unwrap(inner, own)[1], own)
+            of_part = "" if inner is None else _unwrap(inner, own)[1], ""
+            children[key] = _entry(key, entry, *terms.get(key, of_part), own)
     method = reduce_losses.method(part, entries, batch) if summed else loss.method(part, batch)
     note = "" if method.hints[0] in (System, Defence) else f"by {method} at {place(method.location, method.module)}"
     return LossNode(name, kind, float(total), None, children, note)
@@ -145,16 +144,12 @@ def _through(system: Any, batch: Any, entries: Mapping[str, Any]) -> tuple[Any, 
     return system, batch
 
 
-def _entry(name: str, entry: Any, kind: str, batch: Any) -> LossNode:
-    if not isinstance(entry, Mapping):
-        return _leaf(name, entry, kind, "", batch)
-    children = {key: _entry(key, inner, "", batch) for key, inner in entry.items()}
-    return LossNode(name, kind, sum(child.value for child in children.values()), None, children)
-
-
-def _leaf(name: str, value: Any, kind: str, note: str, batch: Any) -> LossNode:
-    examples = jnp.shape(value)[0] if jnp.ndim(value) == 1 else None
-    return LossNode(name, kind, float(example_mean(value, batch, f"the loss {name!r}")), examples, note=note)
+def _entry(name: str, entry: Any, kind: str, note: str, batch: Any) -> LossNode:
+    if isinstance(entry, Mapping):
+        children = {key: _entry(key, inner, "", "", batch) for key, inner in entry.items()}
+        return LossNode(name, kind, sum(child.value for child in children.values()), None, children)
+    examples = jnp.shape(entry)[0] if jnp.ndim(entry) == 1 else None
+    return LossNode(name, kind, float(example_mean(entry, batch, f"the loss {name!r}")), examples, note=note)
 
 
 def _terms(system: Any) -> dict[str, tuple[str, str]]:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.core import Batch, Buffer, Component, Parameter, State, Tree, number, short
+from fulmen.core import Batch, Buffer, Component, Parameter, State, Tree, covers, join_path, number, short
 from fulmen.core.fields import kinds
 from fulmen.core.leaves import FROZEN, PARAMETER, Leaf, described, is_array, leaves
 from fulmen.core.verbs import show
@@ -56,13 +56,12 @@ def _node(name: str, value: Any, path: str, known: list[Leaf], depth: int) -> st
     if inside is None:
         return _LINE.format(f"{label}{_leaf(value, path, known)}")
     head = f"{label}{html.escape(type(value).__name__)} {faint(_remark(value, path, known))}"
-    join = f"{path}." if path else ""
     # Settings share one line; fields with arrays or parts have one each.
     settings = {key: item for key, item in inside.items() if _is_setting(item)}
     body = _terms(value) if isinstance(value, Objective) and "objective" not in path.split(".")[:-1] else ""
     if settings:
         body += _LINE.format(faint(" · ".join(f"{k}: {_shorten(_plain(v))}" for k, v in settings.items())))
-    body += "".join(_node(k, item, join + k, known, depth + 1) for k, item in inside.items() if k not in settings)
+    body += "".join(_node(k, item, join_path(path, k), known, depth + 1) for k, item in inside.items() if k not in settings)
     if not body:
         return _LINE.format(head)
     start = f'<details{" open" if depth < 2 else ""} style="padding-left:{1.1 if depth else 0}em">'
@@ -99,7 +98,7 @@ def _terms(objective: Objective) -> str:
 
 def _counts(path: str, known: list[Leaf]) -> str:
     """The numbers of trained and of frozen elements at and below a path."""
-    inside = [leaf for leaf in known if _below(leaf.path, path)]
+    inside = [leaf for leaf in known if covers(path, leaf.path)]
     trained, frozen = (sum(np.size(leaf.value) for leaf in inside if leaf.role == role) for role in (PARAMETER, FROZEN))
     counts = [(trained, "parameter" if trained == 1 else "parameters"), (frozen, "frozen")]
     return ", ".join(f"{n:,} {what}" for n, what in counts if n)
@@ -127,7 +126,7 @@ def _is_setting(value: Any) -> bool:
 
 def _leaf(value: Any, path: str, known: list[Leaf]) -> str:
     """A value on one line, with its roles."""
-    roles = {leaf.role for leaf in known if _below(leaf.path, path)}
+    roles = {leaf.role for leaf in known if covers(path, leaf.path)}
     role = faint(" · ".join(sorted(roles))) if roles else ""
     return f"{html.escape(_shorten(_plain(value)))} {role}"
 
@@ -136,13 +135,10 @@ def _plain(value: Any) -> str:
     foreign = value is not None and not isinstance(value, Tree) and not jax.tree_util.all_leaves([value])
     if foreign and not isinstance(value, list | tuple):
         return type(value).__name__
-    is_key = is_array(value) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+    array: Any = value
+    is_key = is_array(value) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
     return short(value) if is_key else number(value)
 
 
 def _shorten(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
-
-
-def _below(leaf: str, path: str) -> bool:
-    return not path or leaf == path or leaf.startswith((f"{path}.", f"{path}["))

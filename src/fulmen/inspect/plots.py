@@ -20,12 +20,7 @@ TEXT = "#808080"
 
 
 def grid(panels: int, columns: int = 1, size: tuple[float, float] = (5.5, 3.0)) -> tuple[Any, list[Any]]:
-    """A transparent figure and its axes, in a grey that is visible on light and dark pages.
-
-    Args:
-        panels: the number of axes.
-        columns: the number of axes in a row.
-        size: width and height of each, in inches.
+    """A transparent figure and its axes, each of `size` inches, in a grey that is visible on light and dark pages.
 
     Raises:
         ImportError: if matplotlib is not installed.

@@ -108,12 +108,7 @@ def first_line(value: Any) -> str:
 
 
 def html_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of HTML cells.
-
-    Args:
-        columns: the headings; a column whose heading ends with `>` is aligned to the right.
-        rows: the cells of each row.
-    """
+    """A table of HTML cells under headings; a column whose heading ends with `>` is aligned to the right."""
 
     def line(row: Sequence[str], style: str, tag: str = "td") -> str:
         cells = []
