@@ -32,15 +32,6 @@ __all__ = ["DDN", "FMN"]
 class AdaptiveRadius(MinimalNorm):
     """Steps along the normalised gradient, each followed by a projection onto a ball, whose radius follows from success.
 
-    A step takes a forward and a backward pass. The step length falls along half a cosine to a hundredth.
-
-    Args:
-        region: its ball defines the norm, and which points are near enough; its boxes limit the points.
-        steps: the number of steps.
-        step_size: the length of the first step in the 2-norm, in the input's units.
-        change: the relative change of the radius at the first step.
-        target: the goal.
-
     **Extending.** Subclass it, and write `begin` and `next_radius(attack: Mine, ball, …)`.
     """
 

@@ -139,7 +139,7 @@ class Attack(Component):
     @property
     def passes(self) -> int:
         """The forward and backward passes of a step for one example, at most."""
-        return (3 if views(self) else 2) * (self.samples or 1)
+        return (1 + self.uses_gradients + bool(views(self))) * (self.samples or 1)
 
     @property
     def last_passes(self) -> int:
@@ -240,15 +240,11 @@ def transformation(attack: SteepestAscent):
 
 @dispatch
 def scaled(attack: Attack, factor):
-    parts = {name: scaled(value, factor) for name, value in vars(attack).items()}
-    # The search for the nearest point does not depend on the radius.
-    return remake(attack, parts if attack.nearest else {**parts, **multiplied(attack, "step_size", factor)})
-
-
-def multiplied(tree: Any, name: str, factor: Any) -> dict[str, Any]:
-    """A field multiplied by a factor, as a change of a tree; none if the field is missing or None."""
-    value = getattr(tree, name, None)
-    return {} if value is None else {name: value * factor}
+    changes = {name: scaled(value, factor) for name, value in vars(attack).items()}
+    size = getattr(attack, "step_size", None)
+    if size is not None and not attack.nearest:  # the search for the nearest point does not depend on the radius
+        changes["step_size"] = size * factor
+    return remake(attack, changes)
 
 
 @dispatch

@@ -44,12 +44,7 @@ steps=10, restarts=3))
 
 
 def fields_around(who: type, attack: Any, **options: Any) -> dict[str, Any]:
-    """The fields of an attack that runs another one, in the same region and for the same target.
-
-    Args:
-        who: the class of the outer attack.
-        attack: the inner attack.
-        options: those of `Attack` that differ from the defaults.
+    """The fields of an attack of type `who` that runs another one, in the same region and for the same target.
 
     Raises:
         TypeError: for anything but an attack.

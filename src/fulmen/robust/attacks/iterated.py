@@ -11,7 +11,7 @@ import optax
 from fulmen.core import concrete, hyper, number, remake, static
 from fulmen.core.verbs import scaled, start_point, transformation, validate, views
 from fulmen.dispatching.registry import dispatch
-from fulmen.robust.attacks.attack import CLEAN, FGSM, PGD, Start, SteepestAscent, multiplied, require_key
+from fulmen.robust.attacks.attack import CLEAN, FGSM, PGD, Start, SteepestAscent, require_key
 from fulmen.robust.attacks.chain_attacks import SHARE, slide
 from fulmen.robust.attacks.input_transform import Diverse, Nesterov, OfImages, View, has_channels_first
 from fulmen.robust.attacks.region import ball_of
@@ -96,7 +96,7 @@ def _random_step(start: RandomSign, region: Any) -> Any:
 
 @dispatch
 def scaled(start: RandomSign, factor):
-    return remake(start, multiplied(start, "size", factor))
+    return start if start.size is None else remake(start, {"size": start.size * factor})
 
 
 @dispatch

@@ -53,7 +53,8 @@ def onto_hyperplane(ball: Any, x: jax.Array, gradient: jax.Array, gap: jax.Array
 
 @dispatch
 def length(ball: LinfBall | L2Ball | L1Ball, offset):
-    return jnp.linalg.vector_norm(offset, axis=tuple(range(1, offset.ndim)), ord=ball.norm_order)
+    order: Any = ball.norm_order
+    return jnp.linalg.vector_norm(offset, axis=tuple(range(1, offset.ndim)), ord=order)
 
 
 @dispatch

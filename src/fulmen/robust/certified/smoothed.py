@@ -49,12 +49,7 @@ class Smoothed(Component):
 def smoothed_class(structure: Structure, leaves: Any, smoothed: Smoothed, batch: Any, key: Any, classes: int) -> Any:
     """The class and the radius of each example, `(n,)` each; −1 and 0 where it abstains.
 
-    Args:
-        structure, leaves: those of the system.
-        smoothed: the procedure.
-        batch: a batch with an `index`, which determines each example's draws.
-        key: a random key.
-        classes: the number of classes.
+    The batch has an `index`, which determines each example's draws.
     """
     count = lambda name, n: _counts(structure, leaves, smoothed, batch, fold_name(key, name), classes, n)
     top = count("selection", smoothed.selection).argmax(1)

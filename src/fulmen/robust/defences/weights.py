@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from fulmen.compose.part_defaults import augmented
-from fulmen.core import Component, Wrapper, briefly, hyper, part_name
+from fulmen.core import Component, Wrapper, briefly, covers, hyper, part_name
 from fulmen.core.leaves import components, leaves
 from fulmen.core.verbs import ascent, update
 from fulmen.dispatching.registry import dispatch
@@ -93,8 +93,7 @@ def ascent(awp: AWP, slopes, weights):
 
 def _leading_axes(component: Any, path: str) -> int:
     """The number of axes that the components above a leaf add in front, such as `Stacked`."""
-    found = [(where, getattr(type(part), "leading_axes", 0)) for where, part in components(component)]
-    return sum(axes for where, axes in found if not where or path.startswith(f"{where}."))
+    return sum(getattr(type(part), "leading_axes", 0) for where, part in components(component) if covers(where, path))
 
 
 def trained(slopes: Any, component: Any) -> Any:

@@ -46,9 +46,9 @@ def as_attack(given: tuple | list, classes):
 
 def one_ball(attacks: list[Any]) -> Ball | None:
     """The ball that all of some attacks have, or None."""
-    first, *others = (single_ball(each.region) for each in attacks)
-    same = first is not None and all(type(each) is type(first) and each.eps == first.eps for each in others)  # type: ignore[union-attr]
-    return first if same else None
+    found = [single_ball(each.region) for each in attacks]
+    kinds = {(type(ball), None if ball is None else float(ball.eps)) for ball in found}
+    return found[0] if len(kinds) == 1 else None
 
 
 def norm_name(ball: Ball | None) -> str:
@@ -81,12 +81,9 @@ class UniformNoise(Attack):
     """
 
     needs_ball = True
+    uses_gradients = False
 
     steps: int = static(default=1)
-
-    @property
-    def passes(self) -> int:
-        return self.samples or 1
 
 
 @dispatch

@@ -64,7 +64,8 @@ class Evaluation(ExampleBatches):
         self.classes = require_classes(self.system, self.whole, self.key)
         self.outputs = np.zeros((0, self.classes))
         validate(self.system, self.whole)
-        self.is_random = draws(self.system, self.whole[:1], self.key)
+        outputs = lambda key: outputs_of(self.system, self.whole[:1], key)
+        self.is_random = results_depend(jax.make_jaxpr(outputs)(self.key))
         if isinstance(attack, Region) and self.is_random:
             attack = autoattack(attack, classes=max(self.classes, 2), samples=SAMPLES)
         self.attack = as_attack(attack, self.classes)
@@ -100,13 +101,7 @@ class Evaluation(ExampleBatches):
         return found
 
     def right(self, rows: np.ndarray, outputs: np.ndarray, x: Any = None) -> np.ndarray:
-        """Which of some examples are classified correctly, `(rows,)`.
-
-        Args:
-            rows: the examples.
-            outputs: their logits, of one draw.
-            x: inputs in place of the clean ones, or None.
-        """
+        """Which of some examples are classified correctly, `(rows,)`, by their logits of one draw; `x` as for `predict`."""
         labels = self.labels[rows]
         if not self.is_random or not len(rows):
             return is_right(outputs, labels)
@@ -193,11 +188,6 @@ def _gradients(structure: Structure, leaves: list[Any]) -> Any:
 def traced_outputs(system: Any, batch: Any, key: Any) -> Any:
     """The program from the inputs of a batch to the outputs of a system in its mode, a jaxpr."""
     return jax.make_jaxpr(lambda x: outputs_of(system, with_inputs(batch, x), key))(inputs(batch))
-
-
-def draws(system: Any, batch: Any, key: Any) -> bool:
-    """Whether the outputs of a system in its mode depend on the random key."""
-    return results_depend(jax.make_jaxpr(lambda key: outputs_of(system, batch, key))(key))
 
 
 def is_right(outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -197,9 +197,10 @@ def examine(sign: Inside, evaluation, report):
     if outside:
         return Finding(WRONG, outside[0])
     (low, high), (clean_low, clean_high) = value_range(report.x), value_range(report.clean)
-    name, width, data = norm_name(evaluation.ball), clean_high - clean_low, f"{clean_low:.4g} to {clean_high:.4g}"
-    if name in SMALLEST and 0 < float(evaluation.ball.eps) < SMALLEST[name] * width:
-        text = f"The radius is {float(evaluation.ball.eps):.4g}, and the data ranges from {data}."
+    width, data = clean_high - clean_low, f"{clean_low:.4g} to {clean_high:.4g}"
+    least, eps = SMALLEST.get(norm_name(evaluation.ball), 0.0) * width, float(getattr(evaluation.ball, "eps", 0.0))
+    if 0 < eps < least:
+        text = f"The radius is {eps:.4g}, and the data ranges from {data}."
         return Finding(SUSPICIOUS, f"{text} Give the radius in the units of the data, or scale the data to [0, 1].")
     for box in limits:
         size = float(box.hi) - float(box.lo)

@@ -14,13 +14,7 @@ def lower_confidence_bound(successes: Any, n: int, alpha: float) -> np.ndarray:
 
 
 def confidence_interval(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """The interval of Clopper and Pearson for a probability.
-
-    Args:
-        successes: the number of successes.
-        n: the number of examples.
-        level: the probability with which the interval contains the truth, at least.
-    """
+    """The interval of Clopper and Pearson for a probability: it contains the truth with probability `level`, at least."""
     tail = (1 - level) / 2
     return float(lower_confidence_bound(successes, n, tail)), 1 - float(lower_confidence_bound(n - successes, n, tail))
 

@@ -53,10 +53,7 @@ def attack_warnings(attack: Through, system, batch, attacked):
 def _of_model(system: Any, batch: Any, is_wrong: bool) -> tuple[str, ...]:
     """The warnings about the attacked system. They are kept with its structure, since its numbers hardly change them.
 
-    Args:
-        system: the system.
-        batch: a clean batch.
-        is_wrong: whether the attack is wrong anyway, so that a gradient of 0 is not reported a second time.
+    If the attack `is_wrong` anyway, a gradient of 0 is not reported a second time.
     """
     y: Any = getattr(batch, "y", None)
     if not hasattr(y, "dtype") or not jnp.issubdtype(y.dtype, jnp.integer):

@@ -38,7 +38,7 @@ class ExampleResults:
         evaluation = self.evaluation
         outputs, clean = evaluation.predict(rows), evaluation.inputs(rows)
         correct = evaluation.right(rows, outputs)
-        result = dict(
+        result: dict[str, Any] = dict(
             labels=evaluation.labels[rows],
             predicted=outputs.argmax(1),
             correct=correct,
@@ -83,20 +83,16 @@ class ExampleResults:
         for number, attack in enumerate(evaluation.attacks):
             begun, before = time.perf_counter(), int(robust.sum())
             left = np.flatnonzero(result["correct"] if evaluation.compare else robust)
-            found: Any = None
-            outputs: Any = None
-            distance: Any = None
             try:
                 self.progress.begin(f"{self.attacks[number]['name']} on {left.size} of {len(rows)}")
-                if left.size:
-                    found, distance = self._run(attack, rows[left], jax.random.fold_in(evaluation.key, number))
-                    outputs = evaluation.predict(rows[left], found.x)
+                key = jax.random.fold_in(evaluation.key, number)
+                ran = self._run(attack, rows[left], key) if left.size else None
             except KeyboardInterrupt:
                 if self.batches or not counts:
                     raise
                 break
-            if left.size:
-                result["reached"][left, number] = distance
+            if ran is not None:
+                found, outputs, result["reached"][left, number] = ran
                 steps = np.where(found.succeeded, found.first, attack.length * attack.restarts)
                 result["passes"][left, number] = steps * attack.passes + attack.last_passes
                 self._update(result, margin, left, number, found, outputs)
@@ -104,13 +100,15 @@ class ExampleResults:
             self.progress.step()
         return counts
 
-    def _run(self, attack: Any, rows: np.ndarray, key: Any) -> tuple[Any, np.ndarray]:
-        """The result of an attack, and the distance at which it broke each example."""
+    def _run(self, attack: Any, rows: np.ndarray, key: Any) -> tuple[Any, np.ndarray, np.ndarray]:
+        """The result of an attack, the logits at its points, and the distance at which it broke each example."""
         evaluation = self.evaluation
         if evaluation.compare and attack.nearest:
-            return evaluation.nearest(attack, rows, key)
-        found = evaluation.attempt(attack, rows, key)
-        return found, np.where(found.succeeded, evaluation.distance(found.x, evaluation.inputs(rows)), np.inf)
+            found, distance = evaluation.nearest(attack, rows, key)
+        else:
+            found = evaluation.attempt(attack, rows, key)
+            distance = np.where(found.succeeded, evaluation.distance(found.x, evaluation.inputs(rows)), np.inf)
+        return found, evaluation.predict(rows, found.x), distance
 
     def _update(
         self, result: dict[str, Any], margin: np.ndarray, left: np.ndarray, number: int, found: Any, outputs: np.ndarray

@@ -15,11 +15,10 @@ from fulmen.robust.report.confidence import interval_text
 from fulmen.robust.report.pictures import panels
 
 WIDTH = 79
-MARKS = {"ok": "ok", "suspicious": "SUSPICIOUS", "wrong": "WRONG", "not checked": "not checked"}
+MARKS = {"wrong": "WRONG", "suspicious": "SUSPICIOUS", "not checked": "not checked", "ok": "ok"}  # the worst first
 ATTACKS = "Attacks, each on the examples that survived the attacks before it"
 OPTIMALITY = "Optimality of each attack, and its forward and backward passes for an example"
 CURVE = "Accuracy by radius, under attack and under noise"
-WORST_FIRST = ("wrong", "suspicious", "not checked", "ok")
 
 
 def headline(report: Any) -> str:
@@ -54,12 +53,12 @@ def verdicts(report: Any) -> str:
     if not report.findings:
         return "none were checked"
     counts = {kind: sum(finding.verdict == kind for finding in report.findings) for kind in MARKS}
-    return ", ".join(f"{counts[kind]} {kind}" for kind in WORST_FIRST if counts[kind])
+    return ", ".join(f"{n} {kind}" for kind, n in counts.items() if n)
 
 
 def worst_first(report: Any) -> list[Any]:
     """The findings, ordered from wrong to ok."""
-    return sorted(report.findings, key=lambda finding: WORST_FIRST.index(finding.verdict))
+    return sorted(report.findings, key=lambda finding: [*MARKS].index(finding.verdict))
 
 
 class Table(NamedTuple):

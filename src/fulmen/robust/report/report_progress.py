@@ -51,11 +51,6 @@ _BARS = {ProgressBar: _Bar, NotebookProgress: _NotebookBar, PlainProgress: _Line
 class Progress:
     """An evaluation as a run of steps: progress bars receive `fit`'s events.
 
-    Args:
-        progress: True, False or a progress bar.
-        steps: the number of steps.
-        interruption: whether Ctrl-C was pressed.
-
     Attributes:
         done: the number of steps done.
         doing: the current step, in words.

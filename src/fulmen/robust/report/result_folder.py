@@ -67,12 +67,7 @@ class Folder:
         _replace(self._batch(number), lambda stream: np.savez(stream, counts=json.dumps(counts), **arrays))
 
     def load_batch(self, number: int, clean: Any) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
-        """The results of a batch and the counts of its attacks, or None.
-
-        Args:
-            number: of the batch.
-            clean: its clean inputs.
-        """
+        """The results of a batch, whose clean inputs are `clean`, and the counts of its attacks; or None."""
         if self.path is None or not self._batch(number).exists():
             return None
         with np.load(self._batch(number), allow_pickle=False) as stored:

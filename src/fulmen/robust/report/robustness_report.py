@@ -16,7 +16,7 @@ from fulmen.inspect.text import Picture
 from fulmen.robust.report.confidence import confidence_interval
 from fulmen.robust.report.pictures import report_figure
 from fulmen.robust.report.report_json import VERSION, decoded, encoded
-from fulmen.robust.report.report_pages import report_html, report_page, report_text
+from fulmen.robust.report.report_pages import report_html, report_page, report_text, worst_first
 
 OK, SUSPICIOUS, WRONG, UNCHECKED = "ok", "suspicious", "wrong", "not checked"
 
@@ -178,8 +178,7 @@ class Report(Picture):
     @property
     def warnings(self) -> list[Finding]:
         """The findings that are wrong, then those that are suspicious."""
-        found = [finding for finding in self.findings if finding.verdict in ("suspicious", "wrong")]
-        return sorted(found, key=lambda finding: finding.verdict != "wrong")
+        return [finding for finding in worst_first(self) if finding.verdict in ("suspicious", "wrong")]
 
     def per_class(self) -> dict[int, tuple[int, float, float]]:
         """For each class in the labels: the number of examples, their accuracy, and their robust accuracy."""
