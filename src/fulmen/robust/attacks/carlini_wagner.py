@@ -91,23 +91,24 @@ def transformation(attack: CarliniWagner):
 @dispatch
 def begin(attack: CarliniWagner, problem):
     x = problem.image
-    n = len(x)
-    each, count, flags = lambda value: jnp.full(n, value, x.dtype), jnp.zeros(n, jnp.int32), jnp.zeros(n, bool)
-    state = CarliniWagnerState(
-        **clean_fields(problem),
-        moved=jnp.zeros_like(x),
-        memory=jax.vmap(transformation(attack).init)(x),
-        search=count,
-        search_step=count,
-        found=flags,
-        checked_loss=each(jnp.inf),
-        constant=jnp.broadcast_to(jnp.asarray(attack.constant).astype(x.dtype), (n,)),
-        low=each(0),
-        high=each(jnp.inf),
-        finished=flags,
-    )
+    n, zeros = len(x), jnp.zeros(len(x), x.dtype)
+    first = _new_search(attack, x, zeros + jnp.asarray(attack.constant).astype(x.dtype))
+    bounds = {"low": zeros, "high": zeros + jnp.inf, "search": jnp.zeros(n, jnp.int32), "finished": jnp.zeros(n, bool)}
     margin, _ = maximized(problem, x)
-    return keep_nearest(problem, state, x, margin > _confidence(attack, margin), each(0), 0)
+    state = CarliniWagnerState(**clean_fields(problem), **first, **bounds)
+    return keep_nearest(problem, state, x, margin > _confidence(attack, margin), zeros, 0)
+
+
+def _new_search(attack: CarliniWagner, x: jax.Array, constant: jax.Array) -> dict[str, Any]:
+    """The fields of the state when a search begins."""
+    return {
+        "moved": jnp.zeros_like(x),
+        "memory": jax.vmap(transformation(attack).init)(x),
+        "search_step": jnp.zeros(len(x), jnp.int32),
+        "found": jnp.zeros(len(x), bool),
+        "checked_loss": jnp.full(len(x), jnp.inf, x.dtype),
+        "constant": constant,
+    }
 
 
 @dispatch
@@ -134,14 +135,7 @@ def advance(attack: CarliniWagner, problem, state, step):
 
     found, end = state.found | adversarial, stuck | (state.search_step + 1 == attack.steps)
     low, high = jnp.where(end & ~found, state.constant, state.low), jnp.where(end & found, state.constant, state.high)
-    new_search = {
-        "moved": 0,
-        "memory": jax.vmap(transform.init)(x),
-        "search_step": 0,
-        "found": False,
-        "checked_loss": jnp.inf,
-        "constant": jnp.where(jnp.isinf(high), state.constant * 10, (low + high) / 2),
-    }
+    new_search = _new_search(attack, x, jnp.where(jnp.isinf(high), state.constant * 10, (low + high) / 2))
     same_search = {
         "moved": state.moved + change,
         "memory": memory,
