@@ -16,7 +16,6 @@ from fulmen.core.verbs import examine, loss, robustness, scaled
 from fulmen.core.version import __version__
 from fulmen.data.arrays import check_positive
 from fulmen.devices.placement import on_devices, spread
-from fulmen.dispatching.errors import MissingMethodError
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.region import Ball
 from fulmen.robust.report.attack_choice import UniformNoise, norm_name
@@ -115,7 +114,7 @@ def robustness(
     _check_options(signs, batch_size=batch_size, sample=sample)
     evaluation = Evaluation(system, data, attack, seed, batch_size, sample, compare, devices)
     if isinstance(system, Model) and (signs or any(each.objective is None for each in evaluation.attacks)):
-        _require_loss(evaluation.system, evaluation.whole[:1])
+        _require_loss(evaluation.system, evaluation.whole)
     radii = radii_of(evaluation.ball, eps)
     chunks = list(evaluation.chunks())
     settings = _settings(evaluation, seed, radii)
@@ -154,14 +153,12 @@ def _check_options(signs: Any, **sizes: int | None) -> None:
 
 def _require_loss(model: Model, batch: Any) -> None:
     """Raise for a model without a loss before the attacks, since some signs attack the loss."""
-    try:
-        jax.eval_shape(lambda one: loss(model, one), batch)
-    except MissingMethodError as error:
+    if not loss.has(model, batch):
         name = type(model).__name__
         raise ValueError(
             f"robustness attacks the loss, and {name} has none: give fm.Classifier(model), or write "
             f"`loss({name.lower()}: {name}, batch)`."
-        ) from error
+        )
 
 
 def _settings(evaluation: Evaluation, seed: int, radii: list[float]) -> dict[str, Any]:
