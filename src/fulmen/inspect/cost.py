@@ -50,11 +50,7 @@ def costs(
 ) -> tuple[list[Cost], State | None, str]:
     """The costs of a training step and an evaluation, or of a forward pass for a model without a loss.
 
-    Args:
-        component: a component with or without arrays, or a `State`.
-        data: as for `fit`, or `jax.ShapeDtypeStruct`s in place of arrays.
-        batch_size: examples in a batch; None is the state's, or 32, and no more than the data has.
-        optimizer, lr, options: as for `setup`. Without any optimizer, the step is plain gradient descent.
+    The arguments are those of `summary`; without any optimizer, the step is plain gradient descent.
 
     Returns:
         The costs; a state with shapes in place of arrays, or None for a model without a loss; and a remark.

@@ -100,9 +100,8 @@ class Explanation(Picture):
 
     def _notes(self) -> list[str]:
         hidden = sorted({call.verb for call in _all(self.calls) if call._is_default()} - {self.name})
-        notes = (
-            [f"Not shown, where the default methods were chosen: {', '.join(hidden)}. `.calls` has them."] if hidden else []
-        )
+        text = f"Not shown, where the default methods were chosen: {', '.join(hidden)}. `.calls` has them."
+        notes = [text] if hidden else []
         if isinstance(self.error, _NEEDS_VALUES):
             notes.append(
                 "stopped where values are needed, since `explain` computes nothing: explain `train_step` or `loss`."

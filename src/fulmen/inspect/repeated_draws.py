@@ -18,12 +18,7 @@ def repeated_draws(component: Any, mode: Train, step: Callable[[Any], Any], raw:
     """The paths of the layers that draw the same numbers several times in one call of `forward`, and how.
 
     Layers that are called in separate calls, such as a defence's on clean and on attacked inputs, are meant to be compared.
-
-    Args:
-        component: with its arrays.
-        mode: the mode that `step` binds to the component.
-        step: from raw data to the loss in training.
-        raw: one batch of the data.
+    `step` binds the mode to the component, and returns the loss of raw data in training.
     """
     bound = bind(component, mode)
     outermost = {_number(model): model for model in _outermost_models(bound)}
@@ -72,10 +67,7 @@ _LOOPS = {"scan": "num_consts", "while": "body_nconsts"}
 def _draws(jaxpr: Any, varying: set[Any], in_loop: bool) -> Iterator[tuple[int, bool]]:
     """The known numbers that are folded into keys, and whether a loop folds the same into the same key in each iteration.
 
-    Args:
-        jaxpr: the program.
-        varying: the variables that differ between the iterations of the loop around it.
-        in_loop: whether there is one.
+    `varying` are the variables that differ between the iterations of the loop around the program.
     """
     from jax.extend.core import Literal, jaxprs_in_params  # a slow import
 

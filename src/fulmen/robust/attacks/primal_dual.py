@@ -74,10 +74,7 @@ LARGEST = math.log(1e6)
 def shrunk(ball, offset, weight):
     """The proximal operator: the minimiser of ½‖u − offset‖₂² + weight · ‖u‖, in the ball's norm, `(n, features)`.
 
-    Args:
-        ball: the ball.
-        offset: `(n, features)`.
-        weight: `(n, 1)`.
+    `offset` is `(n, features)`, and `weight` is `(n, 1)`.
     """
 
 

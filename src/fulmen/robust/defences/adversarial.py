@@ -107,13 +107,7 @@ def augment(defence: AttackTrained, batch, mode):
 
 @verb(delegates=False)
 def attack_batch(batch, defence, mode):
-    """The batch, augmented and attacked.
-
-    Args:
-        batch: a batch, not yet augmented.
-        defence: an `AttackTrained`.
-        mode: the mode of the defence in this step.
-    """
+    """A batch, augmented and attacked by an `AttackTrained`."""
 
 
 @dispatch

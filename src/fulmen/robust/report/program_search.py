@@ -57,10 +57,7 @@ def results_depend(program: Any) -> bool:
 def _search(program: Any, depends: list[int], used: list[bool]) -> tuple[set[str], list[int]]:
     """The names, and how each of the program's results depends on the inputs.
 
-    Args:
-        program: a jaxpr, closed or not.
-        depends: for each input, how it depends on the outermost inputs.
-        used: which results are used.
+    `depends` is how each of its inputs depends on the outermost ones, and `used` which results are used.
     """
     from jax.extend.core import jaxprs_in_params  # a slow import
 
