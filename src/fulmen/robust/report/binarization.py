@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fulmen.core import Attacked, Batch, Prediction, System, fold_name, hyper, remake, with_labels
-from fulmen.core.verbs import attempt, examine, losses, predictions, scaled, validate
+from fulmen.core.verbs import attempt, examine, predictions, scaled
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import CrossEntropy
 from fulmen.robust.attacks.apgd import Boundary
@@ -52,16 +52,6 @@ def predictions(readout: _Readout, batch):
 
 
 @dispatch
-def losses(readout: _Readout, batch):
-    raise NotImplementedError("the attack on a readout needs an objective")
-
-
-@dispatch
-def validate(readout: _Readout, batch):
-    pass  # `robustness` has validated the classifier and its data
-
-
-@dispatch
 def examine(sign: Binarization, evaluation, report):
     region = region_of(evaluation)
     if region is None:
@@ -81,7 +71,8 @@ def examine(sign: Binarization, evaluation, report):
     padded = np.resize(np.arange(len(rows)), n)  # as the batch repeats examples
     line = _Line(direction=jnp.asarray(direction[padded]), offset=jnp.asarray(offset[padded]))
     binary = Attacked(with_labels(batch, np.zeros(n, np.int32)), line)
-    result = attempt(attack, _Readout(evaluation.system), binary, fold_name(evaluation.key, "binarization"))
+    # `robustness` has validated the classifier and its data
+    result = attempt(attack, _Readout(evaluation.system), binary, fold_name(evaluation.key, "binarization"), checked=True)
     missed = int((~np.asarray(result.succeeded)[: len(rows)]).sum())
     name = type(attack).__name__
     text = f"Of {len(rows)} adversarial examples that are known to exist, {name} finds {len(rows) - missed}."
