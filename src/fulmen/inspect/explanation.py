@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import html
 import inspect
@@ -164,8 +163,10 @@ def explain(verb: Callable[..., Any], *args: Any, **options: Any) -> Explanation
 
     def trace() -> None:
         nonlocal error
-        try:
-            with _without_traces():
+        from jax.experimental.xla_metadata import set_xla_metadata  # its value is part of the key of JAX's trace caches
+
+        try:  # jit and remat trace their functions again; their caches are kept
+            with set_xla_metadata(fulmen_explain=str(next(_numbers))):
                 jax.eval_shape(call, arrays)
         except Exception as raised:
             error = raised
@@ -177,13 +178,6 @@ def explain(verb: Callable[..., Any], *args: Any, **options: Any) -> Explanation
 
 
 _numbers = itertools.count()
-
-
-def _without_traces() -> contextlib.AbstractContextManager[Any]:
-    """A context in which jit and remat trace their functions again. Their caches are kept."""
-    from jax.experimental.xla_metadata import set_xla_metadata  # its value is part of the key of JAX's trace caches
-
-    return set_xla_metadata(fulmen_explain=str(next(_numbers)))
 
 
 def _nest(recorded: list[tuple[int, Verb, tuple[type, ...], Any]], root: Any) -> list[Call]:

@@ -72,13 +72,16 @@ _LINE = '<div style="padding-left:1.1em">{}</div>'
 
 
 def _remark(value: Any, path: str, known: list[Leaf]) -> str:
-    """The note after a value's type."""
+    """The note after a value's type; for a part, its numbers of trained and of frozen elements."""
     if isinstance(value, Objective):
         return repr(value) if not path else _shorten(repr(value))
     if isinstance(value, Batch):
         sizes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(value)}
         return f"{len(value):,} examples" if len(sizes) == 1 and () not in sizes else ""
-    return _counts(path, known)
+    inside = [leaf for leaf in known if covers(path, leaf.path)]
+    trained, frozen = (sum(np.size(leaf.value) for leaf in inside if leaf.role == role) for role in (PARAMETER, FROZEN))
+    counts = [(trained, "parameter" if trained == 1 else "parameters"), (frozen, "frozen")]
+    return ", ".join(f"{n:,} {what}" for n, what in counts if n)
 
 
 def _terms(objective: Objective) -> str:
@@ -94,14 +97,6 @@ def _terms(objective: Objective) -> str:
         text = "" if doc.startswith(f"{type(bare).__name__}(") else faint(doc)
         rows.append((*cells, f'<div style="white-space:normal;min-width:20em">{text}</div>'))
     return _LINE.format(html_table(("term", "weight>", "", ""), rows)) if len(rows) > 1 else ""
-
-
-def _counts(path: str, known: list[Leaf]) -> str:
-    """The numbers of trained and of frozen elements at and below a path."""
-    inside = [leaf for leaf in known if covers(path, leaf.path)]
-    trained, frozen = (sum(np.size(leaf.value) for leaf in inside if leaf.role == role) for role in (PARAMETER, FROZEN))
-    counts = [(trained, "parameter" if trained == 1 else "parameters"), (frozen, "frozen")]
-    return ", ".join(f"{n:,} {what}" for n, what in counts if n)
 
 
 def _inside(value: Any) -> Mapping[str, Any] | None:

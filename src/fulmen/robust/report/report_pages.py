@@ -137,24 +137,20 @@ def escaped(rows: list[tuple[str, ...]]) -> list[list[str]]:
     return [[html.escape(cell) for cell in row] for row in rows]
 
 
-def findings_list(report: Any, only_warnings: bool = False) -> str:
-    """The findings, ordered from wrong to ok, each with a coloured verdict."""
-    found = report.warnings if only_warnings else worst_first(report)
+def findings_list(findings: list[Any]) -> str:
+    """Findings, each with a coloured verdict."""
     items = []
-    for finding in found:
+    for finding in findings:
         badge = f'<b style="color:{VERDICT_COLOURS[finding.verdict]}">{MARKS[finding.verdict]}</b>'
-        items.append(f"<div style='margin:0.4em 0'>{badge} {html.escape(finding.sign)}<br>{_with_code(finding.text)}</div>")
+        text = re.sub("`([^`]+)`", r"<code>\1</code>", faint(finding.text))
+        items.append(f"<div style='margin:0.4em 0'>{badge} {html.escape(finding.sign)}<br>{text}</div>")
     return "".join(items)
-
-
-def _with_code(text: str) -> str:
-    return re.sub("`([^`]+)`", r"<code>\1</code>", faint(text))
 
 
 def report_html(report: Any) -> str:
     """The report for a notebook: results, attacks, radii and warnings."""
     parts = [f"<div>{html.escape(headline(report))}</div>", *(table.html() for table in tables(report).values())]
-    parts.append(f"<div>Warning signs: {html.escape(verdicts(report))}</div>{findings_list(report, only_warnings=True)}")
+    parts.append(f"<div>Warning signs: {html.escape(verdicts(report))}</div>{findings_list(report.warnings)}")
     return html_page("Robustness", "".join(parts))
 
 
@@ -185,7 +181,7 @@ def report_page(report: Any) -> str:
     }
     boxes = "".join(f"<div><b>{value}</b>{name}</div>" for name, value in metrics.items())
     sections = {
-        f"Warning signs: {verdicts(report)}": findings_list(report),
+        f"Warning signs: {verdicts(report)}": findings_list(worst_first(report)),
         **{title: table.html() for title, table in tables(report).items()},
         "Pictures": _pictures(report),
         "Examples": _examples(report),

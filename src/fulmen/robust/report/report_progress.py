@@ -49,13 +49,7 @@ _BARS = {ProgressBar: _Bar, NotebookProgress: _NotebookBar, PlainProgress: _Line
 
 
 class Progress:
-    """An evaluation as a run of steps: progress bars receive `fit`'s events.
-
-    Attributes:
-        done: the number of steps done.
-        doing: the current step, in words.
-        logs: the newest metrics.
-    """
+    """An evaluation as a run of steps: progress bars receive `fit`'s events, and read `done`, `doing` and `logs`."""
 
     def __init__(self, progress: Any, steps: int, interruption: Interruption) -> None:
         self.steps, self.interruption = steps, interruption
