@@ -20,7 +20,7 @@ from pathlib import Path
 import jax
 import fulmen as fm
 from fulmen.train.checkpoints.checkpoint_folder import CheckpointFolder
-from fulmen.train.checkpoints.folder_store import FolderStore
+from fulmen.train.checkpoints.state_file import FolderStore
 from fulmen.train.checkpoints.manifest import Manifest
 
 warnings.simplefilter("ignore")

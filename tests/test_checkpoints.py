@@ -23,7 +23,7 @@ from fulmen.train.checkpoints import find_resumable
 from fulmen.train.checkpoints.background_write import BackgroundWrite
 from fulmen.train.checkpoints.checkpoint_folder import CheckpointFolder
 from fulmen.train.checkpoints.file_lock import FolderInUseError, FolderLock
-from fulmen.train.checkpoints.folder_store import FolderStore
+from fulmen.train.checkpoints.state_file import FolderStore
 
 pytest.importorskip("safetensors")
 
@@ -483,6 +483,6 @@ def test_other_threads_can_use_a_checkpoint(state, tmp_path):
 
 def test_a_large_state_of_several_processes_needs_another_store(monkeypatch):
     leaf = SimpleNamespace(is_fully_addressable=False, nbytes=3 * 2**30)
-    monkeypatch.setattr("fulmen.train.checkpoints.folder_store.jax.Array", SimpleNamespace)
+    monkeypatch.setattr("fulmen.train.checkpoints.state_file.jax.Array", SimpleNamespace)
     with pytest.raises(ValueError, match=r"at most 2 GiB.*got 3\.0 GiB.*store=fm\.OrbaxStore\(\)"):
         FolderStore().snapshot(SimpleNamespace(arrays=[leaf]))

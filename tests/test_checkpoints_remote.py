@@ -25,7 +25,7 @@ from fulmen.train.checkpoints.bucket import Bucket
 from fulmen.train.checkpoints.checkpoint_folder import CheckpointFolder
 from fulmen.train.checkpoints.file_lock import FolderInUseError
 from fulmen.train.checkpoints.manifest import Manifest
-from fulmen.train.checkpoints.temporary_folder import temporary_folder
+from fulmen.train.checkpoints.remote_directory import temporary_folder
 
 pytest.importorskip("orbax.checkpoint")
 fsspec = pytest.importorskip("fsspec")

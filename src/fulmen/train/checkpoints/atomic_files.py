@@ -33,6 +33,14 @@ def remote_url(value: str | os.PathLike[str]) -> str | None:
     return None if match is None else f"{match[1]}://{os.fspath(value)[match.end() :].rstrip('/')}"
 
 
+def place_of(name: str, value: str | os.PathLike[str]) -> Path | str:
+    """The path, or the URL of an object store, that an argument is, or an error for anything else."""
+    url = remote_url(value)
+    if url is not None and url.startswith(("file:", "local:")):
+        raise ValueError(f"{name} must be a path or the URL of an object store, got {url!r}; write the path.")
+    return url or local_path(name, value)
+
+
 @contextlib.contextmanager
 def replacing(path: Path, verb: str) -> Iterator[int]:
     """The descriptor of a temporary file that takes the place of `path` when the block ends without an error.

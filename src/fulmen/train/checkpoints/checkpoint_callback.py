@@ -21,18 +21,20 @@ from fulmen.core.version import __version__
 from fulmen.devices.processes import is_first, several
 from fulmen.dispatching.registry import dispatch
 from fulmen.dispatching.warning import warn
-from fulmen.train.checkpoints.atomic_files import explained, remote_url
+from fulmen.train.checkpoints.atomic_files import explained, place_of, remote_url
 from fulmen.train.checkpoints.background_write import BackgroundWrite
 from fulmen.train.checkpoints.checkpoint_folder import CheckpointFolder
-from fulmen.train.checkpoints.directories import place_of
 from fulmen.train.checkpoints.file_lock import FolderInUseError
-from fulmen.train.checkpoints.folder_store import FolderStore
 from fulmen.train.checkpoints.manifest import Manifest, finite_numbers
 from fulmen.train.checkpoints.retention import Latest, Retention
+from fulmen.train.checkpoints.state_file import FolderStore
 from fulmen.train.events import Due, EpochEnd, FitEnd, FitStart, Interrupted, LogsRead, Run, Saver, Stopped, ValidationEnd
 from fulmen.train.every_interval import Every
 from fulmen.train.history import similar_metric
 from fulmen.train.resume import run_data
+
+_STOPPED = "stopped"
+_VERSIONS = {"fulmen": __version__, "jax": jax.__version__, "optax": optax.__version__, "python": platform.python_version()}
 
 
 class Checkpoint(Saver):
@@ -116,7 +118,7 @@ class Checkpoint(Saver):
 
         def write() -> None:
             with explained(f"the checkpoint of step {manifest.step} cannot be written into {self.directory}"):
-                encoded = _encoded({**data, "versions": _versions()})
+                encoded = json.dumps({**data, "versions": _VERSIONS}, default=_as_json).encode()
                 folder.add(manifest, lambda path: store.write(path, snapshot, **apart), encoded, needed)
 
         if several():
@@ -221,9 +223,6 @@ def on(event: FitEnd, callback: Checkpoint, run):
         callback._folder = None
 
 
-_STOPPED = "stopped"
-
-
 def warn_unless_saved(directory: str | os.PathLike[str], callbacks: list[Any], found: bool) -> None:
     """Warn of a run that saves nothing in the directory from which it is to be resumed.
 
@@ -251,14 +250,6 @@ def _resolved(directory: str | os.PathLike[str]) -> str:
 def _time_point(run: Run) -> tuple[int, int]:
     """The step and the number of rows of the history: the same step is saved again when its epoch has ended."""
     return run.step, max((len(column) for column in run.history.values()), default=0)
-
-
-def _versions() -> dict[str, str]:
-    return {"fulmen": __version__, "jax": jax.__version__, "optax": optax.__version__, "python": platform.python_version()}
-
-
-def _encoded(data: dict[str, Any]) -> bytes:
-    return json.dumps(data, default=_as_json).encode()
 
 
 def _as_json(value: Any) -> Any:

@@ -8,8 +8,8 @@ from pathlib import Path
 from fulmen.devices.processes import is_first, wait_for_others
 from fulmen.train.checkpoints.atomic_files import explained, write_file
 from fulmen.train.checkpoints.checkpoint_list import RUN, SavedCheckpoint, examined
-from fulmen.train.checkpoints.directories import directory_at
 from fulmen.train.checkpoints.manifest import Manifest
+from fulmen.train.checkpoints.remote_directory import directory_at
 from fulmen.train.checkpoints.retention import Latest, Retention
 
 

@@ -15,14 +15,14 @@ from fulmen.core.leaves import missing
 from fulmen.core.state import State
 from fulmen.core.verbs import init
 from fulmen.dispatching.warning import warn
+from fulmen.train.checkpoints.atomic_files import place_of
 from fulmen.train.checkpoints.checkpoint_files import Files
-from fulmen.train.checkpoints.directories import directory_at, place_of
-from fulmen.train.checkpoints.folder_store import FolderStore
 from fulmen.train.checkpoints.manifest import Manifest, parsed, read_manifest
 from fulmen.train.checkpoints.orbax_store import OrbaxStore
+from fulmen.train.checkpoints.remote_directory import directory_at
 from fulmen.train.checkpoints.retention import best_steps
 from fulmen.train.checkpoints.saved_arrays import DamagedFileError
-from fulmen.train.checkpoints.state_file import require_tree
+from fulmen.train.checkpoints.state_file import FolderStore, require_tree
 
 RUN = "run.json"
 _STORES = {store.name: store for store in (FolderStore, OrbaxStore)}
@@ -152,11 +152,8 @@ def _fetched(found: SavedCheckpoint) -> SavedCheckpoint:
         return found
     try:
         files = found.files.fetched(found.manifest)
-    except found.files.damage as error:  # another run removed it in the meantime
-        return dataclasses.replace(found, problem=str(error))
-    try:
         found.manifest.verify(files)
-    except (*files.damage, DamagedFileError) as error:
+    except (*found.files.damage, DamagedFileError) as error:  # such as of files that another run removed in the meantime
         return dataclasses.replace(found, problem=str(error))
     return dataclasses.replace(found, files=files)
 
@@ -168,13 +165,12 @@ def _folders(directory: str | os.PathLike[str], name: str = "directory") -> dict
 
 def find_resumable(directory: str | os.PathLike[str]) -> SavedCheckpoint | None:
     """The newest valid checkpoint in a directory, or None. It warns about damaged ones that are newer."""
-    damaged = []
+    damaged, checkpoint = [], None
     for step, files in reversed(_folders(directory, "resume").items()):
         checkpoint = _fetched(examined(files, step, digests=False))
         if checkpoint.valid:
             break
         damaged.append(checkpoint)
-    else:
         checkpoint = None
     if damaged:
         instead = "there is no other" if checkpoint is None else f"step {checkpoint.step} is used"

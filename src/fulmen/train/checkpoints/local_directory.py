@@ -22,56 +22,13 @@ _FOLDER = re.compile(rf"step-(\d{{8,15}})(?:{re.escape(PREVIOUS)})?")
 _HIDDEN = re.compile(r"\.step-\d{8,15}(\.previous)?\.([0-9a-f]{8}|new)")  # being removed or written
 
 
-class Directory:
-    """A directory of checkpoints; `str` is its path or URL."""
+class LocalDirectory:
+    """A directory in the local file system. A folder has its name from when it is complete, by renaming.
+
+    `RemoteDirectory` has the same methods for an object store. `str` is the path, or the URL.
+    """
 
     shared = True  # whether all processes write a checkpoint into the same folder
-
-    def exists(self) -> bool:
-        raise NotImplementedError
-
-    def folders(self) -> dict[int, Files]:
-        """The files of complete checkpoints by their steps, in order."""
-        raise NotImplementedError
-
-    def open(self) -> None:
-        """Create the directory, and lock it where that is possible; the first process calls it.
-
-        Raises:
-            OSError: if the directory is not writable.
-            FolderInUseError: if another run saves in it.
-        """
-
-    def take(self) -> None:
-        """Begin to write: keep other runs from it, and remove what a killed process left; the first process calls it."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Release the directory for other runs."""
-
-    def new_folder(self, step: int) -> contextlib.AbstractContextManager[Path]:
-        """A folder of the local file system for a checkpoint to be written; all processes call it."""
-        raise NotImplementedError
-
-    def publish(self, folder: Path, manifest: Manifest) -> str:
-        """Make a written checkpoint one of the directory at once; all processes call it.
-
-        Args:
-            folder: from `new_folder`.
-            manifest: without files.
-
-        Returns:
-            The path of the checkpoint.
-        """
-        raise NotImplementedError
-
-    def remove(self, files: Any) -> None:
-        """Remove one of `folders`, at once for whoever lists it."""
-        raise NotImplementedError
-
-
-class LocalDirectory(Directory):
-    """A directory in the local file system. A folder has its name from when it is complete, by renaming."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -84,6 +41,7 @@ class LocalDirectory(Directory):
         return self.path.is_dir()
 
     def folders(self) -> dict[int, Files]:
+        """The files of complete checkpoints by their steps, in order."""
         return {step: LocalFiles(self.path / name) for step, name in named_steps(self._names()).items()}
 
     def _names(self) -> set[str]:
@@ -92,18 +50,27 @@ class LocalDirectory(Directory):
             return {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
 
     def open(self) -> None:
+        """Create the directory, and lock it; the first process calls it.
+
+        Raises:
+            OSError: if the directory is not writable.
+            FolderInUseError: if another run saves in it.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = FolderLock(self.path)
 
     def take(self) -> None:
+        """Begin to write: remove what a killed process left; the first process calls it."""
         self._remove_leftovers()  # also shows whether the directory is writable
 
     def close(self) -> None:
+        """Release the directory for other runs."""
         if self._lock is not None:
             self._lock.release()
 
     @contextlib.contextmanager
     def new_folder(self, step: int) -> Iterator[Path]:
+        """A folder of the local file system for a checkpoint to be written; all processes call it."""
         temporary = self.path / f".{folder_name(step)}.new"  # the same in all processes, which write the state together
         try:
             if is_first():
@@ -117,6 +84,12 @@ class LocalDirectory(Directory):
             raise
 
     def publish(self, folder: Path, manifest: Manifest) -> str:
+        """Make a written checkpoint one of the directory at once, and return its path; all processes call it.
+
+        Args:
+            folder: from `new_folder`.
+            manifest: without files.
+        """
         final = self.path / folder_name(manifest.step)
         if is_first():
             write_file(folder / MANIFEST, replace(manifest, files=listed_files(folder)).encoded())
@@ -136,7 +109,8 @@ class LocalDirectory(Directory):
         if previous.exists():
             remove_folder(previous)
 
-    def remove(self, files: LocalFiles) -> None:
+    def remove(self, files: Any) -> None:
+        """Remove one of `folders`, at once for whoever lists it."""
         remove_folder(files.path)
 
     def _remove_leftovers(self) -> None:

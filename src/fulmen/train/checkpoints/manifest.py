@@ -46,15 +46,7 @@ class Manifest:
         return json.dumps({**fields, "sha256": digest}, sort_keys=True).encode()
 
     def verify(self, files: Files, *, digests: bool = True) -> None:
-        """Raise unless the files of a checkpoint are those that were written.
-
-        Args:
-            files: in the folder of the checkpoint.
-            digests: whether to read the files and compare their digests; otherwise only their sizes.
-
-        Raises:
-            DamagedFileError: with the name of the file.
-        """
+        """Raise a DamagedFileError unless a checkpoint's files have the sizes, and by option the digests, that were written."""
         present = files.sizes({name.partition("/")[0] for name in self.files if "/" in name})
         for name, (size, digest) in self.files.items():
             if name not in present:
@@ -69,11 +61,7 @@ class Manifest:
 
 
 def read_manifest(files: Files, step: int) -> Manifest:
-    """The manifest of the checkpoint of a step, which may hold anything.
-
-    Raises:
-        DamagedFileError: if it is not as it was written.
-    """
+    """The manifest of the checkpoint of a step, or a DamagedFileError if it is not as it was written."""
     path = f"{files}/{MANIFEST}"
     if MANIFEST not in files.sizes(()):
         raise DamagedFileError(f"{path} is missing, or is not a regular file")
@@ -117,11 +105,7 @@ def is_inside(name: str) -> bool:
 
 
 def parsed(path: str, content: bytes) -> dict[str, Any]:
-    """The object in the contents of a JSON file.
-
-    Raises:
-        DamagedFileError: if there is none.
-    """
+    """The object in the contents of a JSON file, or a DamagedFileError if there is none."""
     try:
         found = json.loads(content, parse_int=_integer)
     except (ValueError, RecursionError):

@@ -52,12 +52,9 @@ class OrbaxStore:
         return header, {name: _stored(leaf) for name, leaf in leaves.items()}
 
     def write(self, folder: Path, snapshot: Any, *, shared: bool = True) -> None:
-        """Write what `snapshot` returned into a new folder; every process must call it.
+        """Write what `snapshot` returned into an existing folder; every process must call it.
 
-        Args:
-            folder: an existing folder.
-            snapshot: what `snapshot` returned.
-            shared: whether all processes write into the same folder; otherwise each has one, whose files will be put together.
+        If the folder is not `shared`, each process has one, and their files will be put together.
         """
         header, leaves = snapshot
         orbax = _orbax()

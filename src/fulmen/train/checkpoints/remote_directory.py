@@ -13,29 +13,33 @@ import errno
 import functools
 import os
 import secrets
+import shutil
 import socket
+import tempfile
 from collections.abc import Container, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from fulmen.devices.processes import from_all, is_first, several, wait_for_others
+from fulmen.train.checkpoints.atomic_files import place_of
 from fulmen.train.checkpoints.bucket import Bucket
 from fulmen.train.checkpoints.checkpoint_files import Files, LocalFiles, listed_files, require_small
 from fulmen.train.checkpoints.file_lock import FolderInUseError
 from fulmen.train.checkpoints.local_directory import (
     PREVIOUS,
-    Directory,
+    LocalDirectory,
     folder_name,
     is_checkpoint,
     is_replaced,
     named_steps,
 )
 from fulmen.train.checkpoints.manifest import MANIFEST, Manifest
-from fulmen.train.checkpoints.temporary_folder import temporary_folder
 
 _INCOMPLETE, _OWNER = ".incomplete", ".owner"
+_PREFIX = f"fulmen-checkpoint-{socket.gethostname()}-"  # of temporary folders
 
 
 class RemoteFiles(Files):
@@ -101,8 +105,8 @@ class DownloadedFiles(LocalFiles):
             self._context.__exit__(None, None, None)
 
 
-class RemoteDirectory(Directory):
-    """A directory in an object store.
+class RemoteDirectory:
+    """A directory in an object store, with the methods of `LocalDirectory`.
 
     The run that took it last owns it: an earlier one stops with an error at its next save.
     """
@@ -125,6 +129,9 @@ class RemoteDirectory(Directory):
     def _all(self) -> dict[str, RemoteFiles]:
         """The folders of checkpoints by their names, complete or not."""
         return {name: RemoteFiles(self._bucket, name) for name in self._bucket.folders() if is_checkpoint(name)}
+
+    def open(self) -> None:
+        """Nothing: an object store has no locks."""
 
     def take(self) -> None:
         self._owner = f"process {os.getpid()} on {socket.gethostname()}, {secrets.token_hex(8)}".encode()
@@ -186,7 +193,10 @@ class RemoteDirectory(Directory):
         wait_for_others("the files of a checkpoint")
         return name, {each: (size, digest) for each, (size, digest) in files.items()}
 
-    def remove(self, files: RemoteFiles) -> None:
+    def close(self) -> None:
+        """Nothing: the run that takes it next owns it."""
+
+    def remove(self, files: Any) -> None:
         self._bucket.write(f"{files.name}/{_INCOMPLETE}", b"")
         self._bucket.remove(files.name, [MANIFEST])
         self._bucket.remove(files.name, files.sizes().keys() - {MANIFEST, _INCOMPLETE})
@@ -199,3 +209,41 @@ class RemoteDirectory(Directory):
         for name, files in found.items():
             if name not in complete or is_replaced(name, complete):
                 self.remove(files)
+
+
+def directory_at(value: str | os.PathLike[str], name: str = "directory") -> LocalDirectory | RemoteDirectory:
+    """The directory at a path or URL, which need not exist."""
+    place = place_of(name, value)
+    return LocalDirectory(place) if isinstance(place, Path) else RemoteDirectory(place)
+
+
+# Folders for files on their way to an object store, or from it
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder among the system's temporary files, which is removed at the end; those of killed processes are removed before.
+
+    Yields:
+        The path of a folder that is in use by this process alone.
+    """
+    if os.name != "nt":  # which cannot tell whether a process lives
+        _remove_stale()
+    with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def _remove_stale() -> None:
+    for found in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        number = found.name.removeprefix(_PREFIX).partition("-")[0]
+        if number.isdecimal() and not _lives(int(number)) and not found.is_symlink():
+            shutil.rmtree(found, ignore_errors=True)  # one of another user stays
+
+
+def _lives(process: int) -> bool:
+    with contextlib.suppress(PermissionError):  # of another user
+        try:
+            os.kill(process, 0)
+        except (ProcessLookupError, OverflowError):
+            return False
+    return True

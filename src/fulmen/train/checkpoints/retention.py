@@ -17,11 +17,7 @@ class Retention:
         return Either((self, other)) if isinstance(other, Retention) else NotImplemented
 
     def kept(self, saved: Mapping[int, Mapping[str, float]]) -> set[int]:
-        """The steps of the checkpoints to keep.
-
-        Args:
-            saved: the metrics of each checkpoint by its step.
-        """
+        """The steps of the checkpoints to keep, from the metrics of each by its step."""
         raise NotImplementedError
 
     @property

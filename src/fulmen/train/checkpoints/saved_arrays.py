@@ -31,7 +31,7 @@ def named_leaves(tree: Any) -> Iterator[tuple[str, Any, str]]:
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         if not is_data(leaf):
             continue
-        name = ".".join(map(_key_name, path))
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
         seen[name] = seen.get(name, 0) + 1
         if seen[name] > 1:  # the keys 1 and "1" of a dict
             name = f"{name}#{seen[name]}"
@@ -44,11 +44,8 @@ def _roles(tree: Any) -> dict[str, str]:
     named, known = jax.tree_util.tree_flatten_with_path(tree)[0], leaves(tree)
     if len(named) != len(known):  # a mode is bound, and its leaves have no role
         return {}
-    return {".".join(map(_key_name, path)): leaf.role for (path, _), leaf in zip(named, known, strict=True)}
-
-
-def _key_name(key: Any) -> str:
-    return next((str(getattr(key, attribute)) for attribute in ("name", "key", "idx") if hasattr(key, attribute)), str(key))
+    name = lambda path: jax.tree_util.keystr(path, simple=True, separator=".")
+    return {name(path): leaf.role for (path, _), leaf in zip(named, known, strict=True)}
 
 
 def described(name: str, leaf: Any, role: str) -> dict[str, Any]:

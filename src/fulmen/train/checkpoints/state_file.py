@@ -1,4 +1,4 @@
-"""`save` and `load`: a state as one file of arrays and their description, without code."""
+"""`save`, `load` and `FolderStore`: a state as one file of arrays and their description, without code."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from fulmen.train.checkpoints.atomic_files import local_path, replacing
 from fulmen.train.checkpoints.file_header import (
     cut_array,
     described_tree,
+    host_copy,
     read_header,
     read_value,
     require_same,
@@ -25,6 +26,9 @@ from fulmen.train.checkpoints.file_header import (
     write_arrays,
 )
 from fulmen.train.checkpoints.saved_arrays import DamagedFileError, is_data, named_leaves, to_numpy
+
+_FILE = "state.safetensors"
+_GATHERED = 2**31  # bytes of arrays that several processes have parts of; each of them gets all of these arrays
 
 
 def save(path: str | os.PathLike[str], state: Any) -> None:
@@ -87,13 +91,7 @@ def require_tree(like: Any) -> None:
 
 
 def read_tree(path: Path, like: Any, inside: str = "") -> Any:
-    """`load`, where `like` may be a part of what was saved.
-
-    Args:
-        path: of the file.
-        like: as in `load`.
-        inside: the path of the part, such as "system"; "" is all of it.
-    """
+    """`load`, where `like` may be the part of what was saved at the path `inside`, such as "system"."""
     library = safetensors()
     if not path.is_file():
         problem = "is a folder" if path.is_dir() else "does not exist"
@@ -121,3 +119,56 @@ def read_tree(path: Path, like: Any, inside: str = "") -> Any:
     flat, structure = jax.tree.flatten(like)
     loaded = iter(values)
     return structure.unflatten([next(loaded) if is_data(leaf) else leaf for leaf in flat])
+
+
+# In a checkpoint
+
+
+class FolderStore:
+    """Writes a state into the file `state.safetensors`, as `fm.save` does.
+
+    With several processes the first one writes, and the arrays that all of them have parts of may have up to 2 GiB.
+    """
+
+    name = "safetensors"
+
+    def require(self) -> None:
+        """Raise ImportError before a run without the package `safetensors`: what is written must be readable."""
+        safetensors()
+
+    def snapshot(self, state: State) -> Any:
+        """A copy of the state's arrays that later steps do not change, for `write`; the run waits for it.
+
+        Raises:
+            ValueError: for larger arrays that other processes have parts of.
+        """
+        arrays = [leaf for leaf in state.arrays if isinstance(leaf, jax.Array)]
+        parted = [leaf for leaf in arrays if not leaf.is_fully_addressable]
+        if (size := sum(leaf.nbytes for leaf in parted)) > _GATHERED:
+            raise ValueError(
+                f"the arrays that several processes share must have at most 2 GiB to be written into one file, got "
+                f"{size / 2**30:.1f} GiB. Write fm.Checkpoint(directory, store=fm.OrbaxStore()), by which each process writes its part."
+            )
+        for leaf in arrays:
+            if leaf.is_fully_addressable:
+                leaf.copy_to_host_async()  # all at once
+        header, leaves = described_tree(state)
+        return header, {name: host_copy(leaf) for name, leaf in leaves.items()}
+
+    def write(self, folder: Path, snapshot: Any) -> None:
+        """Write what `snapshot` returned into a new folder, and flush it to the disk."""
+        if not is_first():
+            return
+        with open(folder / _FILE, "xb") as file:
+            write_arrays(file.fileno(), *snapshot)
+            os.fsync(file.fileno())
+
+    def read(self, folder: Path, like: Any, inside: str = "") -> Any:
+        """The state in the folder of a checkpoint.
+
+        Args:
+            folder: of the checkpoint, whose files have the digests of its manifest.
+            like: a state of the same structure, or the part of one.
+            inside: the path of the part, or "".
+        """
+        return read_tree(folder / _FILE, like, inside)
