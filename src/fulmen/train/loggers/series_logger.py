@@ -5,12 +5,10 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-import numpy as np
-
 from fulmen.dispatching.lazy_libraries import missing
 from fulmen.train.every_interval import Every
 from fulmen.train.loggers.logger import Logger
-from fulmen.train.loggers.records import Histogram, Image, Scalars, flat_numbers, image_bytes
+from fulmen.train.loggers.records import Scalars, flat_numbers
 
 
 class SeriesLogger(Logger):
@@ -34,38 +32,6 @@ class SeriesLogger(Logger):
         new = {name: value for name, value in numbers.items() if self.newest.get(name, -1) < record.step}
         self.newest.update(dict.fromkeys(new, record.step))
         return new
-
-
-class ProjectLogger(SeriesLogger):
-    """A logger of a library with the interface of wandb: `init` starts a run of a project, which has `log` and `finish`.
-
-    Args:
-        package: the name of the library, and of the extra that installs it.
-        project: the name of the project.
-        every: as in `Logger`.
-        options: those of the library's `init`.
-
-    Attributes:
-        library: the module.
-        options: all options of `init`.
-        run: the library's run, or None.
-    """
-
-    def __init__(self, package: str, project: str | None, every: Every | None, options: dict[str, Any]) -> None:
-        super().__init__(every)
-        self.library = imported(package, package)
-        self.options = {"project": project, **options}
-        self.run: Any = None
-
-    def close(self) -> None:
-        if self.run is not None:
-            self.run.finish()
-
-    def log_image(self, record: Image) -> None:
-        self.run.log({record.name: self.library.Image(image_bytes(record.value))}, step=record.step)
-
-    def log_histogram(self, record: Histogram) -> None:
-        self.run.log({record.name: self.library.Histogram(np.asarray(record.value).ravel())}, step=record.step)
 
 
 def imported(package: str, extra: str) -> Any:
