@@ -1,15 +1,7 @@
 """Training: setup, steps, the loop, evaluation, events, checkpoints."""
 
-from fulmen.train import (  # for their methods of the verbs
-    compiled_step,
-    evaluation,
-    loop,
-    phases,
-    step,
-    step_generator,
-    tune,
-    verbs_of_state,
-)
+# For their methods of the verbs.
+from fulmen.train import compiled_step, evaluation, loop, phases, step, step_generator, tune, verbs_of_state
 from fulmen.train.checkpoints import Best, Checkpoint, Latest, OrbaxStore, load, restore, save
 from fulmen.train.events import (
     Due,

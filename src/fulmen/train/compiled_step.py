@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
+import numpy as np
 from jax.core import Tracer
 
+from fulmen.core.batch_checks import checked_batch
 from fulmen.core.component import Component
 from fulmen.core.mergeable import Mean, Mergeable
 from fulmen.core.mode import Eval, PlanRead, Train, UnreadPlan
 from fulmen.core.state import State, without_plan
 from fulmen.core.structure import Structure, per_structure
-from fulmen.core.verbs import as_batch, eval_step, train_step, update
+from fulmen.core.verbs import as_batch, eval_step, train_step, update, validate
 from fulmen.devices.placement import pinned, split_rows
 from fulmen.dispatching.compiled_code import generation
 from fulmen.dispatching.registry import dispatch
 from fulmen.optimizers import evaluation_weights
 from fulmen.optimizers.update_schedule import NOBODY, UpdateSchedule, update_schedule
 from fulmen.train.gradients import learning_rates
-from fulmen.train.step_data import checked_step_data
 from fulmen.train.step_logs import observe
 
 
@@ -52,7 +53,7 @@ def _require_same_types(old: State, new: State) -> None:
 # Most steps do not read the plan (the length of the run), so one program serves the states of all plans.
 
 _READS_PLAN = "steps read the plan"
-_COMPILED = "train_step"
+_COMPILED = "train_step"  # the generation, the schedule and the program, which a call looks up once
 
 
 def step_structure(structure: Structure) -> Structure:
@@ -70,14 +71,6 @@ def traced_step(state: State, raw: Any, resting: frozenset[str] = NOBODY) -> Any
     return step_program.of(state.structure).trace(*args)
 
 
-class _Compiled(NamedTuple):
-    """What `train_step` needs for a structure, so that a call looks it up once."""
-
-    generation: int
-    schedule: UpdateSchedule
-    program: Any
-
-
 @per_structure(static_argnums=4)
 def _train_step(
     structure: Structure, leaves: list[Any], raw_key: Any, step: Any, raw: Any, resting: frozenset[str]
@@ -88,11 +81,11 @@ def _train_step(
 
 @dispatch
 def train_step(state: State, batch):
-    batch, programs = checked_step_data(state, batch), state.structure.programs
+    batch, programs = _checked_data(state, batch), state.structure.programs
     compiled = programs.get(_COMPILED)
-    if compiled is None or compiled.generation != generation():
+    if compiled is None or compiled[0] != generation():
         program = _train_step.of(step_structure(state.structure))
-        compiled = programs[_COMPILED] = _Compiled(generation(), update_schedule(state), program)
+        compiled = programs[_COMPILED] = generation(), update_schedule(state), program
     _, schedule, program = compiled
     try:
         if schedule.every:
@@ -135,5 +128,39 @@ def _eval_step(structure: Structure, leaves: list[Any], raw_key: Any, step: Any,
 
 @dispatch
 def eval_step(state: State, batch):
-    batch = checked_step_data(state, batch)
+    batch = _checked_data(state, batch)
     return _eval_step(without_plan(state.structure), state.arrays, state.raw_key, state.step, batch)
+
+
+# Data, checked on the host at little cost
+
+# The largest number of axes that labels or weights on the host have, by type. Other types go through `checked_batch`.
+_AXES = {np.dtype(name): 2 for name in ("int8", "int16", "int32", "int64")}
+_AXES |= {np.dtype(name): 1 for name in ("float16", "float32")}
+_AXES |= {np.dtype(name): -1 for name in ("bool", "uint8", "uint16", "uint32", "uint64")}  # never negative
+
+
+def _checked_data(state: State, raw: Any) -> Any:
+    """The data of a step, or an error as of `checked_batch` and `validate`: compiled code cannot refuse a negative label or weight."""
+    for leaf in raw if type(raw) is tuple else jax.tree.leaves(raw):
+        known = leaf.dtype in _AXES if type(leaf) is np.ndarray else isinstance(leaf, jax.Array)
+        if not known or _has_negative(leaf):
+            return _validated(state, raw)
+    return raw
+
+
+def _validated(state: State, raw: Any) -> Any:
+    # `validate` traces the model, so it is called once for arrays that it accepts with negative numbers.
+    raw, accepted = checked_batch(raw), state.structure.programs.setdefault("accepted with negative numbers", set())
+    negative = {i for i, leaf in enumerate(jax.tree.leaves(raw)) if _has_negative(leaf)}
+    if not negative <= accepted:
+        validate(state.system, checked_batch(as_batch(state.system, raw)))
+        accepted |= negative
+    return raw
+
+
+def _has_negative(leaf: Any) -> bool:
+    """Whether an array on the host has a negative number or NaN, and as many axes as labels or weights may have."""
+    if type(leaf) is not np.ndarray or leaf.ndim > _AXES.get(leaf.dtype, 1) or not leaf.size:
+        return False
+    return not leaf.flat[leaf.argmin()] >= 0  # a third of the time of `min`; finds NaN too

@@ -102,8 +102,7 @@ def evaluate_source(
     Args:
         component: an unbound component.
         key: the run's key.
-        source: as `checked_source` returns it.
-        plan: the plan of one pass over it.
+        source, plan: as `checked_source` returns it, and the plan of one pass over it.
         attack: an attack, or None.
         owner: a structure or a component; the compiled programs are kept as long as it lives.
         devices: the policy by which the component is distributed, or None.
@@ -113,7 +112,7 @@ def evaluate_source(
     """
     key = fold_name(key, "evaluate")
     attack_key, rowwise = fold_name(key, "attack"), per_example(component)
-    leaves, structure = pack(component, *_extra(devices))
+    leaves, structure = pack(component, devices)
     keep(structure, owner)
     clean, robust = [], []  # the logs of each batch; none is read before the last batch is dispatched
     suspicions: tuple[str, ...] = ()
@@ -147,11 +146,6 @@ def _warn(suspicions: tuple[str, ...], before: Any, after: Any) -> None:
 @dispatch
 def attack_warnings(attack: object, system, batch, attacked):
     return ()
-
-
-def _extra(devices: Policy | None) -> tuple[Policy, ...]:
-    """What a program's structure has in addition to the component's, so that it can read the policy."""
-    return () if devices is None else (devices,)
 
 
 def _padded(
@@ -220,7 +214,7 @@ def predict(component: Component, data, *, batch_size=None, devices=None):
 
 def _predict(component: Any, key: Any, data: Any, batch_size: int | None, owner: Any, devices: Policy | None) -> Any:
     source, key = Source.of(data), fold_name(key, "evaluate")
-    leaves, structure = pack(component, *_extra(devices))
+    leaves, structure = pack(component, devices)
     keep(structure, owner)
     found = []
     padded = _padded(source, _plan(source, batch_size, 256), lambda raw: _keeps_rows(component, raw), devices)

@@ -167,13 +167,7 @@ _OF_VERBS: Mapping[str, Mapping[str, str]] = {
 
 
 def unknown_options(verb: str, unknown: Mapping[str, Any], known: Iterable[str]) -> str:
-    """The message for options that a verb does not have; empty if nothing is known about them.
-
-    Args:
-        verb: the name of the verb.
-        unknown: the options that were given.
-        known: the names of its options.
-    """
+    """The message for options that were given to a verb, by its name, and that are not `known`; empty if it has no advice."""
     answers = {name: answer for name, value in unknown.items() if (answer := _answer(verb, name, value, list(known)))}
     if not answers:
         return ""

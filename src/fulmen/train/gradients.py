@@ -12,7 +12,7 @@ from fulmen.compose.example_means import total_loss, total_weight
 from fulmen.compose.microbatches import microbatches_of, require_one_weight, summed
 from fulmen.compose.supervised import with_outputs
 from fulmen.compose.vectorized import members_of, over_states
-from fulmen.core.component import Buffer
+from fulmen.core.component import Buffer, still
 from fulmen.core.leaves import BUFFER, PARAMETER, leaves
 from fulmen.core.mergeable import Last
 from fulmen.core.mode import Mode
@@ -21,7 +21,6 @@ from fulmen.core.tree import remake
 from fulmen.core.verbs import bind
 from fulmen.optimizers import groups
 from fulmen.optimizers.update_schedule import NOBODY
-from fulmen.train.buffer_updates import empty_slots, recorded_mean, with_slots
 from fulmen.train.step_logs import batch_logs
 
 
@@ -49,10 +48,10 @@ def differentiate(component: Any, batch: Any, mode: Mode) -> tuple[jax.Array, An
     trained = {i: v for i, v in enumerate(flat) if roles[i] == [PARAMETER] and not isinstance(v, Buffer)}
     # In another library's module a buffer is a leaf like any other.
     buffers = {i: v if isinstance(v, Buffer) else Buffer(v) for i, v in enumerate(flat) if BUFFER in roles[i]}
-    slots = {i: empty_slots(buffer) for i, buffer in buffers.items()}
+    slots = {i: _empty_slots(buffer) for i, buffer in buffers.items()}
 
     def objective(trained: Any, slots: Any, batch: Any, mode: Mode) -> tuple[jax.Array, dict[str, Any]]:
-        filled = {**dict(enumerate(flat)), **trained, **{i: with_slots(v, slots[i]) for i, v in buffers.items()}}
+        filled = {**dict(enumerate(flat)), **trained, **{i: _with_slots(v, slots[i]) for i, v in buffers.items()}}
         bound = bind(structure.unflatten(filled.values()), mode)
         seen = with_outputs(bound, batch)
         value = total_loss(bound, seen)
@@ -68,7 +67,7 @@ def differentiate(component: Any, batch: Any, mode: Mode) -> tuple[jax.Array, An
         [slopes[i] if i in slopes else jax.tree.map(lambda _: None, v) for i, v in enumerate(flat)]
     )
     for i, buffer in buffers.items():
-        new = recorded_mean(buffer, recorded[i])
+        new = _recorded_mean(buffer, recorded[i])
         flat[i] = remake(buffer, {"value": new}) if isinstance(flat[i], Buffer) else new
     return value, gradients, structure.unflatten(flat), logs
 
@@ -88,6 +87,40 @@ def _merged(run: Any, batch: Any, mode: Mode) -> Any:
     value, logs, slopes, recorded, weight = summed(weighed, batch, mode)
     divided = lambda v: v / weight.astype(v.dtype)
     return (divided(value), logs), (jax.tree.map(divided, slopes), recorded)
+
+
+# Buffers: while a loss is differentiated, each has a slot of zeros, and `record` is written so that the gradient with respect to the
+# slot is the sum and the count of the recorded values. The buffer's next value is their mean.
+
+
+def _empty_slots(buffer: Buffer) -> Any:
+    """A sum and a count of zero for every array of a buffer."""
+    return jax.tree.map(_empty_slot, buffer.value)
+
+
+def _empty_slot(value: Any) -> tuple[jax.Array, jax.Array]:
+    dtype = value.dtype if jnp.issubdtype(value.dtype, jnp.floating) else jnp.result_type(float)
+    # One count per number: in a stack of blocks, only some may record.
+    return jnp.zeros(value.shape, dtype), jnp.zeros(value.shape)
+
+
+def _with_slots(buffer: Buffer, slots: Any) -> Buffer:
+    """The buffer as the forward pass sees it: no gradient flows through its value, and `record` uses the slots."""
+    return remake(buffer, {"value": still(buffer.value), "slot": slots})
+
+
+def _recorded_mean(buffer: Buffer, recorded: Any) -> Any:
+    """The next value of a buffer: the mean, from the sums and counts that were recorded, or the old value if nothing was."""
+    return jax.tree.map(_mean_or_old, buffer.value, recorded)
+
+
+def _mean_or_old(old: jax.Array, recorded: Any) -> jax.Array:
+    total, count = recorded
+    mean = total / jnp.maximum(count, 1).astype(total.dtype)
+    return jnp.where(count > 0, mean.astype(old.dtype), old)
+
+
+# Optimizers
 
 
 def apply_gradients(state: State, gradients: Any, *, value: Any = None) -> State:

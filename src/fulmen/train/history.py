@@ -73,16 +73,7 @@ def _listed(values: Any) -> Any:
 
 
 def find_metric(logs: Mapping[str, Any], name: str, who: str) -> Any:
-    """The value of a metric.
-
-    Args:
-        logs: metrics by name.
-        name: the metric.
-        who: what needs it, for the error.
-
-    Raises:
-        KeyError: if there is no such metric, with the names that there are.
-    """
+    """The value of a metric that `who` needs, or a KeyError with the names that there are."""
     if name in logs:
         return logs[name]
     without = _meant(name).startswith(_VALIDATION) and not any(known.startswith(_VALIDATION) for known in logs)

@@ -36,23 +36,13 @@ from fulmen.train.events import (
 from fulmen.train.every_interval import Every
 from fulmen.train.history import History
 from fulmen.train.interruption import Interruption, interactive, interruptible
-from fulmen.train.phases import Phase, Training, trains_in_place
+from fulmen.train.phases import Phase, Training, ValidationSets, trains_in_place
 from fulmen.train.progress import progress_callbacks
 from fulmen.train.resume import is_complete, resume_run, same_optimizer
-from fulmen.train.run_options import (
-    READING,
-    first_batch,
-    overfitted,
-    prepare,
-    read_options,
-    require_length,
-    warn_of_rate,
-    warn_past_plan,
-)
+from fulmen.train.run_options import READING, first_batch, overfitted, prepare, require_length, warn_of_rate, warn_past_plan
 from fulmen.train.setup import require_known
 from fulmen.train.step_groups import require_fuse
 from fulmen.train.step_loop import StepLoop
-from fulmen.train.validation_sets import StepValidation, ValidationSets
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -102,18 +92,14 @@ def fit(
         if validation is not None:
             sets = ValidationSets(validation, validate_every, state, source.data, reading["epochs"])
         shown = progress_callbacks(progress) if is_first() else []
-        listed = in_order([*_listed(callbacks), *shown, *([] if sets is None else [StepValidation(sets)])])
+        listed = in_order([*_listed(callbacks), *shown, *([] if sets is None else [sets])])
         if found is None:
             warn_past_plan(state, plan.total_steps)
         history = History()
         history.opposed = any(isinstance(part, Game) for _, part in components(state.system))
-        run = Run(
-            state.plan,
-            history,
-            plan.total_steps,
-            read_options(plan, state.plan.microbatches, overfit, **reading, optimizer=optimizer),
-            listed,
-        )
+        # As a checkpoint keeps them, to be compared when the run is resumed.
+        options = {**reading, "batch_size": plan.batch_size, "overfit": overfit, "microbatches": state.plan.microbatches}
+        run = Run(state.plan, history, plan.total_steps, {**options, "optimizer": optimizer}, listed)
         require_listeners(listed, run)
         require_one_owner(listed)
         loop = StepLoop(state, run, interrupted, source, fuse)
@@ -165,14 +151,7 @@ _OF_RUN = ("validation", "validate_every", "callbacks", "progress", "phase", "re
 def _run_epochs(
     loop: StepLoop, ahead: Iterator[Any], epochs: int | None, phase: Phase, sets: Any, interrupted: Interruption
 ) -> None:
-    """Train and validate epoch by epoch, until the run is complete or stopped.
-
-    Args:
-        ahead: the number and the batches of each epoch.
-        epochs: how many, or None for a run of steps.
-        phase: the kind of the training epochs.
-        sets: the `ValidationSets`, or None.
-    """
+    """Train and validate epoch by epoch, until the run is complete or stopped; `ahead` has the number and the batches of each."""
     run, diverged = loop.run, False
     if run.stopping or is_complete(loop):
         return  # a complete run was resumed

@@ -36,13 +36,7 @@ def run_data(run: Run) -> dict[str, Any]:
 
 
 def resume_run(saved: dict[str, Any], loop: StepLoop, source: Source, plan: Plan) -> tuple[int, int]:
-    """Continue a run.
-
-    Args:
-        saved: what `run_data` returned.
-        loop: the loop, which has the saved state.
-        source: the data.
-        plan: the plan of the run.
+    """Continue a run by what `run_data` returned; the loop has the saved state already.
 
     Returns:
         The epoch and the index of the batch in it to continue with.
@@ -108,10 +102,7 @@ def same_optimizer(state: State, saved: dict[str, Any] | None) -> str:
 
     Args:
         state: that of `fit`, before the checkpoint's arrays are loaded.
-        saved: what `run_data` returned for the run that is resumed, or None.
-
-    Raises:
-        ValueError: if it differs from that of the resumed run.
+        saved: what `run_data` returned for the run that is resumed, or None; another optimizer than its raises a ValueError.
     """
     given = _described(state.optimizer)
     before = given if saved is None else saved["options"].get("optimizer", given)

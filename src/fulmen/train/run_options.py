@@ -25,14 +25,7 @@ _LARGEST_RATE = 10.0
 
 
 def overfitted(data: Any, overfit: Any, reading: dict[str, Any], usual: int | None = None) -> tuple[Any, dict[str, Any]]:
-    """The first batches of the data alone, in order, and the options to read them.
-
-    Args:
-        data: the training data.
-        overfit: the number of batches, or None for all of the data as it is.
-        reading: the options by which it is read.
-        usual: the batch size without an option.
-    """
+    """The first `overfit` batches of the data alone, in order, and the options to read them; None: all of the data as it is."""
     if overfit is None:
         return data, reading
     source = Source.of(data)
@@ -65,30 +58,6 @@ def _require_equal_processes(state: State, source: Source, plan: Plan) -> None:
         require_equal("the policy", state.devices)
         found = jax.tree_util.tree_flatten_with_path(state)[0]
         require_equal("the state", {jax.tree_util.keystr(path): short(leaf) for path, leaf in found})
-
-
-def read_options(
-    plan: Plan,
-    microbatches: int,
-    overfit: Any,
-    epochs: Any = None,
-    steps: Any = None,
-    limit: Any = None,
-    optimizer: str = "",
-    **_: Any,
-) -> dict[str, Any]:
-    """The options of a run as a checkpoint keeps them, to be compared when the run is resumed."""
-    return {
-        "epochs": epochs,
-        "steps": steps,
-        "batch_size": plan.batch_size,
-        "seed": plan.seed,
-        "drop_last": plan.drop_last,
-        "limit": limit,
-        "overfit": overfit,
-        "microbatches": microbatches,
-        "optimizer": optimizer,
-    }
 
 
 def require_length(epochs: int | None = None, steps: int | None = None, **options: Any) -> None:

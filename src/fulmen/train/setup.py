@@ -65,7 +65,11 @@ def setup(
     raw = source.first(reading)
     # The order of the data is not part of what is compiled.
     kept = {"batch_size": count(raw), "seed": None, "drop_last": False, "microbatches": microbatches}
-    _require_microbatches(microbatches, count(raw))
+    check_positive("microbatches", microbatches)
+    if microbatches > count(raw):
+        raise ValueError(
+            f"microbatches must be at most {count(raw)}, the number of examples in a batch, got {microbatches}."
+        )
     plan = remake(reading, kept)
     optimizer = _configured(component, optimizer, _rate(component, lr), options)
     seed = 0 if seed is None else seed  # None concerns the order of the data
@@ -86,12 +90,6 @@ def setup(
         traced_step(state, raw, resting)
     RECENT.keep(state.structure)
     return state
-
-
-def _require_microbatches(k: Any, n: int) -> None:
-    check_positive("microbatches", k)
-    if k > n:
-        raise ValueError(f"microbatches must be at most {n}, the number of examples in a batch, got {k}.")
 
 
 def _rate(component: Any, lr: Any) -> Any:

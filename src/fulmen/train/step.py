@@ -58,13 +58,7 @@ def require_standard_steps(component: Any, state: State, batch: Any, mode: Mode)
 
 
 def end_step(state: State, batch: Any, mode: Train) -> State:
-    """The state after `after_update`, which does not change the leaves in `mode.resting`.
-
-    Args:
-        state: a `State` whose parameters are updated.
-        batch: a `Batch`, already augmented.
-        mode: the step's.
-    """
+    """The state after `after_update`, which does not change the leaves in `mode.resting`; the batch is already augmented."""
     new = after_update(state.system, batch, mode.at("after_update"))
     if mode.resting and jax.tree.structure(new) == jax.tree.structure(state.system):
         found = zip(leaves(state.system), jax.tree.leaves(new), strict=True)

@@ -44,12 +44,7 @@ class StepGroups:
         return [raw, *itertools.islice(batches, self.size - 1)] if 1 < self.size <= room else [raw]
 
     def ran(self, steps: int, result: Any) -> None:
-        """Take the time of a program; 0 steps if something else has taken time.
-
-        Args:
-            steps: how many steps the program made.
-            result: what it returned.
-        """
+        """Take the time of a program by the number of its steps and its result; 0 steps if something else has taken time."""
         if self.measurement is not None:
             try:
                 self.measurement.send((steps, result))
@@ -104,13 +99,7 @@ def alike(group: list[Any]) -> bool:
 
 
 def warn_of_single_steps(size: int, called: list[Any], in_turns: bool) -> None:
-    """Warn if the steps of a run cannot be grouped, though a number of steps was given.
-
-    Args:
-        size: the number of steps of a group.
-        called: the callbacks for each step.
-        in_turns: whether the groups of the optimizer are updated in turns.
-    """
+    """Warn if steps cannot be grouped: callbacks are called after each, or groups of the optimizer are updated in turns."""
     if size > 1 and (called or in_turns):
         names = ", ".join(dict.fromkeys(type(callback).__name__ for callback in called))
         why = f"{names} is called after each step" if called else "groups of the optimizer are updated in turns"

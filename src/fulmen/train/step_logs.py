@@ -18,10 +18,7 @@ from fulmen.core.verbs import bind, loss, losses, metrics
 def batch_logs(bound: Any, batch: Any, value: Any) -> dict[str, Any]:
     """The logs of a batch: `loss`, `loss/<entry>` if the loss has several entries, and the metrics, as mergeable values.
 
-    Args:
-        bound: a component with a mode bound.
-        batch: a `Batch`.
-        value: the component's loss of the batch, `()`.
+    `value` is the loss, `()`, of the component, which has a mode bound.
     """
     count = total_weight(batch)
     logs: dict[str, Any] = {"loss": Mean(value, count)}

@@ -16,7 +16,6 @@ from fulmen.data.source import Source
 from fulmen.devices.placement import copied, placed
 from fulmen.devices.processes import several
 from fulmen.dispatching.compiled_code import generation
-from fulmen.train.accumulate import Ledger
 from fulmen.train.events import Due, Event, LogsRead, Run, StepEnd, listeners, send
 from fulmen.train.every_interval import Every
 from fulmen.train.interruption import Interruption
@@ -45,7 +44,7 @@ class StepLoop:
         _require_no_minutes(self.due)
         self.watched = bool(listeners(LogsRead(), run.callbacks, run) or self.due)
         self.reminded = [time.perf_counter()] * len(self.due)  # when each was called by the minutes
-        self.ledger: Ledger | None = None
+        self.ledger: Any = None  # a `Ledger`, from the first step on
         self.sums: Any = None  # of the logs of an incomplete number of steps
         self.restored: Any = None  # the logs of an epoch that is continued
         self.epoch = self.batches = self.first = 0
@@ -116,7 +115,6 @@ class StepLoop:
         if position["logs"] is not None:
             self._begin(raw)
             self.restored = position["logs"]
-            assert self.ledger is not None
             if self.restored["layout"] != self.ledger.layout:
                 raise ValueError(
                     f"the run that is resumed logged {', '.join(self.restored['layout'])} in the middle of an epoch, and this one "
@@ -169,7 +167,6 @@ class StepLoop:
         """Steps until the epoch ends, or until a callback replaces the state: then the next batch is returned."""
         run, now, interrupted, ledger = self.run, time.perf_counter, self.interrupted, self.ledger
         programs, groups = self.programs, self.groups
-        assert ledger is not None
         key, timed, in_turns = self.raw_key, programs.timed, programs.in_turns
         program = programs.at(run.step)
         changing, fixed = ([self.leaves[i] for i in some] for some in (programs.changing, programs.fixed))
@@ -221,7 +218,6 @@ class StepLoop:
         return None
 
     def _open_sums(self) -> Any:
-        assert self.ledger is not None
         if self.restored is not None:
             self.ledger.clear()
             self.ledger.total = self.ledger.shown = np.asarray(self.restored["total"], np.float64)
@@ -245,7 +241,6 @@ class StepLoop:
 
     def _add(self, sums: Any, incomplete: bool = True) -> Any:
         """Hand over the sums of the logs; those that are not complete only by option. Returns those to continue with."""
-        assert self.ledger is not None
         complete = bool(self.called) or self.batches % _SUMMED == 0
         if complete or incomplete:  # sums that are not complete are donated to the next step: the ledger gets a copy
             self.ledger.append(sums if complete else copied(sums), complete)
@@ -255,7 +250,6 @@ class StepLoop:
     def _call_due(self) -> None:
         """Call the callbacks for `StepEnd`, and those whose time has come."""
         run, ledger = self.run, self.ledger
-        assert ledger is not None
         if self.called:
             run.logs = ledger.read_newest()
             self.tell(StepEnd())

@@ -62,12 +62,9 @@ class NonFinite:
 
 
 def locate(state: State, raw: Any, broken: list[str]) -> tuple[dict[str, list[int]], str | None, str, list[str]]:
-    """The fields `data`, `component`, `method` and `leaves` of a `NonFinite`.
+    """The fields `data`, `component`, `method` and `leaves` of a `NonFinite`, from the state before the step, and its batch.
 
-    Args:
-        state: the state before the step.
-        raw: the step's batch.
-        broken: the paths of the arrays of the state that are not finite after the step.
+    `broken` are the paths of the arrays of the state that are not finite after the step.
     """
     data = {name: rows for name, value in named_arrays(raw) if (rows := _rows(value))}
     mode = Train(jax.random.fold_in(state.key, state.step), state.step)

@@ -61,14 +61,11 @@ class Throughput:
         if flops:
             logs["flops_per_second"] = flops * run.speed
             devices = state.arrays[0].devices()
-            peak = self.peak or _known_peak(next(iter(devices)).device_kind)
+            kind = next(iter(devices)).device_kind
+            peak = self.peak or next((known for name, known in _PEAKS.items() if name in kind), None)
             if peak:
                 logs["share_of_peak"] = logs["flops_per_second"] / (peak * len(devices))
         return logs
-
-
-def _known_peak(kind: str) -> float | None:
-    return next((peak for name, peak in _PEAKS.items() if name in kind), None)
 
 
 def _step_flops(state: State, raw: Any) -> float | None:

@@ -13,7 +13,7 @@ from fulmen.dispatching.registry import dispatch
 from fulmen.train.events import Due, FitStart, LogReader, ValidationEnd
 from fulmen.train.every_interval import Every
 from fulmen.train.history import find_metric, highest_is_best, require_own_name
-from fulmen.train.validation_sets import StepValidation
+from fulmen.train.phases import ValidationSets
 
 _VALIDATION = "validation/"
 
@@ -103,7 +103,7 @@ def on(event: ValidationEnd, callback: WatchedMetric, run):
 def on(event: Due, callback: WatchedMetric, run):
     if not callback.metric.startswith(_VALIDATION):
         callback.look(run)
-    elif not any(isinstance(other, StepValidation) for other in run.callbacks):
+    elif not any(isinstance(other, ValidationSets) for other in run.callbacks):
         find_metric(run.logs, callback.metric, type(callback).__name__)  # raises: there is no validation data
 
 
@@ -115,5 +115,4 @@ def run_state(callback: WatchedMetric):
 
 @dispatch
 def restore_run_state(callback: WatchedMetric, saved):
-    callback.best, callback.best_epoch, callback.waited = saved["best"], saved["best_epoch"], saved["waited"]
-    callback.best_step = saved.get("best_step")  # earlier versions did not save it
+    vars(callback).update(saved)
