@@ -46,7 +46,10 @@ def _run() -> None:
     commands = {"train": train, "evaluate": evaluate, "predict": predict, "checkpoints": checkpoints}
     commands |= {"digits": digits, "robustness": robustness}
     command = tyro.extras.subcommand_cli_from_dict(
-        {name: _later(function) for name, function in commands.items()}, prog="python -m fulmen", description=__doc__
+        {name: _later(function) for name, function in commands.items()},
+        prog="python -m fulmen",
+        description=f"{__doc__} Each command takes --traceback, to show where an error was raised.",
+        args=[arg for arg in sys.argv[1:] if arg != "--traceback"],
     )
     command()
 

@@ -1,4 +1,4 @@
-"""The main job: a convnet on handwritten digits, trained plainly and against FGSM, both attacked with PGD."""
+"""The main job: a convnet on handwritten digits, trained plainly and against FGSM, both attacked with PGD, and its pictures."""
 
 import importlib
 import json
@@ -12,10 +12,12 @@ import numpy as np
 import optax
 
 import fulmen as fm
-from fulmen.commands.digits_pictures import draw_accuracies, draw_digits
 from fulmen.dispatching.lazy_libraries import missing
 from fulmen.inspect.text import align, drawable
 from fulmen.robust.report.robustness import versions
+
+_STYLES = (("#c0392b", "o"), ("#2471a3", "s"))  # a colour and a marker for each training
+_CONFIDENCE = 1.96  # standard deviations of a normal distribution that 95 % are within
 
 
 def digits(
@@ -35,7 +37,7 @@ def digits(
     begun = time.perf_counter()
     load_digits = _installed("sklearn.datasets").load_digits
     plt = _pyplot()  # a missing package is reported before the training
-    say = print if progress else _say_nothing
+    say = print if progress else lambda *text, **options: None
     x, y = load_digits(return_X_y=True)
     data = (x.reshape(-1, 8, 8, 1).astype(np.float32) / 16, y)
     train, test = fm.split(data, 0.8, seed=seed)
@@ -67,7 +69,7 @@ def digits(
 
     out.mkdir(parents=True, exist_ok=True)
     _print(results, radii)
-    draw_accuracies(plt, results, eps, len(test[1]), out / "robustness")
+    _draw_accuracies(plt, results, eps, len(test[1]), out / "robustness")
     _draw_attacked(plt, states, test, _most_different(results, radii), out / "attacked")
     record = dict(
         epochs=epochs, eps=eps, seed=seed, seconds=time.perf_counter() - begun, versions=versions(), results=results
@@ -76,10 +78,6 @@ def digits(
     print(
         f"\n{out}/ has robustness.png, attacked.png (both also as .svg) and metrics.json; {record['seconds']:.0f} s in all"
     )
-
-
-def _say_nothing(*text: str, **options: Any) -> None:
-    pass
 
 
 def pgd(eps: float) -> Any:
@@ -123,7 +121,7 @@ def _draw_attacked(plt: Any, states: dict[str, Any], test: Any, eps: float, path
         attacked = np.asarray(fm.perturb(pgd(eps), state, (x, y), jax.random.key(0)).x)
         before, after = (fm.predict(state, images).argmax(1) for images in (x, attacked))
         shown[f"trained {name}"] = attacked, before, after
-    draw_digits(plt, shown, x, y, eps, path)
+    _draw_digits(plt, shown, x, y, eps, path)
 
 
 def _pyplot() -> Any:
@@ -137,3 +135,97 @@ def _installed(name: str) -> Any:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise missing(str(error.name), "the data and the pictures of `digits`", "examples") from None
+
+
+# Pictures
+
+
+def confidence(accuracy: Any, n: int) -> tuple[Any, Any]:
+    """Wilson's 95 % confidence interval of an accuracy on n examples (Wilson 1927).
+
+    Args:
+        accuracy: an array of shares.
+        n: the number of examples.
+
+    >>> from fulmen.commands.digits import confidence
+    >>> [round(float(v), 3) for v in confidence(0.5, 100)]
+    [0.404, 0.596]
+    """
+    accuracy, z = np.asarray(accuracy), _CONFIDENCE**2 / n
+    center = (accuracy + z / 2) / (1 + z)
+    width = np.sqrt(z * accuracy * (1 - accuracy) + z**2 / 4) / (1 + z)
+    return center - width, center + width
+
+
+def _draw_accuracies(plt: Any, results: dict[str, Any], eps: float, n: int, path: Path) -> None:
+    """Draw the accuracy of each training against the radius of the attack, with its confidence interval.
+
+    Args:
+        plt: `matplotlib.pyplot`.
+        results: for each training its accuracy `"clean"`, and `"robust"` by radius.
+        eps: the radius in the training against FGSM.
+        n: the number of test examples.
+        path: the file, without its suffix: it is written as PNG and as SVG.
+    """
+    figure, axes = plt.subplots(figsize=(6, 3.9), layout="constrained")
+    for (name, result), (color, marker) in zip(results.items(), _STYLES, strict=False):
+        radii, accuracies = [0.0, *map(float, result["robust"])], [result["clean"], *result["robust"].values()]
+        axes.fill_between(radii, *confidence(accuracies, n), color=color, alpha=0.15, lw=0)
+        axes.plot(radii, accuracies, color=color, marker=marker, ms=5, label=f"trained {name}")
+    axes.axvline(eps, color="grey", lw=0.8, ls=":")
+    axes.annotate("ε of the training", (eps, 0.02), xytext=(4, 0), textcoords="offset points", color="grey", fontsize=8)
+    axes.set(xlabel="largest change of a pixel, ε (0: no attack; 1: from black to white)", ylabel="accuracy", ylim=(0, 1.02))
+    axes.set_title(f"Accuracy on {n} test digits under PGD-40; bands: 95 % confidence", fontsize=10)
+    axes.grid(alpha=0.25, lw=0.6)
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    _save(plt, figure, path)
+
+
+def _draw_digits(plt: Any, shown: dict[str, Any], x: Any, labels: Any, eps: float, path: Path) -> None:
+    """Draw digits, and for each training the attack's perturbation and the attacked digit with the predicted class.
+
+    Args:
+        plt: `matplotlib.pyplot`.
+        shown: for each training the attacked images, `(n, height, width, 1)`, and the classes predicted for the clean images and for
+            the attacked ones.
+        x: the clean images.
+        labels: their classes.
+        eps: the radius of the attack.
+        path: the file, without its suffix: it is written as PNG and as SVG.
+    """
+    rows = 1 + 2 * len(shown)
+    figure, grid = plt.subplots(rows, len(x), figsize=(0.82 * len(x) + 1.6, 0.98 * rows + 0.7), layout="constrained")
+    digits = dict(cmap="gray_r", vmin=0, vmax=1)
+    _draw_row(grid[0], x, "test digit\n(its class)", [str(label) for label in labels], [True] * len(labels), digits)
+    for i, (name, (attacked, before, after)) in enumerate(shown.items()):
+        right = (before == labels) & (after == labels)
+        seen = [f"{a} → {b}" for a, b in zip(before, after, strict=True)]
+        changes = dict(cmap="RdBu_r", vmin=-eps, vmax=eps)
+        _draw_row(grid[1 + 2 * i], attacked - x, f"{name}:\nwhat PGD adds", [""] * len(x), right, changes)
+        _draw_row(grid[2 + 2 * i], attacked, "predicted before\n→ after the attack", seen, right, digits)
+    bar = figure.colorbar(grid[1, -1].images[0], ax=grid[:, -1], shrink=0.5, aspect=30, ticks=[-eps, 0, eps])
+    bar.set_label("change of a pixel (red: darker, blue: lighter)", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
+    figure.suptitle(
+        f"The first test digit of each class, attacked by PGD-40 within ±{eps:g} of each pixel; red: a wrong prediction",
+        fontsize=10,
+    )
+    _save(plt, figure, path)
+
+
+def _draw_row(cells: Any, images: Any, name: str, titles: Any, right: Any, options: dict[str, Any]) -> None:
+    for cell, image, title, is_right in zip(cells, images, titles, right, strict=True):
+        cell.imshow(np.asarray(image)[..., 0], interpolation="nearest", **options)
+        cell.set(xticks=[], yticks=[])
+        for side in cell.spines.values():
+            side.set(lw=0.5, color="lightgrey")
+        style = dict(color="black") if is_right else dict(color="crimson", weight="bold")
+        cell.set_title(title, fontsize=10, pad=2, **style)
+    cells[0].set_ylabel(name, fontsize=8, rotation=0, ha="right", va="center", labelpad=6)
+
+
+def _save(plt: Any, figure: Any, path: Path) -> None:
+    for suffix in (".png", ".svg"):
+        figure.savefig(path.with_suffix(suffix), dpi=200)
+    plt.close(figure)

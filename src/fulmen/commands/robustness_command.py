@@ -36,7 +36,6 @@ def robustness(
     sample: int = 128,
     compilation_cache: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
     progress: bool = True,
-    traceback: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
     """Attack the classifier that your function returns, and write a report.
 
@@ -56,7 +55,6 @@ def robustness(
         sample: how many examples the warning signs are checked on.
         compilation_cache: a directory for compiled programs, which a later process reads instead of compiling them.
         progress: whether to show a progress bar.
-        traceback: whether to show where an error was raised.
     """
     where = _region(region, box)
     chosen = _attack(attack, where)

@@ -36,7 +36,6 @@ def evaluate(
     set: _Pairs,
     config: _File = None,
     out: _File = None,
-    traceback: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
     """Evaluate a saved state on the validation data that your function returns, or else on its data.
 
@@ -48,7 +47,6 @@ def evaluate(
         set: other values of the system's fields, as for `train`.
         config: a TOML file of them.
         out: where to write the metrics, as JSON.
-        traceback: whether to show where an error was raised.
     """
     require_writable(out)
     state, arguments = _saved(target, checkpoint, step, load, read_settings(set, config))
@@ -69,7 +67,6 @@ def predict(
     load: _File = None,
     set: _Pairs,
     config: _File = None,
-    traceback: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
     """Write the outputs of a saved state for the data that your function returns.
 
@@ -81,7 +78,6 @@ def predict(
         load: a file that `train --save` or `fm.save` wrote, instead of checkpoints.
         set: other values of the system's fields, as for `train`.
         config: a TOML file of them.
-        traceback: whether to show where an error was raised.
     """
     require_writable(out)
     if out.suffix != ".npz":
@@ -97,16 +93,11 @@ def predict(
     print(f"{type(state.system).__name__}, step {int(state.step):,}: wrote {shapes} to {out}")
 
 
-def checkpoints(
-    directory: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR|URL")],
-    *,
-    traceback: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
-) -> None:
+def checkpoints(directory: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR|URL")]) -> None:
     """List the checkpoints in a directory: step, time, metrics, and whether each is valid.
 
     Args:
         directory: the directory that `--checkpoint` named, or its URL in an object store.
-        traceback: whether to show where an error was raised.
     """
     print(list_checkpoints(directory))
 

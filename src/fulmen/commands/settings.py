@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ def restore_run_state(settings: Settings, saved):
 
 def read_settings(pairs: list[str], config: Path | None) -> dict[str, Any]:
     """The values by path: those of the file, then those of the pairs."""
-    values = {} if config is None else dict(_flat(_toml(config), ""))
+    values = {} if config is None else _flat(_toml(config))
     for pair in pairs:
         path, equals, text = pair.partition("=")
         if not equals or not path:
@@ -99,13 +99,10 @@ def _integer(value: Any) -> int:
     return int(value)
 
 
-def _flat(table: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def _flat(table: dict[str, Any]) -> dict[str, Any]:
     """The values of nested tables by their paths."""
-    for name, value in table.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+    found = jax.tree_util.tree_flatten_with_path(table, is_leaf=lambda value: not isinstance(value, dict))[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="."): value for path, value in found}
 
 
 def _toml(path: Path) -> dict[str, Any]:

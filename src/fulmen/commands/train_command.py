@@ -58,7 +58,6 @@ def train(
     config: Annotated[Path | None, tyro.conf.arg(metavar="FILE.toml")] = None,
     compilation_cache: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
     progress: bool = True,
-    traceback: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
     """Train what your function returns, or one of the library's models on your arrays.
 
@@ -80,7 +79,6 @@ def train(
         config: a TOML file of such values: tables are parts of the system.
         compilation_cache: a directory for compiled programs, which a later process reads instead of compiling them.
         progress: whether to show a progress bar.
-        traceback: whether to show where an error was raised.
     """
     flags, values = _flags(options), read_settings(set, config)
     if resume and checkpoint is None:
