@@ -139,8 +139,7 @@ BORDERS = {
     "robust/report/attack_choice.py": "display",
     "robust/report/attack_evaluation.py": "which region a user gives",
     "robust/report/attack_signs.py": "which attacks a report is of",
-    "compose/population_run.py": "data of each member",
-    "compose/population_verbs.py": "raw data or a batch",
+    "compose/population_verbs.py": "raw data or a batch, and data of each member",
 }
 
 

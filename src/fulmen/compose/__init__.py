@@ -1,5 +1,5 @@
 """How parts make a whole: losses of systems, supervised systems, games, populations."""
 
-from fulmen.compose import part_defaults, population_run, population_verbs
+from fulmen.compose import part_defaults, population_verbs
 
-__all__ = ["part_defaults", "population_run", "population_verbs"]  # imported for their methods
+__all__ = ["part_defaults", "population_verbs"]  # imported for their methods

@@ -18,24 +18,15 @@ def microbatches_of(batch: Any, mode: Any) -> int:
 
 
 def mapped(function: Callable[[Any, Any], Any], batch: Any, mode: Any) -> Any:
-    """`function(batch, mode)` of the whole batch, computed microbatch by microbatch.
-
-    Args:
-        function: returns a tree of arrays with a row for each example.
-        batch: a `Batch`.
-        mode: the mode, which has the number of microbatches.
-    """
+    """`function(batch, mode)`, a tree of arrays with a row for each example, computed microbatch by microbatch."""
     found = [part[0] for part in _parts(function, batch, mode, microbatching.AccumulationType.CONCAT)]
     return jax.tree.map(lambda *rows: jnp.concatenate(rows), *found)
 
 
 def summed(function: Callable[[Any, Any], Any], batch: Any, mode: Any) -> Any:
-    """The sum of `function(batch, mode)` over the microbatches; of a mergeable value such as a learning rate, the newest.
+    """The sum over the microbatches of `function(batch, mode)`, a tree of arrays and mergeable values.
 
-    Args:
-        function: returns a tree of arrays and mergeable values.
-        batch: a `Batch`.
-        mode: the mode, which has the number of microbatches.
+    Of a mergeable value such as a learning rate, it is the newest.
     """
     zeros = lambda shapes: jax.tree.map(jnp.zeros_like, shapes)
     adding = microbatching.Accumulator(zeros, lambda old, new, _: _added(old, new), lambda total: total, lambda each: each)

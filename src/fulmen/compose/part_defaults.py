@@ -24,12 +24,7 @@ def as_batch(component: object, raw):
 
 @verb(delegates=False)
 def to_batch(raw, component):
-    """The batch that is made of raw data for a component without an `as_batch` method for it.
-
-    Args:
-        raw: an array, a tuple, a dict or a `Batch`.
-        component: the component that takes the batch.
-    """
+    """The batch that is made of raw data for a component without an `as_batch` method for it."""
 
 
 @dispatch

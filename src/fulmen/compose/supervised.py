@@ -4,8 +4,9 @@ import dataclasses
 import operator
 from typing import Any
 
+import numpy as np
+
 from fulmen.compose.part_defaults import augmented
-from fulmen.compose.pixel_values import warn_of_pixels
 from fulmen.core import Component, Model, System, components, remake
 from fulmen.core.marks import sums_losses, uses_outputs
 from fulmen.core.naming import numbered
@@ -13,10 +14,14 @@ from fulmen.core.output_shapes import evaluated, output_shapes
 from fulmen.core.prediction import Prediction, inputs_for
 from fulmen.core.verbs import augment, forward, loss, losses, metrics, model_inputs, predictions, validate
 from fulmen.dispatching.registry import dispatch, verb
+from fulmen.dispatching.warning import warn
 from fulmen.metric_types import Accuracy, MeanAbsoluteError, Metric
 from fulmen.objectives import MSE, CrossEntropy, Objective
 
 __all__ = ["Classifier", "Supervised"]
+
+_EXAMPLES = 100  # that are looked at
+_DARK = 100  # images of 0 to 255 have pixels above this, and few other data of whole numbers have
 
 
 class Supervised(System):
@@ -124,10 +129,25 @@ def augment(system: Supervised, batch, mode):
 @dispatch
 def validate(system: Supervised, batch):
     validate(system.model, batch)
-    warn_of_pixels(system.model, getattr(batch, "x", None))
+    _warn_of_pixels(system.model, getattr(batch, "x", None))
     found = Prediction(system.model, output_shapes(evaluated, system, inputs_for(system, batch)), batch)
     for each in (system.objective, *metrics_of(system)):
         validate(each, found)
+
+
+def _warn_of_pixels(model: Any, x: Any) -> None:
+    """Warn of inputs that look like images of 0 to 255, unless a part of the model normalizes."""
+    # Integers of two axes are tokens.
+    if not isinstance(x, np.ndarray) or x.dtype.kind not in "uif" or x.ndim < 2 or (x.ndim == 2 and x.dtype.kind != "f"):
+        return
+    some = np.asarray(x[:_EXAMPLES])
+    if not (some.size and _DARK < some.max() <= 255 and some.min() == 0 and (some == np.round(some)).all()):
+        return
+    if not any(getattr(part, "ignores_scale", False) for _, part in components(model)):
+        warn(
+            f"x looks like images of 0 to {some.max():g}, on which models train slowly or not at all. Write x.astype(np.float32) / 255, "
+            f"or let the model do it, fm.models.Normalized(model, mean=127.5, std=127.5)."
+        )
 
 
 @verb

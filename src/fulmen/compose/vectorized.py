@@ -109,12 +109,7 @@ def inside(whole: Any, view: Any) -> Any:
 
 
 def check_parts(whole: Any, everything: list[tuple[str, Any]]) -> None:
-    """Raise on invalid values in the parts of a component, before any data is seen.
-
-    Args:
-        whole: the component.
-        everything: its `components`.
-    """
+    """Raise on invalid values in the parts of a component, `everything` from `components`, before any data is seen."""
     members = members_of(whole, whole)
     if members:
         validate(inside(whole, whole))
