@@ -95,13 +95,7 @@ hooks.annotate = _annotate
 
 
 def _remedy(verb: str, first: str, args: Sequence[type]) -> str:
-    """The remedy for a call that has no method.
-
-    Args:
-        verb: the verb's name.
-        first: the name of its first parameter.
-        args: the types of the arguments.
-    """
+    """The remedy for a call without a method, from the names of the verb and of its first parameter, and the arguments' types."""
     kind = args[0] if args else object
     if kind is tuple and first in ("state", "component"):
         return "`fit` returns two values: state, history = fm.fit(…)."

@@ -109,12 +109,7 @@ def _is_list_of_values(value: Any) -> bool:
 
 
 def leaf_name(data: Any, path: tuple[Any, ...]) -> str:
-    """The name of an array in errors.
-
-    Args:
-        data: a batch, or raw data.
-        path: the path of the array, as JAX's functions on trees return it.
-    """
+    """The name of an array in errors, from its path in a batch or in raw data as JAX's functions on trees return it."""
     if isinstance(data, tuple | list) and len(data) <= 3 and len(path) == 1:
         return ("x", "y", "weight")[getattr(path[0], "idx", 0)]
     return jax.tree_util.keystr(path, simple=True, separator=".") or "x"

@@ -30,7 +30,7 @@ def generated_init(cls: Any) -> Callable[..., None]:
     fields = [f for f in dataclasses.fields(cls) if f.init]
     by_position = [f.name for f in fields if not f.kw_only]
     known, everything = {f.name for f in fields}, {f.name for f in dataclasses.fields(cls)}
-    required = {f.name for f in fields if _default(f) is dataclasses.MISSING}
+    required = {f.name for f in fields if default_of(f) is dataclasses.MISSING}
     _check_order(cls, by_position, required)
     prepare = getattr(cls, "__post_init__", None)
 
@@ -72,16 +72,15 @@ def _set_defaults(tree: Any, names: set[str]) -> None:
     """Give the fields of these names that have no value their defaults."""
     values = tree.__dict__
     for name in names - values.keys():
-        values[name] = _default(tree.__dataclass_fields__[name])
+        values[name] = default_of(tree.__dataclass_fields__[name])
         if values[name] is dataclasses.MISSING:
             del values[name]
             raise AttributeError(f"{type(tree).__name__}.__init__ did not set the field {name!r}.")
 
 
-def _default(field: Any, make: bool = True) -> Any:
-    if field.default_factory is dataclasses.MISSING:
-        return field.default
-    return field.default_factory() if make else _FACTORY
+def default_of(field: Any) -> Any:
+    """The default of a field, made if it has a factory; `dataclasses.MISSING` if it has none."""
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def _check_order(cls: type, by_position: Iterable[str], required: set[str]) -> None:
@@ -97,7 +96,7 @@ def _check_order(cls: type, by_position: Iterable[str], required: set[str]) -> N
 
 def _parameter(field: Any) -> inspect.Parameter:
     kind = inspect.Parameter.KEYWORD_ONLY if field.kw_only else inspect.Parameter.POSITIONAL_OR_KEYWORD
-    default = _default(field, make=False)
+    default = field.default if field.default_factory is dataclasses.MISSING else _FACTORY
     default = inspect.Parameter.empty if default is dataclasses.MISSING else default
     return inspect.Parameter(field.name, kind, default=default, annotation=field.type)
 

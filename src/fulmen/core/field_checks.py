@@ -42,12 +42,7 @@ def _require_dispatched(cls: type, generation: int) -> None:
 
 
 def check_fields(component: Any, everything: list[tuple[str, Any]] | None = None) -> None:
-    """Raise for fields of unclear kind, values that do not fit the kind, and parameters at two paths.
-
-    Args:
-        component: the component.
-        everything: its `components`, if they are known.
-    """
+    """Raise for fields of unclear kind, values that do not fit the kind, and parameters at two paths."""
     everything = components(component) if everything is None else everything
     for path, part in everything:
         if not isinstance(part, Component):

@@ -65,11 +65,7 @@ def is_wide(dtype: Any) -> bool:
 
 
 def warn_of_float64(arrays: Iterable[tuple[str, Any]]) -> None:
-    """Warn of float64 arrays, which are converted, except for vectors of whole numbers: they lose nothing and may be class labels.
-
-    Args:
-        arrays: the names and values of arrays of any type.
-    """
+    """Warn of float64 arrays, which are converted, except for vectors of whole numbers: they lose nothing and may be class labels."""
     names = [name for name, value in arrays if is_wide(value.dtype) and not _is_whole_vector(value)]
     if names:
         which = f"{' and '.join(names)} {'was' if len(names) == 1 else 'were'}"

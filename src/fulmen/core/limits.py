@@ -135,20 +135,11 @@ def kind_of(annotation: Any, resolve: Callable[[Any], Any]) -> Kind | None:
 
 
 def _simple(hint: Any) -> Kind | None:
-    if hint is None or hint is types.NoneType:
-        return Kind(lambda value: value is None, "None")
-    if hint is collections.abc.Callable:
-        return Kind(callable, "a function")
+    hint = types.NoneType if hint is None else hint
     if not isinstance(hint, type):
         return None
-    if hint is int:
-        return Kind(_is_integer, "an integer")
-    if hint is float:
-        return Kind(lambda value: isinstance(value, _NUMBERS) or is_array(value), "a number")
-    if hint is bool:
-        return Kind(lambda value: isinstance(value, bool | np.bool_), "True or False")
-    if hint is str:
-        return Kind(lambda value: isinstance(value, str), "a string")
+    if hint in _PLAIN:
+        return _PLAIN[hint]
     if issubclass(hint, Tree):
         return Kind(lambda value: _is_tree(value, hint), _indefinite(hint), vars(hint).get("__example__", ""))
     if issubclass(hint, tuple) and hasattr(hint, "_fields"):
@@ -164,6 +155,16 @@ def _is_integer(value: Any) -> bool:
     if is_array(value):  # a hyperparameter may be one
         return bool(np.issubdtype(value.dtype, np.integer))
     return hasattr(value, "__index__") and not isinstance(value, bool)
+
+
+_PLAIN = {
+    types.NoneType: Kind(lambda value: value is None, "None"),
+    collections.abc.Callable: Kind(callable, "a function"),
+    int: Kind(_is_integer, "an integer"),
+    float: Kind(lambda value: isinstance(value, _NUMBERS) or is_array(value), "a number"),
+    bool: Kind(lambda value: isinstance(value, bool | np.bool_), "True or False"),
+    str: Kind(lambda value: isinstance(value, str), "a string"),
+}
 
 
 def _is_tree(value: Any, cls: type) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 from jax.core import Tracer
 
 from fulmen.core.component import Component
+from fulmen.core.construction import default_of
 from fulmen.core.fields import static
 from fulmen.core.tree import remake, short
 
@@ -94,9 +95,5 @@ def number(value: Any) -> str:
 
 
 def _at_default(field: dataclasses.Field[Any], value: Any) -> bool:
-    default = field.default
-    if field.default_factory is not dataclasses.MISSING:
-        default = field.default_factory()
-    if default is dataclasses.MISSING:
-        return False
-    return value is default or number(value) == number(default)
+    default = default_of(field)
+    return value is default or (default is not dataclasses.MISSING and number(value) == number(default))

@@ -1,5 +1,6 @@
 """`output_shapes`: the shapes of a component's outputs for a batch, traced once."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +12,7 @@ from fulmen.core.structure import pack
 from fulmen.core.verbs import forward
 from fulmen.dispatching.compiled_code import generation
 
-_MOST = 256
 _SETTINGS = ("jax_numpy_dtype_promotion", "jax_enable_x64")
-_known: dict[Any, Any] = {}
 
 
 def evaluated(component: Any, inputs: Any) -> Any:
@@ -38,14 +37,14 @@ def output_shapes(function: Callable[[Any, Any], Any], component: Any, batch: An
     example = jax.tree.map(lambda v: jax.ShapeDtypeStruct((min(rows, n), *v.shape[1:]), v.dtype), batch)
     flat, treedef = jax.tree.flatten((component, example))
     types = tuple((v.shape, v.dtype, getattr(v, "weak_type", False)) if is_array(v) else (type(v), v) for v in flat)
-    settings = tuple(getattr(jax.config, name) for name in _SETTINGS)
-    key = function, generation(), treedef, types, settings
-    found = _known.get(key)
-    if found is None:
-        leaves, structure = pack(component)
-        found = jax.eval_shape(lambda leaves, one: function(structure.unpack(leaves), one), leaves, example)
-        if len(_known) >= _MOST:
-            _known.clear()
-        _known[key] = found
+    found = _traced(function, treedef, types, generation(), tuple(getattr(jax.config, name) for name in _SETTINGS))
     whole = lambda v: jax.ShapeDtypeStruct((n, *v.shape[1:]), v.dtype) if v.shape[:1] == (rows,) else v
     return jax.tree.map(whole, found)
+
+
+@functools.lru_cache(maxsize=256)
+def _traced(function: Callable[[Any, Any], Any], treedef: Any, types: tuple[Any, ...], *settings: Any) -> Any:
+    flat = [jax.ShapeDtypeStruct(t[0], t[1], weak_type=t[2]) if len(t) == 3 else t[1] for t in types]
+    component, example = treedef.unflatten(flat)
+    leaves, structure = pack(component)
+    return jax.eval_shape(lambda leaves, one: function(structure.unpack(leaves), one), leaves, example)

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from fulmen.core.component import Component
+from fulmen.core.construction import default_of
 from fulmen.core.fields import STATIC, kinds
 from fulmen.core.leaves import BUFFER, PARAMETER, drawn, leaves
 from fulmen.core.paths import join_path
@@ -77,7 +78,7 @@ def _renewed(old: Tree, path: str, only_parameters: bool) -> Any:
     _require_same_fields(type(old), cls, path)
     for field in dataclasses.fields(cls):
         if field.name not in values:
-            value = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+            value = default_of(field)
             empty = only_parameters and kinds(cls)[field.name] != STATIC
             values[field.name] = jax.tree.map(lambda leaf: None, value) if empty else value
     fresh = object.__new__(cls)

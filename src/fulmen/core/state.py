@@ -12,10 +12,13 @@ from jax.core import Tracer
 from fulmen.core.component import Component
 from fulmen.core.leaves import BUFFER, PARAMETER, is_array, leaves
 from fulmen.core.mode import Plan, UnreadPlan
+from fulmen.core.paths import join_path
 from fulmen.core.structure import Structure, pack
 from fulmen.core.tree import short
 from fulmen.core.verbs import show
 from fulmen.dispatching import hooks
+
+_FIELDS = ("system", "optimizer_state", "optimizer", "step", "key")
 
 
 class State:
@@ -97,18 +100,14 @@ class State:
 
     def replace(self, **changes: Any) -> State:
         """The state with other values of some attributes."""
-        now = {
-            name: getattr(self, name)
-            for name in ("system", "optimizer_state", "optimizer", "step", "key", "plan", "devices")
-        }
-        return State(**{**now, **changes})
+        return State(**{**{name: getattr(self, name) for name in (*_FIELDS, "plan", "devices")}, **changes})
 
     def next(self, leaves: Any) -> State:
         """The state of the next step, with these leaves."""
         return State.of(leaves, self.raw_key, self.step + 1, self.structure)
 
     def __fields__(self) -> Any:
-        return ((n, getattr(self, n)) for n in ("system", "optimizer_state", "optimizer", "step", "key"))
+        return ((name, getattr(self, name)) for name in _FIELDS)
 
     def __replace_field__(self, name: str, value: Any) -> State:
         old = getattr(self, name)
@@ -180,19 +179,16 @@ def _flatten(state: State) -> tuple[Any, Any]:
 
 
 def _flatten_with_keys(state: State) -> tuple[Any, Any]:
-    trees = dict(zip(("system", "optimizer_state", "optimizer"), state._tree(), strict=True))
-    named = jax.tree_util.tree_flatten_with_path(trees)[0]
-    order = {"system": 0, "optimizer_state": 1, "optimizer": 2}
-    named = sorted(named, key=lambda pair: order[pair[0][0].key])  # as they were packed; sorting is stable
+    paths = [
+        join_path(name, jax.tree_util.keystr(path, simple=True, separator="."))
+        for name, tree in zip(_FIELDS, state._tree())
+        for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]
+    ]
     fixed = {place for place, _ in state.structure.fixed}
-    keys = [jax.tree_util.GetAttrKey(_path(path)) for i, (path, _) in enumerate(named) if i not in fixed]
-    keys += [jax.tree_util.GetAttrKey("key"), jax.tree_util.GetAttrKey("step")]
+    names = [path for i, path in enumerate(paths) if i not in fixed]
+    keys = map(jax.tree_util.GetAttrKey, (*names, "key", "step"))
     children, aux = _flatten(state)
     return list(zip(keys, children, strict=True)), aux
-
-
-def _path(path: Any) -> str:
-    return ".".join(str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k)))) for k in path)
 
 
 def _unflatten(structure: Structure, children: Any) -> State:

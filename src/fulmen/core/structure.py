@@ -121,11 +121,7 @@ def _array(leaf: Any) -> Any:
 
 
 class Recent:
-    """The most recently used structures, which are kept alive.
-
-    Args:
-        most: how many.
-    """
+    """The most recently used structures, which are kept alive."""
 
     def __init__(self, most: int) -> None:
         self._most = most

@@ -86,7 +86,6 @@ def unknown_name(name: str, package: Any, space: str = "") -> str:
     """The message for a name that a package, or a namespace in it, does not have.
 
     Args:
-        name: the name.
         package: the package; names in its `__all__` may be namespaces.
         space: the name of the namespace; empty for the package itself.
     """
@@ -104,12 +103,7 @@ def unknown_name(name: str, package: Any, space: str = "") -> str:
 
 
 def public_path(package: Any, kind: type) -> str:
-    """The path of a class of a package as users write it, such as `fm.models.MLP`; empty for any other class.
-
-    Args:
-        package: as in `unknown_name`.
-        kind: the class.
-    """
+    """The path of a class of a package as users write it, such as `fm.models.MLP`; empty for any other class."""
     path = _public_names(package, "fm").get(kind.__name__, "")
     found = functools.reduce(lambda value, name: getattr(value, name, None), path.split(".")[1:], package)
     return path if found is kind else ""
@@ -158,14 +152,7 @@ def suggesting(function: Callable[P, R], what: str = "argument") -> Callable[P, 
 
 
 def _require_parameters(function: Callable[..., Any], by_position: int, options: Iterable[str], what: str) -> None:
-    """Raise for a keyword that a function does not have.
-
-    Args:
-        function: the function, or the `__init__` of a class.
-        by_position: the number of arguments by position.
-        options: the keywords that were given.
-        what: what its keywords are called.
-    """
+    """Raise for a keyword that a function does not have; `by_position` is the number of arguments that were given by position."""
     parameters = [*inspect.signature(function).parameters.values()]
     unknown = next((name for name in options if name not in {p.name for p in parameters}), None)
     if unknown is None or any(p.kind is p.VAR_KEYWORD for p in parameters):
