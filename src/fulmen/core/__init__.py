@@ -39,7 +39,6 @@ from fulmen.core.marks import keeps_rows, sums_losses
 from fulmen.core.mergeable import Last, Mean, Mergeable
 from fulmen.core.mode import Eval, Mode, Plan, Schedule, Train, bound_mode, require_key
 from fulmen.core.naming import briefly, concrete, number
-from fulmen.core.output_shapes import evaluated
 from fulmen.core.paths import covers, join_path
 from fulmen.core.prediction import (
     Prediction,

@@ -46,10 +46,8 @@ def checked_batch(data: Any) -> Any:
         ValueError: for negative or NaN weights on the host.
     """
     leaves, structure = jax.tree.flatten(data)
-    for leaf in leaves:
-        if not (isinstance(leaf, jax.Array) or (type(leaf) is np.ndarray and leaf.dtype in _PLAIN)):
-            data = _converted(data, leaves, structure)
-            break
+    if not all(isinstance(leaf, jax.Array) or (type(leaf) is np.ndarray and leaf.dtype in _PLAIN) for leaf in leaves):
+        data = _converted(data, structure)
     if isinstance(data, Batch):
         for part in data.parts.values() if isinstance(data, PartBatches) else (data,):
             if isinstance(part.weight, np.ndarray):  # reading others waits for the device
@@ -79,7 +77,7 @@ def prepared(batch: Batch, component):
     return checked_batch(batch)
 
 
-def _converted(data: Any, leaves: list[Any], structure: Any) -> Any:
+def _converted(data: Any, structure: Any) -> Any:
     data = as_arrays(data)
     leaves = jax.tree.leaves(data)
     if not all(isinstance(leaf, _NUMBERS) for leaf in leaves):

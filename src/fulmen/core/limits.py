@@ -33,16 +33,8 @@ class Kind(NamedTuple):
     error: type[Exception] = TypeError
 
 
-class Check(NamedTuple):
-    """The checks of one field; `example` is from its metadata."""
-
-    name: str
-    kind: Kind | None
-    limits: tuple[Limits, ...]
-    example: str
-
-
-_checks: dict[type, tuple[Check, ...]] = {}
+# The name of each field that is checked, with its kind, limits and example.
+_checks: dict[type, list[tuple[str, Kind | None, tuple[Limits, ...], str]]] = {}
 
 
 @validate.around(Component)
@@ -75,7 +67,7 @@ def check_limits(component: Component, field: str = "") -> None:
                 _check_limits(f"{cls.__name__}.{name}", value, each, _write(example))
 
 
-def _checks_of(cls: type) -> tuple[Check, ...]:
+def _checks_of(cls: type) -> list[Any]:
     found, complete = [], True
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         if field.name == "mode":
@@ -89,11 +81,10 @@ def _checks_of(cls: type) -> tuple[Check, ...]:
         declared = [vars(base).get("__dataclass_fields__", {}).get(field.name) for base in cls.__mro__]
         limits = tuple(dict.fromkeys(each.metadata["limits"] for each in declared if each and "limits" in each.metadata))
         if kind is not None or limits:
-            found.append(Check(field.name, kind, limits, field.metadata.get("example", "")))
-    checks = tuple(found)
+            found.append((field.name, kind, limits, field.metadata.get("example", "")))
     if complete:
-        _checks[cls] = checks
-    return checks
+        _checks[cls] = found
+    return found
 
 
 def _not_of_kind(cls: type, name: str, kind: Kind, value: Any, example: str) -> str:

@@ -60,10 +60,9 @@ def _rebuilt(value: Any, path: str, only_parameters: bool = False) -> Any:
 
     def renew(keys: Any, leaf: Any) -> Any:
         inside = jax.tree_util.keystr(keys, simple=True, separator=".")
-        where = f"{path}.{inside}" if path and inside else path or inside
         if isinstance(leaf, type):
             return newest(leaf)
-        return _renewed(leaf, where, only_parameters) if isinstance(leaf, Tree) else leaf
+        return _renewed(leaf, join_path(path, inside), only_parameters) if isinstance(leaf, Tree) else leaf
 
     return jax.tree_util.tree_map_with_path(renew, value, is_leaf=lambda node: isinstance(node, Tree))
 
