@@ -2,7 +2,6 @@
 
 # For their methods of the verbs.
 from fulmen.train import compiled_step, evaluation, loop, phases, step, step_generator, tune, verbs_of_state
-from fulmen.train.checkpoints import Best, Checkpoint, Latest, OrbaxStore, load, restore, save
 from fulmen.train.events import (
     Due,
     EpochEnd,
@@ -11,7 +10,6 @@ from fulmen.train.events import (
     FitEnd,
     FitStart,
     Interrupted,
-    Logs,
     LogsRead,
     Run,
     StepEnd,
@@ -19,15 +17,12 @@ from fulmen.train.events import (
     ValidationEnd,
 )
 from fulmen.train.every_interval import Every
-from fulmen.train.folds import CrossValidation, cross_validate
+from fulmen.train.folds import cross_validate
 from fulmen.train.gradients import apply_gradients, differentiate
 from fulmen.train.history import History
 from fulmen.train.phases import Phase, Training, Validation
 
 __all__ = [
-    "Best",
-    "Checkpoint",
-    "CrossValidation",
     "Due",
     "EpochEnd",
     "EpochStart",
@@ -37,10 +32,7 @@ __all__ = [
     "FitStart",
     "History",
     "Interrupted",
-    "Latest",
-    "Logs",
     "LogsRead",
-    "OrbaxStore",
     "Phase",
     "Run",
     "StepEnd",
@@ -51,8 +43,5 @@ __all__ = [
     "apply_gradients",
     "cross_validate",
     "differentiate",
-    "load",
-    "restore",
-    "save",
     "tune",
 ]

@@ -176,8 +176,7 @@ def _masked_batch(component: Any, raw: Any, start: int, n: int, rowwise: bool) -
     if batch.index is None:
         changes["index"] = rows + np.int32(start)
     if n < len(batch) or rowwise:
-        given = 1 if batch.weight is None else batch.weight
-        given = np.asarray(given, np.float32)
+        given = np.asarray(1 if batch.weight is None else batch.weight, np.float32)
         changes["weight"] = (rows < n).astype(np.float32).reshape(-1, *[1] * (given.ndim - 1)) * given
     return remake(batch, changes)
 

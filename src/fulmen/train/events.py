@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -15,9 +15,6 @@ from fulmen.dispatching.registry import dispatch
 from fulmen.optimizers import learning_rate, with_learning_rate
 from fulmen.train.gradients import learning_rates
 from fulmen.train.history import History
-
-Logs: TypeAlias = dict[str, Any]
-"""Metrics by name: numbers, and arrays for metrics of several numbers."""
 
 
 class Event:
@@ -120,8 +117,8 @@ class Run:
     _logs: Any = dataclasses.field(default_factory=dict, repr=False)
 
     @property
-    def logs(self) -> Logs:
-        """The newest logs, as floats and NumPy arrays."""
+    def logs(self) -> dict[str, Any]:
+        """The newest logs by name, as floats and NumPy arrays."""
         if callable(self._logs):  # they are read from the device if somebody asks
             self._logs = self._logs()
         return self._logs

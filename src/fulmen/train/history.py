@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,11 +13,7 @@ import numpy as np
 from fulmen.core.verbs import show
 
 _VALIDATION = "validation/"
-_PREFIXES = {
-    **{f"{word}{mark}": _VALIDATION for word in ("validation", "valid", "val", "eval") for mark in "_/"},
-    **{f"{word}{mark}": "" for word in ("training", "train") for mark in "_/"},
-}
-"""Beginnings of the names of metrics in other libraries, and what they are here."""
+_PREFIX = re.compile("^((validation|valid|val|eval)|training|train)[_/]")  # of the names of metrics in other libraries
 _LOWER_IS_BETTER = ("loss", "error", "rmse", "mae", "perplexity", "bits_per")
 _HIGHER_IS_BETTER = ("accuracy", "precision", "recall", "f1", "r2", "top_", "auroc")
 
@@ -42,7 +40,7 @@ class History(dict[str, np.ndarray]):
 
     def to_dict(self) -> dict[str, Any]:
         """The entries as lists, with None for NaN and infinity, which JSON lacks."""
-        return {name: _listed(values) for name, values in self.items()}
+        return without_nan(self)
 
     def keys(self) -> Any:
         """The names of the columns; iterating over the history gives the names of the entries."""
@@ -68,8 +66,15 @@ class History(dict[str, np.ndarray]):
         return show(self)
 
 
-def _listed(values: Any) -> Any:
-    return [_listed(v) for v in values] if np.ndim(values) else float(values) if np.isfinite(values) else None
+def without_nan(value: Any) -> Any:
+    """A value of JSON's types for a tree of dicts, lists and arrays; None for NaN and infinity, which JSON lacks."""
+    if isinstance(value, dict):
+        return {str(k): without_nan(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(v) for v in value]
+    if hasattr(value, "dtype"):
+        return without_nan(np.asarray(value).tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def find_metric(logs: Mapping[str, Any], name: str, who: str) -> Any:
@@ -94,21 +99,30 @@ def similar_metric(name: Any, names: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}? " if near and near[0] != name else ". "
 
 
-def require_own_name(name: str, who: str) -> None:
-    """Raise for the name of a validation metric in another library, before a run, whose metrics are not known yet."""
+def best_direction(name: str, mode: str | None, who: str) -> str:
+    """Which values of a metric are the best, "max" or "min", by the mode that `who` was given, or by the metric's name.
+
+    Raises:
+        ValueError: if neither tells; for another mode; and for the name of a validation metric in another library.
+    """
     meant = _meant(name)
     if meant != name and meant.startswith(_VALIDATION):
         usual = [f"{_VALIDATION}loss", f"{_VALIDATION}accuracy"]
         meant = next(iter(difflib.get_close_matches(meant, usual, n=1, cutoff=0.8)), meant)
         raise ValueError(f"{who}.metric must be a name in the history, got {name!r}; write {meant!r}.")
+    if mode not in ("max", "min", None):
+        raise ValueError(f"{who}.mode must be 'max' or 'min', got {mode!r}.")
+    highest = highest_is_best(name)
+    if mode is None and highest is None:
+        raise ValueError(
+            f"{who}: whether a higher {name} is better is unknown; write {who}({name!r}, mode='max') or mode='min'."
+        )
+    return mode or ("max" if highest else "min")
 
 
 def _meant(name: str) -> str:
     """The name of a metric here, from that in another library."""
-    for prefix, ours in _PREFIXES.items():
-        if name.startswith(prefix):
-            return ours + name.removeprefix(prefix)
-    return name
+    return _PREFIX.sub(lambda match: _VALIDATION if match[2] else "", name)
 
 
 def highest_is_best(name: str) -> bool | None:

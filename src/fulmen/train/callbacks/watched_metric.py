@@ -12,7 +12,7 @@ from fulmen.data.arrays import check_positive
 from fulmen.dispatching.registry import dispatch
 from fulmen.train.events import Due, FitStart, LogReader, ValidationEnd
 from fulmen.train.every_interval import Every
-from fulmen.train.history import find_metric, highest_is_best, require_own_name
+from fulmen.train.history import best_direction, find_metric
 from fulmen.train.phases import ValidationSets
 
 _VALIDATION = "validation/"
@@ -38,16 +38,11 @@ class WatchedMetric(LogReader):
 
     def __init__(self, metric: str, patience: int, min_delta: float, mode: str | None) -> None:
         name = type(self).__name__
-        require_own_name(metric, name)
         check_positive(f"{name}.patience", patience)
         if not min_delta >= 0:
             raise ValueError(f"{name}.min_delta must not be negative, got {min_delta!r}.")
-        if mode not in ("min", "max", None):
-            raise ValueError(f"{name}.mode must be 'min', 'max' or None, got {mode!r}.")
-        highest = highest_is_best(metric) if mode is None else mode == "max"
-        if highest is None:
-            raise ValueError(f"{name}: whether a higher {metric} is better is unknown; write mode='max' or mode='min'.")
-        self.metric, self.patience, self.min_delta, self.highest = metric, patience, min_delta, highest
+        self.metric, self.patience, self.min_delta = metric, patience, min_delta
+        self.highest = best_direction(metric, mode, name) == "max"
         self.forget()
 
     def forget(self) -> None:

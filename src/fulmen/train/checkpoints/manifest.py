@@ -14,7 +14,6 @@ from fulmen.train.checkpoints.saved_arrays import DamagedFileError
 
 MANIFEST = "manifest.json"
 _FORMAT = 1
-_MOST_DIGITS = 100  # of an integer
 _LATEST = 2**53  # steps, and seconds since 1970
 _SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -107,18 +106,12 @@ def is_inside(name: str) -> bool:
 def parsed(path: str, content: bytes) -> dict[str, Any]:
     """The object in the contents of a JSON file, or a DamagedFileError if there is none."""
     try:
-        found = json.loads(content, parse_int=_integer)
-    except (ValueError, RecursionError):
+        found = json.loads(content)
+    except (ValueError, RecursionError):  # also for an integer of more digits than Python converts
         raise DamagedFileError(f"{path} is damaged: it is not JSON") from None
     if not isinstance(found, dict):
         raise DamagedFileError(f"{path} is damaged: it is not a JSON object")
     return found
-
-
-def _integer(text: str) -> int:
-    if len(text) > _MOST_DIGITS:
-        raise ValueError(f"an integer of {len(text)} digits")
-    return int(text)
 
 
 def finite_numbers(values: dict[str, Any]) -> dict[str, float]:

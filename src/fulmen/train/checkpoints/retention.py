@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fulmen.data.arrays import check_positive
-from fulmen.train.history import highest_is_best, require_own_name
+from fulmen.train.history import best_direction
 
 
 class Retention:
@@ -69,15 +69,8 @@ class Best(Retention):
     def __post_init__(self) -> None:
         if not isinstance(self.metric, str):
             raise TypeError(f"Best.metric must be a name, got {self.metric!r}; write fm.Best('validation/accuracy').")
-        require_own_name(self.metric, "Best")
         check_positive("Best.n", self.n)
-        if self.mode not in ("max", "min", None):
-            raise ValueError(f"Best.mode must be 'max' or 'min', got {self.mode!r}.")
-        if self.mode is None and highest_is_best(self.metric) is None:
-            raise ValueError(
-                f"Best: the name {self.metric!r} does not show whether its highest or its lowest value is the best; write "
-                f"fm.Best({self.metric!r}, mode='max') or mode='min'."
-            )
+        best_direction(self.metric, self.mode, "fm.Best")
 
     @property
     def rules(self) -> tuple[Best, ...]:
@@ -86,7 +79,7 @@ class Best(Retention):
     @property
     def direction(self) -> str:
         """The mode, "max" or "min"."""
-        return self.mode or ("max" if highest_is_best(self.metric) else "min")
+        return best_direction(self.metric, self.mode, "fm.Best")
 
     def kept(self, saved: Mapping[int, Mapping[str, float]]) -> set[int]:
         return set(best_steps(saved, self.metric, self.direction)[: self.n])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from fulmen.core.verbs import log, run_state
 from fulmen.dispatching.registry import dispatch
 from fulmen.dispatching.warning import warn
 from fulmen.train.every_interval import Every
+from fulmen.train.history import without_nan
 from fulmen.train.loggers.logger import Logger
 from fulmen.train.loggers.records import Histogram, Hyperparameters, Record, Scalars, Text
 
@@ -71,7 +71,7 @@ class JSONLines(Logger):
         if self.file is None:  # outside of a run
             self.open(record.step, None)
         named = {"record": record.name, "step": record.step, **values}
-        line = json.dumps(_without_nan(named), allow_nan=False).encode() + b"\n"
+        line = json.dumps(without_nan(named), allow_nan=False).encode() + b"\n"
         file: Any = self.file
         file.seek(self.size)
         file.truncate()
@@ -84,17 +84,6 @@ class JSONLines(Logger):
             self.file.truncate(self.size)
             self.file.close()
         self.file = None
-
-
-def _without_nan(value: Any) -> Any:
-    """A value of JSON's types, without NaN and infinity."""
-    if isinstance(value, dict):
-        return {str(k): _without_nan(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(v) for v in value]
-    if hasattr(value, "dtype"):
-        return _without_nan(np.asarray(value).tolist())
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dispatch
