@@ -141,11 +141,7 @@ def _installed(name: str) -> Any:
 
 
 def confidence(accuracy: Any, n: int) -> tuple[Any, Any]:
-    """Wilson's 95 % confidence interval of an accuracy on n examples (Wilson 1927).
-
-    Args:
-        accuracy: an array of shares.
-        n: the number of examples.
+    """Wilson's 95 % confidence interval of an accuracy, or an array of them, on n examples (Wilson 1927).
 
     >>> from fulmen.commands.digits import confidence
     >>> [round(float(v), 3) for v in confidence(0.5, 100)]
@@ -161,11 +157,9 @@ def _draw_accuracies(plt: Any, results: dict[str, Any], eps: float, n: int, path
     """Draw the accuracy of each training against the radius of the attack, with its confidence interval.
 
     Args:
-        plt: `matplotlib.pyplot`.
         results: for each training its accuracy `"clean"`, and `"robust"` by radius.
         eps: the radius in the training against FGSM.
         n: the number of test examples.
-        path: the file, without its suffix: it is written as PNG and as SVG.
     """
     figure, axes = plt.subplots(figsize=(6, 3.9), layout="constrained")
     for (name, result), (color, marker) in zip(results.items(), _STYLES, strict=False):
@@ -186,13 +180,10 @@ def _draw_digits(plt: Any, shown: dict[str, Any], x: Any, labels: Any, eps: floa
     """Draw digits, and for each training the attack's perturbation and the attacked digit with the predicted class.
 
     Args:
-        plt: `matplotlib.pyplot`.
         shown: for each training the attacked images, `(n, height, width, 1)`, and the classes predicted for the clean images and for
             the attacked ones.
-        x: the clean images.
-        labels: their classes.
+        x, labels: the clean images and their classes.
         eps: the radius of the attack.
-        path: the file, without its suffix: it is written as PNG and as SVG.
     """
     rows = 1 + 2 * len(shown)
     figure, grid = plt.subplots(rows, len(x), figsize=(0.82 * len(x) + 1.6, 0.98 * rows + 0.7), layout="constrained")
@@ -226,6 +217,7 @@ def _draw_row(cells: Any, images: Any, name: str, titles: Any, right: Any, optio
 
 
 def _save(plt: Any, figure: Any, path: Path) -> None:
+    """Write a figure as PNG and as SVG, to a path without the suffix."""
     for suffix in (".png", ".svg"):
         figure.savefig(path.with_suffix(suffix), dpi=200)
     plt.close(figure)

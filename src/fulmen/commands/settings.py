@@ -19,11 +19,7 @@ _BOOLEANS = {"true": True, "false": False}
 
 
 class Settings(fm.callbacks.Saver):
-    """What was set on the command line; a checkpoint keeps it, and a run is resumed with the same.
-
-    Args:
-        values: by path.
-    """
+    """The values that were set on the command line, by path; a checkpoint keeps them, and a run is resumed with the same."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self.values = {path: _plain(value) for path, value in values.items()}

@@ -45,11 +45,7 @@ def _limits_first(call, component, *batch):
 
 
 def check_limits(component: Component, field: str = "") -> None:
-    """Raise for values that the annotation or the declared limits of a field do not allow; tracers are not checked.
-
-    Args:
-        component: the component.
-        field: the name of the one field to check; empty for all.
+    """Raise for values that the annotation or the declared limits of a field, or of all, do not allow, except for tracers.
 
     Raises:
         TypeError: for a value of another type, with an example of what to write.

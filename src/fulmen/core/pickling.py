@@ -21,8 +21,7 @@ class Fields(dict[str, Any]):
     """The `__dataclass_fields__` of a `Tree`.
 
     Args:
-        cls: the class.
-        fields: the fields by name.
+        cls, fields: the class, and its fields by name.
         find_kinds: a function from a class to the kinds of its fields.
         kinds: the kinds, if they were determined in another process.
     """

@@ -123,10 +123,9 @@ def unknown_keyword(who: str, unknown: str, names: Iterable[str], given: Collect
 
     Args:
         who: the name of the class or function.
-        unknown: the keyword.
-        names: the keywords that there are.
+        unknown, names: the keyword, and those that there are.
         given: the arguments that were given, which are not suggested.
-        what: what its keywords are.
+        what: what its keywords are called.
     """
     names = list(names)
     free = [name for name in names if name not in given]

@@ -1,7 +1,7 @@
 """Training: setup, steps, the loop, evaluation, events, checkpoints."""
 
 # For their methods of the verbs.
-from fulmen.train import compiled_step, evaluation, loop, phases, step, step_generator, tune, verbs_of_state
+from fulmen.train import compiled_step, evaluation, loop, phases, step, tune, verbs_of_state
 from fulmen.train.events import (
     Due,
     EpochEnd,

@@ -1,8 +1,10 @@
-"""`train_step` and `eval_step`: compiled once for a state's structure and a batch's types."""
+"""`train_step` and `eval_step`, compiled once for a state's structure and a batch's types, and `steps`, a generator."""
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+from collections.abc import Iterator
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -11,16 +13,18 @@ from jax.core import Tracer
 from fulmen.core.batch_checks import checked_batch
 from fulmen.core.component import Component
 from fulmen.core.mergeable import Mean, Mergeable
-from fulmen.core.mode import Eval, PlanRead, Train, UnreadPlan
+from fulmen.core.mode import Eval, Plan, PlanRead, Train, UnreadPlan
 from fulmen.core.state import State, without_plan
 from fulmen.core.structure import Structure, per_structure
-from fulmen.core.verbs import as_batch, eval_step, train_step, update, validate
-from fulmen.devices.placement import pinned, split_rows
+from fulmen.core.verbs import as_batch, eval_step, steps, train_step, update, validate
+from fulmen.data.source import Source
+from fulmen.devices.placement import on_devices, pinned, split_rows
 from fulmen.dispatching.compiled_code import generation
 from fulmen.dispatching.registry import dispatch
 from fulmen.optimizers import evaluation_weights
 from fulmen.optimizers.update_schedule import NOBODY, UpdateSchedule, update_schedule
 from fulmen.train.gradients import learning_rates
+from fulmen.train.run_options import first_batch, prepare, warn_past_plan
 from fulmen.train.step_logs import observe
 
 
@@ -112,9 +116,45 @@ def _scheduled_step(state: State, batch: Any, schedule: UpdateSchedule, program:
 
 
 @dispatch
+def steps(
+    state: State, data, *, epochs=None, steps=None, batch_size=None, seed=0, drop_last=False, limit=None, devices=None
+):
+    reading = dict(batch_size=batch_size, seed=seed, drop_last=drop_last, limit=limit)
+    state = on_devices(state, devices)
+    source, plan = prepare("steps", state, data, epochs=epochs, steps=steps, **reading)
+    warn_past_plan(state, plan.total_steps)
+    return _steps(state, source, plan, epochs)
+
+
+def _steps(state: State, source: Source, plan: Plan, epochs: int | None) -> Iterator[Any]:
+    done, total = 0, plan.total_steps
+    left = lambda: None if total is None else total - done
+    at = source.find(plan, first_batch(state, epochs, plan))
+    for number, (_, found) in enumerate(source.epochs(plan, at, left, state.system)):
+        with contextlib.closing(found):
+            for raw in found:
+                state, logs = train_step(state, raw)
+                done += 1
+                yield state, logs
+                if done == total:
+                    return
+        if total is None and number + 1 == epochs:
+            return
+
+
+@dispatch
 def train_step(component: Component, batch):
+    _refuse("train_step", component)
+
+
+@dispatch
+def steps(component: Component, data):
+    _refuse("steps", component)
+
+
+def _refuse(verb: str, component: Component) -> NoReturn:
     raise TypeError(
-        f"train_step takes a state, got the component {type(component).__name__}: state = fm.setup(component, data, "
+        f"{verb} takes a state, got the component {type(component).__name__}: state = fm.setup(component, data, "
         "optimizer=optax.adam, lr=1e-3)."
     )
 

@@ -1,16 +1,18 @@
-"""The progress that `fit` shows: a bar in a terminal or a notebook, plain lines elsewhere."""
+"""The progress that `fit` shows: a bar in a terminal or a notebook, plain lines elsewhere; and `Printer`."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fulmen.core.verbs import due, on
+from fulmen.devices.processes import is_first
 from fulmen.dispatching.registry import dispatch
-from fulmen.train.events import Due, EpochEnd, FitEnd, FitStart, LogsRead, ValidationEnd
+from fulmen.train.events import Due, EpochEnd, FitEnd, FitStart, LogReader, LogsRead, ValidationEnd
 from fulmen.train.every_interval import Every
+from fulmen.train.history import find_metric
 
 _REDRAW = 0.25  # seconds between two drawings of a bar; each delays the steps by about a millisecond
 
@@ -168,3 +170,39 @@ def on(event: FitStart, progress: NotebookProgress, run):
     from IPython.display import display
 
     progress.display = display({"text/plain": "compiling"}, raw=True, display_id=True)
+
+
+class Printer(LogReader):
+    """A callback that prints a line with the metrics after each epoch, and at an interval.
+
+    Args:
+        every: when to print within epochs, such as `fm.Every(steps=100)`; None is never.
+        metrics: the names of the metrics to print; None is all single numbers but the entries of the loss.
+        file: where to print; None is the standard output.
+
+    >>> printer = fm.Printer(metrics=["loss"])
+    >>> data = jnp.ones((8, 4)), jnp.zeros(8, int)
+    >>> system = fm.Classifier(fm.models.Dense(4, 3, weight=jnp.zeros((4, 3)), bias=jnp.zeros(3)))
+    >>> state, _ = fm.fit(system, data, optimizer=optax.sgd, lr=0.1, epochs=2, callbacks=[printer], progress=False)
+    epoch 1  step 1  loss 1.099
+    epoch 2  step 2  loss 0.7944
+    """
+
+    def __init__(self, every: Every | None = None, metrics: Sequence[str] | None = None, file: Any = None) -> None:
+        self.every, self.metrics, self.file = every, metrics, file
+
+
+@dispatch
+def due(callback: Printer):
+    return Every(epochs=1) if callback.every is None else callback.every | Every(epochs=1)
+
+
+@dispatch
+def on(event: Due, callback: Printer, run):
+    logs = run.logs
+    if callback.metrics is not None and event.by == "epochs":
+        logs = {name: find_metric(logs, name, "Printer") for name in callback.metrics}
+    elif callback.metrics is not None:  # some metrics are logged only after epochs
+        logs = {name: logs[name] for name in callback.metrics if name in logs}
+    if is_first():
+        print(f"epoch {run.epoch + 1}  step {run.step}  {line(logs)}", file=callback.file, flush=True)

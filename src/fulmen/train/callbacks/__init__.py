@@ -6,13 +6,13 @@ from fulmen.train.callbacks.gradient_norms import GradientNorms
 from fulmen.train.callbacks.logged_predictions import Predictions
 from fulmen.train.callbacks.nan_guard import NaNGuard
 from fulmen.train.callbacks.nan_location import NonFinite
-from fulmen.train.callbacks.printer import Printer
 from fulmen.train.callbacks.profiler import Profiler
 from fulmen.train.callbacks.rate_reduction import ReduceOnPlateau
 from fulmen.train.callbacks.throughput import Throughput
 from fulmen.train.callbacks.time_limit import TimeLimit
 from fulmen.train.callbacks.watched_metric import WatchedMetric
 from fulmen.train.events import Due, Event, LogReader, LogsRead, Run, Saver
+from fulmen.train.progress import Printer
 
 __all__ = [
     "Due",

@@ -29,11 +29,7 @@ class EarlyStopping(WatchedMetric):
             epochs it always does; with `validate_every=fm.Every(steps=n)` give it the same `every`.
 
     Attributes:
-        best: the best value so far, or None.
-        best_epoch: the number of its epoch, from 0.
-        best_step: the number of steps that its state has had.
-        best_state: the state with the best value, with `restore_best`.
-        waited: how often in a row the metric has not improved.
+        best_state: the state with the best value, with `restore_best`; and those of `WatchedMetric`.
 
     Raises:
         ValueError: if neither the name nor `mode` tells what is better.

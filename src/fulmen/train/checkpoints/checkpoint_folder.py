@@ -53,7 +53,7 @@ class CheckpointFolder:
             manifest: without files.
             write_state: writes the state into the folder that it is given.
             run: the contents of `run.json`.
-            needed: the step of another checkpoint that is kept, or None.
+            needed: the step of another checkpoint to keep, or None.
         """
         with self.directory.new_folder(manifest.step) as folder:
             write_state(folder)

@@ -96,12 +96,7 @@ def write_arrays(descriptor: int, header: dict[str, Any], arrays: dict[str, np.n
     """Write a file in the safetensors format.
 
     It is written here, since safetensors writes by way of a temporary file that remains when the process is killed, and
-    raises no OSError.
-
-    Args:
-        descriptor: of an empty file.
-        header: what `described_tree` returned.
-        arrays: its leaves, converted by `to_numpy`.
+    raises no OSError. The header and the leaves are those of `described_tree`, the leaves converted by `to_numpy`.
     """
     leaves = [{**entry, "sha256": array_digest(arrays[entry["path"]])} for entry in header["leaves"]]
     text = json.dumps({**header, "leaves": leaves})

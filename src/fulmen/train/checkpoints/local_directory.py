@@ -50,12 +50,7 @@ class LocalDirectory:
             return {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
 
     def open(self) -> None:
-        """Create the directory, and lock it; the first process calls it.
-
-        Raises:
-            OSError: if the directory is not writable.
-            FolderInUseError: if another run saves in it.
-        """
+        """Create the directory, and lock it, or raise a FolderInUseError; the first process calls it."""
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = FolderLock(self.path)
 

@@ -98,16 +98,7 @@ def to_numpy(leaf: Any) -> np.ndarray:
 
 
 def from_numpy(value: np.ndarray, like: Any, entry: Mapping[str, Any]) -> Any:
-    """The leaf that `to_numpy` converted.
-
-    Args:
-        value: the converted leaf.
-        like: a leaf of the type to return.
-        entry: the leaf's `described`.
-
-    Raises:
-        DamagedFileError: if the value and its entry contradict each other.
-    """
+    """The leaf that `to_numpy` converted, of the type of `like`, or a DamagedFileError if it contradicts its `described` entry."""
     if is_key(like):
         return _key_from_numpy(value, like, entry)
     dtype = np.dtype(like.dtype) if is_array(like) else np.asarray(like).dtype
