@@ -232,22 +232,9 @@ def send(event: Event, callbacks: Any, run: Run) -> None:
         on(event, callback, run)
 
 
-def require_one_owner(callbacks: Any) -> None:
-    """Raise if two callbacks own the same property of the run."""
+def check_callbacks(callbacks: Any, run: Run) -> None:
+    """Raise on a callback that has no method for any event, and on two that own the same property of the run."""
     owners: dict[str, Any] = {}
-    for callback in callbacks:
-        for name in owns(callback):
-            if name in owners:
-                both = " and ".join(type(c).__name__ for c in (owners[name], callback))
-                raise ValueError(
-                    f"callbacks: {both} both own {name!r} of the run (see fm.callbacks.owns), so each would undo what the other does; "
-                    "leave one of them out."
-                )
-            owners[name] = callback
-
-
-def require_listeners(callbacks: Any, run: Run) -> None:
-    """Raise on a callback that has no method for any event."""
     for callback in callbacks:
         if isinstance(callback, type):
             name = callback.__name__
@@ -258,6 +245,14 @@ def require_listeners(callbacks: Any, run: Run) -> None:
                 f"callbacks: {name} has no method of `on`, so it would never be called. Write\n\n    @dispatch\n"
                 f"    def on(event: fm.EpochEnd, callback: {name}, run): …\n"
             )
+        for name in owns(callback):
+            if name in owners:
+                both = " and ".join(type(c).__name__ for c in (owners[name], callback))
+                raise ValueError(
+                    f"callbacks: {both} both own {name!r} of the run (see fm.callbacks.owns), so each would undo what the other does; "
+                    "leave one of them out."
+                )
+            owners[name] = callback
 
 
 def _subclasses(kind: type) -> list[type]:

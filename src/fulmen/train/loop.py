@@ -29,9 +29,8 @@ from fulmen.train.events import (
     Run,
     Stopped,
     ValidationEnd,
+    check_callbacks,
     in_order,
-    require_listeners,
-    require_one_owner,
 )
 from fulmen.train.every_interval import Every
 from fulmen.train.history import History
@@ -100,8 +99,7 @@ def fit(
         # As a checkpoint keeps them, to be compared when the run is resumed.
         options = {**reading, "batch_size": plan.batch_size, "overfit": overfit, "microbatches": state.plan.microbatches}
         run = Run(state.plan, history, plan.total_steps, {**options, "optimizer": optimizer}, listed)
-        require_listeners(listed, run)
-        require_one_owner(listed)
+        check_callbacks(listed, run)
         loop = StepLoop(state, run, interrupted, source, fuse)
         if saved is None:
             at = source.find(plan, first_batch(state, epochs, plan))

@@ -33,16 +33,14 @@ def overfitted(data: Any, overfit: Any, reading: dict[str, Any], usual: int | No
     return first, {**reading, "seed": None, "drop_last": False}
 
 
-def prepare(
-    verb: str, state: State, data: Any, *, epochs: Any = None, steps: Any = None, seed: Any = 0, **options: Any
-) -> tuple[Source, Plan]:
-    """The checked data of a run, and the run's plan. `options` are those of `Source.plan`."""
+def prepare(verb: str, state: State, data: Any, **reading: Any) -> tuple[Source, Plan]:
+    """The checked data of a run, and the run's plan. The options are those in `READING`."""
     require_concrete(verb, "train_step(state, batch)", state, data)
     source = Source.of(data)
     if source.in_memory:
         source.validate(state.system, source.data)
-    require_length(epochs, steps)
-    plan = source.plan(usual=state.plan.batch_size, epochs=epochs, steps=steps, seed=seed, **options)
+    require_length(**reading)
+    plan = source.plan(usual=state.plan.batch_size, **reading)
     if state.devices is not None:
         _require_equal_processes(state, source, plan)
         rows = plan.batch_size if source.examples else None

@@ -1,19 +1,21 @@
-"""`Logger`: a callback that turns the events of a run into records, and writes them by `log`."""
+"""`Logger`: a callback that turns the events of a run into records, and writes them by `log`; `SeriesLogger` for other libraries."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Iterator
 from typing import Any
 
 from fulmen.core.leaves import OTHER, leaves
 from fulmen.core.verbs import due, log, on, restore_run_state, run_state, summary
 from fulmen.devices.processes import is_first
+from fulmen.dispatching.lazy_libraries import missing
 from fulmen.dispatching.registry import dispatch
 from fulmen.dispatching.warning import warn
 from fulmen.train.events import Due, EpochEnd, FitEnd, FitStart, LogReader, ValidationEnd
 from fulmen.train.every_interval import Every
-from fulmen.train.loggers.records import Hyperparameters, Record, Scalars, Text
+from fulmen.train.loggers.records import Hyperparameters, Record, Scalars, Text, flat_numbers
 
 
 class Logger(LogReader):
@@ -152,3 +154,41 @@ def on(event: FitEnd, callback: Logger, run):
     if is_first():
         with callback.guarded():
             callback.close()
+
+
+# Stores of other libraries
+
+
+class SeriesLogger(Logger):
+    """A logger of a store that keeps a series of numbers for each metric, at most one for each step.
+
+    What a killed run wrote after its last checkpoint stays in the store, and the resumed run, which repeats those steps, leaves it out.
+
+    **Extending.** The method of `log` for `Scalars` writes `new_numbers(record)`, and `open` sets `newest`.
+
+    Attributes:
+        newest: the step of the newest number of each metric in the store.
+    """
+
+    def __init__(self, every: Every | None = None) -> None:
+        super().__init__(every)
+        self.newest: dict[str, int] = {}
+
+    def new_numbers(self, record: Scalars) -> dict[str, float]:
+        """The values of the metrics that have none yet for this step. They count as written."""
+        numbers = flat_numbers(record.value)
+        new = {name: value for name, value in numbers.items() if self.newest.get(name, -1) < record.step}
+        self.newest.update(dict.fromkeys(new, record.step))
+        return new
+
+
+def imported(package: str, extra: str) -> Any:
+    """A library that a logger needs.
+
+    Raises:
+        ImportError: if it is not installed, with the extra that installs it.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise missing(package, f"Logs for {extra}", extra) from error

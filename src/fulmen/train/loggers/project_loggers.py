@@ -11,8 +11,8 @@ import numpy as np
 from fulmen.core.verbs import log, run_state
 from fulmen.dispatching.registry import dispatch
 from fulmen.train.every_interval import Every
+from fulmen.train.loggers.logger import SeriesLogger, imported
 from fulmen.train.loggers.records import Histogram, Hyperparameters, Image, Scalars, Text, image_bytes
-from fulmen.train.loggers.series_logger import SeriesLogger, imported
 
 _QUEUED = 60.0  # seconds after which Trackio has certainly written what it was given
 
