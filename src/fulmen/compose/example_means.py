@@ -6,8 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.core import Mean, Mergeable, Wrapper, part_name
-from fulmen.core.batch_checks import check_weight
+from fulmen.core import Mean, Mergeable, Wrapper, check_weight, part_name
 from fulmen.core.verbs import as_batch, loss, losses, metrics
 
 

@@ -12,9 +12,8 @@ from fulmen.compose.per_member import PerMember, cut, per_member, pooled
 from fulmen.compose.population import Population, require_one_per_member
 from fulmen.compose.supervised import check_inputs
 from fulmen.compose.vectorized import Members, around, check_setup, inside, members_of, over_members, over_states, seeded
-from fulmen.core import Batch, Mode, State, concrete, fold_name, keeps_rows, remake, sums_losses
+from fulmen.core import Batch, Mode, State, concrete, fold_name, keeps_rows, remake, standard_step, sums_losses
 from fulmen.core.leaves import PARAMETER, leaves
-from fulmen.core.marks import standard_step
 from fulmen.core.mergeable import Mean, Mergeable, Spread
 from fulmen.core.stacking import each, is_own, join, split, take
 from fulmen.core.verbs import (

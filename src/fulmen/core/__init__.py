@@ -14,7 +14,7 @@ from fulmen.core.batch import (
     with_inputs,
     with_labels,
 )
-from fulmen.core.batch_checks import check_array, checked_batch
+from fulmen.core.batch_checks import as_arrays, check_array, check_weight, checked_batch, named_arrays
 from fulmen.core.component import (
     Buffer,
     Component,
@@ -34,10 +34,10 @@ from fulmen.core.component import (
 )
 from fulmen.core.component_methods import unbind
 from fulmen.core.fields import STATIC, hyper, static
-from fulmen.core.leaves import BUFFER, OTHER, PARAMETER, components, is_array, require_arrays
-from fulmen.core.marks import keeps_rows, sums_losses
-from fulmen.core.mergeable import Last, Mean, Mergeable
-from fulmen.core.mode import Eval, Mode, Plan, Schedule, Train, bound_mode, require_key
+from fulmen.core.leaves import BUFFER, OTHER, PARAMETER, components, is_array, require_arrays, require_concrete
+from fulmen.core.marks import keeps_rows, standard_step, sums_losses
+from fulmen.core.mergeable import Last, Mean, Mergeable, Spread
+from fulmen.core.mode import Eval, Mode, Plan, PlanRead, Schedule, Train, UnreadPlan, bound_mode, require_key
 from fulmen.core.naming import briefly, concrete, number
 from fulmen.core.paths import covers, join_path
 from fulmen.core.prediction import (
@@ -49,7 +49,7 @@ from fulmen.core.prediction import (
     number_targets,
     outputs_for,
 )
-from fulmen.core.stacking import each, is_own, take
-from fulmen.core.state import State
-from fulmen.core.structure import Structure, keep, pack, per_structure
+from fulmen.core.stacking import each, is_own, join, split, take
+from fulmen.core.state import State, weakly, without_plan
+from fulmen.core.structure import RECENT, Structure, keep, pack, per_structure
 from fulmen.core.tree import Tree, get, items, remake, short

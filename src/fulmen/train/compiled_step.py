@@ -10,12 +10,8 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from fulmen.core.batch_checks import checked_batch
-from fulmen.core.component import Component
-from fulmen.core.mergeable import Mean, Mergeable
+from fulmen.core import Component, Mean, Mergeable, State, Structure, checked_batch, per_structure, without_plan
 from fulmen.core.mode import Eval, Plan, PlanRead, Train, UnreadPlan
-from fulmen.core.state import State, without_plan
-from fulmen.core.structure import Structure, per_structure
 from fulmen.core.verbs import as_batch, eval_step, steps, train_step, update, validate
 from fulmen.data.source import Source
 from fulmen.devices.placement import on_devices, pinned, split_rows

@@ -12,15 +12,9 @@ import numpy as np
 from fulmen.compose.example_means import per_example
 from fulmen.compose.supervised import check_inputs
 from fulmen.compose.vectorized import attacked_batch, check_attack, members_of, over_members
-from fulmen.core.component import Component, fold_name
-from fulmen.core.component_methods import unbind
+from fulmen.core import Component, Eval, Plan, State, fold_name, keeps_rows, outputs_for, remake, short, unbind
 from fulmen.core.leaves import require_arrays, require_concrete
-from fulmen.core.marks import keeps_rows
-from fulmen.core.mode import Eval, Plan
-from fulmen.core.prediction import outputs_for
-from fulmen.core.state import State
 from fulmen.core.structure import Structure, keep, pack, per_structure
-from fulmen.core.tree import remake, short
 from fulmen.core.verbs import as_batch, attack_warnings, bind, evaluate, predict, validate
 from fulmen.data.arrays import count
 from fulmen.data.source import Source

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fulmen.core.mode import Plan
-from fulmen.core.state import State
+from fulmen.core import Plan, State
 from fulmen.core.verbs import due, on, owns, restore_run_state, run_state
 from fulmen.devices.placement import copied
 from fulmen.dispatching.registry import dispatch

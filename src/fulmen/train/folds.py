@@ -10,8 +10,7 @@ import numpy as np
 from fulmen.compose.per_member import PerMember
 from fulmen.compose.population import Population
 from fulmen.compose.vectorized import members_of
-from fulmen.core.component import Component
-from fulmen.core.state import State
+from fulmen.core import Component, State
 from fulmen.core.verbs import evaluate, fit
 from fulmen.data.arrays import check_arrays, check_seed, count
 from fulmen.train.accumulate import plain

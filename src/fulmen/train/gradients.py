@@ -12,12 +12,8 @@ from fulmen.compose.example_means import total_loss, total_weight
 from fulmen.compose.microbatches import microbatches_of, require_one_weight, summed
 from fulmen.compose.supervised import with_outputs
 from fulmen.compose.vectorized import members_of, over_states
-from fulmen.core.component import Buffer, still
+from fulmen.core import Buffer, Last, Mode, State, remake, still
 from fulmen.core.leaves import BUFFER, PARAMETER, leaves
-from fulmen.core.mergeable import Last
-from fulmen.core.mode import Mode
-from fulmen.core.state import State
-from fulmen.core.tree import remake
 from fulmen.core.verbs import bind
 from fulmen.optimizers import groups
 from fulmen.optimizers.update_schedule import NOBODY

@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fulmen.core.component import Game
-from fulmen.core.leaves import components, require_concrete
-from fulmen.core.state import State
+from fulmen.core import Game, State, components, require_concrete
 from fulmen.core.verbs import fit, run_epoch, setup
 from fulmen.data.source import Source
 from fulmen.devices.placement import on_devices

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from fulmen.compose.vectorized import members_of
-from fulmen.core.component import Component
-from fulmen.core.state import State
+from fulmen.core import Component, State
 from fulmen.train.history import History, highest_is_best
 
 

@@ -6,8 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fulmen.core.mode import Plan
-from fulmen.core.state import State
+from fulmen.core import Plan, State
 from fulmen.core.verbs import due, on, run_epoch
 from fulmen.data.source import Source
 from fulmen.dispatching.registry import dispatch

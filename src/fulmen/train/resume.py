@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fulmen.core.mode import Plan
-from fulmen.core.state import State
+from fulmen.core import Plan, State
 from fulmen.core.verbs import restore_run_state, run_state
 from fulmen.data.source import Source
 from fulmen.dispatching.warning import warn

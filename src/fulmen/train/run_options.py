@@ -6,11 +6,7 @@ from typing import Any
 
 import jax
 
-from fulmen.core.leaves import require_concrete
-from fulmen.core.mode import Plan
-from fulmen.core.naming import concrete
-from fulmen.core.state import State
-from fulmen.core.tree import short
+from fulmen.core import Plan, State, concrete, require_concrete, short
 from fulmen.data.source import Source
 from fulmen.devices.policies import BatchPlacement, require_divisible
 from fulmen.devices.processes import require_equal, several

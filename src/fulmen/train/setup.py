@@ -11,13 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fulmen.compose.vectorized import check_parts, check_setup, members_of, seeded
-from fulmen.core.component import fold_name, is_part
-from fulmen.core.component_methods import unbind
+from fulmen.core import RECENT, State, components, fold_name, get, is_part, remake, unbind
 from fulmen.core.field_checks import check_fields, check_shared_arrays
-from fulmen.core.leaves import components
-from fulmen.core.state import State
-from fulmen.core.structure import RECENT
-from fulmen.core.tree import get, remake
 from fulmen.core.verbs import configure_optimizers, fit, setup, validate
 from fulmen.data.arrays import check_positive, count
 from fulmen.data.source import Source

@@ -8,11 +8,8 @@ import jax
 
 from fulmen.compose.part_defaults import augmented
 from fulmen.compose.vectorized import over_states
-from fulmen.core.component import Component, Frozen, Wrapper, named_parts, part_name
+from fulmen.core import Component, Frozen, Mode, State, Train, Wrapper, named_parts, part_name, standard_step
 from fulmen.core.leaves import leaves
-from fulmen.core.marks import standard_step
-from fulmen.core.mode import Mode, Train
-from fulmen.core.state import State
 from fulmen.core.verbs import after_update, update
 from fulmen.dispatching.registry import dispatch
 from fulmen.train.gradients import apply_gradients, differentiate

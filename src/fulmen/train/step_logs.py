@@ -8,10 +8,7 @@ from fulmen.compose.example_means import as_metric, total_loss, total_weight
 from fulmen.compose.loss_entries import checked_entries, logged_losses
 from fulmen.compose.supervised import with_outputs
 from fulmen.compose.vectorized import over_members
-from fulmen.core.component import System
-from fulmen.core.marks import sums_losses
-from fulmen.core.mergeable import Mean
-from fulmen.core.mode import Mode
+from fulmen.core import Mean, Mode, System, sums_losses
 from fulmen.core.verbs import bind, loss, losses, metrics
 
 

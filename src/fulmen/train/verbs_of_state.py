@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fulmen.core.batch_checks import checked_batch
-from fulmen.core.mode import Eval, Mode
-from fulmen.core.state import State
+from fulmen.core import Eval, Mode, State, checked_batch
 from fulmen.core.verbs import as_batch, bind, forward, loss, losses, metrics, predictions
 from fulmen.dispatching.registry import dispatch
 from fulmen.optimizers import evaluation_weights

@@ -10,13 +10,8 @@ import numpy as np
 
 from fulmen.compose.part_defaults import augmented
 from fulmen.compose.vectorized import over_states
-from fulmen.core.component import Component, named_parts
+from fulmen.core import Component, Last, State, Structure, Train, covers, join_path, named_parts, per_structure
 from fulmen.core.leaves import PARAMETER, leaves
-from fulmen.core.mergeable import Last
-from fulmen.core.mode import Train
-from fulmen.core.paths import covers, join_path
-from fulmen.core.state import State
-from fulmen.core.structure import Structure, per_structure
 from fulmen.core.verbs import as_batch, due, on, restore_run_state, run_state
 from fulmen.dispatching.registry import dispatch
 from fulmen.train.accumulate import plain

@@ -12,11 +12,8 @@ from jax.core import Tracer
 
 from fulmen.compose.example_means import total_loss
 from fulmen.compose.part_defaults import augmented
-from fulmen.core.batch_checks import named_arrays
-from fulmen.core.component import Component
+from fulmen.core import Component, State, Train, bound_mode, named_arrays
 from fulmen.core.leaves import components, is_array, leaves
-from fulmen.core.mode import Train, bound_mode
-from fulmen.core.state import State
 from fulmen.core.verbs import as_batch, bind
 from fulmen.dispatching.compiled_code import recorded
 from fulmen.dispatching.location import place

@@ -13,9 +13,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from fulmen.core.leaves import components
-from fulmen.core.paths import covers, join_path
-from fulmen.core.state import State
+from fulmen.core import State, components, covers, join_path
 from fulmen.core.version import __version__
 from fulmen.dispatching.lazy_libraries import missing
 from fulmen.train.checkpoints.atomic_files import write_all

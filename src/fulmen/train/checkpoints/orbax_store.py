@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.core.paths import join_path
-from fulmen.core.state import State
+from fulmen.core import State, join_path
 from fulmen.devices.processes import is_first, several
 from fulmen.dispatching.lazy_libraries import missing
 from fulmen.train.checkpoints.atomic_files import write_file

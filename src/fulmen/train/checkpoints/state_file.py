@@ -8,10 +8,7 @@ from typing import Any
 
 import jax
 
-from fulmen.core.component import is_part
-from fulmen.core.leaves import require_arrays
-from fulmen.core.paths import join_path
-from fulmen.core.state import State
+from fulmen.core import State, is_part, join_path, require_arrays
 from fulmen.devices.processes import is_first, wait_for_others
 from fulmen.dispatching.warning import warn
 from fulmen.train.checkpoints.atomic_files import local_path, replacing
