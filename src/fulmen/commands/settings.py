@@ -68,7 +68,7 @@ def _typed(path: str, value: Any, before: Any) -> Any:
     """A value as the type of another one; the text of the command line is parsed."""
     kind, number = (
         type(before),
-        np.ndim(before) == 0 and isinstance(before, int | float | np.generic | np.ndarray | jax.Array),
+        isinstance(before, int | float | np.generic | np.ndarray | jax.Array) and np.ndim(before) == 0,
     )
     try:
         if kind is bool:

@@ -144,15 +144,9 @@ def apply_gradients(state: State, gradients: Any, *, value: Any = None) -> State
         with jax.numpy_dtype_promotion("standard"):  # optax counts in integers and raises numbers to that power
             changes, after = group.built.transformation.update(slopes, before, parameters, value=value)
             moved = optax.apply_updates(parameters, changes)
-        system = _merge(system, moved)
+        system = jax.tree.map(lambda old, new: old if new is None else new, system, moved)
         updated.append(after)
     return state.replace(system=system, optimizer_state=tuple(updated))
-
-
-def _merge(system: Any, some: Any) -> Any:
-    structure = jax.tree.structure(system)
-    new = structure.flatten_up_to(some)
-    return structure.unflatten([o if n is None else n for o, n in zip(jax.tree.leaves(system), new, strict=True)])
 
 
 def start_optimizer(state: State) -> State:

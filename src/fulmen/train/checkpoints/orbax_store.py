@@ -73,8 +73,7 @@ class OrbaxStore:
         wanted = {join_path(inside, name): leaf for name, leaf, _ in named_leaves(like)}
         require_same(path, header.part(inside), like, {name: leaf for name, leaf, _ in named_leaves(like)})
         values = iter(_restored(folder / _ARRAYS, header, wanted))
-        flat, structure = jax.tree.flatten(like)
-        return structure.unflatten([next(values) if is_data(leaf) else leaf for leaf in flat])
+        return jax.tree.map(lambda leaf: next(values) if is_data(leaf) else leaf, like)
 
     def __repr__(self) -> str:
         return "OrbaxStore()"

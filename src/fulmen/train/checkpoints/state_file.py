@@ -113,9 +113,8 @@ def read_tree(path: Path, like: Any, inside: str = "") -> Any:
             f"{path} was written in format 1, which has no digests, so damage to its arrays is not noticed. Save it again to add "
             "them."
         )
-    flat, structure = jax.tree.flatten(like)
     loaded = iter(values)
-    return structure.unflatten([next(loaded) if is_data(leaf) else leaf for leaf in flat])
+    return jax.tree.map(lambda leaf: next(loaded) if is_data(leaf) else leaf, like)
 
 
 # In a checkpoint

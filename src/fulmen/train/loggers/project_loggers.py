@@ -110,15 +110,14 @@ class Trackio(ProjectLogger):
             for at, numbers in saved["recent"]:
                 self.write(Scalars(at, "recent", numbers))
 
-    def recent(self) -> list[Any]:
-        """The numbers that the library, which writes on a thread, may not have written yet."""
-        self.queue = [each for each in self.queue if time.monotonic() - each[0] < _QUEUED]
-        return [[step, numbers] for _, step, numbers in self.queue]
-
 
 @dispatch
 def run_state(callback: Trackio):
-    return None if callback.run is None else {"name": callback.run.name, "recent": callback.recent()}
+    if callback.run is None:
+        return None
+    # The library, which writes on a thread, may not have written these numbers yet.
+    callback.queue = [each for each in callback.queue if time.monotonic() - each[0] < _QUEUED]
+    return {"name": callback.run.name, "recent": [[step, numbers] for _, step, numbers in callback.queue]}
 
 
 @dispatch
