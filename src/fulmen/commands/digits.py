@@ -36,7 +36,8 @@ def digits(
         raise ValueError(f"eps must be between 0 and 0.5, got {eps}.")
     begun = time.perf_counter()
     load_digits = _installed("sklearn.datasets").load_digits
-    plt = _pyplot()  # a missing package is reported before the training
+    _installed("matplotlib").use("Agg")
+    plt = _installed("matplotlib.pyplot")  # a missing package is reported before the training
     say = print if progress else lambda *text, **options: None
     x, y = load_digits(return_X_y=True)
     data = (x.reshape(-1, 8, 8, 1).astype(np.float32) / 16, y)
@@ -122,11 +123,6 @@ def _draw_attacked(plt: Any, states: dict[str, Any], test: Any, eps: float, path
         before, after = (fm.predict(state, images).argmax(1) for images in (x, attacked))
         shown[f"trained {name}"] = attacked, before, after
     _draw_digits(plt, shown, x, y, eps, path)
-
-
-def _pyplot() -> Any:
-    _installed("matplotlib").use("Agg")
-    return _installed("matplotlib.pyplot")
 
 
 def _installed(name: str) -> Any:

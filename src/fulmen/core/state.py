@@ -199,8 +199,4 @@ def _unflatten(structure: Structure, children: Any) -> State:
 jax.tree_util.register_pytree_with_keys(State, _flatten_with_keys, _unflatten, _flatten)
 
 
-def _comes_first(kind: type) -> bool:
-    return issubclass(kind, Component | State)
-
-
-hooks.comes_first = _comes_first
+hooks.comes_first = lambda kind: issubclass(kind, Component | State)

@@ -44,16 +44,18 @@ def differentiate(component: Any, batch: Any, mode: Mode) -> tuple[jax.Array, An
     trained = {i: v for i, v in enumerate(flat) if roles[i] == [PARAMETER] and not isinstance(v, Buffer)}
     # In another library's module a buffer is a leaf like any other.
     buffers = {i: v if isinstance(v, Buffer) else Buffer(v) for i, v in enumerate(flat) if BUFFER in roles[i]}
-    slots = {i: _empty_slots(buffer) for i, buffer in buffers.items()}
+    slots = {i: jax.tree.map(_empty_slot, buffer.value) for i, buffer in buffers.items()}
 
     def objective(trained: Any, slots: Any, batch: Any, mode: Mode) -> tuple[jax.Array, dict[str, Any]]:
-        filled = {**dict(enumerate(flat)), **trained, **{i: _with_slots(v, slots[i]) for i, v in buffers.items()}}
+        # No gradient flows through the value of a buffer.
+        seen = {i: remake(v, {"value": still(v.value), "slot": slots[i]}) for i, v in buffers.items()}
+        filled = {**dict(enumerate(flat)), **trained, **seen}
         bound = bind(structure.unflatten(filled.values()), mode)
-        seen = with_outputs(bound, batch)
-        value = total_loss(bound, seen)
+        batch = with_outputs(bound, batch)
+        value = total_loss(bound, batch)
         if value.shape != ():
             raise ValueError(f"the loss of {type(component).__name__} must be one number, got shape {value.shape}.")
-        return value, batch_logs(bound, seen, value)
+        return value, batch_logs(bound, batch, value)
 
     differentiated = jax.value_and_grad(objective, (0, 1), has_aux=True)
     run = lambda batch, mode: differentiated(trained, slots, batch, mode)
@@ -63,7 +65,7 @@ def differentiate(component: Any, batch: Any, mode: Mode) -> tuple[jax.Array, An
         [slopes[i] if i in slopes else jax.tree.map(lambda _: None, v) for i, v in enumerate(flat)]
     )
     for i, buffer in buffers.items():
-        new = _recorded_mean(buffer, recorded[i])
+        new = jax.tree.map(_mean_or_old, buffer.value, recorded[i])
         flat[i] = remake(buffer, {"value": new}) if isinstance(flat[i], Buffer) else new
     return value, gradients, structure.unflatten(flat), logs
 
@@ -86,28 +88,13 @@ def _merged(run: Any, batch: Any, mode: Mode) -> Any:
 
 
 # Buffers: while a loss is differentiated, each has a slot of zeros, and `record` is written so that the gradient with respect to the
-# slot is the sum and the count of the recorded values. The buffer's next value is their mean.
-
-
-def _empty_slots(buffer: Buffer) -> Any:
-    """A sum and a count of zero for every array of a buffer."""
-    return jax.tree.map(_empty_slot, buffer.value)
+# slot is the sum and the count of the recorded values. The buffer's next value is their mean, or the old one if nothing was recorded.
 
 
 def _empty_slot(value: Any) -> tuple[jax.Array, jax.Array]:
     dtype = value.dtype if jnp.issubdtype(value.dtype, jnp.floating) else jnp.result_type(float)
     # One count per number: in a stack of blocks, only some may record.
     return jnp.zeros(value.shape, dtype), jnp.zeros(value.shape)
-
-
-def _with_slots(buffer: Buffer, slots: Any) -> Buffer:
-    """The buffer as the forward pass sees it: no gradient flows through its value, and `record` uses the slots."""
-    return remake(buffer, {"value": still(buffer.value), "slot": slots})
-
-
-def _recorded_mean(buffer: Buffer, recorded: Any) -> Any:
-    """The next value of a buffer: the mean, from the sums and counts that were recorded, or the old value if nothing was."""
-    return jax.tree.map(_mean_or_old, buffer.value, recorded)
 
 
 def _mean_or_old(old: jax.Array, recorded: Any) -> jax.Array:

@@ -4,8 +4,7 @@ from fulmen.core.verbs import due, on, owns, restore_run_state, run_state
 from fulmen.train.callbacks.early_stopping import EarlyStopping
 from fulmen.train.callbacks.gradient_norms import GradientNorms
 from fulmen.train.callbacks.logged_predictions import Predictions
-from fulmen.train.callbacks.nan_guard import NaNGuard
-from fulmen.train.callbacks.nan_location import NonFinite
+from fulmen.train.callbacks.nan_guard import NaNGuard, NonFinite
 from fulmen.train.callbacks.profiler import Profiler
 from fulmen.train.callbacks.rate_reduction import ReduceOnPlateau
 from fulmen.train.callbacks.throughput import Throughput

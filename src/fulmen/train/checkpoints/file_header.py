@@ -96,7 +96,7 @@ def write_arrays(descriptor: int, header: dict[str, Any], arrays: dict[str, np.n
     It is written here, since safetensors writes by way of a temporary file that remains when the process is killed, and
     raises no OSError. The header and the leaves are those of `described_tree`, the leaves converted by `to_numpy`.
     """
-    leaves = [{**entry, "sha256": array_digest(arrays[entry["path"]])} for entry in header["leaves"]]
+    leaves = [{**entry, "sha256": _digest(_bytes(arrays[entry["path"]]))} for entry in header["leaves"]]
     text = json.dumps({**header, "leaves": leaves})
     table: dict[str, Any] = {"__metadata__": {"fulmen": text, "sha256": _digest(text.encode())}}
     order = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))  # so that each is aligned
@@ -111,11 +111,6 @@ def write_arrays(descriptor: int, header: dict[str, Any], arrays: dict[str, np.n
     write_all(descriptor, memoryview(len(head).to_bytes(8, "little") + head))
     for name in order:
         write_all(descriptor, _bytes(arrays[name]))
-
-
-def array_digest(value: np.ndarray) -> str:
-    """The SHA-256 of an array's bytes."""
-    return _digest(_bytes(value))
 
 
 def _digest(data: Any) -> str:
@@ -179,7 +174,7 @@ def parse_header(path: Path, text: str) -> Header:
 def read_value(file: Any, name: str, entry: Mapping[str, Any], like: Any) -> Any:
     """The leaf of a name in an open file, compared with its digest."""
     value = file.get_tensor(name)
-    if "sha256" in entry and entry["sha256"] != array_digest(value):
+    if "sha256" in entry and entry["sha256"] != _digest(_bytes(value)):
         raise DamagedFileError(f"the array {name} does not have the SHA-256 that the file states")
     return from_numpy(value, like, entry)
 
