@@ -115,7 +115,7 @@ def best_direction(name: str, mode: str | None, who: str) -> str:
     highest = highest_is_best(name)
     if mode is None and highest is None:
         raise ValueError(
-            f"{who}: whether a higher {name} is better is unknown; write {who}({name!r}, mode='max') or mode='min'."
+            f"{who}: whether a higher {name!r} is better is unknown; write {who}({name!r}, mode='max') or mode='min'."
         )
     return mode or ("max" if highest else "min")
 
