@@ -90,11 +90,10 @@ class Labeled(Batch):
             TypeError: for a column that is not numbers.
         """
         given = [y] if isinstance(y, str) else [*y]
-        names = [str(column) for column in frame.columns]
+        columns = {str(column): as_array(str(column), frame[column]) for column in frame.columns}
         for name in [*given, *([] if weight is None else [weight])]:
-            if name not in names:
-                raise KeyError(f"the frame has no column {name!r}; it has: {', '.join(names)}.")
-        columns = {name: as_array(name, frame[column]) for name, column in zip(names, frame.columns, strict=True)}
+            if name not in columns:
+                raise KeyError(f"the frame has no column {name!r}; it has: {', '.join(columns)}.")
         for name, values in columns.items():
             require_numbers(f"column {name!r}", values)
         as_float = lambda values: values.astype(jax.dtypes.canonicalize_dtype(float))

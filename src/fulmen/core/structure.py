@@ -102,7 +102,10 @@ def pack(tree: Any, *extra: Any) -> tuple[list[Any], Structure]:
     foreign = _in_foreign_modules(tree)
     dynamic = [is_array(v) or (isinstance(v, int | float | complex) and not f) for v, f in zip(leaves, foreign, strict=True)]
     fixed = tuple((i, v) for i, v in enumerate(leaves) if not dynamic[i])
-    return [_array(v) for v, is_dynamic in zip(leaves, dynamic, strict=True) if is_dynamic], Structure(treedef, fixed, extra)
+    data = [v for v, is_dynamic in zip(leaves, dynamic, strict=True) if is_dynamic]
+    # A Python number stays weakly typed.
+    arrays = [v if isinstance(v, jax.Array | jax.ShapeDtypeStruct) else jnp.asarray(v) for v in data]
+    return arrays, Structure(treedef, fixed, extra)
 
 
 def _in_foreign_modules(tree: Any) -> list[bool]:
@@ -112,12 +115,6 @@ def _in_foreign_modules(tree: Any) -> list[bool]:
         foreign = is_foreign(node)
         found += [foreign] * (len(jax.tree.leaves(node)) if foreign else 1)
     return found
-
-
-def _array(leaf: Any) -> Any:
-    if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
-        return leaf
-    return jnp.asarray(leaf)  # a Python number stays weakly typed
 
 
 class Recent:
