@@ -15,48 +15,13 @@ from fulmen.train.checkpoints.saved_arrays import DamagedFileError
 _LARGEST_JSON = 1 << 28  # bytes of a file that is read as JSON
 
 
-class Files:
-    """The files in the folder of a checkpoint; `str` is the name of the folder in errors."""
-
-    damage: tuple[type[Exception], ...] = (OSError,)  # the errors that mean damage; others, that the files cannot be reached
-
-    @property
-    def place(self) -> Path | str:
-        """The path of the folder, or its URL."""
-        return str(self)
-
-    def sizes(self, inside: Container[str] | None = None) -> dict[str, int]:
-        """The sizes of the files, by their paths with "/".
-
-        Args:
-            inside: the names of the folders to look into; None for all.
-        """
-        raise NotImplementedError
-
-    def digest(self, name: str) -> str:
-        """The SHA-256 of a file."""
-        raise NotImplementedError
-
-    def read(self, name: str) -> bytes:
-        """The contents of a small file."""
-        raise NotImplementedError
-
-    def fetched(self, manifest: Any) -> Files:
-        """The files of a manifest in the local file system, to be verified and then loaded once."""
-        return self
-
-    def local(self, manifest: Any) -> contextlib.AbstractContextManager[Path]:
-        """A folder of the local file system that has the files of a manifest, as they were written."""
-        raise NotImplementedError
-
-
-class LocalFiles(Files):
+class LocalFiles:
     """The regular files in a folder of the local file system; links are not followed.
 
-    Args:
-        path: of an existing folder.
-        shown: its name in errors, by default the path.
+    `RemoteFiles` has the same methods for an object store. `str` is the name of the folder in errors, by default the path.
     """
+
+    damage = (OSError,)  # the errors that mean damage; others, that the files cannot be reached
 
     def __init__(self, path: Path, shown: str | None = None) -> None:
         self.path, self._shown = path, str(path) if shown is None else shown
@@ -66,9 +31,11 @@ class LocalFiles(Files):
 
     @property
     def place(self) -> Path | str:
+        """The path of the folder, or its URL."""
         return self.path
 
     def sizes(self, inside: Container[str] | None = None) -> dict[str, int]:
+        """The sizes of the files, by their paths with "/"; `inside` are the names of the folders to look into, None for all."""
         found, left = dict[str, int](), [""]
         while left:  # not by recursion, which deep folders would exhaust
             above = left.pop()
@@ -82,13 +49,20 @@ class LocalFiles(Files):
         return found
 
     def digest(self, name: str) -> str:
+        """The SHA-256 of a file."""
         with open_regular(self.path / name) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def read(self, name: str) -> bytes:
+        """The contents of a small file."""
         return read_bytes(self.path / name)
 
+    def fetched(self, manifest: Any) -> LocalFiles:
+        """The files of a manifest in the local file system, to be verified and then loaded once."""
+        return self
+
     def local(self, manifest: Any) -> contextlib.AbstractContextManager[Path]:
+        """A folder of the local file system that has the files of a manifest, as they were written."""
         return contextlib.nullcontext(self.path)
 
 

@@ -16,10 +16,10 @@ from fulmen.core.state import State
 from fulmen.core.verbs import init
 from fulmen.dispatching.warning import warn
 from fulmen.train.checkpoints.atomic_files import place_of
-from fulmen.train.checkpoints.checkpoint_files import Files
+from fulmen.train.checkpoints.checkpoint_files import LocalFiles
 from fulmen.train.checkpoints.manifest import Manifest, parsed, read_manifest
 from fulmen.train.checkpoints.orbax_store import OrbaxStore
-from fulmen.train.checkpoints.remote_directory import directory_at
+from fulmen.train.checkpoints.remote_directory import RemoteFiles, directory_at
 from fulmen.train.checkpoints.retention import best_steps
 from fulmen.train.checkpoints.saved_arrays import DamagedFileError
 from fulmen.train.checkpoints.state_file import FolderStore, require_tree
@@ -41,7 +41,7 @@ class SavedCheckpoint:
         problem: what is wrong with its files, or None.
     """
 
-    files: Files
+    files: LocalFiles | RemoteFiles
     step: int
     manifest: Manifest | None = None
     problem: str | None = None
@@ -133,7 +133,7 @@ def checkpoints(directory: str | os.PathLike[str], *, digests: bool = True) -> C
     return Checkpoints(examined(files, step, digests) for step, files in found.folders().items())
 
 
-def examined(files: Files, step: int, digests: bool = True) -> SavedCheckpoint:
+def examined(files: LocalFiles | RemoteFiles, step: int, digests: bool = True) -> SavedCheckpoint:
     """A checkpoint, with what is wrong with it."""
     manifest = None
     try:
@@ -158,7 +158,7 @@ def _fetched(found: SavedCheckpoint) -> SavedCheckpoint:
     return dataclasses.replace(found, files=files)
 
 
-def _folders(directory: str | os.PathLike[str], name: str = "directory") -> dict[int, Files]:
+def _folders(directory: str | os.PathLike[str], name: str = "directory") -> dict[int, Any]:
     found = directory_at(directory, name)
     return found.folders() if found.exists() else {}
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from fulmen.devices.processes import is_first, wait_for_others
 from fulmen.train.checkpoints.atomic_files import remove_folder, sync_folder, sync_tree, write_file
-from fulmen.train.checkpoints.checkpoint_files import Files, LocalFiles, listed_files
+from fulmen.train.checkpoints.checkpoint_files import LocalFiles, listed_files
 from fulmen.train.checkpoints.file_lock import FolderLock
 from fulmen.train.checkpoints.manifest import MANIFEST, Manifest
 
@@ -40,7 +40,7 @@ class LocalDirectory:
     def exists(self) -> bool:
         return self.path.is_dir()
 
-    def folders(self) -> dict[int, Files]:
+    def folders(self) -> dict[int, LocalFiles]:
         """The files of complete checkpoints by their steps, in order."""
         return {step: LocalFiles(self.path / name) for step, name in named_steps(self._names()).items()}
 

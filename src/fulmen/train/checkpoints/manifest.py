@@ -9,7 +9,6 @@ import math
 import re
 from typing import Any
 
-from fulmen.train.checkpoints.checkpoint_files import Files
 from fulmen.train.checkpoints.saved_arrays import DamagedFileError
 
 MANIFEST = "manifest.json"
@@ -44,8 +43,8 @@ class Manifest:
         digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
         return json.dumps({**fields, "sha256": digest}, sort_keys=True).encode()
 
-    def verify(self, files: Files, *, digests: bool = True) -> None:
-        """Raise a DamagedFileError unless a checkpoint's files have the sizes, and by option the digests, that were written."""
+    def verify(self, files: Any, *, digests: bool = True) -> None:
+        """Raise a DamagedFileError unless `LocalFiles` or `RemoteFiles` have the sizes, and by option the digests, of the manifest."""
         present = files.sizes({name.partition("/")[0] for name in self.files if "/" in name})
         for name, (size, digest) in self.files.items():
             if name not in present:
@@ -59,7 +58,7 @@ class Manifest:
             raise DamagedFileError(f"{files}/{added[0]} is not in {MANIFEST}, so it is not part of the checkpoint")
 
 
-def read_manifest(files: Files, step: int) -> Manifest:
+def read_manifest(files: Any, step: int) -> Manifest:
     """The manifest of the checkpoint of a step, or a DamagedFileError if it is not as it was written."""
     path = f"{files}/{MANIFEST}"
     if MANIFEST not in files.sizes(()):

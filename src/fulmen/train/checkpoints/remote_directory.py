@@ -26,7 +26,7 @@ import jax
 from fulmen.devices.processes import from_all, is_first, several, wait_for_others
 from fulmen.train.checkpoints.atomic_files import place_of
 from fulmen.train.checkpoints.bucket import Bucket
-from fulmen.train.checkpoints.checkpoint_files import Files, LocalFiles, listed_files, require_small
+from fulmen.train.checkpoints.checkpoint_files import LocalFiles, listed_files, require_small
 from fulmen.train.checkpoints.file_lock import FolderInUseError
 from fulmen.train.checkpoints.local_directory import (
     PREVIOUS,
@@ -42,8 +42,8 @@ _INCOMPLETE, _OWNER = ".incomplete", ".owner"
 _PREFIX = f"fulmen-checkpoint-{socket.gethostname()}-"  # of temporary folders
 
 
-class RemoteFiles(Files):
-    """The objects in the folder of a checkpoint, listed once."""
+class RemoteFiles:
+    """The objects in the folder of a checkpoint, listed once; with the methods of `LocalFiles`."""
 
     damage = (FileNotFoundError,)
 
@@ -62,6 +62,10 @@ class RemoteFiles(Files):
         """Whether it is a checkpoint, perhaps a damaged one, and not one that is being written or removed."""
         return MANIFEST in self._sizes or bool(self._sizes and _INCOMPLETE not in self._sizes)
 
+    @property
+    def place(self) -> str:
+        return str(self)
+
     def sizes(self, inside: Container[str] | None = None) -> dict[str, int]:
         known = self._sizes.items()
         return {name: size for name, size in known if "/" not in name or inside is None or name.partition("/")[0] in inside}
@@ -73,7 +77,7 @@ class RemoteFiles(Files):
         require_small(f"{self}/{name}", self._sizes[name])
         return self._bucket.read(f"{self.name}/{name}")
 
-    def fetched(self, manifest: Manifest) -> Files:
+    def fetched(self, manifest: Manifest) -> LocalFiles:
         return DownloadedFiles(self._bucket, self.name, [*manifest.files])
 
     def local(self, manifest: Manifest) -> contextlib.AbstractContextManager[Path]:
@@ -122,7 +126,7 @@ class RemoteDirectory:
     def exists(self) -> bool:
         return self._bucket.exists()
 
-    def folders(self) -> dict[int, Files]:
+    def folders(self) -> dict[int, RemoteFiles]:
         complete = {name: files for name, files in self._all().items() if files.complete}
         return {step: complete[name] for step, name in named_steps(complete).items()}
 
