@@ -20,11 +20,7 @@ _FEW = 10  # up to so many distinct whole numbers look like classes
 
 
 def load_arrays(path: Path, say: Say) -> tuple[np.ndarray, np.ndarray]:
-    """The arrays x and y of an `.npz` file, as a model takes them.
-
-    Args:
-        path: of the file.
-        say: called with a line about each conversion.
+    """The arrays x and y of an `.npz` file, as a model takes them; `say` is called with a line about each conversion.
 
     Returns:
         x as float32 `(n, …)`; y as int32 `(n,)`, from 0, for classes, or as float32 `(n, outputs)` for regression.

@@ -32,10 +32,7 @@ _NUMBERS = (*_ARRAYS, int, float, complex)
 
 
 def checked_batch(data: Any) -> Any:
-    """One batch of data in a form that JAX accepts, or an error that names the array.
-
-    Args:
-        data: a batch, or raw data: a pytree of arrays.
+    """One batch of data, or raw data, in a form that JAX accepts, or an error that names the array.
 
     Returns:
         The data with NumPy arrays for other libraries' arrays, in native byte order, and float32 for float64, with a warning; the

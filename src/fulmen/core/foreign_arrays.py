@@ -17,11 +17,7 @@ def is_foreign_array(value: Any) -> bool:
 
 
 def as_array(name: str, value: Any) -> Any:
-    """Another library's array as a NumPy array; any other value as it is.
-
-    Args:
-        name: its name in errors.
-        value: such as a tensor of PyTorch, or a frame or series of pandas or polars.
+    """Another library's array, such as a tensor of PyTorch or a frame of pandas, as a NumPy array; any other value as it is.
 
     Raises:
         TypeError: if NumPy cannot read it, and for a frame with a column that is not numbers.

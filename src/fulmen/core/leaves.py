@@ -155,8 +155,7 @@ def require_concrete(verb: str, instead: str, *trees: Any) -> None:
     """Raise for arrays that are being traced, in a verb that loops over data on the host.
 
     Args:
-        verb: its name.
-        instead: what to call under a transformation.
+        verb, instead: its name, and what to call under a transformation.
         *trees: components, states and data; the elements of lists and iterators are not checked.
     """
     leaves = jax.tree.leaves(trees, is_leaf=lambda value: isinstance(value, list | Iterator))

@@ -83,9 +83,7 @@ class ValidationSets:
         validation: data, a `Validation`, or a dict of them by name. For training data that is a dict, a dict with the same keys is
             one set.
         every: when it is measured.
-        state: the state of the run.
-        data: the training data.
-        epochs: the number of epochs, for data without a length.
+        state, data, epochs: those of the run.
     """
 
     def __init__(self, validation: Any, every: Every, state: State, data: Any, epochs: int | None) -> None:

@@ -23,8 +23,7 @@ class StepGroups:
 
     Args:
         fuse: the steps of a group; None for single steps; "auto" to time both, and to keep the faster.
-        left: returns the number of steps that are left, or None for a run without an end.
-        clock: returns the time in seconds.
+        left, clock: return the number of steps that are left, or None for a run without an end, and the time in seconds.
 
     Attributes:
         size: the number of steps of a group now.

@@ -29,10 +29,7 @@ def try_lock(descriptor: int) -> bool:
 
 
 class FolderLock:
-    """Keeps two runs from writing into one folder; released by `release`, or when the process ends or is killed.
-
-    Args:
-        folder: an existing folder; the lock is the file `.lock` in it.
+    """Keeps two runs from writing into an existing folder, by the file `.lock` in it, until `release` or the end of the process.
 
     Raises:
         FolderInUseError: if another run has the lock.

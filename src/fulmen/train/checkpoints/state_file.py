@@ -160,11 +160,8 @@ class FolderStore:
             os.fsync(file.fileno())
 
     def read(self, folder: Path, like: Any, inside: str = "") -> Any:
-        """The state in the folder of a checkpoint.
+        """The state in the folder of a checkpoint, whose files have the digests of its manifest, or the part of it at a path.
 
-        Args:
-            folder: of the checkpoint, whose files have the digests of its manifest.
-            like: a state of the same structure, or the part of one.
-            inside: the path of the part, or "".
+        `like` is a state of the same structure, or the same part of one.
         """
         return read_tree(folder / _FILE, like, inside)
