@@ -1,6 +1,5 @@
 """The main job: a convnet on handwritten digits, trained plainly and against FGSM, both attacked with PGD, and its pictures."""
 
-import importlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ import numpy as np
 import optax
 
 import fulmen as fm
-from fulmen.dispatching.lazy_libraries import missing
+from fulmen.dispatching.lazy_libraries import installed
 from fulmen.inspect.text import align, drawable
 from fulmen.robust.report.robustness import versions
 
@@ -126,11 +125,8 @@ def _draw_attacked(plt: Any, states: dict[str, Any], test: Any, eps: float, path
 
 
 def _installed(name: str) -> Any:
-    """Import a module of the optional packages."""
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise missing(str(error.name), "the data and the pictures of `digits`", "examples") from None
+    """A module of the optional packages."""
+    return installed(name, "the data and the pictures of `digits`", "examples")
 
 
 # Pictures

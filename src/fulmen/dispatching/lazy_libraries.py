@@ -60,6 +60,14 @@ def hint(kind: type) -> str:
     return next((_hints[root] for root in roots if root in _hints), "") if library_of(kind) is None else ""
 
 
+def installed(module: str, what: str, extra: str, package: str = "") -> Any:
+    """A module that `what` needs, imported; or the ImportError that `missing` makes, by default for a package of its name."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise missing(package or module.partition(".")[0], what, extra) from error
+
+
 def missing(package: str, what: str, extra: str) -> ImportError:
     """The error for a library that is not installed.
 

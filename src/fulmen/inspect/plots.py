@@ -9,7 +9,7 @@ import numpy as np
 
 from fulmen.core import Plan, Schedule
 from fulmen.core.verbs import plot
-from fulmen.dispatching.lazy_libraries import missing
+from fulmen.dispatching.lazy_libraries import installed
 from fulmen.dispatching.registry import dispatch
 from fulmen.inspect.loss_nodes import LossNode
 
@@ -25,11 +25,7 @@ def grid(panels: int, columns: int = 1, size: tuple[float, float] = (5.5, 3.0)) 
     Raises:
         ImportError: if matplotlib is not installed.
     """
-    try:
-        import matplotlib
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise missing("matplotlib", "plots", "examples") from error
+    plt, matplotlib = (installed(name, "plots", "examples") for name in ("matplotlib.pyplot", "matplotlib"))
     rows = -(-panels // columns)
     figure, axes = plt.subplots(
         rows, columns, figsize=(columns * size[0], rows * size[1]), layout="constrained", squeeze=False

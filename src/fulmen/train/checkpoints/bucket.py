@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fulmen.dispatching.lazy_libraries import missing
+from fulmen.dispatching.lazy_libraries import installed
 from fulmen.train.checkpoints.manifest import is_inside
 
 _BLOCK = 1 << 26  # bytes that are read at a time
@@ -32,12 +32,9 @@ class Bucket:
         self.url, kind = url, url.partition(":")[0]
         if {*url} & {*"*?["}:  # a removal would take them for patterns
             raise ValueError(f"the URL of a directory must have no *, ? or [, got {url!r}; choose another name.")
+        fsspec = installed("fsspec.core", "checkpoints in an object store", "orbax")
         try:
-            from fsspec.core import url_to_fs
-        except ImportError:
-            raise missing("fsspec", "checkpoints in an object store", "orbax") from None
-        try:
-            self._system, self._root = url_to_fs(self.url)
+            self._system, self._root = fsspec.url_to_fs(self.url)
         except ImportError as error:
             package = _PACKAGES.get(kind)
             remedy = f"need the package {package}: pip install {package}" if package else f"need another package: {error}"

@@ -15,7 +15,7 @@ from jax.core import Tracer
 
 from fulmen.core import State, components, covers, join_path
 from fulmen.core.version import __version__
-from fulmen.dispatching.lazy_libraries import missing
+from fulmen.dispatching.lazy_libraries import installed
 from fulmen.train.checkpoints.atomic_files import write_all
 from fulmen.train.checkpoints.saved_arrays import (
     DamagedFileError,
@@ -61,11 +61,7 @@ class Header:
 
 def safetensors() -> Any:
     """The package, which is optional."""
-    try:
-        import safetensors
-    except ImportError:
-        raise missing("safetensors", "save and load", "save") from None
-    return safetensors
+    return installed("safetensors", "save and load", "save")
 
 
 # Writing

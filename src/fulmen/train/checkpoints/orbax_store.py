@@ -12,7 +12,7 @@ import numpy as np
 
 from fulmen.core import State, join_path
 from fulmen.devices.processes import is_first, several
-from fulmen.dispatching.lazy_libraries import missing
+from fulmen.dispatching.lazy_libraries import installed
 from fulmen.train.checkpoints.atomic_files import write_file
 from fulmen.train.checkpoints.checkpoint_files import read_bytes
 from fulmen.train.checkpoints.file_header import Header, described_tree, parse_header, require_same
@@ -80,11 +80,7 @@ class OrbaxStore:
 
 
 def _orbax() -> Any:
-    try:
-        import orbax.checkpoint
-    except ImportError:
-        raise missing("orbax-checkpoint", "checkpoints in an OrbaxStore", "orbax") from None
-    return orbax.checkpoint
+    return installed("orbax.checkpoint", "checkpoints in an OrbaxStore", "orbax", "orbax-checkpoint")
 
 
 def _stored(leaf: Any) -> Any:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 from collections.abc import Iterator
 from typing import Any
 
 from fulmen.core.leaves import OTHER, leaves
 from fulmen.core.verbs import due, log, on, restore_run_state, run_state, summary
 from fulmen.devices.processes import is_first
-from fulmen.dispatching.lazy_libraries import missing
 from fulmen.dispatching.registry import dispatch
 from fulmen.dispatching.warning import warn
 from fulmen.train.events import Due, EpochEnd, FitEnd, FitStart, LogReader, ValidationEnd
@@ -180,15 +178,3 @@ class SeriesLogger(Logger):
         new = {name: value for name, value in numbers.items() if self.newest.get(name, -1) < record.step}
         self.newest.update(dict.fromkeys(new, record.step))
         return new
-
-
-def imported(package: str, extra: str) -> Any:
-    """A library that a logger needs.
-
-    Raises:
-        ImportError: if it is not installed, with the extra that installs it.
-    """
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise missing(package, f"Logs for {extra}", extra) from error

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from fulmen.core.verbs import log, run_state
+from fulmen.dispatching.lazy_libraries import installed
 from fulmen.dispatching.registry import dispatch
 from fulmen.train.every_interval import Every
-from fulmen.train.loggers.logger import SeriesLogger, imported
+from fulmen.train.loggers.logger import SeriesLogger
 from fulmen.train.loggers.records import Histogram, Hyperparameters, Image, Scalars, Text, image_bytes
 
 _LONGEST = 6000  # characters of a parameter
@@ -39,7 +40,7 @@ class MLflow(SeriesLogger):
         artifacts: str | None = None,
     ) -> None:
         super().__init__(every)
-        self.library = imported("mlflow", "mlflow")
+        self.library = installed("mlflow", "Logs for mlflow", "mlflow")
         self.experiment, self.uri, self.name, self.artifacts = experiment, uri, name, artifacts
         self.client: Any = None
         self.run_id = ""

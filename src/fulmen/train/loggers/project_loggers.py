@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from fulmen.core.verbs import log, run_state
+from fulmen.dispatching.lazy_libraries import installed
 from fulmen.dispatching.registry import dispatch
 from fulmen.train.every_interval import Every
-from fulmen.train.loggers.logger import SeriesLogger, imported
+from fulmen.train.loggers.logger import SeriesLogger
 from fulmen.train.loggers.records import Histogram, Hyperparameters, Image, Scalars, Text, image_bytes
 
 _QUEUED = 60.0  # seconds after which Trackio has certainly written what it was given
@@ -28,7 +29,7 @@ class ProjectLogger(SeriesLogger):
 
     def __init__(self, package: str, project: str | None, every: Every | None, options: dict[str, Any]) -> None:
         super().__init__(every)
-        self.library = imported(package, package)
+        self.library = installed(package, f"Logs for {package}", package)
         self.options = {"project": project, **options}
         self.run: Any = None
 

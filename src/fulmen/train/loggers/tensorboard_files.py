@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from fulmen.core.verbs import log, run_state
+from fulmen.dispatching.lazy_libraries import installed
 from fulmen.dispatching.registry import dispatch
 from fulmen.train.every_interval import Every
-from fulmen.train.loggers.logger import SeriesLogger, imported
+from fulmen.train.loggers.logger import SeriesLogger
 from fulmen.train.loggers.records import Histogram, Hyperparameters, Image, Scalars, Text, image_bytes
 
 
@@ -33,7 +34,7 @@ class TensorBoard(SeriesLogger):
     def __init__(self, directory: str | os.PathLike[str], every: Every | None = None) -> None:
         super().__init__(every)
         self.directory = Path(directory)
-        self.library = imported("tensorboardX", "tensorboard")
+        self.library = installed("tensorboardX", "Logs for tensorboard", "tensorboard")
         self.purge: int | None = None
         self._writer: Any = None
 
