@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-import jax
 import numpy as np
 import tyro
 
@@ -15,6 +14,7 @@ from fulmen.commands import function_target as targets
 from fulmen.commands.one_line_errors import CommandError
 from fulmen.commands.settings import read_settings, with_settings
 from fulmen.commands.train_command import require_writable
+from fulmen.core import by_path
 from fulmen.core.verbs import evaluate as evaluate_state
 from fulmen.core.verbs import predict as predict_outputs
 from fulmen.train.checkpoints import checkpoints as list_checkpoints
@@ -84,10 +84,7 @@ def predict(
         raise CommandError(f"--out must be a file such as outputs.npz, got {out}.")
     state, arguments = _saved(target, checkpoint, step, load, read_settings(set, config))
     outputs = predict_outputs(state, arguments["data"])
-    named = {
-        jax.tree_util.keystr(path, simple=True, separator=".") or "outputs": value
-        for path, value in jax.tree_util.tree_flatten_with_path(outputs)[0]
-    }
+    named = {path or "outputs": value for path, value in by_path(outputs)}
     np.savez(out, **named)
     shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in named.items())
     print(f"{type(state.system).__name__}, step {int(state.step):,}: wrote {shapes} to {out}")

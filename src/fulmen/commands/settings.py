@@ -12,7 +12,7 @@ import numpy as np
 
 import fulmen as fm
 from fulmen.commands.one_line_errors import CommandError
-from fulmen.core.tree import short
+from fulmen.core import by_path, short
 from fulmen.core.verbs import restore_run_state, run_state
 
 _BOOLEANS = {"true": True, "false": False}
@@ -97,8 +97,7 @@ def _integer(value: Any) -> int:
 
 def _flat(table: dict[str, Any]) -> dict[str, Any]:
     """The values of nested tables by their paths."""
-    found = jax.tree_util.tree_flatten_with_path(table, is_leaf=lambda value: not isinstance(value, dict))[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="."): value for path, value in found}
+    return dict(by_path(table, lambda value: not isinstance(value, dict)))
 
 
 def _toml(path: Path) -> dict[str, Any]:

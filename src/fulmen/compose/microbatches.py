@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from optax import microbatching
 
-from fulmen.core import Mergeable, remake
+from fulmen.core import Mergeable, by_path, remake
 from fulmen.core.batch import batches_inside, numbered
 
 
@@ -60,9 +60,8 @@ def _parts(function: Callable[[Any, Any], Any], batch: Any, mode: Any, accumulat
 
 def _require_rows(batch: Any, n: int) -> None:
     """Raise unless every array of a batch has the same number of rows, and only the batch itself has weights."""
-    for path, leaf in jax.tree_util.tree_flatten_with_path(batch)[0]:
+    for name, leaf in by_path(batch):
         if leaf.shape[:1] != (n,):
-            name = jax.tree_util.keystr(path, simple=True, separator=".")
             raise ValueError(
                 f"microbatches: every array of a batch must have one row for each of its {n} examples, got {name} of shape "
                 f"{leaf.shape}; write microbatches=1."

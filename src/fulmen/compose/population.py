@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fulmen.compose.example_means import per_example
-from fulmen.core import each, is_array, is_own
+from fulmen.core import by_path, each, is_array, is_own
 from fulmen.core.component import Component, System, fold_name, is_foreign
 from fulmen.core.fields import STATIC, kinds, static
 from fulmen.core.tree import Tree, children, remake, short
@@ -162,9 +162,8 @@ def validate(population: Population):
 
 def require_one_per_member(prefix: str, tree: Any, n: int) -> None:
     """Raise unless the first axis of each array in a tree has the size of a population."""
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+    for path, leaf in by_path(tree):
         if is_own(leaf) and leaf.shape[0] != n:
-            name = prefix + jax.tree_util.keystr(path, simple=True, separator=".")
             raise ValueError(
-                f"{name} must have one value for each of the {n} members along its first axis, got {short(leaf)}."
+                f"{prefix}{path} must have one value for each of the {n} members along its first axis, got {short(leaf)}."
             )

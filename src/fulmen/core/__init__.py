@@ -39,7 +39,7 @@ from fulmen.core.marks import keeps_rows, standard_step, sums_losses
 from fulmen.core.mergeable import Last, Mean, Mergeable, Spread
 from fulmen.core.mode import Eval, Mode, Plan, PlanRead, Schedule, Train, UnreadPlan, bound_mode, require_key
 from fulmen.core.naming import briefly, concrete, number
-from fulmen.core.paths import covers, join_path
+from fulmen.core.paths import by_path, covers, join_path
 from fulmen.core.prediction import (
     Prediction,
     at_least_float32,

@@ -11,7 +11,7 @@ from fulmen.core.component import Component, is_part
 from fulmen.core.fields import STATIC, UNCLEAR, kinds
 from fulmen.core.leaves import BUFFER, CONTAINERS, PARAMETER, components, drawn, is_array, leaves
 from fulmen.core.limits import check_limits
-from fulmen.core.paths import join_path
+from fulmen.core.paths import by_path, join_path
 from fulmen.core.tree import Tree, items, short
 from fulmen.dispatching.compiled_code import generation
 from fulmen.dispatching.lazy_libraries import hint
@@ -68,9 +68,9 @@ def _check_foreign(module: Any, where: str) -> None:
     name = f"{type(module).__name__}{f' at {where!r}' if where else ''}"
     if jax.tree_util.all_leaves([module]):
         raise TypeError(f"{name} must be a pytree, got a class that was made with pytree=False; its arrays cannot be found.")
-    for path, leaf in jax.tree_util.tree_flatten_with_path(module)[0]:
+    for path, leaf in by_path(module):
         if not is_array(leaf):
-            _check_static(leaf, where, jax.tree_util.keystr(path, simple=True, separator="."))
+            _check_static(leaf, where, path)
 
 
 def _check_static(value: Any, path: str, name: str) -> None:

@@ -12,7 +12,7 @@ from jax.core import Tracer
 
 from fulmen.core.component import Buffer, Component, Frozen, Model, Parameter, is_part, named_parts
 from fulmen.core.fields import HYPER, kinds
-from fulmen.core.paths import join_path
+from fulmen.core.paths import by_path, join_path
 from fulmen.core.tree import Tree, data_fields, items
 from fulmen.core.verbs import init
 from fulmen.dispatching.lazy_libraries import library_of
@@ -71,9 +71,8 @@ def _walk(value: Any, path: str, role: str, below: _Below) -> Iterator[Leaf]:
         value = value.plain
     library = library_of(type(value))
     if library is not None:
-        leaves_here = jax.tree_util.tree_flatten_with_path(value)[0]
-        for (keys, leaf), own in zip(leaves_here, library.roles(value), strict=True):
-            yield _leaf(join_path(path, jax.tree_util.keystr(keys, simple=True, separator=".")), leaf, own, below)
+        for (name, leaf), own in zip(by_path(value), library.roles(value), strict=True):
+            yield _leaf(join_path(path, name), leaf, own, below)
     elif isinstance(value, Tree):
         below = below._replace(frozen=below.frozen or isinstance(value, Frozen))
         if isinstance(value, Component):

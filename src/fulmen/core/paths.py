@@ -2,10 +2,18 @@
 
 import difflib
 import re
-from collections.abc import Mapping
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import jax
 
 T = TypeVar("T")
+
+
+def by_path(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[tuple[str, Any]]:
+    """The leaves of a tree with their paths, such as `"layers.0.weight"`, in JAX's order; `""` for a leaf itself."""
+    found = jax.tree_util.tree_flatten_with_path(tree, is_leaf)[0]
+    return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in found]
 
 
 def join_path(path: str, name: str) -> str:

@@ -12,7 +12,7 @@ from jax.core import Tracer
 from fulmen.core.component import Component
 from fulmen.core.leaves import BUFFER, PARAMETER, is_array, leaves
 from fulmen.core.mode import Plan, UnreadPlan
-from fulmen.core.paths import join_path
+from fulmen.core.paths import by_path, join_path
 from fulmen.core.structure import Structure, pack
 from fulmen.core.tree import short
 from fulmen.core.verbs import show
@@ -179,11 +179,7 @@ def _flatten(state: State) -> tuple[Any, Any]:
 
 
 def _flatten_with_keys(state: State) -> tuple[Any, Any]:
-    paths = [
-        join_path(name, jax.tree_util.keystr(path, simple=True, separator="."))
-        for name, tree in zip(_FIELDS, state._tree())
-        for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]
-    ]
+    paths = [join_path(name, path) for name, tree in zip(_FIELDS, state._tree()) for path, _ in by_path(tree)]
     fixed = {place for place, _ in state.structure.fixed}
     names = [path for i, path in enumerate(paths) if i not in fixed]
     keys = map(jax.tree_util.GetAttrKey, (*names, "key", "step"))

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from fulmen.core import Component, Mean, Mergeable, State, Structure, checked_batch, per_structure, without_plan
+from fulmen.core import Component, Mean, Mergeable, State, Structure, by_path, checked_batch, per_structure, without_plan
 from fulmen.core.mode import Eval, Plan, PlanRead, Train, UnreadPlan
 from fulmen.core.verbs import as_batch, eval_step, steps, train_step, update, validate
 from fulmen.data.source import Source
@@ -43,10 +43,8 @@ def _require_same_types(old: State, new: State) -> None:
     if new.structure is not old.structure:
         before, after = (jax.tree.structure((s.system, s.optimizer_state)) for s in (old, new))
         raise TypeError(f"the step changed the state's structure.\nbefore: {before}\nafter:  {after}")
-    paths = jax.tree_util.tree_flatten_with_path(old)[0]
-    for (path, a), b in zip(paths, jax.tree.leaves(new), strict=True):
+    for (name, a), b in zip(by_path(old), jax.tree.leaves(new), strict=True):
         if (a.shape, a.dtype) != (b.shape, b.dtype):
-            name = jax.tree_util.keystr(path).lstrip(".")
             raise TypeError(f"the step changed {name} from {a.dtype}{list(a.shape)} to {b.dtype}{list(b.shape)}.")
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
-
-from fulmen.core import Plan, State, concrete, require_concrete, short
+from fulmen.core import Plan, State, by_path, concrete, require_concrete, short
 from fulmen.data.source import Source
 from fulmen.devices.policies import BatchPlacement, require_divisible
 from fulmen.devices.processes import require_equal, several
@@ -50,8 +48,7 @@ def _require_equal_processes(state: State, source: Source, plan: Plan) -> None:
     if several():
         require_equal("the run", {"examples": source.examples, "step": int(state.step), "plan": plan})
         require_equal("the policy", state.devices)
-        found = jax.tree_util.tree_flatten_with_path(state)[0]
-        require_equal("the state", {jax.tree_util.keystr(path): short(leaf) for path, leaf in found})
+        require_equal("the state", {path: short(leaf) for path, leaf in by_path(state)})
 
 
 def require_length(epochs: int | None = None, steps: int | None = None, **options: Any) -> None:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fulmen.compose.vectorized import check_parts, check_setup, members_of, seeded
-from fulmen.core import RECENT, State, components, fold_name, get, is_part, remake, unbind
+from fulmen.core import RECENT, State, by_path, components, fold_name, get, is_part, remake, unbind
 from fulmen.core.field_checks import check_fields, check_shared_arrays
 from fulmen.core.verbs import configure_optimizers, fit, setup, validate
 from fulmen.data.arrays import check_positive, count
@@ -106,8 +106,7 @@ def check_component(component: Any) -> None:
         raise TypeError(f"a component must be given, got {got}. {hint(type(component))}".strip())
     is_state = lambda value: isinstance(value, State)
     if any(map(is_state, jax.tree.leaves(component, is_leaf=is_state))):
-        found = jax.tree_util.tree_flatten_with_path(component, is_leaf=is_state)[0]
-        where = next(jax.tree_util.keystr(path, simple=True, separator=".") for path, part in found if is_state(part))
+        where = next(path for path, part in by_path(component, is_state) if is_state(part))
         raise TypeError(f"{where} must be a component, got a State; write state.system.")
     everything = components(component)
     check_fields(component, everything)

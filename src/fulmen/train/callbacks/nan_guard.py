@@ -12,7 +12,7 @@ from jax.core import Tracer
 
 from fulmen.compose.example_means import total_loss
 from fulmen.compose.part_defaults import augmented
-from fulmen.core import Component, State, Train, bound_mode, named_arrays
+from fulmen.core import Component, State, Train, bound_mode, by_path, named_arrays
 from fulmen.core.leaves import components, is_array, leaves
 from fulmen.core.verbs import as_batch, bind, on, owns, restore_run_state, run_state
 from fulmen.data.arrays import check_positive
@@ -107,8 +107,7 @@ class NaNGuard:
         finite, copies = _checked_copy(state.arrays)
         finite = np.asarray(finite)
         if not finite.all():
-            named = [jax.tree_util.keystr(path).lstrip(".") for path, _ in jax.tree_util.tree_flatten_with_path(state)[0]]
-            return [named[i] for i in np.flatnonzero(~finite)]
+            return [path for (path, _), is_finite in zip(by_path(state), finite) if not is_finite]
         self.good = State.of(copies, state.raw_key, state.step, state.structure)
         if self.kept is None or run.step % self.every == 0:
             self.kept = self.good

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.core.leaves import is_array, leaves
-from fulmen.core.state import State, weakly
+from fulmen.core import State, by_path, is_array, weakly
+from fulmen.core.leaves import leaves
 from fulmen.devices.processes import gathered
 
 # The types that both NumPy and safetensors have.
@@ -28,10 +28,9 @@ class DamagedFileError(ValueError):
 def named_leaves(tree: Any) -> Iterator[tuple[str, Any, str]]:
     """The path, value and role of every array and number."""
     roles, seen = _roles(tree), dict[str, int]()
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+    for name, leaf in by_path(tree):
         if not is_data(leaf):
             continue
-        name = jax.tree_util.keystr(path, simple=True, separator=".")
         seen[name] = seen.get(name, 0) + 1
         if seen[name] > 1:  # the keys 1 and "1" of a dict
             name = f"{name}#{seen[name]}"
@@ -41,11 +40,10 @@ def named_leaves(tree: Any) -> Iterator[tuple[str, Any, str]]:
 def _roles(tree: Any) -> dict[str, str]:
     if isinstance(tree, State):
         return {f"system.{name}": role for name, role in _roles(tree.system).items()}
-    named, known = jax.tree_util.tree_flatten_with_path(tree)[0], leaves(tree)
+    named, known = by_path(tree), leaves(tree)
     if len(named) != len(known):  # a mode is bound, and its leaves have no role
         return {}
-    name = lambda path: jax.tree_util.keystr(path, simple=True, separator=".")
-    return {name(path): leaf.role for (path, _), leaf in zip(named, known, strict=True)}
+    return {name: leaf.role for (name, _), leaf in zip(named, known, strict=True)}
 
 
 def described(name: str, leaf: Any, role: str) -> dict[str, Any]:
