@@ -97,7 +97,7 @@ SHORT = fm.PGD(REGION, step_size=0.003, steps=5, start=fm.attacks.Clean())
             "wrong",
             r"^[2-9] parts are bound to a Train mode \(Classifier, model",
         ),
-        (Inside(), shaped(), dict(attack=Untouched(fm.LinfBall(0.6))), "suspicious", "The region has no box"),
+        (Inside(), shaped(), dict(attack=fm.FGSM(fm.LinfBall(0.6))), "suspicious", "The region has no box"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Sign) else None,
 )
