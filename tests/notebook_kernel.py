@@ -11,9 +11,10 @@ from IPython import get_ipython
 from sklearn import datasets
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from few_digits import few_digits
+
 import conftest  # noqa: F401, the kernel compiles as the tests do
 from fulmen.dispatching.registry import all_named_verbs
-from few_digits import few_digits
 
 _METHODS = {verb: verb.methods for verb in all_named_verbs()}
 _LOAD, _FILE = datasets.load_digits, os.__file__

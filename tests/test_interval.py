@@ -207,8 +207,12 @@ def test_bounds_of_a_convolution_equal_those_by_hand():
     found = forward_jit(layer, fm.Interval(lower, upper))
     positive = fm.replace(layer, weight=np.maximum(layer.weight, 0))
     negative = fm.replace(layer, weight=np.minimum(layer.weight, 0), bias=np.zeros(3, np.float32))
-    np.testing.assert_allclose(found.lower, np.asarray(forward_jit(positive, lower)) + forward_jit(negative, upper), rtol=1e-4, atol=2e-3)
-    np.testing.assert_allclose(found.upper, np.asarray(forward_jit(positive, upper)) + forward_jit(negative, lower), rtol=1e-4, atol=2e-3)
+    np.testing.assert_allclose(
+        found.lower, np.asarray(forward_jit(positive, lower)) + forward_jit(negative, upper), rtol=1e-4, atol=2e-3
+    )
+    np.testing.assert_allclose(
+        found.upper, np.asarray(forward_jit(positive, upper)) + forward_jit(negative, lower), rtol=1e-4, atol=2e-3
+    )
 
 
 def test_bounds_include_the_rounding_of_any_order_of_summation():

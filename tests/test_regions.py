@@ -107,7 +107,9 @@ def test_projections_agree_with_a_solver(kind, eps):
         assert (np.abs(there - x).max(1) > 1e-3).sum() >= 3  # not all were inside
 
 
-@pytest.mark.parametrize(("kind", "dtype"), [*[(kind, "float64") for kind in KINDS], *[(kind, "float32") for kind in KINDS[2:]]])
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [*[(kind, "float64") for kind in KINDS], *[(kind, "float32") for kind in KINDS[2:]]]
+)
 def test_large_examples_satisfy_the_conditions_of_optimality(kind, dtype):
     with jax.enable_x64(True):
         x, origin, low, high = problem(dtype, 5, n=3, size=3000)
@@ -477,7 +479,10 @@ def loss(curve: Curve, batch):
 def test_attacks_reach_the_worst_case_of_a_linear_model(ball, dual, key):
     w = np.random.default_rng(4).normal(size=6).astype(np.float32)
     linear, data = Curve(lambda x: x * w[None]), fm.Unlabeled(np.full((4, 6), 0.5, np.float32))
-    gaps = np.asarray(fm.perturb(fm.PGD(ball(0.3) & BOX, 0.2, 12, fm.attacks.Clean()), linear, data, key).x, np.float64) - data.x
+    gaps = (
+        np.asarray(fm.perturb(fm.PGD(ball(0.3) & BOX, 0.2, 12, fm.attacks.Clean()), linear, data, key).x, np.float64)
+        - data.x
+    )
     assert (np.linalg.norm(gaps, NORMS[ball], axis=1) <= np.float32(0.3)).all()
     gained = gaps @ w
     np.testing.assert_allclose(gained, 0.3 * np.linalg.norm(w, dual), rtol=1e-4)

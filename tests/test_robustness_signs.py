@@ -45,7 +45,13 @@ SHORT = fm.PGD(REGION, step_size=0.003, steps=5, start=fm.attacks.Clean())
 @pytest.mark.parametrize(
     ("sign", "system", "options", "verdict", "said"),
     [
-        (Iterations(), fm.Classifier(Curve(trap)), dict(pairs=MIDDLE, attack=IDLE), "wrong", r"FGSM breaks 16 and PGD-40 \d;"),
+        (
+            Iterations(),
+            fm.Classifier(Curve(trap)),
+            dict(pairs=MIDDLE, attack=IDLE),
+            "wrong",
+            r"FGSM breaks 16 and PGD-40 \d;",
+        ),
         (Convergence(), shaped(), dict(attack=SHORT), "wrong", r"PGD with 20 steps .* breaks [3-9] of \d+"),
         (
             Falling(),
