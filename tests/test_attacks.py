@@ -465,6 +465,12 @@ class L2Ball(fm.attacks.Ball):
     """A ball in another norm."""
 
 
+class OrderOne(L2Ball):
+    """A norm that is declared to be of order 1, where `PGD` takes other steps in the library's own ball."""
+
+    norm_order = 1
+
+
 @dispatch
 def project(region: L2Ball, x, origin):
     length = jnp.linalg.norm(x - origin, axis=1, keepdims=True)
@@ -479,7 +485,8 @@ def transformation(ball: L2Ball, step_size):
 def test_a_custom_norm_needs_a_few_methods(key):
     w = np.random.default_rng(3).normal(size=WIDTH).astype(np.float32)
     linear, data = Curve(lambda x: x * w[None]), fm.Unlabeled(batch().x)
-    for attack in (fm.FGSM(L2Ball(0.3)), fm.PGD(L2Ball(0.3), 0.1, 5, fm.attacks.Clean())):
+    repeated = [fm.PGD(ball(0.3), 0.1, 5, fm.attacks.Clean()) for ball in (L2Ball, OrderOne)]
+    for attack in (fm.FGSM(L2Ball(0.3)), *repeated):
         near(
             loss(linear, fm.perturb(attack, linear, data, key)) - loss(linear, data),
             np.full(N, 0.3 * np.linalg.norm(w)),

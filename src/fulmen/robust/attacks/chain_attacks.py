@@ -11,11 +11,13 @@ import optax
 from fulmen.core import remake
 from fulmen.core.marks import ignores_steps, keeps_points
 from fulmen.core.verbs import advance, begin, finish, project, shown, start_point, transformation, views
-from fulmen.dispatching.registry import dispatch
+from fulmen.dispatching.registry import dispatch, verb
 from fulmen.robust.attacks.attack import PGD, Attack, Uniform, require_key
 from fulmen.robust.attacks.attack_loop import AttackState, initial_fields
 from fulmen.robust.attacks.projections import at_least_32_bits
 from fulmen.robust.attacks.region import L0Ball, L1Ball, L2Ball, LinfBall, ball_of
+
+__all__ = ["SHARE", "ChainState", "fgm", "fgsm", "slide", "start_points"]
 
 SHARE = 0.05
 """The share of the coordinates that a step in an `L1Ball` moves, where an attack takes many."""
@@ -89,12 +91,26 @@ def slide(step_size: Any, q: float) -> optax.GradientTransformation:
     return _steps(direction, step_size)
 
 
+@verb(delegates=False)
+def repeated(ball, step_size):
+    """The optax chain of an attack that takes many steps in a ball: by default steepest steps."""
+
+
+@dispatch
+def repeated(ball: object, step_size):
+    return transformation(ball, step_size)
+
+
+@dispatch
+def repeated(ball: L1Ball, step_size):
+    """Not the steepest step, which moves one coordinate: it would take as many steps as coordinates have to change."""
+    return slide(step_size, SHARE)
+
+
 @dispatch
 @ignores_steps
 def transformation(attack: PGD):
-    ball, size = ball_of(attack.region), attack.step_length
-    # The steepest step moves one coordinate in the 1-norm: it would take as many steps as coordinates have to change.
-    return slide(size, SHARE) if ball.norm_order == 1 else transformation(ball, size)
+    return repeated(ball_of(attack.region), attack.step_length)
 
 
 def _steps(direction: Callable[[jax.Array], jax.Array], step_size: Any) -> optax.GradientTransformation:
