@@ -2,6 +2,7 @@
 
 import functools
 import re
+import types
 
 import jax
 import jax.numpy as jnp
@@ -66,21 +67,6 @@ SHORT = fm.PGD(REGION, step_size=0.003, steps=5, start=fm.attacks.Clean())
         (BlackBox(), shaped(rounded), dict(attack=(STILL, Square(REGION, 100))), "wrong", r"Square, .* broke [2-9]"),
         (Gradients(), shaped(lambda z: 1e4 * z), dict(attack=IDLE), "wrong", r"Of 16 examples, \d+ have a gradient of 0"),
         (Jumps(), shaped(rounded), dict(attack=IDLE), "suspicious", "has rounding, whose gradient is 0"),
-        (Jumps(), shaped(jax.lax.stop_gradient), dict(attack=IDLE), "suspicious", "has a stopped gradient"),
-        (
-            Jumps(),
-            shaped(lambda z: z.astype(jnp.int8).astype(z.dtype)),
-            dict(attack=IDLE),
-            "suspicious",
-            "a conversion to integers",
-        ),
-        (
-            Jumps(),
-            shaped(lambda z: jax.lax.fori_loop(0, 3, lambda i, z: z * 2, z)),
-            dict(attack=IDLE),
-            "not checked",
-            r"loops \(scan\)",
-        ),
         (
             Randomness(),
             fm.Classifier(Noisy(jnp.asarray(WEIGHT))),
@@ -130,6 +116,28 @@ def test_a_custom_sign():
     assert seen.warnings == [Finding("suspicious", "There are 16.", "There are many examples")]
 
 
+def jumps(function):
+    """The finding about jumps, for which the program is traced and nothing runs."""
+    x, y = data()
+    evaluation = types.SimpleNamespace(
+        system=shaped(function), key=jax.random.key(0), batch=lambda rows: fm.Labeled(x[rows], y[rows])
+    )
+    return examine(Jumps(), evaluation, None)
+
+
+@pytest.mark.parametrize(
+    ("function", "verdict", "said"),
+    [
+        (jax.lax.stop_gradient, "suspicious", "has a stopped gradient"),
+        (lambda z: z.astype(jnp.int8).astype(z.dtype), "suspicious", "a conversion to integers"),
+        (lambda z: jax.lax.fori_loop(0, 3, lambda i, z: z * 2, z), "not checked", "loops (scan)"),
+    ],
+)
+def test_operations_without_a_gradient_are_jumps(function, verdict, said):
+    finding = jumps(function)
+    assert finding.verdict == verdict and said in finding.text, finding.text
+
+
 def attention(z):
     return jax.nn.dot_product_attention(*[z.reshape(len(z), 1, 2, 1)] * 3).reshape(len(z), 2)
 
@@ -140,7 +148,7 @@ def pool(z):
 
 @pytest.mark.parametrize("function", [jax.nn.log_softmax, jax.nn.softmax, attention, pool, jax.nn.relu6, jax.nn.gelu])
 def test_maxima_that_change_no_gradient_are_not_jumps(function):
-    (finding,) = evaluate(shaped(function), attack=IDLE, signs=(Jumps(),)).findings
+    finding = jumps(function)
     assert finding.verdict == "ok", finding.text
 
 
@@ -157,9 +165,9 @@ def steps(z):
     [(thermometer, "a comparison that is used as a number"), (steps, "a choice between constants")],
 )
 def test_comparisons_are_jumps(function, what):
-    (finding,) = evaluate(shaped(function), attack=IDLE, signs=(Jumps(),)).findings
+    finding = jumps(function)
     assert finding.verdict == "suspicious" and what in finding.text and "fm.attacks.BPDA" in finding.text
-    (finding,) = evaluate(shaped(fm.attacks.BPDA(function)), attack=IDLE, signs=(Jumps(),)).findings
+    finding = jumps(fm.attacks.BPDA(function))
     assert finding.verdict == "ok", finding.text
 
 
