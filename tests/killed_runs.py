@@ -12,6 +12,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,14 +105,13 @@ def outcome(result: Path) -> dict[str, bytes]:
 
 
 def run_to_the_end(
-    name: str, directory: Path | str, result: Path, epochs: int, number: int = signal.SIGKILL, times: int = 0, seed: int = 0
+    name: str, directory: Path | str, result: Path, epochs: int, signals: Sequence[int] = (), seed: int = 0
 ) -> list[str]:
-    """Run until the run is complete, ended by a signal at random moments and resumed each time.
+    """Run until the run is complete, ended by signals at random moments and resumed each time.
 
     Args:
         name, directory, result, epochs: as in `train`.
-        number: the signal.
-        times: how often it is sent.
+        signals: their numbers, in the order in which they are sent.
         seed: of the moments.
 
     Returns:
@@ -121,12 +121,13 @@ def run_to_the_end(
     while True:
         process = forking().Process(target=_in_process, args=(name, directory, result, epochs))
         process.start()
-        if len(ended) < times:
+        number = signals[len(ended)] if len(ended) < len(signals) else None
+        if number is not None:
             _send(process, number, directory, rng)
         process.join(_PATIENCE)
         if process.exitcode is None:
             process.kill()
-        if process.exitcode != (-number if number == signal.SIGKILL else 128 + number):
+        if number is None or process.exitcode != (-number if number == signal.SIGKILL else 128 + number):
             assert process.exitcode == 0, f"the run ended with exit code {process.exitcode}; its error is above"
             return ended
         incomplete = any(

@@ -119,17 +119,12 @@ def whole(cached, tmp_path_factory):
 
 
 EPOCHS = 5
-ENDED = [
-    ("classifier", signal.SIGKILL, 5),
-    ("game", signal.SIGKILL, 3),
-    ("game", signal.SIGTERM, 1),
-    ("game", signal.SIGINT, 1),
-]
+KILL, TERM, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
 
 
-@pytest.mark.parametrize(("name", "number", "times"), ENDED)
-def test_a_run_that_is_ended_and_resumed_ends_as_one_that_was_not(whole, tmp_path, name, number, times):
-    run_to_the_end(name, tmp_path / "runs", tmp_path / "result", EPOCHS, number, times, seed=1)
+@pytest.mark.parametrize(("name", "signals"), [("classifier", [KILL] * 4), ("game", [KILL, TERM, KILL, INT])])
+def test_a_run_that_is_ended_and_resumed_ends_as_one_that_was_not(whole, tmp_path, name, signals):
+    run_to_the_end(name, tmp_path / "runs", tmp_path / "result", EPOCHS, signals, seed=1)
     found, expected = outcome(tmp_path / "result"), whole(name)
     assert found == expected
     rows, _, step = json.loads(found[".json"])

@@ -1,9 +1,7 @@
 """Checkpoints that Orbax writes: the same manifest and values as those of the default store."""
 
 import json
-import os
 import socket
-import subprocess
 import sys
 
 import jax
@@ -11,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from forked import run_code, start_code
 from tiny import data, net
 
 import fulmen as fm
@@ -93,14 +92,14 @@ def test_without_orbax(monkeypatch, tmp_path):
         fm.fit(ready(), (X, Y), epochs=1, batch_size=16, callbacks=[callback], progress=False)
 
 
-def test_orbax_is_imported_when_it_is_used_only():
+def test_orbax_is_imported_when_it_is_used_only(tmp_path):
     code = "import sys, fulmen; fulmen.Checkpoint('x', store=fulmen.OrbaxStore()); assert 'orbax' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    run_code(code, tmp_path)
 
 
 SHARDED = """
 import os, sys
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+os.environ["XLA_FLAGS"] += " --xla_force_host_platform_device_count=4"
 import warnings; warnings.simplefilter("ignore")
 import jax, jax.numpy as jnp, numpy as np
 import fulmen as fm
@@ -123,14 +122,13 @@ for found in (store.read(folder, state), store.read(folder, like)):
 
 
 def test_sharded_arrays_keep_their_layout(tmp_path):
-    done = subprocess.run([sys.executable, "-c", SHARDED, str(tmp_path)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert os.path.isdir(tmp_path / "arrays")
+    run_code(SHARDED, tmp_path, tmp_path / "saved")
+    assert (tmp_path / "saved" / "arrays").is_dir()
 
 
 TWO = """
 import os, sys, warnings; warnings.simplefilter("ignore")
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+os.environ["XLA_FLAGS"] += " --xla_force_host_platform_device_count=2"
 import jax, jax.numpy as jnp, numpy as np
 port, index, directory = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -160,23 +158,17 @@ print("done")
 """
 
 
-def require_that_two_processes_write_one_checkpoint(directory):
+def require_that_two_processes_write_one_checkpoint(directory, folder):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-c", TWO, str(port)]
-    both = [
-        subprocess.Popen([*command, str(i), str(directory)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for i in range(2)
-    ]
-    try:
-        results = [process.communicate(timeout=120) for process in both]
-    finally:
-        for process in both:
-            process.kill()
-    assert [out.strip().splitlines()[-1] for out, _ in results] == ["done"] * 2, results
+    both = [start_code(TWO, folder, f"process{i}", (port, i, directory)) for i in range(2)]
+    for process, _ in both:
+        process.join(120)
+        process.kill()
+    assert [output.read_text().strip().splitlines()[-1] for _, output in both] == ["done"] * 2
     assert fm.checkpoints(directory)[0].valid
 
 
 def test_two_processes_write_one_checkpoint(tmp_path):
-    require_that_two_processes_write_one_checkpoint(tmp_path)
+    require_that_two_processes_write_one_checkpoint(tmp_path / "checkpoints", tmp_path)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -284,14 +285,14 @@ def test_a_killed_run_ends_as_one_that_was_not(server, tmp_path, monkeypatch):
         monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     run_to_the_end("classifier", f"{server}/not-killed", tmp_path / "whole", 2)
-    ended = run_to_the_end("classifier", f"{server}/killed", tmp_path / "result", 2, times=1, seed=1)
+    ended = run_to_the_end("classifier", f"{server}/killed", tmp_path / "result", 2, [signal.SIGKILL], seed=1)
     assert len(ended) == 1
     assert outcome(tmp_path / "result") == outcome(tmp_path / "whole")
     assert all(each.valid for each in fm.checkpoints(f"{server}/killed"))
 
 
-def test_two_processes_write_one_checkpoint(server):
-    require_that_two_processes_write_one_checkpoint(f"{server}/processes")
+def test_two_processes_write_one_checkpoint(server, tmp_path):
+    require_that_two_processes_write_one_checkpoint(f"{server}/processes", tmp_path)
 
 
 def test_a_distributed_state_comes_back_under_another_policy(server):

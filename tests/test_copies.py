@@ -17,6 +17,7 @@ import fulmen as fm
 
 X, Y = data(10)
 BOX = fm.LinfBall(0.1) & fm.Box(-9, 9)
+OPTIMIZER = optax.sgd(1e-2, momentum=0.9)
 
 
 def is_method(node):
@@ -113,7 +114,7 @@ def everything(system, data):
     """What a user sees of a system: its training, its figures and its outputs."""
     with Compilations() as programs:
         first = jax.tree.map(lambda v: v[:8], data)
-        state, history = fm.fit(system, first, optimizer=optax.adam, lr=1e-2, steps=3, batch_size=4, progress=False)
+        state, history = fm.fit(system, first, optimizer=OPTIMIZER, steps=3, batch_size=4, progress=False)
         seen = {"steps": bits(state.system), "optimizer": bits(state.optimizer_state)}
         seen["history"] = {name: values.tolist() for name, values in history.items() if name != "seconds"}
         seen["figures"] = fm.evaluate(state, data)

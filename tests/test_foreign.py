@@ -99,7 +99,7 @@ def states():
     """States after a few steps, and before."""
     found = {}
     for name, make in MODELS.items():
-        state = fm.setup(fm.Classifier(make()), (X, Y), optimizer=optax.adam, lr=1e-2, batch_size=8)
+        state = fm.setup(fm.Classifier(make()), (X, Y), optimizer=optax.sgd, lr=0.1, batch_size=8)
         found[name] = state, fm.fit(state, (X, Y), epochs=2, batch_size=8, progress=False)[0]
     return found
 

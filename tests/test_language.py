@@ -32,6 +32,9 @@ def forward(model: Bigrams, tokens):
     return model.table(tokens)
 
 
+UNTRAINED = Bigrams(Embedding(VOCABULARY, VOCABULARY))
+
+
 class Confidence(fm.Objective):
     """A term of a user's, for outputs `(n, classes)`: it keeps logits small."""
 
@@ -77,7 +80,7 @@ def each_token(tokens, counts=lambda i, t: True, smoothing=0.0):
 def test_the_loss_is_the_mean_over_all_tokens():
     tokens = ragged()
     full = each_token(tokens)
-    np.testing.assert_allclose(fm.loss(LanguageModel(bigrams()), tokens).mean(), full.mean(), rtol=1e-5)
+    np.testing.assert_allclose(np.mean(jax.jit(fm.loss)(LanguageModel(bigrams()), tokens)), full.mean(), rtol=1e-5)
     real = each_token(tokens, lambda i, t: tokens[i, t] != PAD)
     assert len(real) < len(full)
     system = LanguageModel(bigrams(), pad=PAD)
@@ -93,7 +96,7 @@ METRICS = (fm.metric_types.Perplexity(), fm.Accuracy(), BitsPerCharacter())
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10**6), n=st.integers(4, 9), batch_size=st.sampled_from([1, 4]))
+@given(seed=st.integers(0, 10**6), n=st.sampled_from([4, 7, 9]), batch_size=st.sampled_from([1, 4]))
 def test_an_evaluation_is_exact_over_ragged_sequences_and_batches(seed, n, batch_size):
     tokens = ragged(n, seed)
     real = each_token(tokens, lambda i, t: tokens[i, t] != PAD)
@@ -217,7 +220,7 @@ def transformer_run():
 
 
 def test_it_is_checked():
-    system = LanguageModel(Bigrams(Embedding(VOCABULARY, VOCABULARY)), metrics=METRICS, pad=PAD)
+    system = LanguageModel(UNTRAINED, metrics=METRICS, pad=PAD)
     report = fm.check(system, ragged(), optimizer=optax.adam, lr=1e-2)
     assert report.ok and not report.warnings, report
 
@@ -248,7 +251,8 @@ def test_summary_explain_and_loss_tree():
     state, _, data = transformer_run()
     assert "model.blocks.blocks.attention.qkv.weight" in str(fm.summary(state))
     assert "losses(LanguageModel, Tokens)" in str(fm.explain(fm.loss, state.system, fm.as_batch(state.system, data)))
-    assert list(fm.loss_tree(state, data).children) == ["cross_entropy", "l2"]
+    small = fm.replace(state.system, model=bigrams())
+    assert list(fm.loss_tree(small, data).children) == ["cross_entropy", "l2"]
 
 
 # Bad input
@@ -283,7 +287,9 @@ WRONG = {
     ),
     "out of range, predicted by members in a wrapper": (
         lambda: fm.predict(
-            fm.init(fm.systems.SemiSupervised(fm.Population(LanguageModel(Transformer(**SIZES)), 2)), jax.random.key(0)),
+            jax.jit(fm.init)(
+                fm.systems.SemiSupervised(fm.Population(LanguageModel(Transformer(**SIZES)), 2)), jax.random.key(0)
+            ),
             ragged() + 5,
         ),
         ValueError,

@@ -78,29 +78,20 @@ def same_as_alone(population, systems, data=DATA, seed=3, tolerance=2e-5, each=N
     return state, history
 
 
-@pytest.fixture(scope="module")
-def seeds():
-    """Three members that differ in their seeds, with dropout, batch norm, clipping and a short last batch, after two epochs."""
-    return same_as_alone(fm.Population(classifier(), 3), [classifier()] * 3, examples(22), optimizer=clipped)
-
-
-def test_members_train_like_single_systems(seeds):
-    state, history = seeds
+def test_members_train_like_single_systems():
+    """Members that differ in their seeds, with dropout, batch norm, clipping and a short last batch, in double precision."""
+    with jax.enable_x64(True):
+        data = examples(22, np.float64)
+        state, history = same_as_alone(
+            fm.Population(classifier(), 3), [classifier()] * 3, data, tolerance=1e-12, optimizer=clipped
+        )
     weights = np.asarray(state.system.members.model.layers[0].weight)
+    assert weights.dtype == np.float64
     assert weights.shape == (3, FEATURES, 6) and not np.allclose(weights[0], weights[1], atol=0.05)
     means, spread = np.asarray(state.system.members.model.layers[1].mean.value), history["loss/members"]
     assert (means.std(0) > 0).all() and spread.shape == (2, 3)
     np.testing.assert_allclose(history["loss"], spread.mean(1), rtol=1e-6)
     np.testing.assert_allclose(history["loss/std"], spread.std(1), rtol=1e-4)
-
-
-def test_members_train_like_single_systems_in_double_precision():
-    with jax.enable_x64(True):
-        data = examples(dtype=np.float64)
-        state, _ = same_as_alone(
-            fm.Population(classifier(), 2), [classifier()] * 2, data, tolerance=1e-12, optimizer=clipped
-        )
-        assert state.system.members.model.layers[0].weight.dtype == np.float64
 
 
 def test_members_that_differ_in_their_numbers():
@@ -414,11 +405,9 @@ def test_separate_data_for_each_member():
     own = [(x[:12], y[:12]), (x[8:20], y[8:20])]
     data = fm.systems.PerMember(own)
     options = dict(optimizer=optax.adam, lr=0.02, batch_size=6, epochs=2)
-    state, history = fm.fit(fm.Population(classifier(), 2), data, validation=data, progress=False, **options)
+    state, history = fm.fit(fm.Population(small(), 2), data, validation=data, progress=False, **options)
     for i, each in enumerate(own):
-        alone, record = fm.fit(
-            fm.setup(classifier(), each, seed=i, **options), each, epochs=2, validation=each, progress=False
-        )
+        alone, record = fm.fit(fm.setup(small(), each, seed=i, **options), each, epochs=2, validation=each, progress=False)
         close(fm.members(state)[i].system, alone.system)
         np.testing.assert_allclose(history["validation/loss/members"][:, i], record["validation/loss"], rtol=1e-4)
     attacked = fm.evaluate(state, data, attack=fm.FGSM(REGION))["robust/loss/members"]

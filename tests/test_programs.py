@@ -64,7 +64,6 @@ def test_programs_are_dropped_with_the_last_state():
 
 def test_a_sweep_keeps_few_structures_and_no_maps(monkeypatch):
     def maps():
-        gc.collect()
         return MAPS.read_text().count("\n")
 
     def sweep(rates):
@@ -72,7 +71,7 @@ def test_a_sweep_keeps_few_structures_and_no_maps(monkeypatch):
             fm.fit(state_of(rate), (X, Y), epochs=1, validation=(X, Y), progress=False)
 
     def structures():
-        gc.collect()
+        gc.collect()  # of the maps too
         return sum(type(s) is Structure for s in gc.get_objects())
 
     monkeypatch.setattr(RECENT, "_most", 2)

@@ -13,7 +13,7 @@ import fulmen as fm
 from fulmen import dispatch
 from fulmen.models import BatchNorm, Dense, Dropout, LayerNorm, Stacked
 
-N, WIDTH = 3, 4
+N, WIDTH = 2, 4
 OPTIONS = {
     "loop": {},
     "unrolled": {"unroll": True},

@@ -11,6 +11,7 @@ from fulmen import dispatch
 from fulmen.models import BatchNorm, Chain, Dense, Dropout
 
 PGD = fm.PGD(fm.LinfBall(0.1), step_size=0.05, steps=2, start=fm.attacks.Clean())
+FGSM = fm.FGSM(fm.LinfBall(0.1))
 SGD = optax.sgd(0.1)
 
 
@@ -258,14 +259,12 @@ def mixed(labeled, unlabeled):
     return fm.data.Mixed(fm.Labeled(labeled[0][:5], labeled[1][:5]), fm.Unlabeled(unlabeled))
 
 
-@pytest.mark.parametrize(
-    ("kind", "attack"), [("VAT", "none"), ("VAT", "outside"), ("MeanTeacher", "inside"), ("MeanTeacher", "outside")]
-)
+@pytest.mark.parametrize(("kind", "attack"), [("VAT", "outside"), ("MeanTeacher", "inside"), ("MeanTeacher", "outside")])
 def test_labelled_and_unlabelled_examples_in_one_step(kind, attack, labeled, unlabeled):
-    inner = OnlyLabeled(classifier(), PGD) if attack == "inside" else classifier()
+    inner = OnlyLabeled(classifier(), FGSM) if attack == "inside" else classifier()
     system = fm.defences.VAT(inner, eps=0.3) if kind == "VAT" else mean_teacher(inner)
     semi = fm.systems.SemiSupervised(system, weight=0.5)
-    whole = fm.Adversarial(semi, PGD) if attack == "outside" else semi
+    whole = fm.Adversarial(semi, FGSM) if attack == "outside" else semi
     state = fm.setup(whole, labeled, optimizer=SGD)
     batch = mixed(labeled, unlabeled)
 
@@ -284,7 +283,7 @@ def test_labelled_and_unlabelled_examples_in_one_step(kind, attack, labeled, unl
         assert 0 < np.abs(inside.labeled.x - labeled[0][:5]).max() <= 0.1001
         assert np.abs(inside.unlabeled.x - unlabeled).max() <= 0.1001
     after, logs = fm.train_step(state, batch)
-    assert np.isfinite(logs["loss"]) and ("robust/accuracy" in logs) == (attack != "none")
+    assert np.isfinite(logs["loss"]) and "robust/accuracy" in logs
     assert any((a != b).any() for a, b in zip(arrays(after.system), arrays(state.system)))
 
 
@@ -302,6 +301,7 @@ def test_labelled_and_unlabelled_examples_as_data(labeled, unlabeled):
     options = dict(batch_size=4, progress=False)
     once, history = fm.fit(semi, data, optimizer=SGD, epochs=1, **options)
     assert int(once.step) == len(seen) and np.isfinite(history["loss/unlabeled"]).all()
+    assert not any("robust" in name for name in history)
     half, _ = fm.fit(semi, data, optimizer=SGD, steps=2, **options)
     again, _ = fm.fit(half, data, steps=len(seen) - 2, **options)
     for a, b in zip(arrays(once.system), arrays(again.system), strict=True):

@@ -455,11 +455,12 @@ def test_evaluations_and_attacks_between_steps_change_nothing(raw):
     """A run with evaluations, gradients and attacks in between is bit for bit the run without."""
     net = fm.models.Chain(fm.models.Dense(4, 8), fm.models.BatchNorm(8), fm.models.Dropout(0.5), fm.models.Dense(8, 3))
     quiet = busy = adam(fm.Classifier(net))
+    gradient = jax.jit(jax.grad(lambda s: fm.loss(s, fm.Labeled(*raw)), allow_int=True))
     for _ in range(3):
         quiet, _ = fm.train_step(quiet, raw)
         busy, _ = fm.train_step(busy, raw)
         fm.evaluate(busy, raw)
-        jax.grad(lambda s: fm.loss(s, fm.Labeled(*raw)), allow_int=True)(busy.system)
+        gradient(busy.system)
         fm.perturb(fm.FGSM(fm.LinfBall(0.1)), busy, raw, jax.random.key(0))
     assert equal(quiet, busy)
     assert not equal(quiet.system.model.layers[1].mean, adam(fm.Classifier(net)).system.model.layers[1].mean)

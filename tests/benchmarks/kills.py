@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import collections
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -30,8 +31,8 @@ def compare(name: str, kills: int, epochs: int, seed: int, folder: Path) -> None
     while killed < kills:
         runs += 1
         directory, result = folder / f"{name}-runs{runs}", folder / f"{name}-result{runs}"
-        times = min(_IN_ONE_RUN, kills - killed)
-        ended = run_to_the_end(name, directory, result, epochs, times=times, seed=1000 * seed + runs)
+        signals = [signal.SIGKILL] * min(_IN_ONE_RUN, kills - killed)
+        ended = run_to_the_end(name, directory, result, epochs, signals, seed=1000 * seed + runs)
         killed += len(ended)
         where.update(ended)
         found = outcome(result)

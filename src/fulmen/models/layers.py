@@ -61,7 +61,7 @@ def forward(layer: Dense, x):
 def initialized(layer: Any, key: jax.Array, shape: tuple[int, ...]) -> Any:
     """The layer with a weight of this shape, of variance 1 / the product of all axes but the last, and a bias of 0."""
     traced = isinstance(jax.random.key_data(key), Tracer)  # so is that of any key in compiled code
-    weight, bias = (_drawn if traced else _draw_program())(key, shape, layer.use_bias)
+    weight, bias = _draw_program(traced)(key, shape, layer.use_bias)
     return remake(layer, {"weight": weight, "bias": bias})
 
 
@@ -70,9 +70,10 @@ def _drawn(key: jax.Array, shape: tuple[int, ...], use_bias: bool) -> tuple[jax.
 
 
 @functools.cache
-def _draw_program() -> Any:
-    """One program instead of several, and one that runs once."""
-    return jax.jit(_drawn, static_argnums=(1, 2), compiler_options=fast_compilation())
+def _draw_program(traced: bool) -> Any:
+    """One program instead of several, also for the layers of a `vmap`, and one that runs once."""
+    # JAX takes options of the compiler only where a program is not a part of another.
+    return jax.jit(_drawn, static_argnums=(1, 2), compiler_options=None if traced else fast_compilation())
 
 
 def weights(layer: Any) -> list[Any]:

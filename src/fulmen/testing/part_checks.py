@@ -46,7 +46,7 @@ def check_objective(objective: Any, system: Any = None, data: Any = None) -> Non
         first = loss(objective, Prediction(component.model, outputs[:half], batch[:half]))
         whole = value[:half] if value.ndim else value
         require_close(whole, first, "the values of the first half of the examples, and of that half alone")
-    gradient = fm.differentiate(component, batch, Train(jax.random.key(1)))[1]
+    gradient = jax.jit(fm.differentiate)(component, batch, Train(jax.random.key(1)))[1]
     slopes = [np.asarray(leaf.value) for leaf in leaves(gradient)]
     assert all(np.isfinite(slope).all() for slope in slopes), "the gradient of the objective is not finite."
     assert any(slope.any() for slope in slopes), "the gradient of the objective is 0 everywhere."
