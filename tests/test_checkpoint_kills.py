@@ -4,10 +4,9 @@ import functools
 import json
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
+from forked import run_code
 from killed_runs import outcome, run_to_the_end
 
 pytest.importorskip("safetensors")
@@ -87,10 +86,7 @@ for what in ("save", "a new step", "the same step"):
 
 
 def test_killed_at_each_operation_of_a_save(tmp_path):
-    command = [sys.executable, "-c", EACH_OPERATION, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    operations = [int(line) for line in done.stdout.split()]
+    operations = [int(line) for line in run_code(EACH_OPERATION, tmp_path, tmp_path).split()]
     assert len(operations) == 3 and min(operations) > 8, operations
 
 

@@ -162,7 +162,7 @@ def require_that_two_processes_write_one_checkpoint(directory, folder):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    both = [start_code(TWO, folder, f"process{i}", (port, i, directory)) for i in range(2)]
+    both = [start_code(TWO, folder, port, i, directory, name=f"process{i}") for i in range(2)]
     for process, _ in both:
         process.join(120)
         process.kill()

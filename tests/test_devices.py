@@ -2,21 +2,23 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked import start
 
 RUNS = Path(__file__).with_name("device_runs.py")
 NAMES = re.findall(r"^@check\ndef (\w+)", RUNS.read_text(), re.M)
 
 
 @pytest.fixture(scope="module")
-def results():
-    found = subprocess.run([sys.executable, str(RUNS)], capture_output=True, text=True, timeout=1800)
-    assert found.returncode == 0, found.stderr
-    return json.loads(found.stdout.splitlines()[-1])
+def results(tmp_path_factory):
+    output = tmp_path_factory.mktemp("devices") / "output.txt"
+    process = start(RUNS, output=output)
+    process.join(1800)
+    process.kill()
+    assert process.exitcode == 0, output.read_text()
+    return json.loads(next(line for line in output.read_text().splitlines() if line.startswith("{")))
 
 
 def test_runs_equal_those_on_one_device(results):

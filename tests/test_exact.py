@@ -4,27 +4,30 @@ So they do without fused multiply-adds, as the suite compiles on x86 (`conftest.
 """
 
 import platform
-import subprocess
-import sys
 from pathlib import Path
+
+import pytest
+from forked import start
 
 FILES = sorted((Path(__file__).parent / "exact").glob("test_*.py"))
 FULL = "--xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=3"
 
 
-def run(*arguments):
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *map(str, FILES), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert " passed" in done.stdout and " skipped" not in done.stdout
+def run(folder, *arguments):
+    program, output = Path(pytest.__file__).with_name("__main__.py"), folder / "output.txt"
+    process = start(program, "-p", "no:cacheprovider", *FILES, *arguments, output=output)
+    process.join(900)
+    process.kill()
+    assert process.exitcode == 0, output.read_text()
+    assert " passed" in output.read_text() and " skipped" not in output.read_text()
 
 
-def test_exact(monkeypatch):
+def test_exact(monkeypatch, tmp_path):
     if platform.machine() not in ("x86_64", "AMD64"):
         monkeypatch.setenv("XLA_FLAGS", FULL)
-    run()
+    run(tmp_path)
 
 
-def test_a_run_is_exact_with_full_optimisation(monkeypatch):
+def test_a_run_is_exact_with_full_optimisation(monkeypatch, tmp_path):
     monkeypatch.setenv("XLA_FLAGS", FULL)
-    run("-k", "test_two_parts")
+    run(tmp_path, "-k", "test_two_parts")

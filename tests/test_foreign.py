@@ -1,6 +1,5 @@
 """Equinox and Flax modules in the place of models, without wrapping."""
 
-import subprocess
 import sys
 
 import jax
@@ -8,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from forked import run_code
 
 import fulmen as fm
 from fulmen import dispatch, forward
@@ -471,14 +471,10 @@ def test_players_of_a_game(states):
 # What is not there
 
 
-def python(code):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
-
-
-def test_importing_fulmen_imports_no_foreign_library():
+def test_importing_fulmen_imports_no_foreign_library(tmp_path):
     names = ("equinox", "flax", "haiku", "torch", "keras", "fulmen.interop.equinox", "fulmen.interop.nnx")
-    done = python(f"import sys, fulmen; print([name for name in {names} if name in sys.modules])")
-    assert done.stdout.strip() == "[]", done.stderr
+    code = f"import sys, fulmen; print([name for name in {names} if name in sys.modules])"
+    assert run_code(code, tmp_path).strip() == "[]"
 
 
 @pytest.mark.parametrize("library, package", [("equinox", "equinox"), ("nnx", "flax")])

@@ -5,14 +5,13 @@ import itertools
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from types import SimpleNamespace
 
 import numpy as np
 import optax
 import pytest
+from forked import run_code
 from fulmen.callbacks import due, on, owns, restore_run_state, run_state
 from tiny import data, net
 
@@ -380,11 +379,10 @@ except SystemExit as error:
 """
 
 
-def test_signals_in_a_script():
+def test_signals_in_a_script(tmp_path):
     """After Ctrl-C `fit` returns, unless the script ignores it; after SIGTERM the script ends."""
-    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 143, done.stderr
-    said = [line for line in done.stdout.splitlines() if line.split()[0] in ("returned", "ignored", "state")]
+    lines = run_code(SCRIPT, tmp_path, exitcode=143).splitlines()
+    said = [line for line in lines if line.startswith(("returned", "ignored", "state"))]
     assert said == ["returned 3", "ignored 10", "state 3"]
 
 

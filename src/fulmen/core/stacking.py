@@ -14,7 +14,14 @@ def is_own(leaf: Any) -> bool:
 
 def take(tree: Any, i: Any) -> Any:
     """The tree at an index of the leading axis."""
-    return jax.tree.map(lambda v: v[i] if is_own(v) else v, tree)
+    varying, shared, structure = split(tree)
+    return join(_at(varying, i), shared, structure)
+
+
+@jax.jit
+def _at(varying: Any, i: Any) -> Any:
+    """One program for all arrays and indices, instead of two for each shape."""
+    return jax.tree.map(lambda v: v[i], varying)
 
 
 def split(tree: Any) -> tuple[list[Any], list[Any], Any]:
