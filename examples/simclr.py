@@ -43,7 +43,7 @@ def probe(train, test, per_class, splits):
     return float(np.mean(found))
 
 
-def main(epochs=60, widths=(32, 64), labels=(1, 2, 5, 10, 20), points=540, splits=10, picture="simclr.png"):
+def main(epochs=60, widths=(32, 64), labels=(1, 2, 5, 10, 20), points=540, splits=10, batch_size=256, picture="simclr.png"):
     x, y = load_digits(return_X_y=True)
     train, test = fm.split((x.reshape(-1, 8, 8, 1).astype(np.float32) / 16, y), 0.7, seed=0)
     encoder = Chain(*ConvNet(1, 10, widths)[:-1])  # without its last layer
@@ -51,7 +51,7 @@ def main(epochs=60, widths=(32, 64), labels=(1, 2, 5, 10, 20), points=540, split
     system = fm.systems.SelfSupervised(
         net, fm.objectives.NTXent(temperature=0.2), augment=Augment(distorted) >> Cutout(3) >> Noise(0.1)
     )
-    state, _ = fm.fit(system, train[0], optimizer=optax.adam, lr=fm.cosine(2e-3), epochs=epochs, batch_size=256)
+    state, _ = fm.fit(system, train[0], optimizer=optax.adam, lr=fm.cosine(2e-3), epochs=epochs, batch_size=batch_size)
 
     encode = lambda data: (fm.predict(state.system.model[0], data[0]), data[1])
     pixels = lambda data: (data[0].reshape(-1, 64), data[1])

@@ -10,7 +10,7 @@ _load = pytest.importorskip("sklearn.datasets").load_digits
 
 
 def few_digits(return_X_y: bool = False) -> Any:
-    """In place of `load_digits`: the first 640 of its 1,797 images, of which most programs make full batches only."""
+    """In place of `load_digits`: the first 320 of its 1,797 images, of which most programs make full batches only."""
     digits = _load()
-    few = type(digits)(data=digits.data[:640], target=digits.target[:640])
+    few = type(digits)(data=digits.data[:320], target=digits.target[:320])
     return (few.data, few.target) if return_X_y else few

@@ -36,4 +36,4 @@ def begin(folder: str, short: bool) -> None:
     datasets.load_digits, os.__file__ = _LOAD, _FILE
     if short:
         datasets.load_digits, os.__file__ = few_digits, f"{folder}/os.py"
-        Path("LICENSE.txt").write_text("Permission to use, to copy and to change this text is granted to all.\n" * 20)
+        Path("LICENSE.txt").write_text("Permission to use, to copy and to change this text is granted to all.\n" * 16)

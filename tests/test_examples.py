@@ -13,7 +13,7 @@ pytest.importorskip("matplotlib")
 
 FOLDER = Path(__file__).parents[1] / "examples"
 SMALL = {
-    "certified": dict(kinds=("interval bounds",), epochs=2, radii=(0.1,), steps=2),
+    "certified": dict(kinds=("interval bounds",), epochs=3, radii=(0.1,), steps=2),
     "denoiser": dict(epochs=1, widths=(2, 4)),
     "diffusion": dict(epochs=1, width=8, depth=1),
     "dqn": dict(epochs=1, steps=20),
@@ -22,7 +22,7 @@ SMALL = {
     "hypergradient": dict(iterations=1, inner=2),
     "recurrent": dict(epochs=1),
     "search": dict(epochs=1, rates=2, weights=2),
-    "simclr": dict(epochs=1, widths=(2, 2), labels=(1, 2), points=40, splits=1),
+    "simclr": dict(epochs=1, widths=(2, 2), labels=(1, 2), points=40, splits=1, batch_size=64),
     "tabular": dict(epochs=2, weights=(1.0,), seeds=1),
     "wgan": dict(steps=6, width=8),
 }

@@ -246,6 +246,7 @@ def _take_steps(problem: Problem, state: AttackState, first: Any, last: Any, unr
     one = lambda step, state: advance_checked(problem, state, step)
     if not unrolled:
         return jax.lax.fori_loop(first, last, one, state)
+    one = jax.jit(one) if unrolled > 1 else one  # traced and lowered once, inlined by XLA
     for number in range(unrolled):
         state = one(first + number, state)
     return state
