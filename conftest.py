@@ -31,8 +31,10 @@ import jax.numpy as jnp
 import optax
 import pytest
 from _pytest.doctest import DoctestModule
+from few_digits import few_digits
 from sybil import Region, Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
+from sybil.sybil import SybilCollection
 
 import fulmen as fm
 from fulmen.dispatching.registry import all_named_verbs
@@ -60,7 +62,7 @@ gc.set_threshold(5_000, 10, 20)
 
 # Each page is one program, a module of its own. Code that is shown and not run, as that of other libraries, is in blocks of `py`.
 _numbers = itertools.count(1)
-_before, _folders = {}, []
+_before, _folders, _data = {}, [], contextlib.ExitStack()
 
 
 def _begin_page(names):
@@ -70,7 +72,13 @@ def _begin_page(names):
     _before.update({verb: verb.methods for verb in all_named_verbs()})
 
 
+def _begin_readme(names):
+    _data.enter_context(few_digits())
+    _begin_page(names)
+
+
 def _end_page(names):
+    _data.close()
     names.clear()
     os.chdir(_folders.pop())
     for verb in all_named_verbs():
@@ -95,9 +103,10 @@ def _run_row(found):
 
 
 _code, _around = PythonCodeBlockParser(), dict(setup=_begin_page, teardown=_end_page)
-_pages = Sybil([_code], patterns=["README.md", "docs/*.md"], **_around)
+_readme = Sybil([_code], patterns=["README.md"], setup=_begin_readme, teardown=_end_page)
+_pages = Sybil([_code], patterns=["docs/*.md"], **_around)
 _migration = Sybil([_code, _table_code], patterns=["docs/migration/*.md"], **_around)
-_collect_page = (_pages + _migration).pytest()
+_collect_page = SybilCollection([_readme, _pages, _migration]).pytest()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,16 +1,30 @@
-"""A smaller data set in place of scikit-learn's digits, for the tests of the examples and the notebooks."""
+"""A smaller data set in place of scikit-learn's digits, for the tests of the examples, the notebooks and the pages."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
+from collections.abc import Iterator
 from typing import Any
 
-import pytest
 
-_load = pytest.importorskip("sklearn.datasets").load_digits
-
-
-def few_digits(return_X_y: bool = False) -> Any:
-    """In place of `load_digits`: the first 320 of its 1,797 images, of which most programs make full batches only."""
-    digits = _load()
+def _few(load: Any, return_X_y: bool = False) -> Any:
+    digits = load()
     few = type(digits)(data=digits.data[:320], target=digits.target[:320])
     return (few.data, few.target) if return_X_y else few
+
+
+@contextlib.contextmanager
+def few_digits() -> Iterator[None]:
+    """`sklearn.datasets.load_digits` gives 320 of its 1,797 images: split at 0.8, both parts are full batches of 32 and of 64."""
+    try:
+        from sklearn import datasets
+    except ImportError:
+        yield
+        return
+    load = datasets.load_digits
+    datasets.load_digits = functools.partial(_few, load)
+    try:
+        yield
+    finally:
+        datasets.load_digits = load

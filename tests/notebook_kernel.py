@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 from IPython import get_ipython
-from sklearn import datasets
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from few_digits import few_digits
@@ -17,7 +17,7 @@ import conftest  # noqa: F401, the kernel compiles as the tests do
 from fulmen.dispatching.registry import all_named_verbs
 
 _METHODS = {verb: verb.methods for verb in all_named_verbs()}
-_LOAD, _FILE = datasets.load_digits, os.__file__
+_FILE, _data = os.__file__, contextlib.ExitStack()
 
 
 def begin(folder: str, short: bool) -> None:
@@ -33,7 +33,9 @@ def begin(folder: str, short: bool) -> None:
     for verb in all_named_verbs():
         lazy = [method for method in verb.methods if method.module.startswith("fulmen.")]
         verb.restore(list(dict.fromkeys([*_METHODS.get(verb, []), *lazy])))
-    datasets.load_digits, os.__file__ = _LOAD, _FILE
+    _data.close()
+    os.__file__ = _FILE
     if short:
-        datasets.load_digits, os.__file__ = few_digits, f"{folder}/os.py"
+        _data.enter_context(few_digits())
+        os.__file__ = f"{folder}/os.py"
         Path("LICENSE.txt").write_text("Permission to use, to copy and to change this text is granted to all.\n" * 16)
