@@ -59,7 +59,7 @@ def mlp():
 
 
 def convnet():
-    layers = fm.models.Conv(1, 8), fm.models.BatchNorm(8), jax.nn.relu, fm.models.Flatten()
+    layers = fm.models.Conv(1, 8), fm.models.BatchNorm(8), jax.nn.relu, fm.models.Dropout(0.2), fm.models.Flatten()
     return fm.Classifier(fm.models.Chain(*layers, fm.models.Dense(128, 8))), (IMAGES, EQUAL[1])
 
 
