@@ -10,6 +10,7 @@ from tiny import Linear, Net, Pair, data, net, pair
 import fulmen as fm
 from fulmen import dispatch
 from fulmen.core.component import record
+from fulmen.core.tree import remake
 from fulmen.train.compiled_step import traced_step
 
 
@@ -353,3 +354,49 @@ def test_parts_augment_their_own_batches(batch):
     system = state.system
     np.testing.assert_allclose(logs["loss/a"], entropy(system.a, fm.Labeled(batch.x + 1, batch.y)).mean(), rtol=1e-5)
     np.testing.assert_allclose(logs["loss/b"], entropy(system.b, batch).mean(), rtol=1e-5)
+
+
+CALLS = []
+
+
+class Counted(fm.System):
+    net: Linear
+
+
+@dispatch
+def losses(counted: Counted, batch):
+    CALLS.append(counted)
+    value = counted.net(batch.x).sum(1)
+    return dict(one=value, two=2 * value)
+
+
+class Shifted(fm.Wrapper):
+    """Its loss is that of its system for other inputs."""
+
+    system: fm.System
+
+
+@dispatch
+@fm.marks.sums_losses
+def loss(shifted: Shifted, batch):
+    return fm.loss(shifted.system, remake(batch, {"x": batch.x + 1}))
+
+
+COUNTED, MODE = Counted(Linear(4, 3)), fm.Train(jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    "around", [lambda it: it, fm.EMA, lambda it: fm.Weighted(it, {"one": 2.0})], ids=["", "EMA", "Weighted"]
+)
+def test_the_loss_and_its_logs_are_computed_once(batch, around):
+    component = ready(around(COUNTED))
+    CALLS.clear()
+    _, _, _, logs = jax.eval_shape(lambda: fm.differentiate(component, batch, MODE))
+    assert len(CALLS) == 1 and {"loss", "loss/one", "loss/two"} <= logs.keys()
+
+
+def test_entries_of_one_batch_are_not_those_of_a_changed_one(batch):
+    component = ready(Shifted(COUNTED))
+    value, _, _, logs = jax.jit(fm.differentiate)(component, batch, MODE)
+    np.testing.assert_allclose(value, 3 * component.system.net(batch.x + 1).sum(1).mean(), rtol=1e-5)
+    np.testing.assert_allclose(logs["loss/one"].compute(), component.system.net(batch.x).sum(1).mean(), rtol=1e-5)

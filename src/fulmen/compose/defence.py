@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.compose.loss_entries import checked_entries, entry_part, sums_its_losses
+from fulmen.compose.loss_entries import checked_entries, entries_of, entry_part, sums_its_losses
 from fulmen.core import Batch, Eval, Labeled, briefly, inner, remake, sums_losses
 from fulmen.core.component import Buffer, Component, System, Wrapper, part_name
 from fulmen.core.output_shapes import output_shapes
@@ -44,7 +44,7 @@ class Defence(Wrapper):
 def loss(defence: Defence, batch):
     if not defence.defends(batch):
         return loss(defence.system, inner(batch))
-    return _sum(defence, losses(defence, batch), batch)
+    return _sum(defence, entries_of(defence, batch), batch)
 
 
 @dispatch

@@ -1,16 +1,20 @@
 """The entries of a system's loss: the defaults of `loss`, `losses` and `reduce_losses`, and the entries' names in the logs."""
 
+import operator
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import jax
 
 from fulmen.compose.example_means import example_mean
-from fulmen.core import Game, Model, System, named_parts, parts_of, short, sums_losses
+from fulmen.core import Game, Model, System, Tree, Wrapper, named_parts, parts_of, remake, short, sums_losses
 from fulmen.core.verbs import as_batch, loss, losses, reduce_losses
 from fulmen.dispatching.registry import dispatch, verb
 
-__all__ = ["added", "checked_entries", "joined", "logged_losses", "part_batch", "part_entry", "reduced", "sums_its_losses"]
+__all__ = [
+    "added", "checked_entries", "entries_of", "joined", "logged_losses", "part_batch", "part_entry", "reduced", "reduces_losses",
+    "sums_its_losses", "with_entries",
+]  # fmt: skip
 
 T = TypeVar("T")
 
@@ -51,7 +55,7 @@ def entry_part(system: System, name, batch):
 
 @sums_losses
 def _sum_of_losses(system: System, batch):
-    return reduce_losses(system, checked_entries(system, losses(system, batch)), batch)
+    return reduce_losses(system, entries_of(system, batch), batch)
 
 
 loss.dispatch(_sum_of_losses)
@@ -104,6 +108,40 @@ def checked_entries(system: Any, entries: Any) -> Mapping[str, Any]:
             f"dict(main=…), got {short(entries)}. Return one number, or one per example, from `loss`."
         )
     return entries
+
+
+def with_entries(system: Any, batch: Any) -> Any:
+    """The batch with the system's `losses` attached, if its loss reduces them, so that loss and logs do not both compute them."""
+    if not (isinstance(batch, Tree) and reduces_losses(system, batch)):
+        return batch
+    system = innermost(system, batch)
+    return remake(batch, {"_entries": (system, batch, entries_of(system, batch))})
+
+
+def entries_of(system: Any, batch: Any) -> Mapping[str, Any]:
+    """The entries that `losses` of a system returns; those attached to the batch, unless it has been changed since."""
+    owner, before, entries = getattr(batch, "__dict__", {}).get("_entries", (None, None, {}))
+    if owner is innermost(system, batch) and _same(before, batch):
+        return entries
+    return checked_entries(system, losses(system, batch))
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two batches hold the same arrays."""
+    (a, before), (b, after) = map(jax.tree.flatten, (one, other))
+    return before == after and all(map(operator.is_, a, b))
+
+
+def reduces_losses(system: Any, batch: Any) -> bool:
+    """Whether a system's loss is made of its `losses`."""
+    return isinstance(system, System) and sums_losses.on(loss.method(system, batch)) and losses.has(system, batch)
+
+
+def innermost(system: Any, batch: Any) -> Any:
+    """The system whose `losses` are those of a wrapper, which may be in other wrappers."""
+    while isinstance(system, Wrapper) and not isinstance(system, losses.method(system, batch).members[0]):
+        system = system.__part__
+    return system
 
 
 @dispatch

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from fulmen.compose.loss_entries import innermost, reduces_losses, with_entries
 from fulmen.compose.part_defaults import augmented
 from fulmen.core import Component, Model, System, components, remake
-from fulmen.core.marks import sums_losses, uses_outputs
+from fulmen.core.marks import uses_outputs
 from fulmen.core.naming import numbered
 from fulmen.core.output_shapes import evaluated, output_shapes
 from fulmen.core.prediction import Prediction, inputs_for
@@ -174,17 +175,18 @@ def check_inputs(system: Supervised, batch):
 
 
 def with_outputs(system: Any, batch: Any) -> Any:
-    """The batch with the model's outputs attached, so that loss and metrics do not both compute them.
+    """The batch with the model's outputs and the `losses` attached, so that loss, metrics and logs do not all compute them.
 
     XLA merges equal computations, but not two loops, such as those of a scanned stack. The outputs are not a field of the batch:
     a batch that is rebuilt does not have them, and they are not used for another model or other inputs.
     """
-    if not isinstance(system, Supervised):
-        return batch
-    if not (sums_losses.on(loss.method(system, batch)) and uses_outputs.on(losses.method(system, batch))):
-        return batch  # the loss may use the model in another way
-    given = inputs_for(system, batch)
-    return remake(batch, {"_outputs": (system.model, given, forward(system, *given))})
+    part = innermost(system, batch) if reduces_losses(system, batch) else None
+    if isinstance(part, Supervised) and uses_outputs.on(
+        losses.method(part, batch)
+    ):  # else the loss may use the model in another way
+        given = inputs_for(part, batch)
+        batch = remake(batch, {"_outputs": (part.model, given, forward(part, *given))})
+    return with_entries(system, batch)
 
 
 def outputs(system: Any, batch: Any) -> Any:

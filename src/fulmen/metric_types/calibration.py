@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 from fulmen.core import Labeled, Mean, Mergeable, Prediction, at_least_float32, check_classes, class_targets, static
+from fulmen.core.prediction import at_labels
 from fulmen.core.verbs import metrics, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.metric_types.metric import ClassMetric, Metric, labels_of, numpy_of, ratio, weight_of, weighted_sum, weights
@@ -108,7 +109,7 @@ def _nats(metric: Metric, prediction: Prediction) -> tuple[jax.Array, Any]:
     y, labels = class_targets(flat, metric)
     logits = at_least_float32(flat.outputs)
     if labels:
-        value = optax.softmax_cross_entropy_with_integer_labels(logits, y)
+        value = jax.nn.logsumexp(logits, axis=1) - at_labels(logits, y)
     else:
         value = optax.softmax_cross_entropy(logits, y.astype(logits.dtype))
     return value, weight_of(flat)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fulmen.core import Mean, Mergeable, check_classes, static
+from fulmen.core.prediction import at_labels
 from fulmen.core.verbs import metrics, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.metric_types.binary_outputs import BinaryOrClassMetric, binary_answers, columns, is_binary
@@ -67,9 +68,8 @@ def metrics(metric: TopK, prediction):
 
 def _in_top(metric: Accuracy | TopK, prediction: Any) -> Mean:
     y, outputs = labels_of(prediction, metric), jnp.asarray(prediction.outputs)
-    true = jnp.take_along_axis(outputs, y[:, None], axis=1)
     # Cheaper than argmax or a sort, and a NaN is never smaller.
-    right = (outputs < true).sum(1) >= outputs.shape[1] - metric.k
+    right = (outputs < at_labels(outputs, y)[:, None]).sum(1) >= outputs.shape[1] - metric.k
     return Mean(right, weight_of(prediction))
 
 

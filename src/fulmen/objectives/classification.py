@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from fulmen.core import concrete, hyper
-from fulmen.core.prediction import at_least_float32, check_classes, class_targets, number_targets, targets
+from fulmen.core.prediction import at_labels, at_least_float32, check_classes, class_targets, number_targets, targets
 from fulmen.core.verbs import loss, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives.algebra import Objective
@@ -116,7 +116,8 @@ def loss(objective: CrossEntropy, prediction):
         if smoothing is not None:
             y = (1 - smoothing) * y + smoothing / y.shape[1]
         return optax.softmax_cross_entropy(logits, y if weights is None else y * weights[None])
-    value = optax.softmax_cross_entropy_with_integer_labels(logits, y)
+    true = at_labels(logits, y)
+    value = jax.nn.logsumexp(logits, axis=1) - true
     if weights is not None:
         value = weights[y] * value
     if smoothing is None:
@@ -125,7 +126,6 @@ def loss(objective: CrossEntropy, prediction):
         uniform = optax.softmax_cross_entropy(logits, jnp.broadcast_to(weights[None] / weights.size, logits.shape))
         return (1 - smoothing) * value + _scaled(smoothing, uniform)
     # Uniform targets have cross-entropy log Σ exp z − mean z, which differs from that of y by z_y − mean z.
-    true = jnp.take_along_axis(logits, y[:, None], axis=1)[:, 0]
     return value + _scaled(smoothing, true - logits.mean(1))
 
 
@@ -224,7 +224,7 @@ def loss(objective: Hinge, prediction):
     scores = at_least_float32(prediction.outputs)
     true = jax.nn.one_hot(y, scores.shape[1], dtype=bool)
     best = jnp.where(true, -jnp.inf, scores).max(1)
-    return jax.nn.relu(1 + best - jnp.take_along_axis(scores, jnp.asarray(y)[:, None], axis=1)[:, 0])
+    return jax.nn.relu(1 + best - at_labels(scores, y))
 
 
 def _is_binary(prediction) -> bool:

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from fulmen.compose.example_means import total_loss
-from fulmen.compose.loss_entries import joined
+from fulmen.compose.loss_entries import entries_of, joined
 from fulmen.core import Component, Wrapper, briefly, hyper, keeps_rows, sums_losses
 from fulmen.core.verbs import as_batch, augment, loss, losses, metrics, predictions, reduce_losses, validate
 from fulmen.data.mixed import Mixed
@@ -46,7 +46,7 @@ def augment(semi: SemiSupervised, batch: Mixed, mode):
 @dispatch
 @sums_losses
 def loss(semi: SemiSupervised, batch: Mixed):
-    return reduce_losses(semi, losses(semi, batch), batch)
+    return reduce_losses(semi, entries_of(semi, batch), batch)
 
 
 @dispatch

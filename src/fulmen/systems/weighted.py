@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from fulmen.compose.loss_entries import added
+from fulmen.compose.loss_entries import added, entries_of
 from fulmen.core import Model, System, Wrapper, briefly, concrete, number, remake, short, static, sums_losses
-from fulmen.core.verbs import init, loss, losses, reduce_losses, validate, weigh
+from fulmen.core.verbs import init, loss, reduce_losses, validate, weigh
 from fulmen.dispatching.registry import dispatch
 
 
@@ -102,7 +102,7 @@ def init(weights: Uncertainty, key):
 @dispatch
 @sums_losses
 def loss(weighted: Weighted, batch):
-    return reduce_losses(weighted, losses(weighted, batch), batch)
+    return reduce_losses(weighted, entries_of(weighted, batch), batch)
 
 
 @dispatch

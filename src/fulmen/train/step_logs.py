@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
+
 from fulmen.compose.example_means import as_metric, total_loss, total_weight
-from fulmen.compose.loss_entries import checked_entries, logged_losses
+from fulmen.compose.loss_entries import entries_of, logged_losses, reduces_losses
 from fulmen.compose.supervised import with_outputs
 from fulmen.compose.vectorized import over_members
-from fulmen.core import Mean, Mode, System, sums_losses
-from fulmen.core.verbs import bind, loss, losses, metrics
+from fulmen.core import Mean, Mode
+from fulmen.core.verbs import bind, metrics
 
 
 def batch_logs(bound: Any, batch: Any, value: Any) -> dict[str, Any]:
@@ -31,10 +33,9 @@ def batch_logs(bound: Any, batch: Any, value: Any) -> dict[str, Any]:
 
 def _loss_entries(bound: Any, batch: Any) -> dict[str, Any]:
     """The entries that a system's loss adds up, by their names in the logs; none if there is only one."""
-    if not (isinstance(bound, System) and sums_losses.on(loss.method(bound, batch)) and losses.has(bound, batch)):
-        return {}
-    entries = logged_losses(bound, checked_entries(bound, losses(bound, batch)), batch)
-    return entries if len(entries) > 1 else {}
+    entries = entries_of(bound, batch) if reduces_losses(bound, batch) else {}
+    # The mean of a single entry is the loss.
+    return logged_losses(bound, entries, batch) if len(jax.tree.leaves(entries)) > 1 else {}
 
 
 def observe(component: Any, batch: Any, mode: Mode) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from fulmen.core import Component, Eval, Prediction, concrete, hyper, inputs, remake, static, with_inputs, with_labels
 from fulmen.core.output_shapes import output_shapes
+from fulmen.core.prediction import at_labels
 from fulmen.core.verbs import aim, bind, loss, predictions, succeeded, toward, validate
 from fulmen.dispatching.registry import dispatch
 
@@ -195,8 +196,7 @@ def succeeded(targeting: Target, prediction, target):
 
 def _is_highest(outputs: jax.Array, label: jax.Array) -> jax.Array:
     """Whether a class has the only highest output, as `Accuracy` counts: ties and NaN are wrong."""
-    own = jnp.take_along_axis(outputs, label[:, None], axis=1)
-    return (outputs >= own).sum(1) == 1
+    return (outputs >= at_labels(outputs, label)[:, None]).sum(1) == 1
 
 
 @dispatch
