@@ -276,4 +276,4 @@ def predictions(population: Population, batch):
 
 
 def _numbered(population: Population, stacked: Any) -> dict[str, Any]:
-    return {str(i): jax.tree.map(lambda v, i=i: v[i], stacked) for i in range(population.n)}
+    return {str(i): take(stacked, i) for i in range(population.n)}

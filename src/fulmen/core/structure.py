@@ -103,9 +103,7 @@ def pack(tree: Any, *extra: Any) -> tuple[list[Any], Structure]:
     dynamic = [is_array(v) or (isinstance(v, int | float | complex) and not f) for v, f in zip(leaves, foreign, strict=True)]
     fixed = tuple((i, v) for i, v in enumerate(leaves) if not dynamic[i])
     data = [v for v, is_dynamic in zip(leaves, dynamic, strict=True) if is_dynamic]
-    # A Python number stays weakly typed.
-    arrays = [v if isinstance(v, jax.Array | jax.ShapeDtypeStruct) else jnp.asarray(v) for v in data]
-    return arrays, Structure(treedef, fixed, extra)
+    return [*map(_array, data)], Structure(treedef, fixed, extra)
 
 
 def _in_foreign_modules(tree: Any) -> list[bool]:
@@ -115,6 +113,14 @@ def _in_foreign_modules(tree: Any) -> list[bool]:
         foreign = is_foreign(node)
         found += [foreign] * (len(jax.tree.leaves(node)) if foreign else 1)
     return found
+
+
+def _array(leaf: Any) -> Any:
+    if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
+        return leaf
+    if isinstance(leaf, np.ndarray):
+        return jax.device_put(leaf)  # `jnp.asarray` compiles a program for each shape
+    return jnp.asarray(leaf)  # a Python number stays weakly typed
 
 
 class Recent:

@@ -130,6 +130,7 @@ def _key_from_numpy(value: np.ndarray, like: Any, entry: Mapping[str, Any]) -> A
 
 def _on_devices_of(like: Any, value: np.ndarray) -> jax.Array:
     """A JAX array with the sharding of `like`, and weakly typed if that is: another type would be another program."""
-    array = weakly(value) if getattr(like, "weak_type", False) else jnp.array(value)
+    # `jnp.array` compiles a program for each shape.
+    array = weakly(value) if getattr(like, "weak_type", False) else jax.device_put(value)
     sharding = getattr(like, "sharding", None)
     return array if sharding is None or sharding == array.sharding else jax.device_put(array, sharding)
