@@ -118,7 +118,7 @@ EPOCHS = 5
 KILL, TERM, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
 
 
-@pytest.mark.parametrize(("name", "signals"), [("classifier", [KILL] * 4), ("game", [KILL, TERM, KILL, INT])])
+@pytest.mark.parametrize(("name", "signals"), [("classifier", [KILL] * 5), ("game", [KILL, TERM, KILL, INT, KILL])])
 def test_a_run_that_is_ended_and_resumed_ends_as_one_that_was_not(whole, tmp_path, name, signals):
     run_to_the_end(name, tmp_path / "runs", tmp_path / "result", EPOCHS, signals, seed=1)
     found, expected = outcome(tmp_path / "result"), whole(name)

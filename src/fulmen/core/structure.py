@@ -119,7 +119,8 @@ def _array(leaf: Any) -> Any:
     if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
         return leaf
     if isinstance(leaf, np.ndarray):
-        return jax.device_put(leaf)  # `jnp.asarray` compiles a program for each shape
+        # A copy, which the caller cannot change; `jnp.asarray` makes it by a program for each shape.
+        return jax.device_put(np.array(leaf))
     return jnp.asarray(leaf)  # a Python number stays weakly typed
 
 
