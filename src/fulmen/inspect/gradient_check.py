@@ -27,7 +27,7 @@ def check_numbers(report: Report, state: State, raw: Any) -> None:
         program = jax.jit(_loss_and_gradients)
         value, slopes, first = program(state, raw)
         # A layer that is initialised with zeros passes no gradient on, so the gradient is computed again after a small step.
-        _, _, second = program(state.replace(system=jax.jit(_moved)(state.system, slopes)), raw)
+        _, _, second = program(jax.jit(_moved)(state, slopes), raw)
         value, first, second = jax.device_get((value, first, second))
         gradients = {path: (first[path][0] | second[path][0], first[path][1]) for path in order if path in first}
         has_buffers = any(leaf.role == BUFFER for leaf in leaves(state.system))
@@ -46,11 +46,12 @@ def _loss_and_gradients(state: State, raw: Any) -> tuple[Any, Any, dict[str, Any
     return value, slopes, {leaf.path: ((leaf.value != 0).any(), jnp.isfinite(leaf.value).all()) for leaf in leaves(slopes)}
 
 
-def _moved(component: Any, slopes: Any) -> Any:
-    """The component after a small step."""
-    structure = jax.tree.structure(component)
-    pairs = zip(jax.tree.leaves(component), structure.flatten_up_to(slopes), strict=True)
-    return structure.unflatten([v if g is None else v - jnp.asarray(_STEP_SIZE, g.dtype) * g for v, g in pairs])
+def _moved(state: State, slopes: Any) -> State:
+    """The state after a small step of its system."""
+    flat, structure = jax.tree.flatten(state.system)
+    pairs = zip(flat, structure.flatten_up_to(slopes), strict=True)
+    moved = [v if g is None else v - jnp.asarray(_STEP_SIZE, g.dtype) * g for v, g in pairs]
+    return state.replace(system=structure.unflatten(moved))
 
 
 def _changed_buffers(state: State, raw: Any) -> dict[str, Any]:
