@@ -10,8 +10,8 @@ torchattacks' PGD in Linf and L2 and its AutoAttack, which need torch.
 
 Two cores of an AMD EPYC, jax 0.10.2, seconds (of the processor) without and with the cache, and programs: `fit` 4.8 (6.5), 1.9, 38;
 by hand 4.2 (5.9), 1.8, 26; `report` 27.7 (41.8), 6.8, 79, before attacks shared their small programs and single steps 34.9 (51.6),
-10.0, 146. AutoAttack 14.5 to 17.1 (21.5 to 25.6; four runs), 7.9, 28, before its attacks shared the clean pass and small programs
-and Square looped in a program 26.7 and 32.0 (39.7 and 47.9; two runs between them), 10.8, 68.
+10.0, 146. AutoAttack 16.0, 16.7, 17.2 (24.0, 24.7, 25.1), 9.1 to 9.6, 21; the commit before its attacks shared the clean pass and
+small programs, between these runs, 33.8 and 35.0 (49.9 and 51.3), 13.0, 68. Its second call takes 4.7 to 5.1 (7.0 to 7.4).
 """
 
 from __future__ import annotations
