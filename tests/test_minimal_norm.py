@@ -177,6 +177,16 @@ def test_gradients_that_are_not_finite_leave_the_input_unchanged(name, key):
 # Bad input
 
 
+class OfL2Balls(attacks.MinimalNorm):
+    norms = (2,)
+
+
+def test_the_norms_of_an_attack_limit_its_ball_whether_it_needs_one_or_not():
+    fm.validate(OfL2Balls(BALLS["L2"]))
+    with pytest.raises(ValueError, match="must contain an L2Ball, got L1Ball"):
+        fm.validate(OfL2Balls(BALLS["L1"]))
+
+
 @pytest.mark.parametrize(
     ("attack", "message"),
     [

@@ -43,5 +43,10 @@ def test_notebook(path, kernel, tmp_path):
     client = nbclient.NotebookClient(notebook, km=kernel, timeout=300)
     try:
         client.execute()
+    except BaseException:
+        if kernel.has_kernel:
+            asyncio.run(kernel.shutdown_kernel(now=True))  # it may be busy still: the next notebook starts a new one
+        raise
     finally:
-        client.kc.stop_channels()
+        if client.kc is not None:
+            client.kc.stop_channels()

@@ -14,6 +14,7 @@ import fulmen as fm
 from fulmen import dispatch
 from fulmen.robust.attacks import Square
 from fulmen.robust.report import Binarization, Finding, Sign, examine
+from fulmen.robust.report.attack_evaluation import violations
 from fulmen.robust.report.attack_signs import BlackBox, Convergence, Falling, Gradients, Inside, Iterations
 from fulmen.robust.report.model_signs import Batches, Jumps, Modes, Probabilities, Randomness
 
@@ -191,6 +192,13 @@ def in_bytes():
 def test_a_region_in_other_units_than_the_data_is_suspicious(region, pairs, said):
     (finding,) = evaluate(shaped(), pairs(), Untouched(region), signs=(Inside(),)).findings
     assert finding.verdict == "suspicious" and re.search(said, finding.text), finding.text
+
+
+@pytest.mark.parametrize(("outside", "found"), [(0, 0), (1e-2, 1)])
+def test_the_bounds_of_a_box_may_be_rounded_to_the_type_of_the_inputs(outside, found):
+    box = fm.Box(-123.68, 131.32)  # the larger bound in float32 is above the one in float64
+    attacked = np.float32([[131.32 + outside]])
+    assert len(violations(fm.LinfBall(8.0) & box, attacked - 1, attacked)) == found
 
 
 def test_points_in_bfloat16_are_inside():

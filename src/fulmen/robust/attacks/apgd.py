@@ -54,7 +54,7 @@ class APGD(Attack):
 
     An example whose value increases too rarely halves its step size and returns to its best point. Croce and Hein 2020,
     arXiv:2003.01690, as in their code; for an `L1Ball` with steps of adaptive sparsity, Croce and Hein 2021,
-    arXiv:2103.01208. It attacks one array of inputs.
+    arXiv:2103.01208. It attacks one array of inputs. From 40 steps on, the last pass is one more gradient, as in their code.
 
     Args:
         region: the region of allowed points, with one `LinfBall`, `L2Ball` or `L1Ball`.

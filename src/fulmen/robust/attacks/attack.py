@@ -143,7 +143,7 @@ class Attack(Component):
 
     @property
     def last_passes(self) -> int:
-        """The passes after the last step."""
+        """The passes after the last step; a long attack may take one more step instead, of one pass more."""
         return 1
 
     @property
@@ -249,7 +249,7 @@ def scaled(attack: Attack, factor):
 
 @dispatch
 def validate(attack: Attack):
-    norm = ball_of(attack.region).norm_order if attack.needs_ball else None
+    norm = ball_of(attack.region).norm_order if attack.needs_ball or attack.norms else None
     if attack.norms is not None and norm not in attack.norms:
         names = " or an ".join(f"L{norm:g}Ball" for norm in attack.norms)
         raise ValueError(f"{type(attack).__name__}, region: must contain an {names}, got {attack.region!r}.")

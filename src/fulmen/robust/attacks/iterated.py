@@ -33,11 +33,17 @@ def momentum(decay: Any) -> optax.GradientTransformation:
     [ 0.75 -0.25] [0.375 0.875]
     """
 
-    def normalized(g: jax.Array) -> jax.Array:
-        norm = jnp.abs(g).sum()
-        return g / jnp.where(norm > 0, norm, 1)
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
 
-    return optax.chain(optax.stateless(lambda slopes, params: jax.tree.map(normalized, slopes)), optax.trace(decay))
+        def added(g: jax.Array, m: jax.Array) -> jax.Array:
+            norm = jnp.abs(g).sum()
+            return jnp.asarray(decay).astype(g.dtype) * m + g / jnp.where(norm > 0, norm, 1)
+
+        total = jax.tree.map(added, updates, state.trace)
+        return total, optax.TraceState(total)
+
+    return optax.GradientTransformation(lambda params: optax.TraceState(jax.tree.map(jnp.zeros_like, params)), update)
 
 
 def smooth(size: int = 15, channels_first: bool | None = False) -> optax.GradientTransformation:

@@ -85,6 +85,10 @@ class UniformNoise(Attack):
 
     steps: int = static(default=1)
 
+    @property
+    def passes(self) -> int:
+        return self.samples or 1
+
 
 @dispatch
 def begin(attack: UniformNoise, problem):

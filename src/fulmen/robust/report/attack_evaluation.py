@@ -58,8 +58,8 @@ class Evaluation(ExampleBatches):
         compare: bool,
         devices: Policy | None,
     ) -> None:
-        super().__init__(system, data, batch_size or 256, devices)
-        self.key, self.sample, self.compare, self.folder = jax.random.key(seed), sample, compare, Folder(None)
+        super().__init__(system, data, int(batch_size or 256), devices)
+        self.key, self.sample, self.compare, self.folder = jax.random.key(seed), int(sample), compare, Folder(None)
         require_inside(Intersection(()), jax.tree.leaves(inputs(self.whole)))  # integer inputs have no gradient
         self.classes = require_classes(self.system, self.whole, self.key)
         self.outputs = np.zeros((0, self.classes))
@@ -222,7 +222,7 @@ def violations(region: Region, clean: Any, attacked: Any) -> list[str]:
     low, high = value_range(attacked)
     for box in boxes(region):
         lo, hi = concrete(box.lo), concrete(box.hi)
-        if lo is not None and hi is not None and (low < lo - 1e-6 or high > hi + 1e-6):
+        if lo is not None and hi is not None and (low < lo - 1e-6 * abs(lo) or high > hi + 1e-6 * abs(hi)):
             found.append(f"Attacked inputs range from {low:.6g} to {high:.6g}, outside {box!r}.")
     return found
 

@@ -70,7 +70,8 @@ class Table(NamedTuple):
 
     def text(self) -> str:
         """The table for a terminal, with the first cell of a row shortened to what is left of the width."""
-        widths = [max(map(len, column)) for column in zip(self.columns, *self.rows, strict=True)]
+        names = [name.rstrip(">") for name in self.columns]
+        widths = [max(map(len, column)) for column in zip(names, *self.rows, strict=True)]
         longest = WIDTH - 4 - sum(width + 2 for width in widths[1:])
         rows = [(textwrap.shorten(first, longest, placeholder="…"), *others) for first, *others in self.rows]
         return "\n".join([text_table(self.columns, rows), *[self.below] * bool(self.below)])

@@ -120,7 +120,7 @@ def robustness(
     settings = _settings(evaluation, seed, radii)
     if resume is not None:
         arrays = (evaluation.system, evaluation.data, evaluation.attacks)
-        evaluation.folder = Folder(resume, {**settings, **versions(), "arrays": digest(arrays)})
+        evaluation.folder = Folder(resume, {**settings, **versions(), "format": 2, "arrays": digest(arrays)})
     steps = len(chunks) * len(evaluation.attacks) + len(radii) + len(signs)
     with interruptible(INTERRUPTED) as interruption, Progress(progress, steps, interruption) as shown:
         results = ExampleResults(evaluation, shown)
