@@ -1,5 +1,7 @@
 """What a system's loss is made of: parts, nesting, per-example entries, games, buffers of players."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -400,3 +402,41 @@ def test_entries_of_one_batch_are_not_those_of_a_changed_one(batch):
     value, _, _, logs = jax.jit(fm.differentiate)(component, batch, MODE)
     np.testing.assert_allclose(value, 3 * component.system.net(batch.x + 1).sum(1).mean(), rtol=1e-5)
     np.testing.assert_allclose(logs["loss/one"].compute(), component.system.net(batch.x).sum(1).mean(), rtol=1e-5)
+
+
+class Proxied(fm.System):
+    net: Linear
+    per_row: bool = fm.static()
+
+
+@dispatch
+def losses(proxied: Proxied, batch):
+    value = proxied.net(batch.x).sum(1)
+    return types.MappingProxyType({"one": value} if proxied.per_row else {"one": value.mean(), "two": value.mean()})
+
+
+@pytest.mark.parametrize(("per_row", "names"), [(True, {"loss"}), (False, {"loss", "loss/one", "loss/two"})])
+def test_entries_are_counted_in_any_mapping(batch, per_row, names):
+    _, _, _, logs = jax.eval_shape(lambda: fm.differentiate(ready(Proxied(Linear(4, 3), per_row)), batch, MODE))
+    assert logs.keys() == names
+
+
+class Narrow(fm.System):
+    net: Linear
+
+
+@dispatch
+def losses(narrow: Narrow, batch):
+    return {"one": narrow.net(batch.x[:, :2]).sum(1)}
+
+
+@pytest.mark.parametrize(
+    ("around", "path"),
+    [(lambda it: fm.Weighted(it, {}), "system.net"), (fm.EMA, "component.net"), (fm.MixedPrecision, "system.net")],
+    ids=["Weighted", "EMA", "MixedPrecision"],
+)
+def test_an_error_in_losses_names_the_path_from_the_wrapper(around, path, batch):
+    component = ready(around(Narrow(Linear(4, 3))))
+    with pytest.raises(TypeError) as caught:
+        jax.eval_shape(lambda: fm.differentiate(component, batch, MODE))
+    assert any(f"in '{path}' of {type(component).__name__}" in note for note in caught.value.__notes__)

@@ -14,6 +14,7 @@ from fulmen.core.naming import numbered
 from fulmen.core.output_shapes import evaluated, output_shapes
 from fulmen.core.prediction import Prediction, inputs_for
 from fulmen.core.verbs import augment, forward, loss, losses, metrics, model_inputs, predictions, validate
+from fulmen.dispatching import hooks
 from fulmen.dispatching.registry import dispatch, verb
 from fulmen.dispatching.warning import warn
 from fulmen.metric_types import Accuracy, MeanAbsoluteError, Metric
@@ -181,12 +182,18 @@ def with_outputs(system: Any, batch: Any) -> Any:
     a batch that is rebuilt does not have them, and they are not used for another model or other inputs.
     """
     part = innermost(system, batch) if reduces_losses(system, batch) else None
-    if isinstance(part, Supervised) and uses_outputs.on(
-        losses.method(part, batch)
-    ):  # else the loss may use the model in another way
-        given = inputs_for(part, batch)
-        batch = remake(batch, {"_outputs": (part.model, given, forward(part, *given))})
-    return with_entries(system, batch)
+    if part is None or part is not innermost(system, batch):  # `Frozen` makes another copy at each access
+        return batch
+    try:
+        if isinstance(part, Supervised) and uses_outputs.on(
+            losses.method(part, batch)
+        ):  # else the loss may use it differently
+            given = inputs_for(part, batch)
+            batch = remake(batch, {"_outputs": (part.model, given, forward(part, *given))})
+        return with_entries(system, batch)
+    except (AttributeError, TypeError, ValueError) as error:
+        hooks.annotate(error, "losses", (system, batch), {})  # the path from the wrapper
+        raise
 
 
 def outputs(system: Any, batch: Any) -> Any:

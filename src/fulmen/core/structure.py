@@ -118,7 +118,7 @@ def _in_foreign_modules(tree: Any) -> list[bool]:
 def _array(leaf: Any) -> Any:
     if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
         return leaf
-    if isinstance(leaf, np.ndarray):
+    if isinstance(leaf, np.ndarray) and not isinstance(leaf, np.ma.MaskedArray):  # which JAX refuses
         # A copy, which the caller cannot change; `jnp.asarray` makes it by a program for each shape.
         return jax.device_put(np.array(leaf))
     return jnp.asarray(leaf)  # a Python number stays weakly typed

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
-
-import jax
 
 from fulmen.compose.example_means import as_metric, total_loss, total_weight
 from fulmen.compose.loss_entries import entries_of, logged_losses, reduces_losses
@@ -34,8 +33,10 @@ def batch_logs(bound: Any, batch: Any, value: Any) -> dict[str, Any]:
 def _loss_entries(bound: Any, batch: Any) -> dict[str, Any]:
     """The entries that a system's loss adds up, by their names in the logs; none if there is only one."""
     entries = entries_of(bound, batch) if reduces_losses(bound, batch) else {}
-    # The mean of a single entry is the loss.
-    return logged_losses(bound, entries, batch) if len(jax.tree.leaves(entries)) > 1 else {}
+    if len(entries) == 1 and not isinstance(next(iter(entries.values())), Mapping):
+        return {}  # the mean of a single entry is the loss
+    found = logged_losses(bound, entries, batch)
+    return found if len(found) > 1 else {}
 
 
 def observe(component: Any, batch: Any, mode: Mode) -> dict[str, Any]:

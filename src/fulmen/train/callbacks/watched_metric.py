@@ -114,7 +114,8 @@ def run_state(callback: WatchedMetric):
 
 @dispatch
 def restore_run_state(callback: WatchedMetric, saved):
-    vars(callback).update(saved)
+    callback.best, callback.best_epoch, callback.waited = saved["best"], saved["best_epoch"], saved["waited"]
+    callback.best_step = saved.get("best_step")  # earlier versions did not save it
 
 
 class EarlyStopping(WatchedMetric):

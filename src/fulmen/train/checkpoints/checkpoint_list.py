@@ -152,8 +152,11 @@ def _fetched(found: SavedCheckpoint) -> SavedCheckpoint:
         return found
     try:
         files = found.files.fetched(found.manifest)
+    except found.files.damage as error:  # another run removed it in the meantime
+        return dataclasses.replace(found, problem=str(error))
+    try:
         found.manifest.verify(files)
-    except (*found.files.damage, DamagedFileError) as error:  # such as of files that another run removed in the meantime
+    except (*files.damage, DamagedFileError) as error:
         return dataclasses.replace(found, problem=str(error))
     return dataclasses.replace(found, files=files)
 
