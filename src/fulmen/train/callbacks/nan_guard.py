@@ -1,4 +1,4 @@
-"""`NaNGuard`: finds where the first value of a run that is not finite came from, and undoes its step."""
+"""`NaNGuard`: finds the first value of a run that is not finite, and undoes its step."""
 
 from __future__ import annotations
 
