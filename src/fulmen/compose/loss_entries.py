@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import jax
 
 from fulmen.compose.example_means import example_mean
-from fulmen.core import Game, Model, System, Tree, Wrapper, named_parts, parts_of, remake, short, sums_losses
+from fulmen.core import Game, Model, System, Wrapper, named_parts, parts_of, remake, short, sums_losses
 from fulmen.core.verbs import as_batch, loss, losses, reduce_losses
 from fulmen.dispatching.registry import dispatch, verb
 
@@ -111,10 +111,7 @@ def checked_entries(system: Any, entries: Any) -> Mapping[str, Any]:
 
 
 def with_entries(system: Any, batch: Any) -> Any:
-    """The batch with the system's `losses` attached, if its loss reduces them, so that loss and logs do not both compute them."""
-    if not (isinstance(batch, Tree) and reduces_losses(system, batch)):
-        return batch
-    system = innermost(system, batch)
+    """The batch with the entries of a system that is in no wrapper attached, so that loss and logs do not both compute them."""
     return remake(batch, {"_entries": (system, batch, entries_of(system, batch))})
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from fulmen.compose.loss_entries import innermost, reduces_losses, with_entries
 from fulmen.compose.part_defaults import augmented
-from fulmen.core import Component, Model, System, components, remake
+from fulmen.core import Component, Model, System, Tree, components, remake
 from fulmen.core.marks import uses_outputs
 from fulmen.core.naming import numbered
 from fulmen.core.output_shapes import evaluated, output_shapes
@@ -181,8 +181,10 @@ def with_outputs(system: Any, batch: Any) -> Any:
     XLA merges equal computations, but not two loops, such as those of a scanned stack. The outputs are not a field of the batch:
     a batch that is rebuilt does not have them, and they are not used for another model or other inputs.
     """
-    part = innermost(system, batch) if reduces_losses(system, batch) else None
-    if part is None or part is not innermost(system, batch):  # `Frozen` makes another copy at each access
+    if not (isinstance(batch, Tree) and reduces_losses(system, batch)):
+        return batch
+    part = innermost(system, batch)
+    if part is not innermost(system, batch):  # `Frozen` makes another copy at each access, so nothing would be found again
         return batch
     try:
         if isinstance(part, Supervised) and uses_outputs.on(
@@ -190,7 +192,7 @@ def with_outputs(system: Any, batch: Any) -> Any:
         ):  # else the loss may use it differently
             given = inputs_for(part, batch)
             batch = remake(batch, {"_outputs": (part.model, given, forward(part, *given))})
-        return with_entries(system, batch)
+        return with_entries(part, batch)
     except (AttributeError, TypeError, ValueError) as error:
         hooks.annotate(error, "losses", (system, batch), {})  # the path from the wrapper
         raise
