@@ -96,7 +96,9 @@ def binned(z, bins):
 def test_rankings_are_those_of_scikit_learn(metric, reference, average):
     expected = reference(LABELS, binned(SCORES, 50), average=average, sample_weight=WEIGHT)
     np.testing.assert_allclose(figure(metric(average, bins=50), SCORES, LABELS, WEIGHT), expected, rtol=1e-5)
-    one = figure(metric(average), SCORES[:, 0], LABELS[:, 0])  # with bins that are fine enough
+    exact = reference(LABELS, SCORES, average=average, sample_weight=WEIGHT)
+    np.testing.assert_allclose(figure(metric(average), SCORES, LABELS, WEIGHT), exact, atol=3e-3)
+    one = figure(metric(average), SCORES[:, 0], LABELS[:, 0])
     np.testing.assert_allclose(one, reference(LABELS[:, 0], SCORES[:, 0]), atol=3e-3)
 
 

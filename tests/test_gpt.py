@@ -16,7 +16,7 @@ from fulmen.metric_types import BitsPerCharacter
 from fulmen.models import Transformer
 from fulmen.systems import LanguageModel
 
-LENGTH, FEATURES, HEADS, LAYERS, BATCH, STEPS, RATE = 16, 32, 2, 2, 16, 60, 2**-8
+LENGTH, FEATURES, HEADS, LAYERS, BATCH, STEPS, RATE = 16, 32, 2, 2, 16, 120, 2**-8
 EPSILON = float(np.float32(1e-5))  # numbers of models are single, also among double arrays
 
 
@@ -119,7 +119,7 @@ def runs(data):
 def test_it_learns(data, runs):
     first, last, _ = runs[0]
     assert first == pytest.approx(math.log2(data[2]), abs=0.2)  # as by guessing
-    assert last < 0.8 * first
+    assert last < 0.7 * first
 
 
 def test_it_learns_what_it_would_by_hand(runs):
