@@ -120,6 +120,8 @@ def main(port, process, processes, folder, what):
         resumed, again = train(f"{folder}/copy", [], f"{folder}/copy/runs")
         loaded, resumed = found(loaded, history, rows), found(resumed, again, rows)
         print(json.dumps([found(state, history, rows), loaded, resumed]), flush=True)
+    if processes > 1:
+        jax.distributed.shutdown()  # waits for the other process; a forked process runs no exit handlers that would do it
 
 
 if __name__ == "__main__":

@@ -154,6 +154,7 @@ for name, array in state.system.items():
     for shard in restored.system[name].addressable_shards:
         assert (np.asarray(shard.data) == whole[shard.index]).all()
 assert [each.step for each in fm.checkpoints(directory)] == [2]
+jax.distributed.shutdown()  # waits for the other process; a forked process runs no exit handlers that would do it
 print("done")
 """
 
