@@ -25,6 +25,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 )
 
 os.environ["COLUMNS"] = "120"  # tables are as wide as the terminal
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"  # programs do not name the lines of Python that they are of
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +39,9 @@ from sybil.sybil import SybilCollection
 
 import fulmen as fm
 from fulmen.dispatching.registry import all_named_verbs
+
+# Without a directory for compiled programs JAX computes the name of each program's file all the same.
+jax.config.update("jax_enable_compilation_cache", "JAX_COMPILATION_CACHE_DIR" in os.environ)
 
 with contextlib.suppress(ImportError, AttributeError):  # a private name of JAX, without which the tests are slower
     from jax._src.interpreters import mlir

@@ -12,11 +12,11 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 _EVENTS = "/jax/compilation_cache/"
-_OPTIONS = (
-    "jax_compilation_cache_dir",
-    "jax_persistent_cache_min_compile_time_secs",
-    "jax_persistent_cache_min_entry_size_bytes",
-)
+_OPTIONS = {
+    "jax_enable_compilation_cache": True,
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+}
 
 
 @contextlib.contextmanager
@@ -25,12 +25,13 @@ def caching_programs(directory: Path | None) -> Iterator[None]:
     if directory is None:
         yield
         return
-    counts, before = collections.Counter[str](), [getattr(jax.config, name) for name in _OPTIONS]
+    counts, options = collections.Counter[str](), {"jax_compilation_cache_dir": str(directory.absolute()), **_OPTIONS}
+    before = {name: getattr(jax.config, name) for name in options}
 
     def count(event: str, **_: Any) -> None:
         counts[event] += 1
 
-    _configure([str(directory.absolute()), 0.0, -1])
+    _configure(options)
     jax.monitoring.register_event_listener(count)
     try:
         yield
@@ -42,7 +43,7 @@ def caching_programs(directory: Path | None) -> Iterator[None]:
         )
 
 
-def _configure(values: list[Any]) -> None:
-    for name, value in zip(_OPTIONS, values, strict=True):
+def _configure(options: dict[str, Any]) -> None:
+    for name, value in options.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()  # JAX reads the directory once
