@@ -1,7 +1,8 @@
 """Runs that are ended by signals at random moments and resumed, for `test_checkpoint_kills.py` and `benchmarks/kills.py`.
 
 The systems train on distinct, shuffled rows in microbatches, with a cosine schedule: `classifier` is an EMA of a classifier with
-BatchNorm and dropout, which is validated, and `game` is a GAN whose generator is updated in every other step.
+BatchNorm and dropout, which is validated and whose last batch is smaller, and `game` is a GAN whose generator is updated in every
+other step.
 """
 
 from __future__ import annotations
@@ -65,15 +66,17 @@ def train(name: str, directory: Path | str, result: Path, epochs: int) -> None:
         layers = models.Dense(4, 16), models.BatchNorm(16), models.Dropout(0.3), jax.nn.relu, models.Dense(16, 3)
         system, data = fm.EMA(fm.Classifier(models.Chain(*layers)), 0.9), (x, y)
         options: dict[str, Any] = {"validation": (x[:30], y[:30])}
+        measured = [fm.GradientNorms(fm.Every(steps=5))]
     else:
-        system, data = fm.GAN(models.MLP(2, 8, 4, dropout=0.1), models.MLP(4, 8, 1), latent=2, critic_steps=2), x
-        options = {}
+        generator = models.Chain(models.Dense(2, 4), models.Dropout(0.1))
+        system, data = fm.GAN(generator, models.Dense(4, 1), latent=2, critic_steps=2), np.concatenate([x, -x[:6]])
+        options, measured = {}, []
     keep, every = fm.Latest(2) | fm.Best("loss"), fm.Every(steps=4) | fm.Every(epochs=1)
     callbacks = [
         fm.Checkpoint(directory, every=every, keep=keep, store=fm.OrbaxStore() if isinstance(directory, str) else None),
         fm.JSONLines(f"{result}.jsonl", every=fm.Every(steps=5)),
         fm.EarlyStopping("loss", patience=epochs, restore_best=True),
-        fm.GradientNorms(fm.Every(steps=5)),
+        *measured,
         Remembers(),
     ]
     options |= {

@@ -1,9 +1,10 @@
 """Runs and saves that are killed with SIGKILL: what is there is complete, and a resumed run ends where it would have."""
 
-import functools
 import json
 import os
 import signal
+import tempfile
+from pathlib import Path
 
 import pytest
 from forked import run_code
@@ -85,8 +86,16 @@ for what in ("save", "a new step", "the same step"):
 """
 
 
-def test_killed_at_each_operation_of_a_save(tmp_path):
-    operations = [int(line) for line in run_code(EACH_OPERATION, tmp_path, tmp_path).split()]
+@pytest.fixture
+def folder():
+    """A folder in memory, if the system has such: on a disk a save waits for longer than it computes."""
+    memory = "/dev/shm"
+    with tempfile.TemporaryDirectory(dir=memory if os.path.isdir(memory) else None) as path:
+        yield Path(path)
+
+
+def test_killed_at_each_operation_of_a_save(folder):
+    operations = [int(line) for line in run_code(EACH_OPERATION, folder, folder).split()]
     assert len(operations) == 3 and min(operations) > 8, operations
 
 
@@ -101,15 +110,13 @@ def cached(tmp_path_factory):
     os.environ.update(before)
 
 
-@pytest.fixture(scope="module")
-def whole(cached, tmp_path_factory):
-    """The outcome of a run that is not ended, by the name of its system."""
-    folder = tmp_path_factory.mktemp("whole")
+@pytest.fixture
+def whole(cached, folder):
+    """A function that runs a system without an end between, and returns the outcome."""
 
-    @functools.cache
     def outcome_of(name):
-        run_to_the_end(name, folder / name, folder / f"{name}-result", EPOCHS)
-        return outcome(folder / f"{name}-result")
+        run_to_the_end(name, folder / "whole", folder / "whole-result", EPOCHS)
+        return outcome(folder / "whole-result")
 
     return outcome_of
 
@@ -119,9 +126,9 @@ KILL, TERM, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
 
 
 @pytest.mark.parametrize(("name", "signals"), [("classifier", [KILL] * 5), ("game", [KILL, TERM, KILL, INT, KILL])])
-def test_a_run_that_is_ended_and_resumed_ends_as_one_that_was_not(whole, tmp_path, name, signals):
-    run_to_the_end(name, tmp_path / "runs", tmp_path / "result", EPOCHS, signals, seed=1)
-    found, expected = outcome(tmp_path / "result"), whole(name)
+def test_a_run_that_is_ended_and_resumed_ends_as_one_that_was_not(whole, folder, name, signals):
+    run_to_the_end(name, folder / "runs", folder / "result", EPOCHS, signals, seed=1)
+    found, expected = outcome(folder / "result"), whole(name)
     assert found == expected
     rows, _, step = json.loads(found[".json"])
     assert len(rows["loss"]) == EPOCHS and step == 6 * EPOCHS
