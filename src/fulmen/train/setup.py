@@ -17,7 +17,7 @@ from fulmen.core.verbs import configure_optimizers, fit, setup, validate
 from fulmen.data.arrays import check_positive, count
 from fulmen.data.source import Source
 from fulmen.devices.placement import computed, initialized
-from fulmen.devices.policies import require_policy
+from fulmen.devices.policies import on_rows, require_policy
 from fulmen.dispatching.lazy_libraries import hint
 from fulmen.dispatching.registry import dispatch
 from fulmen.optimizers import Enclosing, groups, is_constructor, warn_of_unreached_ends
@@ -81,6 +81,7 @@ def setup(
     state = computed(start_optimizer, state)
     stop_if_interrupted()
     # Tracing a step finds missing methods, wrong shapes and a loss that is not a number; the first step reuses the trace.
+    raw = on_rows(raw, devices)  # as `fit` does
     for resting in update_schedule(state).sets():
         traced_step(state, raw, resting)
     RECENT.keep(state.structure)
