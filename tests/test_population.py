@@ -109,18 +109,14 @@ def test_each_member_may_have_a_schedule():
     def halved(step):
         return 0.02 / 2**step
 
-    rates, alone = ([fm.cosine(0.05), fm.warmup(0.01, 0.5), third, halved] for third in (0.003, lambda step: 0.003))
+    rates, alone = ([fm.warmup(0.01, 0.5), second, halved] for second in (0.003, lambda step: 0.003))
     options = dict(optimizer=clipped_adam, lr=rates, each=[dict(lr=rate) for rate in alone])
-    state, history = same_as_alone(fm.Population(small(), 4), [small()] * 4, **options)
-    assert history["lr/members"].shape == (2, 4) and (history["lr/members"][0] != history["lr/members"][1]).tolist() == [
-        True,
-        True,
-        False,
-        True,
-    ]
+    state, history = same_as_alone(fm.Population(small(), 3), [small()] * 3, **options)
+    first, last = history["lr/members"]
+    assert (first != last).tolist() == [True, False, True]
     members = fm.members(state)
     with Compilations() as count:
-        _, logs = fm.train_step(members[1], (DATA[0][:BATCH], DATA[1][:BATCH]))
+        _, logs = fm.train_step(members[0], (DATA[0][:BATCH], DATA[1][:BATCH]))
     assert float(logs["lr"]) == pytest.approx(0.01) and len(count)
 
 
@@ -222,18 +218,9 @@ def test_members_that_augment_cannot_be_attacked_together():
         fm.setup(fm.Adversarial(fm.Population(noisy, 2), fm.FGSM(REGION)), DATA, optimizer=optax.sgd, lr=0.1)
 
 
-def duel_and_data():
-    duel, x = fm.testing.tiny("game")
-    return duel, np.concatenate([x, x[:4]])  # three full batches
-
-
-def test_games():
-    duel, x = duel_and_data()
-    same_as_alone(fm.Population(duel, 2), [duel] * 2, x, optimizer=dict(generator=optax.adam(0.01), critic=optax.sgd(0.1)))
-
-
 def test_players_at_different_rates():
-    duel, x = duel_and_data()
+    duel, x = fm.testing.tiny("game")
+    x = np.concatenate([x, x[:4]])  # three full batches
     rates = dict(generator=fm.optimizers.every(3, optax.adam(0.05)), critic=optax.sgd(0.1))
     state, _ = same_as_alone(fm.Population(duel, 2), [duel] * 2, x, optimizer=rates)
     assert state.optimizer_state[0][0].count.tolist() == [2, 2]  # of six steps
@@ -265,7 +252,7 @@ def trained():
 
 def test_metrics_are_those_of_the_members(trained):
     state, _ = trained
-    attack = fm.PGD(REGION, step_size=0.05, steps=3, start=fm.attacks.Clean())
+    attack = fm.FGSM(REGION)
     figures = fm.evaluate(state, DATA, attack=attack, batch_size=9)
     each = [fm.evaluate(member, DATA, attack=attack) for member in fm.members(state)]
     assert {f"{name}/members" for name in each[0]} == {name for name in figures if name.endswith("/members")}
@@ -288,7 +275,7 @@ def test_losses_and_metrics_of_the_members(trained):
     close([entries[str(i)] for i in range(3)], alone, 1e-6)
     value = fm.reduce_losses(state.system, entries, fm.Labeled(*DATA))
     close([value], [fm.loss(state, DATA)], 1e-6)
-    close([value], [jnp.mean(jnp.stack([fm.loss(member, DATA) for member in fm.members(state)]))], 1e-6)
+    close([value], [np.mean([np.asarray(fm.loss(member, DATA)) for member in fm.members(state)])], 1e-6)
     found = fm.metrics(state, DATA)["accuracy"]
     assert found.compute().shape == (3,) and set(found.logged("accuracy")) == {
         "accuracy",
