@@ -53,7 +53,6 @@ def count(event, _, fun_name="", **more):
         TRACED.append(event)
 
 
-
 def check(function):
     CHECKS[function.__name__] = function
     return function
@@ -179,7 +178,9 @@ def members_are_split_over_their_axis():
 @check
 def optimizer_states_follow_their_parameters_through_wrappers():
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.MultiSteps(optax.adam(1e-2), 2).gradient_transformation())
-    state = fm.setup(state_of(mlp, FSDP).system, EQUAL, optimizer={"model.layers.0": optimizer, "": optax.adafactor(1e-2)}, devices=FSDP)
+    state = fm.setup(
+        state_of(mlp, FSDP).system, EQUAL, optimizer={"model.layers.0": optimizer, "": optax.adafactor(1e-2)}, devices=FSDP
+    )
     weights = [tuple(v.sharding.spec) for v in jax.tree.leaves(state.optimizer_state) if v.shape == (16, 32)]
     assert weights == [(None, "data")] * 3  # the moments and the sum of gradients
     require_layout(state)
