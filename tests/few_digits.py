@@ -8,22 +8,26 @@ from collections.abc import Iterator
 from typing import Any
 
 
-def _few(load: Any, return_X_y: bool = False) -> Any:
+def _few(load: Any, rows: int, return_X_y: bool = False) -> Any:
     digits = load()
-    few = type(digits)(data=digits.data[:320], target=digits.target[:320])
+    few = type(digits)(data=digits.data[:rows], target=digits.target[:rows])
     return (few.data, few.target) if return_X_y else few
 
 
 @contextlib.contextmanager
-def few_digits() -> Iterator[None]:
-    """`sklearn.datasets.load_digits` gives 320 of its 1,797 images: split at 0.8, both parts are full batches of 32 and of 64."""
+def few_digits(rows: int = 320) -> Iterator[None]:
+    """`sklearn.datasets.load_digits` gives a few of its 1,797 images.
+
+    Args:
+        rows: how many. 320, split at 0.8, are full batches of 32 and of 64 in both parts.
+    """
     try:
         from sklearn import datasets
     except ImportError:
         yield
         return
     load = datasets.load_digits
-    datasets.load_digits = functools.partial(_few, load)
+    datasets.load_digits = functools.partial(_few, load, rows)
     try:
         yield
     finally:

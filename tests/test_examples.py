@@ -12,19 +12,20 @@ pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
 FOLDER = Path(__file__).parents[1] / "examples"
+# How many digits, which are full batches where they are split, and the arguments of `main`.
 SMALL = {
-    "certified": dict(kinds=("interval bounds",), epochs=3, radii=(0.1,), steps=2),
-    "denoiser": dict(epochs=1, widths=(2, 4)),
-    "diffusion": dict(epochs=1, width=8, depth=1),
-    "dqn": dict(epochs=1, steps=20),
-    "evolution": dict(steps=2),
-    "gpt": dict(epochs=1, features=8, layers=1),
-    "hypergradient": dict(iterations=1, inner=2),
-    "recurrent": dict(epochs=1),
-    "search": dict(epochs=1, rates=2, weights=2),
-    "simclr": dict(epochs=1, widths=(2, 2), labels=(1, 2), points=40, splits=1, batch_size=64),
-    "tabular": dict(epochs=2, weights=(1.0,), seeds=1),
-    "wgan": dict(steps=6, width=8),
+    "certified": (80, dict(kinds=("interval bounds",), epochs=10, radii=(0.1,), steps=2)),
+    "denoiser": (80, dict(epochs=1, widths=(2, 4))),
+    "diffusion": (128, dict(epochs=1, width=8, depth=1)),
+    "dqn": (0, dict(epochs=1, steps=20)),
+    "evolution": (0, dict(steps=2)),
+    "gpt": (36, dict(epochs=1, features=8, layers=1)),
+    "hypergradient": (80, dict(iterations=1, inner=2)),
+    "recurrent": (80, dict(epochs=1)),
+    "search": (256, dict(epochs=1, rates=2, weights=2)),
+    "simclr": (92, dict(epochs=1, widths=(2, 2), labels=(1, 2), points=40, splits=1, batch_size=64)),
+    "tabular": (0, dict(epochs=2, weights=(1.0,), seeds=1)),
+    "wgan": (128, dict(steps=6, width=8)),
 }
 
 
@@ -43,8 +44,9 @@ def test_all_programs_are_run():
 def test_a_program_writes_its_picture_or_table(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     # A program is written for JAX as it is by default.
-    with few_digits(), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        load(name).main(**SMALL[name])
+    rows, options = SMALL[name]
+    with few_digits(rows), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        load(name).main(**options)
     assert capsys.readouterr().out
     if name != "tabular":
         assert (tmp_path / f"{name}.png").stat().st_size > 5000

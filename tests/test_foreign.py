@@ -96,11 +96,16 @@ each = pytest.mark.parametrize("name", WITHOUT_WRAPPING)
 
 @pytest.fixture(scope="module")
 def states():
-    """States after a few steps, and before."""
+    """States after a few steps, and before: of `fit`, or the steps of `check_component`."""
     found = {}
     for name, make in MODELS.items():
-        state = fm.setup(fm.Classifier(make()), (X, Y), optimizer=optax.sgd, lr=0.1, batch_size=8)
-        found[name] = state, fm.fit(state, (X, Y), epochs=2, batch_size=8, progress=False)[0]
+        before = after = fm.setup(fm.Classifier(make()), (X, Y), optimizer=optax.sgd, lr=0.1, batch_size=24)
+        if name == "equinox":
+            after, _ = fm.fit(before, (X, Y), epochs=2, batch_size=8, progress=False)
+        else:
+            for _ in range(3):
+                after, _ = fm.train_step(after, (X, Y))
+        found[name] = before, after
     return found
 
 

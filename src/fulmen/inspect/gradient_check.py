@@ -24,34 +24,34 @@ def check_numbers(report: Report, state: State, raw: Any) -> None:
     """Check the loss, the gradients and the buffers on one batch."""
     with report.attempt("a step on one batch"):
         order = [leaf.path for leaf in leaves(state.system)]  # jit sorts dicts
-        program = jax.jit(_loss_and_gradients)
-        value, slopes, first = program(state, raw)
+        program = jax.jit(_numbers)
+        found, moved = program(state, raw)
         # A layer that is initialised with zeros passes no gradient on, so the gradient is computed again after a small step.
-        _, _, second = program(jax.jit(_moved)(state, slopes), raw)
-        value, first, second = jax.device_get((value, first, second))
+        again, _ = program(moved, raw)
+        (value, first, probabilities), (_, second, _) = jax.device_get((found, again))
         gradients = {path: (first[path][0] | second[path][0], first[path][1]) for path in order if path in first}
         has_buffers = any(leaf.role == BUFFER for leaf in leaves(state.system))
         buffers = jax.device_get(jax.jit(_changed_buffers)(state, raw)) if has_buffers else {}
-        _check_outputs(report, state.system, as_batch(state.system, raw))
+        _check_outputs(report, [path for path, are in probabilities.items() if are])
         _check_loss(report, value)
         _check_gradients(report, state, gradients)
         _check_buffers(report, {path: buffers[path] for path in order if path in buffers})
 
 
-def _loss_and_gradients(state: State, raw: Any) -> tuple[Any, Any, dict[str, Any]]:
-    """The loss, its gradients, and for each parameter, whether its gradient is not 0 and is finite."""
+def _numbers(state: State, raw: Any) -> tuple[Any, State]:
+    """The state after a small step of its system; and before it, of the batch:
+
+    the loss; for each parameter, whether its gradient is not 0 and is finite; for each prediction, whether it is probabilities.
+    """
     component, mode = state.system, Train(state.key, state.step)
-    batch = augment(component, as_batch(component, raw), mode.at("augment"))
-    value, slopes, _, _ = differentiate(component, batch, mode)
-    return value, slopes, {leaf.path: ((leaf.value != 0).any(), jnp.isfinite(leaf.value).all()) for leaf in leaves(slopes)}
-
-
-def _moved(state: State, slopes: Any) -> State:
-    """The state after a small step of its system."""
-    flat, structure = jax.tree.flatten(state.system)
+    batch = as_batch(component, raw)
+    augmented = augment(component, batch, mode.at("augment"))
+    value, slopes, _, _ = differentiate(component, augmented, mode)
+    found = {leaf.path: ((leaf.value != 0).any(), jnp.isfinite(leaf.value).all()) for leaf in leaves(slopes)}
+    flat, structure = jax.tree.flatten(component)
     pairs = zip(flat, structure.flatten_up_to(slopes), strict=True)
     moved = [v if g is None else v - jnp.asarray(_STEP_SIZE, g.dtype) * g for v, g in pairs]
-    return state.replace(system=structure.unflatten(moved))
+    return (value, found, _are_probabilities(component, batch)), state.replace(system=structure.unflatten(moved))
 
 
 def _changed_buffers(state: State, raw: Any) -> dict[str, Any]:
@@ -64,23 +64,21 @@ def _changed_buffers(state: State, raw: Any) -> dict[str, Any]:
     return changed
 
 
-@jax.jit
 def _are_probabilities(component: Any, batch: Any) -> dict[str, Any]:
-    """For each prediction, whether its outputs are probabilities."""
-    found = {path: each.outputs for path, each in predictions(bind(component, Eval()), batch).items()}
+    """For each prediction of classes, whether its outputs are probabilities."""
+    y: Any = getattr(batch, "y", None)
+    if np.ndim(y) != 1 or not jnp.issubdtype(y.dtype, jnp.integer):
+        return {}
+    try:
+        found = {path: each.outputs for path, each in predictions(bind(component, Eval()), batch).items()}
+    except Exception:  # a system whose outputs are elsewhere, or drawn at random
+        return {}
     few = {path: z for path, z in found.items() if np.ndim(z) == 2 and z.shape[1] > 1}
     return {path: (z >= 0).all() & (jnp.abs(z.sum(1) - 1) < _ROUNDING).all() for path, z in few.items()}
 
 
-def _check_outputs(report: Report, component: Any, batch: Any) -> None:
-    y: Any = getattr(batch, "y", None)
-    if np.ndim(y) != 1 or not jnp.issubdtype(y.dtype, jnp.integer):
-        return
-    try:
-        outputs = _are_probabilities(component, batch)
-    except Exception:  # a system whose outputs are elsewhere, or drawn at random
-        return
-    for path in (path for path, are in outputs.items() if are):
+def _check_outputs(report: Report, probabilities: list[str]) -> None:
+    for path in probabilities:
         advice = "remove the softmax from the model: objectives and metrics of classes take logits"
         report.add(WARNING, "outputs: probabilities, where logits are expected", path, advice)
 
