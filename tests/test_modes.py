@@ -16,7 +16,7 @@ from fulmen.core.tree import remake
 
 
 class Drop(fm.Model):
-    """Zeros half of its input in training."""
+    """Zeros half of its input in training: where the bits of its key are 0."""
 
     keep: float = 0.5
 
@@ -28,7 +28,13 @@ def forward(layer: Drop, x):
 
 @dispatch
 def forward(layer: Drop, x, mode: fm.Train):
-    return jnp.where(jax.random.bernoulli(mode.key, layer.keep, x.shape), x / layer.keep, 0)
+    return dropped(mode.key, x, layer.keep)
+
+
+@jax.jit
+def dropped(key, x, keep):
+    bits = jax.random.key_data(key)[:, None] >> jnp.arange(32, dtype=jnp.uint32)[None] & 1
+    return jnp.where(jnp.resize(bits, x.shape) == 1, x / keep, 0)
 
 
 class Block(fm.Model):
