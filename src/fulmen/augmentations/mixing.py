@@ -66,7 +66,8 @@ def augment(cutmix: CutMix, batch, mode):
 def _shares(mixing: Mixing, key: Any, x: jax.Array, dtype: Any) -> jax.Array:
     """λ, `(draws,)`."""
     alpha = jnp.asarray(mixing.alpha).astype(dtype)
-    return jax.random.beta(key, alpha, alpha, (draws(mixing, x),), dtype)
+    one, other = jax.random.loggamma(key, alpha, (2, draws(mixing, x)), dtype)  # `jax.random.beta` compiles their sampler twice
+    return jax.nn.sigmoid(one - other)
 
 
 def _mix(values: jax.Array, others: jax.Array, share: jax.Array) -> jax.Array:
