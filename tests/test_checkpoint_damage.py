@@ -7,13 +7,13 @@ import pickle
 import random
 import shutil
 import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
 import numpy as np
 import optax
 import pytest
+from forked import run_code
 from tiny import data, net
 
 import fulmen as fm
@@ -435,7 +435,7 @@ HOSTILE = {
 }
 
 
-def test_an_audit_hook_sees_no_code_and_no_file_outside(directory, saved, tmp_path):
+def test_an_audit_hook_sees_no_code_and_no_file_outside(directory, saved, tmp_path, tmp_path_factory, monkeypatch):
     """All hostile checkpoints, one after another in one process: `open` inside the folder for reading, and nothing else."""
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "secret").write_text("secret")
@@ -450,12 +450,9 @@ def test_an_audit_hook_sees_no_code_and_no_file_outside(directory, saved, tmp_pa
     )
     for number in range(len(HOSTILE)):
         shutil.move(tmp_path / f"hostile {number}", directory / str(number))
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(Path(__file__).parent), str(directory), str(saved)],
-        capture_output=True, text=True, cwd=tmp_path, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    *outside, last = done.stdout.splitlines()
+    monkeypatch.chdir(tmp_path)
+    done = run_code(script, tmp_path_factory.mktemp("program"), Path(__file__).parent, directory, saved)
+    *outside, last = done.splitlines()
     assert [line.split()[0] for line in outside] == ["open", "open", "compile", "exec"], outside  # the canaries alone
     assert "canary" in outside[0] and "canary" in outside[1] and int(last.split()[1]) > 50
     assert sorted(os.listdir(tmp_path)) == ["elsewhere", "runs"]

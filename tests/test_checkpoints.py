@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-import subprocess
+import signal
 import sys
 import threading
 import time
@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from forked import start_code
 from tiny import data, net
 
 import fulmen as fm
@@ -363,24 +364,33 @@ def test_a_run_does_not_mix_with_another_one_in_its_directory(state, tmp_path):
 
 
 LOCKED = """
-import sys
+import sys, time
 from pathlib import Path
 from fulmen.train.checkpoints.file_lock import FolderLock
 lock = FolderLock(Path(sys.argv[1]))
 print("locked", flush=True)
-sys.stdin.read()
+time.sleep(600)
 """
 
 
+def started(code, folder, directory):
+    """A process, and the first line that it prints."""
+    process, output = start_code(code, folder, directory)
+    while process.is_alive() and not (output.exists() and output.read_text().endswith("\n")):
+        time.sleep(0.01)
+    return process, output.read_text().strip()
+
+
 def test_a_lock_keeps_two_runs_out_of_one_folder(state, tmp_path):
-    process = subprocess.Popen([sys.executable, "-c", LOCKED, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    (tmp_path / "program").mkdir()
+    process, line = started(LOCKED, tmp_path / "program", tmp_path)
     try:
-        assert process.stdout.readline() == b"locked\n"
+        assert line == "locked"
         with pytest.raises(RuntimeError, match=rf"in use by process {process.pid} on .*another folder"):
             run(state, tmp_path)
     finally:
         process.kill()
-        process.communicate()
+        process.join()
     run(state, tmp_path)  # the lock of a dead process does not count
     assert steps_in(tmp_path) == [2, 4, 6]
 
@@ -394,15 +404,18 @@ def test_a_lock_holds_within_a_process(tmp_path):
 
 
 FORKED = """
-import os, signal, sys, warnings
+import os, signal, sys, time, warnings
 from pathlib import Path
 from fulmen.train.checkpoints.file_lock import FolderLock
 warnings.simplefilter("ignore")
 lock = FolderLock(Path(sys.argv[1]))
-if os.fork():
+begun, begins = os.pipe()
+if forked := os.fork():
+    os.read(begun, 1)
+    print(forked, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
-print("forked", flush=True)
-sys.stdin.read()
+os.write(begins, b"x")
+time.sleep(600)
 os._exit(0)
 """
 
@@ -410,11 +423,16 @@ os._exit(0)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_process_that_a_killed_run_has_forked_does_not_keep_its_lock(tmp_path):
     """As the workers of a data loader, which may outlive it."""
-    process = subprocess.Popen([sys.executable, "-c", FORKED, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert process.stdout.readline() == b"forked\n"
-    assert process.wait(timeout=60) == -9
-    FolderLock(tmp_path).release()
-    process.communicate()
+    (tmp_path / "program").mkdir()
+    process, output = start_code(FORKED, tmp_path / "program", tmp_path)
+    process.join(60)
+    assert process.exitcode == -9
+    forked = int(output.read_text())
+    try:
+        FolderLock(tmp_path).release()
+        os.kill(forked, 0)  # it lives
+    finally:
+        os.kill(forked, signal.SIGKILL)
 
 
 def test_a_lock_that_is_a_link_is_refused(state, tmp_path):

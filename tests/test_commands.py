@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -11,6 +10,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from forked import run_code
 
 import fulmen as fm
 from fulmen.commands.npz_data import load_arrays, system_for
@@ -410,6 +410,6 @@ def test_pickles_in_a_file_are_not_run(run):
     assert not os.path.exists("exploded")
 
 
-def test_the_module_runs():
-    done = subprocess.run([sys.executable, "-m", "fulmen", "train"], capture_output=True, text=True)
-    assert done.returncode == 2 and "MODULE:FUNCTION" in done.stderr
+def test_the_module_runs(tmp_path):
+    code = "import runpy; runpy.run_module('fulmen', run_name='__main__', alter_sys=True)"  # as `python -m fulmen`
+    assert "MODULE:FUNCTION" in run_code(code, tmp_path, "train", exitcode=2)

@@ -5,8 +5,6 @@ import functools
 import importlib
 import inspect
 import pkgutil
-import subprocess
-import sys
 import types
 from pathlib import Path
 from typing import Literal
@@ -15,6 +13,7 @@ import jax
 import numpy as np
 import plum
 import pytest
+from forked import run_code
 
 import fulmen as fm
 from fulmen.core import verbs as contracts
@@ -197,7 +196,7 @@ def test_the_checks_can_fail():
     assert list(ambiguities(borrow))
 
 
-def test_importing_the_library_imports_nothing_that_is_slow_or_optional():
+def test_importing_the_library_imports_nothing_that_is_slow_or_optional(tmp_path):
     names = "jax.extend jax.experimental.pallas matplotlib safetensors orbax equinox flax pandas torch"
     code = f"import sys, fulmen; print(sorted({{*{names.split()}}} & {{*sys.modules}}))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+    assert run_code(code, tmp_path) == "[]\n"

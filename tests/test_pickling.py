@@ -2,15 +2,13 @@
 
 import copy
 import pickle
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from forked import run_code
 from tiny import data
 
 import fulmen as fm
@@ -105,9 +103,6 @@ def test_another_process_reads_a_state(tmp_path):
     state = fm.setup(fm.Classifier(MODELS["jitted again"]()), (X, Y), optimizer=optax.adam, lr=1e-2, batch_size=8)
     path = tmp_path / "state.pickle"
     path.write_bytes(pickle.dumps(state))
-    run = [sys.executable, "-c", ANOTHER_PROCESS, str(path)]
-    done = subprocess.run(run, capture_output=True, text=True, cwd=Path(__file__).parent)
-    assert done.returncode == 0, done.stderr
-    loss, step, name = done.stdout.split()
+    loss, step, name = run_code(ANOTHER_PROCESS, tmp_path, path).split()
     assert float(loss) == pytest.approx(float(fm.train_step(state, (X, Y))[1]["loss"]), rel=1e-6)
     assert (step, name) == ("1", "relu")

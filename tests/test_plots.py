@@ -1,13 +1,12 @@
 """Plots of histories and loss trees, and the HTML of a history, which needs no matplotlib."""
 
 import itertools
-import subprocess
-import sys
 
 import matplotlib
 import numpy as np
 import optax
 import pytest
+from forked import run_code
 from hypothesis import given
 from hypothesis import strategies as st
 from test_looking import shown
@@ -274,7 +273,7 @@ def test_plots_have_no_background(x):
     assert {text.get_color() for text in texts} == {TEXT}
 
 
-def test_without_matplotlib_the_error_names_the_package():
+def test_without_matplotlib_the_error_names_the_package(tmp_path):
     code = """
 import sys
 sys.modules["matplotlib"] = None
@@ -289,4 +288,4 @@ for x in (record, fm.inspect.LossNode("loss", "", 1.0), fm.cosine(1e-3)):
     else:
         raise AssertionError
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    run_code(code, tmp_path)
