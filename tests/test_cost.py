@@ -36,14 +36,14 @@ def test_metrics_cost_no_second_forward_pass():
 
 
 def test_an_attack_is_computed_once_with_metrics_on():
-    with_metrics, without = flops(4), flops(4, metrics=())
+    with_metrics, without = flops(2), flops(2, metrics=())
     assert without < with_metrics <= 1.01 * without
 
 
 def test_pgd_training_costs_two_passes_a_step_and_three_for_the_model():
     """(2k + 3) forward passes at most, counted on the unrolled program."""
     forward = flops(metrics=()) / 3
-    for steps in (1, 4):
+    for steps in (1, 2):
         assert flops(steps, metrics=()) <= 1.05 * (2 * steps + 3) * forward
 
 
@@ -67,7 +67,7 @@ def test_another_number_compiles_nothing(make):
     options = {"epochs": 1, "batch_size": 32, "progress": False}
 
     def run(value, lr):
-        return fm.fit(fm.setup(make(value), (X, Y), optimizer=optax.adam, lr=lr), (X, Y), **options)
+        return fm.fit(fm.setup(make(value), (X, Y), optimizer=optax.sgd, lr=lr), (X, Y), **options)
 
     run(0.05, 1e-3)
     run(0.04, 1e-3)
@@ -78,7 +78,7 @@ def test_another_number_compiles_nothing(make):
 
 
 def test_evaluation_under_another_attack_of_a_kind_compiles_nothing():
-    state = fm.setup(classifier(), (X, Y), optimizer=optax.adam, lr=1e-3)
+    state = fm.setup(classifier(), (X, Y), optimizer=optax.sgd, lr=1e-3)
     attack = lambda eps, size, steps: fm.PGD(fm.LinfBall(eps) & fm.Box(0.0, 1.0), step_size=size, steps=steps)
     fm.evaluate(state, (X, Y), attack=attack(0.1, 0.02, 3))
     with Compilations() as compiled:
