@@ -81,7 +81,7 @@ def case(name, dtype=jnp.float32):
     """The layer with its arrays, an input, and what is expected: the output's shape, the number of parameters."""
     _, shape, expected, count = CASES[name]
     x = np.random.default_rng(0).normal(size=shape).astype(dtype)
-    drawn = jax.tree.map(lambda v: jnp.asarray(v, dtype) if hasattr(v, "dtype") else v, draw(name))
+    drawn = jax.tree.map(lambda v: jnp.asarray(np.asarray(v, dtype)) if hasattr(v, "dtype") else v, draw(name))
     return drawn, jnp.asarray(x), expected, count
 
 
@@ -207,7 +207,7 @@ def test_conv_is_a_cross_correlation(pads, stride, channels):
     padded = np.pad(x, ((0, 0), *pads, (0, 0)))
     down, right = stride if isinstance(stride, tuple) else (stride, stride)
     windows = np.lib.stride_tricks.sliding_window_view(padded, (2, 3), (1, 2))[:, ::down, ::right]
-    close(layer(x), np.einsum("nhwcij,ijco->nhwo", windows, np.asarray(layer.weight)) + np.arange(channels))
+    close(forward_jit(layer, x), np.einsum("nhwcij,ijco->nhwo", windows, np.asarray(layer.weight)) + np.arange(channels))
 
 
 @pytest.mark.parametrize("window, stride", [(3, None), ((2, 3), (1, 2)), (2, 3)])

@@ -174,10 +174,11 @@ def test_examples_are_weighted(term, y):
     weight = np.array([1, 0, 0.5, 2], np.float32)
     each = np.asarray(fm.loss(term, predict(Z, y)))
     system = fm.Classifier(fm.models.Flatten(), term, metrics=())
-    found = fm.loss(system, fm.Labeled(Z, y, weight=weight))
+    loss = jax.jit(fm.loss)
+    found = loss(system, fm.Labeled(Z, y, weight=weight))
     assert float(found) == pytest.approx((each * weight).sum() / weight.sum(), rel=1e-5)
     padded = np.where(weight[:, None] == 0, np.nan, Z).astype(np.float32)
-    assert float(fm.loss(system, fm.Labeled(padded, y, weight=weight))) == pytest.approx(float(found), rel=1e-6)
+    assert float(loss(system, fm.Labeled(padded, y, weight=weight))) == pytest.approx(float(found), rel=1e-6)
 
 
 def test_class_weights_are_data_and_equal_weights_are_none():
