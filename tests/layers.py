@@ -24,5 +24,10 @@ def filled(layer, seed=0):
     rng = np.random.default_rng(seed)
     leaves, structure = jax.tree.flatten(jax.eval_shape(fm.init, layer, jax.random.key(0)))
     numbers = iter(jax.tree.leaves(layer))  # a description has no other leaves: its rates and the like
-    fill = lambda v: jnp.asarray(rng.random(v.shape) / math.sqrt(math.prod(v.shape)) + 0.1, v.dtype)
+    fill = lambda v: jnp.asarray((rng.random(v.shape) / math.sqrt(math.prod(v.shape)) + 0.1).astype(v.dtype))
     return structure.unflatten([fill(v) if v.shape else next(numbers) for v in leaves])
+
+
+def cast(layer, dtype):
+    """The layer with its arrays in another type, converted by NumPy: JAX would compile a program per shape."""
+    return jax.tree.map(lambda v: jnp.asarray(np.asarray(v).astype(dtype)) if hasattr(v, "dtype") else v, layer)

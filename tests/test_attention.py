@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from layers import close, filled, forward_jit
+from layers import cast, close, filled, forward_jit
 from recorded import agrees, recorded
 
 import fulmen as fm
@@ -51,7 +51,7 @@ def test_norms(norm, key):
     close(forward_jit(norm, 100 * x), y, rtol=1e-3, atol=1e-3)  # the scale of the input does not matter
     changed = np.concatenate([x[:-1], 2 + x[-1:] ** 2])
     np.testing.assert_array_equal(forward_jit(norm, changed)[:-1], y[:-1])  # nor do other examples
-    small = jax.tree.map(lambda v: v.astype(jnp.bfloat16) if hasattr(v, "dtype") else v, norm)
+    small = cast(norm, jnp.bfloat16)
     assert fm.forward(small, jnp.asarray(x, jnp.bfloat16)).dtype == jnp.bfloat16
 
 
@@ -98,7 +98,7 @@ def test_attention_calls_cudnn_with_what_it_takes(monkeypatch, masked):
     monkeypatch.setattr(attention, "_device", lambda: H200)
     monkeypatch.setattr(jax.nn, "dot_product_attention", record)
     layer = filled(Attention(16, 2, causal=True))
-    half = jax.tree.map(lambda v: v.astype(jnp.bfloat16) if hasattr(v, "dtype") else v, layer)
+    half = cast(layer, jnp.bfloat16)
     for one, dtype in ((half, jnp.bfloat16), (layer, jnp.float32)):
         x = jnp.ones((3, 4, 16), dtype)
         fm.forward(one, x, jnp.ones((3, 4), bool)) if masked else fm.forward(one, x)
@@ -109,7 +109,7 @@ def test_attention_calls_cudnn_with_what_it_takes(monkeypatch, masked):
 @pytest.mark.parametrize("causal", [False, True])
 def test_half_precision_is_close_to_float32_and_needs_no_promotion(causal):
     layer, x, mask = filled(Attention(8, 2, causal=causal)), inputs(), np.arange(5)[None] < np.array([[3], [5]])
-    half = jax.tree.map(lambda v: v.astype(jnp.bfloat16) if hasattr(v, "dtype") else v, layer)
+    half = cast(layer, jnp.bfloat16)
     y = forward_jit(half, jnp.asarray(x, jnp.bfloat16), mask)
     assert y.dtype == jnp.bfloat16
     close(y.astype(jnp.float32), forward_jit(layer, x, mask), rtol=0.05, atol=0.05)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from layers import close, filled, forward_jit
+from layers import cast, close, filled, forward_jit
 
 import fulmen as fm
 from fulmen import dispatch
@@ -19,7 +19,7 @@ KEY = jax.random.key(0)
 def model(rotary=False):
     net = filled(Transformer(11, length=12, features=8, heads=2, layers=2, rotary=rotary))
     rng = np.random.default_rng(1)
-    return jax.tree.map(lambda v: jnp.asarray(rng.normal(size=v.shape), v.dtype) if np.ndim(v) > 1 else v, net)
+    return jax.tree.map(lambda v: jnp.asarray(rng.normal(size=v.shape).astype(v.dtype)) if np.ndim(v) > 1 else v, net)
 
 
 @pytest.mark.parametrize("rotary", [False, True])
@@ -46,7 +46,7 @@ def test_a_prompt_longer_than_the_model_is_cut():
 
 
 def test_a_cache_in_half_precision():
-    net = jax.tree.map(lambda v: v.astype(jnp.bfloat16) if hasattr(v, "dtype") else v, model())
+    net = cast(model(), jnp.bfloat16)
     assert generate(net, jnp.array([[3, 7]]), 3, KEY).shape == (1, 5)
 
 

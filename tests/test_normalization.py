@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layers import close, filled, forward_jit, train
+from layers import cast, close, filled, forward_jit, train
 
 import fulmen as fm
 from fulmen import dispatch
@@ -162,8 +162,6 @@ def test_scale_and_shift(key):
 def test_half_precision_is_normalized_in_float32():
     """A mean of 1000 bfloat16 numbers near 100, taken in bfloat16, would be off by far more than their spread."""
     x = (100 + jnp.arange(1000.0) % 2).astype(jnp.bfloat16)[:, None]
-    norm = jax.tree.map(
-        lambda v: v.astype(jnp.bfloat16) if hasattr(v, "dtype") else v, fm.init(BatchNorm(1), jax.random.key(0))
-    )
+    norm = cast(fm.init(BatchNorm(1), jax.random.key(0)), jnp.bfloat16)
     y = np.asarray(fm.forward(norm, x, train()).astype(jnp.float32))
     assert set(y.ravel().tolist()) == {-1.0, 1.0}

@@ -15,7 +15,7 @@ from fulmen.models import GRU, LSTM, BatchNorm, Dropout, Scan, fold
 def drawn(cell, dtype=jnp.float32):
     leaves, structure = jax.tree.flatten(jax.eval_shape(fm.init, cell, jax.random.key(0)))
     rng = np.random.default_rng(0)
-    return structure.unflatten([jnp.asarray(rng.normal(size=v.shape), dtype) for v in leaves])
+    return structure.unflatten([jnp.asarray(rng.normal(size=v.shape).astype(dtype)) for v in leaves])
 
 
 @pytest.mark.parametrize("kind", [GRU, LSTM])

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from layers import close, train
+from layers import cast, close, train
 from recorded import agrees
 
 import fulmen as fm
@@ -24,7 +24,7 @@ def model(**options):
     rng = np.random.default_rng(0)
     net = Transformer(**SIZES, **options)
     shapes = jax.eval_shape(fm.init, net, jax.random.key(0))
-    drawn = lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.value.shape), jnp.float32)
+    drawn = lambda leaf: jnp.asarray((0.3 * rng.normal(size=leaf.value.shape)).astype(np.float32))
     arrays = {leaf.path: drawn(leaf) for leaf in fm.leaves(shapes) if leaf.role == "parameter"}
     return fm.replace(net, arrays)
 
@@ -101,7 +101,7 @@ def test_options_change_nothing():
 
 @pytest.mark.parametrize("rotary", [False, True], ids=["learned", "rotary"])
 def test_half_precision_is_kept(rotary):
-    net = jax.tree.map(lambda v: v.astype(jnp.bfloat16) if hasattr(v, "dtype") else v, model(rotary=rotary, dropout=0.3))
+    net = cast(model(rotary=rotary, dropout=0.3), jnp.bfloat16)
     assert jax.eval_shape(fm.forward, net, tokens(), train()).dtype == jnp.bfloat16
 
 

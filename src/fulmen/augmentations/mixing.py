@@ -66,7 +66,9 @@ def augment(cutmix: CutMix, batch, mode):
 def _shares(mixing: Mixing, key: Any, x: jax.Array, dtype: Any) -> jax.Array:
     """λ, `(draws,)`."""
     alpha = jnp.asarray(mixing.alpha).astype(dtype)
-    one, other = jax.random.loggamma(key, alpha, (2, draws(mixing, x)), dtype)  # `jax.random.beta` compiles their sampler twice
+    one, other = jax.random.loggamma(
+        key, alpha, (2, draws(mixing, x)), dtype
+    )  # `jax.random.beta` compiles their sampler twice
     return jax.nn.sigmoid(one - other)
 
 
