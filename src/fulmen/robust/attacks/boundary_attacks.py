@@ -129,15 +129,17 @@ def finish(attack: DeepFool, problem, state):
     (x,) = jax.tree.leaves(state.x)
     state = _keep_adversarial(problem, state, problem.logits(x))
     origin, high = problem.image, jnp.ones(len(x), at_least_32_bits(x.dtype))
-    low = 0 * high
-    for _ in range(attack.bisections):  # unrolled: convolutions are slow in loops on the CPU
+
+    def bisected(_: Any, carry: tuple[Any, jax.Array, jax.Array]) -> tuple[Any, jax.Array, jax.Array]:
+        state, low, high = carry
         middle = (low + high) / 2
         there = origin + along(middle, x).astype(x.dtype) * (x - origin)
         adversarial = is_adversarial(problem, problem.logits(there)) & state.crossed
         distance = length(ball_of(attack.region), there - origin)
         state = keep_nearest(problem, state, there, adversarial, distance, state.taken)
-        low, high = jnp.where(adversarial, low, middle), jnp.where(adversarial, middle, high)
-    return state
+        return state, jnp.where(adversarial, low, middle), jnp.where(adversarial, middle, high)
+
+    return jax.lax.fori_loop(0, attack.bisections, bisected, (state, 0 * high, high))[0]
 
 
 def _keep_adversarial(problem: Any, state: DeepFoolState, logits: jax.Array) -> DeepFoolState:

@@ -133,11 +133,13 @@ def _proximal(ball: Any, moved: Any, origin: Any, scale: Any, rate: Any, ratio: 
     largest = scale.max(tuple(range(1, scale.ndim)))
     metric, weight = scale / along(largest, scale), (ratio * rate / largest)[:, None]
     flat, first = (lambda v: v.reshape(len(v), -1)), moved - origin
-    offset, change = first, jnp.ones_like(largest)
-    for _ in range(PROXIMAL_STEPS):
+
+    def improved(_: Any, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        offset, change = carry
         new = shrunk(ball, flat(offset - metric * (offset - first)), weight).reshape(offset.shape)
         new = jnp.where(along(change > CLOSE, offset), jnp.clip(origin + new, lo, hi) - origin, offset)
         size = jnp.sqrt((flat(new) ** 2).sum(1))
-        change = jnp.sqrt((flat(new - offset) ** 2).sum(1)) / jnp.where(size > 0, size, 1)
-        offset = new
+        return new, jnp.sqrt((flat(new - offset) ** 2).sum(1)) / jnp.where(size > 0, size, 1)
+
+    offset, _ = jax.lax.fori_loop(0, PROXIMAL_STEPS, improved, (first, jnp.ones_like(largest)))
     return jnp.clip(origin + offset, lo, hi)
