@@ -60,6 +60,7 @@ WRAPPED = {
     "frozen and not": lambda: Pair(fm.Frozen(net()), net()),
     "another": lambda: fm.Adversarial(classifier(), FGSM),
 }
+RANDOM = ("a classifier with terms", "a model", "a system with augmentations")  # for the others the draws are made alike
 
 
 def ready(component):
@@ -73,9 +74,10 @@ def leaves_near(ours, theirs, atol=1e-6):
         np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=0, atol=atol)
 
 
-@pytest.mark.parametrize("make", WRAPPED.values(), ids=WRAPPED)
-def test_a_step_is_the_systems_step_on_attacked_inputs(make, data):
-    adv = fm.Adversarial(make(), fm.FGSM(REGION, step_size=0.08, start=fm.attacks.Uniform()))
+@pytest.mark.parametrize("name", WRAPPED)
+def test_a_step_is_the_systems_step_on_attacked_inputs(name, data):
+    start = fm.attacks.Uniform() if name in RANDOM else fm.attacks.Clean()
+    adv = fm.Adversarial(WRAPPED[name](), fm.FGSM(REGION, step_size=0.08, start=start))
     state = fm.setup(adv, data, optimizer=optax.sgd, lr=0.1)
     attacked, value, slopes = by_hand(state, data)
     assert type(attacked) is fm.data.Attacked
@@ -197,7 +199,7 @@ def test_the_attack_is_computed_once_in_the_expected_passes():
 
 def test_running_statistics_change_only_by_the_training_pass(data):
     model = Chain(Dense(4, 16), BatchNorm(16), jax.nn.relu, Dense(16, 3))
-    adv = fm.Adversarial(fm.Classifier(model), PGD)
+    adv = fm.Adversarial(fm.Classifier(model), FGSM)
     state = fm.setup(adv, data, optimizer=optax.sgd, lr=0.0)
     statistics = lambda s: [leaf.value for leaf in fm.leaves(s.system) if leaf.role == "buffer"]
     attacked, _, _ = by_hand(state, data)

@@ -138,16 +138,16 @@ def test_no_attack_breaks_a_certified_digit_and_the_report_shows_both():
     state, (x, y) = ibp_state(), digits()[1]
     data, region = (x[:128], y[:128]), fm.LinfBall(0.05) & fm.Box(0, 1)
     certificate = fm.certify(state, data, region)
-    report = fm.robustness(state, data, fm.PGD(region, 0.01, 20), eps=(), signs=(), progress=False).with_certificate(
-        certificate
-    )
+    report = fm.robustness(
+        state, data, fm.PGD(region, 0.01, 20, fm.attacks.Clean()), eps=(), signs=(), progress=False
+    ).with_certificate(certificate)
     assert 0.5 < report.certified_accuracy <= report.robust_accuracy <= report.accuracy
     assert (report.robust >= report.certified).all()
     assert report.findings[-1].verdict == "ok"
     assert f"certified accuracy {report.certified_accuracy:.3f}" in str(report)
     for eps in (0.02, 0.04):  # the radii hold too
         within = certificate.radius >= eps
-        attack = fm.PGD(fm.LinfBall(eps) & fm.Box(0, 1), eps / 4, 10)
+        attack = fm.PGD(fm.LinfBall(eps) & fm.Box(0, 1), eps / 4, 10, fm.attacks.Clean())
         broken = np.asarray(fm.attacks.attempt(attack, state, data, jax.random.key(0)).succeeded)
         assert within.sum() > 30 and not broken[within].any()
 

@@ -1,5 +1,7 @@
 """Defences with invalid fields or unsuitable systems, and `check` on valid ones."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -201,7 +203,10 @@ class TwoHeads(fm.System):
     two: Inside
 
 
-def two_heads(augment=(fm.augmentations.Noise(0.01),)):
+NOISE = (fm.augmentations.Noise(0.01),)
+
+
+def two_heads(augment=NOISE):
     return TwoHeads(classifier(augment=augment), Inside(net()))
 
 
@@ -227,16 +232,23 @@ def evaluation(system):
     return str(program), jax.tree.structure(shapes)
 
 
+@functools.cache
+def evaluation_of_heads(augment):
+    """The evaluation of the heads without a defence."""
+    return evaluation(fm.init(two_heads(augment), jax.random.key(0)))
+
+
 @pytest.mark.parametrize("name", GOOD)
 def test_around_a_system_of_several_classifiers(name):
     """`check` runs the loss and its gradient: they are finite, and the gradient reaches every parameter."""
     # If all parts have inputs of their own, those of the whole batch have a perturbation that never changes, to be warned of.
-    heads = two_heads(augment=()) if name == "Free" else two_heads()
+    augment = () if name == "Free" else NOISE
+    heads = two_heads(augment)
     report = fm.check(GOOD[name](heads), (X, Y), optimizer=optax.sgd, lr=0.1)
     assert report.ok, report
     assert not report.warnings, report
     system = fm.init(GOOD[name](heads), jax.random.key(0))
-    assert evaluation(system) == evaluation(inside(system))
+    assert evaluation(system) == evaluation_of_heads(augment)
     assert fm.loss_tree(system, (X, Y)) is not None
 
 

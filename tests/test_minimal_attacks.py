@@ -148,13 +148,13 @@ def classes_at(system, x):
     return np.asarray(logits(system.model, np.asarray(x))).argmax(1)
 
 
-@pytest.mark.parametrize("norm", NORMS)
-def test_deepfool_goes_past_the_nearest_boundary(norm, key):
+def test_deepfool_goes_past_the_nearest_boundary(key):
+    """In the other norms its points are compared with those of another library."""
     with jax.enable_x64(True):
         system, batch = affine(5)
-        offset, wrong = moved(DeepFool(BALLS[norm], overshoot=0.02, bisections=0), system, batch, key)
+        offset, wrong = moved(DeepFool(BALLS["L1"], overshoot=0.02, bisections=0), system, batch, key)
         assert wrong.all()
-        np.testing.assert_allclose(norm_of(norm, offset), 1.02 * nearest_plane(norm, system, batch), rtol=1e-9)
+        np.testing.assert_allclose(norm_of("L1", offset), 1.02 * nearest_plane("L1", system, batch), rtol=1e-9)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -306,19 +306,23 @@ def ball_name(attack):
 
 
 class Curved(fm.Model):
-    """A nonlinear model with curved boundaries."""
+    """A nonlinear model with curved boundaries; if it is broken, the gradient of some examples is NaN, of others 0."""
 
     weight: jax.Array
+    broken: jax.Array
 
 
 @dispatch
 def forward(model: Curved, x):
-    return jnp.sin(6 * x) @ model.weight
+    logits = jnp.sin(6 * x) @ model.weight
+    root = jnp.sqrt(jnp.where(model.broken, x - x, 1)).sum(1, keepdims=True)
+    nowhere = jnp.where(model.broken, root, 0)  # 0; if broken, with gradient inf − inf
+    return jnp.where((x[:, 1:2] > 0.5) | ~model.broken, logits + nowhere, jax.lax.stop_gradient(logits))
 
 
 def curved(**options):
     system, batch = affine(**options)
-    system = fm.replace(system, model=Curved(system.model.weight))
+    system = fm.replace(system, model=Curved(system.model.weight, np.array(False)))
     return system, fm.replace(batch, y=classes_at(system, batch.x).astype(np.int32))
 
 
@@ -370,13 +374,12 @@ def test_later_restarts_start_elsewhere_and_the_nearest_point_is_kept(key):
         fm.Labeled(np.full((16, 3), 0.5, np.float32), np.zeros(16, np.int32)),
     )
     attack = lambda restarts: FAB(attacks.L2Ball(0.2) & BOX, 8, targets=1, restarts=restarts)
-    offset, wrong = moved(attack(1), system, batch, key)
+    offset, wrong = moved(attack(1), system, batch, None)
     assert not wrong.any() and not offset.any()  # the gradient is 0 at the start
     few, many = (norm_of("L2", moved(attack(restarts), system, batch, key)[0]) for restarts in (2, 4))
     assert (few > 0.03).all() and (many <= few).all() and (many < few - 1e-4).sum() > 5
     with pytest.raises(ValueError, match="key: FAB needs a random key"):
         fm.perturb(attack(2), system, batch, None)
-    fm.perturb(attack(1), system, batch, None)
 
 
 # Targets
@@ -454,24 +457,18 @@ def test_deepfool_ends_when_all_examples_crossed_the_boundary(key, monkeypatch):
 # Bad input
 
 
-class Broken(fm.Model):
-    """The gradient of some examples is NaN, of others 0."""
-
-    weight: jax.Array
-
-
-@dispatch
-def forward(model: Broken, x):
-    logits = x @ model.weight
-    nowhere = jnp.sqrt(x - x).sum(1, keepdims=True)  # 0, with gradient inf − inf
-    return jnp.where(x[:, 1:2] > 0.5, logits + nowhere, jax.lax.stop_gradient(logits))
+def left_by_a_broken_model(attack, n, key):
+    """The clean points, and those that an attack finds without finite gradients."""
+    with jax.enable_x64(True):
+        system, batch, _ = two_batches(n)
+        x = fm.perturb(attack, fm.replace(system, {"model.broken": np.array(True)}), batch, key).x
+    return batch.x, x
 
 
 @pytest.mark.parametrize("name", ["fab", "deepfool", "cw"])
 def test_gradients_that_are_not_finite_leave_the_input_unchanged(name, key):
-    system, batch = affine(dtype=np.float32)
-    x = fm.perturb(ATTACKS[name](), fm.replace(system, model=Broken(system.model.weight)), batch, key).x
-    np.testing.assert_array_equal(x, batch.x)
+    clean, x = left_by_a_broken_model(ATTACKS[name](), 32, key)
+    np.testing.assert_array_equal(x, clean)
 
 
 L2 = BALLS["L2"]

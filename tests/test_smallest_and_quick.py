@@ -162,7 +162,7 @@ class Noisy(fm.Model):
 
 @dispatch
 def forward(model: Noisy, x, mode):
-    return (x + 0.3 * jax.random.normal(mode.key, x.shape)) @ model.weight
+    return (x + jax.random.uniform(mode.key, x.shape, minval=-0.5, maxval=0.5)) @ model.weight
 
 
 def test_autoattack_for_models_that_draw_maximises_means(key):

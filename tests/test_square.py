@@ -95,13 +95,16 @@ def test_square_approaches_the_worst_case(key):
 def test_the_squares_follow_the_schedule_of_the_paper():
     attack = Square(fm.LinfBall(0.1))
     p = [0.8 / 2 ** sum(i > h for h in (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)) for i in range(9000)]
-    rows, columns = jax.jit(jax.vmap(lambda i: _sides(attack, (28, 28, 1), i, 1)))(jnp.arange(9000))
+    rows, columns = jax.jit(jax.vmap(lambda i: _sides(attack, (28, 28, 1), i, 1)))(np.arange(9000, dtype=np.int32))
     expected = [max(round((v * 28 * 28) ** 0.5), 1) for v in p]
     np.testing.assert_array_equal(rows, expected)
     np.testing.assert_array_equal(columns, expected)
-    odd, _ = jax.jit(jax.vmap(lambda i: _sides(attack, (28, 28, 1), i, 3)))(jnp.arange(9000))
+    odd, _ = jax.jit(jax.vmap(lambda i: _sides(attack, (28, 28, 1), i, 3)))(np.arange(9000, dtype=np.int32))
     np.testing.assert_array_equal(odd, [s + 1 - s % 2 for s in np.maximum(expected, 3)])
-    assert [int(v) for v in _sides(attack, (1, 64, 1), 0, 1)] == [1, 51]  # a run of features in a vector
+    assert [int(v) for v in jax.jit(lambda i: _sides(attack, (1, 64, 1), i, 1))(0)] == [
+        1,
+        51,
+    ]  # a run of features in a vector
 
 
 def test_the_first_point_has_stripes_at_full_size(key):
@@ -165,10 +168,11 @@ def test_square_stops_at_the_first_success(key):
 def test_another_number_of_queries_compiles_nothing(key):
     from tiny import Compilations
 
-    system, batch = problem(n=11)
-    fm.perturb(Square(fm.LinfBall(0.05), 2), system, batch, key)
+    system, batch = problem()
+    batch = fm.replace(batch, index=np.arange(10))
+    fm.perturb(Square(fm.LinfBall(0.05) & BOX, 2), system, batch, key)
     with Compilations() as compiled:
-        fm.perturb(Square(fm.LinfBall(0.01), 5, fraction=0.3), system, batch, key)
+        fm.perturb(Square(fm.LinfBall(0.01) & BOX, 5, fraction=0.3), system, batch, key)
     assert compiled.names == []
 
 
