@@ -132,7 +132,7 @@ def drawn(name, layer, rng):
 
 def points(lower, upper, rng):
     """Points of an interval: a third are corners, and in a third some coordinates are at a corner."""
-    share = rng.random((3000, *lower.shape), np.float32)
+    share = rng.random((10_000, *lower.shape), np.float32)
     corner, mixed = share.round(), rng.random(share.shape) < 0.5
     share[::3], share[1::3] = corner[::3], np.where(mixed, corner, share)[1::3]
     return np.clip(lower + share * (upper - lower), lower, upper).astype(np.float32)
