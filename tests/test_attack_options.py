@@ -152,10 +152,9 @@ def test_samples_are_drawn_separately_for_each_example(attack, key):
         assert np.abs(together - np.asarray(fm.perturb(attack, system, data, jax.random.key(1), best=False).x)).max() > 0.01
         order = np.array([3, 0, 5, 1, 4, 2])
         near(fm.perturb(attack, system, data[order], key, best=False).x, together[order], 1e-12)
-        if type(attack) is not fm.FGSM:
+        if type(attack) is not fm.FGSM:  # other sizes are other programs
             return
-        alone = fm.perturb(attack, system, data[np.full(6, 2)], key, best=False).x
-        near(alone, np.repeat(together[2:3], 6, 0), 1e-12)
+        near(fm.perturb(attack, system, data[2:3], key, best=False).x, together[2:3], 1e-12)
         # The same example with two indices has two draws.
         twice = fm.Labeled(np.repeat(data.x[:1], 2, 0), np.repeat(data.y[:1], 2), index=np.array([0, 1]))
         problem = attacks.Problem(attack, system, twice, key=key)

@@ -64,11 +64,10 @@ def augment(cutmix: CutMix, batch, mode):
 
 
 def _shares(mixing: Mixing, key: Any, x: jax.Array, dtype: Any) -> jax.Array:
-    """λ, `(draws,)`."""
+    """λ, `(draws,)`, of Beta(α, α)."""
     alpha = jnp.asarray(mixing.alpha).astype(dtype)
-    one, other = jax.random.loggamma(
-        key, alpha, (2, draws(mixing, x)), dtype
-    )  # `jax.random.beta` compiles their sampler twice
+    # Of two gamma variables, Γ₁ / (Γ₁ + Γ₂) has that distribution; `jax.random.beta` compiles their sampler twice.
+    one, other = jax.random.loggamma(key, alpha, (2, draws(mixing, x)), dtype)
     return jax.nn.sigmoid(one - other)
 
 
