@@ -101,10 +101,8 @@ def test_the_squares_follow_the_schedule_of_the_paper():
     np.testing.assert_array_equal(columns, expected)
     odd, _ = jax.jit(jax.vmap(lambda i: _sides(attack, (28, 28, 1), i, 3)))(np.arange(9000, dtype=np.int32))
     np.testing.assert_array_equal(odd, [s + 1 - s % 2 for s in np.maximum(expected, 3)])
-    assert [int(v) for v in jax.jit(lambda i: _sides(attack, (1, 64, 1), i, 1))(0)] == [
-        1,
-        51,
-    ]  # a run of features in a vector
+    of_a_vector = jax.jit(lambda i: _sides(attack, (1, 64, 1), i, 1))(0)
+    assert [int(v) for v in of_a_vector] == [1, 51]  # a run of features
 
 
 def test_the_first_point_has_stripes_at_full_size(key):

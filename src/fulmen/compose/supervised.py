@@ -187,9 +187,8 @@ def with_outputs(system: Any, batch: Any) -> Any:
     if part is not innermost(system, batch):  # `Frozen` makes another copy at each access, so nothing would be found again
         return batch
     try:
-        if isinstance(part, Supervised) and uses_outputs.on(
-            losses.method(part, batch)
-        ):  # else the loss may use it differently
+        # A method of `losses` without the mark may use the model in another way.
+        if isinstance(part, Supervised) and uses_outputs.on(losses.method(part, batch)):
             given = inputs_for(part, batch)
             batch = remake(batch, {"_outputs": (part.model, given, forward(part, *given))})
         return with_entries(part, batch)

@@ -39,9 +39,10 @@ def check_numbers(report: Report, state: State, raw: Any) -> None:
 
 
 def _numbers(state: State, raw: Any) -> tuple[Any, State]:
-    """The state after a small step of its system; and before it, of the batch:
+    """Figures of a batch, and the state after a small step of its system.
 
-    the loss; for each parameter, whether its gradient is not 0 and is finite; for each prediction, whether it is probabilities.
+    The figures are the loss; for each parameter, whether its gradient is not 0 and is finite; for each prediction of classes, whether
+    its outputs are probabilities.
     """
     component, mode = state.system, Train(state.key, state.step)
     batch = as_batch(component, raw)
