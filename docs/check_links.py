@@ -26,8 +26,13 @@ def broken_links(site: Path) -> list[str]:
 
     Args:
         site: the folder of the built site.
+
+    Raises:
+        ValueError: if the folder has no pages.
     """
     pages = {path.resolve(): _Page(path.read_text()) for path in site.rglob("*.html") if "_static" not in path.parts}
+    if not pages:
+        raise ValueError(f"{site} must be the folder of a built site, got one without pages; build it with sphinx-build.")
     found = []
     for path, page in pages.items():
         for link in page.links:
