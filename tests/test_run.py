@@ -189,7 +189,6 @@ def test_a_learning_rate_must_be_data():
 # Kinds of epochs
 
 
-@dataclasses.dataclass(frozen=True)
 class FirstBatches(fm.Training):
     n: int
 

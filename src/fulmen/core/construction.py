@@ -1,14 +1,12 @@
-"""The `__init__` of a `Tree`: generated without the time to compile it, or custom, which may assign each field once."""
+"""The `__init__` of a `Tree` or an `Immutable`: generated without the time to compile it, or custom, which may assign each field once."""
 
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from fulmen.core.suggestions import suggesting, unknown_keyword
-
-_SELF = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 class _Factory:
@@ -27,14 +25,12 @@ def generated_init(cls: Any) -> Callable[..., None]:
     Raises:
         TypeError: if a field without a default follows one with a default.
     """
-    fields = [f for f in dataclasses.fields(cls) if f.init]
-    by_position = [f.name for f in fields if not f.kw_only]
-    known, everything = {f.name for f in fields}, {f.name for f in dataclasses.fields(cls)}
-    required = {f.name for f in fields if default_of(f) is dataclasses.MISSING}
-    _check_order(cls, by_position, required)
-    prepare = getattr(cls, "__post_init__", None)
+    _check_order(cls)
+    fields: _Fields | None = None  # most classes of a library are not used by a program
 
     def __init__(self: Any, *args: Any, **named: Any) -> None:
+        nonlocal fields
+        by_position, known, required, everything, prepare = fields = fields or _fields(cls)
         given = dict(zip(by_position, args, strict=False))
         given.update(named)
         if len(given) != len(args) + len(named) or not known >= given.keys() >= required:
@@ -46,9 +42,42 @@ def generated_init(cls: Any) -> Callable[..., None]:
         _set_defaults(self, everything)
 
     __init__.__module__, __init__.__qualname__ = cls.__module__, f"{cls.__qualname__}.__init__"
-    parameters = map(_parameter, sorted(fields, key=lambda f: f.kw_only))
-    __init__.__signature__ = inspect.Signature([_SELF, *parameters])  # type: ignore[attr-defined]
     return __init__
+
+
+class _Fields(NamedTuple):
+    """The names of the fields that `__init__` takes by position, takes and must get, those of all fields, and `__post_init__`."""
+
+    by_position: list[str]
+    known: set[str]
+    required: set[str]
+    everything: set[str]
+    prepare: Callable[[Any], None] | None
+
+
+def _fields(cls: Any) -> _Fields:
+    everything = dataclasses.fields(cls)
+    known = [f for f in everything if f.init]
+    return _Fields(
+        by_position=[f.name for f in known if not f.kw_only],
+        known={f.name for f in known},
+        required={f.name for f in known if not _has_default(f)},
+        everything={f.name for f in everything},
+        prepare=getattr(cls, "__post_init__", None),
+    )
+
+
+class SignatureOfFields:
+    """The `__signature__` of a class, which is made when `inspect.signature` asks for it: by its fields or a custom `__init__`."""
+
+    def __get__(self, instance: Any, cls: Any) -> inspect.Signature:
+        if instance is not None:  # of an instance, `inspect.signature` describes `__call__`
+            raise AttributeError("__signature__")
+        custom = inspect.unwrap(cls.__init__)
+        if custom is not cls.__init__:
+            return inspect.signature(functools.partial(custom, cls))
+        fields = [f for f in dataclasses.fields(cls) if f.init]
+        return inspect.Signature([_parameter(f) for f in sorted(fields, key=lambda f: bool(f.kw_only))])
 
 
 def completed_init(cls: Any, init: Callable[..., None]) -> Callable[..., None]:
@@ -83,15 +112,20 @@ def default_of(field: Any) -> Any:
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
-def _check_order(cls: type, by_position: Iterable[str], required: set[str]) -> None:
+def _has_default(field: Any) -> bool:
+    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+
+
+def _check_order(cls: Any) -> None:
     optional = None
-    for name in by_position:
-        if name not in required:
-            optional = name
-        elif optional:
-            raise TypeError(
-                f"{cls.__name__}.{name} has no default but follows {optional}, which has one; change their order."
-            )
+    for field in dataclasses.fields(cls):
+        if field.init and not field.kw_only:
+            if _has_default(field):
+                optional = field.name
+            elif optional:
+                raise TypeError(
+                    f"{cls.__name__}.{field.name} has no default but follows {optional}, which has one; change their order."
+                )
 
 
 def _parameter(field: Any) -> inspect.Parameter:

@@ -1,6 +1,5 @@
 """The leaves of a tree of components, with their paths and roles."""
 
-import dataclasses
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ from jax.core import Tracer
 
 from fulmen.core.component import Buffer, Component, Frozen, Model, Parameter, is_part, named_parts
 from fulmen.core.fields import HYPER, kinds
+from fulmen.core.immutable import Immutable
 from fulmen.core.paths import by_path, join_path
 from fulmen.core.tree import Tree, data_fields, items
 from fulmen.core.verbs import init
@@ -23,8 +23,7 @@ CONTAINERS = (list, tuple, dict)
 """Any other pytree that is not a `Tree` is a model of another library."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Leaf:
+class Leaf(Immutable):
     """A leaf of a tree of components.
 
     Attributes:

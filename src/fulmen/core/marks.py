@@ -1,16 +1,16 @@
 """Marks: properties that a method declares, since the library cannot determine them."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeVar
+
+from fulmen.core.immutable import Immutable
 
 __all__ = ["Mark", "ignores_steps", "keeps_points", "keeps_rows", "standard_step", "sums_losses", "uses_outputs"]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-@dataclasses.dataclass(frozen=True)
-class Mark:
+class Mark(Immutable):
     """A property of methods. Written below `@dispatch`, it declares the property for one method.
 
     A method without the mark, on a user's type as on one of the library's, is treated as if it lacked the property.

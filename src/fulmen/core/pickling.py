@@ -26,6 +26,8 @@ class Fields(dict[str, Any]):
         kinds: the kinds, if they were determined in another process.
     """
 
+    __slots__ = ("cls", "find_kinds", "kinds")
+
     def __init__(
         self, cls: type, fields: Mapping[str, Any], find_kinds: Callable[[type], Any], kinds: dict[str, str] | None = None
     ) -> None:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, dataclass_transform
 
 import jax
 
-from fulmen.core.construction import completed_init, generated_init
+from fulmen.core.construction import SignatureOfFields, completed_init, generated_init
 from fulmen.core.fields import STATIC, hyper, kinds, known_kinds, note_scope, static
 from fulmen.core.pickling import Fields
 from fulmen.dispatching import hooks
@@ -26,6 +26,7 @@ class Tree:
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
+    __signature__ = SignatureOfFields()
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from fulmen.core.immutable import Immutable
 from fulmen.data.arrays import count
 from fulmen.devices.processes import own_rows, several
 
@@ -17,8 +17,7 @@ Axes = tuple[Any, ...]
 """For each axis of an array the name of a mesh axis, a tuple of them, or None. Missing ones are None."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Policy:
+class Policy(Immutable):
     """How arrays are distributed over a mesh. Batches are split over its axis "data", if it has one.
 
     Args:
@@ -79,7 +78,6 @@ def _nothing() -> None:
     return None
 
 
-@dataclasses.dataclass(frozen=True)
 class Replicated(Policy):
     """Every device has all arrays, and its part of the rows of each batch: data parallelism.
 
@@ -91,7 +89,6 @@ class Replicated(Policy):
     """
 
 
-@dataclasses.dataclass(frozen=True)
 class FSDP(Policy):
     """Large arrays are split over the axis "data" as well, along their largest axis that can be divided equally.
 
@@ -121,7 +118,6 @@ class FSDP(Policy):
         return (None,) * divisible.index(max(divisible)) + ("data",)
 
 
-@dataclasses.dataclass(frozen=True)
 class TensorParallel(Policy):
     """Layers are split over an axis of the mesh: their outputs or their inputs, as their methods of `partition` say.
 

@@ -31,7 +31,7 @@ def _contains(wide: type, narrow: type) -> bool:
 
 
 def _is_union(hint: Any) -> bool:
-    return isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
+    return isinstance(hint, types.UnionType) or (not isinstance(hint, type) and typing.get_origin(hint) is typing.Union)
 
 
 @functools.cache
@@ -55,6 +55,8 @@ def dispatching(annotation: Any) -> Any:
 
     A class or a union of classes is kept; `list[int]` becomes `list`; the rest (`jax.Array`, protocols, literals) `object`.
     """
+    if type(annotation) is type:  # most annotations
+        return annotation if annotation not in (inspect.Parameter.empty, Any) and _class_decides(annotation) else object
     origin = typing.get_origin(annotation)
     if _is_union(annotation):
         return union(m for hint in typing.get_args(annotation) for m in members(dispatching(hint)))

@@ -32,6 +32,11 @@ class Contract:
         return self.function.__name__
 
     @functools.cached_property
+    def contexts(self) -> tuple[type, ...]:
+        """The classes of contexts of a method that names none."""
+        return (self.context,) if self.context else ()
+
+    @functools.cached_property
     def context_name(self) -> str:
         """The name of the parameter that takes the context."""
         return self.context.__name__.lower() if self.context else ""

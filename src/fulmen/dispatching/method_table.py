@@ -43,9 +43,8 @@ def delegate_to_part(verb: Callable[..., Any], contract: Contract) -> Method:
     def delegate(wrapper, *args, **options):
         return verb(wrapper.__part__, *args, **options)
 
-    contexts = (contract.context,) if contract.context else ()
-    takes = "last" if contexts and contract.bind is None else None
-    return Method(contract.name, delegate, (HasPart,), object, contexts, takes, delegates=True)
+    takes = "last" if contract.context and contract.bind is None else None
+    return Method(contract.name, delegate, (HasPart,), object, contract.contexts, takes, delegates=True)
 
 
 class MethodTable:

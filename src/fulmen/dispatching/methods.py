@@ -17,6 +17,7 @@ from fulmen.dispatching.contract import Contract
 from fulmen.dispatching.location import place
 
 _EMPTY = inspect.Parameter.empty
+_as_set = functools.cache(frozenset)  # most methods have the same contexts
 
 
 class UnknownOptionError(TypeError):
@@ -71,7 +72,7 @@ class Method:
         optional = [*positional[len(self.hints) :], *(p for p in parameters if p.kind is p.KEYWORD_ONLY)]
         return frozenset(p.name for p in optional if p.name != self.takes)
 
-    @functools.cached_property
+    @property
     def members(self) -> tuple[tuple[type, ...], ...]:
         """The classes of each hint."""
         return tuple(map(members, self.hints))
@@ -100,7 +101,7 @@ class Method:
     @property
     def key(self) -> tuple[Any, ...]:
         """The key that no other method of the verb has."""
-        return (*self.hints, "*", self.rest, frozenset(self.contexts))
+        return (*self.hints, "*", self.rest, _as_set(self.contexts))
 
     @property
     def location(self) -> str:
@@ -176,7 +177,7 @@ def read_methods(
 
     written = [annotation(name) for name in by_position]
     rest = dispatching(annotation(others[code.co_kwonlyargcount])) if code.co_flags & inspect.CO_VARARGS else None
-    contexts, takes, context = (contract.context,) if contract.context else (), None, _EMPTY
+    contexts, takes, context = contract.contexts, None, _EMPTY
     if by_position and _is_context(contract, by_position[-1], written[-1]):
         takes, context = "last", written.pop()
     elif (name := contract.context_name) in others[: code.co_kwonlyargcount] and _is_context(
@@ -190,12 +191,13 @@ def read_methods(
         raise TypeError(f"a method of `{contract.name}` needs at least one positional argument to dispatch on.")
     if rest is not None and takes == "last":
         raise TypeError(f"{plain.__name__}: the context must follow `*`: `*inputs, {by_position[-1]}`.")
-    hints = tuple(map(dispatching, written))
+    annotations, hints = tuple(written), tuple(map(dispatching, written))
+    annotations = hints if annotations == hints else annotations  # fewer objects for the garbage collector
     for n in range(len(hints), required - 1, -1):
         # If an argument is left out, the context is not last in the call.
         how = by_position[-1] if takes == "last" and n < len(hints) else takes
         tail, spec = rest if n == len(hints) else None, plain.__globals__.get("__spec__")
-        yield Method(contract.name, function, hints[:n], tail, contexts, how, tuple(written[:n]), spec)
+        yield Method(contract.name, function, hints[:n], tail, contexts, how, annotations[:n], spec)
 
 
 def _is_context(contract: Contract, name: str, annotation: Any) -> bool:

@@ -1,6 +1,5 @@
 """The cost of a step and an evaluation, from XLA's analysis of the compiled programs. Nothing is computed or allocated."""
 
-import dataclasses
 import itertools
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 import optax
 
 from fulmen.core import Eval, State, outputs_for, pack
+from fulmen.core.immutable import Immutable
 from fulmen.core.leaves import described
 from fulmen.core.verbs import as_batch, bind, eval_step, loss, setup
 from fulmen.data.arrays import count
@@ -21,8 +21,7 @@ from fulmen.train.flop_count import count_flops, quickly_compiled
 _LONG_RUN = 1_000_000  # steps of schedules: the length of the run is unknown
 
 
-@dataclasses.dataclass(frozen=True)
-class Cost:
+class Cost(Immutable):
     """The cost of one compiled program.
 
     Attributes:

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import PurePath
 
+from fulmen.core.immutable import Immutable
 from fulmen.dispatching.errors import AmbiguousMethodError, MissingMethodError
 from fulmen.dispatching.location import place
 from fulmen.inspect.text import Picture, html_page, html_table
@@ -16,8 +17,7 @@ from fulmen.inspect.text import Picture, html_page, html_table
 OK, WARNING, ERROR = "ok", "warning", "error"
 
 
-@dataclasses.dataclass(frozen=True)
-class Finding:
+class Finding(Immutable):
     """One finding of a check.
 
     Attributes:

@@ -16,14 +16,14 @@ from fulmen.compose.example_means import example_mean
 from fulmen.compose.loss_entries import part_batch, sums_its_losses
 from fulmen.core import Eval, Mode, State, bound_mode, checked_batch, inner, require_arrays
 from fulmen.core.component import Model, System, Wrapper, named_parts
+from fulmen.core.immutable import Immutable
 from fulmen.core.verbs import as_batch, bind, loss, losses, reduce_losses
 from fulmen.dispatching.location import place
 from fulmen.inspect.text import Picture, align, faint, html_code, html_page, html_table, tree_prefixes
 from fulmen.objectives import Objective, Scaled, Scheduled
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
-class LossNode(Picture):
+class LossNode(Picture, Immutable):
     """A node of a tree of losses; prints as the tree below it.
 
     Attributes:

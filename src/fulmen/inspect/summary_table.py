@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import html
 import math
 import shutil
 from typing import TYPE_CHECKING
 
+from fulmen.core.immutable import Immutable
 from fulmen.core.leaves import BUFFER, FROZEN, OTHER, PARAMETER
 from fulmen.inspect.text import (
     Picture,
@@ -29,8 +29,7 @@ _OPEN = 30  # leaves up to which a notebook shows them
 _TOTALS = {PARAMETER: "parameters", BUFFER: "in buffers", FROZEN: "frozen", OTHER: "hyperparameters"}
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
+class Row(Immutable):
     """A leaf of a component.
 
     Attributes:
@@ -65,8 +64,7 @@ class Row:
         return "" if self.value is None else f"{self.value:.6g}"
 
 
-@dataclasses.dataclass(frozen=True)
-class Part:
+class Part(Immutable):
     """A part of a component with everything below it.
 
     Attributes:
@@ -82,8 +80,7 @@ class Part:
     bytes: int
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
-class Summary(Picture):
+class Summary(Picture, Immutable):
     """The leaves of a component and the cost of its step; prints as tables.
 
     Attributes:

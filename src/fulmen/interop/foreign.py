@@ -1,6 +1,5 @@
 """Modules of other libraries as models: the base, and which arguments a function gets in a mode."""
 
-import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 
 from fulmen.core import OTHER, PARAMETER, STATIC, Mode, Prediction, Train, is_array, outputs_for, remake, static
 from fulmen.core.component import Buffer, Component, Model, record
+from fulmen.core.immutable import Immutable
 from fulmen.core.precision import as_type, in_precision, lowered
 from fulmen.dispatching.lazy_libraries import library_of, teach
 from fulmen.dispatching.registry import dispatch
@@ -49,8 +49,7 @@ def key_for(parameter: inspect.Parameter, mode: Mode) -> Any:
 # The methods in `register` are annotated with a variable class.
 
 
-@dataclasses.dataclass(frozen=True)
-class Library:
+class Library(Immutable):
     """The description of another library, whose modules are pytrees.
 
     Attributes:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
+from fulmen.core.immutable import Immutable
 from fulmen.data.arrays import check_positive
 
 
-@dataclasses.dataclass(frozen=True)
-class Every:
+class Every(Immutable):
     """An interval of a run, by steps, epochs or minutes. `a | b` is whichever comes first.
 
     Args:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fulmen.core import Plan, State
+from fulmen.core.immutable import Immutable
 from fulmen.core.verbs import due, on, run_epoch
 from fulmen.data.source import Source
 from fulmen.dispatching.registry import dispatch
@@ -17,16 +17,14 @@ from fulmen.train.events import Due, Run, ValidationEnd, send
 from fulmen.train.every_interval import Every
 
 
-class Phase:
-    """A kind of epoch."""
+class Phase(Immutable):
+    """A kind of epoch; a subclass is a frozen dataclass."""
 
 
-@dataclasses.dataclass(frozen=True)
 class Training(Phase):
     """Epochs in which each batch is a training step."""
 
 
-@dataclasses.dataclass(frozen=True)
 class Validation(Phase):
     """An evaluation of all examples, once.
 
@@ -37,8 +35,7 @@ class Validation(Phase):
     data: Any = None
 
 
-@dataclasses.dataclass(frozen=True)
-class EvaluationData:
+class EvaluationData(Immutable):
     """The batches of an evaluation, in order: an iterable.
 
     Attributes:

@@ -1,15 +1,14 @@
 """`Certificate`, the result of `certify`."""
 
-import dataclasses
 import textwrap
 
 import numpy as np
 
+from fulmen.core.immutable import Immutable
 from fulmen.inspect.text import Picture
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
-class Certificate(Picture):
+class Certificate(Picture, Immutable):
     """A lower bound of a classifier's robust accuracy, in the region that `certify` was given.
 
     Attributes:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fulmen.core import Component
+from fulmen.core.immutable import Immutable
 from fulmen.core.verbs import plot
 from fulmen.dispatching.registry import dispatch
 from fulmen.inspect.text import Picture
@@ -21,8 +22,7 @@ from fulmen.robust.report.report_pages import report_html, report_page, report_t
 OK, SUSPICIOUS, WRONG, UNCHECKED = "ok", "suspicious", "wrong", "not checked"
 
 
-@dataclasses.dataclass(frozen=True)
-class Finding:
+class Finding(Immutable):
     """The result of a warning sign.
 
     Args:
@@ -55,8 +55,7 @@ def graded(share: float, low: float, high: float, text: str, advice: str) -> Fin
     return Finding(verdict, text if verdict == OK else f"{text} {advice}")
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
-class Report(Picture):
+class Report(Picture, Immutable):
     """A measurement of a classifier's robustness.
 
     `print(report)` shows it as a table, `fm.plot(report)` as pictures; `report.save("report.html")` and

@@ -13,6 +13,7 @@ from jax.core import Tracer
 from fulmen.compose.example_means import total_loss
 from fulmen.compose.part_defaults import augmented
 from fulmen.core import Component, State, Train, bound_mode, by_path, named_arrays
+from fulmen.core.immutable import Immutable
 from fulmen.core.leaves import components, is_array, leaves
 from fulmen.core.verbs import as_batch, bind, on, owns, restore_run_state, run_state
 from fulmen.data.arrays import check_positive
@@ -31,8 +32,7 @@ _POLICIES = {
 _SHOWN = 5  # names in a list
 
 
-@dataclasses.dataclass(frozen=True)
-class NonFinite:
+class NonFinite(Immutable):
     """A step with values that are not finite, NaN or infinite.
 
     Attributes:

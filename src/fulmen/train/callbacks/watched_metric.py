@@ -20,6 +20,7 @@ from fulmen.train.history import best_direction, find_metric
 from fulmen.train.phases import ValidationSets
 
 _VALIDATION = "validation/"
+_SAVED = ("best", "best_epoch", "best_step", "waited")
 
 
 class WatchedMetric(LogReader):
@@ -108,14 +109,12 @@ def on(event: Due, callback: WatchedMetric, run):
 
 @dispatch
 def run_state(callback: WatchedMetric):
-    names = "best", "best_epoch", "best_step", "waited"
-    return {name: getattr(callback, name) for name in names}
+    return {name: getattr(callback, name) for name in _SAVED}
 
 
 @dispatch
 def restore_run_state(callback: WatchedMetric, saved):
-    callback.best, callback.best_epoch, callback.waited = saved["best"], saved["best_epoch"], saved["waited"]
-    callback.best_step = saved.get("best_step")  # earlier versions did not save it
+    vars(callback).update({name: saved[name] for name in _SAVED})
 
 
 class EarlyStopping(WatchedMetric):

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from fulmen.core.immutable import Immutable
 from fulmen.core.leaves import missing
 from fulmen.core.state import State
 from fulmen.core.verbs import init
@@ -29,8 +30,7 @@ _STORES = {store.name: store for store in (FolderStore, OrbaxStore)}
 _MOST_SHOWN = 4  # metrics in a table
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
-class SavedCheckpoint:
+class SavedCheckpoint(Immutable):
     """A checkpoint in the directory of a run.
 
     Attributes:

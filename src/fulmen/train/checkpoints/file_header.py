@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ import numpy as np
 from jax.core import Tracer
 
 from fulmen.core import State, components, covers, join_path
+from fulmen.core.immutable import Immutable
 from fulmen.core.version import __version__
 from fulmen.dispatching.lazy_libraries import installed
 from fulmen.train.checkpoints.atomic_files import write_all
@@ -34,8 +34,7 @@ _ENTRY = {"path": str, "shape": list, "dtype": str, "role": str}
 _LETTERS = {"f": "F", "i": "I", "u": "U", "c": "C"}  # NumPy's and safetensors' kinds of numbers
 
 
-@dataclasses.dataclass(frozen=True)
-class Header:
+class Header(Immutable):
     """The description of the arrays in a file.
 
     Attributes:

@@ -9,6 +9,7 @@ import math
 import re
 from typing import Any
 
+from fulmen.core.immutable import Immutable
 from fulmen.train.checkpoints.saved_arrays import DamagedFileError
 
 MANIFEST = "manifest.json"
@@ -17,8 +18,7 @@ _LATEST = 2**53  # steps, and seconds since 1970
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
-@dataclasses.dataclass(frozen=True)
-class Manifest:
+class Manifest(Immutable):
     """What a checkpoint holds.
 
     Attributes:

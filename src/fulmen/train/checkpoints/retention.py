@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from fulmen.core.immutable import Immutable
 from fulmen.data.arrays import check_positive
 from fulmen.train.history import best_direction
 
 
-class Retention:
+class Retention(Immutable):
     """Which checkpoints are kept; `a | b` keeps those of both."""
 
     def __or__(self, other: Retention) -> Either:
@@ -26,7 +26,6 @@ class Retention:
         return ()
 
 
-@dataclasses.dataclass(frozen=True)
 class Latest(Retention):
     """Keep the newest checkpoints.
 
@@ -49,7 +48,6 @@ class Latest(Retention):
         return f"Latest({self.n})"
 
 
-@dataclasses.dataclass(frozen=True)
 class Best(Retention):
     """Keep the checkpoints with the best values of a metric, of those that were saved where it was measured.
 
@@ -89,7 +87,6 @@ class Best(Retention):
         return f"Best({self.metric!r}{n}{mode})"
 
 
-@dataclasses.dataclass(frozen=True)
 class Either(Retention):
     """What any of several keeps."""
 

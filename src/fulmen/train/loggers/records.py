@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
 
+from fulmen.core.immutable import Immutable
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Record:
+
+class Record(Immutable, eq=False):
     """Something to write.
 
     Attributes:

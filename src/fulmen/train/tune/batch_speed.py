@@ -1,6 +1,5 @@
 """`batch_size`: examples per second of a training step, by the size of its batch."""
 
-import dataclasses
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 import optax
 
 from fulmen.core import State
+from fulmen.core.immutable import Immutable
 from fulmen.core.verbs import setup, show, train_step
 from fulmen.data.arrays import check_arrays, check_positive, count
 from fulmen.data.normalize import in_memory
@@ -23,8 +23,7 @@ _FEWEST = 3  # steps of a measurement
 _NO_GAIN = 2  # sizes in sequence without a gain, after which larger ones are not measured
 
 
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class BatchSizeSearch:
+class BatchSizeSearch(Immutable, eq=False):
     """The result of `batch_size`; `fm.plot` draws it.
 
     Attributes:

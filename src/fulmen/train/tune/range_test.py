@@ -1,7 +1,6 @@
 """`learning_rate`: the loss of a short run whose learning rate grows, and the rate at which it falls fastest."""
 
 import contextlib
-import dataclasses
 import math
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import optax
 
 from fulmen.core import Plan, Schedule, State
+from fulmen.core.immutable import Immutable
 from fulmen.core.verbs import setup, show, steps
 from fulmen.data.arrays import check_positive
 from fulmen.data.source import Source
@@ -31,8 +31,7 @@ class Growing(Schedule):
         return lambda step: self.first * jnp.asarray(self.last / self.first) ** (step / total)
 
 
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class LearningRateSearch:
+class LearningRateSearch(Immutable, eq=False):
     """The result of `learning_rate`; `fm.plot` draws it.
 
     Attributes:
