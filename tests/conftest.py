@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import itertools
 import os
 import signal
 import sys
 import textwrap
 import types
-from pathlib import Path
 
 import jax
 import pytest
@@ -25,18 +22,6 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _notebooks = itertools.count(1)
-_MUCH = 2e9  # bytes
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _memory_is_returned():
-    """After a file of tests, a process that uses much memory drops its programs: JAX keeps those of all functions that exist."""
-    yield
-    pages = Path("/proc/self/statm")
-    if pages.exists() and int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > _MUCH:
-        jax.clear_caches()
-        gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)  # else the C library keeps what was freed
 
 
 @pytest.fixture
