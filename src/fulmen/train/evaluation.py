@@ -18,7 +18,7 @@ from fulmen.core.structure import Structure, keep, pack, per_structure
 from fulmen.core.verbs import as_batch, attack_warnings, bind, evaluate, predict, validate
 from fulmen.data.arrays import count
 from fulmen.data.source import Source
-from fulmen.devices.placement import on_devices, replicated, spread
+from fulmen.devices.placement import on_devices, replicated
 from fulmen.devices.policies import Policy, on_rows
 from fulmen.dispatching.registry import dispatch
 from fulmen.dispatching.warning import warn
@@ -30,21 +30,26 @@ from fulmen.train.step_logs import observe
 @dispatch
 def evaluate(state: State, data, *, attack=None, batch_size=None, devices=None):
     require_concrete("evaluate", "eval_step(state, batch)", state, data)
-    state, source = on_devices(state, devices), _checked(state.system, data, attack)
-    plan = _plan(source, batch_size, evaluation_size(state))
-    weights, devices = evaluation_weights(state), state.devices
-    return evaluate_source(weights, state.key, source, plan, attack, owner=state.structure, devices=devices)
+    return _evaluate(on_devices(state, devices), data, attack, batch_size, state.structure)
 
 
 @dispatch
 def evaluate(component: Component, data, *, attack=None, batch_size=None, devices=None):
     require_concrete("evaluate", "loss(component, batch)", component, data)
     require_arrays(component, "evaluate")
-    owner, (leaves, structure) = component, pack(unbind(component))
-    component = spread(structure.unpack(leaves), devices)
-    source = _checked(component, data, attack)
-    plan = _plan(source, batch_size, 256 if per_example(component) else 32)
-    return evaluate_source(component, jax.random.key(0), source, plan, attack, owner=owner, devices=devices)
+    return _evaluate(_untrained(component, devices), data, attack, batch_size, component)
+
+
+def _untrained(component: Component, devices: Policy | None) -> State:
+    """A component as a state without an optimizer."""
+    return on_devices(State(unbind(component), key=0), devices)
+
+
+def _evaluate(state: State, data: Any, attack: Any, batch_size: int | None, owner: Any) -> dict[str, Any]:
+    source = checked_source(state.system, data)
+    if attack is not None and source.in_memory:
+        check_attack(state.system, attack, as_batch(state.system, source.data))
+    return evaluate_source(state, source, _plan(source, batch_size, evaluation_size(state)), attack, owner)
 
 
 def evaluation_size(state: State) -> int:
@@ -58,13 +63,6 @@ def checked_source(component: Any, data: Any, what: str = "data") -> Source:
     _require_once_each(source.data)
     if source.in_memory:
         source.validate(component, source.data)
-    return source
-
-
-def _checked(component: Any, data: Any, attack: Any) -> Source:
-    source = checked_source(component, data)
-    if attack is not None and source.in_memory:
-        check_attack(component, attack, as_batch(component, source.data))
     return source
 
 
@@ -88,26 +86,22 @@ def _plan(source: Source, batch_size: int | None, usual: int) -> Plan:
     return source.plan(usual=size) if source.examples else source.plan(batch_size, usual=size)
 
 
-def evaluate_source(
-    component: Any, key: Any, source: Source, plan: Plan, attack: Any = None, *, owner: Any, devices: Policy | None = None
-) -> dict[str, Any]:
+def evaluate_source(state: State, source: Source, plan: Plan, attack: Any = None, owner: Any = None) -> dict[str, Any]:
     """`evaluate` on checked data.
 
     Args:
-        component: an unbound component.
-        key: the run's key.
+        state: whose weights for evaluation are used.
         source, plan: as `checked_source` returns it, and the plan of one pass over it.
         attack: an attack, or None.
-        owner: a structure or a component; the compiled programs are kept as long as it lives.
-        devices: the policy by which the component is distributed, or None.
+        owner: the compiled programs are kept as long as this component or structure lives; None is the state's structure.
 
     Returns:
         The metrics by name, with the prefix `robust/` under the attack.
     """
-    key = fold_name(key, "evaluate")
+    component, devices, key = evaluation_weights(state), state.devices, fold_name(state.key, "evaluate")
     attack_key, rowwise = fold_name(key, "attack"), per_example(component)
     leaves, structure = pack(component, devices)
-    keep(structure, owner)
+    keep(structure, state.structure if owner is None else owner)
     clean, robust = [], []  # the logs of each batch; none is read before the last batch is dispatched
     suspicions: tuple[str, ...] = ()
     for number, (start, n, raw) in enumerate(_padded(source, plan, lambda raw: rowwise, devices)):
@@ -194,19 +188,23 @@ def _measure(structure: Structure, leaves: list[Any], batch: Any, mode: Eval) ->
 @dispatch
 def predict(state: State, data, *, batch_size=None, devices=None):
     require_concrete("predict", "forward(state, x)", state, data)
-    state = on_devices(state, devices)
-    return _predict(evaluation_weights(state), state.key, data, batch_size, state.structure, state.devices)
+    return _predict(on_devices(state, devices), data, batch_size, state.structure)
 
 
 @dispatch
 def predict(component: Component, data, *, batch_size=None, devices=None):
     require_concrete("predict", "forward(component, x)", component, data)
     require_arrays(component, "predict")
-    return _predict(spread(unbind(component), devices), jax.random.key(0), data, batch_size, component, devices)
+    return _predict(_untrained(component, devices), data, batch_size, component)
 
 
-def _predict(component: Any, key: Any, data: Any, batch_size: int | None, owner: Any, devices: Policy | None) -> Any:
-    source, key = Source.of(data), fold_name(key, "evaluate")
+def _predict(state: State, data: Any, batch_size: int | None, owner: Any) -> Any:
+    source, component, devices, key = (
+        Source.of(data),
+        evaluation_weights(state),
+        state.devices,
+        fold_name(state.key, "evaluate"),
+    )
     leaves, structure = pack(component, devices)
     keep(structure, owner)
     found = []

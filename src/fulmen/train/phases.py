@@ -11,7 +11,6 @@ from fulmen.core.verbs import due, on, run_epoch
 from fulmen.data.source import Source
 from fulmen.dispatching.registry import dispatch
 from fulmen.dispatching.warning import warn
-from fulmen.optimizers import evaluation_weights
 from fulmen.train.evaluation import checked_source, evaluate_source, evaluation_size
 from fulmen.train.events import Due, Run, ValidationEnd, send
 from fulmen.train.every_interval import Every
@@ -61,8 +60,7 @@ def run_epoch(phase: Training, state, source, run):
 
 @dispatch
 def run_epoch(phase: Validation, state, source, run):
-    weights, devices = evaluation_weights(state), state.devices
-    return state, evaluate_source(weights, state.key, source.source, source.plan, owner=state.structure, devices=devices)
+    return state, evaluate_source(state, source.source, source.plan)
 
 
 _of_training = run_epoch.method(Training(), None, None, None)
