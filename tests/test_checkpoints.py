@@ -25,6 +25,7 @@ from fulmen.train.checkpoints.background_write import BackgroundWrite
 from fulmen.train.checkpoints.checkpoint_folder import CheckpointFolder
 from fulmen.train.checkpoints.file_lock import FolderInUseError, FolderLock
 from fulmen.train.checkpoints.state_file import FolderStore
+from fulmen.train.step_loop import require_no_minutes
 
 pytest.importorskip("safetensors")
 
@@ -481,10 +482,11 @@ def test_without_safetensors_a_run_does_not_begin(state, tmp_path, monkeypatch):
     assert not recorder.states
 
 
-def test_several_processes_do_not_save_by_their_clocks(state, tmp_path, monkeypatch):
+def test_several_processes_do_not_save_by_their_clocks(tmp_path, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(ValueError, match=r"by steps or epochs .* several processes.*got Every\(minutes=5\)"):
-        fm.on(fm.FitStart(), fm.Checkpoint(tmp_path, every=fm.Every(minutes=5)), SimpleNamespace(history={}, step=0))
+    saving = fm.Checkpoint(tmp_path, every=fm.Every(minutes=5))
+    with pytest.raises(ValueError, match=r"Checkpoint is due Every\(minutes=5\).* several processes.*Every\(steps=…\)"):
+        require_no_minutes([(saving, fm.callbacks.due(saving))])
 
 
 def test_no_checkpoints_is_nothing_to_resume(tmp_path):

@@ -41,7 +41,7 @@ class StepLoop:
         self.groups = StepGroups(fuse, run.left)
         self.called = listeners(StepEnd(), run.callbacks, run)
         self.due = [(callback, every) for callback in run.callbacks if (every := due(callback)) is not None]
-        _require_no_minutes(self.due)
+        require_no_minutes(self.due)
         self.watched = bool(listeners(LogsRead(), run.callbacks, run) or self.due)
         self.reminded = [time.perf_counter()] * len(self.due)  # when each was called by the minutes
         self.ledger: Any = None  # a `Ledger`, from the first step on
@@ -281,7 +281,7 @@ class StepLoop:
         return self.ledger.read()
 
 
-def _require_no_minutes(due: list[tuple[Any, Any]]) -> None:
+def require_no_minutes(due: list[tuple[Any, Any]]) -> None:
     """Raise for several processes if a callback is called by the time, which they do not measure equally."""
     for callback, every in due if several() else ():
         if every.after(math.inf):

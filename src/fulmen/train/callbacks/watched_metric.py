@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
@@ -13,7 +14,8 @@ from fulmen.data.arrays import check_positive
 from fulmen.dispatching.registry import dispatch
 from fulmen.dispatching.warning import warn
 from fulmen.optimizers import learning_rate
-from fulmen.train.checkpoints import state_at
+from fulmen.train.checkpoints import restore
+from fulmen.train.checkpoints.saved_arrays import DamagedFileError
 from fulmen.train.events import Due, FitEnd, FitStart, LogReader, ValidationEnd
 from fulmen.train.every_interval import Every
 from fulmen.train.history import best_direction, find_metric
@@ -190,7 +192,8 @@ def on(event: FitStart, callback: EarlyStopping, run):
         if run.step == callback.best_step:
             callback.best_state = run.state
         elif run.resumed is not None:
-            callback.best_state = state_at(run.resumed, callback.best_step, run.arrays())
+            with contextlib.suppress(FileNotFoundError, DamagedFileError):  # the end of the run warns
+                callback.best_state = restore(run.resumed, run.arrays(), callback.best_step)
 
 
 @dispatch

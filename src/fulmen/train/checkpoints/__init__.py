@@ -1,7 +1,7 @@
 """Checkpoints of a run, and what is done with them."""
 
 from fulmen.train.checkpoints.checkpoint_callback import Checkpoint, warn_unless_saved
-from fulmen.train.checkpoints.checkpoint_list import checkpoints, find_resumable, restore, state_at
+from fulmen.train.checkpoints.checkpoint_list import checkpoints, find_resumable, restore
 from fulmen.train.checkpoints.orbax_store import OrbaxStore
 from fulmen.train.checkpoints.retention import Best, Latest
 from fulmen.train.checkpoints.state_file import load, save
@@ -16,6 +16,5 @@ __all__ = [
     "load",
     "restore",
     "save",
-    "state_at",
     "warn_unless_saved",
 ]

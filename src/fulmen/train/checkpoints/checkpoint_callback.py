@@ -97,9 +97,6 @@ class Checkpoint(Saver):
     def save(self, run: Run) -> None:
         """Save a run as it is now. Returns when the state is copied; the files are written on a thread.
 
-        Args:
-            run: the run, as a callback gets it.
-
         Raises:
             OSError: if the previous save has failed.
         """
@@ -167,10 +164,6 @@ def on(event: FitStart, callback: Checkpoint, run):
     callback._error_before = sys.exc_info()[1]
     callback._measured, callback._saved, callback._saved_at = (-1, {}), _time_point(run), time.perf_counter()
     callback.store.require()
-    if several() and any(part.minutes is not None for part in callback.every.parts):
-        raise ValueError(
-            f"Checkpoint.every must be by steps or epochs in a run of several processes, whose clocks differ, got {callback.every!r}."
-        )
     directory = callback.directory
     if isinstance(directory, Path):
         directory = directory.absolute()  # the process may change its working directory

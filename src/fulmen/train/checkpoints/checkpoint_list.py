@@ -161,15 +161,10 @@ def _fetched(found: SavedCheckpoint) -> SavedCheckpoint:
     return dataclasses.replace(found, files=files)
 
 
-def _folders(directory: str | os.PathLike[str], name: str = "directory") -> dict[int, Any]:
-    found = directory_at(directory, name)
-    return found.folders() if found.exists() else {}
-
-
 def find_resumable(directory: str | os.PathLike[str]) -> SavedCheckpoint | None:
     """The newest valid checkpoint in a directory, or None. It warns about damaged ones that are newer."""
-    damaged, checkpoint = [], None
-    for step, files in reversed(_folders(directory, "resume").items()):
+    damaged, checkpoint, there = [], None, directory_at(directory, "resume")
+    for step, files in reversed(there.folders().items()) if there.exists() else ():
         checkpoint = _fetched(examined(files, step, digests=False))
         if checkpoint.valid:
             break
@@ -212,13 +207,6 @@ def restore(directory: str | os.PathLike[str], like: Any, step: int | str | None
         has = ", ".join(map(str, saved)) or "none"
         raise FileNotFoundError(f"{directory} has no checkpoint of step {step!r}; it has {has}.")
     return _fetched(saved[step]).load(like, store=store)
-
-
-def state_at(directory: str | os.PathLike[str], step: int, like: State) -> State | None:
-    """The state of a step from the directory of a run, or None if no valid checkpoint has it."""
-    files = _folders(directory).get(step)
-    found = None if files is None else _fetched(examined(files, step, digests=False))
-    return found.load(like) if found is not None and found.valid else None
 
 
 def _best(directory: Any, saved: Mapping[int, SavedCheckpoint]) -> int:

@@ -70,9 +70,9 @@ class OrbaxStore:
         """The state in the folder of a checkpoint; see `FolderStore.read`."""
         path = folder / _DESCRIPTION
         header = parse_header(path, read_bytes(path).decode(errors="replace"))
-        wanted = {join_path(inside, name): leaf for name, leaf, _ in named_leaves(like)}
-        require_same(path, header.part(inside), like, {name: leaf for name, leaf, _ in named_leaves(like)})
-        values = iter(_restored(folder / _ARRAYS, header, wanted))
+        part, wanted = header.part(inside), {name: leaf for name, leaf, _ in named_leaves(like)}
+        require_same(path, part, like, wanted)
+        values = iter(_restored(folder / _ARRAYS, header, {join_path(inside, name): v for name, v in wanted.items()}))
         return jax.tree.map(lambda leaf: next(values) if is_data(leaf) else leaf, like)
 
     def __repr__(self) -> str:
