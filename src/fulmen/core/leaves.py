@@ -1,6 +1,6 @@
 """The leaves of a tree of components, with their paths and roles."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -55,6 +55,16 @@ def count_parameters(component: Any) -> int:
     8
     """
     return sum(np.size(leaf.value) for leaf in leaves(component) if leaf.role == PARAMETER)
+
+
+def branches(component: Any, counts: Callable[[Leaf], bool], above: str = "") -> dict[str, Any]:
+    """The parts, by their paths, at the highest level at which several have leaves that count; none if there is no such level."""
+    named = named_parts(component).items() if isinstance(component, Component) else ()
+    found = {join_path(above, name): part for name, part in named if any(map(counts, leaves(part)))}
+    if len(found) == 1:
+        ((path, part),) = found.items()
+        return branches(part, counts, path)
+    return found
 
 
 class _Below(NamedTuple):

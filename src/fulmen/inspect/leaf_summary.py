@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.sharding import NamedSharding
 
-from fulmen.core import STATIC, Component, State, named_parts
-from fulmen.core.leaves import OTHER, PARAMETER, Leaf, components, described, is_array, leaves
+from fulmen.core import STATIC, State
+from fulmen.core.leaves import OTHER, PARAMETER, Leaf, branches, components, described, is_array, leaves
 from fulmen.core.paths import covers, nearest_above
 from fulmen.core.verbs import summary
 from fulmen.dispatching.registry import dispatch
@@ -35,7 +35,8 @@ def summary(component: object, data=None, *, batch_size=None, optimizer=None, lr
     component, drawn = described(component.system if isinstance(component, State) else component)
     owners = {path: type(part).__name__ for path, part in components(component)}
     rows = [_row(leaf, nearest_above(leaf.path, owners) or type(component).__name__) for leaf in leaves(component)]
-    return Summary(type(component).__name__, rows, drawn, _parts_of(component, rows), spent, held, remark, held_by_each)
+    parts = [_part(path, part, rows) for path, part in branches(component, lambda leaf: leaf.role != OTHER).items()]
+    return Summary(type(component).__name__, rows, drawn, parts, spent, held, remark, held_by_each)
 
 
 def _row(leaf: Leaf, owner: str) -> Row:
@@ -62,19 +63,10 @@ def _device_bytes(value: Any) -> int:
     return _bytes(value) if found is None else math.prod(found.shard_shape(value.shape)) * value.dtype.itemsize
 
 
-def _parts_of(component: Any, rows: list[Row], above: str = "") -> list[Part]:
-    """The parts at the highest level at which several have arrays."""
-    found = []
-    for path, part in named_parts(component).items() if isinstance(component, Component) else ():
-        path = f"{above}{path}"
-        inside = [row for row in rows if covers(path, row.path)]
-        if any(row.role != OTHER for row in inside):
-            trained = sum(row.size for row in inside if row.role == PARAMETER)
-            found.append((part, Part(path, type(part).__name__, trained, sum(row.bytes for row in inside))))
-    if len(found) == 1:
-        ((part, known),) = found
-        return _parts_of(part, rows, f"{known.path}.")
-    return [known for _, known in found]
+def _part(path: str, part: Any, rows: list[Row]) -> Part:
+    inside = [row for row in rows if covers(path, row.path)]
+    trained = sum(row.size for row in inside if row.role == PARAMETER)
+    return Part(path, type(part).__name__, trained, sum(row.bytes for row in inside))
 
 
 def _dtype(value: Any) -> str:

@@ -10,8 +10,8 @@ import numpy as np
 
 from fulmen.compose.part_defaults import augmented
 from fulmen.compose.vectorized import over_states
-from fulmen.core import Component, Last, State, Structure, Train, covers, join_path, named_parts, per_structure
-from fulmen.core.leaves import PARAMETER, leaves
+from fulmen.core import Last, State, Structure, Train, covers, per_structure
+from fulmen.core.leaves import PARAMETER, branches, leaves
 from fulmen.core.verbs import as_batch, due, on, restore_run_state, run_state
 from fulmen.dispatching.registry import dispatch
 from fulmen.train.accumulate import plain
@@ -101,17 +101,7 @@ def _member_norms(state: State, batch: Any, mode: Train) -> tuple[State, dict[st
         for leaf, slope in zip(leaves(system), slopes, strict=True)
         if slope is not None
     }
-    parts = _branches(system)
-    inside = {part: [v for path, v in squares.items() if covers(part, path)] for part in (parts if len(parts) > 1 else ())}
+    parts = branches(system, lambda leaf: leaf.role == PARAMETER)
+    inside = {part: [v for path, v in squares.items() if covers(part, path)] for part in parts}
     norms = {"gradient_norm": [*squares.values()], **{f"gradient_norm/{part}": v for part, v in inside.items()}}
     return state, {name: Last(jnp.sqrt(sum(values, jnp.zeros(())))) for name, values in norms.items()}
-
-
-def _branches(component: Any, above: str = "") -> list[str]:
-    """The paths of the parts at the highest level at which several have parameters."""
-    named = named_parts(component).items() if isinstance(component, Component) else ()
-    found = {join_path(above, name): part for name, part in named if any(v.role == PARAMETER for v in leaves(part))}
-    if len(found) == 1:
-        ((path, part),) = found.items()
-        return _branches(part, path) or [path]
-    return list(found)
