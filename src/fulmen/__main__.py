@@ -2,14 +2,13 @@
 
 import functools
 import sys
-import traceback
 from collections.abc import Callable
 from typing import Any
 
 
 def main() -> None:
     """Run a command. An error is one line that says what to do, with exit status 2."""
-    from fulmen.commands.one_line_errors import in_one_line, user_traceback
+    from fulmen.commands.one_line_errors import in_one_line, show_user_error, user_traceback
 
     try:
         _run()
@@ -20,10 +19,8 @@ def main() -> None:
         message = in_one_line(error)
         if "--traceback" in sys.argv or (message is None and user_traceback(error.__traceback__) is None):
             raise
-        if message is None:
-            # Raised in the user's code, or in a package that it calls: shown from there on.
-            traceback.print_exception(error.with_traceback(user_traceback(error.__traceback__)))
-            sys.exit(1)
+        if message is None:  # raised in the user's code, or in a package that it calls
+            show_user_error(error)
         print(f"python -m fulmen: {message}", file=sys.stderr)
         sys.exit(2)
 

@@ -13,10 +13,10 @@ import optax
 import fulmen as fm
 from fulmen.dispatching.lazy_libraries import installed
 from fulmen.inspect.text import align, drawable
+from fulmen.robust.report.confidence import confidence_interval
 from fulmen.robust.report.robustness import versions
 
 _STYLES = (("#c0392b", "o"), ("#2471a3", "s"))  # a colour and a marker for each training
-_CONFIDENCE = 1.96  # standard deviations of a normal distribution that 95 % are within
 
 
 def digits(
@@ -112,18 +112,6 @@ def _most_different(results: dict[str, Any], radii: list[float]) -> float:
     return radii[int(np.argmax(np.ptp(accuracies, axis=1)))]
 
 
-def _draw_attacked(plt: Any, states: dict[str, Any], test: Any, eps: float, path: Path) -> None:
-    """Draw the first test digit of each class, attacked for each model."""
-    chosen = np.unique(test[1], return_index=True)[1]
-    x, y = (v[chosen] for v in test)
-    shown = {}
-    for name, state in states.items():
-        attacked = np.asarray(fm.perturb(pgd(eps), state, (x, y), jax.random.key(0)).x)
-        before, after = (fm.predict(state, images).argmax(1) for images in (x, attacked))
-        shown[f"trained {name}"] = attacked, before, after
-    _draw_digits(plt, shown, x, y, eps, path)
-
-
 def _installed(name: str) -> Any:
     """A module of the optional packages."""
     return installed(name, "the data and the pictures of `digits`", "examples")
@@ -132,31 +120,13 @@ def _installed(name: str) -> Any:
 # Pictures
 
 
-def confidence(accuracy: Any, n: int) -> tuple[Any, Any]:
-    """Wilson's 95 % confidence interval of an accuracy, or an array of them, on n examples (Wilson 1927).
-
-    >>> from fulmen.commands.digits import confidence
-    >>> [round(float(v), 3) for v in confidence(0.5, 100)]
-    [0.404, 0.596]
-    """
-    accuracy, z = np.asarray(accuracy), _CONFIDENCE**2 / n
-    center = (accuracy + z / 2) / (1 + z)
-    width = np.sqrt(z * accuracy * (1 - accuracy) + z**2 / 4) / (1 + z)
-    return center - width, center + width
-
-
 def _draw_accuracies(plt: Any, results: dict[str, Any], eps: float, n: int, path: Path) -> None:
-    """Draw the accuracy of each training against the radius of the attack, with its confidence interval.
-
-    Args:
-        results: for each training its accuracy `"clean"`, and `"robust"` by radius.
-        eps: the radius in the training against FGSM.
-        n: the number of test examples.
-    """
+    """Draw the accuracy of each training on n examples against the radius of the attack, with its confidence interval."""
     figure, axes = plt.subplots(figsize=(6, 3.9), layout="constrained")
     for (name, result), (color, marker) in zip(results.items(), _STYLES, strict=False):
         radii, accuracies = [0.0, *map(float, result["robust"])], [result["clean"], *result["robust"].values()]
-        axes.fill_between(radii, *confidence(accuracies, n), color=color, alpha=0.15, lw=0)
+        low, high = zip(*(confidence_interval(round(accuracy * n), n) for accuracy in accuracies), strict=True)
+        axes.fill_between(radii, low, high, color=color, alpha=0.15, lw=0)
         axes.plot(radii, accuracies, color=color, marker=marker, ms=5, label=f"trained {name}")
     axes.axvline(eps, color="grey", lw=0.8, ls=":")
     axes.annotate("ε of the training", (eps, 0.02), xytext=(4, 0), textcoords="offset points", color="grey", fontsize=8)
@@ -168,24 +138,20 @@ def _draw_accuracies(plt: Any, results: dict[str, Any], eps: float, n: int, path
     _save(plt, figure, path)
 
 
-def _draw_digits(plt: Any, shown: dict[str, Any], x: Any, labels: Any, eps: float, path: Path) -> None:
-    """Draw digits, and for each training the attack's perturbation and the attacked digit with the predicted class.
-
-    Args:
-        shown: for each training the attacked images, `(n, height, width, 1)`, and the classes predicted for the clean images and for
-            the attacked ones.
-        x, labels: the clean images and their classes.
-        eps: the radius of the attack.
-    """
-    rows = 1 + 2 * len(shown)
+def _draw_attacked(plt: Any, states: dict[str, Any], test: Any, eps: float, path: Path) -> None:
+    """Draw the first test digit of each class, and for each training what the attack adds and the attacked digit."""
+    chosen = np.unique(test[1], return_index=True)[1]
+    x, labels = (v[chosen] for v in test)
+    rows = 1 + 2 * len(states)
     figure, grid = plt.subplots(rows, len(x), figsize=(0.82 * len(x) + 1.6, 0.98 * rows + 0.7), layout="constrained")
-    digits = dict(cmap="gray_r", vmin=0, vmax=1)
+    digits, changes = dict(cmap="gray_r", vmin=0, vmax=1), dict(cmap="RdBu_r", vmin=-eps, vmax=eps)
     _draw_row(grid[0], x, "test digit\n(its class)", [str(label) for label in labels], [True] * len(labels), digits)
-    for i, (name, (attacked, before, after)) in enumerate(shown.items()):
+    for i, (name, state) in enumerate(states.items()):
+        attacked = np.asarray(fm.perturb(pgd(eps), state, (x, labels), jax.random.key(0)).x)
+        before, after = (fm.predict(state, images).argmax(1) for images in (x, attacked))
         right = (before == labels) & (after == labels)
         seen = [f"{a} → {b}" for a, b in zip(before, after, strict=True)]
-        changes = dict(cmap="RdBu_r", vmin=-eps, vmax=eps)
-        _draw_row(grid[1 + 2 * i], attacked - x, f"{name}:\nwhat PGD adds", [""] * len(x), right, changes)
+        _draw_row(grid[1 + 2 * i], attacked - x, f"trained {name}:\nwhat PGD adds", [""] * len(x), right, changes)
         _draw_row(grid[2 + 2 * i], attacked, "predicted before\n→ after the attack", seen, right, digits)
     bar = figure.colorbar(grid[1, -1].images[0], ax=grid[:, -1], shrink=0.5, aspect=30, ticks=[-eps, 0, eps])
     bar.set_label("change of a pixel (red: darker, blue: lighter)", fontsize=8)

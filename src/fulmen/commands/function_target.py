@@ -6,18 +6,17 @@ import inspect
 import os
 import sys
 import textwrap
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
 import fulmen as fm
-from fulmen.commands.one_line_errors import CommandError, nearest, user_traceback
+from fulmen.commands.one_line_errors import CommandError, nearest, show_user_error
 from fulmen.core import short
 
 
-def function(target: str) -> Callable[[], Any]:
+def _function(target: str) -> Callable[[], Any]:
     """The function that a target such as `examples:run` or `examples.py:run` names."""
     place, _, name = target.rpartition(":")
     if not place:
@@ -49,13 +48,13 @@ def _module(place: str) -> ModuleType:
         return importlib.import_module(place)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{place}.".startswith(f"{error.name}."):
-            _show_user_error(error)  # a module that the user's module imports
+            show_user_error(error)  # a module that the user's module imports
         if "/" in place or os.sep in place:
             raise CommandError(f"{place} is not a module; for a file, write {place}.py:NAME.") from None
         here = [path.stem for path in Path.cwd().glob("*.py")]
         raise CommandError(f"there is no module {error.name!r} here or installed; {nearest(place, here)}") from None
     except Exception as error:
-        _show_user_error(error)
+        show_user_error(error)
 
 
 def _file(path: Path) -> ModuleType:
@@ -69,31 +68,22 @@ def _file(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        _show_user_error(error)
+        show_user_error(error)
     return module
 
 
-def call(run: Callable[[], Any]) -> Any:
+def returned_by(target: str) -> Any:
     """What the user's function returns."""
+    run = _function(target)
     try:
         return run()
     except Exception as error:
-        _show_user_error(error)
+        show_user_error(error)
 
 
-def _show_user_error(error: Exception) -> NoReturn:
-    """Exit with the traceback of an error in the user's code.
-
-    One line would hide where it was raised. The library's frames above the user's code are left out.
-    """
-    trace = user_traceback(error.__traceback__)
-    # A SyntaxError has no frame in the file; its text shows the line.
-    traceback.print_exception(error.with_traceback(trace) if trace is not None or isinstance(error, SyntaxError) else error)
-    raise SystemExit(1)
-
-
-def run_arguments(returned: Any, target: str) -> dict[str, Any]:
-    """A function's return value as `fit`'s arguments: `system`, `data`, and perhaps `validation` and others."""
+def run_arguments(target: str) -> dict[str, Any]:
+    """What the user's function returns, as `fit`'s arguments: `system`, `data`, and perhaps `validation` and others."""
+    returned = returned_by(target)
     expected = f"{target} must return (system, data), (system, data, validation) or a dict of fit's arguments"
     if isinstance(returned, tuple) and len(returned) in (2, 3):
         if isinstance(returned[1], fm.History):

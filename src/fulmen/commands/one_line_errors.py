@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Iterable
 from pathlib import PurePath
 from types import TracebackType
+from typing import NoReturn
 
 import fulmen
 
@@ -32,6 +33,14 @@ def user_traceback(trace: TracebackType | None) -> TracebackType | None:
     while trace is not None and not _is_user_file(trace.tb_frame.f_code.co_filename):
         trace = trace.tb_next
     return trace
+
+
+def show_user_error(error: Exception) -> NoReturn:
+    """Exit with the traceback of an error in the user's code, from there on: one line would hide where it was raised."""
+    trace = user_traceback(error.__traceback__)
+    # A SyntaxError has no frame in the file; its text shows the line.
+    traceback.print_exception(error.with_traceback(trace) if trace is not None or isinstance(error, SyntaxError) else error)
+    raise SystemExit(1)
 
 
 def in_one_line(error: BaseException) -> str | None:

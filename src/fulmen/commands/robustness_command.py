@@ -63,7 +63,7 @@ def robustness(
     files = [out.with_suffix(".json"), out.with_suffix(".html")]
     for path in files:
         require_writable(path)
-    state, data = _state_and_data(targets.call(targets.function(target)), target)
+    state, data = _state_and_data(target)
     options: dict[str, Any] = dict(seed=seed, batch_size=batch_size, sample=sample, compare=compare)
     options |= dict(resume=resume, progress=progress)
     with caching_programs(compilation_cache):
@@ -114,7 +114,8 @@ def _attack(name: str | None, region: Any) -> Any:
     return found()
 
 
-def _state_and_data(returned: Any, target: str) -> tuple[Any, Any]:
+def _state_and_data(target: str) -> tuple[Any, Any]:
+    returned = targets.returned_by(target)
     if not isinstance(returned, tuple) or len(returned) != 2:
         hint = " Does it end with `return …`?" if returned is None else ""
         hint = " Write `return state, (x, y)`." if isinstance(returned, tuple) and len(returned) > 2 else hint

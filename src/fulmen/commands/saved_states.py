@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,35 +22,61 @@ from fulmen.train.checkpoints import checkpoints as list_checkpoints
 from fulmen.train.progress import line
 
 _Target = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODULE:FUNCTION")]
-_Directory = Annotated[str | None, tyro.conf.arg(metavar="DIR|URL")]
-_File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
-_Step = Annotated[str | None, tyro.conf.arg(metavar="N|best")]
-_Pairs = Annotated[tyro.conf.UseAppendAction[list[str]], tyro.conf.arg(metavar="PATH=VALUE")]
+_File = tyro.conf.arg(metavar="FILE")
+
+
+@dataclasses.dataclass
+class SavedState:
+    """Which state, and other values of its system's fields."""
+
+    checkpoint: Annotated[str | None, tyro.conf.arg(metavar="DIR|URL")] = None
+    """The directory of checkpoints, or its URL in an object store."""
+    step: Annotated[str | None, tyro.conf.arg(metavar="N|best")] = None
+    """Which checkpoint: the number of a step, or best; the newest by default."""
+    load: Annotated[Path | None, _File] = None
+    """A file that `train --save` or `fm.save` wrote, instead of checkpoints."""
+    set: Annotated[tyro.conf.UseAppendAction[list[str]], tyro.conf.arg(metavar="PATH=VALUE")] = dataclasses.field(
+        default_factory=list
+    )
+    """Other values of the system's fields, as for `train`."""
+    config: Annotated[Path | None, _File] = None
+    """A TOML file of them."""
+
+    def read(self, target: str) -> tuple[fm.State, dict[str, Any]]:
+        """The saved state of what the user's function returns, and the function's arguments of `fit`."""
+        values = read_settings(self.set, self.config)
+        if (self.checkpoint is None) == (self.load is None):
+            raise CommandError("which state? Give --checkpoint DIR, or --load FILE.")
+        arguments = targets.run_arguments(target)
+        system = with_settings(arguments["system"], values)
+        known = ("epochs", "steps", "batch_size", "seed", "drop_last", "optimizer", "lr", "limit")
+        options = {name: arguments[name] for name in known if name in arguments}
+        try:
+            like = system if isinstance(system, fm.State) else fm.setup(system, arguments["data"], **options)
+        except fm.optimizers.MissingOptimizerError:
+            raise CommandError(
+                "the state has an optimizer: let the function return the `optimizer` and `lr` that the state was trained with."
+            ) from None
+        if self.checkpoint is None:
+            return fm.load(self.load, like=like), arguments
+        step = int(self.step) if self.step and self.step.isdigit() else self.step
+        return fm.restore(self.checkpoint, like=like, step=step), arguments
 
 
 def evaluate(
     target: _Target,
+    saved: Annotated[SavedState, tyro.conf.arg(name="")],
     *,
-    checkpoint: _Directory = None,
-    step: _Step = None,
-    load: _File = None,
-    set: _Pairs,
-    config: _File = None,
-    out: _File = None,
+    out: Annotated[Path | None, _File] = None,
 ) -> None:
     """Evaluate a saved state on the validation data that your function returns, or else on its data.
 
     Args:
         target: your function, as for `train`.
-        checkpoint: the directory of checkpoints, or its URL in an object store.
-        step: which checkpoint: the number of a step, or best; the newest by default.
-        load: a file that `train --save` or `fm.save` wrote, instead of checkpoints.
-        set: other values of the system's fields, as for `train`.
-        config: a TOML file of them.
         out: where to write the metrics, as JSON.
     """
     require_writable(out)
-    state, arguments = _saved(target, checkpoint, step, load, read_settings(set, config))
+    state, arguments = saved.read(target)
     data = arguments.get("validation")
     metrics = evaluate_state(state, arguments["data"] if data is None else data)
     print(f"{type(state.system).__name__}, step {int(state.step):,}: {line(metrics)}")
@@ -60,29 +87,20 @@ def evaluate(
 
 def predict(
     target: _Target,
+    saved: Annotated[SavedState, tyro.conf.arg(name="")],
     *,
     out: Annotated[Path, tyro.conf.arg(metavar="FILE.npz")],
-    checkpoint: _Directory = None,
-    step: _Step = None,
-    load: _File = None,
-    set: _Pairs,
-    config: _File = None,
 ) -> None:
     """Write the outputs of a saved state for the data that your function returns.
 
     Args:
         target: your function, as for `train`.
         out: where to write the outputs: an array named outputs, or several by their paths.
-        checkpoint: the directory of checkpoints, or its URL in an object store.
-        step: which checkpoint: the number of a step, or best; the newest by default.
-        load: a file that `train --save` or `fm.save` wrote, instead of checkpoints.
-        set: other values of the system's fields, as for `train`.
-        config: a TOML file of them.
     """
     require_writable(out)
     if out.suffix != ".npz":
         raise CommandError(f"--out must be a file such as outputs.npz, got {out}.")
-    state, arguments = _saved(target, checkpoint, step, load, read_settings(set, config))
+    state, arguments = saved.read(target)
     outputs = predict_outputs(state, arguments["data"])
     named = {path or "outputs": value for path, value in by_path(outputs)}
     np.savez(out, **named)
@@ -97,25 +115,3 @@ def checkpoints(directory: Annotated[str, tyro.conf.Positional, tyro.conf.arg(me
         directory: the directory that `--checkpoint` named, or its URL in an object store.
     """
     print(list_checkpoints(directory))
-
-
-def _saved(
-    target: str, checkpoint: str | None, step: str | None, load: Path | None, values: dict[str, Any]
-) -> tuple[fm.State, dict[str, Any]]:
-    """The saved state of what the user's function returns, and the function's arguments of `fit`."""
-    if (checkpoint is None) == (load is None):
-        raise CommandError("which state? Give --checkpoint DIR, or --load FILE.")
-    arguments = targets.run_arguments(targets.call(targets.function(target)), target)
-    system = with_settings(arguments["system"], values)
-    known = ("epochs", "steps", "batch_size", "seed", "drop_last", "optimizer", "lr", "limit")
-    options = {name: arguments[name] for name in known if name in arguments}
-    try:
-        like = system if isinstance(system, fm.State) else fm.setup(system, arguments["data"], **options)
-    except fm.optimizers.MissingOptimizerError:
-        raise CommandError(
-            "the state has an optimizer: let the function return the `optimizer` and `lr` that the state was trained with."
-        ) from None
-    if load is not None:
-        return fm.load(load, like=like), arguments
-    assert checkpoint is not None
-    return fm.restore(checkpoint, like=like, step=int(step) if step and step.isdigit() else step), arguments

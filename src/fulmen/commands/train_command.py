@@ -99,7 +99,7 @@ def train(
     elif model is not None:
         raise CommandError(f"--model is for a file of arrays, such as data.npz; {target} returns its own system.")
     else:
-        arguments = targets.run_arguments(targets.call(targets.function(target)), target)
+        arguments = targets.run_arguments(target)
     arguments = _with_flags(arguments, flags)
 
     begun, stopped = time.perf_counter(), _Stopped()
