@@ -10,7 +10,7 @@ from fulmen.dispatching.registry import dispatch
 from fulmen.inspect.plots import COLOURS, TEXT, grid, write
 from fulmen.inspect.text import html_page, html_table
 from fulmen.train.tune.batch_speed import BatchSizeSearch
-from fulmen.train.tune.range_test import LearningRateSearch
+from fulmen.train.tune.range_test import LearningRateSearch, Search
 
 
 @dispatch
@@ -57,14 +57,6 @@ def _mark(axes: Any, x: float, y: float, text: str, above: bool = False) -> None
 
 
 @dispatch
-def show(search: LearningRateSearch):
-    return _page("Learning rates", ("lr>", "loss>", "smoothed>", ""), search)
-
-
-@dispatch
-def show(search: BatchSizeSearch):
-    return _page("Batch sizes", ("batch size>", "ms per step>", "examples/s>", ""), search)
-
-
-def _page(title: str, columns: tuple[str, ...], search: Any) -> str:
-    return html_page(title, html_table(columns, [tuple(map(html.escape, row)) for row in search.rows()]))
+def show(search: Search):
+    columns = [f"{name}>" * bool(name) for name in search.columns]
+    return html_page(search.title, html_table(columns, [tuple(map(html.escape, row)) for row in search.rows()]))

@@ -9,11 +9,10 @@ import numpy as np
 import optax
 
 from fulmen.core import State
-from fulmen.core.immutable import Immutable
-from fulmen.core.verbs import setup, show, train_step
+from fulmen.core.verbs import setup, train_step
 from fulmen.data.arrays import check_arrays, check_positive, count
 from fulmen.data.normalize import in_memory
-from fulmen.train.tune.range_test import table
+from fulmen.train.tune.range_test import Search
 
 OUT_OF_MEMORY = (jax.errors.JaxRuntimeError, MemoryError)
 """The errors of a step that does not fit into memory. JAX has no class for this case alone."""
@@ -23,7 +22,7 @@ _FEWEST = 3  # steps of a measurement
 _NO_GAIN = 2  # sizes in sequence without a gain, after which larger ones are not measured
 
 
-class BatchSizeSearch(Immutable, eq=False):
+class BatchSizeSearch(Search, eq=False):
     """The result of `batch_size`; `fm.plot` draws it.
 
     Attributes:
@@ -34,6 +33,8 @@ class BatchSizeSearch(Immutable, eq=False):
         error: the error of that size.
     """
 
+    title = "Batch sizes"
+    columns = ("batch size", "ms per step", "examples/s", "")
     sizes: np.ndarray
     seconds: np.ndarray
     suggestion: int
@@ -45,19 +46,12 @@ class BatchSizeSearch(Immutable, eq=False):
         """For each size."""
         return self.sizes / self.seconds
 
-    def rows(self) -> list[tuple[str, str, str, str]]:
-        """The sizes as cells of a table: size, milliseconds, examples per second, and a mark."""
+    def rows(self) -> list[tuple[str, ...]]:
         found = zip(self.sizes, self.seconds, self.examples_per_second, strict=True)
         rows = [
             (f"{n}", f"{1e3 * s:.3g}", f"{each:,.0f}", "suggestion" if n == self.suggestion else "") for n, s, each in found
         ]
         return rows + ([] if self.failed is None else [(f"{self.failed}", "", "", f"failed: {type(self.error).__name__}")])
-
-    def __repr__(self) -> str:
-        return table(("batch size", "ms per step", "examples/s", ""), self.rows())
-
-    def _repr_html_(self) -> str:
-        return show(self)
 
 
 def batch_size(

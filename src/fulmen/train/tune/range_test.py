@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +31,27 @@ class Growing(Schedule):
         return lambda step: self.first * jnp.asarray(self.last / self.first) ** (step / total)
 
 
-class LearningRateSearch(Immutable, eq=False):
+class Search(Immutable, eq=False):
+    """The result of a search; prints as a table, whose last column has no heading and marks the suggestion."""
+
+    title: ClassVar[str]
+    columns: ClassVar[tuple[str, ...]]
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """The cells of the table."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        rows = [self.columns, *self.rows()]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        aligned = ("  ".join([*(c.rjust(w) for c, w in zip(row[:-1], widths)), row[-1]]).rstrip() for row in rows)
+        return "\n".join(aligned)
+
+    def _repr_html_(self) -> str:
+        return show(self)
+
+
+class LearningRateSearch(Search, eq=False):
     """The result of `learning_rate`; `fm.plot` draws it.
 
     Attributes:
@@ -41,32 +61,20 @@ class LearningRateSearch(Immutable, eq=False):
         suggestion: the rate at which the smoothed loss falls fastest; None if it never falls, or if the run diverged at once.
     """
 
+    title = "Learning rates"
+    columns = ("lr", "loss", "smoothed", "")
     rates: np.ndarray
     losses: np.ndarray
     smoothed: np.ndarray
     suggestion: float | None
 
-    def rows(self) -> list[tuple[str, str, str, str]]:
-        """Some of the steps as cells of a table: rate, loss, smoothed loss, and a mark at the suggestion."""
+    def rows(self) -> list[tuple[str, ...]]:  # of some of the steps
         n = len(self.rates)
         chosen = {*np.linspace(0, n - 1, min(n, _ROWS)).round().astype(int).tolist()}
         at = None if self.suggestion is None else int(np.abs(self.rates - self.suggestion).argmin())
         chosen |= set() if at is None else {at}
         found = ((i, self.rates[i], self.losses[i], self.smoothed[i]) for i in sorted(chosen))
         return [(f"{lr:.2g}", f"{loss:.4g}", f"{mean:.4g}", "suggestion" if i == at else "") for i, lr, loss, mean in found]
-
-    def __repr__(self) -> str:
-        return table(("lr", "loss", "smoothed", ""), self.rows())
-
-    def _repr_html_(self) -> str:
-        return show(self)
-
-
-def table(head: tuple[str, ...], rows: list[Any]) -> str:
-    """Rows of text with the columns aligned to the right, except for the last one."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    aligned = ("  ".join([*(c.rjust(w) for c, w in zip(row[:-1], widths)), row[-1]]).rstrip() for row in (head, *rows))
-    return "\n".join(aligned)
 
 
 def learning_rate(
