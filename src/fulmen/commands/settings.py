@@ -44,7 +44,7 @@ def restore_run_state(settings: Settings, saved):
 
 def read_settings(pairs: list[str], config: Path | None) -> dict[str, Any]:
     """The values by path: those of the file, then those of the pairs."""
-    values = {} if config is None else _flat(_toml(config))
+    values = {} if config is None else _toml(config)
     for pair in pairs:
         path, equals, text = pair.partition("=")
         if not equals or not path:
@@ -95,14 +95,10 @@ def _integer(value: Any) -> int:
     return int(value)
 
 
-def _flat(table: dict[str, Any]) -> dict[str, Any]:
-    """The values of nested tables by their paths."""
-    return dict(by_path(table, lambda value: not isinstance(value, dict)))
-
-
 def _toml(path: Path) -> dict[str, Any]:
+    """The values of a file's nested tables by their paths."""
     try:
-        return tomllib.loads(path.read_text())
+        return dict(by_path(tomllib.loads(path.read_text()), lambda value: not isinstance(value, dict)))
     except OSError as error:
         raise CommandError(f"--config {path}: {error.strerror}.") from None
     except ValueError as error:

@@ -213,11 +213,7 @@ def _type_name(kind: type) -> str:
 
 
 def methods_table(verb: Any) -> str:
-    """HTML with a verb's contract and the signature, location and first docstring line of each method.
-
-    Args:
-        verb: a `Verb`.
-    """
+    """HTML with a verb's contract and the signature, location and first docstring line of each method."""
     rows = []
     for method in verb.methods:
         where = faint(place(method.location, method.module))

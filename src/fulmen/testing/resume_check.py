@@ -115,10 +115,6 @@ def _run(pickled: bytes, folder: Path, kill: int) -> None:
     options = {"progress": False, **options}
     state, history = fm.fit(component, data, callbacks=[*listed, *kills], resume=folder / "checkpoints", **options)
     memory = [fm.callbacks.run_state(callback) for callback in listed]
-    named = [name for name, _ in _named(state)]
-    result = {"step": int(state.step), "state": bits(state), "names": named, "history": dict(history), "memory": memory}
+    names = [jax.tree_util.keystr(path, simple=True) for path, _ in jax.tree_util.tree_leaves_with_path(state)]
+    result = {"step": int(state.step), "state": bits(state), "names": names, "history": dict(history), "memory": memory}
     (folder / "result").write_bytes(pickle.dumps(result))
-
-
-def _named(state: Any) -> list[tuple[str, Any]]:
-    return [(jax.tree_util.keystr(path, simple=True), leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]]

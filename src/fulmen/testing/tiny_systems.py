@@ -1,6 +1,5 @@
 """A small system of each kind, with data."""
 
-import difflib
 from typing import Any
 
 import jax
@@ -9,6 +8,7 @@ import optax
 
 import fulmen as fm
 from fulmen.core import Component, Game, Labeled, Model, System
+from fulmen.core.suggestions import nearest
 from fulmen.core.verbs import forward, loss, losses
 from fulmen.dispatching.registry import dispatch
 from fulmen.systems.language import LanguageModel
@@ -132,7 +132,7 @@ def tiny(kind: str = "classifier") -> tuple[Component, Any]:
     """
     found = systems()
     if kind not in found:
-        near = difflib.get_close_matches(kind, found, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(found)}."
+        near = nearest(kind, found)
+        hint = f"did you mean {near!r}?" if near else f"use one of {', '.join(found)}."
         raise ValueError(f"testing.tiny: no system {kind!r}; {hint}")
     return found[kind]

@@ -20,11 +20,9 @@ class Interruption:
 
     A second signal raises: KeyboardInterrupt for Ctrl-C, SystemExit otherwise.
 
-    Args:
+    Attributes:
         answer: text to print after the first signal, for work with long steps.
         starting: whether an exception would lose nothing yet. A run sets it to False after its first step.
-
-    Attributes:
         number: of the signal, or None.
     """
 

@@ -35,12 +35,7 @@ class Validation(Phase):
 
 
 class EvaluationData(Immutable):
-    """The batches of an evaluation, in order: an iterable.
-
-    Attributes:
-        source: the data.
-        plan: the plan of one pass over it.
-    """
+    """The batches of an evaluation, one pass over the data in order: an iterable."""
 
     source: Source
     plan: Plan
@@ -74,11 +69,7 @@ def trains_in_place(phase: Phase, run: Any) -> bool:
 class ValidationSets:
     """The phases of the validation with their data; as a callback it validates after steps or minutes, and `fit` after epochs.
 
-    Args:
-        validation: data, a `Validation`, or a dict of them by name. For training data that is a dict, a dict with the same keys is
-            one set.
-        every: when it is measured.
-        state, data, epochs: those of the run.
+    `validation` is data, a phase, or a dict of them by name. For training data that is a dict, a dict with the same keys is one set.
     """
 
     def __init__(self, validation: Any, every: Every, state: State, data: Any, epochs: int | None) -> None:

@@ -35,13 +35,9 @@ def run_data(run: Run) -> dict[str, Any]:
 
 
 def resume_run(saved: dict[str, Any], loop: StepLoop, source: Source, plan: Plan) -> tuple[int, int]:
-    """Continue a run by what `run_data` returned; the loop has the saved state already.
+    """Continue a run by what `run_data` returned, unless it reads other batches; the loop has the saved state already.
 
-    Returns:
-        The epoch and the index of the batch in it to continue with.
-
-    Raises:
-        ValueError: if the run reads other batches than the saved one.
+    Returns the epoch and the index of the batch in it to continue with.
     """
     run, position = loop.run, saved["position"]
     differ = {name: value for name, value in saved["options"].items() if run.options.get(name, value) != value}

@@ -84,7 +84,7 @@ class StepLoop:
     # Positions
 
     def position(self) -> dict[str, Any]:
-        """Where the run is, for `restore`."""
+        """Where the run is."""
         logs = None
         if self.ledger is not None and self.batches:
             self.ledger.read()
@@ -103,12 +103,7 @@ class StepLoop:
         }
 
     def restore(self, position: dict[str, Any], raw: Any) -> None:
-        """Continue where a run was.
-
-        Args:
-            position: what `position` returned.
-            raw: a batch, from which the layout of the logs is found.
-        """
+        """Continue at what `position` returned; the layout of the logs is found from a batch."""
         self.run.epoch = self.epoch = position["epoch"]
         self.first = position["first"]
         self.batches, self.run.done, self.before = position["batch"], position["done"], position["seconds"]

@@ -75,12 +75,7 @@ class WatchedMetric(LogReader):
         self.after(run, improved)
 
     def after(self, run: Any, improved: bool) -> None:
-        """Act on the newest value.
-
-        Args:
-            run: the `Run`.
-            improved: whether the value is the best one so far.
-        """
+        """Act on the newest value, which has `improved` if it is the best one so far."""
         raise NotImplementedError
 
 

@@ -46,14 +46,8 @@ def replacing(path: Path, verb: str) -> Iterator[int]:
     """The descriptor of a temporary file that takes the place of `path` when the block ends without an error.
 
     An existing file keeps its permissions, and a symbolic link remains one: its target is replaced. Temporary files for the
-    same path that a killed process left are removed.
-
-    Args:
-        path: of the file; missing folders are created.
-        verb: the name for errors.
-
-    Raises:
-        OSError: if it cannot be written, such as for a full disk or a read-only folder; the old file is intact.
+    same path that a killed process left are removed. Missing folders are created. An OSError, such as for a full disk, names
+    the `verb`; the old file is then intact.
     """
     target = Path(os.path.realpath(path))
     with explained(f"{verb} cannot write {path}"):

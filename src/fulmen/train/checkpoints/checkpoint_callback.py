@@ -219,10 +219,7 @@ def on(event: FitEnd, callback: Checkpoint, run):
 def warn_unless_saved(directory: str | os.PathLike[str], callbacks: list[Any], found: bool) -> None:
     """Warn of a run that saves nothing in the directory from which it is to be resumed.
 
-    Args:
-        directory: the option `resume`.
-        callbacks: those of the run.
-        found: whether there is a checkpoint. Then the run may save into another directory.
+    If a checkpoint was `found` there, the run may save into another directory.
     """
     savers = [callback for callback in callbacks if isinstance(callback, Saver)]
     places = [callback.directory for callback in savers if isinstance(callback, Checkpoint)]

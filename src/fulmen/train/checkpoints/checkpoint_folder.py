@@ -14,12 +14,9 @@ from fulmen.train.checkpoints.retention import Latest, Retention
 
 
 class CheckpointFolder:
-    """A directory in which one run saves.
+    """A directory, a path or URL, in which one run saves: it is created, and belongs to the run until `close`.
 
-    Args:
-        place: its path or URL; it is created, and belongs to the run until `close`.
-        keep: which checkpoints are kept.
-        step: that of the state with which the run begins; a checkpoint of it is kept.
+    A checkpoint of the `step` at which the run begins is kept.
 
     Raises:
         OSError: if the directory is not writable.
@@ -47,13 +44,9 @@ class CheckpointFolder:
             self.directory.take()
 
     def add(self, manifest: Manifest, write_state: Callable[[Path], None], run: bytes, needed: int | None = None) -> None:
-        """Write a checkpoint, and remove those that are not kept.
+        """Write a checkpoint, and remove those that are not kept, but for that of the step `needed`.
 
-        Args:
-            manifest: without files.
-            write_state: writes the state into the folder that it is given.
-            run: the contents of `run.json`.
-            needed: the step of another checkpoint to keep, or None.
+        `manifest` has no files yet, and `run` is the contents of `run.json`.
         """
         with self.directory.new_folder(manifest.step) as folder:
             write_state(folder)

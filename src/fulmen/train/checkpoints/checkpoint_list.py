@@ -150,11 +150,9 @@ def _fetched(found: SavedCheckpoint) -> SavedCheckpoint:
     """A checkpoint to be loaded, whose files have the right sizes, with what else is wrong; a remote one is downloaded."""
     if found.manifest is None or not found.valid:
         return found
+    files = found.files
     try:
-        files = found.files.fetched(found.manifest)
-    except found.files.damage as error:  # another run removed it in the meantime
-        return dataclasses.replace(found, problem=str(error))
-    try:
+        files = files.fetched(found.manifest)  # another run may have removed it in the meantime
         found.manifest.verify(files)
     except (*files.damage, DamagedFileError) as error:
         return dataclasses.replace(found, problem=str(error))

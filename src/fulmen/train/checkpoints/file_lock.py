@@ -31,9 +31,7 @@ def try_lock(descriptor: int) -> bool:
 class FolderLock:
     """Keeps two runs from writing into an existing folder, by the file `.lock` in it, until `release` or the end of the process.
 
-    Raises:
-        FolderInUseError: if another run has the lock.
-        OSError: if the folder is not writable.
+    It raises a FolderInUseError if another run has the lock.
     """
 
     _descriptor: int | None = None

@@ -79,12 +79,7 @@ class LocalDirectory:
             raise
 
     def publish(self, folder: Path, manifest: Manifest) -> str:
-        """Make a written checkpoint one of the directory at once, and return its path; all processes call it.
-
-        Args:
-            folder: from `new_folder`.
-            manifest: without files.
-        """
+        """Make what was written into a `new_folder` a checkpoint at once, and return its path; all processes call it."""
         final = self.path / folder_name(manifest.step)
         if is_first():
             write_file(folder / MANIFEST, replace(manifest, files=listed_files(folder)).encoded())

@@ -178,12 +178,7 @@ class RemoteDirectory:
     def _upload(self, folder: Path, name: str) -> tuple[str, dict[str, tuple[int, str]]]:
         """Upload the files of all processes; each file that several have is uploaded by the earliest of them.
 
-        Args:
-            folder: of this process.
-            name: of the remote folder; that of the first process is used.
-
-        Returns:
-            The name, and the sizes and digests of all files.
+        Returns the name of the remote folder, which is that of the first process, and the sizes and digests of all files.
         """
         if is_first():
             self._bucket.write(f"{name}/{_INCOMPLETE}", b"")
@@ -226,11 +221,7 @@ def directory_at(value: str | os.PathLike[str], name: str = "directory") -> Loca
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A folder among the system's temporary files, which is removed at the end; those of killed processes are removed before.
-
-    Yields:
-        The path of a folder that is in use by this process alone.
-    """
+    """A folder among the system's temporary files for this process alone; those of killed processes are removed before."""
     if os.name != "nt":  # which cannot tell whether a process lives
         _remove_stale()
     with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-", ignore_cleanup_errors=True) as folder:

@@ -65,12 +65,7 @@ class Logger(LogReader):
 
 
 def write_record(run: Any, record: Record) -> None:
-    """Give a record to all loggers of a run, from a callback.
-
-    Args:
-        run: the `Run`.
-        record: a `Record`.
-    """
+    """Give a record to all loggers of a run, from a callback."""
     for callback in run.callbacks:
         if isinstance(callback, Logger):
             callback.write(record)

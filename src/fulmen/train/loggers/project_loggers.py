@@ -19,13 +19,7 @@ _QUEUED = 60.0  # seconds after which Trackio has certainly written what it was 
 
 
 class ProjectLogger(SeriesLogger):
-    """A logger of a library with the interface of wandb: `init` starts a run of a project, which has `log` and `finish`.
-
-    Attributes:
-        library: the module; its name is also that of the extra that installs it.
-        options: all options of its `init`.
-        run: the library's run, or None.
-    """
+    """A logger of a library with the interface of wandb: `init` starts a run of a project, which has `log` and `finish`."""
 
     def __init__(self, package: str, project: str | None, every: Every | None, options: dict[str, Any]) -> None:
         super().__init__(every)
