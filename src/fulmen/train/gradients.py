@@ -8,16 +8,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fulmen.compose.example_means import total_loss, total_weight
+from fulmen.compose.example_means import total_weight
 from fulmen.compose.microbatches import microbatches_of, require_one_weight, summed
-from fulmen.compose.supervised import with_outputs
 from fulmen.compose.vectorized import members_of, over_states
 from fulmen.core import Buffer, Last, Mode, State, remake, still
 from fulmen.core.leaves import BUFFER, PARAMETER, leaves
-from fulmen.core.verbs import bind
 from fulmen.optimizers import groups
 from fulmen.optimizers.update_schedule import NOBODY
-from fulmen.train.step_logs import batch_logs
+from fulmen.train.step_logs import measured
 
 
 def differentiate(component: Any, batch: Any, mode: Mode) -> tuple[jax.Array, Any, Any, dict[str, Any]]:
@@ -34,7 +32,7 @@ def differentiate(component: Any, batch: Any, mode: Mode) -> tuple[jax.Array, An
         and None elsewhere; the component after `record`; the loss, its entries and the metrics, as mergeable values.
 
     Raises:
-        ValueError: if the loss is not a single number.
+        ValueError: if the loss is neither one number nor one per example.
     """
     flat, structure = jax.tree.flatten(component, is_leaf=lambda v: isinstance(v, Buffer))
     roles, known, resting = [], iter(leaves(component)), getattr(mode, "resting", NOBODY)
@@ -50,12 +48,7 @@ def differentiate(component: Any, batch: Any, mode: Mode) -> tuple[jax.Array, An
         # No gradient flows through the value of a buffer.
         seen = {i: remake(v, {"value": still(v.value), "slot": slots[i]}) for i, v in buffers.items()}
         filled = {**dict(enumerate(flat)), **trained, **seen}
-        bound = bind(structure.unflatten(filled.values()), mode)
-        batch = with_outputs(bound, batch)
-        value = total_loss(bound, batch)
-        if value.shape != ():
-            raise ValueError(f"the loss of {type(component).__name__} must be one number, got shape {value.shape}.")
-        return value, batch_logs(bound, batch, value)
+        return measured(structure.unflatten(filled.values()), batch, mode)
 
     differentiated = jax.value_and_grad(objective, (0, 1), has_aux=True)
     run = lambda batch, mode: differentiated(trained, slots, batch, mode)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+
 from fulmen.compose.example_means import as_metric, total_loss, total_weight
 from fulmen.compose.loss_entries import entries_of, logged_losses, reduces_losses
 from fulmen.compose.supervised import with_outputs
@@ -13,11 +15,14 @@ from fulmen.core import Mean, Mode
 from fulmen.core.verbs import bind, metrics
 
 
-def batch_logs(bound: Any, batch: Any, value: Any) -> dict[str, Any]:
-    """The logs of a batch: `loss`, `loss/<entry>` if the loss has several entries, and the metrics, as mergeable values.
+def measured(component: Any, batch: Any, mode: Mode) -> tuple[jax.Array, dict[str, Any]]:
+    """The loss of an unbound component in a mode, `()`, and the logs of the batch as mergeable values.
 
-    `value` is the loss, `()`, of the component, which has a mode bound.
+    These are `loss`, `loss/<entry>` if the loss has several entries, and the metrics.
     """
+    bound = bind(component, mode)
+    batch = with_outputs(bound, batch)
+    value = total_loss(bound, batch)
     count = total_weight(batch)
     logs: dict[str, Any] = {"loss": Mean(value, count)}
     logs |= {name: Mean(entry, count) for name, entry in _loss_entries(bound, batch).items()}
@@ -27,7 +32,7 @@ def batch_logs(bound: Any, batch: Any, value: Any) -> dict[str, Any]:
                 f"{name!r} in `metrics` of {type(bound).__name__} is already the name of a part of its loss; rename the metric."
             )
         logs[name] = as_metric(name, metric, batch)
-    return logs
+    return value, logs
 
 
 def _loss_entries(bound: Any, batch: Any) -> dict[str, Any]:
@@ -40,11 +45,9 @@ def _loss_entries(bound: Any, batch: Any) -> dict[str, Any]:
 
 
 def observe(component: Any, batch: Any, mode: Mode) -> dict[str, Any]:
-    """The logs of a batch for an unbound component in a mode, `batch_logs`; of a population, for each member."""
+    """The logs of a batch for an unbound component in a mode; of a population, for each member."""
     return over_members(component, component, _observe, batch, mode)
 
 
 def _observe(component: Any, batch: Any, mode: Mode) -> dict[str, Any]:
-    bound = bind(component, mode)
-    batch = with_outputs(bound, batch)
-    return batch_logs(bound, batch, total_loss(bound, batch))
+    return measured(component, batch, mode)[1]

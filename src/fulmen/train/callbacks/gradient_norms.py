@@ -95,12 +95,7 @@ def _norms(structure: Structure, arrays: list[Any], raw_key: Any, step: Any, raw
 def _member_norms(state: State, batch: Any, mode: Train) -> tuple[State, dict[str, Any]]:
     system = state.system
     _, gradients, _, _ = differentiate(system, batch, mode)
-    slopes = jax.tree.structure(system).flatten_up_to(gradients)
-    squares = {
-        leaf.path: jnp.square(jnp.abs(slope)).astype(jnp.float32).sum()
-        for leaf, slope in zip(leaves(system), slopes, strict=True)
-        if slope is not None
-    }
+    squares = {leaf.path: jnp.square(jnp.abs(leaf.value)).astype(jnp.float32).sum() for leaf in leaves(gradients)}
     parts = branches(system, lambda leaf: leaf.role == PARAMETER)
     inside = {part: [v for path, v in squares.items() if covers(part, path)] for part in parts}
     norms = {"gradient_norm": [*squares.values()], **{f"gradient_norm/{part}": v for part, v in inside.items()}}
