@@ -30,26 +30,24 @@ from fulmen.train.step_logs import observe
 @dispatch
 def evaluate(state: State, data, *, attack=None, batch_size=None, devices=None):
     require_concrete("evaluate", "eval_step(state, batch)", state, data)
-    return _evaluate(on_devices(state, devices), data, attack, batch_size, state.structure)
+    state, source = on_devices(state, devices), checked_source(state.system, data)
+    if attack is not None and source.in_memory:
+        check_attack(state.system, attack, as_batch(state.system, source.data))
+    return evaluate_source(state, source, _plan(source, batch_size, evaluation_size(state)), attack)
 
 
 @dispatch
 def evaluate(component: Component, data, *, attack=None, batch_size=None, devices=None):
     require_concrete("evaluate", "loss(component, batch)", component, data)
     require_arrays(component, "evaluate")
-    return _evaluate(_untrained(component, devices), data, attack, batch_size, component)
+    return evaluate(_untrained(component, devices), data, attack=attack, batch_size=batch_size)
 
 
 def _untrained(component: Component, devices: Policy | None) -> State:
-    """A component as a state without an optimizer."""
-    return on_devices(State(unbind(component), key=0), devices)
-
-
-def _evaluate(state: State, data: Any, attack: Any, batch_size: int | None, owner: Any) -> dict[str, Any]:
-    source = checked_source(state.system, data)
-    if attack is not None and source.in_memory:
-        check_attack(state.system, attack, as_batch(state.system, source.data))
-    return evaluate_source(state, source, _plan(source, batch_size, evaluation_size(state)), attack, owner)
+    """A component as a state without an optimizer, whose programs are kept as long as the component."""
+    state = on_devices(State(unbind(component), key=0), devices)
+    keep(state.structure, component)
+    return state
 
 
 def evaluation_size(state: State) -> int:
@@ -86,14 +84,13 @@ def _plan(source: Source, batch_size: int | None, usual: int) -> Plan:
     return source.plan(usual=size) if source.examples else source.plan(batch_size, usual=size)
 
 
-def evaluate_source(state: State, source: Source, plan: Plan, attack: Any = None, owner: Any = None) -> dict[str, Any]:
+def evaluate_source(state: State, source: Source, plan: Plan, attack: Any = None) -> dict[str, Any]:
     """`evaluate` on checked data.
 
     Args:
         state: whose weights for evaluation are used.
         source, plan: as `checked_source` returns it, and the plan of one pass over it.
         attack: an attack, or None.
-        owner: the compiled programs are kept as long as this component or structure lives; None is the state's structure.
 
     Returns:
         The metrics by name, with the prefix `robust/` under the attack.
@@ -101,7 +98,7 @@ def evaluate_source(state: State, source: Source, plan: Plan, attack: Any = None
     component, devices, key = evaluation_weights(state), state.devices, fold_name(state.key, "evaluate")
     attack_key, rowwise = fold_name(key, "attack"), per_example(component)
     leaves, structure = pack(component, devices)
-    keep(structure, state.structure if owner is None else owner)
+    keep(structure, state.structure)
     clean, robust = [], []  # the logs of each batch; none is read before the last batch is dispatched
     suspicions: tuple[str, ...] = ()
     for number, (start, n, raw) in enumerate(_padded(source, plan, lambda raw: rowwise, devices)):
@@ -188,25 +185,10 @@ def _measure(structure: Structure, leaves: list[Any], batch: Any, mode: Eval) ->
 @dispatch
 def predict(state: State, data, *, batch_size=None, devices=None):
     require_concrete("predict", "forward(state, x)", state, data)
-    return _predict(on_devices(state, devices), data, batch_size, state.structure)
-
-
-@dispatch
-def predict(component: Component, data, *, batch_size=None, devices=None):
-    require_concrete("predict", "forward(component, x)", component, data)
-    require_arrays(component, "predict")
-    return _predict(_untrained(component, devices), data, batch_size, component)
-
-
-def _predict(state: State, data: Any, batch_size: int | None, owner: Any) -> Any:
-    source, component, devices, key = (
-        Source.of(data),
-        evaluation_weights(state),
-        state.devices,
-        fold_name(state.key, "evaluate"),
-    )
+    state, source, key = on_devices(state, devices), Source.of(data), fold_name(state.key, "evaluate")
+    component, devices = evaluation_weights(state), state.devices
     leaves, structure = pack(component, devices)
-    keep(structure, owner)
+    keep(structure, state.structure)
     found = []
     padded = _padded(source, _plan(source, batch_size, 256), lambda raw: _keeps_rows(component, raw), devices)
     for number, (_, n, raw) in enumerate(padded):
@@ -217,6 +199,13 @@ def _predict(state: State, data: Any, batch_size: int | None, owner: Any) -> Any
             _require_rows(outputs, count(raw))
         found.append(jax.tree.map(lambda v, rows=rows: np.asarray(v)[rows], outputs))
     return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+
+
+@dispatch
+def predict(component: Component, data, *, batch_size=None, devices=None):
+    require_concrete("predict", "forward(component, x)", component, data)
+    require_arrays(component, "predict")
+    return predict(_untrained(component, devices), data, batch_size=batch_size)
 
 
 def _require_rows(outputs: Any, n: int) -> None:
