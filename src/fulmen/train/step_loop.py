@@ -46,7 +46,6 @@ class StepLoop:
         self.reminded = [time.perf_counter()] * len(self.due)  # when each was called by the minutes
         self.ledger: Any = None  # a `Ledger`, from the first step on
         self.sums: Any = None  # of the logs of an incomplete number of steps
-        self.restored: Any = None  # the logs of an epoch that is continued
         self.epoch = self.batches = self.first = 0
         self.timed_from: float | None = None
         self.cut = False
@@ -107,14 +106,18 @@ class StepLoop:
         self.run.epoch = self.epoch = position["epoch"]
         self.first = position["first"]
         self.batches, self.run.done, self.before = position["batch"], position["done"], position["seconds"]
-        if position["logs"] is not None:
+        logs = position["logs"]
+        if logs is not None:
             self._begin(raw)
-            self.restored = position["logs"]
-            if self.restored["layout"] != self.ledger.layout:
+            ledger = self.ledger
+            if logs["layout"] != ledger.layout:
                 raise ValueError(
-                    f"the run that is resumed logged {', '.join(self.restored['layout'])} in the middle of an epoch, and this one "
-                    f"logs {', '.join(self.ledger.layout)}; resume it with the same losses and metrics."
+                    f"the run that is resumed logged {', '.join(logs['layout'])} in the middle of an epoch, and this one "
+                    f"logs {', '.join(ledger.layout)}; resume it with the same losses and metrics."
                 )
+            ledger.total = ledger.shown = np.asarray(logs["total"], np.float64)
+            self.sums = np.asarray(logs["sums"], ledger.dtype)
+            ledger.append(self.sums.copy(), complete=False)  # the epoch may have been complete
 
     # Steps
 
@@ -165,7 +168,7 @@ class StepLoop:
         key, timed, in_turns = self.raw_key, programs.timed, programs.in_turns
         program = programs.at(run.step)
         changing, fixed = ([self.leaves[i] for i in some] for some in (programs.changing, programs.fixed))
-        step, sums = np.int32(run.step), self._open_sums()
+        step, sums = np.int32(run.step), self._placed(ledger.zeros() if self.sums is None else self.sums)
         # All processes must compute the same, so with several of them nothing depends on the time.
         by_time = not several()
         refresh, unread, quiet = now() + _REFRESH, 0, self._quiet_steps()
@@ -211,13 +214,6 @@ class StepLoop:
             elif self.sums is not None and not self.taken:
                 ledger.append(copied(sums), complete=False)
         return None
-
-    def _open_sums(self) -> Any:
-        if self.restored is not None:
-            self.ledger.clear()
-            self.ledger.total = self.ledger.shown = np.asarray(self.restored["total"], np.float64)
-            self.sums, self.restored = np.asarray(self.restored["sums"], self.ledger.dtype), None
-        return self._placed(self.ledger.zeros() if self.sums is None else self.sums)
 
     def _placed(self, sums: Any) -> Any:
         return sums if self.devices is None else jax.device_put(sums, self.devices.layout())
@@ -269,11 +265,7 @@ class StepLoop:
                 yield callback, Due(unit if by_count else "minutes")
 
     def epoch_logs(self) -> dict[str, Any]:
-        if self.ledger is None:
-            return {}
-        if self.restored is not None:  # the epoch was complete when the run was stopped
-            self.ledger.append(self._open_sums(), complete=False)
-        return self.ledger.read()
+        return {} if self.ledger is None else self.ledger.read()
 
 
 def require_no_minutes(due: list[tuple[Any, Any]]) -> None:
