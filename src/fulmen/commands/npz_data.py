@@ -151,9 +151,7 @@ _MODELS = {
     "linear": _linear,
     "mlp": _mlp,
     "convnet": _convnet,
-    "resnet18": _resnet,
-    "resnet34": _resnet,
-    "resnet50": _resnet,
+    **dict.fromkeys(("resnet18", "resnet34", "resnet50"), _resnet),
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import numpy as np
@@ -136,21 +136,17 @@ def _steps(state: State, source: Source, plan: Plan, epochs: int | None) -> Iter
             return
 
 
-@dispatch
-def train_step(component: Component, batch):
-    _refuse("train_step", component)
+def _refuse_components(verb: Any) -> None:
+    @verb.dispatch
+    def of_component(component: Component, data):
+        raise TypeError(
+            f"{verb.__name__} takes a state, got the component {type(component).__name__}: state = fm.setup(component, data, "
+            "optimizer=optax.adam, lr=1e-3)."
+        )
 
 
-@dispatch
-def steps(component: Component, data):
-    _refuse("steps", component)
-
-
-def _refuse(verb: str, component: Component) -> NoReturn:
-    raise TypeError(
-        f"{verb} takes a state, got the component {type(component).__name__}: state = fm.setup(component, data, "
-        "optimizer=optax.adam, lr=1e-3)."
-    )
+for _verb in (train_step, steps):
+    _refuse_components(_verb)
 
 
 @per_structure()

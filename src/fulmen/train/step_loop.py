@@ -50,7 +50,7 @@ class StepLoop:
         self.timed_from: float | None = None
         self.cut = False
         self.handed: Any = None  # the state that was returned last, whose arrays the next step may donate
-        self.begun, self.before = time.perf_counter(), 0.0
+        self.begun = time.perf_counter()
         run.loop = self
         self.take(state)
 
@@ -67,7 +67,7 @@ class StepLoop:
 
     def elapsed(self) -> float:
         """The duration of the run in seconds, with that of the run that it continues."""
-        return self.before + time.perf_counter() - self.begun
+        return time.perf_counter() - self.begun
 
     def tell(self, event: Event) -> None:
         send(event, self.run.callbacks, self.run)
@@ -104,8 +104,8 @@ class StepLoop:
     def restore(self, position: dict[str, Any], raw: Any) -> None:
         """Continue at what `position` returned; the layout of the logs is found from a batch."""
         self.run.epoch = self.epoch = position["epoch"]
-        self.first = position["first"]
-        self.batches, self.run.done, self.before = position["batch"], position["done"], position["seconds"]
+        self.first, self.batches, self.run.done = position["first"], position["batch"], position["done"]
+        self.begun -= position["seconds"]
         logs = position["logs"]
         if logs is not None:
             self._begin(raw)
