@@ -19,7 +19,7 @@ _LINE = 0.13  # height of a line of small text, in inches
 
 @dispatch
 def plot(history: History):
-    if not _epochs(history):
+    if not history.epochs:
         raise ValueError("plot: the history is empty, since no epoch of the run has ended.")
     panels = _panels(history)
     members = {_panel_and_label(name, history[name]): history[f"{name}/members"] for name in _means(history)}
@@ -32,10 +32,6 @@ def plot(history: History):
         else:
             _image(figure, axes, name, *lines.values())
     return figure
-
-
-def _epochs(history: History) -> int:
-    return max(map(len, history.values()), default=0)
 
 
 def _means(history: History) -> list[str]:
@@ -211,8 +207,7 @@ def show(history: History):
         best = _best(name, values, history.opposed)
         shown = "" if best is None else f"{values[best]:.4g} {faint(f'epoch {best + 1}')}"
         rows.append((label, _spark(values), f"{values[0]:.4g}", shown, f"{values[-1]:.4g}"))
-    epochs = _epochs(history)
-    title = f"History of {epochs} epoch{'s' * (epochs != 1)}"
+    title = f"History of {history.epochs} epoch{'s' * (history.epochs != 1)}"
     return html_page(title, html_table(("metric", "", "first>", "best>", "last>"), rows) if rows else "")
 
 

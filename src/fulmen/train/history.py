@@ -30,9 +30,14 @@ class History(dict[str, np.ndarray]):
 
     opposed: bool = False
 
+    @property
+    def epochs(self) -> int:
+        """The number of epochs; validations within epochs count too."""
+        return max(map(len, self.values()), default=0)
+
     def append(self, logs: Mapping[str, Any]) -> None:
         """Add an epoch; a name is NaN in epochs that do not have it."""
-        done = max((len(v) for v in self.values()), default=0)
+        done = self.epochs
         for name in [*self, *logs]:
             shape = np.shape(logs[name]) if name in logs else self[name].shape[1:]
             column = self.get(name, np.full((done, *shape), np.nan))[:done]
@@ -60,7 +65,7 @@ class History(dict[str, np.ndarray]):
     def __repr__(self) -> str:
         width = max(map(len, self), default=0)
         lines = [f"{name:{width}} {np.array2string(v, precision=4, threshold=8, edgeitems=3)}" for name, v in self.items()]
-        return "\n".join([f"History of {max((len(v) for v in self.values()), default=0)} epochs", *lines])
+        return "\n".join([f"History of {self.epochs} epochs", *lines])
 
     def _repr_html_(self) -> str:
         return show(self)

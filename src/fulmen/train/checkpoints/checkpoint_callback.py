@@ -239,7 +239,7 @@ def _resolved(directory: str | os.PathLike[str]) -> str:
 
 def _time_point(run: Run) -> tuple[int, int]:
     """The step and the number of rows of the history: the same step is saved again when its epoch has ended."""
-    return run.step, max((len(column) for column in run.history.values()), default=0)
+    return run.step, run.history.epochs
 
 
 def _as_json(value: Any) -> Any:

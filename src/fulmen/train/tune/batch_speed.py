@@ -106,11 +106,10 @@ def batch_size(
                 raise
             failed = size, error
             break
-        if sizes is None and _without_gain(found, tolerance) >= _NO_GAIN:
+        best = _suggested(found, tolerance)
+        if sizes is None and len([larger for larger in found if larger > best]) >= _NO_GAIN:
             break
-    speeds = {size: size / each for size, each in found.items()}
-    suggestion = next(size for size in found if speeds[size] >= (1 - tolerance) * max(speeds.values()))
-    return BatchSizeSearch(np.array([*found]), np.array([*found.values()]), suggestion, *failed)
+    return BatchSizeSearch(np.array([*found]), np.array([*found.values()]), _suggested(found, tolerance), *failed)
 
 
 def _sizes(sizes: Sequence[int] | None, n: int) -> list[int]:
@@ -136,8 +135,7 @@ def _measured(system: Any, data: Any, size: int, seconds: float, **options: Any)
     return min(durations)  # whatever else the machine does only adds to it
 
 
-def _without_gain(found: dict[int, float], tolerance: float) -> int:
-    """How many of the last sizes have no more examples per second than the best before them."""
-    speeds = [size / each for size, each in found.items()]
-    best = next(i for i, speed in enumerate(speeds) if speed >= (1 - tolerance) * max(speeds))
-    return len(speeds) - 1 - best
+def _suggested(found: dict[int, float], tolerance: float) -> int:
+    """The smallest size whose examples per second are within the tolerance of the best."""
+    speeds = {size: size / each for size, each in found.items()}
+    return next(size for size, speed in speeds.items() if speed >= (1 - tolerance) * max(speeds.values()))
