@@ -57,8 +57,9 @@ class SavedState:
             raise CommandError(
                 "the state has an optimizer: let the function return the `optimizer` and `lr` that the state was trained with."
             ) from None
-        if self.checkpoint is None:
+        if self.load is not None:
             return fm.load(self.load, like=like), arguments
+        assert self.checkpoint is not None
         step = int(self.step) if self.step and self.step.isdigit() else self.step
         return fm.restore(self.checkpoint, like=like, step=step), arguments
 
