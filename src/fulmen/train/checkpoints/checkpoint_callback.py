@@ -88,7 +88,7 @@ class Checkpoint(Saver):
         self.store = FolderStore() if store is None else store
         self._writing = BackgroundWrite()
         self._folder: CheckpointFolder | None = None
-        self._measured: tuple[int, dict[str, float]] = (-1, {})  # the step, and its metrics
+        self._measured: dict[int, dict[str, float]] = {}  # the newest metrics, by their step
         self._known: dict[int, dict[str, float]] = {}  # the metrics of each checkpoint, by its step
         self._saved: Any = None  # the time point of the newest checkpoint, or of the beginning of the run
         self._error_before: Any = None
@@ -108,7 +108,7 @@ class Checkpoint(Saver):
         # Copied, since callbacks and sources may change it while it is written; the history is a copy already, and may be long.
         data = {name: value if name == "history" else copy.deepcopy(value) for name, value in data.items()}
         best = {rule.metric: rule.direction for rule in self.keep.rules}
-        manifest = Manifest(run.step, time.time(), self.store.name, self._metrics(run), best)
+        manifest = Manifest(run.step, time.time(), self.store.name, self._measured.get(run.step, {}), best)
         folder, store, needed = self._folder, self.store, run.best_step
         apart = {} if folder.directory.shared else {"shared": False}
         self._saved, self._known[run.step], self._saved_at = _time_point(run), manifest.metrics, time.perf_counter()
@@ -122,10 +122,6 @@ class Checkpoint(Saver):
             write()  # the processes wait for each other, which a thread of each could do in another order than their steps
         else:
             self._writing.start(write)
-
-    def _metrics(self, run: Run) -> dict[str, float]:
-        """The metrics that were measured at this step."""
-        return self._measured[1] if self._measured[0] == run.step else {}
 
     def _require_metrics(self, run: Run) -> None:
         """Raise if the history of an epoch does not have a metric of `Best`."""
@@ -145,7 +141,7 @@ class Checkpoint(Saver):
         if run.step == run.best_step:
             return True
         self._require_metrics(run)
-        saved = {**self._known, run.step: self._metrics(run)}
+        saved = {**self._known, run.step: self._measured.get(run.step, {})}
         return any(run.step in rule.kept(saved) for rule in self.keep.rules)
 
     def __repr__(self) -> str:
@@ -162,7 +158,7 @@ def due(callback: Checkpoint):
 @dispatch
 def on(event: FitStart, callback: Checkpoint, run):
     callback._error_before = sys.exc_info()[1]
-    callback._measured, callback._saved, callback._saved_at = (-1, {}), _time_point(run), time.perf_counter()
+    callback._measured, callback._saved, callback._saved_at = {}, _time_point(run), time.perf_counter()
     callback.store.require()
     directory = callback.directory
     if isinstance(directory, Path):
@@ -173,7 +169,7 @@ def on(event: FitStart, callback: Checkpoint, run):
 
 @dispatch
 def on(event: EpochEnd | ValidationEnd, callback: Checkpoint, run):
-    callback._measured = run.step, finite_numbers(run.logs)
+    callback._measured = {run.step: finite_numbers(run.logs)}
 
 
 @dispatch
