@@ -85,15 +85,9 @@ def _plan(source: Source, batch_size: int | None, usual: int) -> Plan:
 
 
 def evaluate_source(state: State, source: Source, plan: Plan, attack: Any = None) -> dict[str, Any]:
-    """`evaluate` on checked data.
+    """`evaluate` on data that `checked_source` returned, by the plan of one pass over it.
 
-    Args:
-        state: whose weights for evaluation are used.
-        source, plan: as `checked_source` returns it, and the plan of one pass over it.
-        attack: an attack, or None.
-
-    Returns:
-        The metrics by name, with the prefix `robust/` under the attack.
+    The metrics under the attack have the prefix `robust/`.
     """
     component, devices, key = evaluation_weights(state), state.devices, fold_name(state.key, "evaluate")
     attack_key, rowwise = fold_name(key, "attack"), per_example(component)

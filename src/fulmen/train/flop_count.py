@@ -37,15 +37,8 @@ def _repeated(jaxpr: Jaxpr, given: Sequence[Any], known: dict[Any, int]) -> tupl
     """The operations of all iterations of loops but their first. XLA's analysis counts the body of a loop only once.
 
     XLA merges equal loops over the same values, such as a model's in its loss and its metrics, so they count once here too
-    (value numbering).
-
-    Args:
-        jaxpr: the program.
-        given: the identities of its inputs.
-        known: the numbers of the computations so far; changed here.
-
-    Returns:
-        The operations, and the identities of the outputs.
+    (value numbering): `given` are the identities of the inputs, those of the outputs are returned too, and `known` collects
+    the numbers of the computations so far.
     """
     values: dict[Any, Any] = dict(zip(jaxpr.invars, given, strict=True))
     total = 0.0

@@ -18,10 +18,7 @@ _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs":
 
 
 class Bucket:
-    """The objects below a URL, by their paths from it; every error of a call is an OSError with the URL.
-
-    Args:
-        url: such as "s3://bucket/run".
+    """The objects below a URL such as "s3://bucket/run", by their paths from it; every error of a call is an OSError with the URL.
 
     Raises:
         ImportError: without the package for its kind of URLs.
