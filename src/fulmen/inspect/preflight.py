@@ -8,13 +8,11 @@ import jax
 import numpy as np
 import optax
 
-from fulmen.compose.example_means import total_loss
-from fulmen.compose.part_defaults import augmented
 from fulmen.core import Eval, Plan, State, Train, fold_name, unbind
 from fulmen.core import verbs as contracts
 from fulmen.core.field_checks import check_fields
 from fulmen.core.leaves import PARAMETER, components, leaves
-from fulmen.core.verbs import as_batch, bind, init, setup, validate
+from fulmen.core.verbs import as_batch, init, setup, validate
 from fulmen.data.arrays import count
 from fulmen.data.iterables import describe_data
 from fulmen.data.source import Source
@@ -28,6 +26,7 @@ from fulmen.inspect.text import shortened
 from fulmen.optimizers import MissingOptimizerError, groups
 from fulmen.optimizers.update_schedule import update_schedule
 from fulmen.train.setup import check_component
+from fulmen.train.step import training_loss
 from fulmen.train.step_logs import observe
 
 _LONG_RUN = 1_000_000  # steps of schedules, if the length of the run is unknown
@@ -100,21 +99,14 @@ def check(
 
 def _check_tracing(report: Report, component: Any, raw: Any, key: Any) -> None:
     """Every method that a step and an evaluation call, traced with shapes."""
-
-    def train(raw: Any) -> Any:
-        mode = Train(key)
-        batch = augmented(component, as_batch(component, raw), mode.at("augment"))
-        return total_loss(bind(component, mode), batch)
-
-    def evaluate(raw: Any) -> Any:
-        return observe(component, as_batch(component, raw), Eval(key))
-
+    train = lambda raw: training_loss(component, raw, Train(key))
+    evaluate = lambda raw: observe(component, as_batch(component, raw), Eval(key))
     for what, function in (("the loss in training", train), ("evaluation", evaluate)):
         with report.attempt(what):
             jax.eval_shape(function, raw)
     if report.ok:
         report.add(OK, "methods: every call in training and evaluation has one, and the loss is one number")
-        for path, how in repeated_draws(component, Train(key), train, raw).items():
+        for path, how in repeated_draws(component, Train(key), raw).items():
             what = f"randomness: {path} draws the same random numbers {how}"
             report.add(
                 WARNING, what, "", "write fm.models.fold(layer, i)(x), with another i for each use, if they should differ"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -12,13 +12,13 @@ import numpy as np
 from fulmen.core import Component, Model, Train, bound_mode, components, named_parts
 from fulmen.core.verbs import bind, forward
 from fulmen.dispatching.compiled_code import recorded
+from fulmen.train.step import training_loss
 
 
-def repeated_draws(component: Any, mode: Train, step: Callable[[Any], Any], raw: Any) -> dict[str, str]:
-    """The paths of the layers that draw the same numbers several times in one call of `forward`, and how.
+def repeated_draws(component: Any, mode: Train, raw: Any) -> dict[str, str]:
+    """The paths of the layers that draw the same numbers several times in one call of `forward` in training, and how.
 
     Layers that are called in separate calls, such as a defence's on clean and on attacked inputs, are meant to be compared.
-    `step` binds the mode to the component, and returns the loss of raw data in training.
     """
     bound = bind(component, mode)
     outermost = {_number(model): model for model in _outermost_models(bound)}
@@ -28,7 +28,8 @@ def repeated_draws(component: Any, mode: Train, step: Callable[[Any], Any], raw:
         if verb is forward and isinstance(bound_mode(args[0]), Train) and (number := _number(args[0])) in outermost:
             given[number] = jax.tree.map(lambda v: jax.ShapeDtypeStruct(np.shape(v), jax.numpy.result_type(v)), args[1:])
 
-    recorded(lambda: jax.eval_shape(lambda raw: step(raw), raw), returned)  # a function that was traced before calls nothing
+    # A function that was traced before calls nothing.
+    recorded(lambda: jax.eval_shape(lambda raw: training_loss(component, raw, mode), raw), returned)
     layers = {_number(part): path for path, part in components(bound) if isinstance(part, Component)}
     found: dict[str, str] = {}
     for number, inputs in given.items():

@@ -12,14 +12,15 @@ import numpy as np
 import optax
 
 import fulmen as fm
-from fulmen.compose.example_means import per_example, total_loss
+from fulmen.compose.example_means import per_example
 from fulmen.core import Batch, Component, Model, Train
 from fulmen.core.leaves import BUFFER, PARAMETER, drawn, leaves
-from fulmen.core.verbs import as_batch, augment, bind, loss, setup, train_step
+from fulmen.core.verbs import as_batch, loss, setup, train_step
 from fulmen.data.arrays import count
 from fulmen.data.source import Source
 from fulmen.dispatching.registry import dispatch
 from fulmen.testing.equality import bits, require_close, same
+from fulmen.train.step import training_loss
 
 
 def check_component(component: Any, data: Any, *, optimizer: Any = optax.sgd, lr: Any = 0.1) -> None:
@@ -76,16 +77,12 @@ def _check_tree(component: Any) -> None:
 
 
 def _check_loss(state: Any, raw: Any) -> None:
-    def value(component: Any, raw: Any) -> Any:
-        mode = Train(jax.random.key(1))
-        batch = augment(component, as_batch(component, raw), mode.at("augment"))
-        return total_loss(bind(component, mode), batch)
-
+    value = lambda state, raw: training_loss(state.system, raw, Train(jax.random.key(1)))
     before = bits((state, raw))
-    compiled = jax.jit(lambda state, raw: value(state.system, raw))
-    plain = value(state.system, raw)
+    compiled = jax.jit(value)
+    plain = value(state, raw)
     assert same(before, bits((state, raw))), "a call changed the component or the data: verbs are pure."
-    again = value(state.system, raw)
+    again = value(state, raw)
     assert same(bits(plain), bits(again)), f"the loss is {plain}, and {again} again for the same key: use only `mode.key`."
     require_close(plain, compiled(state, raw), "the loss without jit and with it")
 

@@ -6,11 +6,12 @@ from typing import Any
 
 import jax
 
+from fulmen.compose.example_means import total_loss
 from fulmen.compose.part_defaults import augmented
 from fulmen.compose.vectorized import over_states
 from fulmen.core import Component, Frozen, Mode, State, Train, Wrapper, named_parts, part_name, standard_step
 from fulmen.core.leaves import leaves
-from fulmen.core.verbs import after_update, update
+from fulmen.core.verbs import after_update, as_batch, bind, update
 from fulmen.dispatching.registry import dispatch
 from fulmen.train.gradients import apply_gradients, differentiate
 
@@ -52,6 +53,12 @@ def require_standard_steps(component: Any, state: State, batch: Any, mode: Mode)
                 f"{type(component).__name__} its step would be ignored."
             )
         require_standard_steps(part, state, batch, mode)
+
+
+def training_loss(component: Any, raw: Any, mode: Train) -> jax.Array:
+    """The loss of a training step, `()`, of an unbound component on raw data."""
+    batch = augmented(component, as_batch(component, raw), mode.at("augment"))
+    return total_loss(bind(component, mode), batch)
 
 
 def end_step(state: State, batch: Any, mode: Train) -> State:
