@@ -45,25 +45,17 @@ def show_user_error(error: Exception) -> NoReturn:
 
 def in_one_line(error: BaseException) -> str | None:
     """The message of an error that this library raised, or the file system; None for other errors."""
-    frames = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
-    ours = bool(frames) and _LIBRARY in PurePath(frames[-1]).parents
     if isinstance(error, CommandError):
         return str(error)
-    of_a_file = isinstance(error, OSError) and not any(map(_is_user_file, frames))
-    if not of_a_file and not (
-        ours and isinstance(error, ArithmeticError | ImportError | LookupError | TypeError | ValueError)
-    ):
+    lines = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    users = [(file, line) for file, line in lines if _is_user_file(file)]
+    ours = bool(lines) and _LIBRARY in PurePath(lines[-1][0]).parents
+    known = isinstance(error, ArithmeticError | ImportError | LookupError | TypeError | ValueError)
+    if not (ours and known) and not (isinstance(error, OSError) and not users):
         return None
     message = error.args[0] if isinstance(error, KeyError) and error.args else error  # a KeyError prints its message quoted
-    return f"{' '.join(str(message).split())}{_place(error)}"
-
-
-def _place(error: BaseException) -> str:
-    """The innermost line of the user's code in an error's traceback."""
-    found = [
-        (frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if _is_user_file(frame.f_code.co_filename)
-    ]
-    return f" ({os.path.relpath(found[-1][0].f_code.co_filename)}:{found[-1][1]})" if found else ""
+    place = f" ({os.path.relpath(users[-1][0])}:{users[-1][1]})" if users else ""  # the innermost line of the user's code
+    return f"{' '.join(str(message).split())}{place}"
 
 
 def _is_user_file(filename: str) -> bool:
