@@ -1,7 +1,6 @@
 """Data that is read by iterating: lists of batches, iterables and functions that make one; and sources of other libraries."""
 
 import contextlib
-import importlib
 import inspect
 import weakref
 from collections.abc import Iterable, Iterator
@@ -9,30 +8,6 @@ from typing import Any
 
 from fulmen.core.verbs import batches, position, seek, steps_per_epoch
 from fulmen.dispatching.registry import dispatch
-
-# From the modules of a library's classes to the file in `interop` with the methods for them.
-_FILES = {
-    "torch.utils.data": "torch_data",
-    "datasets.arrow_dataset": "datasets_data",
-    "datasets.iterable_dataset": "datasets_data",
-    "datasets.dataset_dict": "datasets_data",
-    "grain._src.python": "grain_data",
-    "tensorflow.python.data": "tensorflow_data",
-}
-_known: set[type] = set()
-
-
-def teach(kind: type) -> bool:
-    """Load the file with the methods for a type, if there is one. Returns whether one was loaded for the type now."""
-    if kind in _known:
-        return False
-    _known.add(kind)
-    modules = {f"{base.__module__}." for base in kind.__mro__}
-    files = {file for module in modules for prefix, file in _FILES.items() if module.startswith(f"{prefix}.")}
-    for file in files:
-        importlib.import_module(f"fulmen.interop.{file}")
-    return bool(files)
-
 
 _returned: weakref.WeakKeyDictionary[Any, list[Any]] = weakref.WeakKeyDictionary()
 """By iterator, the batches that were put back."""
@@ -61,8 +36,6 @@ def steps_per_epoch(data: BatchList, plan):
 
 
 def iterate(data: object, plan, epoch):
-    if teach(type(data)):
-        return batches(data, plan, epoch)
     if isinstance(data, Iterator):
         return _remaining(data)
     return iter(data if isinstance(data, Iterable) else _made(data, epoch))
@@ -73,8 +46,6 @@ batches.dispatch(iterate)
 
 @dispatch
 def steps_per_epoch(data: object, plan):
-    if teach(type(data)):
-        return steps_per_epoch(data, plan)
     if batches.method(data, plan, 0).function is not iterate:
         return None  # the length of a type with its own `batches` method may be its number of examples
     refuse_drop_last(data, plan)

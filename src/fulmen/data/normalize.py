@@ -12,18 +12,17 @@ from fulmen.core.batch_checks import as_arrays
 from fulmen.core.foreign_arrays import is_foreign_array
 from fulmen.core.verbs import batches
 from fulmen.data.arrays import check_arrays, cut
-from fulmen.data.iterables import BatchList, describe_data, iterate, teach
+from fulmen.data.iterables import BatchList, describe_data, iterate
 from fulmen.data.mapped import Mapped
 from fulmen.data.mixed import Sources
 
 
 def normalized(data: Any) -> Any:
-    """The data as `batches` takes it: arrays are checked, and the methods for other libraries' sources are loaded.
+    """The data as `batches` takes it: arrays are checked.
 
     Raises:
         TypeError, ValueError: for anything that cannot be data.
     """
-    teach(type(data))
     if isinstance(data, jax.Array):
         data = np.asarray(data)
     if _are_batches(data):
@@ -48,7 +47,6 @@ def _are_batches(data: Any) -> bool:
 
 def _is_source(own: Any) -> bool:
     """Whether an entry of a dict of data is a source of batches, not an array."""
-    teach(type(own))
     if _are_batches(own):
         return True
     if isinstance(own, str | bytes) or hasattr(own, "__fspath__") or hasattr(own, "shape") or in_memory(own):

@@ -1,4 +1,4 @@
-"""Other libraries whose modules the verbs support, each loaded when its first module is met. Nothing of them is imported here."""
+"""Other libraries whose types the verbs support, each loaded when its first type is met. Nothing of them is imported here."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import importlib
 from collections.abc import Iterable
 from typing import Any
 
-_adapters: dict[str, str] = {}  # from the prefix of the module of a base class `Module` to the module with its methods
+_adapters: dict[
+    str, str
+] = {}  # from the beginning of the modules of a library's classes to the module with the methods for them
 _hints: dict[str, str] = {}
 _libraries: dict[type, Any] = {}  # by the base class of its modules
 _found: dict[type, Any] = {}
-_met: set[type] = set()
+_known: set[type] = set()  # the classes whose libraries are loaded
 
 
 def load_when_met(prefix: str, adapter: str) -> None:
-    """Import a module when a class `Module` that is defined under a prefix is met for the first time."""
+    """Import a module when a class that is defined under a prefix such as `"equinox."`, or a subclass, is met for the first time."""
     _adapters[prefix] = adapter
 
 
@@ -41,15 +43,15 @@ def library_of(kind: type) -> Any:
 
 
 def load_libraries(kinds: Iterable[type]) -> None:
-    """Load the methods for the libraries that some classes are modules of.
+    """Load the methods for the libraries that some classes or their bases are defined in.
 
     Call it without holding the verbs' lock: another thread may be importing the same module, which registers methods.
     """
-    for base in (base for kind in kinds for base in kind.__mro__ if base.__name__ == "Module"):
-        for prefix, adapter in _adapters.items():
-            if base.__module__.startswith(prefix) and base not in _met:
-                importlib.import_module(adapter)  # waits for a thread that is importing it
-                _met.add(base)
+    for kind in {*kinds} - _known:
+        modules = {f"{base.__module__}." for base in kind.__mro__}
+        for adapter in {adapter for prefix, adapter in _adapters.items() for name in modules if name.startswith(prefix)}:
+            importlib.import_module(adapter)  # waits for a thread that is importing it
+        _known.add(kind)
 
 
 def hint(kind: type) -> str:
