@@ -3,7 +3,7 @@
 import collections
 import contextlib
 import itertools
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, TypeAlias
 
 import jax
@@ -109,6 +109,12 @@ def _by_rows(raw: Any) -> bool:
 
 
 Batches: TypeAlias = Generator[Any, None, None]
+
+
+def made_of(reading: Batches, batches: Iterable[Any]) -> Batches:
+    """Batches that are made of others, which are closed with them."""
+    with contextlib.closing(reading):
+        yield from batches
 
 
 class EpochReader:

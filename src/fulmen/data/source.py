@@ -12,8 +12,7 @@ import jax
 from fulmen.core import Plan, checked_batch, remake
 from fulmen.core.verbs import as_batch, batches, seek, steps_per_epoch, validate
 from fulmen.data.arrays import check_positive, check_seed, count, cut
-from fulmen.data.batch_streams import limited, placed, starting_with
-from fulmen.data.epoch_reader import Batches, EpochReader
+from fulmen.data.epoch_reader import Batches, EpochReader, made_of
 from fulmen.data.iterables import describe_data, put_back
 from fulmen.data.mapped import Mapped
 from fulmen.data.normalize import in_memory, normalized, takes_back
@@ -176,7 +175,7 @@ class Source:
         """
         depth = self.depth if depth is None else depth
         reading = cut(self.data, plan, epoch, start) if self.in_memory else self._read(plan, epoch, start)
-        reading = reading if limit is None else limited(reading, limit)
+        reading = reading if limit is None else made_of(reading, itertools.islice(reading, limit))
         return ahead(reading, depth, cancelled, self.place is None) if depth else reading
 
     def epochs(
@@ -209,7 +208,7 @@ class Source:
                     limit = None  # so that the epoch's declared length is checked
                 reading = self.read(plan, epoch, start, limit=limit, cancelled=cancelled)
                 reading = reading if self.in_memory else self._validating(reading, component)
-                yield epoch, reading if self.place is None else placed(reading, self.place)
+                yield epoch, reading if self.place is None else made_of(reading, map(self.place, reading))
             epoch, start = epoch + 1, 0
 
     def find(self, plan: Plan, done: int) -> tuple[int, int]:
@@ -257,7 +256,7 @@ class Source:
         if started is not None and epoch == start == 0:
             before, batch, reading = started
             if before.seed == plan.seed and plan.batch_size in (before.batch_size, count(batch)):
-                return starting_with(batch, reading)
+                return made_of(reading, itertools.chain([batch], reading))
         return self.reader.read(plan, epoch, start)
 
     def _validating(self, reading: Batches, component: Any) -> Batches:
