@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from fulmen.compose.loss_entries import checked_entries, entries_of, entry_part, sums_its_losses
-from fulmen.core import Batch, Eval, Labeled, briefly, inner, remake, sums_losses
-from fulmen.core.component import Buffer, Component, System, Wrapper, part_name
+from fulmen.core import Batch, Eval, Labeled, briefly, inner, remake, sums_losses, unwrapped
+from fulmen.core.component import Buffer, Component, System, Wrapper
 from fulmen.core.output_shapes import output_shapes
 from fulmen.core.prediction import Prediction, at_least_float32, check_classes
 from fulmen.core.verbs import as_batch, bind, defence_losses, loss, losses, metrics, predictions, reduce_losses, validate
@@ -73,8 +73,7 @@ def _sum(defence: Any, entries: Any, batch: Any) -> jax.Array:
 
 def _has_entries(part: Any, batch: Any) -> bool:
     """Whether the loss of a part is the sum of its `losses`; a model has no `losses`, and a system may have its own `loss`."""
-    while isinstance(part, Wrapper):
-        part = getattr(part, part_name(type(part)))
+    part = unwrapped(part)
     return isinstance(part, System) and sums_its_losses(part, batch)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.core import Mean, Mergeable, Wrapper, check_weight, part_name
+from fulmen.core import Mean, Mergeable, Wrapper, check_weight, first_field
 from fulmen.core.verbs import as_batch, loss, losses, metrics
 
 
@@ -71,7 +71,7 @@ def per_example(component: Any) -> bool:
     `metrics` has to declare `per_example` again.
     """
     while isinstance(component, Wrapper) and not hasattr(type(component), "per_example"):
-        component = getattr(component, part_name(type(component)))
+        component = first_field(component)
     if not getattr(component, "per_example", False):
         return False
     kind = type(component)

@@ -12,7 +12,7 @@ from fulmen.core.verbs import as_batch, loss, losses, reduce_losses
 from fulmen.dispatching.registry import dispatch, verb
 
 __all__ = [
-    "added", "checked_entries", "entries_of", "joined", "logged_losses", "part_batch", "part_entry", "reduced", "reduces_losses",
+    "added", "checked_entries", "entries_of", "joined", "logged_losses", "part_batch", "part_entry", "reduced_entries", "reduces_losses",
     "sums_its_losses", "with_entries",
 ]  # fmt: skip
 
@@ -145,12 +145,13 @@ def innermost(system: Any, batch: Any) -> Any:
 def reduce_losses(system: System, losses, batch):
     if not losses:
         raise ValueError(f"`losses` of {type(system).__name__} must return at least one entry, got {{}}.")
-    return _sum(system, losses, batch, f"of {type(system).__name__}")
+    return added(reduced_entries(system, losses, batch, f"of {type(system).__name__}"))
 
 
-def _sum(system: Any, entries: Mapping[str, Any], batch: Any, where: str, path: str = "") -> jax.Array:
+def reduced_entries(system: Any, entries: Mapping[str, Any], batch: Any, where: str, path: str = "") -> list[jax.Array]:
+    """One number for each entry of `losses`, by `reduce_losses` of its part if that is a system; errors name `path` and `where`."""
     parts = {name: entry_part(system, name, batch) for name in entries}
-    return added([reduced(part, entries[name], own, where, f"{path}{name}") for name, (part, own) in parts.items()])
+    return [_reduced(part, entries[name], own, where, f"{path}{name}") for name, (part, own) in parts.items()]
 
 
 def added(values: list[jax.Array]) -> jax.Array:
@@ -159,15 +160,14 @@ def added(values: list[jax.Array]) -> jax.Array:
         return sum(values[1:], values[0])
 
 
-def reduced(part: Any, entry: Any, batch: Any, where: str, path: str) -> jax.Array:
-    """One number from an entry of `losses`, by `reduce_losses` of its part if that is a system; errors name `path` and `where`."""
+def _reduced(part: Any, entry: Any, batch: Any, where: str, path: str) -> jax.Array:
     if not isinstance(entry, Mapping):
         return example_mean(entry, batch, f"the loss {path!r} {where}")
     if isinstance(part, System):
         return reduce_losses(part, entry, batch)
     if not entry:
         raise ValueError(f"the loss {path!r} {where} must have at least one entry, got {{}}. Leave it out, or add an entry.")
-    return _sum(None, entry, batch, where, f"{path}/")
+    return added(reduced_entries(None, entry, batch, where, f"{path}/"))
 
 
 # Names in the logs

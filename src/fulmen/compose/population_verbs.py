@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from fulmen.compose.example_means import as_metric, total_loss
-from fulmen.compose.loss_entries import entry_part, joined, part_entry, reduced
+from fulmen.compose.loss_entries import entry_part, joined, part_entry, reduced_entries
 from fulmen.compose.per_member import PerMember, cut, per_member, pooled
 from fulmen.compose.population import Population, require_one_per_member
 from fulmen.compose.supervised import check_inputs
 from fulmen.compose.vectorized import Members, around, check_setup, inside, members_of, over_members, over_states, seeded
-from fulmen.core import Batch, Mode, State, concrete, fold_name, keeps_rows, remake, standard_step, sums_losses
+from fulmen.core import Batch, Mode, State, concrete, fold_name, keeps_rows, remake, standard_step, sums_losses, unwrapped
 from fulmen.core.leaves import PARAMETER, leaves
 from fulmen.core.mergeable import Mean, Mergeable, Spread
 from fulmen.core.stacking import each, is_own, join, split, take
@@ -145,7 +145,7 @@ def update(population: Population, state, batch, mode):
     component: Any = population  # or a wrapper around one
     if isinstance(component, Population) or isinstance(batch, PerMember):
         return over_states(component, state, _own_step, batch, mode)
-    if isinstance(augment(inside(component, component), batch, mode.at("augment")), PerMember):
+    if isinstance(augment(unwrapped(component), batch, mode.at("augment")), PerMember):
         name = type(component).__name__
         raise ValueError(
             f"{name} around a population attacks one batch for all members, but each member augments the batch differently. "
@@ -257,9 +257,7 @@ def entry_part(population: Population, name, batch):
 
 @dispatch
 def reduce_losses(population: Population, losses, batch):
-    parts = {name: entry_part(population, name, batch) for name in losses}
-    means = [reduced(part, losses[name], own, "of Population", name) for name, (part, own) in parts.items()]
-    return jnp.stack(means).mean()
+    return jnp.stack(reduced_entries(population, losses, batch, "of Population")).mean()
 
 
 @dispatch

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fulmen.compose.per_member import per_member, pooled
-from fulmen.core import Eval, Structure, Wrapper, components, keep, pack, part_name, per_structure, remake
+from fulmen.core import Eval, Structure, components, keep, pack, per_structure, remake
+from fulmen.core.component import Wrapper, first_field, part_name, unwrapped
 from fulmen.core.field_checks import require_dispatched
 from fulmen.core.verbs import as_batch, perturb, validate
 from fulmen.dispatching.registry import dispatch, verb
@@ -83,28 +84,24 @@ def check_setup(component: object, state, raw):
 def _pass_to_first_field(verb: Any) -> None:
     @verb.dispatch
     def pass_on(wrapper: Wrapper, *inputs, **options):
-        return verb(_part(wrapper), *inputs, **options)
+        return verb(first_field(wrapper), *inputs, **options)
 
 
 for _verb in (members_of, over_members, over_states, seeded, check_setup):
     _pass_to_first_field(_verb)
 
 
-def _part(wrapper: Wrapper) -> Any:
-    return getattr(wrapper, part_name(type(wrapper)))
-
-
 def around(whole: Any, member: Any) -> Any:
     """The wrappers of `whole` around a member."""
     if not isinstance(whole, Wrapper):
         return member
-    return remake(whole, {part_name(type(whole)): around(_part(whole), member)})
+    return remake(whole, {part_name(type(whole)): around(first_field(whole), member)})
 
 
 def inside(whole: Any, view: Any) -> Any:
     """The `member` in `view = around(whole, member)`."""
     while isinstance(whole, Wrapper):
-        whole, view = _part(whole), _part(view)
+        whole, view = first_field(whole), first_field(view)
     return view
 
 
@@ -112,7 +109,7 @@ def check_parts(whole: Any, everything: list[tuple[str, Any]]) -> None:
     """Raise on invalid values in the parts of a component, `everything` from `components`, before any data is seen."""
     members = members_of(whole, whole)
     if members:
-        validate(inside(whole, whole))
+        validate(unwrapped(whole))
     else:
         for _, part in everything:
             require_dispatched(part)

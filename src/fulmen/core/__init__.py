@@ -24,6 +24,7 @@ from fulmen.core.component import (
     Parameter,
     System,
     Wrapper,
+    first_field,
     fold_name,
     is_part,
     named_parts,
@@ -31,6 +32,7 @@ from fulmen.core.component import (
     parts,
     record,
     still,
+    unwrapped,
 )
 from fulmen.core.component_methods import unbind
 from fulmen.core.fields import STATIC, hyper, static

@@ -89,7 +89,7 @@ class Wrapper(System):
 
     @property
     def __part__(self) -> Any:
-        return getattr(self, part_name(type(self)))
+        return first_field(self)
 
 
 def part_name(cls: type) -> str:
@@ -98,6 +98,18 @@ def part_name(cls: type) -> str:
     if not names:
         raise TypeError(f"{cls.__name__} is a Wrapper and must have a field: the first field is the wrapped part.")
     return names[0]
+
+
+def first_field(wrapper: Any) -> Any:
+    """A wrapper's part, also where the wrapper delegates to another component, such as an average of the part."""
+    return getattr(wrapper, part_name(type(wrapper)))
+
+
+def unwrapped(component: Any) -> Any:
+    """The component inside all wrappers."""
+    while isinstance(component, Wrapper):
+        component = first_field(component)
+    return component
 
 
 class Frozen(Wrapper):

@@ -6,7 +6,7 @@ import jax
 
 from fulmen.compose.game import owner, players
 from fulmen.compose.part_defaults import augmented
-from fulmen.core import Game, Wrapper, covers, join_path, part_name, parts, remake
+from fulmen.core import Game, Wrapper, covers, first_field, join_path, part_name, parts, remake
 from fulmen.core.leaves import PARAMETER, leaves
 from fulmen.core.verbs import bind, intervals, losses, update
 from fulmen.dispatching.registry import dispatch
@@ -42,7 +42,7 @@ def intervals(alternating: Alternating):
 def update(alternating: Alternating, state, batch, mode):
     path, game = "", state.system
     while not isinstance(game, Game):
-        path, game = join_path(path, part_name(type(game))), getattr(game, part_name(type(game)))
+        path, game = join_path(path, part_name(type(game))), first_field(game)
     require_standard_steps(game, state, batch, mode)
     batch = augmented(alternating, batch, mode.at("augment"))
     everything, logs = leaves(state.system), {}

@@ -9,7 +9,7 @@ import jax
 from fulmen.compose.example_means import total_loss
 from fulmen.compose.part_defaults import augmented
 from fulmen.compose.vectorized import over_states
-from fulmen.core import Component, Frozen, Mode, State, Train, Wrapper, named_parts, part_name, standard_step
+from fulmen.core import Component, Frozen, Mode, State, Train, Wrapper, first_field, named_parts, standard_step
 from fulmen.core.leaves import leaves
 from fulmen.core.verbs import after_update, as_batch, bind, update
 from fulmen.dispatching.registry import dispatch
@@ -33,9 +33,9 @@ def _gradient_step(state: State, batch: Any, mode: Mode) -> tuple[State, dict[st
 @standard_step
 def update_as_part(wrapper: Wrapper, state, batch, mode):
     """The step of the wrapper's part, applied to the wrapper: it differentiates the wrapper's loss."""
-    part: Any = getattr(wrapper, part_name(type(wrapper)))
+    part: Any = first_field(wrapper)
     while update.method(part, state, batch, mode).function is update_as_part:
-        part = getattr(part, part_name(type(part)))
+        part = first_field(part)
     return update.method(part, state, batch, mode).function(wrapper, state, batch, mode)
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from fulmen.compose.part_defaults import augmented
-from fulmen.core import Component, Wrapper, briefly, covers, hyper, part_name
+from fulmen.core import Component, Wrapper, briefly, covers, first_field, hyper
 from fulmen.core.leaves import components, leaves
 from fulmen.core.verbs import ascent, update
 from fulmen.dispatching.registry import dispatch
@@ -106,7 +106,7 @@ def update(worse: WorseWeights, state, batch, mode):
     component: Any = worse  # or a wrapper around it
     part = component
     while not isinstance(part, WorseWeights):
-        part = getattr(part, part_name(type(part)))
+        part = first_field(part)
     require_standard_steps(part, state, batch, mode)
     batch = augmented(component, batch, mode.at("augment"))
     value, slopes, moved, logs = differentiate(component, batch, mode)
