@@ -16,14 +16,9 @@ from fulmen.dispatching.registry import verb
 
 @verb(delegates=False)
 def bind(component, mode):
-    """The tree with a mode bound to it: every component below gets the mode, with its own randomness.
+    """The component with a `Mode` bound to it: every component below gets the mode, with its own randomness.
 
-    Args:
-        component: a component, bound or not.
-        mode: a `Mode`.
-
-    Returns:
-        The component. Binding the same key again changes nothing.
+    Binding the same key again changes nothing.
 
     **Extending.** Overload it for a type with a leading axis, or for one with another mode below it.
     """
@@ -132,7 +127,7 @@ def model_inputs(component, batch):
 
 @verb
 def as_batch(component, raw):
-    """The batch that a component takes, made of raw data.
+    """The `Batch` that a component takes, made of raw data.
 
     An array becomes `Unlabeled`, a pair `Labeled`, a triple a weighted `Labeled`, and a dict the batch type that has its
     fields, or a `PartBatches` if its keys name a system's parts. It is called once for the data, in training inside the
@@ -141,9 +136,6 @@ def as_batch(component, raw):
     Args:
         component: a model or a system.
         raw: one batch of the data.
-
-    Returns:
-        A `Batch`.
 
     Raises:
         TypeError: for data that no batch type of the component can hold.
@@ -177,8 +169,7 @@ def losses(system, batch, mode: Mode = Eval()):
 
     Args:
         system: a system or a state.
-        batch: a `Batch` or raw data.
-        mode: a `Mode`, or left out.
+        batch, mode: as in `loss`.
 
     Returns:
         A dict; entries are numbers, one number per example, or dicts, whose entries are logged separately.
@@ -199,9 +190,6 @@ def reduce_losses(system, losses, batch):
         losses: a dict as `losses` returns it.
         batch: the batch, with the weights of the examples.
 
-    Returns:
-        A number.
-
     **Extending.** Overload it to weight the parts of a system.
     """
 
@@ -212,8 +200,7 @@ def metrics(component, batch, mode: Mode = Eval()):
 
     Args:
         component: a model, a system, or a `Metric`, which takes a `Prediction` in place of the batch.
-        batch: a `Batch` or raw data.
-        mode: a `Mode`, or left out.
+        batch, mode: as in `loss`.
 
     Returns:
         A dict from names to values that can be merged, such as `fm.Mean(values, weight)`; nested names are joined by `/`. A
@@ -231,8 +218,7 @@ def predictions(component, batch, mode: Mode = Eval()):
 
     Args:
         component: a model, a system of any depth, a wrapper around one, or a state.
-        batch: a `Batch` or raw data.
-        mode: a `Mode`, or left out.
+        batch, mode: as in `loss`.
 
     Returns:
         A dict from the path of each model's system to its `Prediction`; for a `Classifier` alone the path is `""`.
@@ -251,23 +237,16 @@ def augment(component, batch, mode):
         batch: a `Batch`.
         mode: a `Train`, with a key for this component.
 
-    Returns:
-        A batch.
-
     **Extending.** Overload it for a system, or for a new type of augmentation, as in `Classifier(augment=…)`.
     """
 
 
 @verb
 def initial_carry(cell, x):
-    """The carry of a recurrent cell before the first step of `fm.models.Scan`.
-
-    Args:
-        cell: a model with `forward(cell, carry, x)`.
-        x: the inputs of the first step, `(n, …)`.
+    """The carry of a recurrent cell before the first step of `fm.models.Scan`, whose inputs are x, `(n, …)`.
 
     Returns:
-        A tree of arrays `(n, …)`, with the structure, shapes and types of the carry that the cell returns.
+        A tree of arrays `(n, …)`, with the structure, shapes and types of the carry that `forward(cell, carry, x)` returns.
 
     **Extending.** Overload it for a custom cell: `def initial_carry(cell: Mine, x): return jnp.zeros((len(x), cell.size))`.
     """
@@ -345,14 +324,7 @@ def embeddings(system, x):
 
 @verb(delegates=False)
 def weigh(weights, losses):
-    """The weighted sum of the losses of several tasks.
-
-    Args:
-        weights: a dict of numbers by name, or a model of weights.
-        losses: a dict of numbers by name.
-
-    Returns:
-        A number.
+    """The weighted sum of the losses of several tasks, from dicts of numbers by name; `weights` may be a model of weights.
 
     **Extending.** Overload it for a custom model of weights.
     """
@@ -378,14 +350,7 @@ def defence_losses(defence, batch):
 
 @verb(delegates=False)
 def reset(environment, key):
-    """The state at the beginning of an episode.
-
-    Args:
-        environment: an `Environment`.
-        key: a random key.
-
-    Returns:
-        A tree of arrays.
+    """The state of an `Environment` at the beginning of an episode, a tree of arrays.
 
     **Extending.** Overload it for a custom environment.
     """
@@ -393,16 +358,12 @@ def reset(environment, key):
 
 @verb(delegates=False)
 def step(environment, state, action, key):
-    """The transition that an action leads to.
+    """The `Transition(state, reward, done)` that an action leads to.
 
     Args:
-        environment: an `Environment`.
-        state: as `reset` or `step` returned it.
+        environment, state: an `Environment`, and its state as `reset` or `step` returned it.
         action: `()`, an integer below `environment.actions`.
         key: a random key, for stochastic environments.
-
-    Returns:
-        A `Transition(state, reward, done)`.
 
     **Extending.** Overload it for a custom environment. It need not check the limit of steps.
     """
@@ -476,10 +437,8 @@ def update(system, state, batch, mode):
     """One step of training: `augment`, the gradient of `loss`, the optimizer, the buffers, `after_update`.
 
     Args:
-        system: `state.system`.
-        state: a `State`.
-        batch: a `Batch`.
-        mode: a `Train`, with the step's key.
+        system, state: `state.system`, and the `State`.
+        batch, mode: a `Batch`, and a `Train` with the step's key.
 
     Returns:
         The new state and the logs, a dict from names to mergeable values or numbers.
@@ -492,15 +451,9 @@ def update(system, state, batch, mode):
 
 @verb(delegates=False)
 def after_update(component, batch, mode):
-    """The component after a step: by default unchanged, with `after_update` of its parts.
+    """The updated component after a step: by default unchanged, with `after_update` of its parts.
 
-    Args:
-        component: the updated component.
-        batch: the step's batch.
-        mode: the step's `Train`.
-
-    Returns:
-        The new component.
+    `batch` and `mode` are those of the step.
 
     **Extending.** For averages of weights, target networks, weight clipping and norm constraints.
     """
@@ -555,11 +508,7 @@ def setup(
 
 @verb(delegates=False)
 def train_step(state, batch):
-    """One compiled step of training. Pure; nothing is donated.
-
-    Args:
-        state: a `State`.
-        batch: a batch or raw data.
+    """One compiled step of training, from a `State` and a batch or raw data. Pure; nothing is donated.
 
     Returns:
         `(state, logs)`: the next state, and a dict of numbers on the device.
@@ -570,14 +519,7 @@ def train_step(state, batch):
 
 @verb(delegates=False)
 def eval_step(state, batch):
-    """One compiled step of evaluation.
-
-    Args:
-        state: a `State`.
-        batch: a batch or raw data.
-
-    Returns:
-        A dict of mergeable values.
+    """One compiled step of evaluation, from a `State` and a batch or raw data: a dict of mergeable values.
 
     **Extending.** Overload `loss` and `metrics`, which it computes.
     """
@@ -786,10 +728,7 @@ def on(event, callback, run):
 
 @verb
 def due(callback):
-    """When the event `Due` is sent to a callback: an `Every`, or None for never, the default.
-
-    Args:
-        callback: an object of any type.
+    """When the event `Due` is sent to a callback, an object of any type: an `Every`, or None for never, the default.
 
     **Extending.** `def due(callback: Mine): return fm.Every(steps=100)`, with `def on(event: fm.Due, callback: Mine, run): …`.
     A run asks once, before the first step.
@@ -800,11 +739,7 @@ def due(callback):
 def owns(callback):
     """The properties of a run that a callback alone may change: some of "state", "learning_rate", "stopping"; `()` by default.
 
-    Args:
-        callback: an object of any type.
-
-    Returns:
-        A tuple of strings. `fit` refuses two callbacks that own the same property.
+    `fit` refuses two callbacks that own the same property.
 
     **Extending.** `def owns(callback: Mine): return ("learning_rate",)`.
     """
@@ -814,20 +749,13 @@ def owns(callback):
 def run_state(callback):
     """What a callback must remember when a run is resumed: a dict that JSON can hold, or None, the default.
 
-    Args:
-        callback: an object of any type.
-
     **Extending.** Together with `restore_run_state`, for a callback that changes during a run.
     """
 
 
 @verb
 def restore_run_state(callback, saved):
-    """Give a callback what it remembered, when a run is resumed.
-
-    Args:
-        callback: an object of any type.
-        saved: what `run_state` returned for a callback of this type.
+    """Give a callback what `run_state` returned for a callback of its type, when a run is resumed.
 
     **Extending.** `def restore_run_state(callback: Mine, saved): callback.best = saved["best"]`.
     """
@@ -837,10 +765,8 @@ def restore_run_state(callback, saved):
 def log(logger, record):
     """Write a record with a logger.
 
-    Args:
-        logger: a logger.
-        record: `Scalars`, `Image`, `Histogram`, `Text` or `Hyperparameters`, of `fm.loggers`. A logger ignores kinds that it has no
-            method for.
+    `record` is a `Scalars`, `Image`, `Histogram`, `Text` or `Hyperparameters`, of `fm.loggers`. A logger ignores kinds that it has
+    no method for.
 
     **Extending.** Make it a subclass of `fm.loggers.Logger`, with `def log(logger: Mine, record: fm.loggers.Scalars): …` for each
     kind that it writes.
@@ -869,8 +795,7 @@ def run_epoch(phase, state, source, run):
 def position(source):
     """The position of a data source after the batches that were read from it: a dict that JSON can hold, or None, the default.
 
-    Args:
-        source: data that keeps its own position, such as an iterator with `state_dict()` or `get_state()`.
+    An iterator with `state_dict()` or `get_state()` keeps its own position.
 
     **Extending.** Together with `seek`, for data whose order does not follow from the plan's seed and the epoch's number.
     """
@@ -878,11 +803,7 @@ def position(source):
 
 @verb
 def seek(source, position):
-    """Move a data source to a position that `position` returned.
-
-    Args:
-        source: data as for `position`.
-        position: what `position` returned for data of this type.
+    """Move a data source to a position that `position` returned for data of its type.
 
     **Extending.** See `position`.
     """
@@ -899,9 +820,6 @@ def transformation(attack, *step_size):
         attack: an `Attack`, whose numbers may be tracers; or a ball, for its steepest ascent.
         *step_size: for a ball, the length of a step.
 
-    Returns:
-        An optax transformation.
-
     **Extending.** Overload it for a new attack type.
     `@fm.marks.ignores_steps` declares that the chain does not read `steps`, so that one program serves any number.
     """
@@ -909,20 +827,16 @@ def transformation(attack, *step_size):
 
 @verb
 def perturb(attack, system, batch, key, *, best: bool = True, inside: bool = False, checked: bool = False):
-    """The attacked batch.
+    """The attacked batch, of the same type as the clean one.
 
     Args:
-        attack: an `Attack`.
+        attack, batch: an `Attack`, and the clean batch.
         system: a system or a state, in `Eval` mode unless another is bound.
-        batch: the clean batch.
         key: a random key; each example uses its `index`, or else its position in the batch.
         best: whether to return each example's best point, at the cost of one forward pass, rather than the last one.
         inside: whether an attack that searches for the nearest point at any distance, such as `FAB`, returns only points inside
             its region, and the clean input for the other examples. `evaluate` sets it.
         checked: whether `validate(attack, system, batch)` was called, as `evaluate` does once for all batches.
-
-    Returns:
-        A batch of the same type.
 
     **Extending.** Overload `transformation` for an attack that is an optax chain, and `perturb` or `begin` for any other.
     """
@@ -930,15 +844,12 @@ def perturb(attack, system, batch, key, *, best: bool = True, inside: bool = Fal
 
 @verb
 def project(region, x, origin):
-    """The nearest point of a region, for each example.
+    """The nearest point of a `Region`, for each example: `(n, …)`, never outside by rounding.
 
     Args:
-        region: a `Region`.
+        region: the region.
         x: `(n, …)`, the points.
         origin: `(n, …)`, the clean inputs, around which the region is.
-
-    Returns:
-        `(n, …)`, never outside by rounding.
 
     **Extending.** Overload it for a custom region.
     """
@@ -954,11 +865,8 @@ def start_point(start, region, x, key):
     Args:
         start: a `Start`.
         region: the attack's region, or its ball.
-        x: the clean example, without a batch axis.
+        x: the clean example, without a batch axis, as the point that is returned.
         key: this example's random key, or None.
-
-    Returns:
-        A point like `x`.
 
     **Extending.** Overload it for a custom start, or for `Uniform` in a custom ball.
     """
@@ -966,14 +874,7 @@ def start_point(start, region, x, key):
 
 @verb(delegates=False)
 def begin(attack, problem):
-    """The first state of an attack on a batch.
-
-    Args:
-        attack: an `Attack`.
-        problem: a `Problem`.
-
-    Returns:
-        An `AttackState`.
+    """The first `AttackState` of an `Attack` on a batch, which is a `Problem`.
 
     **Extending.** An iterative attack that is not an optax chain has methods of `begin` and `advance`, which are traced, and
     optionally of `finish`. It runs on the host or within a training step, and examples on which it has succeeded are not
@@ -984,16 +885,12 @@ def begin(attack, problem):
 
 @verb(delegates=False)
 def advance(attack, problem, state, step):
-    """The state of an attack after one more step.
+    """The state of an attack after one more step, of the same structure and types.
 
     Args:
-        attack: an `Attack`.
-        problem: a `Problem`.
+        attack, problem: as in `begin`.
         state: the `AttackState` that `begin` or the previous step returned.
         step: the number of steps done, an integer, traced.
-
-    Returns:
-        An `AttackState` of the same structure and types.
 
     **Extending.** See `begin`.
     """
@@ -1001,15 +898,7 @@ def advance(attack, problem, state, step):
 
 @verb(delegates=False)
 def finish(attack, problem, state):
-    """The final state of an attack: by default the last point is evaluated, which may be the best.
-
-    Args:
-        attack: an `Attack`.
-        problem: a `Problem`.
-        state: the `AttackState` after the last step.
-
-    Returns:
-        An `AttackState`.
+    """The final state of an attack, from that after the last step: by default the last point is evaluated, which may be the best.
 
     **Extending.** See `begin`.
     """
@@ -1023,11 +912,8 @@ def attempt(attack, system, batch, key, *, checked: bool = False):
     that remain correct, gathered into smaller batches. The result for an example does not depend on the others.
 
     Args:
-        attack: an `Attack`.
+        attack, batch, key, checked: as in `perturb`.
         system: a system or a state, with a classifier in it.
-        batch: the clean batch.
-        key: a random key.
-        checked: as in `perturb`.
 
     Returns:
         An `AttackState`: `x`, the first point at which the attack succeeded, or else the best one; `succeeded`, `(n,)`; `first`,
@@ -1039,16 +925,9 @@ def attempt(attack, system, batch, key, *, checked: bool = False):
 
 @verb(delegates=False)
 def attack_warnings(attack, system, batch, attacked):
-    """What shows that an attack in an evaluation is wrong. `evaluate` warns about it; `robustness` checks far more.
+    """What shows that an attack in an evaluation is wrong: a tuple of sentences, empty by default.
 
-    Args:
-        attack: the attack.
-        system: the attacked system.
-        batch: the clean batch.
-        attacked: the same after the attack.
-
-    Returns:
-        A tuple of sentences, empty by default.
+    `evaluate` warns about it; `robustness` checks far more. `attacked` is the batch after the attack, `batch` the clean one.
 
     **Extending.** Overload it for a custom attack.
     """
@@ -1069,7 +948,7 @@ def shown(view, problem, state, x, step):
     Args:
         view: a `View`.
         problem: a `Problem`; a random view takes its keys from `problem.keys(step, …)`.
-        state: a `ChainState`, the state of the attack.
+        state: the `ChainState` of the attack.
         x: the points, of the structure that `inputs` returns.
         step: the number of steps done, an integer, traced.
 
@@ -1084,11 +963,7 @@ def shown(view, problem, state, x, step):
 def channels_first(model):
     """Whether a model takes images as `(n, channels, height, width)`, for attacks that change regions of an image.
 
-    Args:
-        model: a component, or a module of another library.
-
-    Returns:
-        True or False: by default, whether one of its parts does. Equinox modules with convolutions or pooling do.
+    By default, whether one of its parts does. Equinox modules with convolutions or pooling do.
 
     **Extending.** Overload it for a model of images in this layout.
     """
@@ -1100,8 +975,7 @@ def aim(targeting, system, batch):
 
     Args:
         targeting: a `Targeting`.
-        system: the attacked system, bound to a mode.
-        batch: the clean batch.
+        system, batch: the attacked system, bound to a mode, and the clean batch.
 
     Returns:
         `(batch, target)`: `target` is `(n,)` integers, or None for an untargeted attack.
@@ -1112,17 +986,12 @@ def aim(targeting, system, batch):
 
 @verb(delegates=False)
 def toward(objective, prediction, target):
-    """The value that a targeted attack maximises, one number per example.
-
-    By default the negative of the objective with the target as the label.
+    """The value that a targeted attack maximises, `(n,)`: by default the negative of the objective with the target as the label.
 
     Args:
         objective: an `Objective`.
         prediction: a `Prediction`, with the true labels.
         target: `(n,)`, a class for each example.
-
-    Returns:
-        `(n,)`.
 
     **Extending.** Overload it for an objective that uses both the true label and the target, such as `DLR`.
     """
@@ -1130,15 +999,9 @@ def toward(objective, prediction, target):
 
 @verb(delegates=False)
 def succeeded(targeting, prediction, target):
-    """Whether the attack has succeeded on each example: by default, whether the predicted class is wrong.
+    """Whether the attack has succeeded on each example, `(n,)` booleans: by default, whether the predicted class is wrong.
 
-    Args:
-        targeting: a `Targeting`.
-        prediction: a `Prediction`.
-        target: `(n,)` integers, or None.
-
-    Returns:
-        `(n,)` booleans.
+    `target` is `(n,)` integers, or None, as `aim(targeting, …)` returns it.
 
     **Extending.** Overload it for a custom targeting.
     """
@@ -1164,14 +1027,7 @@ def bounds(region, origin):
 
 @verb(delegates=False)
 def length(ball, offset):
-    """The norm that belongs to a ball.
-
-    Args:
-        ball: the ball.
-        offset: `(n, …)`.
-
-    Returns:
-        `(n,)`.
+    """The norm that belongs to a ball, `(n,)`, of offsets `(n, …)`.
 
     **Extending.** Overload `length` and `shortest` for a custom ball, so that minimal-norm attacks support it.
     """
@@ -1179,16 +1035,13 @@ def length(ball, offset):
 
 @verb(delegates=False)
 def shortest(ball, steepness, gap, room):
-    """The shortest steps u, by the ball's norm, with Σ aᵢ uᵢ = gap and 0 ≤ u ≤ room; `room` if there are none.
+    """The shortest steps u, `(n, features)`, by the ball's norm, with Σ aᵢ uᵢ = gap and 0 ≤ u ≤ room; `room` if there are none.
 
     Args:
         ball: the ball.
         steepness: a ≥ 0, `(n, features)`.
         gap: `(n, 1)`, at least 0.
         room: `(n, features)`, at least 0, possibly infinite, and 0 where the steepness is 0.
-
-    Returns:
-        u, `(n, features)`.
 
     **Extending.** See `length`.
     """
@@ -1199,15 +1052,12 @@ def shortest(ball, steepness, gap, room):
 
 @verb(delegates=False)
 def ascent(worse, slopes, weights):
-    """The displacement of the weights that increases the loss.
+    """The displacement of the weights that increases the loss, a tree like `slopes`.
 
     Args:
         worse: a `WorseWeights`.
         slopes: the gradient of the loss, a tree like `weights`.
         weights: a component, with None in place of everything that is not trained.
-
-    Returns:
-        A tree like `slopes`.
 
     **Extending.** Overload it for another displacement.
     """
@@ -1336,20 +1186,13 @@ def as_attack(given, classes):
             `autoattack`.
         classes: the number of classes.
 
-    Returns:
-        An `Attack`.
-
     **Extending.** Overload it for a custom region whose balls `autoattack` does not support.
     """
 
 
 @verb(delegates=False)
 def scaled(attack, factor):
-    """The attack with its balls, steps and starts scaled by a factor.
-
-    Args:
-        attack: an attack, a region or a start.
-        factor: a positive number.
+    """The attack, region or start with its balls, steps and starts scaled by a positive factor.
 
     **Extending.** Overload it for an attack with lengths other than its region's and a `step_size`.
     """
@@ -1357,15 +1200,12 @@ def scaled(attack, factor):
 
 @verb(delegates=False)
 def examine(sign, evaluation, report):
-    """The finding of a warning sign.
+    """The `Finding` of a warning sign.
 
     Args:
         sign: a `Sign`.
         evaluation: an `Evaluation`, which provides forward passes and attacks.
         report: the `Report`, without findings.
-
-    Returns:
-        A `Finding`.
 
     **Extending.** Overload it for a custom sign.
     """
@@ -1424,10 +1264,7 @@ def plot(x):
 
 @verb(delegates=False)
 def show(value):
-    """The HTML string that a notebook displays for a value.
-
-    Args:
-        value: a component, a state, a batch or a history.
+    """The HTML string that a notebook displays for a component, a state, a batch or a history.
 
     **Extending.** Overload it for a custom display of a type.
     """
