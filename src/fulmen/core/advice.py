@@ -1,5 +1,6 @@
 """What the errors of verbs say in addition: where in a component they were raised, and how common mistakes are put right."""
 
+import contextlib
 import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from fulmen.core.batch import Batch
 from fulmen.core.component import Component, Model, is_foreign, parts
 from fulmen.core.component_methods import unbind
-from fulmen.core.leaves import components, missing_arrays
+from fulmen.core.leaves import MissingArraysError, components, missing_arrays
 from fulmen.core.paths import join_path
 from fulmen.core.verbs import init, losses
 from fulmen.dispatching import hooks
@@ -68,7 +69,9 @@ def _annotate(error: Exception, verb: str, args: Sequence[Any], options: Mapping
 def _remedies(error: Exception, verb: str, component: Component, options: Mapping[str, Any]) -> list[str]:
     if isinstance(error, MissingMethodError | AmbiguousMethodError):
         return []
-    found = [missing_arrays(error, component, verb)]
+    found = []
+    with contextlib.suppress(Exception):  # the arrays cannot be drawn, for another reason
+        found += [] if isinstance(error, MissingArraysError) else [missing_arrays(component, verb)]
     if isinstance(error, TypeError) and any(name in options for name in _MODES):
         found.append(
             f"The mode is no option of `{verb}`: `fit` and `evaluate` set it, and a call of your own has it last, "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -230,13 +230,17 @@ def index(batch: Any) -> jax.Array:
     return jnp.arange(n, dtype=jnp.uint32) if batch.index is None else jnp.asarray(batch.index).astype(jnp.uint32)
 
 
+def _everywhere(batch: Any, change: Callable[[Any], Mapping[str, Any]]) -> Any:
+    """The batch with the fields that `change` returns for it, and so for the batches in it."""
+    is_batch = lambda v: isinstance(v, Batch)
+    inside = lambda v: _everywhere(v, change) if is_batch(v) else v
+    fields = {name: jax.tree.map(inside, getattr(batch, name), is_leaf=is_batch) for name in data_fields(type(batch))}
+    return remake(batch, {**fields, **change(batch)})
+
+
 def numbered(batch: Any, rows: Any) -> Any:
     """The batch, and the batches in it, with `rows` as the index of the examples where they have none."""
-    is_batch = lambda v: isinstance(v, Batch)
-    number = lambda v: numbered(v, rows) if is_batch(v) else v
-    names = [name for name in data_fields(type(batch)) if name != "index"]
-    changes = {name: jax.tree.map(number, getattr(batch, name), is_leaf=is_batch) for name in names}
-    return remake(batch, {**changes, "index": rows if batch.index is None else batch.index})
+    return _everywhere(batch, lambda batch: {"index": rows} if batch.index is None else {})
 
 
 def batches_inside(batch: Any) -> list[Batch]:
@@ -247,9 +251,4 @@ def batches_inside(batch: Any) -> list[Batch]:
 
 def unweighted(batch: Any) -> Any:
     """The batch with weight 1 for every example: an attack on an example does not depend on its weight."""
-    changes: dict[str, Any] = {} if batch.weight is None else {"weight": jnp.ones_like(batch.weight)}
-    if isinstance(batch, Attacked | PartBatches):
-        changes["batch"] = batch.batch and unweighted(batch.batch)
-    if isinstance(batch, PartBatches):
-        changes["parts"] = {name: unweighted(part) for name, part in batch.parts.items()}
-    return remake(batch, changes)
+    return _everywhere(batch, lambda batch: {} if batch.weight is None else {"weight": jnp.ones_like(batch.weight)})

@@ -106,7 +106,7 @@ def kinds(cls: type) -> dict[str, str]:
         kind = field.metadata.get("fulmen")
         if kind is None:
             try:
-                kind = _kind(field.type, _owner(cls, field))
+                kind = _kind(field.type, owner_of(cls, field))
             except NameError:  # the name may be defined later
                 kind, complete = UNCLEAR, False
         found[field.name] = kind
@@ -115,24 +115,26 @@ def kinds(cls: type) -> dict[str, str]:
     return found
 
 
-def _owner(cls: type, field: Any) -> type:
+def owner_of(cls: type, field: Any) -> type:
     """The class that a field was declared in."""
     return next(b for b in reversed(cls.__mro__) if b.__dict__.get("__dataclass_fields__", {}).get(field.name) is field)
 
 
-def resolved(hint: Any, cls: type, field: Any) -> Any:
-    """An annotation of a field, or a part of one, evaluated if it is a string.
+def plain_hint(hint: Any, owner: type) -> Any:
+    """An annotation of a field that `owner` declares, or a part of one, without strings, `Annotated` and type variables.
 
     Raises:
         NameError: for a name that is not defined (yet).
     """
-    return _evaluated(hint, _owner(cls, field)) if isinstance(hint, str | typing.ForwardRef) else hint
-
-
-def _evaluated(hint: Any, owner: type) -> Any:
-    names, around = _scopes[owner]
-    text = hint if isinstance(hint, str) else hint.__forward_arg__
-    return eval(text, dict(names), {owner.__name__: owner, **around})
+    if isinstance(hint, str | typing.ForwardRef):
+        names, around = _scopes[owner]
+        text = hint if isinstance(hint, str) else hint.__forward_arg__
+        return plain_hint(eval(text, dict(names), {owner.__name__: owner, **around}), owner)
+    if typing.get_origin(hint) is typing.Annotated:
+        return plain_hint(typing.get_args(hint)[0], owner)
+    if isinstance(hint, typing.TypeVar):
+        return Any if hint.__bound__ is None else plain_hint(hint.__bound__, owner)
+    return hint
 
 
 def note_scope(cls: type) -> None:
@@ -150,17 +152,12 @@ def note_scope(cls: type) -> None:
 
 def _kind(hint: Any, owner: type) -> str:
     """The kind of a field by its annotation; `owner` is the class that declares it."""
-    if isinstance(hint, str | typing.ForwardRef):
-        return _kind(_evaluated(hint, owner), owner)
+    hint = plain_hint(hint, owner)
     if hint == jax.typing.ArrayLike:
         return CHILD
     if hint == jax.typing.DTypeLike:
         return STATIC
-    if isinstance(hint, typing.TypeVar):
-        return _kind(hint.__bound__, owner) if hint.__bound__ is not None else UNCLEAR
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Annotated:
-        return _kind(arguments[0], owner)
     if origin in (typing.Union, types.UnionType):
         return _merged(_kind(a, owner) for a in arguments if a is not type(None))
     if origin in _SEQUENCES or origin in _MAPPINGS:

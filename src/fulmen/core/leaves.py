@@ -150,8 +150,7 @@ class MissingArraysError(ValueError):
 
 def require_arrays(component: Any, verb: str) -> None:
     """Raise if arrays of the component are not drawn yet."""
-    text = _missing_arrays(component, verb)
-    if text:
+    if text := missing_arrays(component, verb):
         raise MissingArraysError(text)
 
 
@@ -174,7 +173,8 @@ def require_concrete(verb: str, instead: str, *trees: Any) -> None:
         )
 
 
-def _missing_arrays(component: Any, verb: str) -> str:
+def missing_arrays(component: Any, verb: str) -> str:
+    """What is wrong with a component whose arrays are not drawn yet; empty if it has them all."""
     absent = missing(component)
     if not absent:
         return ""
@@ -183,16 +183,6 @@ def _missing_arrays(component: Any, verb: str) -> str:
         f"{f' and {len(absent) - 1} more' if len(absent) > 1 else ''} yet. "
         "Give it the state that `fm.setup` or `fm.fit` returned, or draw them: fm.init(component, key)."
     )
-
-
-def missing_arrays(error: Exception, component: Any, verb: str) -> str:
-    """The note on an error that JAX or NumPy may have raised because arrays are not drawn yet; empty if it was not that."""
-    if isinstance(error, MissingArraysError):
-        return ""
-    try:
-        return _missing_arrays(component, verb)
-    except Exception:  # the arrays cannot be drawn, for another reason
-        return ""
 
 
 def components(component: Any) -> list[tuple[str, Any]]:

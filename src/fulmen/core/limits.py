@@ -12,8 +12,8 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from fulmen.core.component import Component, Model, Wrapper, is_foreign, part_name
-from fulmen.core.fields import Limits, resolved
+from fulmen.core.component import Component, Model, Wrapper, first_field, is_foreign
+from fulmen.core.fields import Limits, owner_of, plain_hint
 from fulmen.core.leaves import is_array
 from fulmen.core.naming import concrete, number
 from fulmen.core.tree import Tree, short
@@ -69,7 +69,7 @@ def _checks_of(cls: type) -> list[Any]:
         if field.name == "mode":
             continue
         try:
-            kind = kind_of(field.type, lambda hint, field=field: resolved(hint, cls, field))
+            kind = _kind_of(field.type, owner_of(cls, field))
         except NameError:  # the name may be defined later
             kind, complete = None, False
         if kind is not None and field.default is None and not kind.allows(None):  # as in `size: int = None`
@@ -102,22 +102,18 @@ def _write(example: str) -> str:
 # Annotations
 
 
-def kind_of(annotation: Any, resolve: Callable[[Any], Any]) -> Kind | None:
-    """The values that an annotation allows; None for one that is not checked, such as an array's."""
-    annotation = resolve(annotation)
-    if isinstance(annotation, typing.TypeVar):
-        return None if annotation.__bound__ is None else kind_of(annotation.__bound__, resolve)
+def _kind_of(annotation: Any, owner: type) -> Kind | None:
+    """The values that an annotation allows, of a class that declares it; None for one that is not checked, such as an array's."""
+    annotation = plain_hint(annotation, owner)
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Annotated:
-        return kind_of(arguments[0], resolve)
     if origin is typing.Literal:
         return Kind(lambda value: value in arguments, " or ".join(map(repr, arguments)), error=ValueError)
     if origin in (typing.Union, types.UnionType):
-        return _any_of([kind_of(argument, resolve) for argument in arguments])
+        return _any_of([_kind_of(argument, owner) for argument in arguments])
     if origin is tuple or origin is list:
-        return _sequence(origin, arguments, resolve)
+        return _sequence(origin, arguments, owner)
     if origin is dict:
-        return _mapping(kind_of(arguments[1], resolve))
+        return _mapping(_kind_of(arguments[1], owner))
     return _simple(origin or annotation)
 
 
@@ -159,7 +155,7 @@ def _is_tree(value: Any, cls: type) -> bool:
     if isinstance(value, cls):
         return True
     if isinstance(value, Wrapper):
-        return _is_tree(getattr(value, part_name(type(value))), cls)
+        return _is_tree(first_field(value), cls)
     return cls in (Component, Model) and is_foreign(value)
 
 
@@ -172,8 +168,8 @@ def _any_of(kinds: list[Kind | None]) -> Kind | None:
     return Kind(allows, " or ".join(kind.name for kind in known), example, known[0].error)
 
 
-def _sequence(origin: type, arguments: tuple[Any, ...], resolve: Callable[[Any], Any]) -> Kind:
-    inside = [kind_of(argument, resolve) for argument in arguments if argument is not Ellipsis]
+def _sequence(origin: type, arguments: tuple[Any, ...], owner: type) -> Kind:
+    inside = [_kind_of(argument, owner) for argument in arguments if argument is not Ellipsis]
     fixed = origin is tuple and Ellipsis not in arguments
 
     def allows(value: Any) -> bool:

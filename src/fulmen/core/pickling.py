@@ -7,11 +7,12 @@ class, so they are pickled with the fields and registered when the class is unpi
 import copyreg
 import importlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 
+from fulmen.core.fields import kinds
 from fulmen.dispatching.methods import Method
 from fulmen.dispatching.redefinition import mentions
 from fulmen.dispatching.registry import all_named_verbs
@@ -22,17 +23,14 @@ class Fields(dict[str, Any]):
 
     Args:
         cls, fields: the class, and its fields by name.
-        find_kinds: a function from a class to the kinds of its fields.
         kinds: the kinds, if they were determined in another process.
     """
 
-    __slots__ = ("cls", "find_kinds", "kinds")
+    __slots__ = ("cls", "kinds")
 
-    def __init__(
-        self, cls: type, fields: Mapping[str, Any], find_kinds: Callable[[type], Any], kinds: dict[str, str] | None = None
-    ) -> None:
+    def __init__(self, cls: type, fields: Mapping[str, Any], kinds: dict[str, str] | None = None) -> None:
         super().__init__(fields)
-        self.cls, self.find_kinds, self.kinds = cls, find_kinds, kinds
+        self.cls, self.kinds = cls, kinds
 
     def __reduce__(self) -> Any:
         inherited = _inherited(self.cls)
@@ -43,7 +41,7 @@ class Fields(dict[str, Any]):
             for m in verb.methods
             if mentions(m, self.cls) and _importable(verb)
         ]
-        return _receive, (self.cls, [*self], own, self.find_kinds, self.find_kinds(self.cls), methods)
+        return _receive, (self.cls, [*self], own, kinds(self.cls), methods)
 
 
 def _inherited(cls: type) -> dict[str, Any]:
@@ -58,7 +56,6 @@ def _receive(
     cls: type,
     names: Sequence[str],
     own: Mapping[str, Any],
-    find_kinds: Callable[[type], Any],
     kinds: dict[str, str],
     methods: Sequence[tuple[Any, ...]],
 ) -> Any:
@@ -72,7 +69,7 @@ def _receive(
     if [*here] == [*names]:
         return here
     inherited = _inherited(cls)
-    return Fields(cls, {name: own[name] if name in own else inherited[name] for name in names}, find_kinds, kinds)
+    return Fields(cls, {name: own[name] if name in own else inherited[name] for name in names}, kinds)
 
 
 def _code(method: Method) -> Any:

@@ -34,7 +34,7 @@ class Tree:
         # `frozen=True` and a generated `__init__` would compile three functions for each class.
         dataclasses.dataclass(init=False, eq=False, repr=False)(cls)
         cls.__init__ = completed_init(cls, custom) if custom else generated_init(cls)
-        cls.__dataclass_fields__ = Fields(cls, cls.__dataclass_fields__, kinds)
+        cls.__dataclass_fields__ = Fields(cls, cls.__dataclass_fields__)
         note_scope(cls)
         jax.tree_util.register_pytree_with_keys(cls, _flatten_with_keys, _unflatten(cls), _flatten)
         define(cls, _by_statement(cls))
