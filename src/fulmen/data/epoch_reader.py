@@ -120,11 +120,9 @@ def made_of(reading: Batches, batches: Iterable[Any]) -> Batches:
 class EpochReader:
     """Reads the epochs of data that is not in memory.
 
-    Args:
+    Attributes:
         data: normalized data, on which `batches` dispatches.
         name: the name of the data in errors.
-
-    Attributes:
         rows: the size of a batch that the user gave, or None.
         positions: the data's own position after each batch that was read and not taken yet, for data that has one.
         moved: whether the data is already at the batch `start` of the next epoch that is read.

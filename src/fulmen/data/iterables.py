@@ -14,11 +14,7 @@ _returned: weakref.WeakKeyDictionary[Any, list[Any]] = weakref.WeakKeyDictionary
 
 
 class BatchList:
-    """A list of batches.
-
-    Args:
-        batches: the batches of an epoch.
-    """
+    """The list of the batches of an epoch."""
 
     def __init__(self, batches: list[Any]) -> None:
         self.batches = batches

@@ -7,32 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fulmen.core.verbs import batches, steps_per_epoch
-from fulmen.data.arrays import batch_count, count, cut
-from fulmen.dispatching.registry import dispatch
-
 _LOCAL_HEADER = 30  # bytes of a zip entry before its name
-
-
-class Mapped:
-    """Arrays that share their first axis, at least one of them memory-mapped. Values are checked batch by batch.
-
-    Args:
-        arrays: a memory-mapped array, or a tuple, list, dict or `Batch` of arrays.
-    """
-
-    def __init__(self, arrays: Any) -> None:
-        self.arrays = arrays
-
-
-@dispatch
-def batches(data: Mapped, plan, epoch, start=0):
-    return cut(data.arrays, plan, epoch, start)
-
-
-@dispatch
-def steps_per_epoch(data: Mapped, plan):
-    return batch_count(count(data.arrays), plan)
 
 
 def open(path: str | os.PathLike[str]) -> Any:

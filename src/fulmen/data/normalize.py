@@ -13,7 +13,6 @@ from fulmen.core.foreign_arrays import is_foreign_array
 from fulmen.core.verbs import batches
 from fulmen.data.arrays import check_arrays, cut
 from fulmen.data.iterables import BatchList, describe_data, iterate
-from fulmen.data.mapped import Mapped
 from fulmen.data.mixed import Sources
 
 
@@ -33,9 +32,8 @@ def normalized(data: Any) -> Any:
         return (batch for batch in data)  # a generator has weak references, so that batches can be put back
     if type(data) is dict and any(_is_source(own) for own in data.values()):
         return Sources({str(name): normalized(own) for name, own in data.items()})
-    if in_memory(data):
-        data = check_arrays(data)
-        return Mapped(data) if any(isinstance(v, np.memmap) for v in jax.tree.leaves(data)) else data
+    if are_arrays(data):
+        return check_arrays(data)
     if _reader(data) is iterate:
         _require_readable(data)
     return data
@@ -49,14 +47,19 @@ def _is_source(own: Any) -> bool:
     """Whether an entry of a dict of data is a source of batches, not an array."""
     if _are_batches(own):
         return True
-    if isinstance(own, str | bytes) or hasattr(own, "__fspath__") or hasattr(own, "shape") or in_memory(own):
+    if isinstance(own, str | bytes) or hasattr(own, "__fspath__") or hasattr(own, "shape") or are_arrays(own):
         return False
     return isinstance(own, Iterable) or callable(own) or _reader(own) is not iterate
 
 
-def in_memory(data: Any) -> bool:
+def are_arrays(data: Any) -> bool:
     """Whether the data is arrays, which `batches` cuts."""
     return _reader(data) is cut
+
+
+def in_memory(data: Any) -> bool:
+    """Whether the data is arrays of which none is memory-mapped: those are read and checked batch by batch."""
+    return are_arrays(data) and not any(isinstance(v, np.memmap) for v in jax.tree.leaves(data))
 
 
 def _reader(data: Any) -> Callable[..., Any]:

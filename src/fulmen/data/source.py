@@ -14,8 +14,7 @@ from fulmen.core.verbs import as_batch, batches, seek, steps_per_epoch, validate
 from fulmen.data.arrays import check_positive, check_seed, count, cut
 from fulmen.data.epoch_reader import Batches, EpochReader, made_of
 from fulmen.data.iterables import describe_data, put_back
-from fulmen.data.mapped import Mapped
-from fulmen.data.normalize import in_memory, normalized, takes_back
+from fulmen.data.normalize import are_arrays, in_memory, normalized, takes_back
 from fulmen.data.prefetch import Prefetch, ahead, never
 from fulmen.dispatching.registry import dispatch
 from fulmen.dispatching.warning import warn
@@ -84,9 +83,7 @@ class Source:
     @property
     def examples(self) -> int | None:
         """The number of examples, of arrays."""
-        if self.in_memory:
-            return count(self.data)
-        return count(self.data.arrays) if isinstance(self.data, Mapped) else None
+        return count(self.data) if are_arrays(self.data) else None
 
     def plan(
         self,
@@ -163,15 +160,9 @@ class Source:
         depth: int | None = None,
         cancelled: Callable[[], bool] = never,
     ) -> Batches:
-        """The batches of an epoch, checked, and prefetched where that saves time.
+        """The batches of an epoch from `start` on, at most `limit`, checked, and prefetched where that saves time.
 
-        Args:
-            plan: a plan of this source.
-            epoch: the epoch's number.
-            start: the index of the first batch.
-            limit: the maximum number of batches; no more are read from the data.
-            depth: the number of prefetched batches; None is the source's.
-            cancelled: whether to stop waiting for the next batch.
+        `depth` is the number of prefetched batches, by default the source's; `cancelled` says whether to stop waiting for the next.
         """
         depth = self.depth if depth is None else depth
         reading = cut(self.data, plan, epoch, start) if self.in_memory else self._read(plan, epoch, start)
@@ -189,8 +180,7 @@ class Source:
         """An endless iterator of epochs, from where a run continues: their numbers and batches.
 
         Args:
-            plan: a plan of this source.
-            at: the epoch and the index of the batch in it to begin with, as `find` returns them.
+            plan, at: a plan of this source, and the epoch and the index of the batch in it to begin with, as `find` returns them.
             left: gives the number of batches that are still needed, or None.
             component: validated with the first batch.
             cancelled: whether to stop waiting for the next batch.
@@ -232,9 +222,7 @@ class Source:
     def move(self, at: tuple[int, int], position: Any) -> None:
         """Move data that keeps its own position to where a run was stopped; other data is read and skipped later.
 
-        Args:
-            at: the epoch and the index of the batch in it to continue with.
-            position: what `position` returned then.
+        `at` is the epoch and the batch in it to continue with, and `position` what the verb returned then.
         """
         if self.in_memory or not at[1]:
             return

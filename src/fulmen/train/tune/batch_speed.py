@@ -11,7 +11,7 @@ import optax
 from fulmen.core import State
 from fulmen.core.verbs import setup, train_step
 from fulmen.data.arrays import check_arrays, check_positive, count
-from fulmen.data.normalize import in_memory
+from fulmen.data.normalize import are_arrays
 from fulmen.train.tune.range_test import Search
 
 OUT_OF_MEMORY = (jax.errors.JaxRuntimeError, MemoryError)
@@ -93,7 +93,7 @@ def batch_size(
     """
     if isinstance(system, State):
         raise TypeError("tune.batch_size takes a component, got a State; write state.system.")
-    if not in_memory(data):
+    if not are_arrays(data):
         raise TypeError(f"tune.batch_size needs arrays, of which it takes batches of any size, got {type(data).__name__}.")
     data = check_arrays(data)
     chosen, found = _sizes(sizes, count(data)), dict[int, float]()
