@@ -8,7 +8,7 @@ from fulmen.devices.policies import Axes, Policy
 from fulmen.dispatching.registry import dispatch
 from fulmen.models.attention import Attention
 from fulmen.models.chain import Chain, Function
-from fulmen.models.convolution import Conv, ConvTranspose
+from fulmen.models.convolution import Convolution
 from fulmen.models.layers import Dense, Dropout
 from fulmen.models.stacked import Stacked
 from fulmen.models.vector_tables import Embedding
@@ -44,7 +44,7 @@ def _by_outputs(layer: Dense, policy: Policy, name: str = "") -> dict[str, Axes]
 
 
 @dispatch
-def partition(layer: Conv | ConvTranspose, policy):
+def partition(layer: Convolution, policy):
     axis = policy.axis_for(layer.out_channels)
     return {"weight": (*(None,) * (layer.dimensions + 1), axis), "bias": (axis,)} if axis else {}
 

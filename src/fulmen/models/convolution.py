@@ -9,11 +9,25 @@ import jax.numpy as jnp
 from fulmen.core import Model, remake, static
 from fulmen.core.verbs import forward, init, validate
 from fulmen.dispatching.registry import dispatch
-from fulmen.models.input_checks import promoted, require_grid, require_inexact
+from fulmen.models.input_checks import pair, promoted, require_grid, require_inexact
 from fulmen.models.layers import add_bias, initialized, weights
 
 
-class Conv(Model):
+class Convolution(Model):
+    """A kernel that moves along the axes between the first and the last."""
+
+    in_channels: int = static(minimum=1)
+    out_channels: int = static(minimum=1)
+    kernel_size: int | tuple[int, ...] = static(minimum=1, default=3)
+    stride: int | tuple[int, ...] = static(minimum=1, default=1)
+    padding: str | int = "SAME"
+    use_bias: bool = True
+    weight: jax.Array | None = None
+    bias: jax.Array | None = None
+    dimensions: int = static(minimum=1, maximum=3, default=2, kw_only=True)
+
+
+class Conv(Convolution):
     """A convolution over the axes between the first and the last: `(n, height, width, in_channels)` to `(n, …, …, out_channels)`.
 
     With `dimensions=1` it is for sequences `(n, length, channels)`, with 3 for volumes. The kernel is not flipped (a
@@ -41,20 +55,12 @@ class Conv(Model):
     (5, 100, 8)
     """
 
-    in_channels: int = static(minimum=1)
-    out_channels: int = static(minimum=1)
-    kernel_size: int | tuple[int, ...] = static(minimum=1, default=3)
-    stride: int | tuple[int, ...] = static(minimum=1, default=1)
-    padding: str | int | tuple[int | tuple[int, int], ...] = "SAME"
-    use_bias: bool = True
-    weight: jax.Array | None = None
-    bias: jax.Array | None = None
+    padding: str | int | tuple[int | tuple[int, int], ...] = "SAME"  # type: ignore[assignment]  # wider than the base class's
     dilation: int | tuple[int, ...] = static(minimum=1, default=1, kw_only=True)
     groups: int = static(minimum=1, default=1, kw_only=True)
-    dimensions: int = static(minimum=1, maximum=3, default=2, kw_only=True)
 
 
-class ConvTranspose(Model):
+class ConvTranspose(Convolution):
     """A transposed convolution, which enlarges: `(n, height, width, in_channels)` to `(n, …, …, out_channels)`.
 
     Each input adds its multiple of the kernel to the output, `stride` apart: the gradient of a `Conv` with respect to its
@@ -75,16 +81,6 @@ class ConvTranspose(Model):
     >>> layer(jnp.ones((5, 8, 8, 8))).shape
     (5, 16, 16, 4)
     """
-
-    in_channels: int = static(minimum=1)
-    out_channels: int = static(minimum=1)
-    kernel_size: int | tuple[int, ...] = static(minimum=1, default=3)
-    stride: int | tuple[int, ...] = static(minimum=1, default=1)
-    padding: str | int = "SAME"
-    use_bias: bool = True
-    weight: jax.Array | None = None
-    bias: jax.Array | None = None
-    dimensions: int = static(minimum=1, maximum=3, default=2, kw_only=True)
 
 
 class Upsample(Model):
@@ -119,7 +115,7 @@ def validate(layer: ConvTranspose):
     _transposed_pads(layer)
 
 
-def _require_lengths(layer: Conv | ConvTranspose, *names: str) -> None:
+def _require_lengths(layer: Convolution, *names: str) -> None:
     for name in names:
         value, n = getattr(layer, name), layer.dimensions
         if isinstance(value, tuple) and len(value) != n:
@@ -140,9 +136,9 @@ def init(layer: ConvTranspose, key):
     return remake(drawn, {"weight": drawn.weight * math.prod(stride) ** 0.5})
 
 
-def _checked(kind: str, layer: Conv | ConvTranspose, x: Any) -> tuple[str, jax.Array, Any, Any]:
+def _checked(layer: Convolution, x: Any) -> tuple[str, jax.Array, Any, Any]:
     """The layer in words, its inputs, its weight and its bias."""
-    name, x = f"{kind}({layer.in_channels}, {layer.out_channels})", jnp.asarray(x)
+    name, x = f"{type(layer).__name__}({layer.in_channels}, {layer.out_channels})", jnp.asarray(x)
     weight, bias = weights(layer)
     require_grid(name, x, layer.in_channels, layer.dimensions)
     return name, x, weight, bias
@@ -150,7 +146,7 @@ def _checked(kind: str, layer: Conv | ConvTranspose, x: Any) -> tuple[str, jax.A
 
 @dispatch
 def forward(layer: Conv, x):
-    name, x, weight, bias = _checked("Conv", layer, x)
+    name, x, weight, bias = _checked(layer, x)
     kernel, stride, dilation = (_per_axis(layer, v) for v in (layer.kernel_size, layer.stride, layer.dilation))
     pads = _pads(layer, x.shape[1:-1])
     reach = _reach(kernel, dilation)
@@ -170,7 +166,7 @@ def forward(layer: Conv, x):
 
 @dispatch
 def forward(layer: ConvTranspose, x):
-    name, x, weight, bias = _checked("ConvTranspose", layer, x)
+    name, x, weight, bias = _checked(layer, x)
     x, weight = promoted(name, x, weight)
     stride, pads = _per_axis(layer, layer.stride), _transposed_pads(layer)
     if weight.shape[: layer.dimensions] == stride and isinstance(pads, str):
@@ -209,7 +205,7 @@ def _side_by_side(x: jax.Array, weight: jax.Array) -> jax.Array:
     return multiples.transpose(axes).reshape(x.shape[0], *sizes, out)
 
 
-def _per_axis(layer: Conv | ConvTranspose, value: Any) -> tuple[Any, ...]:
+def _per_axis(layer: Convolution, value: Any) -> tuple[Any, ...]:
     """One value for each dimension."""
     return value if isinstance(value, tuple) else (value,) * layer.dimensions
 
@@ -219,7 +215,7 @@ def _reach(kernel: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[int, ...
     return tuple((k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True))
 
 
-def _numbers(layer: Conv | ConvTranspose) -> tuple[str, str, str]:
+def _numbers(layer: Convolution) -> tuple[str, str, str]:
     """The dimension numbers of `jax.lax`: batch axis first, channels last."""
     axes = "DHW"[3 - layer.dimensions :]
     return f"N{axes}C", f"{axes}IO", f"N{axes}C"
@@ -256,7 +252,7 @@ def _pads(layer: Conv, sizes: tuple[int, ...]) -> list[tuple[int, int]]:
             reach = _reach(*(_per_axis(layer, v) for v in (layer.kernel_size, layer.dilation)))
             return list(jax.lax.padtype_to_pads(sizes, reach, _per_axis(layer, layer.stride), layer.padding))
     else:
-        pads = [_both_sides(side) for side in _per_axis(layer, layer.padding)]
+        pads = [pair(side) for side in _per_axis(layer, layer.padding)]
         sized = len(pads) == layer.dimensions and all(len(pad) == 2 for pad in pads)
         if sized and all(isinstance(n, int) and n >= 0 for pad in pads for n in pad):
             return pads  # type: ignore[return-value]
@@ -264,10 +260,6 @@ def _pads(layer: Conv, sizes: tuple[int, ...]) -> list[tuple[int, int]]:
         f"Conv.padding must be 'SAME', 'VALID', an integer of at least 0, or for each of the {layer.dimensions} dimensions an "
         f"integer or a pair, such as {((1, 1), (2, 2), (0, 0))[: layer.dimensions]}, got {layer.padding!r}."
     )
-
-
-def _both_sides(value: Any) -> tuple[Any, ...]:
-    return tuple(value) if isinstance(value, tuple | list) else (value, value)
 
 
 def _transposed_pads(layer: ConvTranspose) -> Any:
