@@ -64,11 +64,6 @@ def augment(several: Augmentations, batch, mode):
     return batch
 
 
-def key_of(augmentation: Augmentation, mode: Any) -> Any:
-    """The random key of a mode."""
-    return require_key(mode.key, augmentation)
-
-
 def draws(augmentation: Augmentation, x: jax.Array) -> int:
     """The number of draws for a batch."""
     return 1 if augmentation.per_batch else x.shape[0]
@@ -150,14 +145,14 @@ class Noise(Augmentation):
 @dispatch
 def augment(flip: Flip, batch, mode):
     x = require_images(flip, batch)
-    mirrored = jax.random.bernoulli(key_of(flip, mode), shape=(draws(flip, x), 1, 1, 1))
+    mirrored = jax.random.bernoulli(require_key(mode.key, flip), shape=(draws(flip, x), 1, 1, 1))
     return remake(batch, {"x": jnp.where(mirrored, x[:, :, ::-1], x)})
 
 
 @dispatch
 def augment(shift: ShiftCrop, batch, mode):
     x = require_images(shift, batch)
-    p, key = shift.pixels, key_of(shift, mode)
+    p, key = shift.pixels, require_key(mode.key, shift)
     padded = jnp.pad(x, ((0, 0), (p, p), (p, p), (0, 0)), constant_values=jnp.asarray(shift.fill).astype(x.dtype))
     corners = jax.random.randint(key, (draws(shift, x), 2), 0, 2 * p + 1)
 
@@ -173,7 +168,7 @@ def augment(shift: ShiftCrop, batch, mode):
 def augment(cutout: Cutout, batch, mode):
     x = require_images(cutout, batch)
     size = jnp.full(draws(cutout, x), cutout.size)
-    covered = rectangles(key_of(cutout, mode), x, size, size)
+    covered = rectangles(require_key(mode.key, cutout), x, size, size)
     return remake(batch, {"x": jnp.where(covered, jnp.asarray(cutout.fill).astype(x.dtype), x)})
 
 
@@ -190,5 +185,5 @@ def rectangles(key: Any, x: jax.Array, heights: jax.Array, widths: jax.Array) ->
 @dispatch
 def augment(noise: Noise, batch, mode):
     x = require_floating(noise, batch)
-    normal = jax.random.normal(key_of(noise, mode), (draws(noise, x), *x.shape[1:]), x.dtype)
+    normal = jax.random.normal(require_key(mode.key, noise), (draws(noise, x), *x.shape[1:]), x.dtype)
     return remake(batch, {"x": x + jnp.asarray(noise.scale).astype(x.dtype) * normal})

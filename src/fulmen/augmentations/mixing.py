@@ -5,8 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.augmentations.augmentation import Augmentation, draws, key_of, rectangles, require_floating, require_images
-from fulmen.core import at_least_float32, hyper, remake, static
+from fulmen.augmentations.augmentation import Augmentation, draws, rectangles, require_floating, require_images
+from fulmen.core import at_least_float32, hyper, remake, require_key, static
 from fulmen.core.verbs import augment
 from fulmen.dispatching.registry import dispatch
 
@@ -45,7 +45,7 @@ class CutMix(Mixing):
 @dispatch
 def augment(mixup: Mixup, batch, mode):
     x, y = require_floating(mixup, batch), _probabilities(mixup, batch)
-    partner_key, share_key = jax.random.split(key_of(mixup, mode))
+    partner_key, share_key = jax.random.split(require_key(mode.key, mixup))
     partner = jax.random.permutation(partner_key, x.shape[0])
     share = _shares(mixup, share_key, x, y.dtype)
     return remake(batch, {"x": _mix(x, x[partner], share), "y": _mix(y, y[partner], share)})
@@ -54,7 +54,7 @@ def augment(mixup: Mixup, batch, mode):
 @dispatch
 def augment(cutmix: CutMix, batch, mode):
     x, y = require_images(cutmix, batch), _probabilities(cutmix, batch)
-    partner_key, share_key, place_key = jax.random.split(key_of(cutmix, mode), 3)
+    partner_key, share_key, place_key = jax.random.split(require_key(mode.key, cutmix), 3)
     partner = jax.random.permutation(partner_key, x.shape[0])
     side = jnp.sqrt(1 - _shares(cutmix, share_key, x, y.dtype))
     sizes = [jnp.round(side * x.shape[axis]).astype(int) for axis in (1, 2)]

@@ -5,8 +5,8 @@ from typing import Any
 
 import jax
 
-from fulmen.augmentations.augmentation import Augmentation, key_of, require_inputs
-from fulmen.core import remake
+from fulmen.augmentations.augmentation import Augmentation, require_inputs
+from fulmen.core import remake, require_key
 from fulmen.core.verbs import augment
 from fulmen.dispatching.registry import dispatch
 
@@ -35,7 +35,7 @@ class Augment(Augmentation):
 
 @dispatch
 def augment(lifted: Augment, batch, mode):
-    x, key = require_inputs(lifted, batch), key_of(lifted, mode)
+    x, key = require_inputs(lifted, batch), require_key(mode.key, lifted)
     keys, axis = (key, None) if lifted.per_batch else (jax.random.split(key, len(x)), 0)
     new = jax.vmap(lifted.function, (axis, 0))(keys, x)
     if getattr(new, "dtype", None) != x.dtype:

@@ -16,7 +16,7 @@ from fulmen.core.field_checks import require_dispatched
 from fulmen.core.verbs import as_batch, perturb, validate
 from fulmen.dispatching.registry import dispatch, verb
 
-__all__ = ["Members", "around", "attacked_batch", "check_attack", "check_parts", "inside"]  # the verbs are private
+__all__: list[str] = []  # the verbs are private
 
 
 @verb(delegates=False)
@@ -120,6 +120,14 @@ def check_parts(whole: Any, everything: list[tuple[str, Any]]) -> None:
         except Exception as error:
             error.add_note(f"in member {i} of the population")
             raise
+
+
+def refuse_members(wrapper: Any, written: str, why: str = "") -> None:
+    """Raise if a wrapper is around several members; `written` is the wrapper around one of them."""
+    part = first_field(wrapper)
+    if n := len(members_of(part, wrapper)):
+        name, inside = type(wrapper).__name__, type(part).__name__
+        raise TypeError(f"{name} must not be around a {inside}{why}; write fm.Population({written}, {n}).")
 
 
 def check_attack(whole: Any, attack: Any, batch: Any) -> None:

@@ -83,6 +83,11 @@ def at_least_float32(value: Any) -> jax.Array:
     return value.astype(widest(value.dtype, jnp.float32))
 
 
+def reshaped(value: Any, *shape: int) -> Any:
+    """An array, or the description of one, in another shape."""
+    return jax.ShapeDtypeStruct(shape, value.dtype) if isinstance(value, jax.ShapeDtypeStruct) else value.reshape(shape)
+
+
 def targets(prediction: Prediction, who: Any) -> Any:
     """The batch's `y`, or an error that names the objective or metric that needs it."""
     name, y = type(who).__name__, getattr(prediction.batch, "y", None)
@@ -140,12 +145,7 @@ def class_targets(prediction: Prediction, who: Any) -> tuple[Any, bool]:
 
 
 def at_labels(values: jax.Array, labels: Any) -> jax.Array:
-    """The number of each row at its label, `(n,)`; NaN for a label out of range.
-
-    Args:
-        values: floats, `(n, classes)`.
-        labels: integers, `(n,)`.
-    """
+    """The number of each row of `values`, `(n, classes)`, at its label: `(n,)`, NaN for a label out of range."""
 
     # `jnp.take_along_axis` becomes twice as many operations, and this is a part of most steps.
     def of_row(row: jax.Array, label: jax.Array) -> jax.Array:

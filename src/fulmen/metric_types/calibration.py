@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from fulmen.core import Labeled, Mean, Mergeable, Prediction, at_least_float32, check_classes, class_targets, static
-from fulmen.core.prediction import at_labels
+from fulmen.core.prediction import at_labels, reshaped
 from fulmen.core.verbs import metrics, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.metric_types.metric import ClassMetric, Metric, labels_of, numpy_of, ratio, weight_of, weighted_sum, weights
@@ -122,13 +122,9 @@ def _flat(prediction: Prediction) -> Prediction:
     if y is None or len(shape) < 3 or y.shape != shape[:-1]:
         return prediction
     n = int(np.prod(shape[:-1]))
-    if isinstance(outputs, jax.ShapeDtypeStruct):
-        outputs = jax.ShapeDtypeStruct((n, shape[-1]), outputs.dtype)
-    else:
-        outputs = outputs.reshape(n, shape[-1])
     weight = None if weight is None else jnp.repeat(jnp.asarray(weight), n // shape[0])
     y = y.reshape(n)
-    return Prediction(prediction.model, outputs, Labeled(y, y, weight=weight))
+    return Prediction(prediction.model, reshaped(outputs, n, shape[-1]), Labeled(y, y, weight=weight))
 
 
 @dispatch

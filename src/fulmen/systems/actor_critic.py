@@ -84,14 +84,7 @@ def init(system: ActorCritic, key):
 
 
 def rollout(system: Any, playing: Any, keys: Any, length: int) -> Rollout:
-    """The trajectories of agents that follow the actor.
-
-    Args:
-        system: an `ActorCritic`.
-        playing: the state of `n` agents.
-        keys: `(n,)` random keys.
-        length: steps of the environment.
-    """
+    """The trajectories of `n` agents that follow the actor of an `ActorCritic` for `length` steps, with `(n,)` random keys."""
     environment = system.environment
 
     def move(playing: Any, time: Any) -> Any:

@@ -5,23 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.compose.vectorized import check_setup, members_of
-from fulmen.core import (
-    BUFFER,
-    PARAMETER,
-    Component,
-    Frozen,
-    Train,
-    Wrapper,
-    briefly,
-    fold_name,
-    hyper,
-    is_array,
-    number,
-    remake,
-    static,
-)
-from fulmen.core.component import map_components, map_parts
+from fulmen.compose.vectorized import check_setup, refuse_members
+from fulmen.core import BUFFER, PARAMETER, Train, briefly, fold_name, hyper, is_array, number, remake, static
+from fulmen.core.component import Component, Frozen, Wrapper, map_components, map_parts
 from fulmen.core.leaves import leaves
 from fulmen.core.verbs import after_update, as_batch, augment, init, validate
 from fulmen.dispatching.registry import dispatch
@@ -148,18 +134,10 @@ def augment(ema: EMA, batch, mode):
     return augment(ema.component, batch, mode)
 
 
-def _written(ema: EMA) -> str:
-    is_mean = isinstance(ema, Averaged)
-    return f"fm.Averaged(system, start={ema.start})" if is_mean else f"fm.EMA(system, {number(ema.decay)})"
-
-
 @dispatch
 def check_setup(ema: EMA, state, raw):
-    if n := len(members_of(ema.component, ema)):
-        raise TypeError(
-            f"{type(ema).__name__} must not be around a {type(ema.component).__name__}, whose {n} members would share one average; "
-            f"write fm.Population({_written(ema)}, {n})."
-        )
+    options = f"start={ema.start}" if isinstance(ema, Averaged) else number(ema.decay)
+    refuse_members(ema, f"fm.{type(ema).__name__}(system, {options})", ", whose members would share one average")
 
 
 @dispatch

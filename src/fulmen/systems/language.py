@@ -11,6 +11,7 @@ from fulmen.compose.supervised import Supervised, metrics_of, outputs, predictio
 from fulmen.core import Component, Labeled, Prediction, Unlabeled, concrete, static
 from fulmen.core.marks import keeps_rows, uses_outputs
 from fulmen.core.output_shapes import evaluated, output_shapes
+from fulmen.core.prediction import reshaped
 from fulmen.core.verbs import as_batch, loss, losses, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.metric_types import Metric, Perplexity
@@ -138,13 +139,8 @@ def _by_token(system: LanguageModel, logits: Any, batch: Tokens) -> Prediction:
         raise ValueError(
             f"the model of a LanguageModel must return logits (n, length, vocabulary) for tokens {tuple(batch.x.shape)}, got {got}."
         )
-    count, vocabulary = batch.y.size, logits.shape[2]
-    if isinstance(logits, jax.ShapeDtypeStruct):
-        logits = jax.ShapeDtypeStruct((count, vocabulary), logits.dtype)
-    else:
-        logits = logits.reshape(count, vocabulary)
     flat = Labeled(batch.x.reshape(-1), batch.y.reshape(-1), weight=_token_weights(batch))
-    return Prediction(system.model, logits, flat)
+    return Prediction(system.model, reshaped(logits, batch.y.size, logits.shape[2]), flat)
 
 
 def _token_weights(batch: Tokens) -> Any:

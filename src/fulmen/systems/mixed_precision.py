@@ -5,22 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.compose.vectorized import check_setup, members_of
-from fulmen.core import (
-    PARAMETER,
-    Buffer,
-    Component,
-    Last,
-    Mergeable,
-    Mode,
-    State,
-    Train,
-    Wrapper,
-    briefly,
-    hyper,
-    remake,
-    static,
-)
+from fulmen.compose.vectorized import check_setup, refuse_members
+from fulmen.core import PARAMETER, Last, Mergeable, Mode, State, Train, briefly, hyper, remake, static
+from fulmen.core.component import Buffer, Component, Wrapper
 from fulmen.core.leaves import leaves
 from fulmen.core.precision import computing_in
 from fulmen.core.verbs import bind, init, loss, update, validate
@@ -71,17 +58,6 @@ def validate(precise: MixedPrecision):
         raise ValueError(f"MixedPrecision.compute must be jnp.bfloat16 or jnp.float16, got {precise.compute!r}.")
 
 
-@dispatch
-def check_setup(precise: MixedPrecision, state, raw):
-    _require_single(precise)
-
-
-def _require_single(wrapper: Any) -> None:
-    if n := len(members_of(wrapper.system, wrapper)):
-        name, inside = type(wrapper).__name__, type(wrapper.system).__name__
-        raise TypeError(f"{name} must not be around a {inside}; write fm.Population({name}(system), {n}).")
-
-
 class LossScaled(Wrapper):
     """A system whose loss is multiplied by a number before the gradient is computed, and the gradient divided by it.
 
@@ -122,8 +98,8 @@ def init(scaled: LossScaled, key):
 
 
 @dispatch
-def check_setup(scaled: LossScaled, state, raw):
-    _require_single(scaled)
+def check_setup(wrapper: MixedPrecision | LossScaled, state, raw):
+    refuse_members(wrapper, f"{type(wrapper).__name__}(system)")
 
 
 def _differentiated(scaled: LossScaled) -> bool:
