@@ -119,13 +119,9 @@ def _require_logits(defence: Any, system: Any, outputs: dict[str, Any]) -> None:
 def soft_target_loss(
     objective: Any, found: dict[str, Prediction], targets: dict[str, Prediction], temperature: Any = None
 ) -> jax.Array:
-    """The sum over a system's classifiers of an objective, whose targets are the probabilities of other logits.
+    """The sum over a system's classifiers of an objective, such as `KL()`, whose targets are the probabilities of other logits.
 
-    Args:
-        objective: of logits and probabilities, such as `KL()`.
-        found: the predictions of the system, by path.
-        targets: the predictions with the other logits, by path; no gradient goes through them.
-        temperature: the number by which both logits are divided; None: 1.
+    Both logits are divided by the temperature, if there is one. No gradient goes through those in `targets`.
     """
     values = []
     for path, prediction in found.items():
@@ -147,13 +143,7 @@ def unrecorded(system: Any) -> Any:
 def validate_logits(defence: Any, batch: Any, system: Any = None) -> dict[str, int]:
     """Raise unless a system's predictions are logits, and its targets, if there are any, are classes.
 
-    Args:
-        defence: the component that needs logits.
-        batch: the data, before or after `as_batch`.
-        system: the system; None is that of the defence.
-
-    Returns:
-        The number of classes, by the classifiers' paths.
+    `defence` needs the logits, by default of its system. Returns the numbers of classes by the classifiers' paths.
     """
     part: Any = defence.system if system is None else system
     batch = as_batch(part, batch)

@@ -10,10 +10,7 @@ from fulmen.core import index, require_key
 def example_keys(component: Any, batch: Any, name: str) -> jax.Array:
     """`(n,)` random keys, from each example's `index`, or from its position in the batch if it has none.
 
-    Args:
-        component: a component with a mode bound, whose key is used; without one it raises a ValueError.
-        batch: a batch of `n` examples.
-        name: the name of what is drawn, which is folded into the keys.
+    The key of the component's mode is used, with `name` folded in; without a mode it raises a ValueError.
     """
     key = require_key(None if component.mode is None else component.mode.at(name).example_key, component)
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(index(batch))

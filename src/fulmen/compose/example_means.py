@@ -11,16 +11,11 @@ from fulmen.core.verbs import as_batch, loss, losses, metrics
 
 
 def example_mean(value: Any, batch: Any, what: str = "loss") -> jax.Array:
-    """The weighted mean over examples of a number or of one number per example.
-
-    Args:
-        value: `()` or `(n,)`.
-        batch: a batch of `n` examples, whose `weight` is used.
-        what: the name of the value in error messages.
+    """The mean over the examples of a batch, by their `weight`, of a number or of one number per example, `(n,)`.
 
     Raises:
-        TypeError: if the value is None, a dict or a tuple.
-        ValueError: if the value has another shape.
+        TypeError: if the value, which errors call `what`, is None, a dict or a tuple.
+        ValueError: if it has another shape.
     """
     if value is None:
         raise TypeError(f"{what} must be a number or one per example, got None. Does its method end with `return …`?")

@@ -11,10 +11,7 @@ from fulmen.core import Game, Model, System, Wrapper, named_parts, parts_of, rem
 from fulmen.core.verbs import as_batch, loss, losses, reduce_losses
 from fulmen.dispatching.registry import dispatch, verb
 
-__all__ = [
-    "added", "checked_entries", "entries_of", "joined", "logged_losses", "part_batch", "part_entry", "reduced_entries", "reduces_losses",
-    "sums_its_losses", "with_entries",
-]  # fmt: skip
+__all__: list[str] = []  # the verb is private
 
 T = TypeVar("T")
 

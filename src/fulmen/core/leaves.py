@@ -159,11 +159,9 @@ class TracedArraysError(TypeError):
 
 
 def require_concrete(verb: str, instead: str, *trees: Any) -> None:
-    """Raise for arrays that are being traced, in a verb that loops over data on the host.
+    """Raise for arrays that are being traced, in a verb that loops over data on the host; `instead` is what to call.
 
-    Args:
-        verb, instead: its name, and what to call under a transformation.
-        *trees: components, states and data; the elements of lists and iterators are not checked.
+    The elements of lists and iterators are not checked.
     """
     leaves = jax.tree.leaves(trees, is_leaf=lambda value: isinstance(value, list | Iterator))
     if any(isinstance(leaf, Tracer) for leaf in leaves):

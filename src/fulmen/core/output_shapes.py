@@ -24,11 +24,8 @@ def evaluated(component: Any, inputs: Any) -> Any:
 def output_shapes(function: Callable[[Any, Any], Any], component: Any, batch: Any, *, rows: int = 1) -> Any:
     """The shapes that `function(component, batch)` returns, traced once for equal structures, shapes and types.
 
-    Args:
-        function: of the component and a batch of a few rows; defined at the top level, since it is part of the cache's key.
-        component: a component; only the shapes of its arrays count.
-        batch: a batch, or any tree of arrays with the same leading axis.
-        rows: the number of rows to trace with; outputs with that many rows get those of the batch.
+    The function is defined at the top level, since it is part of the cache's key, and gets a batch of `rows` rows; outputs with
+    that many rows get those of the batch. The batch may be any tree of arrays with the same leading axis.
 
     Returns:
         `jax.ShapeDtypeStruct`s.

@@ -53,11 +53,7 @@ def _inherited(cls: type) -> dict[str, Any]:
 
 
 def _receive(
-    cls: type,
-    names: Sequence[str],
-    own: Mapping[str, Any],
-    kinds: dict[str, str],
-    methods: Sequence[tuple[Any, ...]],
+    cls: type, names: Sequence[str], own: Mapping[str, Any], kinds: dict[str, str], methods: Sequence[tuple[Any, ...]]
 ) -> Any:
     """The fields of an unpickled class; unchanged if it is a class of this process."""
     for verb, function, *types in methods:

@@ -11,7 +11,7 @@ from fulmen.core.tree import data_fields, remake
 from fulmen.core.verbs import forward
 from fulmen.dispatching.registry import dispatch, verb
 
-__all__ = ["computing_in", "in_precision"]  # the verb is private
+__all__: list[str] = []  # the verb is private
 
 
 @verb(delegates=False)

@@ -38,11 +38,8 @@ def join(varying: list[Any], shared: list[Any], structure: Any) -> Any:
 def each(function: Callable[..., tuple[Any, Any]], tree: Any, *arguments: Any, axes: Any = 0) -> tuple[Any, Any]:
     """The new trees and extras of `function(one, *arguments) -> (new, extra)` for each tree, with a leading axis.
 
-    Args:
-        function: shared leaves that it returns unchanged remain shared.
-        tree: a tree with a leading axis.
-        *arguments: mapped over, as by `jax.vmap`.
-        axes: the leading axis of the arguments, as `in_axes` of `jax.vmap`; one for each, or one for all.
+    Shared leaves that the function returns unchanged remain shared. The arguments are mapped over along `axes`, one for all or
+    one for each, as by `jax.vmap`.
     """
     varying, shared, structure = split(tree)
     found: list[Any] = []

@@ -146,11 +146,9 @@ _kept: Any = weakref.WeakKeyDictionary()
 
 
 def keep(structure: Structure, owner: Any) -> None:
-    """Keep a structure and its programs alive as long as another structure or a component.
+    """Keep a structure, such as that of its owner under an attack, and its programs alive as long as the owner.
 
-    Args:
-        structure: such as that of the owner under an attack.
-        owner: a `Structure` or a component; for one that cannot be hashed, only the most recent structures are kept.
+    The owner is a `Structure` or a component; for one that cannot be hashed, only the most recent structures are kept.
     """
     if not isinstance(owner, Structure):
         RECENT.keep(structure)  # the next call may make an equal component

@@ -83,12 +83,7 @@ _SYNONYMS: Mapping[str, tuple[str, ...]] = {
 
 
 def unknown_name(name: str, package: Any, space: str = "") -> str:
-    """The message for a name that a package, or a namespace in it, does not have.
-
-    Args:
-        package: the package; names in its `__all__` may be namespaces.
-        space: the name of the namespace; empty for the package itself.
-    """
+    """The message for a name that a package, or a namespace `space` in it, does not have. Its `__all__` may have namespaces."""
     found = {**_public_names(package, "fm"), "testing": "fm.testing"}
     short = name.removesuffix("Loss").removesuffix("Score")
     known = found.get(name) or _COUNTERPARTS.get(name) or found.get(short)
@@ -119,13 +114,9 @@ def _public_names(package: Any, path: str) -> dict[str, str]:
 
 
 def unknown_keyword(who: str, unknown: str, names: Iterable[str], given: Collection[str] = (), what: str = "field") -> str:
-    """The message for an unknown keyword of a class or function.
+    """The message for an unknown keyword of `who`, a class or function, whose keywords are `names` and are called `what`.
 
-    Args:
-        who: the name of the class or function.
-        unknown, names: the keyword, and those that there are.
-        given: the arguments that were given, which are not suggested.
-        what: what its keywords are called.
+    Arguments that were `given` are not suggested.
     """
     names = list(names)
     free = [name for name in names if name not in given]

@@ -21,11 +21,7 @@ from fulmen.devices.policies import Axes, Policy
 
 
 class _Rules:
-    """What the methods of `partition` say about the arrays of a component.
-
-    Args:
-        component: an unbound component, with arrays or shapes.
-        policy: the policy.
+    """What the methods of `partition` say about the arrays, or shapes, of an unbound component.
 
     Attributes:
         of_arrays: the axes of arrays by path.
@@ -157,12 +153,9 @@ def state_layouts(state: State) -> list[NamedSharding]:
 
 
 def _following(system: Any, optimizer_state: Any, rest: NamedSharding) -> list[NamedSharding]:
-    """The layout of each leaf of an optimizer's state.
+    """The layout of each leaf of an optimizer's state, which has arrays, None or trees in place of the system's leaves, `_Laid`.
 
-    Args:
-        system: a tree of `_Laid`.
-        optimizer_state: the state; it has other arrays or None in place of the system's, or trees of them.
-        rest: the layout of arrays that have another shape than their parameter, or belong to none.
+    `rest` is the layout of arrays that have another shape than their parameter, or belong to none.
     """
     structure, parameters = jax.tree.structure(system), jax.tree.leaves(system)
     found: list[NamedSharding] = []

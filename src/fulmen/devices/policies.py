@@ -169,13 +169,9 @@ def require_divisible(policy: Policy | None, n: int) -> None:
 
 
 class BatchPlacement:
-    """A function that puts batches on the devices, split over the axis "data".
+    """A function that puts batches of `rows` rows on the devices of a policy, split over the axis "data".
 
-    A smaller last batch that cannot be divided equally is on every device completely.
-
-    Args:
-        policy: the policy.
-        rows: the number of rows of a batch, or None if it is known from the first one.
+    A smaller last batch that cannot be divided equally is on every device completely. Without `rows`, the first batch says it.
     """
 
     def __init__(self, policy: Policy, rows: int | None) -> None:

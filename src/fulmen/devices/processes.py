@@ -22,15 +22,7 @@ def several() -> bool:
 
 
 def require_equal(what: str, value: Any) -> None:
-    """Raise on all processes if a value differs between them.
-
-    Args:
-        what: its name, for the error.
-        value: the value, which is compared by its `repr`.
-
-    Raises:
-        ValueError: with this process's value.
-    """
+    """Raise on all processes a ValueError with their own value if a value, called `what`, differs in its `repr` between them."""
     if several():
         text = repr(value)
         found = np.unique(multihost_utils.process_allgather(np.uint32(zlib.crc32(text.encode()))))

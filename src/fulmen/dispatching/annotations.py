@@ -81,13 +81,7 @@ def names_around(namespace: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def evaluate(annotation: Any, function: Callable[..., Any], names: Callable[[], Mapping[str, Any]]) -> Any:
-    """The value of an annotation that is a string; another annotation as it is.
-
-    Args:
-        annotation: the annotation.
-        function: the function that has the annotation.
-        names: returns the local names around the function.
-    """
+    """The value of an annotation of a function that is a string, with the local names around it; another annotation as it is."""
     if not isinstance(annotation, str):
         return annotation
     namespace = function.__globals__

@@ -39,8 +39,7 @@ def forget_calls() -> None:
 class Recorder:
     """Records the method and the depth of each call in the thread that made the recorder.
 
-    Args:
-        returned: called with the verb, the method, the arguments and the result of each call when it returns; or None.
+    `returned` is called with the verb, the method, the arguments and the result of each call when it returns.
     """
 
     def __init__(self, returned: Callable[[Any, Any, tuple[Any, ...], Any], None] | None = None) -> None:
@@ -69,13 +68,9 @@ def recorder() -> Recorder | None:
 def recorded(
     function: Callable[[], Any], returned: Callable[[Any, Any, tuple[Any, ...], Any], None] | None = None
 ) -> list[tuple[int, Any, tuple[type, ...], Any]]:
-    """The calls of verbs while `function` ran: depth, verb, types and method of each.
+    """The calls of verbs while `function` ran: depth, verb, types and method of each; `returned` is as for `Recorder`.
 
     The method is None for a call that a wrapper delegated to its part.
-
-    Args:
-        function: runs the calls.
-        returned: as for `Recorder`.
     """
     listening = Recorder(returned)
     with lock:

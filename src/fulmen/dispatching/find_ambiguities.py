@@ -13,12 +13,8 @@ from fulmen.dispatching.verb import Verb
 def ambiguities(verb: Verb, first: Collection[type] | None = None) -> Iterator[tuple[Method, Method, tuple[type, ...]]]:
     """Pairs of methods that are equally specific for some arguments, with no method that is more specific for these.
 
-    Args:
-        verb: whose methods are compared.
-        first: the types of the first argument to ask for; None is all types.
-
-    Yields:
-        The two methods and the types of such arguments; a common subclass of two classes counts if it exists.
+    Yields the two methods and the types of such arguments, whose first is one of `first` if that is given. A common subclass of
+    two classes counts if it exists.
     """
     methods = verb.methods
     if first is not None:

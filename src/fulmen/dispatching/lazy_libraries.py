@@ -71,13 +71,7 @@ def installed(module: str, what: str, extra: str, package: str = "") -> Any:
 
 
 def missing(package: str, what: str, extra: str) -> ImportError:
-    """The error for a library that is not installed.
-
-    Args:
-        package: its name.
-        what: the features that need it.
-        extra: the extra that installs it.
-    """
+    """The error for a package that is not installed, which the features `what` need, and which `extra` installs."""
     return ImportError(
         f'{what} need the package {package}: pip install "fulmen[{extra}]", or in a clone pip install -e ".[{extra}]".'
     )

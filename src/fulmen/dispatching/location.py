@@ -7,12 +7,7 @@ from pathlib import PurePath
 
 
 def place(location: str, module: str) -> str:
-    """A file and line, the file as its module is imported: `fulmen/systems/gan.py:96`.
-
-    Args:
-        location: `"/…/file.py:12"`.
-        module: the module's dotted name.
-    """
+    """A file and line `"/…/file.py:12"`, the file as its module is imported: `fulmen/systems/gan.py:12`."""
     file, _, line = location.rpartition(":")
     if not file or not line.isdigit():
         return location

@@ -110,10 +110,7 @@ class MethodCache(dict[CallTypes, Any]):
 def quick_call(found: Method | Around, bound: bool, default: Any) -> Callable[..., Any]:
     """A method, with what runs around it, as a function of the arguments alone.
 
-    Args:
-        found: the method or the `Around`.
-        bound: whether the context is the one bound to the first argument, rather than the default.
-        default: the default context.
+    The context is the one bound to the first argument if `bound`, else the default.
     """
     if isinstance(found, Around):
         if found.when is None:

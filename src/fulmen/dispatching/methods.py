@@ -163,11 +163,7 @@ def read_methods(
 ) -> Iterator[Method]:
     """The methods that a function defines: one, and one more for each positional argument with a default.
 
-    Args:
-        contract: the contract of the verb.
-        function: the function that implements the method.
-        plain: the plain function inside it.
-        names: returns the local names around the function.
+    `plain` is the plain function inside it, and `names` returns the local names around it.
     """
     code, count = plain.__code__, plain.__code__.co_argcount  # `inspect.signature` is slow: importing the package reads 650
     by_position, others = code.co_varnames[:count], code.co_varnames[count:]

@@ -21,9 +21,7 @@ _made_by_call: weakref.WeakSet[type] = weakref.WeakSet()
 def define(kind: type, by_statement: bool) -> None:
     """Note that a class was defined. A class statement replaces an earlier class of the same name.
 
-    Args:
-        kind: the class.
-        by_statement: False for a class made by calling `type`, since several such classes may have one name.
+    Several classes made by calling `type` may have one name.
     """
     if not by_statement:
         _made_by_call.add(kind)

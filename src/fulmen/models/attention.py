@@ -149,13 +149,9 @@ def _half_attention(query: Any, key: Any, value: Any, *, mask: Any, is_causal: b
 
 
 def cudnn_computes(dtype: Any, length: int, size: int, masked: bool) -> bool:
-    """Whether cuDNN computes attention for these types and shapes, on the device for which JAX traces.
+    """Whether cuDNN computes attention in a type, for a length of sequences, a size of heads and perhaps a mask.
 
-    Args:
-        dtype: of queries, keys and values.
-        length: of the sequences.
-        size: of a head.
-        masked: whether there is a mask.
+    The device is the one for which JAX traces.
     """
     fits = dtype in (jnp.bfloat16, jnp.float16) and size % 8 == 0 and size <= 128 and (length % 2 == 0 or not masked)
     return fits and _has_flash_attention(_device())

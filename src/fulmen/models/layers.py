@@ -12,13 +12,7 @@ from fulmen.core import Model, Train, hyper, remake, static
 from fulmen.core.structure import fast_compilation
 from fulmen.core.verbs import forward, init
 from fulmen.dispatching.registry import dispatch
-from fulmen.models.input_checks import (
-    aligned,
-    promoted,
-    require_arrays,
-    require_inexact,
-    require_last_axis,
-)
+from fulmen.models.input_checks import aligned, promoted, require_arrays, require_inexact, require_last_axis
 
 
 class Dense(Model):

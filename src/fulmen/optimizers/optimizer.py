@@ -205,13 +205,7 @@ def _require_options(constructor: Callable[..., Any], options: dict[str, Any]) -
 
 
 def build(spec: Any, system: Any, plan: Plan, path: str = "") -> Built:
-    """The transformation of an optimizer of any form.
-
-    Args:
-        spec: the optimizer.
-        system: the component that contains its parameters.
-        plan: the plan of the run.
-        path: its key in a dict, for errors.
+    """The transformation for a run of an optimizer of any form, whose parameters are in `system`; `path` is its key in a dict.
 
     Raises:
         TypeError: for anything but an optimizer.
