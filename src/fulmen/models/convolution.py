@@ -68,14 +68,11 @@ class ConvTranspose(Convolution):
     stride / (in_channels · kernel size), since each output has so many terms on average.
 
     Args:
-        in_channels, out_channels: channels of the input and of the output.
+        in_channels, out_channels, stride, use_bias, dimensions: as in `Conv`.
         kernel_size: an integer, or one for each dimension. A multiple of the stride avoids a checkerboard pattern.
-        stride: an integer, or one for each dimension.
         padding: `"SAME"` (the output is `stride` times as large), `"VALID"` (all that the kernels reach, `(size - 1) · stride +
             kernel_size`), or an integer, which is cut off on all sides of that, as in PyTorch.
-        use_bias: whether to add a bias.
         weight, bias: `(kernel height, kernel width, in_channels, out_channels)` and `(out_channels,)`; None before `init`.
-        dimensions: the number of axes that the kernel moves along.
 
     >>> layer = fm.init(fm.models.ConvTranspose(8, 4, kernel_size=4, stride=2), jax.random.key(0))
     >>> layer(jnp.ones((5, 8, 8, 8))).shape

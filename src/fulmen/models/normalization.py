@@ -90,9 +90,7 @@ class LayerNorm(Normalization):
     Half precision is normalized in float32. Ba, Kiros and Hinton 2016, arXiv:1607.06450.
 
     Args:
-        features: size of the last axis.
-        epsilon: added to the variance.
-        weight, bias: scale and shift, `(features,)`; initially 1 and 0.
+        features, epsilon, weight, bias: as in `BatchNorm`.
 
     >>> norm = fm.init(fm.models.LayerNorm(2), jax.random.key(0))
     >>> norm(jnp.array([[1.0, 3.0], [10.0, 30.0]])).round(3)
@@ -150,9 +148,7 @@ class GroupNorm(Normalization):
 
     Args:
         groups: number of groups; must divide `features`.
-        features: size of the last axis.
-        epsilon: added to the variance.
-        weight, bias: scale and shift, `(features,)`; initially 1 and 0.
+        features, epsilon, weight, bias: as in `BatchNorm`.
 
     >>> norm = fm.init(fm.models.GroupNorm(2, 4), jax.random.key(0))
     >>> norm(jnp.array([[1.0, 3.0, 10.0, 30.0]])).round(3)
