@@ -12,7 +12,7 @@ from fulmen.core.leaves import leaves
 from fulmen.core.precision import computing_in
 from fulmen.core.verbs import bind, init, loss, update, validate
 from fulmen.dispatching.registry import dispatch
-from fulmen.train.step import update_as_part
+from fulmen.train.step import ignored_step, update_as_part
 
 
 class MixedPrecision(Wrapper):
@@ -159,10 +159,7 @@ _unscale.defvjp(lambda parameters, scale, slot: (parameters, scale), _unscale_ba
 @dispatch
 def update(scaled: LossScaled, state, batch, mode):
     if not isinstance(scaled, LossScaled):
-        raise ValueError(
-            f"LossScaled defines its own training step and must be the outermost component; inside {type(scaled).__name__} its "
-            "step would be ignored."
-        )
+        raise ignored_step(LossScaled, scaled)
     new, logs = update_as_part(scaled, state, batch, mode)
     was, now = state.system, new.system
     good = now.good.value == 1  # what the backward pass recorded; with microbatches, the mean over them

@@ -48,10 +48,7 @@ def require_standard_steps(component: Any, state: State, batch: Any, mode: Mode)
         if isinstance(part, Frozen):
             continue
         if not standard_step.on(update.method(part, state, batch, mode)):
-            raise ValueError(
-                f"{type(part).__name__} defines its own training step (`update`) and must be the outermost component; inside "
-                f"{type(component).__name__} its step would be ignored."
-            )
+            raise ignored_step(type(part), component)
         require_standard_steps(part, state, batch, mode)
 
 
@@ -59,6 +56,14 @@ def training_loss(component: Any, raw: Any, mode: Train) -> jax.Array:
     """The loss of a training step, `()`, of an unbound component on raw data."""
     batch = augmented(component, as_batch(component, raw), mode.at("augment"))
     return total_loss(bind(component, mode), batch)
+
+
+def ignored_step(kind: type, outer: Any) -> ValueError:
+    """The error for a component around one that defines its own training step."""
+    return ValueError(
+        f"{kind.__name__} defines its own training step and must be the outermost component; inside {type(outer).__name__} its "
+        "`update` would be ignored."
+    )
 
 
 def end_step(state: State, batch: Any, mode: Train) -> State:

@@ -26,7 +26,7 @@ from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.region import Region, ball_of, require_inside
 from fulmen.train.gradients import apply_gradients, differentiate, learning_rates
 from fulmen.train.setup import check_component
-from fulmen.train.step import end_step, require_standard_steps
+from fulmen.train.step import end_step, ignored_step, require_standard_steps
 
 
 class FreeAdversarial(Defence):
@@ -78,10 +78,7 @@ def setup(free: FreeAdversarial, data, *, batch_size=None, seed=0, **options):
 @dispatch
 def update(free: FreeAdversarial, state, batch, mode):
     if not isinstance(free, FreeAdversarial):
-        raise ValueError(
-            "FreeAdversarial defines its own training step and must be the outermost component; inside "
-            f"{type(free).__name__} its step would be ignored."
-        )
+        raise ignored_step(FreeAdversarial, free)
     require_standard_steps(free, state, batch, mode)
     if mode.microbatches > 1:
         raise ValueError(
