@@ -10,18 +10,6 @@ from fulmen.data.prefetch import Prefetch
 from fulmen.data.source import Source as Source  # registers a method of `batches`
 
 __all__ = [
-    "Attacked",
-    "Batch",
-    "Labeled",
-    "Mixed",
-    "PartBatches",
-    "Prefetch",
-    "Unlabeled",
-    "cifar10",
-    "mnist",
-    "open",
-    "position",
-    "read_idx",
-    "seek",
-    "split",
-]
+    "Attacked", "Batch", "Labeled", "Mixed", "PartBatches", "Prefetch", "Unlabeled", "cifar10", "mnist", "open",
+    "position", "read_idx", "seek", "split",
+]  # fmt: skip

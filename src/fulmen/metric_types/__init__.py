@@ -9,24 +9,7 @@ from fulmen.metric_types.ranking_metrics import AUROC, AveragePrecision
 from fulmen.metric_types.regression_metrics import R2, RMSE, MeanAbsoluteError
 
 __all__ = [
-    "AUROC",
-    "Accuracy",
-    "AveragePrecision",
-    "BitsPerCharacter",
-    "CalibrationError",
-    "ConfusionMatrix",
-    "External",
-    "F1",
-    "Last",
-    "Mean",
-    "MeanAbsoluteError",
-    "Mergeable",
-    "Metric",
-    "Perplexity",
-    "Precision",
-    "R2",
-    "RMSE",
-    "Recall",
-    "Spread",
-    "TopK",
-]
+    "AUROC", "Accuracy", "AveragePrecision", "BitsPerCharacter", "CalibrationError", "ConfusionMatrix", "External",
+    "F1", "Last", "Mean", "MeanAbsoluteError", "Mergeable", "Metric", "Perplexity", "Precision", "R2", "RMSE", "Recall",
+    "Spread", "TopK",
+]  # fmt: skip

@@ -8,13 +8,6 @@ from fulmen.optimizers.rate_changes import learning_rate, with_learning_rate
 from fulmen.optimizers.schedule_free import evaluation_weights
 
 __all__ = [
-    "MissingOptimizerError",
-    "Optimizer",
-    "depths",
-    "evaluation_weights",
-    "every",
-    "frozen",
-    "layerwise",
-    "plateau",
+    "MissingOptimizerError", "Optimizer", "depths", "evaluation_weights", "every", "frozen", "layerwise", "plateau",
     "unfreeze",
-]
+]  # fmt: skip
