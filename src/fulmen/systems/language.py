@@ -93,10 +93,7 @@ class LanguageModel(Supervised):
         metadata={"example": "fm.systems.Tokens(tokens, mask) for other tokens that are not targets"},
     )
 
-    @property
-    def per_example(self) -> bool:
-        """Whether all terms and metrics are per example; declared again for the methods here."""
-        return super().per_example
+    per_example = Supervised.per_example  # type: ignore[assignment]  # declared again for the methods here
 
 
 @dispatch
