@@ -737,7 +737,7 @@ def due(callback):
 
 @verb
 def owns(callback):
-    """The properties of a run that a callback alone may change: some of "state", "learning_rate", "stopping"; `()` by default.
+    """The properties of a run that a callback alone may change, a tuple of some of "state", "learning_rate", "stopping": `()` by default.
 
     `fit` refuses two callbacks that own the same property.
 
@@ -860,12 +860,12 @@ def project(region, x, origin):
 
 @verb(delegates=False)
 def start_point(start, region, x, key):
-    """The start of an attack on one example; it is projected onto the region afterwards.
+    """The start of an attack on one example, a point like `x`; it is projected onto the region afterwards.
 
     Args:
         start: a `Start`.
         region: the attack's region, or its ball.
-        x: the clean example, without a batch axis, as the point that is returned.
+        x: the clean example, without a batch axis.
         key: this example's random key, or None.
 
     **Extending.** Overload it for a custom start, or for `Uniform` in a custom ball.

@@ -171,7 +171,7 @@ def require_divisible(policy: Policy | None, n: int) -> None:
 class BatchPlacement:
     """A function that puts batches of `rows` rows on the devices of a policy, split over the axis "data".
 
-    A smaller last batch that cannot be divided equally is on every device completely. Without `rows`, the first batch says it.
+    A smaller last batch that cannot be divided equally is on every device completely. Without `rows`, the first batch determines them.
     """
 
     def __init__(self, policy: Policy, rows: int | None) -> None:
