@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fulmen.core import Mean, Mergeable, Wrapper, check_weight, first_field
+from fulmen.core import Component, Mean, Mergeable, Wrapper, check_weight, first_field, short
 from fulmen.core.verbs import as_batch, loss, losses, metrics
 
 
@@ -50,6 +50,11 @@ def as_metric(name: str, value: Any, batch: Any) -> Mergeable:
     """An entry of `metrics`, a number, one per example or a mergeable value, as a mergeable value."""
     if isinstance(value, Mergeable):
         return value
+    if isinstance(value, Component):
+        raise TypeError(
+            f"the metric {name!r} must be a number, one per example or a mergeable value such as fm.Mean(values), got {short(value)}. "
+            "An fm.Metric is given to a system, as in fm.Classifier(model, metrics=(fm.Accuracy(),))."
+        )
     return Mean(example_mean(value, batch, f"the metric {name!r}"), total_weight(batch))
 
 

@@ -10,7 +10,8 @@ from fulmen.compose.microbatches import mapped, microbatches_of
 from fulmen.core import Model, Prediction, System, Wrapper, keeps_rows, named_parts, outputs_for, remake, short
 from fulmen.core.batch import Batch, Labeled, PartBatches, Unlabeled, parts_of
 from fulmen.core.batch_checks import as_arrays, check_array, named_arrays
-from fulmen.core.verbs import as_batch, augment, metrics, predictions, validate
+from fulmen.core.prediction import inputs_for
+from fulmen.core.verbs import as_batch, augment, forward, metrics, model_inputs, predictions, validate
 from fulmen.dispatching.registry import dispatch, verb
 
 __all__: list[str] = []  # the verb is private
@@ -106,7 +107,19 @@ def predictions(model: Model, batch):
 
 @dispatch
 def predictions(system: System, batch):
-    return joined({name: predictions(part, own) for name, (part, own) in _parts_with_batches(system, batch).items()})
+    if _has_own_outputs(system, batch):
+        return {"": Prediction(system, outputs_for(system, batch), batch)}
+    parts = _parts_with_batches(system, batch)
+    if len(parts) > 1 and not has_losses_of_parts(system, batch):  # a custom `losses` decides what each model gets
+        parts = {name: (part, own) for name, (part, own) in parts.items() if isinstance(part, System)}
+    return joined({name: predictions(part, own) for name, (part, own) in parts.items()})
+
+
+def _has_own_outputs(system: Any, batch: Any) -> bool:
+    """Whether a system has a `forward` for the inputs in a batch."""
+    custom = model_inputs.method(system, batch).hints[0] is not object
+    has_inputs = custom or (getattr(batch, "x", None) is not None and not parts_of(batch))
+    return has_inputs and forward.has(system, *inputs_for(system, batch))
 
 
 @dispatch

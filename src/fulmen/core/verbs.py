@@ -223,8 +223,10 @@ def predictions(component, batch, mode: Mode = Eval()):
     Returns:
         A dict from the path of each model's system to its `Prediction`; for a `Classifier` alone the path is `""`.
 
-    **Extending.** Overload it for a system whose outputs are not those of its parts for their batches. `model_inputs` defines
-    what a model takes from a batch.
+    **Extending.** A system with a `forward` has one prediction, its outputs; otherwise it has those of its parts for their
+    batches, and if it has several parts and `losses` of its own, only those of its systems. Overload it for another system:
+    `def predictions(system: Mine, batch): return {"": fm.Prediction(system, logits, batch)}`. `model_inputs` defines what a
+    model takes from a batch.
     """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from fulmen.core.immutable import Immutable
 from fulmen.data.arrays import check_positive
@@ -69,3 +70,11 @@ class Every(Immutable):
     def __repr__(self) -> str:
         named = [f"{n}={getattr(self, n)!r}" for n in ("steps", "epochs", "minutes") if getattr(self, n) is not None]
         return " | ".join([f"Every({', '.join(named)})", *map(repr, self.others)])
+
+
+def require_every(name: str, value: Any) -> Every:
+    """The value; raises a TypeError with the option's name unless it is an `Every`."""
+    if isinstance(value, Every):
+        return value
+    steps = value if isinstance(value, int) and value > 0 else 500
+    raise TypeError(f"{name} must be an fm.Every, got {value!r}; write {name.rpartition('.')[2]}=fm.Every(steps={steps}).")

@@ -30,7 +30,7 @@ from fulmen.train.events import (
     check_callbacks,
     in_order,
 )
-from fulmen.train.every_interval import Every
+from fulmen.train.every_interval import Every, require_every
 from fulmen.train.history import History
 from fulmen.train.interruption import Interruption, interactive, interruptible
 from fulmen.train.phases import Phase, Training, ValidationSets, trains_in_place
@@ -74,7 +74,7 @@ def fit(
         )
     reading = dict(epochs=epochs, steps=steps, batch_size=batch_size, seed=seed, drop_last=drop_last, limit=limit)
     phase = Training() if phase is None else phase
-    validate_every = Every(epochs=1) if validate_every is None else validate_every
+    validate_every = Every(epochs=1) if validate_every is None else require_every("validate_every", validate_every)
     with interruptible(starting=True, signals=_SIGNALS) as interrupted:
         state = on_devices(state, devices)
         data, reading = overfitted(data, overfit, reading, state.plan.batch_size)
@@ -96,6 +96,7 @@ def fit(
         history.opposed = any(isinstance(part, Game) for _, part in components(state.system))
         # As a checkpoint keeps them, to be compared when the run is resumed.
         options = {**reading, "batch_size": plan.batch_size, "overfit": overfit, "microbatches": state.plan.microbatches}
+        options["examples"] = source.examples
         run = Run(state.plan, history, plan.total_steps, {**options, "optimizer": optimizer}, listed)
         check_callbacks(listed, run)
         loop = StepLoop(state, run, interrupted, source, fuse)

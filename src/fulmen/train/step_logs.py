@@ -11,7 +11,7 @@ from fulmen.compose.example_means import as_metric, total_loss, total_weight
 from fulmen.compose.loss_entries import entries_of, logged_losses, reduces_losses
 from fulmen.compose.supervised import with_outputs
 from fulmen.compose.vectorized import over_members
-from fulmen.core import Mean, Mode
+from fulmen.core import Mean, Mode, short
 from fulmen.core.verbs import bind, metrics
 
 
@@ -26,7 +26,12 @@ def measured(component: Any, batch: Any, mode: Mode) -> tuple[jax.Array, dict[st
     count = total_weight(batch)
     logs: dict[str, Any] = {"loss": Mean(value, count)}
     logs |= {name: Mean(entry, count) for name, entry in _loss_entries(bound, batch).items()}
-    for name, metric in metrics(bound, batch).items():
+    found = metrics(bound, batch)
+    if not isinstance(found, Mapping):
+        raise TypeError(
+            f"`metrics` of {type(bound).__name__} must return a dict from names to values, such as dict(error=…), got {short(found)}."
+        )
+    for name, metric in found.items():
         if name in logs:
             raise ValueError(
                 f"{name!r} in `metrics` of {type(bound).__name__} is already the name of a part of its loss; rename the metric."

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from fulmen.compose.example_means import per_example, total_loss
 from fulmen.core import Eval, System, Tree, bound_mode, fold_name, remake, static
 from fulmen.core.batch import index, inputs, unweighted, with_inputs, with_labels
-from fulmen.core.verbs import aim, bind, loss, losses, predictions, succeeded, toward
+from fulmen.core.verbs import aim, bind, loss, losses, succeeded, toward
 from fulmen.robust.attacks.projections import at_least_32_bits, rounded_toward
-from fulmen.robust.attacks.targets import class_labels, single_prediction
+from fulmen.robust.attacks.targets import class_labels, required_predictions, single_prediction
 
 
 class Seen(Tree):
@@ -162,7 +162,7 @@ class Problem(Tree):
         attack = self.attack
         if attack.objective is not None:
             batch = unweighted(batch)
-            found = predictions(system, batch).values()
+            found = required_predictions(attack, system, batch).values()
             value = lambda p: loss(attack.objective, p) if target is None else toward(attack.objective, p, target)
             total, each = _add_entries([value(p) for p in found], attack.objective, batch)
         elif target is None:
@@ -173,7 +173,7 @@ class Problem(Tree):
             return total, Seen(each)
         if true_labels is not None:
             batch = with_labels(batch, true_labels)
-        done = [succeeded(attack.target, p, target) for p in predictions(system, batch).values()]
+        done = [succeeded(attack.target, p, target) for p in required_predictions(attack, system, batch).values()]
         return total, Seen(each, functools.reduce(jnp.logical_and, done))
 
     def _averaged(self, x: Any, step: Any) -> tuple[jax.Array, Seen]:

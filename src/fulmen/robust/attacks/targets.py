@@ -142,14 +142,27 @@ def aim(targeting: MALT, system, batch):
     return batch, jnp.take(nearest, rank - 1, axis=0).astype(jnp.int32)
 
 
+def required_predictions(user: Any, system: Any, batch: Any) -> dict[str, Prediction]:
+    """The predictions of a system, by path; raises a ValueError if there are none."""
+    found = predictions(system, batch)
+    if not found:
+        kind = type(system).__name__
+        raise ValueError(
+            f"{type(user).__name__} needs the outputs of a model, and {kind} has no predictions. Write `forward(system: {kind}, x)` "
+            f"that returns the outputs, or `predictions(system: {kind}, batch)`."
+        )
+    return found
+
+
 def single_prediction(user: Any, system: Any, batch: Any) -> Prediction:
     """The one prediction of a system, with logits `(n, classes)`; raises if there are several."""
-    found = predictions(system, batch)
+    found = required_predictions(user, system, batch)
     if len(found) != 1:
-        names = ", ".join(map(repr, found)) or "none"
+        kind = type(system).__name__
         raise ValueError(
-            f"{type(user).__name__} needs the logits of one model, got {len(found)} predictions ({names}) of "
-            f"{type(system).__name__}. Attack one of its parts, or use an attack on its loss."
+            f"{type(user).__name__} needs the logits of one model, got {len(found)} predictions ({', '.join(map(repr, found))}) of "
+            f"{kind}. Write `forward(system: {kind}, x)` that returns the logits, attack one of its parts, or use an attack on its "
+            "loss."
         )
     (prediction,) = found.values()
     if getattr(prediction.outputs, "ndim", None) != 2:

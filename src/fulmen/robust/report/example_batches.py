@@ -74,13 +74,14 @@ def sole_prediction(who: str, system: Any, batch: Any, key: Any, labelled: bool 
     """
     found = jax.eval_shape(lambda one: predictions(in_eval_mode(system, key), one), batch[:1])
     if len(found) != 1:
-        paths = ", ".join(map(repr, found)) or "none"
-        example = f"state.system.{next(iter(found), '').replace('/', '.') or 'part'}"
+        kind, paths = type(system).__name__, ", ".join(map(repr, found)) or "none"
+        remedy = f"write `forward(system: {kind}, x)` that returns its logits"
         if members_of(system, system):
-            example = "fm.members(state)[0]"
+            remedy = "give one of the parts, such as fm.members(state)[0]"
+        elif found:
+            remedy = f"give one of the parts, such as state.system.{next(iter(found)).replace('/', '.')}, or {remedy}"
         raise ValueError(
-            f"{who} needs a system with one classifier, and {type(system).__name__} has {len(found)} predictions ({paths}): give "
-            f"one of the parts, such as {example}."
+            f"{who} needs a system with one classifier, and {kind} has {len(found)} predictions ({paths}): {remedy}."
         )
     if labelled and getattr(batch, "y", None) is None:
         raise ValueError(f"{who} needs labels, and the data has no labels y: give pairs (x, y).")

@@ -29,7 +29,7 @@ from fulmen.train.checkpoints.manifest import Manifest, finite_numbers
 from fulmen.train.checkpoints.retention import Latest, Retention
 from fulmen.train.checkpoints.state_file import FolderStore
 from fulmen.train.events import Due, EpochEnd, FitEnd, FitStart, Interrupted, LogsRead, Run, Saver, Stopped, ValidationEnd
-from fulmen.train.every_interval import Every
+from fulmen.train.every_interval import Every, require_every
 from fulmen.train.history import similar_metric
 from fulmen.train.resume import run_data
 
@@ -75,8 +75,7 @@ class Checkpoint(Saver):
         keep: Retention = Latest(3),
         store: Any = None,
     ) -> None:
-        if not isinstance(every, Every):
-            raise TypeError(f"Checkpoint.every must be an fm.Every, got {every!r}; write every=fm.Every(steps=500).")
+        require_every("Checkpoint.every", every)
         if not isinstance(keep, Retention):
             raise TypeError(f"Checkpoint.keep must be an fm.Latest or fm.Best, got {keep!r}; write keep=fm.Latest(3).")
         self.directory, self.every, self.keep = place_of("Checkpoint.directory", directory), every, keep
