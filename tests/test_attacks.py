@@ -385,6 +385,27 @@ def test_the_mode_is_eval_unless_the_system_is_bound(key):
     assert not np.asarray(state.system.mean.value).any()
 
 
+@pytest.mark.parametrize(
+    ("attack", "best", "expected"),
+    [
+        (fm.FGSM(fm.LinfBall(0.1)), True, {"_only_step"}),
+        (fm.PGD(fm.LinfBall(0.1), 0.02, 3), True, {"_begin", "_advance", "_finish"}),
+        (fm.PGD(fm.LinfBall(0.1), 0.02, 3), False, {"_begin", "_advance"}),
+        (fm.attacks.APGD(fm.LinfBall(0.1), 3), False, {"_begin", "_advance"}),
+        (fm.attacks.Square(fm.LinfBall(0.1), 3), True, {"_begin", "_advance"}),
+    ],
+    ids=["one step", "best point", "last point", "APGD", "Square"],
+)
+def test_only_programs_that_compute_something_are_compiled(attack, best, expected, key):
+    system, data = net(), batch(13)
+    with Compilations() as compiled:
+        found = fm.perturb(attack, system, data, key, best=best).x
+    names = {name.removeprefix("jit(").removesuffix(")") for name in compiled.names}
+    assert names & {"_only_step", "_begin", "_advance", "_finish"} == expected
+    traced = jax.jit(lambda system, data: fm.perturb(attack, system, data, key, best=best).x)(system, data)
+    np.testing.assert_allclose(found, traced, rtol=0, atol=1e-6)
+
+
 def test_numbers_and_steps_change_without_compiling(key):
     attack = lambda eps, size, steps: fm.PGD(fm.LinfBall(eps) & fm.Box(0.0, 1.0), size, steps)
     data, other = batch(17), fm.replace(net(), first=net().first * 2)

@@ -5,7 +5,16 @@ from typing import Any, TypeVar
 
 from fulmen.core.immutable import Immutable
 
-__all__ = ["Mark", "ignores_steps", "keeps_points", "keeps_rows", "standard_step", "sums_losses", "uses_outputs"]
+__all__ = [
+    "Mark",
+    "ignores_steps",
+    "keeps_points",
+    "keeps_rows",
+    "keeps_state",
+    "standard_step",
+    "sums_losses",
+    "uses_outputs",
+]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -55,3 +64,6 @@ ignores_steps = Mark("ignores_steps")
 keeps_points = Mark("keeps_points")
 """On `advance` and `finish` of an attack: `advance` keeps the best of the points that it gets before it moves, and `finish` does no
 more with the last points. So a long attack takes one more step, instead of compiling `finish`."""
+
+keeps_state = Mark("keeps_state")
+"""On `finish` of an attack: it returns the state as it is, so no program is compiled for it."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from fulmen.core import remake, static
 from fulmen.core.marks import keeps_points
-from fulmen.core.verbs import advance, begin, finish, project, scaled, start_point, toward, validate
+from fulmen.core.verbs import advance, begin, project, scaled, start_point, toward, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import DLR, CrossEntropy, Objective
 from fulmen.objectives.margins import targeted_ratio
@@ -143,6 +143,10 @@ class APGDState(AttackState):
     size: Any = None
     memory: Any = None
 
+    @property
+    def last(self) -> Any:
+        return jax.tree.unflatten(jax.tree.structure(self.x), [self.peak])
+
 
 def _stage_region(attack: APGD, radius: Any) -> Region:
     """The region with the ball of a stage."""
@@ -192,14 +196,6 @@ def advance(attack: APGD, problem, state, step):
         choose = functools.partial(jnp.where, now.ended)
         moved, new = choose(first, moved), jax.tree.map(choose, _new_stage(attack, ball, first, origin), new)
     return remake(state, {"x": problem.points(moved), **new})
-
-
-@dispatch
-@keeps_points
-def finish(attack: APGD, problem, state):
-    if state.best is None:
-        return remake(state, {"x": problem.points(state.peak)})
-    return finish.invoke(Attack, object, object)(attack, problem, state)
 
 
 @dispatch

@@ -8,7 +8,7 @@ import numpy as np
 from jax.core import Tracer
 
 from fulmen.core import Structure, Tree, keep, pack, per_structure, remake, short
-from fulmen.core.marks import keeps_points
+from fulmen.core.marks import keeps_points, keeps_state
 from fulmen.core.verbs import advance, begin, finish
 from fulmen.robust.attacks.problem import Problem, Seen
 
@@ -48,6 +48,11 @@ class AttackState(Tree):
     value: Any = None
     succeeded: Any = None
     first: Any = None
+
+    @property
+    def last(self) -> Any:
+        """The points that an attack returns if `best` is None."""
+        return self.x
 
     @property
     def done(self) -> Any:
@@ -103,7 +108,7 @@ def run_attack(problem: Problem) -> AttackState:
 def _run_traced(problem: Problem) -> AttackState:
     state, steps = begin_checked(problem), problem.attack.length
     state = _take_steps(problem, state, 0, steps, steps if steps <= UNROLL else 0)
-    return finish(problem.attack, problem, state)
+    return _results(finish(problem.attack, problem, state))
 
 
 def begin_checked(problem: Problem) -> AttackState:
@@ -150,6 +155,8 @@ def packed(problem: Problem) -> tuple[Structure, list[Any]]:
 def _run_compiled(problem: Problem) -> AttackState:
     """Run compiled steps: one or a few per call on the CPU, where gradients of convolutions are slow in loops, otherwise many."""
     steps = problem.attack.length
+    if steps == 1:
+        return _only_step(*packed(problem))
     problem = remake(problem, {"attack": problem.attack.stepped, "steps": np.int32(steps)})
     targeted, state = _begin(*packed(problem))
     problem = remake(problem, targeted)
@@ -164,7 +171,7 @@ def _run_compiled(problem: Problem) -> AttackState:
             if not left.size:
                 break
             if bucket(left.size, size) < size:
-                done = _finish(structure, leaves, state) if problem.attack.finishes_all else state
+                done = _finished(structure, leaves, state) if problem.attack.finishes_all else state
                 found = _scatter(_results(done), rows, found)
                 size, rows = bucket(left.size, size), rows[left]
                 some = np.resize(left, size)  # repeats examples to fill the bucket
@@ -177,7 +184,7 @@ def _run_compiled(problem: Problem) -> AttackState:
     if steps >= LONG and unrolled <= 1 and state.best is not None and _keeps_points(problem, state):
         state = _advance(structure, leaves, state, np.int32(steps), np.int32(steps + 1), unrolled)
     else:
-        state = _finish(structure, leaves, state)
+        state = _finished(structure, leaves, state)
     state = _results(state)
     return state if found is None else _scatter(state, rows, found)
 
@@ -229,7 +236,7 @@ def _per_example(problem: Problem) -> dict[str, Any]:
 
 
 def _results(state: AttackState) -> AttackState:
-    return AttackState(state.x, state.best, state.value, state.succeeded, state.first)
+    return AttackState(state.last, state.best, state.value, state.succeeded, state.first)
 
 
 def _scatter(some: AttackState, rows: Any, whole: AttackState | None) -> AttackState:
@@ -263,6 +270,21 @@ def _advance(
     structure: Structure, leaves: list[Any], state: AttackState, first: Any, last: Any, unrolled: int
 ) -> AttackState:
     return _take_steps(structure.unpack(leaves), state, first, last, unrolled)
+
+
+@per_structure()
+def _only_step(structure: Structure, leaves: list[Any]) -> AttackState:
+    """A whole attack of one step: one program instead of three."""
+    return _run_traced(structure.unpack(leaves).with_targets())
+
+
+def _finished(structure: Structure, leaves: list[Any], state: AttackState) -> AttackState:
+    """The state after `finish`, whose program is left out where it would return what it gets."""
+    problem = structure.unpack(leaves)
+    method = finish.method(problem.attack, problem, state)
+    if keeps_state.on(method) or (state.best is None and keeps_points.on(method)):
+        return state
+    return _finish(structure, leaves, state)
 
 
 @per_structure()

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fulmen.core import Prediction, remake, static
+from fulmen.core.marks import keeps_state
 from fulmen.core.verbs import finish, length, loss, project, shortest, succeeded, toward, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import Margin, Objective
@@ -212,6 +213,7 @@ def flat(x: jax.Array) -> jax.Array:
 
 
 @dispatch
+@keeps_state
 def finish(attack: MinimalNorm, problem, state):
     return state
 

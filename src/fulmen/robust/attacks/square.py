@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fulmen.core import hyper, remake, static
+from fulmen.core.marks import keeps_state
 from fulmen.core.verbs import advance, begin, finish, project, validate
 from fulmen.dispatching.registry import dispatch, verb
 from fulmen.objectives import Margin, Objective
@@ -142,6 +143,7 @@ def advance(attack: Square, problem, state, step):
 
 
 @dispatch
+@keeps_state
 def finish(attack: Square, problem, state):
     return state
 

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from fulmen.core import remake, short, static
+from fulmen.core.marks import keeps_state
 from fulmen.core.verbs import advance, as_attack, begin, finish
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import Attack, SteepestAscent, Uniform
@@ -102,5 +103,6 @@ def advance(attack: UniformNoise, problem, state, step):
 
 
 @dispatch
+@keeps_state
 def finish(attack: UniformNoise, problem, state):
     return state
