@@ -256,3 +256,23 @@ def test_a_step_takes_two_passes(key):
     one, steps = flops(lambda s, b: s.model(b.x), system, batch), 2
     whole = flops(lambda s, b, k: fm.perturb(APGD(fm.LinfBall(0.1) & BOX, steps), s, b, k).x, system, batch, key)
     assert 1.95 * steps * one < whole <= 1.05 * (2 * steps + 1) * one
+
+
+class Bowl(fm.Model):
+    """A loss that is largest at 0."""
+
+    weight: jax.Array
+
+
+@dispatch
+def loss(bowl: Bowl, batch):
+    return -(bowl.weight * batch.x**2).sum(1)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_without_the_best_point_the_peak_is_returned(steps, key):
+    """Steps from near the maximum go past it."""
+    bowl, data = Bowl(jnp.ones(())), fm.Unlabeled(jnp.full((3, 1), 0.01))
+    attack = fm.attacks.APGD(fm.LinfBall(0.5), steps, objective=None, start=fm.attacks.Clean())
+    found = fm.perturb(attack, bowl, data, key, best=False).x
+    np.testing.assert_array_equal(found, data.x)
