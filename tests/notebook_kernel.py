@@ -28,6 +28,7 @@ def begin(folder: str, short: bool) -> None:
         short: whether `load_digits` gives few digits, and the licence that lies beside Python's files is a short one.
     """
     get_ipython().reset()
+    get_ipython().run_line_magic("config", "InlineBackend.print_figure_kwargs = {'bbox_inches': None}")  # draws once
     plt.close("all")
     os.chdir(folder)
     for verb in all_named_verbs():
@@ -36,6 +37,6 @@ def begin(folder: str, short: bool) -> None:
     _data.close()
     os.__file__ = _FILE
     if short:
-        _data.enter_context(few_digits())
+        _data.enter_context(few_digits(160))
         os.__file__ = f"{folder}/os.py"
-        Path("LICENSE.txt").write_text("Permission to use, to copy and to change this text is granted to all.\n" * 16)
+        Path("LICENSE.txt").write_text("Permission to use, to copy and to change this text is granted to all.\n" * 8)
