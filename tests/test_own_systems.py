@@ -86,6 +86,22 @@ def model_inputs(system: Compared, batch: Sides):
     return batch.left, batch.right
 
 
+class Denoiser(fm.System):
+    """Its `forward` takes more than a batch has."""
+
+    net: Dense
+
+
+@dispatch
+def forward(system: Denoiser, x, time):
+    return system.net(x) * time
+
+
+@dispatch
+def losses(system: Denoiser, batch: fm.Labeled):
+    return {"distance": ((system(batch.x, 0.5) - batch.x) ** 2).mean(-1)}
+
+
 @pytest.fixture(scope="module")
 def data():
     x = np.random.default_rng(0).random((96, 6), np.float32)
@@ -120,6 +136,7 @@ def test_predictions_are_those_of_the_systems_forward_or_of_its_parts(data, key)
     assert [*found] == [""] and found[""].outputs.shape == (96, 2) and found[""].batch is not None
     assert [*fm.predictions(fm.init(Compared(Dense(6, 3)), key), Sides(x, x[::-1], y))] == [""]
     assert [*fm.predictions(fm.init(Two(classifier, Dense(6, 6)), key), batch)] == ["classifier"]
+    assert [*fm.predictions(fm.init(Denoiser(Dense(6, 6)), key), batch)] == ["net"]
     assert [*fm.predictions(fm.init(Coder(Dense(6, 2), Dense(2, 6)), key), batch)] == []
 
 

@@ -107,19 +107,25 @@ def predictions(model: Model, batch):
 
 @dispatch
 def predictions(system: System, batch):
-    if _has_own_outputs(system, batch):
-        return {"": Prediction(system, outputs_for(system, batch), batch)}
+    inputs = _own_inputs(system, batch)
+    if inputs is not None:
+        return {"": Prediction(system, forward(system, *inputs), batch)}
     parts = _parts_with_batches(system, batch)
     if len(parts) > 1 and not has_losses_of_parts(system, batch):  # a custom `losses` decides what each model gets
         parts = {name: (part, own) for name, (part, own) in parts.items() if isinstance(part, System)}
     return joined({name: predictions(part, own) for name, (part, own) in parts.items()})
 
 
-def _has_own_outputs(system: Any, batch: Any) -> bool:
-    """Whether a system has a `forward` for the inputs in a batch."""
-    custom = model_inputs.method(system, batch).hints[0] is not object
-    has_inputs = custom or (getattr(batch, "x", None) is not None and not parts_of(batch))
-    return has_inputs and forward.has(system, *inputs_for(system, batch))
+def _own_inputs(system: Any, batch: Any) -> tuple[Any, ...] | None:
+    """The inputs in a batch for a system's own `forward`; None if it has none for them."""
+    x = None if parts_of(batch) else getattr(batch, "x", None)
+    if model_inputs.method(system, batch).hints[0] is not object:
+        inputs = inputs_for(system, batch)
+    elif x is not None:
+        inputs = (x,)
+    else:
+        return None
+    return inputs if forward.has(system, *inputs) else None
 
 
 @dispatch

@@ -95,9 +95,15 @@ def fit(
         history = History()
         history.opposed = any(isinstance(part, Game) for _, part in components(state.system))
         # As a checkpoint keeps them, to be compared when the run is resumed.
-        options = {**reading, "batch_size": plan.batch_size, "overfit": overfit, "microbatches": state.plan.microbatches}
-        options["examples"] = source.examples
-        run = Run(state.plan, history, plan.total_steps, {**options, "optimizer": optimizer}, listed)
+        options = {
+            **reading,
+            "batch_size": plan.batch_size,
+            "overfit": overfit,
+            "microbatches": state.plan.microbatches,
+            "examples": source.examples,
+            "optimizer": optimizer,
+        }
+        run = Run(state.plan, history, plan.total_steps, options, listed)
         check_callbacks(listed, run)
         loop = StepLoop(state, run, interrupted, source, fuse)
         if saved is None:
