@@ -552,6 +552,11 @@ def test_a_state_where_a_component_belongs():
         fm.setup(fm.Distillation(fm.Frozen(teacher), classifier()), (X, Y), **ADAM)
 
 
+def test_a_list_where_a_component_belongs():
+    with said(TypeError, "a component must be given, got list", "class Both(fm.System)"):
+        fm.setup([net()], (X, Y), **ADAM)
+
+
 def test_signs_as_a_switch():
     with said(TypeError, "signs must be a tuple", "got False", "signs=()"):
         fm.robustness(fm.init(classifier(), jax.random.key(0)), (X, Y), fm.LinfBall(0.1), signs=False, progress=False)

@@ -1013,6 +1013,28 @@ def test_what_runs_around_a_kind():
     assert inspect_(SmallKennel(), 1) == ["Eval"] * 3
 
 
+def test_a_function_around_runs_for_calls_with_as_many_arguments_as_it_takes():
+    class Barn(fm.System):
+        pass
+
+    @fm.verb
+    def count(one, *others):
+        """The number of arguments."""
+
+    @dispatch
+    def count(one: Barn):
+        return 1
+
+    @dispatch
+    def count(one: Barn, other):
+        return 2
+
+    count.around(Barn)(lambda call, one: -call(one))
+    assert (count(Barn()), count(Barn(), 0)) == (-1, 2)
+    count.around(Barn)(lambda call, *args: -call(*args))
+    assert (count(Barn()), count(Barn(), 0)) == (-1, -2)
+
+
 def test_the_most_derived_class_is_outermost():
     class Wide(fm.System):
         pass

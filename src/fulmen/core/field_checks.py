@@ -12,6 +12,7 @@ from fulmen.core.fields import STATIC, UNCLEAR, kinds
 from fulmen.core.leaves import BUFFER, CONTAINERS, PARAMETER, components, drawn, is_array, leaves
 from fulmen.core.limits import check_limits
 from fulmen.core.paths import by_path, join_path
+from fulmen.core.state import State
 from fulmen.core.tree import Tree, items, short
 from fulmen.dispatching.compiled_code import generation
 from fulmen.dispatching.lazy_libraries import hint
@@ -48,8 +49,9 @@ def check_fields(component: Any, everything: list[tuple[str, Any]] | None = None
         if not isinstance(part, Component):
             _check_foreign(part, path)
             continue
+        values = part.__dict__
         for name, kind in kinds(type(part)).items():
-            value = getattr(part, name)
+            value = values[name]
             if kind == UNCLEAR:
                 raise TypeError(
                     f"{type(part).__name__}.{name} ({join_path(path, name)}): its annotation does not determine the kind of field. "
@@ -89,6 +91,8 @@ def _check_static(value: Any, path: str, name: str) -> None:
 def _check_data(value: Any, where: str, owner: Any, field: str) -> None:
     if value is None or is_part(value):
         return  # its fields are checked separately
+    if isinstance(value, State):
+        raise TypeError(f"{where} must be a component, got a State; write state.system.")
     if isinstance(value, (Tree, *CONTAINERS)):  # other libraries' trees may have leaves of any kind
         for name, inner in items(value)[0]:
             _check_data(inner, join_path(where, name), owner, field)

@@ -38,10 +38,9 @@ _checks: dict[type, list[tuple[str, Kind | None, tuple[Limits, ...], str]]] = {}
 
 
 @validate.around(Component)
-def _limits_first(call, component, *batch):
-    if not batch:
-        check_limits(component)
-    return call(component, *batch)
+def _limits_first(call, component):
+    check_limits(component)
+    return call(component)
 
 
 def check_limits(component: Component, field: str = "") -> None:

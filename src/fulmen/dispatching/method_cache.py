@@ -46,9 +46,10 @@ class Around:
     context: type | None
 
     def call(self, args: Sequence[Any], context: Any, options: dict[str, Any]) -> Any:
-        bound = self._bound(args)
-        if self.when is not None and (bound is None or not self.when(bound)):
-            return self.inner.call(args, context, options)
+        if self.when is not None:
+            bound = self._bound(args)
+            if bound is None or not self.when(bound):
+                return self.inner.call(args, context, options)
 
         def call(*args: Any, **options: Any) -> Any:
             bound = self._bound(args)

@@ -117,9 +117,10 @@ class MethodTable:
         if not found:
             raise errors.missing(self.contract, [*self.by_key.values()], args, context, [*options])
         resolved: Any = found[0]
-        for base in () if invoked or not args else reversed(args[0].__mro__):
-            if base in self.around:  # the function for the most derived class is outermost
-                resolved = Around(*self.around[base], resolved, self.contract.context)
+        bases = () if invoked or not args else reversed(args[0].__mro__)
+        for function, when in (self.around[base] for base in bases if base in self.around):
+            if _takes(function, len(args)):  # the function for the most derived class is outermost
+                resolved = Around(function, when, resolved, self.contract.context)
         return resolved
 
     def move(self, old: type, new: type) -> None:
@@ -130,3 +131,9 @@ class MethodTable:
             self.replace([*kept.values(), *(m for m in renewed if m.key not in kept)])
         if old in self.around:
             self.around.setdefault(new, self.around.pop(old))
+
+
+def _takes(around: Callable[..., Any], n: int) -> bool:
+    """Whether a function takes `call` and `n` arguments."""
+    kinds = [p.kind for p in inspect.signature(around).parameters.values()]
+    return inspect.Parameter.VAR_POSITIONAL in kinds or kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD) == n + 1

@@ -213,7 +213,8 @@ class Verb(Generic[P], _Redefinable):
     ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Register a function that runs around every method whose first argument is of a class: `f(call, *args, **options)`.
 
-        Of several, the function for the most derived class is outermost. `invoke` does not run them.
+        It runs for calls with as many arguments as it takes: `f(call, one)` for calls with one. Of several, the function for the
+        most derived class is outermost. `invoke` does not run them.
 
         Args:
             kind: the class.

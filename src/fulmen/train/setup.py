@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fulmen.compose.vectorized import check_parts, check_setup, members_of, seeded
-from fulmen.core import RECENT, State, by_path, components, fold_name, get, is_part, remake, unbind
+from fulmen.core import RECENT, State, components, fold_name, get, is_part, remake, unbind
 from fulmen.core.field_checks import check_fields, check_shared_arrays
+from fulmen.core.leaves import CONTAINERS
 from fulmen.core.verbs import configure_optimizers, fit, setup, validate
 from fulmen.data.arrays import check_positive, count
 from fulmen.data.source import Source
@@ -101,14 +102,13 @@ def _rate(component: Any, lr: Any) -> Any:
 
 def check_component(component: Any) -> None:
     """Raise on what is wrong with a component, before any data is seen."""
-    if not is_part(component) and jax.tree_util.all_leaves([component]):
+    if not is_part(component):
         is_class, name = isinstance(component, type), getattr(component, "__name__", type(component).__name__)
         got = f"the class {name}; write {name}(…)" if is_class else type(component).__name__
-        raise TypeError(f"a component must be given, got {got}. {hint(type(component))}".strip())
-    is_state = lambda value: isinstance(value, State)
-    if any(map(is_state, jax.tree.leaves(component, is_leaf=is_state))):
-        where = next(path for path, part in by_path(component, is_state) if is_state(part))
-        raise TypeError(f"{where} must be a component, got a State; write state.system.")
+        several = (
+            "; write class Both(fm.System): … with a field for each component" if isinstance(component, CONTAINERS) else ""
+        )
+        raise TypeError(f"a component must be given, got {got}{several}. {hint(type(component))}".strip())
     everything = components(component)
     check_fields(component, everything)
     check_parts(component, everything)
