@@ -130,7 +130,8 @@ def run_to_the_end(
         process.join(_PATIENCE)
         if process.exitcode is None:
             process.kill()
-        if number is None or process.exitcode != (-number if number == signal.SIGKILL else 128 + number):
+        # A signal before `fit` begins, or after its end, ends the process as SIGKILL does.
+        if number is None or process.exitcode not in (-number, 128 + number):
             assert process.exitcode == 0, f"the run ended with exit code {process.exitcode}; its error is above"
             return ended
         incomplete = any(
