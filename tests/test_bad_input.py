@@ -57,7 +57,7 @@ DATA = [
     ("dict of inputs", (dict(a=X, b=X), Y), TypeError, ["x", "got dict", "fm.Labeled(dict(a=…, b=…), y)"]),
     ("tuple of inputs", ((X, X), Y), TypeError, ["x", "got tuple", "fm.Labeled((…, …), y)"]),
     ("size of input", (X[:, :3], Y), ValueError, ["4", "3", "Dense"]),
-    ("no labels", X, (TypeError, ValueError), ["(x, y)", "Unlabeled"]),
+    ("no labels", X, (TypeError, ValueError), ["(x, y)", "an Unlabeled"]),
     ("four arrays", (X, Y, Y, Y), ValueError, ["(x, y)", "4"]),
 ]
 
@@ -555,6 +555,55 @@ def test_a_state_where_a_component_belongs():
 def test_a_list_where_a_component_belongs():
     with said(TypeError, "a component must be given, got list", "class Both(fm.System)"):
         fm.setup([net()], (X, Y), **ADAM)
+
+
+def test_an_init_that_returns_nothing():
+    class Forgetful(fm.Model):
+        weight: jax.Array | None = None
+
+    @dispatch
+    def init(model: Forgetful, key):
+        fm.replace(model, weight=jnp.ones(3))
+
+    with said(TypeError, "init must return the component", "got None for a Forgetful", "return fm.replace"):
+        fm.fit(fm.Classifier(Forgetful()), (X, Y), epochs=1, progress=False, **ADAM)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"progress": "bar"}, ["progress must be True, False or a callback, got 'bar'"]),
+        ({"devices": fm.FSDP}, ["got the class FSDP", "devices=fm.FSDP(fm.mesh())"]),
+    ],
+)
+def test_options_of_a_run(options, words):
+    with said(TypeError, *words):
+        fm.fit(classifier(), (X, Y), epochs=1, **{"progress": False, **options}, **ADAM)
+
+
+def test_a_list_for_a_tuple():
+    with said(TypeError, "got [Accuracy()]", "write a tuple, (Accuracy(),)"):
+        fm.setup(fm.Classifier(fm.models.Dense(4, 3), metrics=[fm.Accuracy()]), (X, Y), **ADAM)
+
+
+def test_a_batch_size_that_a_generator_does_not_have_is_an_error_at_once():
+    def batches():
+        yield X[:16], Y[:16]
+
+    with said(ValueError, "batch_size must be left out or 16", "got 8"):
+        fm.fit(classifier(), batches, epochs=1, batch_size=8, progress=False, **ADAM)
+
+
+def test_a_logger_that_would_write_nothing():
+    class Silent(fm.loggers.Logger):
+        pass
+
+    @dispatch
+    def log(logger: Silent, record: dict):
+        raise AssertionError
+
+    with said(TypeError, "Silent has no method of `log`", "record: fm.loggers.Scalars"):
+        fm.fit(classifier(), (X, Y), epochs=1, progress=False, callbacks=[Silent()], **ADAM)
 
 
 def test_signs_as_a_switch():

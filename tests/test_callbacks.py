@@ -100,7 +100,6 @@ def test_early_stopping_counts_validations_after_steps():
     [
         ("acuracy", {}, ["EarlyStopping", "'acuracy'", "did you mean 'accuracy'", "loss"]),
         ("validation/acc", dict(validation=(X, Y)), ["'validation/acc'", "did you mean 'validation/accuracy'"]),
-        ("validation/loss", {}, ["'validation/loss'", "fm.fit(…, validation=…)"]),
         ("validation/lss", dict(validation=(X, Y), validate_every=fm.Every(epochs=2)), ["did you mean 'validation/loss'"]),
     ],
 )
@@ -109,6 +108,14 @@ def test_an_unknown_metric_is_an_error_after_the_first_epoch(metric, options, wo
         fit([fm.EarlyStopping(metric, mode="max")], **options)
     assert all(word in str(caught.value) for word in words)
     assert int(caught.value.state.step) == (8 if "validate_every" in options else 4)
+
+
+@pytest.mark.parametrize("make", [fm.EarlyStopping, fm.ReduceOnPlateau])
+def test_a_metric_of_a_validation_that_the_run_does_not_have_is_an_error_at_its_start(make):
+    steps = []
+    with pytest.raises(ValueError, match=rf"{make.__name__}: 'validation/loss' .* no validation data; write fm\.fit"):
+        fit([make("validation/loss"), fm.callbacks.Predictions(X[:2], fm.Every(steps=1), lambda *a: steps.append(a))])
+    assert not steps
 
 
 @pytest.mark.parametrize(

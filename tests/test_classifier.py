@@ -243,7 +243,7 @@ def test_fields_of_the_wrong_kind(system, message):
             ValueError,
             r"CrossEntropy, y must be integer labels of shape \(50,\).*got int32 of shape \(50, 1\)",
         ),
-        (lambda x, y: x, ValueError, "CrossEntropy needs a batch with targets, got a Unlabeled without y"),
+        (lambda x, y: x, ValueError, "CrossEntropy needs a batch with targets, got an Unlabeled without y"),
         (
             lambda x, y: TwoInputs(x, y),
             TypeError,

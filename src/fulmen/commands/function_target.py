@@ -14,6 +14,7 @@ from typing import Any
 import fulmen as fm
 from fulmen.commands.one_line_errors import CommandError, nearest, show_user_error
 from fulmen.core import short
+from fulmen.core.tree import with_article
 
 
 def _function(target: str) -> Callable[[], Any]:
@@ -98,7 +99,7 @@ def run_arguments(target: str) -> dict[str, Any]:
         return dict(returned)
     if isinstance(returned, fm.State | fm.Component):
         raise CommandError(
-            f"{expected}, got a {type(returned).__name__} without data: return it with its data, (…, (x, y))."
+            f"{expected}, got {with_article(type(returned))} without data: return it with its data, (…, (x, y))."
         )
     got = textwrap.shorten(short(returned), 80, placeholder="…")
     raise CommandError(f"{expected}, got {got}.{' Does it end with `return …`?' if returned is None else ''}")

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from fulmen.core import Component, Mean, Mergeable, Wrapper, check_weight, first_field, short
+from fulmen.core.tree import with_article
 from fulmen.core.verbs import as_batch, loss, losses, metrics
 
 
@@ -21,7 +22,7 @@ def example_mean(value: Any, batch: Any, what: str = "loss") -> jax.Array:
         raise TypeError(f"{what} must be a number or one per example, got None. Does its method end with `return …`?")
     if isinstance(value, Mapping | tuple):
         raise TypeError(
-            f"{what} must be a number or one per example, got a {type(value).__name__}. Return several named losses from "
+            f"{what} must be a number or one per example, got {with_article(type(value))}. Return several named losses from "
             "`losses`, as a dict, and values that are only logged from `metrics`."
         )
     value = jnp.asarray(value)

@@ -9,6 +9,7 @@ from optax import microbatching
 
 from fulmen.core import Mergeable, by_path, remake
 from fulmen.core.batch import batches_inside, numbered
+from fulmen.core.tree import with_article
 
 
 def microbatches_of(batch: Any, mode: Any) -> int:
@@ -72,6 +73,6 @@ def require_one_weight(batch: Any) -> None:
     """Raise if the parts of a batch have weights that the batch does not have: their means have other denominators."""
     if batch.weight is None and any(part.weight is not None for part in batches_inside(batch)):
         raise ValueError(
-            f"microbatches: the weights must be those of the whole batch, got a {type(batch).__name__} whose parts have separate "
+            f"microbatches: the weights must be those of the whole batch, got {with_article(type(batch))} whose parts have separate "
             "weights; write microbatches=1."
         )

@@ -11,7 +11,7 @@ from fulmen.compose.example_means import per_example
 from fulmen.core import by_path, each, is_array, is_own
 from fulmen.core.component import Component, System, fold_name, is_foreign
 from fulmen.core.fields import STATIC, kinds, static
-from fulmen.core.tree import Tree, children, remake, short
+from fulmen.core.tree import Tree, children, remake, short, with_article
 from fulmen.core.verbs import init, validate
 from fulmen.dispatching.registry import dispatch
 
@@ -92,8 +92,8 @@ def _require_alike(members: list[Any]) -> None:
             raise TypeError(f"Population: the members must be systems, got {short(member)} as member {i}.{example}")
         if type(member) is not type(first):
             raise TypeError(
-                f"Population: all members must be of one type, got a {type(first).__name__} as member 0 and a "
-                f"{type(member).__name__} as member {i}. Train systems of different types in separate runs, or as parts of one system."
+                f"Population: all members must be of one type, got {with_article(type(first))} as member 0 and "
+                f"{with_article(type(member))} as member {i}. Train systems of different types in separate runs, or as parts of one system."
             )
         found = next(_differences(first, member, ""), None) if i else None
         if found is not None:

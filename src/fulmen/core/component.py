@@ -10,7 +10,7 @@ import numpy as np
 
 from fulmen.core.mode import Mode, name_hash
 from fulmen.core.paths import join_path
-from fulmen.core.tree import Tree, data_fields, items, remake
+from fulmen.core.tree import Tree, data_fields, items, remake, with_article
 from fulmen.core.verbs import forward, show
 from fulmen.dispatching.lazy_libraries import library_of
 
@@ -193,7 +193,9 @@ def record(y: Any, buffer: Buffer, new: Any) -> Any:
     2.0
     """
     if not isinstance(buffer, Buffer):
-        raise TypeError(f"record: buffer must be a fm.Buffer, got a {type(buffer).__name__}; write record(y, buffer, new).")
+        raise TypeError(
+            f"record: buffer must be a fm.Buffer, got {with_article(type(buffer))}; write record(y, buffer, new)."
+        )
     if buffer.slot is None:
         return y
     types = [jnp.result_type(leaf) for leaf in jax.tree.leaves(y)]

@@ -7,7 +7,7 @@ import numpy as np
 
 from fulmen.core.component import Component, Frozen, fold_name, is_foreign, map_components, map_parts, named_parts
 from fulmen.core.mode import Eval, Mode
-from fulmen.core.tree import remake
+from fulmen.core.tree import remake, short
 from fulmen.core.verbs import after_update, bind, channels_first, init, validate
 from fulmen.dispatching.registry import dispatch
 
@@ -65,6 +65,11 @@ def _keep_arrays(call, component, key):
     if isinstance(key, int | np.integer):
         raise TypeError(f"key must be a random key, got the number {key}; write init(component, jax.random.key({key})).")
     fresh = call(component, key)
+    if not isinstance(fresh, Component):
+        raise TypeError(
+            f"init must return the component with its arrays, got {short(fresh)} for a {type(component).__name__}; write "
+            "return fm.replace(component, weight=…)."
+        )
     kept = {path: leaf for path, leaf in jax.tree_util.tree_flatten_with_path(component)[0] if hasattr(leaf, "dtype")}
     if not kept:
         return fresh

@@ -13,7 +13,7 @@ from fulmen.core.leaves import BUFFER, CONTAINERS, PARAMETER, components, drawn,
 from fulmen.core.limits import check_limits
 from fulmen.core.paths import by_path, join_path
 from fulmen.core.state import State
-from fulmen.core.tree import Tree, items, short
+from fulmen.core.tree import Tree, items, short, with_article
 from fulmen.dispatching.compiled_code import generation
 from fulmen.dispatching.lazy_libraries import hint
 from fulmen.dispatching.registry import verbs
@@ -80,11 +80,11 @@ def _check_static(value: Any, path: str, name: str) -> None:
         hash(value)
     except TypeError:
         raise TypeError(
-            f"{join_path(path, name)} is static and must be hashable, got a {type(value).__name__}. Give a tuple of plain values."
+            f"{join_path(path, name)} is static and must be hashable, got {with_article(type(value))}. Give a tuple of plain values."
         ) from None
     if isinstance(value, Tree) and jax.tree.leaves(value):
         raise TypeError(
-            f"{join_path(path, name)} is static and must not hold data, got a {type(value).__name__}; annotate the field by its class."
+            f"{join_path(path, name)} is static and must not hold data, got {with_article(type(value))}; annotate the field by its class."
         )
 
 

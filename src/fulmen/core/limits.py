@@ -16,7 +16,7 @@ from fulmen.core.component import Component, Model, Wrapper, first_field, is_for
 from fulmen.core.fields import Limits, owner_of, plain_hint
 from fulmen.core.leaves import is_array
 from fulmen.core.naming import concrete, number
-from fulmen.core.tree import Tree, short
+from fulmen.core.tree import Tree, short, with_article
 from fulmen.core.verbs import validate
 from fulmen.dispatching.lazy_libraries import hint
 
@@ -85,6 +85,8 @@ def _checks_of(cls: type) -> list[Any]:
 def _not_of_kind(cls: type, name: str, kind: Kind, value: Any, example: str) -> str:
     made = isinstance(value, type) and issubclass(value, Tree)
     got, example = (f"the class {value.__name__}", f"{value.__name__}(…)") if made else (_printed(value), example)
+    if isinstance(value, list) and kind.allows(tuple(value)):
+        example = f"a tuple, {_printed(tuple(value))}"
     return f"{cls.__name__}.{name} must be {kind.name}, got {got}{_write(example)}. {hint(type(value))}".strip()
 
 
@@ -123,14 +125,10 @@ def _simple(hint: Any) -> Kind | None:
     if hint in _PLAIN:
         return _PLAIN[hint]
     if issubclass(hint, Tree):
-        return Kind(lambda value: _is_tree(value, hint), _indefinite(hint), vars(hint).get("__example__", ""))
+        return Kind(lambda value: _is_tree(value, hint), with_article(hint), vars(hint).get("__example__", ""))
     if issubclass(hint, tuple) and hasattr(hint, "_fields"):
-        return Kind(lambda value: isinstance(value, hint), _indefinite(hint))
+        return Kind(lambda value: isinstance(value, hint), with_article(hint))
     return None
-
-
-def _indefinite(cls: type) -> str:
-    return f"{'an' if cls.__name__[0] in 'AEIOU' else 'a'} {cls.__name__}"
 
 
 def _is_integer(value: Any) -> bool:

@@ -11,7 +11,7 @@ from jax.core import Tracer
 from fulmen.core.batch import Batch
 from fulmen.core.component import Component
 from fulmen.core.naming import concrete
-from fulmen.core.tree import Tree
+from fulmen.core.tree import Tree, with_article
 from fulmen.core.verbs import forward, model_inputs
 from fulmen.dispatching.errors import MissingMethodError
 from fulmen.dispatching.registry import dispatch
@@ -92,12 +92,12 @@ def targets(prediction: Prediction, who: Any) -> Any:
     """The batch's `y`, or an error that names the objective or metric that needs it."""
     name, y = type(who).__name__, getattr(prediction.batch, "y", None)
     if y is None:
-        kind = type(prediction.batch).__name__
+        kind = with_article(type(prediction.batch))
         raise ValueError(
-            f"{name} needs a batch with targets, got a {kind} without y. Give pairs (x, y), or a batch type with a y."
+            f"{name} needs a batch with targets, got {kind} without y. Give pairs (x, y), or a batch type with a y."
         )
     if not hasattr(y, "dtype"):
-        raise TypeError(f"{name}, y must be an array, got a {type(y).__name__}; write np.asarray(y).")
+        raise TypeError(f"{name}, y must be an array, got {with_article(type(y))}; write np.asarray(y).")
     return y
 
 
@@ -223,7 +223,7 @@ def check_binary(prediction: Prediction, who: Any) -> None:
 def _require_array(outputs: Any, name: str) -> None:
     if not hasattr(outputs, "shape"):
         raise TypeError(
-            f"{name}, outputs must be one array, got a {type(outputs).__name__} from the model. Write a custom objective or "
+            f"{name}, outputs must be one array, got {with_article(type(outputs))} from the model. Write a custom objective or "
             "metric for it, or let the model return an array."
         )
 

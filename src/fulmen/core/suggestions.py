@@ -17,6 +17,7 @@ _COUNTERPARTS = {
     "AUC": "fm.metric_types.AUROC",
     "BCELoss": "fm.BinaryCrossEntropy, whose outputs are logits: without a sigmoid",
     "BCEWithLogitsLoss": "fm.BinaryCrossEntropy",
+    "Callback": "any class, with a method of `on` such as `def on(event: fm.EpochEnd, callback: Mine, run)`",
     "Conv2d": "fm.models.Conv",
     "Conv2D": "fm.models.Conv",
     "CSVLogger": "fm.CSV",

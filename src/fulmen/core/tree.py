@@ -220,6 +220,11 @@ def annotation(value: Any) -> str:
     return "jax.Array | None" if value is None else hooks.spelled(kind) or kind.__name__
 
 
+def with_article(kind: type) -> str:
+    """The name of a class with its article, as in "an Attack"."""
+    return f"{'an' if kind.__name__[0] in 'AEIOUaeio' else 'a'} {kind.__name__}"
+
+
 def short(value: Any) -> str:
     """A value in short form: arrays by type and shape."""
     if hasattr(value, "shape") and hasattr(value, "dtype"):

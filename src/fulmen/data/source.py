@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from fulmen.core import Plan, checked_batch, remake
+from fulmen.core.tree import with_article
 from fulmen.core.verbs import as_batch, batches, seek, steps_per_epoch, validate
 from fulmen.data.arrays import check_positive, check_seed, count, cut
 from fulmen.data.epoch_reader import Batches, EpochReader, made_of
@@ -68,10 +69,10 @@ class Source:
         """The source of data whose first batch is read, and is read again by the next reader."""
         source = cls.of(data)
         if source is not data and not source.keeps_first:
-            kind = type(data).__name__
+            kind = with_article(type(data))
             raise TypeError(
-                f"data must be readable again after its first batch, got a {kind}, which would lose that batch here. Give one batch, "
-                f"or a function that makes the {kind}; only `fit` takes a {kind}."
+                f"data must be readable again after its first batch, got {kind}, which would lose that batch here. Give one batch, "
+                f"or a function that makes the {type(data).__name__}; only `fit` takes {kind}."
             )
         return source
 
@@ -115,7 +116,9 @@ class Source:
                 f"{self.name} can be iterated only once, but epochs={epochs}. Give a function that makes one for each epoch, such as "
                 "the generator function itself."
             )
-        n, self.reader.rows = self.examples, batch_size
+        n = self.examples
+        if batch_size is not None:
+            self.reader.rows = batch_size
         size = batch_size if batch_size is not None else _BATCH_SIZE if usual is None else usual
         if n is not None and batch_size is None:
             size = min(size, n)

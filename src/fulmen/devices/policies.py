@@ -153,8 +153,9 @@ def _require_axis(policy: Policy, axis: str) -> None:
 def require_policy(devices: Any) -> None:
     """Raise for anything but a policy or None as the option `devices`."""
     if devices is not None and not isinstance(devices, Policy):
-        instead = "devices=fm.Replicated(fm.mesh())"
-        raise TypeError(f"devices must be a policy, got {type(devices).__name__}; write {instead}.")
+        known = isinstance(devices, type) and issubclass(devices, Policy)
+        got, name = (f"the class {devices.__name__}", devices.__name__) if known else (type(devices).__name__, "Replicated")
+        raise TypeError(f"devices must be a policy, got {got}; write devices=fm.{name}(fm.mesh()).")
 
 
 def require_divisible(policy: Policy | None, n: int) -> None:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from fulmen.core import Component, Model
+from fulmen.core.tree import with_article
 from fulmen.core.verbs import forward, layer_order
 from fulmen.dispatching.registry import dispatch
 from fulmen.models.convolution import Conv
@@ -69,7 +70,7 @@ def _layer(layer: Any, i: int, n: int) -> Any:
     if isinstance(layer, type):
         raise TypeError(f"Chain takes layers, got a class at index {i}: write {layer.__name__}(…).")
     if isinstance(layer, list | tuple | dict) and n == 1:
-        raise TypeError(f"Chain takes layers by position, got a {type(layer).__name__}: write Chain(*layers).")
+        raise TypeError(f"Chain takes layers by position, got {with_article(type(layer))}: write Chain(*layers).")
     # A foreign module is callable too, but it is a pytree with its own `forward` method.
     if isinstance(layer, Component) or not (isinstance(layer, list | tuple | dict) or jax.tree_util.all_leaves([layer])):
         return layer

@@ -12,6 +12,7 @@ from fulmen.core import Component, Labeled, Prediction, Unlabeled, concrete, sta
 from fulmen.core.marks import keeps_rows, uses_outputs
 from fulmen.core.output_shapes import evaluated, output_shapes
 from fulmen.core.prediction import reshaped
+from fulmen.core.tree import with_article
 from fulmen.core.verbs import as_batch, loss, losses, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.metric_types import Metric, Perplexity
@@ -104,7 +105,7 @@ def as_batch(system: LanguageModel, raw):
     batch = as_batch.invoke(Component, object)(system, raw)
     if isinstance(batch, Labeled):
         raise TypeError(
-            f"data of a LanguageModel must be tokens (n, length) without targets, got a {type(batch).__name__} batch. Give the "
+            f"data of a LanguageModel must be tokens (n, length) without targets, got {with_article(type(batch))} batch. Give the "
             "unshifted tokens, or fm.systems.Tokens(tokens, mask) if some are not targets."
         )
     if not isinstance(batch, Unlabeled):
@@ -132,7 +133,7 @@ def prediction(system: LanguageModel, batch):
 def _by_token(system: LanguageModel, logits: Any, batch: Tokens) -> Prediction:
     """The prediction with each token as an example."""
     if len(getattr(logits, "shape", ())) != 3 or logits.shape[:2] != batch.y.shape:
-        got = f"{tuple(logits.shape)}" if hasattr(logits, "shape") else f"a {type(logits).__name__}"
+        got = f"{tuple(logits.shape)}" if hasattr(logits, "shape") else f"{with_article(type(logits))}"
         raise ValueError(
             f"the model of a LanguageModel must return logits (n, length, vocabulary) for tokens {tuple(batch.x.shape)}, got {got}."
         )
@@ -194,10 +195,9 @@ def validate(system: LanguageModel, batch):
 
 def _require_batch(batch: Any) -> None:
     if not isinstance(batch, Tokens):
-        kind = type(batch).__name__
         raise TypeError(
-            f"a batch of a LanguageModel must be fm.systems.Tokens, got a {kind}. Write `as_batch(system: LanguageModel, raw: {kind})`, "
-            "which returns fm.systems.Tokens(tokens, mask)."
+            f"a batch of a LanguageModel must be fm.systems.Tokens, got {with_article(type(batch))}. Write `as_batch(system: "
+            f"LanguageModel, raw: {type(batch).__name__})`, which returns fm.systems.Tokens(tokens, mask)."
         )
 
 
@@ -214,7 +214,7 @@ def _require_length(system: LanguageModel, batch: Tokens) -> None:
 def _require_sequences(tokens: Any) -> None:
     shape, dtype = getattr(tokens, "shape", None), getattr(tokens, "dtype", None)
     if shape is None or dtype is None:
-        raise TypeError(f"tokens must be an array of integers (n, length), got a {type(tokens).__name__}.")
+        raise TypeError(f"tokens must be an array of integers (n, length), got {with_article(type(tokens))}.")
     if not jnp.issubdtype(dtype, jnp.integer):
         raise TypeError(f"tokens must be integers, got {dtype}. Write tokens.astype(np.int32).")
     if len(shape) != 2:
@@ -226,7 +226,7 @@ def _require_sequences(tokens: Any) -> None:
 
 def _require_mask(mask: Any, tokens: Any) -> None:
     if not hasattr(mask, "dtype") or mask.dtype != bool or mask.shape != tokens.shape:
-        got = f"{mask.dtype} {tuple(mask.shape)}" if hasattr(mask, "dtype") else f"a {type(mask).__name__}"
+        got = f"{mask.dtype} {tuple(mask.shape)}" if hasattr(mask, "dtype") else f"{with_article(type(mask))}"
         raise ValueError(
             f"Tokens.mask must be booleans of the tokens' shape, {tuple(tokens.shape)}, got {got}. Write mask.astype(bool)."
         )

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from fulmen.augmentations.augmentation import Augmentation
 from fulmen.compose.part_defaults import augmented
 from fulmen.core import Component, Labeled, Parameter, PartBatches, Prediction, System, parts_of, remake
+from fulmen.core.tree import with_article
 from fulmen.core.verbs import augment, embeddings, forward, init, loss, losses, metrics, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import CosineDistance, NTXent, Objective
@@ -165,4 +166,4 @@ def losses(clip: CLIP, batch):
 @dispatch
 def validate(clip: CLIP, batch):
     if not isinstance(batch, Labeled):
-        raise TypeError(f"data of a CLIP must be pairs (x, y), got a {type(batch).__name__} batch.")
+        raise TypeError(f"data of a CLIP must be pairs (x, y), got {with_article(type(batch))} batch.")

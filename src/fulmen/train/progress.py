@@ -21,6 +21,8 @@ def progress_callbacks(progress: Any) -> list[Any]:
     """The callbacks for `progress=`: True, False, or a custom callback."""
     if progress is False or progress is None:
         return []
+    if isinstance(progress, str | int) and progress is not True:
+        raise TypeError(f"progress must be True, False or a callback, got {progress!r}; write progress=True.")
     if progress is not True:
         return [progress]
     if _in_notebook():

@@ -59,6 +59,16 @@ class WatchedMetric(LogReader):
         self.best_step: int | None = None
         self.waited = 0
 
+    def start(self, run: Any) -> None:
+        """Prepare for a run. A resumed one continues to count."""
+        if self.metric.startswith(_VALIDATION) and not any(isinstance(other, ValidationSets) for other in run.callbacks):
+            raise ValueError(
+                f"{type(self).__name__}: {self.metric!r} is a metric of the validation, and the run has no validation data; write "
+                "fm.fit(…, validation=…)."
+            )
+        if not run.done:
+            self.forget()
+
     def look(self, run: Any) -> None:
         """Compare the newest value with the best one. NaN is no improvement."""
         value = find_metric(run.logs, self.metric, type(self).__name__)
@@ -86,8 +96,7 @@ def due(callback: WatchedMetric):
 
 @dispatch
 def on(event: FitStart, callback: WatchedMetric, run):
-    if not run.done:  # the run is not resumed
-        callback.forget()
+    callback.start(run)
 
 
 @dispatch
@@ -100,8 +109,6 @@ def on(event: ValidationEnd, callback: WatchedMetric, run):
 def on(event: Due, callback: WatchedMetric, run):
     if not callback.metric.startswith(_VALIDATION):
         callback.look(run)
-    elif not any(isinstance(other, ValidationSets) for other in run.callbacks):
-        find_metric(run.logs, callback.metric, type(callback).__name__)  # raises: there is no validation data
 
 
 @dispatch
@@ -134,6 +141,7 @@ class EarlyStopping(WatchedMetric):
 
     Raises:
         ValueError: if neither the name nor `mode` tells what is better.
+            And at the start of a run without validation data, for a metric of the validation.
         KeyError: during the run, after the first epoch or evaluation, for a metric that does not exist.
 
     >>> stopping = fm.EarlyStopping("loss", patience=1, min_delta=1e9)
@@ -158,6 +166,18 @@ class EarlyStopping(WatchedMetric):
         self.restore_best = restore_best
         self.best_state: Any = None
 
+    def start(self, run: Any) -> None:
+        super().start(run)
+        self.best_state = None
+        self.stop_if_due(run)
+        if self.restore_best and self.best_step is not None:
+            run.best_step = self.best_step
+            if run.step == self.best_step:
+                self.best_state = run.state
+            elif run.resumed is not None:
+                with contextlib.suppress(FileNotFoundError, DamagedFileError):  # the end of the run warns
+                    self.best_state = restore(run.resumed, run.arrays(), self.best_step)
+
     def after(self, run: Any, improved: bool) -> None:
         if improved and self.restore_best:
             self.best_state, run.best_step = run.state, run.step
@@ -173,22 +193,6 @@ class EarlyStopping(WatchedMetric):
 @dispatch
 def owns(callback: EarlyStopping):
     return ("stopping",)
-
-
-@dispatch
-def on(event: FitStart, callback: EarlyStopping, run):
-    callback.best_state = None
-    if not run.done:  # the run is not resumed
-        callback.forget()
-        return
-    callback.stop_if_due(run)
-    if callback.restore_best and callback.best_step is not None:
-        run.best_step = callback.best_step
-        if run.step == callback.best_step:
-            callback.best_state = run.state
-        elif run.resumed is not None:
-            with contextlib.suppress(FileNotFoundError, DamagedFileError):  # the end of the run warns
-                callback.best_state = restore(run.resumed, run.arrays(), callback.best_step)
 
 
 @dispatch

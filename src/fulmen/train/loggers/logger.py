@@ -76,6 +76,19 @@ def log(logger: Logger, record):
     return None  # a kind of record that it does not write
 
 
+_ignore = log.method(Logger(), None)
+
+
+def _require_log(logger: Logger) -> None:
+    """Raise for a logger that has no method of `log` for any kind of record."""
+    if all(log.method(logger, kind(0, "", None)) is _ignore for kind in Record.__subclasses__()):
+        name = type(logger).__name__
+        raise TypeError(
+            f"{name} has no method of `log` for any kind of record, so it would write nothing. Write\n\n    @dispatch\n"
+            f"    def log(logger: {name}, record: fm.loggers.Scalars): …\n"
+        )
+
+
 @dispatch
 def due(callback: Logger):
     return Every(epochs=1) if callback.every is None else callback.every | Every(epochs=1)
@@ -93,6 +106,7 @@ def restore_run_state(callback: Logger, saved):
 
 @dispatch
 def on(event: FitStart, callback: Logger, run):
+    _require_log(callback)
     saved, callback._saved = callback._saved, None
     callback._failed = callback._ending = False
     if not is_first():
