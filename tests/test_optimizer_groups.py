@@ -83,6 +83,13 @@ def arrays(*layers):
             {"layers.*": SGD, "layers.1": ADAM, "head": fm.frozen},
             {"layers.*": arrays("layers.0"), "layers.1": arrays("layers.1")},
         ),
+        # a path precedes patterns, also for what is below it
+        ({"layers": fm.frozen, "**": SGD}, {"**": arrays("head")}),
+        (
+            {"layers": SGD, "**.bias": fm.frozen, "**": ADAM},
+            {"layers": arrays("layers.0", "layers.1"), "**": ["head.weight"]},
+        ),
+        ({"layers.0": SGD, "**": ADAM}, {"layers.0": arrays("layers.0"), "**": arrays("layers.1", "head")}),
         ({"": fm.frozen, "*.weight": SGD}, {"*.weight": ["head.weight"]}),
         ({"": fm.frozen, "lay*.*.weight": SGD}, {"lay*.*.weight": ["layers.0.weight", "layers.1.weight"]}),
         ({"layers": {"*": {"bias": SGD}}, "": ADAM}, {"layers.*.bias": ["layers.0.bias", "layers.1.bias"]}),
@@ -122,14 +129,15 @@ def test_a_methods_dict_may_have_paths():
     assert grouped(ByPath(stack(), Bare([], Linear(4, 3))), {"one.layers.1": SGD}) == {
         "one.layers.0": arrays("one.layers.0"),
         "one.layers.1": arrays("one.layers.1"),
-        "**.head": arrays("one.head", "two.head"),
+        "**.head": arrays("one.head"),
+        "two": arrays("two.head"),
     }
     # What the parent names has no say of its own; a part that the parent does not name has.
     assert grouped(ByPath(Bare([Linear(4, 4), Linear(4, 4)], Linear(4, 3)), Bare([Linear(4, 4)], Linear(4, 3)))) == {
         "one.layers.0": arrays("one.layers.0"),
         "one": arrays("one.layers.1"),
-        "**.head": arrays("one.head", "two.head"),
-        "two": arrays("two.layers.0"),
+        "**.head": arrays("one.head"),
+        "two": arrays("two.layers.0", "two.head"),
     }
 
 
@@ -153,6 +161,7 @@ def test_the_argument_precedes_methods_and_longer_paths_win():
         ({"**.biases": SGD}, ValueError, ["'**.biases'", "matches no parameter of Stack; did you mean '**.bias'?"]),
         ({"layer.*.weight": SGD}, ValueError, ["'layer.*.weight'", "did you mean 'layers.*.weight'?"]),
         ({"**": SGD, "head.*": ADAM}, ValueError, ["'head.*'", "'head.weight'", "first pattern counts", "move 'head.*'"]),
+        ({"head": SGD, "": SGD, "head.*": ADAM}, ValueError, ["'head.*'", "paths name all", "'head.weight'", "leave out"]),
         ({"head": {"bias": SGD}, "head.bias": ADAM}, ValueError, ["two optimizers", "'head.bias'"]),
         ({"layers": SGD}, ValueError, ["no optimizer for 'head.weight'", "the key '' is for all other parameters"]),
         ({"head": "adam"}, TypeError, ["'head'", "str", "optax transformation"]),

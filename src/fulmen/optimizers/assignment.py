@@ -68,8 +68,8 @@ def groups(system: Any, optimizer: Any, plan: Plan) -> list[Group]:
     """The parameters of a system by their optimizers.
 
     A key of a dict is a field, a path (`"model.layers.0"`), a pattern (`"**.bias"`: `*` matches one name, `**` any number of
-    names) or `""`, the component itself. Paths precede patterns; the longest matching path wins, and of several patterns that match
-    a path the first. The argument `optimizer` precedes every method; then
+    names) or `""`, all the rest. A path precedes patterns, also in what is below it; the longest matching path wins, and of several
+    patterns that match a path the first. The argument `optimizer` precedes every method; then
     the dict of a parent's method, then the component's method, then that of an ancestor. The parameters of one key form one
     group; those that `intervals` names form a separate group.
 
@@ -159,9 +159,11 @@ _FROZEN = Group("", Built(optax.with_extra_args_support(frozen), lambda before, 
 
 def _by_path(part: Any, path: str, spec: Any, system: Any, plan: Plan) -> dict[str, Group]:
     """From paths in the system to their groups, for the optimizers of a part of it."""
+    flat = _flat(spec, plan)
+    named = [key for key in flat if key and "*" not in key]
     plain: dict[str, Group] = {}
     by_pattern: dict[str, Group] = {}  # by the paths that a pattern is the first to match
-    for key, optimizer in _flat(spec, plan).items():
+    for key, optimizer in flat.items():
         where = join_path(path, key)
         if "*" not in key:
             _require_path(part, path, key)
@@ -170,12 +172,18 @@ def _by_path(part: Any, path: str, spec: Any, system: Any, plan: Plan) -> dict[s
             plain[where] = group
             continue
         matched = _matches(part, path, key)
-        if all(name in by_pattern for name in matched):
+        free = [name for name in matched if not any(covers(above, name) for above in named)]
+        if not free:
             raise ValueError(
-                f"an optimizer was given for {key!r}, but patterns before it match the same parameters, such as {matched[0]!r}, and the "
+                f"an optimizer was given for {key!r}, but paths name all parameters that it matches, such as {matched[0]!r}, and paths "
+                f"precede patterns; leave out {key!r}, or write paths for these parameters."
+            )
+        if all(name in by_pattern for name in free):
+            raise ValueError(
+                f"an optimizer was given for {key!r}, but patterns before it match the same parameters, such as {free[0]!r}, and the "
                 f"first pattern counts; move {key!r} to the beginning."
             )
-        for name in matched:
+        for name in free:
             by_pattern.setdefault(name, group)
     return {**{join_path(path, name): group for name, group in by_pattern.items()}, **plain}
 
