@@ -861,6 +861,23 @@ def project(region, x, origin):
 
 
 @verb(delegates=False)
+def for_examples(part, rows, n):
+    """An attack, or a part of one, for some of the examples: fields with one value per example keep the values of `rows`.
+
+    Args:
+        part: an attack, a region, a target, or anything in them; by default it is returned as it is.
+        rows: integers, the positions of the examples.
+        n: the number of all examples.
+
+    Raises:
+        ValueError: for a field with another number of values.
+
+    **Extending.** Overload it for a part with such a field: `def for_examples(region: Mine, rows, n): return fm.replace(region,
+    width=region.width[rows])`.
+    """
+
+
+@verb(delegates=False)
 def start_point(start, region, x, key):
     """The start of an attack on one example, a point like `x`; it is projected onto the region afterwards.
 

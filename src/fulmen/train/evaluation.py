@@ -15,7 +15,7 @@ from fulmen.compose.vectorized import attacked_batch, check_attack, members_of, 
 from fulmen.core import Component, Eval, Plan, State, fold_name, keeps_rows, outputs_for, remake, short, unbind
 from fulmen.core.leaves import require_arrays, require_concrete
 from fulmen.core.structure import Structure, keep, pack, per_structure
-from fulmen.core.verbs import as_batch, attack_warnings, bind, evaluate, predict, validate
+from fulmen.core.verbs import as_batch, attack_warnings, bind, evaluate, for_examples, predict, validate
 from fulmen.data.arrays import count
 from fulmen.data.source import Source
 from fulmen.devices.placement import on_devices, replicated
@@ -103,14 +103,22 @@ def evaluate_source(state: State, source: Source, plan: Plan, attack: Any = None
         if attack is not None:
             if not source.in_memory and not start:
                 check_attack(component, attack, batch)
-            perturbed = attacked_batch(component, attack, batch, attack_key)
+            own = _attack_on(attack, source, start, len(batch))
+            perturbed = attacked_batch(component, own, batch, attack_key)
             robust.append(_measure(structure, leaves, perturbed, mode))
             if not start and not members_of(component, component):
-                suspicions = attack_warnings(attack, component, batch, perturbed)
+                suspicions = attack_warnings(own, component, batch, perturbed)
     before, after = _totals(clean), _totals(robust)
     if attack is not None:
         _warn(suspicions, before.get("loss"), after.get("loss"))
     return {**before, **{f"robust/{name}": value for name, value in after.items()}}
+
+
+def _attack_on(attack: Any, source: Source, start: int, n: int) -> Any:
+    """The attack for a batch of `n` rows, of which those past the end of the data are padding."""
+    if source.examples in (None, n):
+        return attack
+    return for_examples(attack, np.minimum(np.arange(start, start + n), source.examples - 1), source.examples)
 
 
 def _warn(suspicions: tuple[str, ...], before: Any, after: Any) -> None:

@@ -8,6 +8,7 @@ from fulmen.core.verbs import (
     bounds,
     channels_first,
     finish,
+    for_examples,
     length,
     perturb,
     project,
@@ -71,7 +72,7 @@ __all__ = [
     "PredictedLabel", "Problem", "RFGSM", "RandomSign", "Region", "SLIDE", "Seen", "SigmaZero", "Smallest", "Square",
     "Start", "TIFGSM", "Target", "Targeting", "Through", "TrueLabel", "Uniform", "Universal", "Unrejected", "View",
     "WorstOf", "advance", "adversarial", "aim", "annealed", "ascent", "attempt", "autoattack", "ball_of", "begin", "bounds",
-    "candidate_classes", "channels_first", "clean_fields", "fgm", "fgsm", "finish", "initial_fields", "is_adversarial",
+    "candidate_classes", "channels_first", "clean_fields", "fgm", "fgsm", "finish", "for_examples", "initial_fields", "is_adversarial",
     "keep_nearest", "length", "limits", "maximized", "momentum", "perturb", "project", "quick", "select", "share_done",
     "shortest", "shown", "slide", "smooth", "start_point", "succeeded", "toward", "transformation", "views",
 ]  # fmt: skip

@@ -63,6 +63,8 @@ def _surrogate_tangent(primals: Any, tangents: Any) -> Any:
 class Through(Attack):
     """An attack on a surrogate, whose points are judged on the attacked system: transfer, or a model with `BPDA` in it.
 
+    All points are in the attack's region, also if the attack searches for the nearest ones at any distance.
+
     Args:
         surrogate: the system to attack, or a state. It takes the same batches.
         attack: the attack.
@@ -93,7 +95,7 @@ class Through(Attack):
 
 @dispatch
 def perturb(attack: Through, system, batch, key):
-    return perturb(attack.attack, still(attack.surrogate), batch, key, checked=True)
+    return perturb(attack.attack, still(attack.surrogate), batch, key, inside=True, checked=True)
 
 
 @dispatch

@@ -23,8 +23,8 @@ from fulmen.robust.attacks.minimal_norm import (
     limits,
     share_done,
 )
-from fulmen.robust.attacks.projections import at_least_32_bits
 from fulmen.robust.attacks.region import Ball, Intersection, L0Ball, L2Ball, ball_of, others
+from fulmen.robust.attacks.rounding import at_least_32_bits
 
 __all__ = ["DDN", "FMN"]
 

@@ -7,14 +7,16 @@ import jax
 import optax
 
 from fulmen.core import Component, briefly, components, hyper, inputs, remake, static
+from fulmen.core.component import map_parts
 from fulmen.core.limits import check_limits
 from fulmen.core.marks import ignores_steps
-from fulmen.core.verbs import advance, scaled, start_point, transformation, validate, views
+from fulmen.core.verbs import advance, for_examples, scaled, start_point, transformation, validate, views
 from fulmen.dispatching.errors import MissingMethodError
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import Objective
 from fulmen.robust.attacks.input_transform import View, check_layout
-from fulmen.robust.attacks.region import Intersection, Region, ball_of, require_inside
+from fulmen.robust.attacks.region import Intersection, Region, ball_of
+from fulmen.robust.attacks.region_checks import require_inside
 from fulmen.robust.attacks.targets import Targeting, TrueLabel, check_objective
 
 # Starting points
@@ -245,6 +247,11 @@ def scaled(attack: Attack, factor):
     if size is not None and not attack.nearest:  # the search for the nearest point does not depend on the radius
         changes["step_size"] = size * factor
     return remake(attack, changes)
+
+
+@dispatch
+def for_examples(attack: Attack, rows, n):
+    return map_parts(lambda part, _: for_examples(part, rows, n), attack)
 
 
 @dispatch

@@ -9,7 +9,7 @@ from jax.core import Tracer
 
 from fulmen.core import Structure, Tree, keep, pack, per_structure, remake, short
 from fulmen.core.marks import keeps_points, keeps_state
-from fulmen.core.verbs import advance, begin, finish
+from fulmen.core.verbs import advance, begin, finish, for_examples
 from fulmen.robust.attacks.problem import Problem, Seen
 
 UNROLL = 10
@@ -175,8 +175,7 @@ def _run_compiled(problem: Problem) -> AttackState:
                 found = _scatter(_results(done), rows, found)
                 size, rows = bucket(left.size, size), rows[left]
                 some = np.resize(left, size)  # repeats examples to fill the bucket
-                each, state = _take_rows((_per_example(problem), state), some)
-                problem = remake(problem, each)
+                state, problem = _take_rows(state, some), take_examples(problem, some)
                 structure, leaves = packed(problem)
         last = min(step + (unrolled or (steps if state.done is None else wait)), steps)
         state = _advance(structure, leaves, state, np.int32(step), np.int32(last), unrolled)
@@ -217,7 +216,8 @@ def padded_size(n: int, most: int) -> int:
 
 def take_examples(problem: Problem, rows: Any) -> Problem:
     """The problem restricted to some of its examples."""
-    return remake(problem, _take_rows(_per_example(problem), rows))
+    attack = for_examples(problem.attack, rows, len(problem.batch))
+    return remake(problem, {"attack": attack, **_take_rows(_per_example(problem), rows)})
 
 
 def _take_rows(tree: Any, rows: Any) -> Any:

@@ -44,6 +44,7 @@ from fulmen.robust.attacks.attack_loop import (
 from fulmen.robust.attacks.input_transform import with_layout
 from fulmen.robust.attacks.problem import Problem
 from fulmen.robust.attacks.region import Intersection
+from fulmen.robust.attacks.targets import require_one_label
 
 
 def _prepare_arguments(call, attack, system, batch, key, *, inside=False, checked=False, **options):
@@ -55,16 +56,19 @@ def _prepare_arguments(call, attack, system, batch, key, *, inside=False, checke
     attack = with_layout(attack, system)
     if key is not None and not is_array(key):
         raise TypeError(f"key must be a random key such as jax.random.key(0), got {key!r}.")
-    if is_traced((attack, system, batch, key)):
+    traced = is_traced((attack, system, batch, key))
+    if traced:
         for _, part in components(attack):
             validate(part)
-        return still(call(attack, still(system), still(batch), key, **options))
-    if not checked:
+        system, batch = still(system), still(batch)
+    elif not checked:
         validate(attack, system, batch)  # first: the system may not accept inputs that are not floating-point
         validate(system, batch)
     if inside and attack.nearest:
-        return with_inputs(batch, attempt(attack, system, batch, key, checked=True).x)
-    return call(attack, system, batch, key, **options)
+        found = with_inputs(batch, attempt(attack, system, batch, key, checked=True).x)
+    else:
+        found = call(attack, system, batch, key, **options)
+    return still(found) if traced else found
 
 
 def _prepare_and_check(call, attack, system, batch, key, **options):
@@ -173,6 +177,7 @@ def clean_state(problem: Problem) -> AttackState:
     # Only what success depends on is kept of the attack, so that attacks share the program.
     goal = {"target": problem.attack.target, "samples": problem.attack.samples}
     judged = remake(problem, {"attack": remake(_JUDGE, goal)})
+    require_one_label(problem.batch)
     return _clean_state(judged) if is_traced(problem) else _clean_program(*packed(judged))
 
 

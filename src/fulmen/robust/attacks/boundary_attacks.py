@@ -22,8 +22,8 @@ from fulmen.robust.attacks.minimal_norm import (
     onto_hyperplane,
 )
 from fulmen.robust.attacks.problem import finite
-from fulmen.robust.attacks.projections import at_least_32_bits
 from fulmen.robust.attacks.region import ball_of
+from fulmen.robust.attacks.rounding import at_least_32_bits
 
 
 class DeepFool(MinimalNorm):

@@ -10,12 +10,13 @@ import optax
 
 from fulmen.core import remake
 from fulmen.core.marks import ignores_steps, keeps_points
-from fulmen.core.verbs import advance, begin, finish, project, shown, start_point, transformation, views
+from fulmen.core.verbs import advance, begin, finish, shown, start_point, transformation, views
 from fulmen.dispatching.registry import dispatch, verb
 from fulmen.robust.attacks.attack import PGD, Attack, Uniform, require_key
 from fulmen.robust.attacks.attack_loop import AttackState, initial_fields
-from fulmen.robust.attacks.projections import at_least_32_bits
+from fulmen.robust.attacks.projections import projected
 from fulmen.robust.attacks.region import L0Ball, L1Ball, L2Ball, LinfBall, ball_of
+from fulmen.robust.attacks.rounding import at_least_32_bits
 
 __all__ = ["SHARE", "ChainState", "fgm", "fgsm", "slide", "start_points"]
 
@@ -186,11 +187,9 @@ def start_points(start: Any, region: Any, origin: Any, keys: Callable[[int], Any
     `keys` returns the random keys of the examples, `(n,)`, or None, for the number of an array in `origin`.
     """
 
-    def drawn(number: int, x: jax.Array) -> jax.Array:
-        return project(region, jax.vmap(functools.partial(start_point, start, region))(x, keys(number)), x)
-
-    flat, structure = jax.tree.flatten(origin)
-    return structure.unflatten([drawn(number, jnp.asarray(x)) for number, x in enumerate(flat)])
+    draw = jax.vmap(functools.partial(start_point, start, region))
+    flat, structure = jax.tree.flatten(jax.tree.map(jnp.asarray, origin))
+    return projected(region, structure.unflatten([draw(x, keys(i)) for i, x in enumerate(flat)]), structure.unflatten(flat))
 
 
 class ChainState(AttackState):
@@ -225,18 +224,18 @@ def advance(attack: Attack, problem, state, step):
     state = state.keep(state.x, seen, step)
     transform = optax.with_extra_args_support(transformation(attack))
 
-    def move(gradient: jax.Array, memory: Any, x: jax.Array, origin: jax.Array) -> tuple[jax.Array, Any]:
+    def move(gradient: jax.Array, memory: Any, x: jax.Array) -> tuple[jax.Array, Any]:
         update = lambda gradient, memory, x, value: transform.update(gradient, memory, x, value=value)
         with jax.numpy_dtype_promotion("standard"):  # optax counts in integers and raises numbers to that power
             # Mapped over examples, so that norms do not couple them.
             change, after = jax.vmap(update)(gradient, memory, x, -seen.value)
         after = jax.tree.map(lambda new, old: _cast(new, old.dtype), after, memory)
-        return project(attack.region, x + _cast(change, x.dtype), origin), after
+        return x + _cast(change, x.dtype), after
 
     flat, structure = jax.tree.flatten(state.x)
-    origins = jax.tree.leaves(problem.origin)
-    moved = [move(*each) for each in zip(jax.tree.leaves(gradient), state.memory, flat, origins, strict=True)]
-    return remake(state, {"x": structure.unflatten([x for x, _ in moved]), "memory": [memory for _, memory in moved]})
+    moved, memory = zip(*map(move, jax.tree.leaves(gradient), state.memory, flat), strict=True)
+    x = projected(attack.region, structure.unflatten(moved), problem.origin)
+    return remake(state, {"x": x, "memory": [*memory]})
 
 
 @dispatch

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import optax
 
-from fulmen.core import remake, with_inputs
+from fulmen.core import remake, short, with_inputs
 from fulmen.core.verbs import attempt, perturb, scaled, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import DLR, CrossEntropy, ProbabilityMargin
@@ -36,6 +36,10 @@ steps=10, restarts=3))
     def __init__(self, *attacks: Attack) -> None:
         if not attacks:
             raise ValueError("WorstOf needs at least one attack, such as fm.FGSM(region), got none.")
+        for attack in attacks:
+            if not isinstance(attack, Attack):
+                several = "; write fm.WorstOf(*attacks)" if isinstance(attack, list | tuple) else ""
+                raise TypeError(f"WorstOf takes attacks, such as fm.FGSM(region), got {short(attack)}{several}.")
         fields: Any = Attack(optax.identity(), attacks[0].region).__dict__
         self.__dict__.update(fields, transform=None, attacks=attacks)
 

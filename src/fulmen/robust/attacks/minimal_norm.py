@@ -17,7 +17,7 @@ from fulmen.robust.attacks.attack import CLEAN, Attack, Start
 from fulmen.robust.attacks.attack_loop import initial_fields
 from fulmen.robust.attacks.input_transform import View
 from fulmen.robust.attacks.problem import Problem, Seen, finite
-from fulmen.robust.attacks.projections import at_least_32_bits, common_bounds
+from fulmen.robust.attacks.projections import common_bounds
 from fulmen.robust.attacks.region import (
     Ball,
     L0Ball,
@@ -29,6 +29,7 @@ from fulmen.robust.attacks.region import (
     members,
     others,
 )
+from fulmen.robust.attacks.rounding import at_least_32_bits
 from fulmen.robust.attacks.targets import without_class
 
 

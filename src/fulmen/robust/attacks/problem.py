@@ -12,7 +12,7 @@ from fulmen.compose.example_means import per_example, total_loss
 from fulmen.core import Eval, System, Tree, bound_mode, fold_name, remake, static
 from fulmen.core.batch import index, inputs, unweighted, with_inputs, with_labels
 from fulmen.core.verbs import aim, bind, loss, losses, succeeded, toward
-from fulmen.robust.attacks.projections import at_least_32_bits, rounded_toward
+from fulmen.robust.attacks.rounding import at_least_32_bits, rounded_toward
 from fulmen.robust.attacks.targets import class_labels, required_predictions, single_prediction
 
 

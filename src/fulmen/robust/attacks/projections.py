@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from fulmen.core.verbs import bounds, project
@@ -21,14 +22,19 @@ from fulmen.robust.attacks.region import (
     LinfBall,
     Patch,
     PerCoordinate,
+    Region,
     split,
 )
+from fulmen.robust.attacks.rounding import at_least_32_bits, pairwise_sum, really_rounded, sum_error, sum_rounded_down
+
+_ALTERNATIONS = 20
+"""How often a point is projected onto the custom regions of an intersection, and onto the others, in turns."""
 
 
 @dispatch
 def bounds(region: LinfBall, origin):
     eps = _radius(region, origin)
-    return -_sum_rounded_down(-origin, eps, origin.dtype), _sum_rounded_down(origin, eps, origin.dtype)
+    return -sum_rounded_down(-origin, eps, origin.dtype), sum_rounded_down(origin, eps, origin.dtype)
 
 
 @dispatch
@@ -65,20 +71,49 @@ def project(region: L2Ball | L1Ball | L0Ball, x, origin):
 
 @dispatch
 def project(region: Intersection, x, origin):
-    (balls, intervals, others), shape = split(region), jnp.shape(x)
-    for member in others:
-        x = project(member, x, origin)
-    lo, hi = common_bounds(intervals, origin)
-    if not balls:
-        return jnp.clip(x, lo, hi)
-    if not x.ndim or x.shape != origin.shape:
-        raise ValueError(f"x and origin must have the same shape (n, …), got {x.shape} and {origin.shape}.")
-    n, size = x.shape[0], math.prod(x.shape[1:])
-    radius = functools.reduce(jnp.minimum, [_radius(ball, origin) for ball in balls])
+    (found,) = _jointly(region, [x], [origin])
+    return found
+
+
+def projected(region: Region, x: Any, origin: Any) -> Any:
+    """`project` for a tree of arrays `(n, …)`: the norm of a ball is over all arrays of an example, as one vector."""
+    points, structure = jax.tree.flatten(x)
+    origins = jax.tree.leaves(origin)
+    if len(points) > 1 and split(region)[0]:
+        return structure.unflatten(_jointly(region, points, origins))
+    return structure.unflatten([project(region, *each) for each in zip(points, origins, strict=True)])
+
+
+def _jointly(region: Region, points: list[Any], origins: list[Any]) -> list[Any]:
+    balls, intervals, others = split(region)
+
+    def exact(points: list[Any]) -> list[Any]:
+        lo, hi = zip(*(common_bounds(intervals, each) for each in origins), strict=True)
+        return _in_balls(balls, points, origins, lo, hi) if balls else [*map(jnp.clip, points, lo, hi)]
+
+    def nearer(_: Any, points: list[Any]) -> list[Any]:
+        for member in others:
+            points = [project(member, *each) for each in zip(points, origins, strict=True)]
+        return exact(points)
+
+    if not others:
+        return exact(points)
+    # One projection after the other would leave the custom regions again.
+    return lax.fori_loop(0, _ALTERNATIONS, nearer, points)
+
+
+def _in_balls(balls: list[Ball], points: list[Any], origins: list[Any], lo: Any, hi: Any) -> list[Any]:
+    """The nearest points within bounds and balls of one norm, in which all arrays of an example are one vector."""
+    for x, origin in zip(points, origins, strict=True):
+        if not x.ndim or x.shape != origin.shape:
+            raise ValueError(f"x and origin must have the same shape (n, …), got {x.shape} and {origin.shape}.")
+    n, dtype, sizes = len(points[0]), jnp.result_type(*points), [math.prod(x.shape[1:]) for x in points]
+    radius = functools.reduce(jnp.minimum, [_radius(ball, origins[0]) for ball in balls])
     radius = jnp.broadcast_to(radius.reshape(-1, 1), (n, 1))
-    x, origin, lo, hi = (jnp.asarray(v).reshape(n, size) for v in (x, origin, lo, hi))
-    nearest = _NEAREST[balls[0].norm_order]
-    return nearest(radius, x, origin, lo, hi).reshape(shape)
+    joined = lambda parts: jnp.concatenate([jnp.asarray(v).astype(dtype).reshape(n, m) for v, m in zip(parts, sizes)], 1)
+    found = _NEAREST[balls[0].norm_order](radius, *map(joined, (points, origins, lo, hi)))
+    parts = jnp.split(found, np.cumsum(sizes)[:-1], 1)
+    return [v.astype(x.dtype).reshape(x.shape) for v, x in zip(parts, points, strict=True)]
 
 
 def _radius(ball: Ball, origin: Any) -> jax.Array:
@@ -116,7 +151,7 @@ def _nearest(euclidean: bool, radius: Any, x: jax.Array, origin: jax.Array, lo: 
     λ is the root of a monotone function ("continuous quadratic knapsack"). Shapes are `(n, …)`.
     """
     dtype, wide = x.dtype, at_least_32_bits(x.dtype)
-    x, origin, lo, hi = _rounded([x, origin, lo, hi])
+    x, origin, lo, hi = really_rounded([x, origin, lo, hi])
     radius = radius.astype(wide)
     unit = lax.stop_gradient(jnp.ldexp(jnp.ones_like(radius), jnp.frexp(radius)[1]))  # a power of 2 rounds nothing
 
@@ -124,10 +159,10 @@ def _nearest(euclidean: bool, radius: Any, x: jax.Array, origin: jax.Array, lo: 
     side = jnp.where(difference < 0, -1, 1).astype(wide)
     far = side * difference / unit
     limit = jnp.maximum(side * (jnp.where(difference < 0, lo, hi).astype(wide) - origin.astype(wide)) / unit, 0)
-    slack = _slack(far)
+    slack = sum_error(far)
     # The barrier keeps XLA from reordering products by a constant.
     longest, aim = lax.optimization_barrier((radius / unit * (1 - slack), radius / unit * (1 - 1.5 * slack)))
-    norm = lambda d: lax.stop_gradient(jnp.sqrt(_sum(d * d)) if euclidean else _sum(d))
+    norm = lambda d: lax.stop_gradient(jnp.sqrt(pairwise_sum(d * d)) if euclidean else pairwise_sum(d))
 
     inside = (norm(jnp.minimum(far, limit)) <= longest) & (radius > 0)  # the norm of a tiny vector may be 0
     shrunk, excess, first, low, high = (_l2 if euclidean else _l1)(far, limit, aim)
@@ -135,7 +170,7 @@ def _nearest(euclidean: bool, radius: Any, x: jax.Array, origin: jax.Array, lo: 
     length = norm(d)
     d = d * lax.stop_gradient(jnp.where(length <= longest, 1, aim / length))
 
-    moved = side.astype(dtype) * _sum_rounded_down(side * origin.astype(wide), d * unit, dtype)
+    moved = side.astype(dtype) * sum_rounded_down(side * origin.astype(wide), d * unit, dtype)
     return jnp.clip(jnp.where(inside | (d >= limit), x, moved), lo, hi)
 
 
@@ -149,10 +184,10 @@ def _l2(far: jax.Array, limit: jax.Array, aim: jax.Array) -> tuple[Any, ...]:
 
     def excess(t: jax.Array) -> tuple[jax.Array, jax.Array]:
         d = shrunk(t)
-        return _sum(d * d) - aim * aim, _sum(jnp.where(d < limit, d * d, 0)) / t
+        return pairwise_sum(d * d) - aim * aim, pairwise_sum(jnp.where(d < limit, d * d, 0)) / t
 
     largest = far.max(1, keepdims=True, initial=tiny)
-    first = -((aim / largest) ** 2) / _sum((far / largest) ** 2)
+    first = -((aim / largest) ** 2) / pairwise_sum((far / largest) ** 2)
     return shrunk, excess, first, jnp.full_like(aim, -1), jnp.zeros_like(aim)
 
 
@@ -162,7 +197,7 @@ def _l1(far: jax.Array, limit: jax.Array, aim: jax.Array) -> tuple[Any, ...]:
 
     def excess(t: jax.Array) -> tuple[jax.Array, jax.Array]:
         d = shrunk(t)
-        return _sum(d) - aim, -_sum(((d > 0) & (d < limit)).astype(d.dtype))
+        return pairwise_sum(d) - aim, -pairwise_sum(((d > 0) & (d < limit)).astype(d.dtype))
 
     low = jnp.zeros_like(aim)
     return shrunk, excess, low, low, far.max(1, keepdims=True, initial=0)
@@ -204,73 +239,3 @@ def _root(function: Callable[..., Any], first: Any, low: Any, high: Any, done: j
 
 
 _NEAREST: dict[Any, Any] = {0: _fewest, 1: functools.partial(_nearest, False), 2: functools.partial(_nearest, True)}
-
-
-# Rounding
-
-
-def at_least_32_bits(dtype: Any) -> jnp.dtype:
-    """The floating-point type, or float32 for a smaller one; computations use it."""
-    return jnp.dtype(dtype) if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
-
-
-def _sum(v: jax.Array) -> jax.Array:
-    """The sum of numbers ≥ 0, `(n, size)` to `(n, 1)`: independent of the batch, with few roundings per number."""
-    while v.shape[1] > 1:
-        v = jnp.pad(v, ((0, 0), (0, -v.shape[1] % 8)))
-        for _ in range(3):
-            half = v.shape[1] // 2
-            v = v[:, :half] + v[:, half:]
-        v = lax.optimization_barrier(v)  # fusing all levels takes too long to compile
-    return v.sum(1, keepdims=True)
-
-
-def _slack(v: jax.Array) -> float:
-    """A bound on the relative rounding error of a norm by `_sum`, with the roundings before and after it."""
-    levels = math.ceil(math.log(max(v.shape[1], 1), 8) - 1e-9)
-    return (3 * levels + 8) * float(jnp.finfo(v.dtype).eps) / 2
-
-
-def _rounded(values: list[Any]) -> list[Any]:
-    """The values, really rounded to 16 bits: XLA may skip that between operations, but not before a barrier."""
-    return lax.optimization_barrier(values) if jnp.finfo(values[0].dtype).bits < 32 else values
-
-
-def _sum_rounded_down(a: jax.Array, b: jax.Array, dtype: Any) -> jax.Array:
-    """The largest number of a type that is at most a + b.
-
-    The rounding error of a sum is itself representable: "TwoSum", Knuth 1969, Møller 1965.
-    """
-    wide = at_least_32_bits(dtype)
-    a, b = (v.astype(wide) for v in _rounded([a, b]))
-    total = a + b
-    rest = total - a
-    error = (a - (total - rest)) + (b - rest)
-    down = jnp.where(error < 0, _below(total), total)
-    if wide == dtype:
-        return down
-    (total,) = _rounded([down.astype(dtype)])
-    return jnp.where(total.astype(wide) > down, _below(total), total)
-
-
-def _below(x: jax.Array) -> jax.Array:
-    """The next smaller number (Rump, Zimmermann, Boldo and Melquiond 2009, without the subnormal range)."""
-    info = jnp.finfo(x.dtype)
-    return x - (jnp.abs(x) * float(info.eps / 2 * (1 + info.eps)) + float(info.tiny * info.eps))
-
-
-def rounded_toward(x: jax.Array, origin: jax.Array, dtype: Any) -> jax.Array:
-    """Points in a smaller type, rounded so that no coordinate gets farther from the origin; their gradient is that of a cast.
-
-    Args:
-        x: `(n, …)`, in at least 32 bits.
-        origin: `(n, …)`, of the same type, with values that the smaller type has.
-        dtype: the smaller type.
-    """
-    nearest = x.astype(dtype)
-    if nearest.dtype == x.dtype:
-        return nearest
-    (there,) = _rounded([lax.stop_gradient(nearest)])
-    farther = jnp.abs(there.astype(x.dtype) - origin) > jnp.abs(lax.stop_gradient(x) - origin)
-    nearer = jnp.nextafter(there, origin.astype(dtype))
-    return nearest + lax.stop_gradient(jnp.where(farther, nearer - there, 0))  # neighbours: the difference is exact

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fulmen.core import concrete, remake, static
-from fulmen.core.verbs import advance, attempt, begin, length, scaled, validate
+from fulmen.core.verbs import advance, attempt, begin, for_examples, length, scaled, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.objectives import Margin
 from fulmen.robust.attacks.attack import Attack
@@ -15,8 +15,8 @@ from fulmen.robust.attacks.attack_loop import AttackState
 from fulmen.robust.attacks.attack_runs import with_index
 from fulmen.robust.attacks.ensemble import fields_around, most_passes
 from fulmen.robust.attacks.minimal_norm import MinimalNorm, clean_fields, keep_nearest
-from fulmen.robust.attacks.projections import at_least_32_bits
 from fulmen.robust.attacks.region import ball_of
+from fulmen.robust.attacks.rounding import at_least_32_bits
 
 
 class Smallest(MinimalNorm):
@@ -83,12 +83,13 @@ def begin(attack: Smallest, problem):
 
 @dispatch
 def advance(attack: Smallest, problem, state, step):
-    def trial(example: Any, factor: Any) -> Any:
-        return attempt(scaled(attack.attack, factor), problem.system, example, problem.key, checked=True)
+    def trial(example: Any, row: Any, factor: Any) -> Any:
+        one = for_examples(scaled(attack.attack, factor), row, len(problem.batch))
+        return attempt(one, problem.system, example, problem.key, checked=True)
 
     # One example at a time, each in a ball of its own radius.
-    alone = jax.tree.map(lambda v: jnp.expand_dims(v, 1), with_index(problem.given))
-    found = jax.vmap(trial)(alone, state.factor)
+    alone = jax.tree.map(lambda v: jnp.expand_dims(v, 1), (with_index(problem.given), np.arange(len(problem.batch))))
+    found = jax.vmap(trial)(*alone, state.factor)
     (x,), adversarial, ball = jax.tree.leaves(found.x), found.succeeded[:, 0], ball_of(attack.region)
     x = x[:, 0].astype(problem.image.dtype)
     distance = length(ball, x - problem.image)

@@ -114,8 +114,11 @@ def begin(attack: Square, problem):
             f"{origin.shape}."
         )
     shape = _as_image(attack, origin[0]).shape
-    draw = lambda key: _as_example(attack, pattern(ball, shape, key).astype(origin.dtype), origin.shape[1:])
-    x = project(attack.region, origin + jax.vmap(draw)(problem.keys(0)), origin)
+
+    def draw(key: jax.Array, eps: Any) -> jax.Array:
+        return _as_example(attack, pattern(remake(ball, {"eps": eps}), shape, key).astype(origin.dtype), origin.shape[1:])
+
+    x = project(attack.region, origin + jax.vmap(draw)(problem.keys(0), _radii(ball, origin)), origin)
     height = jnp.full(len(origin), -jnp.inf, jnp.result_type(float))
     return SquareState(**initial_fields(problem, problem.points(x)), height=height)
 
@@ -130,16 +133,21 @@ def advance(attack: Square, problem, state, step):
         changes = changes * QUERIES / queries
     rows, columns = _sides(attack, _as_image(attack, origin[0]).shape, changes, least_side(ball))
 
-    def change(offset: jax.Array, key: jax.Array) -> jax.Array:
-        new = changed(ball, _as_image(attack, offset), rows, columns, key).astype(x.dtype)
+    def change(offset: jax.Array, key: jax.Array, eps: Any) -> jax.Array:
+        new = changed(remake(ball, {"eps": eps}), _as_image(attack, offset), rows, columns, key).astype(x.dtype)
         return _as_example(attack, new, offset.shape)
 
-    offset = jax.vmap(change)(x - origin, problem.keys(step))
+    offset = jax.vmap(change)(x - origin, problem.keys(step), _radii(ball, origin))
     tried = problem.points(jnp.where(step == 0, x, project(attack.region, origin + offset, origin)))
     seen = problem.evaluate(tried, step)
     better = seen.value > state.height
     new = select(better, {"x": tried, "height": seen.value}, {"x": state.x, "height": state.height})
     return remake(state.keep(tried, seen, step + 1), new)
+
+
+def _radii(ball: Any, origin: jax.Array) -> jax.Array:
+    """The radius of each example, `(n,)`."""
+    return jnp.broadcast_to(jnp.asarray(ball.eps), origin.shape[:1])
 
 
 @dispatch

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fulmen.core import Component, Eval, Prediction, concrete, hyper, inputs, remake, static, with_inputs, with_labels
+from fulmen.core import Component, Eval, Prediction, concrete, hyper, inputs, remake, short, static, with_inputs, with_labels
 from fulmen.core.output_shapes import output_shapes
 from fulmen.core.prediction import at_labels
-from fulmen.core.verbs import aim, bind, loss, predictions, succeeded, toward, validate
+from fulmen.core.verbs import aim, bind, for_examples, loss, predictions, succeeded, toward, validate
 from fulmen.dispatching.registry import dispatch
+from fulmen.robust.attacks.region import values_at
 
 
 class Targeting(Component):
@@ -107,7 +108,14 @@ def aim(targeting: PredictedLabel, system, batch):
 
 @dispatch
 def aim(targeting: Target, system, batch):
-    return batch, jnp.broadcast_to(jnp.asarray(targeting.label, jnp.int32), (len(batch),))
+    rows = np.arange(len(batch))
+    label = jnp.asarray(values_at("Target.label", targeting.label, rows, len(batch)), jnp.int32)
+    return batch, jnp.broadcast_to(label, (len(batch),))
+
+
+@dispatch
+def for_examples(targeting: Target, rows, n):
+    return remake(targeting, {"label": values_at("Target.label", targeting.label, rows, n)})
 
 
 @dispatch
@@ -177,6 +185,18 @@ def class_labels(batch: Any) -> jax.Array:
     return y.astype(jnp.int32) if jnp.issubdtype(y.dtype, jnp.integer) else y.argmax(-1).astype(jnp.int32)
 
 
+def require_one_label(batch: Any) -> None:
+    """Raise for several labels per example, on which it is not defined when an attack succeeds. Tracers are not checked."""
+    y = concrete(getattr(batch, "y", None))
+    if y is None or y.ndim != 2 or y.shape[1] == 1:
+        return
+    if y.dtype.kind in "iub" or (np.abs(y.astype(np.float64).sum(1) - 1) > 0.01).any():  # else probabilities of classes
+        raise ValueError(
+            f"an attack that stops when it succeeds needs one label per example, got y {short(y)} with several. Use an attack that "
+            "only maximises the loss, such as fm.PGD, by `perturb` or `evaluate`."
+        )
+
+
 def without_class(logits: jax.Array, label: jax.Array) -> jax.Array:
     """The logits with −∞ for one class of each example."""
     return jnp.where(jax.nn.one_hot(label, logits.shape[1], dtype=bool), -jnp.inf, logits)
@@ -192,7 +212,10 @@ def toward(objective: object, prediction, target):
 
 @dispatch
 def succeeded(targeting: Targeting, prediction, target):
-    return ~_is_highest(prediction.outputs, class_labels(prediction.batch))
+    outputs, y = jnp.asarray(prediction.outputs), jnp.asarray(prediction.batch.y)
+    if outputs.shape in ((len(outputs),), (len(outputs), 1)):  # the logit of a binary target
+        return ~jnp.where(y.reshape(-1) > 0.5, outputs.reshape(-1) > 0, outputs.reshape(-1) <= 0)
+    return ~_is_highest(outputs, class_labels(prediction.batch))
 
 
 @dispatch

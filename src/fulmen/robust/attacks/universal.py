@@ -6,13 +6,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from fulmen.core import Structure, hyper, per_structure, static, with_inputs
-from fulmen.core.verbs import perturb, project, transformation
+from fulmen.core import Structure, concrete, hyper, number, per_structure, static, with_inputs
+from fulmen.core.verbs import perturb, project, transformation, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import CLEAN, PGD, Start
 from fulmen.robust.attacks.attack_loop import is_traced, packed
 from fulmen.robust.attacks.problem import Problem
+from fulmen.robust.attacks.projections import projected
 from fulmen.robust.attacks.region import ball_of, others
 
 
@@ -37,13 +39,21 @@ class Universal(PGD):
 
 
 @dispatch
+def validate(attack: Universal):
+    validate.invoke(PGD)(attack)
+    eps = concrete(ball_of(attack.region).eps)
+    if eps is not None and np.ndim(eps):
+        raise ValueError(f"Universal.region must have one radius for all examples, got {number(eps)}.")
+
+
+@dispatch
 def perturb(attack: Universal, system, batch, key):
     problem = Problem(attack, system, batch, key=key, best=False).widened().with_targets()
     offset = jax.tree.map(lambda x: jnp.zeros_like(x[0]), problem.origin)
     memory = transformation(attack).init(offset)
     step = functools.partial(_moved, problem) if is_traced(problem) else functools.partial(_step, *packed(problem))
-    for number in range(attack.steps):
-        offset, memory = step(offset, memory, jnp.int32(number))
+    for i in range(attack.steps):
+        offset, memory = step(offset, memory, jnp.int32(i))
     return with_inputs(batch, problem.narrowed(_points(problem, offset)))
 
 
@@ -59,8 +69,9 @@ def _moved(problem: Problem, offset: Any, memory: Any, number: Any) -> tuple[Any
     mean = jax.tree.map(lambda g: g.mean(0), gradient)
     with jax.numpy_dtype_promotion("standard"):  # optax counts in integers and raises numbers to that power
         change, memory = transformation(attack).update(mean, memory, offset)
-    limited = lambda v: project(ball_of(attack.region), v[None], jnp.zeros_like(v)[None])[0]
-    return jax.tree.map(lambda old, new: limited(old + new.astype(old.dtype)), offset, change), memory
+    moved = jax.tree.map(lambda old, new: (old + new.astype(old.dtype))[None], offset, change)
+    limited = projected(ball_of(attack.region), moved, jax.tree.map(jnp.zeros_like, moved))
+    return jax.tree.map(lambda v: v[0], limited), memory
 
 
 def _points(problem: Problem, offset: Any) -> Any:

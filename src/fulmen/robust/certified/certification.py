@@ -7,12 +7,13 @@ import jax
 import numpy as np
 
 from fulmen.compose.supervised import check_inputs
-from fulmen.core import State, check_classes, components, inputs, require_arrays
+from fulmen.core import State, check_classes, components, inputs, require_arrays, short
 from fulmen.core.structure import Structure, per_structure
 from fulmen.core.verbs import certify, evaluate, predict, scaled, validate
 from fulmen.data.arrays import check_positive
 from fulmen.dispatching.registry import dispatch
-from fulmen.robust.attacks.region import Ball, Intersection, L2Ball, Region, require_inside, single_ball
+from fulmen.robust.attacks.region import Ball, Intersection, L2Ball, Region, single_ball
+from fulmen.robust.attacks.region_checks import require_inside
 from fulmen.robust.certified.certificate import Certificate
 from fulmen.robust.certified.ibp import classifiers, margins_in
 from fulmen.robust.certified.interval import require_covered
@@ -138,7 +139,13 @@ class Examples(ExampleBatches):
         super().__init__(system, data, batch_size)
         labelled = verb != "predict"
         prediction = sole_prediction(verb, self.system, self.whole, jax.random.key(0), labelled)
-        self.classes = prediction.outputs.shape[1]
+        shape = getattr(prediction.outputs, "shape", ())
+        if len(shape) != 2 or shape[1] < 2:
+            raise ValueError(
+                f"{verb} needs logits of at least two classes, (n, classes), got {short(prediction.outputs)} from "
+                f"{type(self.system).__name__}; of a binary logit z, return jnp.stack([0 * z, z], 1)."
+            )
+        self.classes = shape[1]
         (validate if labelled else check_inputs)(self.system, self.whole)
         if verb == "certify":
             require_inside(region, jax.tree.leaves(inputs(self.whole)))

@@ -15,7 +15,6 @@ from fulmen.core.verbs import (
     init,
     loss,
     metrics,
-    project,
     setup,
     transformation,
     update,
@@ -23,7 +22,9 @@ from fulmen.core.verbs import (
 )
 from fulmen.data.source import Source
 from fulmen.dispatching.registry import dispatch
-from fulmen.robust.attacks.region import Region, ball_of, require_inside
+from fulmen.robust.attacks.projections import projected
+from fulmen.robust.attacks.region import Region, ball_of
+from fulmen.robust.attacks.region_checks import require_inside
 from fulmen.train.gradients import apply_gradients, differentiate, learning_rates
 from fulmen.train.setup import check_component
 from fulmen.train.step import end_step, ignored_step, require_standard_steps
@@ -87,7 +88,7 @@ def update(free: FreeAdversarial, state, batch, mode):
     batch = augmented(free, batch, mode.at("augment"))
     origin = jax.tree.map(jnp.asarray, inputs(batch))
     stored = perturbation(free)
-    x = jax.tree.map(lambda r, x: project(free.region, x + _rows(r, x), x), stored, origin)
+    x = projected(free.region, jax.tree.map(lambda r, x: x + _rows(r, x), stored, origin), origin)
     plan, logs = state.plan, {}
     counts = {name: getattr(plan, name) for name in ("total_steps", "steps_per_epoch")}
     longer = remake(plan, {name: None if n is None else n * free.replays for name, n in counts.items()})
@@ -97,7 +98,8 @@ def update(free: FreeAdversarial, state, batch, mode):
         kept = state.system.perturbation
         system = remake(state.system, {"perturbation": Parameter(x)})
         value, gradients, moved, found = differentiate(system, batch, now)
-        x = jax.tree.map(lambda x, slope, origin: _ascended(free, x, slope, origin), x, gradients.perturbation.value, origin)
+        x = jax.tree.map(lambda x, slope: _ascended(free, x, slope), x, gradients.perturbation.value)
+        x = projected(free.region, x, origin)
         gradients = remake(gradients, {"perturbation": jax.tree.map(lambda _: None, kept)})
         state = apply_gradients(state.replace(system=remake(moved, {"perturbation": kept})), gradients, value=value)
         state = end_step(state, batch, now)
@@ -117,12 +119,12 @@ def _rows(stored: jax.Array, x: jax.Array) -> jax.Array:
     return stored[: len(x)]
 
 
-def _ascended(free: FreeAdversarial, x: jax.Array, slope: jax.Array, origin: jax.Array) -> jax.Array:
-    """The points after a step of steepest ascent, projected onto the region."""
+def _ascended(free: FreeAdversarial, x: jax.Array, slope: jax.Array) -> jax.Array:
+    """The points after a step of steepest ascent."""
     ball = ball_of(free.region)
     step = transformation(ball, ball.eps if free.step_size is None else free.step_size)
     change = jax.vmap(lambda slope: step.update(slope, step.init(slope))[0])(-slope)
-    return project(free.region, x + change.astype(x.dtype), origin)
+    return x + change.astype(x.dtype)
 
 
 def _merged(old: Any, new: Any) -> Any:

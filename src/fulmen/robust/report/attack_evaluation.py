@@ -9,13 +9,15 @@ import numpy as np
 
 from fulmen.core import check_classes, concrete, fold_name, inputs, remake, short, with_inputs
 from fulmen.core.structure import Structure, per_structure
-from fulmen.core.verbs import as_attack, attempt, perturb, project, validate
+from fulmen.core.verbs import as_attack, attempt, for_examples, perturb, validate
 from fulmen.devices.policies import Policy
 from fulmen.robust.attacks.attack_loop import AttackState, packed
 from fulmen.robust.attacks.ensemble import autoattack, flattened
 from fulmen.robust.attacks.problem import Problem
-from fulmen.robust.attacks.projections import at_least_32_bits
-from fulmen.robust.attacks.region import Intersection, Region, balls, boxes, require_inside
+from fulmen.robust.attacks.projections import projected
+from fulmen.robust.attacks.region import Intersection, Region, balls, boxes, split
+from fulmen.robust.attacks.region_checks import require_inside
+from fulmen.robust.attacks.rounding import at_least_32_bits
 from fulmen.robust.report.attack_choice import norm_name, one_ball
 from fulmen.robust.report.example_batches import ExampleBatches, outputs_of, sole_prediction
 from fulmen.robust.report.program_search import results_depend
@@ -92,9 +94,14 @@ class Evaluation(ExampleBatches):
 
         return self._by_chunk(of_chunk, np.arange(len(rows))) if len(rows) else np.zeros((0, self.classes))
 
+    def at(self, attack: Any, rows: np.ndarray) -> Any:
+        """An attack for the batch of some examples."""
+        return for_examples(attack, self.padded(rows), self.n)
+
     def attempt(self, attack: Any, rows: np.ndarray, key: Any) -> Any:
         """The `AttackState` of `attempt` for some examples; `succeeded` where the attack makes the class wrong."""
-        found = self._by_chunk(lambda chunk: attempt(attack, self.system, self.batch(chunk), key, checked=True), rows)
+        run = lambda chunk: attempt(self.at(attack, chunk), self.system, self.batch(chunk), key, checked=True)
+        found = self._by_chunk(run, rows)
         if attack.target.names_class or self.is_random:  # it succeeds at a class, which may be the right one
             succeeded = found.succeeded & ~self.right(rows, self.predict(rows, found.x), found.x)
             found = remake(found, {"succeeded": succeeded, "first": np.where(succeeded, found.first, -1)})
@@ -131,10 +138,10 @@ class Evaluation(ExampleBatches):
         """
 
         def run(chunk: np.ndarray) -> Any:
-            batch = self.batch(chunk)
-            x = inputs(perturb(attack, self.system, batch, key, checked=True))
+            batch, own = self.batch(chunk), self.at(attack, chunk)
+            x = inputs(perturb(own, self.system, batch, key, checked=True))
             wide = lambda v: jnp.asarray(v).astype(at_least_32_bits(jnp.result_type(v)))
-            there = jax.tree.map(lambda a, b: project(attack.region, wide(a), wide(b)), x, inputs(batch))
+            there = projected(own.region, *jax.tree.map(wide, (x, inputs(batch))))
             return x, there
 
         x, there = self._by_chunk(run, rows)
@@ -155,12 +162,15 @@ class Evaluation(ExampleBatches):
     def last_points(self, attack: Any, rows: np.ndarray, name: str) -> Any:
         """The points where an attack ends, whether or not it succeeds."""
         key = fold_name(self.key, name)
-        ends = lambda chunk: inputs(perturb(attack, self.system, self.batch(chunk), key, best=False, checked=True))
+        own = self.at
+        ends = lambda chunk: inputs(
+            perturb(own(attack, chunk), self.system, self.batch(chunk), key, best=False, checked=True)
+        )
         return self._by_chunk(ends, rows)
 
     def gradients(self, rows: np.ndarray) -> Any:
         """The gradients of the first attack's objective at the clean inputs, including values that are not finite."""
-        problem = Problem(self.attacks[0], self.system, self.batch(rows), key=fold_name(self.key, "slopes"))
+        problem = Problem(self.at(self.attacks[0], rows), self.system, self.batch(rows), key=fold_name(self.key, "slopes"))
         return jax.tree.map(lambda v: np.asarray(v)[: len(rows)], _gradients(*packed(problem)))
 
     def inputs(self, rows: np.ndarray) -> Any:
@@ -217,8 +227,16 @@ def violations(region: Region, clean: Any, attacked: Any) -> list[str]:
     found, far = [], norms(jax.tree.map(lambda a, b: np.asarray(a, np.float64) - b, attacked, clean))
     for ball in balls(region):
         name, eps = norm_name(ball), concrete(ball.eps)
-        if name and eps is not None and not np.ndim(eps) and far[name].max() > float(eps) * (1 + 1e-4) + 1e-9:
-            found.append(f"An attacked input is {far[name].max():.6g} from the clean one, outside {ball!r}.")
+        if not name or eps is None or np.shape(eps) not in ((), far[name].shape):
+            continue
+        outside = far[name] > np.asarray(eps, np.float64) * (1 + 1e-4) + 1e-9
+        if outside.any():
+            found.append(f"An attacked input is {far[name][outside].max():.6g} from the clean one, outside {ball!r}.")
+    for member in split(region)[2]:
+        there = projected(member, *jax.tree.map(jnp.asarray, (attacked, clean)))
+        away = norms(jax.tree.map(lambda a, b: np.asarray(a, np.float64) - b, there, attacked))["linf"].max()
+        if away > 1e-3 * far["linf"].max():
+            found.append(f"An attacked input is {away:.6g} outside {member!r}.")
     low, high = value_range(attacked)
     for box in boxes(region):
         lo, hi = concrete(box.lo), concrete(box.hi)

@@ -11,7 +11,7 @@ from fulmen.core.verbs import channels_first, examine, scaled
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import FGSM, PGD
 from fulmen.robust.attacks.input_transform import is_ambiguous
-from fulmen.robust.attacks.region import Intersection, boxes, others
+from fulmen.robust.attacks.region import Intersection, boxes, members, others, split
 from fulmen.robust.attacks.square import Square
 from fulmen.robust.report.attack_choice import UniformNoise, norm_name
 from fulmen.robust.report.attack_evaluation import norms, value_range, violations
@@ -193,6 +193,8 @@ def examine(sign: Gradients, evaluation, report):
 def examine(sign: Inside, evaluation, report):
     limits = [each for attack in evaluation.attacks for each in boxes(attack.region)]
     shared = [evaluation.ball] if evaluation.ball is not None else []
+    regions = [attack.region for attack in evaluation.attacks]
+    shared += [each for each in split(regions[0])[2] if all(repr(each) in map(repr, members(r)) for r in regions)]
     outside = violations(Intersection((*shared, *limits)), report.clean, report.x)
     if outside:
         return Finding(WRONG, outside[0])

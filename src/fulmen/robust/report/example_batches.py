@@ -48,9 +48,13 @@ class ExampleBatches:
         for start in range(0, len(rows), self.batch_size):
             yield rows[start : start + self.batch_size]
 
+    def padded(self, rows: np.ndarray) -> np.ndarray:
+        """Some rows, and copies of them, as `batch` adds them."""
+        return np.resize(rows, bucket(len(rows), self.batch_size))
+
     def batch(self, rows: np.ndarray) -> Any:
         """The batch of some examples, with their `index`."""
-        rows = np.resize(rows, bucket(len(rows), self.batch_size))
+        rows = self.padded(rows)
         batch = as_batch(self.system, jax.tree.map(lambda v: v[rows], self.data))
         index = rows.astype(np.int32) if batch.index is None else batch.index
         return on_rows(remake(batch, {"index": index, "weight": None}), self.devices)
