@@ -606,6 +606,26 @@ def test_a_logger_that_would_write_nothing():
         fm.fit(classifier(), (X, Y), epochs=1, progress=False, callbacks=[Silent()], **ADAM)
 
 
+@pytest.mark.parametrize("layer", [fm.models.Dense(4, 3, bias=False), fm.models.Conv(4, 3, bias=True)])
+def test_a_switch_for_an_array(layer):
+    value = layer.bias
+    with said(TypeError, "model.bias must be a number, an array or a component", f"got {value}", f"use_bias={value}"):
+        fm.setup(fm.Classifier(layer), (X, Y), **ADAM)
+
+
+def test_weights_in_a_column():
+    with said(ValueError, "weight must have one number per example, (40,)", "(40, 1)"):
+        fm.loss(fm.init(classifier(), jax.random.key(0)), (X, Y, np.ones((40, 1), np.float32)))
+
+
+def test_a_list_of_arrays_that_may_be_a_pair_or_batches():
+    model = fm.init(classifier(), jax.random.key(0))
+    with said(ValueError, "data must be a tuple (x, y) or batches", "2 arrays", "fm.Unlabeled(x)"):
+        fm.predict(model, [X[:20], X[20:]])
+    assert fm.predict(model, [fm.Unlabeled(X[:20]), fm.Unlabeled(X[20:])]).shape == (40, 3)
+    assert fm.evaluate(model, [X, Y]) == fm.evaluate(model, (X, Y))
+
+
 def test_signs_as_a_switch():
     with said(TypeError, "signs must be a tuple", "got False", "signs=()"):
         fm.robustness(fm.init(classifier(), jax.random.key(0)), (X, Y), fm.LinfBall(0.1), signs=False, progress=False)

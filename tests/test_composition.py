@@ -29,6 +29,45 @@ def entropy(part, batch):
     return optax.softmax_cross_entropy_with_integer_labels(part(batch.x), batch.y)
 
 
+class Penalized(fm.Wrapper):
+    part: fm.System
+
+
+class Tripled(fm.Wrapper):
+    part: fm.System
+
+
+@dispatch
+def losses(system: Penalized, batch):
+    return {**fm.losses(system.part, batch), "penalty": jnp.sum(system.part.one.layer.weight**2)}
+
+
+@dispatch
+def reduce_losses(system: Tripled, losses, batch):
+    return 3 * fm.reduce_losses(system.part, losses, batch)
+
+
+@pytest.mark.parametrize(("wrapper", "verb"), [(Penalized, "losses"), (Tripled, "reduce_losses")])
+def test_a_wrapper_whose_entries_would_not_count(wrapper, verb):
+    with pytest.raises(
+        TypeError, match=rf"{wrapper.__name__} has a method of `{verb}` and none of `loss`.*Write\s+@dispatch"
+    ):
+        fm.setup(fm.EMA(wrapper(pair())), data(), optimizer=optax.sgd, lr=0.1)
+
+    class Own(wrapper):
+        pass
+
+    @dispatch
+    @fm.marks.sums_losses
+    def loss(system: Own, batch):
+        return fm.reduce_losses(system, fm.losses(system, batch), batch)
+
+    state = fm.setup(fm.EMA(Own(pair())), data(), optimizer=optax.sgd, lr=0.1)
+    _, logs = fm.train_step(state, data())
+    entries = sum(float(v) for name, v in logs.items() if name.startswith("loss/"))
+    assert float(logs["loss"]) == pytest.approx(entries * (3 if wrapper is Tripled else 1), rel=1e-6)
+
+
 class Nested(fm.System):
     pair: Pair
     more: list[Net]

@@ -1035,6 +1035,36 @@ def test_a_function_around_runs_for_calls_with_as_many_arguments_as_it_takes():
     assert (count(Barn()), count(Barn(), 0)) == (-1, -2)
 
 
+@pytest.mark.parametrize(
+    "written", ["augment(part: Shed, batch)", "update(part: Shed, state, batch)", "loss(part: Shed)", "init(part: Shed)"]
+)
+def test_a_method_with_a_wrong_number_of_arguments_is_refused(written):
+    class Shed(fm.System):
+        pass
+
+    names = {"Shed": Shed}
+    exec(f"def {written}: ...", names)
+    name = written.partition("(")[0]
+    with pytest.raises(TypeError, match=rf"{name}\(Shed.*\) would never be called.* called as {name}\("):
+        dispatch(names[name])
+    assert not any(Shed in m.members[0] for m in getattr(fm, name).methods if m.hints)
+
+
+def test_a_method_may_have_optional_arguments_and_leave_the_context_out():
+    class Shed(fm.System):
+        pass
+
+    @dispatch
+    def losses(shed: Shed, batch, extra=1):
+        return {"one": jnp.float32(extra)}
+
+    @dispatch
+    def forward(shed: Shed, *inputs):
+        return len(inputs)
+
+    assert (fm.losses(Shed(), fm.Unlabeled(jnp.zeros(2)))["one"], fm.forward(Shed(), 1, 2)) == (1, 2)
+
+
 def test_the_most_derived_class_is_outermost():
     class Wide(fm.System):
         pass

@@ -31,6 +31,7 @@ from fulmen.models import (
     GroupNorm,
     LayerNorm,
     MaxPool,
+    Normalized,
     RMSNorm,
     Stacked,
 )
@@ -80,6 +81,16 @@ def forward(chain: Doubled, x: fm.Interval):
     return chain.layers[0](x).map(lambda v: 2 * v)
 
 
+class Branches(fm.Model):
+    one: Dense
+    two: Dense
+
+
+@dispatch
+def forward(model: Branches, x):
+    return model.one(x) + model.two(x)
+
+
 LAYERS = {
     "Dense": (Dense(12, 5), VECTOR),
     "Dense without bias": (Dense(12, 5, use_bias=False), VECTOR),
@@ -100,6 +111,8 @@ LAYERS = {
     "GroupNorm": (GroupNorm(2, 4), IMAGE),
     "Dropout": (Dropout(0.5), VECTOR),
     "Flatten": (Flatten(), IMAGE),
+    "Normalized": (Normalized(Dense(12, 3), 0.3, 0.25), VECTOR),
+    "Two branches": (Branches(Dense(12, 3), Dense(12, 3)), VECTOR),
     "BasicBlock": (BasicBlock(4, 4), IMAGE),
     "BasicBlock, stride": (BasicBlock(4, 6, stride=2), IMAGE),
     "Stacked": (Stacked(Dense(12, 12), 3), VECTOR),

@@ -118,6 +118,54 @@ def test_weights_are_hyperparameters(state):
     np.testing.assert_allclose(slopes.backbone.weight, 3 * alone.weight, atol=1e-6)
 
 
+class Twofold(fm.System):
+    """Its reduction needs all entries at once."""
+
+    model: fm.Model
+
+
+@fm.dispatch
+def losses(system: Twofold, batch):
+    return {"a": (system.model(batch.x)[:, 0] - 1.0) ** 2, "b": {"c": system.model(batch.x)[:, 1] ** 2}}
+
+
+@fm.dispatch
+def reduce_losses(system: Twofold, losses, batch):
+    return 2 * losses["a"].mean() + losses["b"]["c"].mean()
+
+
+class Halved(fm.Wrapper):
+    part: fm.System
+
+
+@fm.dispatch
+def loss(system: Halved, batch):
+    return 0.5 * fm.loss(system.part, batch)
+
+
+def test_weights_around_a_reduction_of_all_entries():
+    batch = fm.Unlabeled(jnp.asarray(DATA["x"]))
+    system = fm.init(Twofold(fm.models.Dense(batch.x.shape[1], 2)), jax.random.key(0))
+    z = np.asarray(system.model(batch.x))
+    a, c = ((z[:, 0] - 1) ** 2).mean(), (z[:, 1] ** 2).mean()
+    np.testing.assert_allclose(fm.loss(fm.Weighted(system, {"b": 0.1}), batch), 2 * a + 0.1 * c, rtol=1e-6)
+    twice = fm.Weighted(fm.Weighted(system, {"b": 0.1}), {"a": 3.0, "b": 2.0})
+    np.testing.assert_allclose(fm.loss(twice, batch), 6 * a + 0.2 * c, rtol=1e-6)
+    with pytest.raises(TypeError, match=r"weights must be a dict around a system with a method of `reduce_losses`"):
+        fm.loss(fm.init(fm.Weighted(system, fm.systems.Uncertainty("a", "b")), jax.random.key(0)), batch)
+
+
+def test_weights_around_a_loss_that_is_not_made_of_entries(state):
+    np.testing.assert_allclose(
+        fm.loss(Halved(fm.Weighted(state.system, {"half": 2.0})), DATA),
+        fm.loss(fm.Weighted(state.system, {"half": 2.0}), DATA) / 2,
+    )
+    with pytest.raises(
+        TypeError, match=r"Weighted\.system must have a loss that is made of its `losses`.*write Halved\(fm\.Weighted"
+    ):
+        fm.loss(fm.Weighted(Halved(state.system), {"half": 2.0}), DATA)
+
+
 def test_weights_apply_inside_wrappers():
     """Nested, attacked, and with examples one by one."""
 

@@ -58,10 +58,16 @@ def test_the_smoothed_loss_has_no_bias():
 def test_there_is_no_suggestion_without_a_fall():
     falling = np.r_[np.ones(5), np.linspace(1, 0, 10)]
     rates = np.geomspace(1e-3, 1, 15)
-    assert rates[4] <= range_test._steepest(rates, falling) <= rates[-1]
-    assert range_test._steepest(rates, falling[::-1]) is None
-    assert range_test._steepest(rates[:5], falling[:5]) is None
-    assert range_test._steepest(rates, np.full(15, np.nan)) is None
+    assert rates[4] <= range_test._steepest(rates, falling, 0.5) <= rates[-1]
+    assert range_test._steepest(rates, falling[::-1], 0.5) is None
+    assert range_test._steepest(rates[:5], falling[:5], 0.5) is None
+    assert range_test._steepest(rates, np.full(15, np.nan), 0.5) is None
+
+
+def test_a_suggestion_is_not_made_by_the_noise_of_the_first_losses():
+    losses = np.concatenate([[3.0, 1.0, 2.5], np.full(37, 2.0), np.linspace(2.0, 1.0, 20)])
+    rates = np.geomspace(1e-6, 1.0, 60)
+    assert range_test._steepest(rates, range_test._smoothed(losses, 0.9), 0.9) > rates[40]
 
 
 def test_the_suggestion_trains():

@@ -38,6 +38,8 @@ def example_mean(value: Any, batch: Any, what: str = "loss") -> jax.Array:
     if weight is None:
         return value.mean()
     check_weight(weight)
+    if weight.shape != (n,):
+        raise ValueError(f"weight must have one number per example, ({n},), got shape {weight.shape}.")
     weight = weight.astype(value.dtype)
     return jnp.where(weight == 0, 0, value * weight).sum() / weight.sum()
 

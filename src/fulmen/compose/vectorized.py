@@ -9,6 +9,7 @@ such as an average. `whole` is the component with its wrappers; each member gets
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from fulmen.compose.loss_entries import require_own_loss
 from fulmen.compose.per_member import per_member, pooled
 from fulmen.core import Eval, Structure, components, keep, pack, per_structure, remake
 from fulmen.core.component import Wrapper, first_field, part_name, unwrapped
@@ -113,6 +114,8 @@ def check_parts(whole: Any, everything: list[tuple[str, Any]]) -> None:
     else:
         for _, part in everything:
             require_dispatched(part)
+            if isinstance(part, Wrapper):
+                require_own_loss(part)
             validate(part)
     for i, member in enumerate(members):
         try:

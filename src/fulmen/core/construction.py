@@ -146,7 +146,9 @@ def _wrong_arguments(
         order = ", ".join(by_position) or "none"
         named_only = ", ".join(f"{name}=…" for name in fields if name not in by_position and name not in named)
         remedy = f"; write the others by name: {named_only}" if named_only else ""
-        return TypeError(f"{cls.__name__} takes {len(by_position)} arguments by position ({order}), got {len(args)}{remedy}.")
+        return TypeError(
+            f"{cls.__name__} takes {len(by_position)} arguments by position ({order}), got {len(args)}{remedy}."
+        )
     given = {*by_position[: len(args)], *named}
     missing = [name for name in fields if name in required - given]
     if missing:

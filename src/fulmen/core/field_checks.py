@@ -8,7 +8,7 @@ import jax
 
 from fulmen.core import verbs as contracts
 from fulmen.core.component import Component, is_part
-from fulmen.core.fields import STATIC, UNCLEAR, kinds
+from fulmen.core.fields import HYPER, STATIC, UNCLEAR, kinds
 from fulmen.core.leaves import BUFFER, CONTAINERS, PARAMETER, components, drawn, is_array, leaves
 from fulmen.core.limits import check_limits
 from fulmen.core.paths import by_path, join_path
@@ -96,6 +96,9 @@ def _check_data(value: Any, where: str, owner: Any, field: str) -> None:
     if isinstance(value, (Tree, *CONTAINERS)):  # other libraries' trees may have leaves of any kind
         for name, inner in items(value)[0]:
             _check_data(inner, join_path(where, name), owner, field)
+    elif isinstance(value, bool) and kinds(type(owner))[field] != HYPER:
+        write = f"; write use_{field}={value}" if f"use_{field}" in kinds(type(owner)) else ""
+        raise TypeError(f"{where} must be a number, an array or a component, got {value}{write}.")
     elif jax.tree_util.all_leaves([value]) and not (is_array(value) or isinstance(value, int | float | complex)):
         if isinstance(value, type) and issubclass(value, Tree):
             raise TypeError(f"{where} must be an instance, got the class {value.__name__}; write {value.__name__}(…).")

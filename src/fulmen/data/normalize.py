@@ -26,6 +26,7 @@ def normalized(data: Any) -> Any:
         data = np.asarray(data)
     if _are_batches(data):
         return BatchList(data)
+    _require_clear_list(data)
     if is_foreign_array(data) and _reader(data) is iterate:  # not if a user has a method for its type
         data = as_arrays(data)
     if not takes_back(data):
@@ -41,6 +42,18 @@ def normalized(data: Any) -> Any:
 
 def _are_batches(data: Any) -> bool:
     return isinstance(data, list) and bool(data) and isinstance(data[0], tuple | dict | Batch)
+
+
+def _require_clear_list(data: Any) -> None:
+    """Raise for a list of arrays alike: they may be inputs and targets, or batches without targets."""
+    if not isinstance(data, list) or len(data) < 2 or not all(hasattr(v, "shape") for v in data):
+        return
+    rows = {np.shape(v)[1:] for v in data}
+    if len(rows) == 1 and rows != {()}:
+        raise ValueError(
+            f"data must be a tuple (x, y) or batches, and a list of {len(data)} arrays with rows of the same shape may be either; "
+            "write a tuple, or for batches without targets fm.Unlabeled(x) for each."
+        )
 
 
 def _is_source(own: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -60,6 +61,13 @@ class Contract:
         context = [self.context_name] if self.context_name in self.signature.parameters else []
         names = [f"*{p.name}" if p.kind is p.VAR_POSITIONAL else p.name for p in parameters if p.name != self.context_name]
         return f"{self.name}({', '.join([*names, *context, *['…'] * bool(self.options)])})"
+
+    @functools.cached_property
+    def counts(self) -> tuple[int, float]:
+        """The smallest and the largest number of positional arguments without the context."""
+        names = [p for name, p in self.signature.parameters.items() if name in self.positions and name != self.context_name]
+        several = any(p.kind is p.VAR_POSITIONAL for p in self.signature.parameters.values())
+        return sum(p.default is p.empty for p in names), math.inf if several else len(names)
 
     @functools.cached_property
     def signature(self) -> inspect.Signature:

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import inspect
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import plum
@@ -133,6 +133,18 @@ def context_for(verb: str, context: Any) -> Any:
 
 
 # Reading a signature
+
+
+def require_count(contract: Contract, read: Sequence[Method]) -> None:
+    """Raise if no call of the verb has as many arguments as the methods that a function defines."""
+    fewest, most = contract.counts
+    if any(len(m.hints) <= most and (m.rest is not None or len(m.hints) >= fewest) for m in read):
+        return
+    longest = max(read, key=lambda m: len(m.hints))
+    raise TypeError(
+        f"{longest} would never be called, since the verb is called as {contract.call}. Write `def {contract.call}:` with the first "
+        "argument annotated."
+    )
 
 
 def plain_function(function: Any) -> types.FunctionType:

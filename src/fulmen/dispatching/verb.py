@@ -21,7 +21,7 @@ from fulmen.dispatching.errors import MissingMethodError, OutdatedInstanceError
 from fulmen.dispatching.lazy_libraries import load_libraries
 from fulmen.dispatching.method_cache import NO_METHOD, CallTypes, MethodCache, dispatch_type, innermost, quick_call
 from fulmen.dispatching.method_table import MethodTable, delegate_to_part
-from fulmen.dispatching.methods import Method, plain_function, read_methods, refuse_twin
+from fulmen.dispatching.methods import Method, plain_function, read_methods, refuse_twin, require_count
 from fulmen.dispatching.redefinition import note_classes
 from fulmen.dispatching.resolution import package, warn_of_every_type, warn_of_override
 
@@ -184,7 +184,9 @@ class Verb(Generic[P], _Redefinable):
         """Register a method; the function may have any name. Returns the verb."""
         plain = plain_function(function)
         names = functools.cache(lambda: names_around(plain.__globals__))
-        self.register(list(read_methods(self._contract, function, plain, names)))
+        read = list(read_methods(self._contract, function, plain, names))
+        require_count(self._contract, read)
+        self.register(read)
         return self
 
     def register(self, added: Sequence[Method]) -> None:

@@ -39,11 +39,12 @@ def forward(net: Normalized, x):
     x = jnp.asarray(x)
     dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32
     wide = at_least_float32(x.astype(dtype))
-    mean, std = (_broadcast(net, name, wide) for name in ("mean", "std"))
+    mean, std = (broadcast(net, name, wide) for name in ("mean", "std"))
     return forward(net.model, ((wide - mean) / std).astype(dtype))
 
 
-def _broadcast(net: Normalized, name: str, x: jax.Array) -> jax.Array:
+def broadcast(net: Normalized, name: str, x: jax.Array) -> jax.Array:
+    """The mean or the deviation, to be used with the inputs `x`."""
     value = jnp.asarray(getattr(net, name))
     if value.ndim >= x.ndim or any(a not in (1, b) for a, b in zip(value.shape[::-1], x.shape[::-1])):
         raise ValueError(

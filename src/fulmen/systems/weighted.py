@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from fulmen.compose.loss_entries import added, entries_of
-from fulmen.core import Model, System, Wrapper, briefly, concrete, number, remake, short, static, sums_losses
+from fulmen.compose.loss_entries import added, entries_of, is_sum, reduces_losses
+from fulmen.core import Model, System, Wrapper, briefly, concrete, number, remake, short, static, sums_losses, unwrapped
 from fulmen.core.verbs import init, loss, reduce_losses, validate, weigh
 from fulmen.dispatching.registry import dispatch
 
@@ -102,13 +102,35 @@ def init(weights: Uncertainty, key):
 @dispatch
 @sums_losses
 def loss(weighted: Weighted, batch):
+    if not reduces_losses(weighted.system, batch):
+        name = type(weighted.system).__name__
+        raise TypeError(
+            f"Weighted.system must have a loss that is made of its `losses`, and {name} has a method of `loss` of its own; write "
+            f"{name}(fm.Weighted(…)), or mark the method with fm.marks.sums_losses if it reduces `losses`."
+        )
     return reduce_losses(weighted, entries_of(weighted, batch), batch)
 
 
 @dispatch
 def reduce_losses(weighted: Weighted, losses, batch):
-    means = {name: reduce_losses(weighted.system, {name: value}, batch) for name, value in losses.items()}
-    return weigh(weighted.weights, means)
+    if is_sum(weighted.system, losses, batch):
+        return weigh(
+            weighted.weights, {name: reduce_losses(weighted.system, {name: v}, batch) for name, v in losses.items()}
+        )
+    if not isinstance(weighted.weights, dict):
+        name = type(unwrapped(weighted.system)).__name__
+        raise TypeError(
+            f"Weighted.weights must be a dict around a system with a method of `reduce_losses`, such as {name}, got "
+            f"{short(weighted.weights)}."
+        )
+    _require_known("Weighted.weights", weighted.weights, losses)
+    return reduce_losses(weighted.system, {name: _times(weighted.weights.get(name), v) for name, v in losses.items()}, batch)
+
+
+def _times(weight: Any, entry: Any) -> Any:
+    """An entry, or each of several in a dict, times a weight; None is 1."""
+    scaled = lambda value: jnp.asarray(weight).astype(jnp.result_type(value)) * value
+    return entry if weight is None else jax.tree.map(scaled, entry)
 
 
 @dispatch

@@ -99,9 +99,14 @@ class Interval(Tree):
             raise AttributeError(name)
         raise MissingBoundsError(_missing(self))
 
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __matmul__ = __rmatmul__ = (
-        _refuse
-    )
+    def __add__(self, other: Any) -> Interval:
+        """The sum of two intervals, such as those of two branches; of an interval and an array it is refused."""
+        if not isinstance(other, Interval):
+            return _refuse(self)
+        found = Interval(self.lower + other.lower, self.upper + other.upper)
+        return found.widened(float(jnp.finfo(found.dtype).eps) * (self.magnitude + other.magnitude))
+
+    __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __matmul__ = __rmatmul__ = _refuse
     __pow__ = __neg__ = __abs__ = __getitem__ = __len__ = __iter__ = __array__ = __jax_array__ = __float__ = __bool__ = (
         _refuse
     )

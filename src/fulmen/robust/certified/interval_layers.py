@@ -13,6 +13,7 @@ from fulmen.dispatching.registry import dispatch
 from fulmen.models.chain import Function
 from fulmen.models.convolution import Conv, ConvTranspose, Upsample
 from fulmen.models.input_checks import aligned, pair
+from fulmen.models.input_normalization import Normalized, broadcast
 from fulmen.models.layers import Dense, Dropout, Flatten
 from fulmen.models.normalization import BatchNorm, GroupNorm, LayerNorm, RMSNorm
 from fulmen.models.pooling import AvgPool, GlobalAvgPool, MaxPool
@@ -79,10 +80,15 @@ def forward(layer: Dropout, x: Interval, mode: Train):
 
 @dispatch
 def forward(block: BasicBlock | Bottleneck, x: Interval):
-    inner, shortcut = forward(block.inner, x), forward(block.shortcut, x)
-    found = Interval(inner.lower + shortcut.lower, inner.upper + shortcut.upper)
-    slack = float(jnp.finfo(found.dtype).eps) * (inner.magnitude + shortcut.magnitude)
-    return found.widened(slack).map(jax.nn.relu)
+    return (forward(block.inner, x) + forward(block.shortcut, x)).map(jax.nn.relu)
+
+
+@dispatch
+def forward(net: Normalized, x: Interval):
+    mean, std = (broadcast(net, name, x.lower) for name in ("mean", "std"))
+    found = x.map(lambda v: (v - mean) / std)
+    size = (x.magnitude + jnp.abs(mean)) / std
+    return forward(net.model, found.widened(rounding_error(2, x.dtype) * size))
 
 
 # Activations

@@ -130,7 +130,7 @@ def learning_rate(
     losses = np.array(_losses(state, source, smoothing, reading))
     rates = lowest * (highest / lowest) ** (np.arange(len(losses)) / max(steps - 1, 1))
     smoothed = _smoothed(losses, smoothing)
-    return LearningRateSearch(rates, losses, smoothed, _steepest(rates, smoothed))
+    return LearningRateSearch(rates, losses, smoothed, _steepest(rates, smoothed, smoothing))
 
 
 def _losses(state: State, source: Source, smoothing: float, reading: dict[str, Any]) -> list[float]:
@@ -154,8 +154,11 @@ def _smoothed(losses: np.ndarray, smoothing: float) -> np.ndarray:
     return np.array(found)
 
 
-def _steepest(rates: np.ndarray, smoothed: np.ndarray) -> float | None:
-    """The rate at which the smoothed loss falls fastest, in the logarithm of the rate, before its minimum."""
+def _steepest(rates: np.ndarray, smoothed: np.ndarray, smoothing: float) -> float | None:
+    """The rate at which the smoothed loss falls fastest, in the logarithm of the rate, before its minimum.
+
+    The first steps, whose mean is of a few losses and varies most, count only if the minimum is among them.
+    """
     finite = np.isfinite(smoothed)
     if finite.sum() < _FEWEST:
         return None
@@ -163,5 +166,7 @@ def _steepest(rates: np.ndarray, smoothed: np.ndarray) -> float | None:
     last = int(smoothed.argmin())
     if last == 0:
         return None
-    slopes = np.gradient(smoothed, np.log(rates))[: last + 1]
-    return float(rates[int(slopes.argmin())]) if slopes.min() < 0 else None
+    settled = round(1 / (1 - smoothing))
+    first = settled if settled < last else 0
+    slopes = np.gradient(smoothed, np.log(rates))[first : last + 1]
+    return float(rates[first + int(slopes.argmin())]) if slopes.min() < 0 else None
