@@ -1,5 +1,7 @@
 """Bad input gets an error that names the field, what was expected and what came."""
 
+import typing
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -624,6 +626,60 @@ def test_a_list_of_arrays_that_may_be_a_pair_or_batches():
         fm.predict(model, [X[:20], X[20:]])
     assert fm.predict(model, [fm.Unlabeled(X[:20]), fm.Unlabeled(X[20:])]).shape == (40, 3)
     assert fm.evaluate(model, [X, Y]) == fm.evaluate(model, (X, Y))
+
+
+def test_a_weight_of_another_shape():
+    layer = fm.init(fm.models.Dense(4, 3, weight=jnp.ones((3, 4))), jax.random.key(0))
+    with said(ValueError, "Dense(4, 3), weight must have the shape", "(4, 3), got (3, 4)"):
+        layer(X)
+
+
+def test_a_number_in_a_state_is_within_its_limits():
+    state = fm.setup(fm.Classifier(net(), fm.CrossEntropy(smoothing=0.1)), (X, Y), **ADAM)
+    assert fm.replace(state, {"system.objective.smoothing": 0.2}).system.objective.smoothing == np.float32(0.2)
+    with said(ValueError, "CrossEntropy.smoothing must be at least 0 and below 1, got 1.5"):
+        fm.replace(state, {"system.objective.smoothing": 1.5})
+
+
+def test_a_protocol_does_not_dispatch():
+    @typing.runtime_checkable
+    class Scored(typing.Protocol):
+        def score(self): ...
+
+    before = fm.channels_first.methods if hasattr(fm, "channels_first") else fm.attacks.channels_first.methods
+    try:
+        with pytest.warns(UserWarning, match=r"is for every type, since a Protocol such as Scored does not dispatch"):
+
+            @fm.attacks.channels_first.dispatch
+            def first(model: Scored):
+                return True
+    finally:
+        fm.attacks.channels_first.restore(before)
+
+
+def test_a_contract_without_a_parameter_for_its_context():
+    with said(TypeError, "must have a parameter that takes it, called 'mode'", "write mode=Mode()"):
+
+        @fm.verb(context=fm.Mode)
+        def act(model):
+            """Nothing."""
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        (dict(model=None), TypeError, ["generate takes a model or a state, got the system LanguageModel", "system.model"]),
+        (dict(key=7), TypeError, ["key must be a random key, got the number 7", "jax.random.key(7)"]),
+        (dict(temperature=-1.0), ValueError, ["temperature must be at least 0, got -1.0"]),
+        (dict(temperature=np.nan), ValueError, ["temperature must be at least 0, got nan"]),
+    ],
+)
+def test_arguments_of_generate(given, error, words):
+    model = fm.models.Transformer(5, 8, 8, 2, 1)
+    given = {"model": model, "key": jax.random.key(0), "temperature": 1.0, **given}
+    given["model"] = given["model"] or fm.LanguageModel(model)
+    with said(error, *words):
+        fm.models.generate(given["model"], jnp.array([[1]]), 2, given["key"], temperature=given["temperature"])
 
 
 def test_signs_as_a_switch():

@@ -66,6 +66,14 @@ def test_conv_transpose_is_the_gradient_of_conv(dimensions, kernel, stride, padd
     close(y, jax.linear_transpose(there, jax.ShapeDtypeStruct(y.shape, y.dtype))(x)[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 2), (2, 3), (2, 2), (3, 2)])
+def test_a_transposed_convolution_without_padding_has_the_same_size_however_it_is_written(kernel, stride, key):
+    layer = fm.init(ConvTranspose(2, 3, kernel, stride, padding="VALID", dimensions=1), key)
+    x = jax.random.normal(key, (2, 5, 2))
+    assert layer(x).shape == (2, 4 * stride + kernel, 3)
+    np.testing.assert_allclose(layer(x), fm.replace(layer, padding=0)(x), rtol=1e-5, atol=1e-6)
+
+
 def test_conv_transpose_keeps_the_variance(key):
     layer = fm.init(ConvTranspose(64, 32, 4, 2), key)
     y = layer(jax.random.normal(key, (8, 8, 8, 64)))

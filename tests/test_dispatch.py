@@ -204,7 +204,7 @@ def test_a_verb_chooses_the_method_that_plum_chooses(seed):
     contexts = [(fm.Mode,), (fm.Train,), (fm.Eval,), (fm.Train, fm.Eval), (OfMode,)]
     for _ in range(40):
         context, delegates = draw.choice([None, fm.Mode]), draw.random() < 0.6
-        verb = fm.verb(lambda one, *others: None, context=context, delegates=delegates)
+        verb = fm.verb(lambda one, *others, mode=fm.Eval(): None, context=context, delegates=delegates)
         for _ in range(draw.randint(2, 7)):
             types = tuple(draw.choice(hints) for _ in range(draw.randint(1, 3)))
             rest = draw.choice([None, None, object, Animal])

@@ -475,6 +475,15 @@ def test_check_finds_a_player_that_its_entry_ignores():
     assert error.what == "game: no entry of `losses` depends on the parameters of 'critics.1'" and error.where == "critics.1"
 
 
+def test_alternating_is_inside_other_wrappers():
+    game, data = fm.testing.tiny("game")
+    with pytest.raises(
+        TypeError,
+        match=r"Alternating\.game must be the game itself, got a Weighted; write Weighted\(fm\.systems\.Alternating",
+    ):
+        fm.setup(fm.systems.Alternating(fm.Weighted(game, {})), data, optimizer=optax.sgd, lr=0.1)
+
+
 def test_components_with_the_same_name():
     class Clashing(fm.System):
         parts: dict[str, fm.Component | dict[str, fm.Component]]

@@ -258,6 +258,11 @@ def test_dropout_masks_follow_key_and_path():
     assert (np.asarray(jax.checkpoint(lambda n, x: n[0](x))(fm.bind(net, train()), x)) == deep(train())).all()
 
 
+def test_a_rate_of_zero_as_an_integer(key):
+    x = jnp.ones((3, 4))
+    np.testing.assert_array_equal(fm.forward(fm.models.Dropout(0), x, fm.Train(key)), x)
+
+
 def test_a_rate_changes_without_compiling():
     traces = []
 

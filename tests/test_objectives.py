@@ -241,6 +241,11 @@ def test_other_operands_are_refused(bad):
         bad()
 
 
+def test_differences_and_quotients():
+    made = fm.MSE() - 0.5 * fm.L2() / 2
+    assert repr(made) == repr(fm.MSE() + -0.25 * fm.L2()) and repr(-fm.MSE()) == repr(-1.0 * fm.MSE())
+
+
 # Names and prints
 
 

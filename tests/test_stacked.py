@@ -165,6 +165,13 @@ def test_one_block():
         stack[N]
 
 
+def test_some_blocks(key):
+    stack = fm.init(fm.models.Stacked(fm.models.Dense(4, 4), 3), key)
+    x = jnp.ones((2, 4))
+    np.testing.assert_allclose(stack[1:](x), stack[2](stack[1](x)), rtol=1e-6)
+    assert (len(stack[:2]), len(stack[::-1]), type(stack[:2])) == (2, 3, fm.models.Stacked)
+
+
 def test_nested_stacks():
     x = jnp.ones((8, 3))
     make = lambda **options: Stacked(Stacked(Dropout(0.3), 2, **options), 3, **options)

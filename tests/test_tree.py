@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Optio
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -525,6 +526,17 @@ def test_shapes_count_as_arrays():
     shape = jax.ShapeDtypeStruct((3, 4), jnp.float32)
     assert roles(Layer(3, shape))["weight"] == "parameter"
     assert fm.count_parameters(Layer(3, shape)) == 12
+
+
+def test_the_leaves_of_a_state_are_those_of_its_system():
+    state = fm.setup(
+        fm.Classifier(fm.models.Chain(fm.models.BatchNorm(4), fm.Frozen(fm.models.Dense(4, 3)))),
+        (np.ones((8, 4), np.float32), np.zeros(8, int)),
+        optimizer=optax.adam,
+        lr=0.1,
+    )
+    assert leaves(state) == leaves(state.system) and fm.count_parameters(state) == 8
+    assert {leaf.role for leaf in leaves(state)} == {"parameter", "buffer", "frozen", "hyperparameter"}
 
 
 # By path

@@ -22,14 +22,14 @@ class Population(System):
     Each member has its own parameters, optimizer state, buffers and randomness: member i is what
     `setup(system, data, seed=seed + i)` returns, and it trains as that state would on the same batches. Optimizer options
     (`optimizer=`, `lr=`, a dict by path) are those of one member; `lr` may be a list with a rate for each, a number or a
-    schedule. Metrics are means
-    over the members, with `…/std`, the standard deviation (divided by n), and `…/members`, `(n,)`. `fm.members(state)[i]` is
-    the state of one member, and `fm.best_member(state, …)` that of the best one.
+    schedule. Metrics are means over the members, with `…/std`, the standard deviation (divided by n), and `…/members`, `(n,)`.
+    `fm.members(state)[i]` is the state of one member, and `fm.best_member(state, …)` that of the best one.
 
     All members share the data, or each has its own: `PerMember`. With a defence inside
     (`Population(Adversarial(system, attack), n)`) each member is attacked separately; a defence outside
     (`Adversarial(Population(system, n), attack)`) attacks the mean of the losses, and all members get the same attacked batch.
-    A component that defines its own training step (`SAM(system)`) must be inside.
+    A component that defines its own training step (`SAM(system)`) must be inside. As a part of another system, its loss is the mean
+    over the members, so each gets 1/n of the gradient that it would get alone.
 
     Args:
         system: a description; or a system with arrays, which are the initial arrays of every member (a module of another

@@ -39,11 +39,12 @@ class Leaf(Immutable):
 
 
 def leaves(component: Any) -> list[Leaf]:
-    """All leaves in the order of `jax.tree.leaves` on the unbound component, each with its path and role.
+    """All leaves in the order of `jax.tree.leaves` on the unbound component, each with its path and role; of a state, its system's.
 
     Parameters are the inexact arrays in the fields of a `Model` or of another library's model, and those in a `Parameter`,
     unless they are in a `Buffer`, in a field declared `hyper()`, or below `Frozen`. All other data is a hyperparameter.
     """
+    component = component.system if hasattr(component, "__replace_field__") else component  # of a `State`
     return list(_walk(component, "", OTHER, _Below()))
 
 

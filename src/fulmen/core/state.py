@@ -10,7 +10,8 @@ import numpy as np
 from jax.core import Tracer
 
 from fulmen.core.component import Component
-from fulmen.core.leaves import BUFFER, PARAMETER, is_array, leaves
+from fulmen.core.leaves import BUFFER, PARAMETER, components, is_array, leaves
+from fulmen.core.limits import check_limits
 from fulmen.core.mode import Plan, UnreadPlan
 from fulmen.core.paths import by_path, join_path
 from fulmen.core.structure import Structure, pack
@@ -113,6 +114,9 @@ class State:
         old = getattr(self, name)
         if name == "system":
             _require_same_shapes(old, value)
+            for _, part in components(value):
+                if isinstance(part, Component):
+                    check_limits(part)
         return self.replace(**{name: _as_weak(old, value)})
 
     def __reduce__(self) -> Any:

@@ -46,6 +46,11 @@ def verb(contract: Any = None, **options: Any) -> Any:
     if contract is None:
         return functools.partial(verb, **options)
     declared, name = Contract(contract, **options), (contract.__module__, contract.__qualname__)
+    if declared.context is not None and declared.context_name not in declared.signature.parameters:
+        raise TypeError(
+            f"the contract of a verb with a context must have a parameter that takes it, called {declared.context_name!r}: write "
+            f"{declared.context_name}={declared.context.__name__}() as the last one of {contract.__name__}."
+        )
     with lock:
         made = _verbs.get(name)
         stale = made is not None and made.declare_again(declared)

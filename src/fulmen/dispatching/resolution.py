@@ -62,8 +62,14 @@ def warn_of_override(methods: Sequence[Method], new: Method) -> None:
 
 
 def warn_of_every_type(new: Method) -> None:
-    """Warn if the first argument of a method for another package's verb has no annotation: it is then for every type."""
-    if new.written[:1] == (inspect.Parameter.empty,):
+    """Warn if a method for another package's verb is for every type: its first argument has no annotation, or a Protocol."""
+    first = new.written[0] if new.written else object
+    if getattr(first, "_is_protocol", False):
+        warn(
+            f"{new} at {new.place} is for every type, since a Protocol such as {first.__name__} does not dispatch. Annotate the first "
+            "argument by a class, such as an abc.ABC with which classes are registered."
+        )
+    elif first is inspect.Parameter.empty:
         warn(
             f"{new} at {new.place} is for every type without a method of its own. Annotate the first argument, with `object` if intended."
         )

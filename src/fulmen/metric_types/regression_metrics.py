@@ -37,7 +37,7 @@ class R2(NumberMetric):
     """The coefficient of determination, 1 − Σ (y − z)² / Σ (y − ȳ)²: the share of the targets' variance that is explained.
 
     Outputs z and targets y have one shape; for several outputs it is the mean over them. It is 1 at best, 0 for a constant
-    output ȳ, and NaN if all targets are equal.
+    output ȳ, and NaN if all targets are equal, or farther from `center` than 100 standard deviations.
 
     Args:
         center: a number near the targets' mean, in their unit. It does not change the result, but improves its precision: the

@@ -166,7 +166,7 @@ def forward(layer: ConvTranspose, x):
     name, x, weight, bias = _checked(layer, x)
     x, weight = promoted(name, x, weight)
     stride, pads = _per_axis(layer, layer.stride), _transposed_pads(layer)
-    if weight.shape[: layer.dimensions] == stride and isinstance(pads, str):
+    if weight.shape[: layer.dimensions] == stride and isinstance(layer.padding, str):
         return add_bias(_side_by_side(x, weight), bias)
     flipped = jnp.flip(weight, range(layer.dimensions))
     y = jax.lax.conv_transpose(x, flipped, stride, pads, dimension_numbers=_numbers(layer))
@@ -260,9 +260,11 @@ def _pads(layer: Conv, sizes: tuple[int, ...]) -> list[tuple[int, int]]:
 
 
 def _transposed_pads(layer: ConvTranspose) -> Any:
-    if layer.padding in ("SAME", "VALID"):
+    if layer.padding == "SAME":
         return layer.padding
     kernel = _per_axis(layer, layer.kernel_size)
+    if layer.padding == "VALID":  # JAX's makes the outputs larger where the kernel is smaller than the stride
+        return [(k - 1,) * 2 for k in kernel]
     if isinstance(layer.padding, int) and 0 <= layer.padding < min(kernel):
         return [(k - 1 - layer.padding,) * 2 for k in kernel]
     raise ValueError(

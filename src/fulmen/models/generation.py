@@ -5,8 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from fulmen.core import Unlabeled
+from fulmen.core import System, Unlabeled, concrete
 from fulmen.core.verbs import empty_cache, forward, validate
 from fulmen.dispatching.registry import dispatch
 
@@ -53,6 +54,13 @@ def generate(
     >>> fm.models.generate(model, jnp.array([[3, 7]]), 5, jax.random.key(1), top_k=10).shape
     (1, 7)
     """
+    if isinstance(model, System):
+        raise TypeError(f"generate takes a model or a state, got the system {type(model).__name__}; write system.model.")
+    if isinstance(key, int | np.integer):
+        raise TypeError(f"generate: key must be a random key, got the number {key}; write jax.random.key({key}).")
+    known = concrete(temperature)
+    if known is not None and not known >= 0:
+        raise ValueError(f"generate: temperature must be at least 0, got {temperature}.")
     tokens = jnp.asarray(tokens)
     if tokens.ndim != 2 or not tokens.shape[1]:
         raise ValueError(f"generate takes tokens (batch, given), at least one per sequence, got {tokens.shape}.")

@@ -49,6 +49,10 @@ def forward(layer: Dense, x):
     x = jnp.asarray(x)
     weight, bias = weights(layer)
     require_last_axis(name, x, layer.in_features)
+    if weight.shape != (layer.in_features, layer.out_features):
+        raise ValueError(
+            f"{name}, weight must have the shape (in_features, out_features), {layer.in_features, layer.out_features}, got {weight.shape}."
+        )
     return add_bias(jnp.dot(*promoted(name, x, weight)), bias)
 
 
@@ -107,7 +111,7 @@ def forward(layer: Dropout, x):
 def forward(layer: Dropout, x, mode: Train):
     x = jnp.asarray(x)
     require_inexact("Dropout", x)
-    keep = 1 - layer.rate
+    keep = 1.0 - layer.rate
     kept = jax.random.bernoulli(mode.key, keep, x.shape)
     return jnp.where(kept, x * jnp.asarray(1 / keep).astype(x.dtype), jnp.zeros((), x.dtype))
 

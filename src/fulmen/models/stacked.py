@@ -48,9 +48,11 @@ class Stacked(Model):
         self.blocks = jax.tree.map(repeat, block)
         self.n, self.unroll, self.remat = n, unroll, remat
 
-    def __getitem__(self, index: int) -> Any:
-        """One block, in the stack's mode."""
+    def __getitem__(self, index: Any) -> Any:
+        """One block, in the stack's mode, or for a slice a stack of some."""
         i = range(self.n)[index]
+        if isinstance(i, range):
+            return remake(self, {"n": len(i), "blocks": take(self.blocks, np.array(i, np.int32))})
         block = take(self.blocks, i)
         return block if self.mode is None else bind(block, self.mode.at("blocks").at(str(i)))
 

@@ -73,6 +73,15 @@ class Objective(Named):
     def __radd__(self, other: Any) -> Objective:
         return self if isinstance(other, int) and other == 0 else NotImplemented  # the start of `sum`
 
+    def __neg__(self) -> Any:
+        return -1.0 * self
+
+    def __sub__(self, other: Any) -> Sum:
+        return self + -other if isinstance(other, Objective) else NotImplemented
+
+    def __truediv__(self, number: Any) -> Any:
+        return NotImplemented if _weight(number) is None else 1.0 / number * self
+
     def __mul__(self, weight: Any) -> Scaled | Scheduled:
         if _is_function(weight):
             return Scheduled(self, weight)

@@ -22,10 +22,11 @@ class FrozenMarker(optax.GradientTransformation):
 
     __slots__ = ()
 
-    def __call__(self, component: Any) -> Any:
+    def __call__(self, component: Any = None, *args: Any) -> Any:
+        part = "part" if component is None else f"{type(component).__name__}(...)"
         raise TypeError(
             "`fm.frozen` is an optimizer (`optimizer={'encoder': fm.frozen}`); to freeze a component, write "
-            f"`fm.Frozen({type(component).__name__}(...))`."
+            f"`fm.Frozen({part})`."
         )
 
     def __repr__(self) -> str:

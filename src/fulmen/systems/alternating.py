@@ -6,9 +6,9 @@ import jax
 
 from fulmen.compose.game import owner, players
 from fulmen.compose.part_defaults import augmented
-from fulmen.core import Game, Wrapper, covers, first_field, join_path, part_name, parts, remake
+from fulmen.core import Game, Wrapper, covers, first_field, join_path, part_name, parts, remake, unwrapped
 from fulmen.core.leaves import PARAMETER, leaves
-from fulmen.core.verbs import bind, intervals, losses, update
+from fulmen.core.verbs import bind, intervals, losses, update, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.train.gradients import apply_gradients, differentiate
 from fulmen.train.step import end_step, require_standard_steps
@@ -22,7 +22,11 @@ class Alternating(Wrapper):
     state. A player that is not updated in a step (`fm.optimizers.every`, `intervals`) is skipped.
 
     Args:
-        game: the game. `Alternating` defines its own training step, so it must be the outermost component.
+        game: the game itself. `Alternating` defines its own training step, so wrappers are around it:
+            `fm.Weighted(fm.systems.Alternating(game), weights)`.
+
+    Raises:
+        TypeError: in `setup`, for a wrapper around a game.
 
     >>> game, data = fm.testing.tiny("game")
     >>> state = fm.setup(fm.systems.Alternating(game), data, optimizer=optax.adam, lr=1e-3)
@@ -30,6 +34,15 @@ class Alternating(Wrapper):
     """
 
     game: Game
+
+
+@dispatch
+def validate(alternating: Alternating):
+    if isinstance(alternating.game, Wrapper):
+        name, inside = type(alternating.game).__name__, type(unwrapped(alternating.game)).__name__
+        raise TypeError(
+            f"Alternating.game must be the game itself, got a {name}; write {name}(fm.systems.Alternating({inside}(…)), …)."
+        )
 
 
 @dispatch
