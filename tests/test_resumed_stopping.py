@@ -96,6 +96,33 @@ def test_a_best_state_that_no_checkpoint_has_is_a_warning(tmp_path):
     assert int(state.step) == 18
 
 
+class EpochFails:
+    """Raises at the end of an epoch, after its last step was saved."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+
+@dispatch
+def on(event: fm.EpochEnd, fails: EpochFails, run):
+    if run.epoch == fails.epoch:
+        raise RuntimeError("killed")
+
+
+@pytest.mark.parametrize(("watch", "batch_size", "rows"), [([fm.NaNGuard()], 16, 48), ([], 1, 1024)], ids=["guard", "long"])
+def test_the_logs_of_an_epoch_that_was_killed_at_its_end_are_those_of_the_whole_epoch(tmp_path, watch, batch_size, rows):
+    def once(directory, *more):
+        callbacks = [*watch, fm.Checkpoint(directory, every=fm.Every(steps=rows // batch_size)), *more]
+        options = dict(optimizer=optax.sgd, lr=fm.cosine(0.1), batch_size=batch_size, epochs=2, callbacks=callbacks)
+        return fm.fit(fm.Classifier(net()), data(rows), resume=directory, progress=False, **options)
+
+    whole = once(tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="killed"):
+        once(tmp_path / "killed", EpochFails(0))
+    assert same(whole, once(tmp_path / "killed"))
+    assert (whole[1]["lr"][:1] > 0).all()
+
+
 def test_short_epochs_are_saved_by_minutes(tmp_path):
     run(tmp_path, epochs=3, every=fm.Every(minutes=1e-9), keep=fm.Latest(9) | fm.Best("validation/accuracy"), stopping=False)
     assert {3, 6, 9} <= {each.step for each in fm.checkpoints(tmp_path)}

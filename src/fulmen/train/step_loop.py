@@ -87,8 +87,8 @@ class StepLoop:
         logs = None
         if self.ledger is not None and self.batches:
             self.ledger.read()
-            sums = self.ledger.zeros() if self.sums is None else np.asarray(self.sums)
-            logs = {"layout": self.ledger.layout, "total": self.ledger.total.tolist(), "sums": sums.tolist()}
+            sums = None if self.sums is None else np.asarray(self.sums).tolist()  # None if the total has all
+            logs = {"layout": self.ledger.layout, "total": self.ledger.total.tolist(), "sums": sums}
         run = self.run
         return {
             "epoch": self.epoch,
@@ -116,8 +116,9 @@ class StepLoop:
                     f"logs {', '.join(ledger.layout)}; resume it with the same losses and metrics."
                 )
             ledger.total = ledger.shown = np.asarray(logs["total"], np.float64)
-            self.sums = np.asarray(logs["sums"], ledger.dtype)
-            ledger.append(self.sums.copy(), complete=False)  # the epoch may have been complete
+            if logs["sums"] is not None:
+                self.sums = np.asarray(logs["sums"], ledger.dtype)
+                ledger.append(self.sums.copy(), complete=False)  # the epoch may have been complete
 
     # Steps
 
