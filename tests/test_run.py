@@ -88,6 +88,34 @@ def test_logs_of_a_due_step_are_those_of_the_epoch_so_far(state):
     assert loss == pytest.approx(np.mean(losses[:4]), rel=1e-6)
 
 
+class EachStep:
+    """Keeps the loss of each step, and logs something more."""
+
+    def __init__(self):
+        self.losses = []
+
+
+@dispatch
+def on(event: fm.StepEnd, callback: EachStep, run):
+    callback.losses.append(run.logs["loss"])
+    run.logs["own"] = run.logs["loss"]
+
+
+def test_logs_of_a_due_step_are_the_same_with_a_callback_for_each_step(state):
+    def logged(*callbacks):
+        call = Call(lambda run: dict(run.logs), fm.Every(steps=2))
+        options = dict(validation=(X, Y), validate_every=fm.Every(steps=4), epochs=1)
+        _, history = run(state, *callbacks, call, **options)
+        return call.seen, history["loss"]
+
+    each = EachStep()
+    (seen, losses), (alone, expected) = logged(each), logged()
+    np.testing.assert_allclose(losses, expected, rtol=1e-6)
+    for new, old, newest in zip(seen, alone, each.losses[1::2], strict=True):
+        assert new.pop("own") == newest
+        assert new == pytest.approx(old, rel=1e-6)
+
+
 @pytest.mark.parametrize("options", [{}, {"steps": 0}, {"epochs": -1}, {"minutes": 0}, {"steps": 1.5}], ids=repr)
 def test_an_interval_must_be_positive(options):
     with pytest.raises((TypeError, ValueError), match=r"Every"):

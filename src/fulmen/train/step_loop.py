@@ -245,11 +245,11 @@ class StepLoop:
         if self.called:
             run.logs = ledger.read_newest()
             self.tell(StepEnd())
-        first = not self.called
+        first = True
         for callback, event in self._due_now("steps", lambda every: every.at_step(run.step)):
             run.seconds = self.elapsed()
-            if first:  # a callback may add to them
-                run.logs, first = ledger.read, False
+            if first:  # a callback may add to them, also one for `StepEnd`
+                run.logs, first = {**run.logs, **ledger.read()} if self.called else ledger.read, False
             on(event, callback, run)
 
     def call_due_by_epochs(self) -> None:
