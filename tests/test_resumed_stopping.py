@@ -1,5 +1,7 @@
 """Runs that are ended early or resumed with other options: what they return, and which checkpoints they keep."""
 
+import json
+
 import numpy as np
 import optax
 import pytest
@@ -121,6 +123,30 @@ def test_the_logs_of_an_epoch_that_was_killed_at_its_end_are_those_of_the_whole_
         once(tmp_path / "killed", EpochFails(0))
     assert same(whole, once(tmp_path / "killed"))
     assert (whole[1]["lr"][:1] > 0).all()
+
+
+@pytest.mark.parametrize("every", [fm.Every(steps=3) | fm.Every(epochs=1), fm.Every(steps=3)], ids=repr)
+def test_a_step_at_the_end_of_an_epoch_is_validated_once(tmp_path, every):
+    def once(directory, *more):
+        saving = fm.Checkpoint(directory, every=fm.Every(steps=3), keep=fm.Latest(9) | fm.Best("validation/loss"))
+        logger = fm.JSONLines(directory / "run.jsonl")
+        return run(
+            directory, validate_every=every, epochs=3, callbacks=[saving, logger, *more, counted := Losses(None)]
+        ), counted
+
+    whole, counted = once(tmp_path / "whole")
+    assert counted.seen == 3
+    assert whole[1]["step"].tolist() == [3, 6, 9] and (whole[1]["seconds"] > 0).all()
+    assert whole[1]["validation/loss"].tolist() == LOSSES[:3]
+    assert [each.metrics["validation/loss"] for each in fm.checkpoints(tmp_path / "whole")] == LOSSES[:3]
+    records = [json.loads(line) for line in (tmp_path / "whole" / "run.jsonl").read_text().splitlines()]
+    assert [each["validation/loss"] for each in records if each["record"] == "epoch"] == LOSSES[:3]
+    with pytest.raises(RuntimeError, match="killed"):
+        once(tmp_path / "killed", EpochFails(1))
+    resumed, counted = once(tmp_path / "killed")
+    assert same(whole, resumed) and counted.seen == 1
+    again, counted = once(tmp_path / "killed")
+    assert same(whole, again) and not counted.seen
 
 
 def test_short_epochs_are_saved_by_minutes(tmp_path):

@@ -565,7 +565,7 @@ def fit(
         batch_size: examples in a batch; None is the state's, or 32.
         validation: data to evaluate on, or a dict of several data sets by name, whose metrics are `validation/<name>/…`.
         validate_every: when to evaluate, an `Every`; None is after each epoch. After steps, as for a stream without an end,
-            each evaluation is a row of the history with its `step`.
+            each evaluation is a row of the history with its `step`; at the end of an epoch, in the row of the epoch.
         callbacks: objects with methods of `on`.
         seed: for the order of the data and, of a component, its parameters; None keeps the order of the data, and the
             parameters are those of seed 0.

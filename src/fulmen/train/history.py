@@ -35,9 +35,9 @@ class History(dict[str, np.ndarray]):
         """The number of epochs; validations within epochs count too."""
         return max(map(len, self.values()), default=0)
 
-    def append(self, logs: Mapping[str, Any]) -> None:
-        """Add an epoch; a name is NaN in epochs that do not have it."""
-        done = self.epochs
+    def append(self, logs: Mapping[str, Any], instead: bool = False) -> None:
+        """Add an epoch, or replace the newest row by it if `instead`; a name is NaN in epochs that do not have it."""
+        done = self.epochs - instead
         for name in [*self, *logs]:
             shape = np.shape(logs[name]) if name in logs else self[name].shape[1:]
             column = self.get(name, np.full((done, *shape), np.nan))[:done]

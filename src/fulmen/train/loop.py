@@ -26,7 +26,6 @@ from fulmen.train.events import (
     Interrupted,
     Run,
     Stopped,
-    ValidationEnd,
     check_callbacks,
     in_order,
 )
@@ -169,16 +168,19 @@ def _run_epochs(
             after, training_logs = run_epoch(phase, before, batches, run)
         if after is not loop.handed:
             loop.take(after)
-        run.logs, run.seconds = training_logs, loop.elapsed()
+        # A validation after the epoch's last step is that of the epoch, whose row has both.
+        validated = sets is not None and sets.is_done(run)
+        run.logs, run.seconds = {**training_logs, **(sets.newest if validated else {})}, loop.elapsed()
         if loop.cut:
             loop.tell(Interrupted() if interrupted.is_set() else Stopped())
         diverged = diverged or _warn_if_diverged(training_logs, epoch)
         loop.tell(EpochEnd())
         # If the signal arrived after its last step, the epoch is complete, and a resumed run would not validate it.
-        if sets is not None and sets.every.at_epoch(epoch + 1) and not (loop.cut and interrupted.is_set()):
-            run.logs = {**run.logs, **sets.measure(run)}
-            loop.tell(ValidationEnd())
-        run.history.append({**run.logs, "seconds": time.perf_counter() - begun})
+        due = sets is not None and sets.every.at_epoch(epoch + 1) and not (loop.cut and interrupted.is_set())
+        if due and not validated:
+            sets.validate(run)
+        at = {"step": float(run.step)} if validated else {}
+        run.history.append({**at, **run.logs, "seconds": time.perf_counter() - begun}, instead=validated)
         if loop.cut:
             break
         loop.end_epoch()

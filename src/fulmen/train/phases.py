@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from fulmen.core import Plan, State
 from fulmen.core.immutable import Immutable
-from fulmen.core.verbs import due, on, run_epoch
+from fulmen.core.verbs import due, on, restore_run_state, run_epoch, run_state
 from fulmen.data.source import Source
 from fulmen.dispatching.registry import dispatch
 from fulmen.dispatching.warning import warn
+from fulmen.train.accumulate import plain
 from fulmen.train.evaluation import checked_source, evaluate_source, evaluation_size
 from fulmen.train.events import Due, Run, ValidationEnd, send
 from fulmen.train.every_interval import Every
@@ -70,7 +73,14 @@ class ValidationSets:
     """The phases of the validation with their data; as a callback it validates after steps or minutes, and `fit` after epochs.
 
     `validation` is data, a phase, or a dict of them by name. For training data that is a dict, a dict with the same keys is one set.
+
+    Attributes:
+        at: the epoch and the step of the newest validation; at the same ones there is no other.
+        newest: its metrics, with those that callbacks added.
     """
+
+    at: Any = None
+    newest: dict[str, Any] = {}
 
     def __init__(self, validation: Any, every: Every, state: State, data: Any, epochs: int | None) -> None:
         self.every = every
@@ -90,6 +100,18 @@ class ValidationSets:
                     error.add_note(f"in the data of `{option}`")
                     raise
             self.phases[name] = phase, found
+
+    def validate(self, run: Run) -> None:
+        """Add the metrics of the current state to the logs, and tell the callbacks."""
+        known = run.logs
+        run.logs = {**known, **self.measure(run)}
+        send(ValidationEnd(), run.callbacks, run)
+        self.newest = {name: value for name, value in run.logs.items() if name not in known}
+        self.at = [run.epoch, run.step]
+
+    def is_done(self, run: Run) -> bool:
+        """Whether the validation at this step of the epoch is done."""
+        return self.at == [run.epoch, run.step]
 
     def measure(self, run: Run) -> dict[str, Any]:
         """The metrics of the current state, by their names in the logs."""
@@ -115,8 +137,18 @@ def due(callback: ValidationSets):
 
 @dispatch
 def on(event: Due, callback: ValidationSets, run):
-    if event.by == "epochs":
+    if event.by == "epochs" or callback.is_done(run):
         return
-    run.logs = {**run.logs, **callback.measure(run)}
-    send(ValidationEnd(), run.callbacks, run)
+    callback.validate(run)
     run.history.append({"step": float(run.step), **run.logs})
+
+
+@dispatch
+def run_state(callback: ValidationSets):
+    newest = {name: np.asarray(value).tolist() for name, value in callback.newest.items()}
+    return None if callback.at is None else {"at": callback.at, "newest": newest}
+
+
+@dispatch
+def restore_run_state(callback: ValidationSets, saved):
+    callback.at, callback.newest = saved["at"], {name: plain(np.asarray(value)) for name, value in saved["newest"].items()}

@@ -232,9 +232,9 @@ def _resolved(directory: str | os.PathLike[str]) -> str:
     return remote_url(directory) or os.path.realpath(directory)
 
 
-def _time_point(run: Run) -> tuple[int, int]:
-    """The step and the number of rows of the history: the same step is saved again when its epoch has ended."""
-    return run.step, run.history.epochs
+def _time_point(run: Run) -> tuple[int, int, int]:
+    """The step, the batch of the epoch, and the rows of the history: the same step is saved again when its epoch has ended."""
+    return run.step, run.loop.batches, run.history.epochs
 
 
 def _as_json(value: Any) -> Any:
