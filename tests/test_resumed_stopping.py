@@ -202,6 +202,40 @@ def test_a_learning_rate_that_a_callback_changed_is_no_other_one(tmp_path):
         fm.fit(same_run, (X, Y), **options)
 
 
+class Lowers:
+    """Sets the learning rate after the first epoch."""
+
+
+@dispatch
+def on(event: fm.EpochEnd, lowers: Lowers, run):
+    if run.epoch == 0:
+        run.learning_rate = 0.01
+
+
+GROUPS = {"**.bias": fm.optimizers.Optimizer(optax.sgd, 0.2), "**": fm.optimizers.Optimizer(optax.adam, fm.cosine(0.1))}
+
+
+@pytest.mark.parametrize(
+    "optimizer", [dict(optimizer=optax.adam, lr=fm.cosine(0.1)), dict(optimizer=GROUPS)], ids=["one", "groups"]
+)
+def test_a_run_whose_schedule_was_replaced_by_a_number_is_resumed(tmp_path, optimizer):
+    def once(directory, *more):
+        options = dict(batch_size=16, epochs=3, callbacks=[Lowers(), fm.Checkpoint(directory), *more], resume=directory)
+        return fm.fit(fm.Classifier(net()), (X, Y), **optimizer, **options, progress=False)
+
+    whole = once(tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="killed"):
+        once(tmp_path / "killed", EpochFails(1))
+    resumed = once(tmp_path / "killed")
+    assert same(whole, resumed) and repr(resumed[0].optimizer) == repr(whole[0].optimizer)
+    assert same(whole, once(tmp_path / "killed"))
+    like = fm.setup(fm.Classifier(net()), (X, Y), **optimizer, batch_size=16, epochs=3)
+    assert repr(fm.restore(tmp_path / "whole", like=like).optimizer) == repr(whole[0].optimizer)
+    other = fm.setup(fm.Classifier(net()), (X, Y), optimizer=optax.adam(0.1), batch_size=16)
+    with pytest.raises(ValueError, match="does not fit `like`"):
+        fm.restore(tmp_path / "whole", like=other)
+
+
 def test_another_peak_of_a_schedule_is_refused(tmp_path):
     run(tmp_path, epochs=1, stopping=False, lr=fm.cosine(0.1))
     with pytest.raises(ValueError, match=r"peak=0\.2.*instead of .*peak=0\.1"):

@@ -46,6 +46,15 @@ def with_learning_rate(optimizer: Any, value: Any) -> Any:
     return remake(optimizer, {"lr": rate})
 
 
+def schedule_is_replaced(optimizer: Any) -> bool:
+    """Whether an optimizer of any form has a schedule that a number replaces, as by `with_learning_rate`."""
+    if isinstance(optimizer, Mapping):
+        return any(map(schedule_is_replaced, optimizer.values()))
+    if isinstance(optimizer, Enclosing):
+        return schedule_is_replaced(optimizer.optimizer)
+    return isinstance(optimizer, Optimizer) and optimizer.schedule is not None and optimizer.lr is not None
+
+
 def _no_rate(optimizer: Any) -> ValueError:
     kind = "an optimizer given by a method" if optimizer is None else f"a {type(optimizer).__name__}"
     return ValueError(

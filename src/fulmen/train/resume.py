@@ -16,6 +16,7 @@ from fulmen.core import Plan, State
 from fulmen.core.verbs import restore_run_state, run_state
 from fulmen.data.source import Source
 from fulmen.dispatching.warning import warn
+from fulmen.optimizers import schedule_is_replaced
 from fulmen.train.events import Run
 from fulmen.train.step_loop import StepLoop
 
@@ -24,10 +25,12 @@ _LENGTH = ("epochs", "steps")
 
 def run_data(run: Run) -> dict[str, Any]:
     """All that a run needs to continue, except the state's arrays, as a dict that JSON can hold."""
+    optimizer = run.arrays().optimizer
     return {
         "position": run.position,
         "options": run.options,
-        "optimizer": _described(run.arrays().optimizer),  # a callback may have changed its learning rate
+        "optimizer": _described(optimizer),  # a callback may have changed its learning rate
+        "schedule_replaced": schedule_is_replaced(optimizer),
         "plan": dataclasses.asdict(run.plan),
         "history": {name: values.tolist() for name, values in run.history.items()},
         "callbacks": {name: saved for name, callback in _named(run.callbacks) if (saved := run_state(callback)) is not None},
