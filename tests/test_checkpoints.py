@@ -280,7 +280,7 @@ def test_steps_that_are_not_there_are_errors_that_list_the_others(state, tmp_pat
         fm.restore(tmp_path, state, 5)
     with pytest.raises(ValueError, match=r"saved without one.*keep=fm\.Latest\(3\) \| fm\.Best"):
         fm.restore(tmp_path, state, "best")
-    with pytest.raises(FileNotFoundError, match=r"has no valid checkpoint"):
+    with pytest.raises(FileNotFoundError, match=r"other is not a directory"):
         fm.restore(tmp_path / "other", state)
     with pytest.raises(FileNotFoundError, match=r"is not a directory"):
         fm.checkpoints(tmp_path / "other")

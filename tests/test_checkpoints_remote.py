@@ -195,7 +195,7 @@ def test_a_store_that_refuses_is_an_error_of_the_run(monkeypatch, step):
 def test_what_is_not_there_is_an_error(server):
     with pytest.raises(FileNotFoundError, match=r"memory://none/run is not a directory"):
         fm.checkpoints("memory://none/run")
-    with pytest.raises(FileNotFoundError, match=r"s3://none/run has no valid checkpoint"):
+    with pytest.raises(FileNotFoundError, match=r"s3://none/run is not a directory"):
         fm.restore("s3://none/run", ready())
     with pytest.raises(OSError, match=r"cannot be written into s3://none/run.*bucket does not exist"):
         run("s3://none/run", 1)

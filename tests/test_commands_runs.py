@@ -27,6 +27,9 @@ EXAMPLES = """
             system=fm.Classifier(model, fm.CrossEntropy(smoothing=0.1)), data=(x, y), validation=(x[:20], y[:20]),
             optimizer=optax.adam, lr=1e-2, epochs=3, batch_size=20,
         )
+
+    def without_optimizer():
+        return {name: value for name, value in run().items() if name not in ("optimizer", "lr")}
 """
 
 
@@ -74,6 +77,21 @@ def test_a_run_is_saved_resumed_evaluated_and_used(run):
 def test_a_saved_file_is_evaluated(run):
     assert run("train examples:run --save s.safetensors")[0] == 0
     assert "step 9" in run("evaluate examples:run --load s.safetensors")[1]
+
+
+def test_a_checkpoint_is_used_without_the_optimizer_that_was_a_flag(run):
+    assert run("train examples:without_optimizer --checkpoint runs --optimizer adam --lr 1e-2 --save s.safetensors")[0] == 0
+    code, out, err = run("evaluate examples:without_optimizer --checkpoint runs --out m.json")
+    assert (code, err) == (0, "") and "step 9" in out
+    assert run("evaluate examples:run --checkpoint runs --out with.json")[0] == 0
+    assert Path("m.json").read_text() == Path("with.json").read_text()
+    assert run("predict examples:without_optimizer --checkpoint runs --step 3 --out p.npz")[0] == 0
+    for line, words in [
+        ("--checkpoint nowhere", "nowhere is not a directory"),
+        ("--load s.safetensors", "s.safetensors has the state of an optimizer"),
+    ]:
+        code, _, err = run(f"evaluate examples:without_optimizer {line}")
+        assert code == 2 and words in err
 
 
 def test_a_file_of_values(run):

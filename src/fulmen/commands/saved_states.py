@@ -51,16 +51,22 @@ class SavedState:
         system = with_settings(arguments["system"], values)
         known = ("epochs", "steps", "batch_size", "seed", "drop_last", "optimizer", "lr", "limit")
         options = {name: arguments[name] for name in known if name in arguments}
+        step = int(self.step) if self.step and self.step.isdigit() else self.step
         try:
             like = system if isinstance(system, fm.State) else fm.setup(system, arguments["data"], **options)
         except fm.optimizers.MissingOptimizerError:
-            raise CommandError(
-                "the state has an optimizer: let the function return the `optimizer` and `lr` that the state was trained with."
-            ) from None
+            if self.checkpoint is None:
+                raise CommandError(
+                    f"{self.load} has the state of an optimizer: let the function return the `optimizer` and `lr` of the training, "
+                    "or give --checkpoint DIR, of which the system alone is read."
+                ) from None
+            # `train` had it as a flag, and nothing is trained here: the state is set up for its plan.
+            like = fm.setup(system, arguments["data"], **{**options, "optimizer": fm.frozen, "lr": None})
+            found = fm.restore(self.checkpoint, like=like.system, step=step)
+            return like.replace(system=found.system, step=found.step), arguments
         if self.load is not None:
             return fm.load(self.load, like=like), arguments
         assert self.checkpoint is not None
-        step = int(self.step) if self.step and self.step.isdigit() else self.step
         return fm.restore(self.checkpoint, like=like, step=step), arguments
 
 

@@ -201,6 +201,7 @@ def restore(directory: str | os.PathLike[str], like: Any, step: int | str | None
     if step is None:
         found = find_resumable(directory)
         if found is None:
+            checkpoints(directory, digests=False)  # says so if there is no such directory
             raise FileNotFoundError(f"{directory} has no valid checkpoint; `fm.checkpoints` lists what it has.")
         return found.load(like, store=store)
     saved = {each.step: each for each in checkpoints(directory, digests=False)}
