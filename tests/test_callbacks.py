@@ -82,6 +82,13 @@ def test_early_stopping_returns_the_best_state():
     assert int(state.step) == 16
 
 
+def test_early_stopping_has_no_best_state_of_a_metric_that_is_never_finite():
+    stopping = fm.EarlyStopping("loss", patience=2, restore_best=True)
+    with pytest.warns(UserWarning, match=r"EarlyStopping: 'loss' was NaN each time.*so the last state is returned\.$"):
+        state, _ = fit([Script("loss", [np.nan] * 6), stopping])
+    assert int(state.step) == 8
+
+
 def test_a_callback_that_is_used_again_starts_again():
     stopping = fm.EarlyStopping("loss", patience=1)
     for _ in range(2):

@@ -199,9 +199,11 @@ def owns(callback: EarlyStopping):
 def on(event: FitEnd, callback: EarlyStopping, run):
     if not callback.restore_best or not callback.waited:
         return
-    if callback.best_state is None:
+    if callback.best_epoch is None:
+        warn(f"EarlyStopping: {callback.metric!r} was NaN each time, never a finite number, so the last state is returned.")
+    elif callback.best_state is None:
         warn(
-            f"EarlyStopping: the best state, of epoch {(callback.best_epoch or 0) + 1}, is in no checkpoint from which this run was "
+            f"EarlyStopping: the best state, of epoch {callback.best_epoch + 1}, is in no checkpoint from which this run was "
             "resumed, so the last state is returned. fm.Checkpoint(directory) in `callbacks` keeps it if it saves when the metric is "
             "measured: with validate_every=fm.Every(steps=n), write every=fm.Every(steps=n) there too."
         )
