@@ -149,6 +149,30 @@ def test_a_step_at_the_end_of_an_epoch_is_validated_once(tmp_path, every):
     assert same(whole, again) and not counted.seen
 
 
+class FirstOnly(fm.Training):
+    """Trains on the first batches of each epoch."""
+
+    count: int = 1
+
+
+@dispatch
+def run_epoch(phase: FirstOnly, state, source, run):
+    some = (batch for _, batch in zip(range(run.batches, phase.count), source))
+    return fm.run_epoch(fm.Training(), state, some, run)
+
+
+@pytest.mark.parametrize("every", [2, 3])
+def test_a_phase_with_fewer_batches_continues_within_an_epoch(tmp_path, every):
+    options = dict(phase=FirstOnly(2), epochs=3, stopping=False, batch_size=8)
+    whole = run(tmp_path / "whole", every=fm.Every(steps=every), **options)
+    assert int(whole[0].step) == 6
+    saving = fm.Checkpoint(tmp_path / "killed", every=fm.Every(steps=every))
+    with pytest.raises(RuntimeError, match="killed"):
+        run(tmp_path / "killed", **options, callbacks=[Losses(None), saving, EpochFails(1)])
+    for _ in range(2):  # the second time it is complete
+        assert same(whole, run(tmp_path / "killed", every=fm.Every(steps=every), **options))
+
+
 def test_short_epochs_are_saved_by_minutes(tmp_path):
     run(tmp_path, epochs=3, every=fm.Every(minutes=1e-9), keep=fm.Latest(9) | fm.Best("validation/accuracy"), stopping=False)
     assert {3, 6, 9} <= {each.step for each in fm.checkpoints(tmp_path)}

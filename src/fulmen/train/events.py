@@ -171,6 +171,11 @@ class Run:
         """Leave the logs of the newest step out of the epoch's; for a callback for `StepEnd`."""
         self.loop.ledger.discard_newest()
 
+    @property
+    def batches(self) -> int:
+        """The number of batches of the epoch that are done; not 0 at the beginning of a phase if a run continues in an epoch."""
+        return self.loop.batches
+
     def left(self) -> int | None:
         """The number of remaining steps, or None if it is unknown."""
         return None if self.steps is None else self.steps - self.done

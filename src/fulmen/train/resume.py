@@ -71,9 +71,9 @@ def is_complete(loop: StepLoop) -> bool:
 def _left(loop: StepLoop) -> int | None:
     """The number of remaining steps, or of remaining epochs; negative if a resumed run was longer. None if it is unknown."""
     run, epochs = loop.run, loop.run.options["epochs"]
-    if epochs is None or run.left() is not None:
+    if epochs is None:
         return run.left()
-    return epochs - (loop.epoch - loop.first) - bool(loop.batches)  # for data without a length
+    return epochs - (loop.epoch - loop.first) - bool(loop.batches)  # a phase may leave out steps, and data have no length
 
 
 def _warn_of_length(loop: StepLoop, differ: dict[str, Any]) -> None:
