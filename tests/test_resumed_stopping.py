@@ -260,6 +260,25 @@ def test_a_run_whose_schedule_was_replaced_by_a_number_is_resumed(tmp_path, opti
         fm.restore(tmp_path / "whole", like=other)
 
 
+def test_the_best_state_may_be_older_than_the_number_that_replaced_its_schedule(tmp_path):
+    class LowersLate:
+        pass
+
+    @dispatch
+    def on(event: fm.EpochStart, lowers: LowersLate, run):
+        if run.epoch == 3:
+            run.learning_rate = 0.01
+
+    def once(directory, kill=None):
+        callbacks = [LowersLate(), Losses(kill), fm.EarlyStopping(restore_best=True), fm.Checkpoint(directory)]
+        return run(directory, epochs=5, lr=fm.cosine(0.1), callbacks=callbacks)
+
+    whole = once(tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="killed"):
+        once(tmp_path / "killed", kill=4)
+    assert same(whole, once(tmp_path / "killed")) and int(whole[0].step) == 9
+
+
 def test_another_peak_of_a_schedule_is_refused(tmp_path):
     run(tmp_path, epochs=1, stopping=False, lr=fm.cosine(0.1))
     with pytest.raises(ValueError, match=r"peak=0\.2.*instead of .*peak=0\.1"):

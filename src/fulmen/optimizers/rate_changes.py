@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -33,17 +33,32 @@ def with_learning_rate(optimizer: Any, value: Any) -> Any:
     Raises:
         ValueError: for a finished transformation.
     """
+
+    def changed(inner: Optimizer) -> Any:
+        rate = jnp.asarray(float(value))  # weakly typed, as the number that `setup` was given
+        return rate if inner.lr is None else jnp.broadcast_to(rate, np.shape(inner.lr))
+
+    return _with_rates(optimizer, changed)
+
+
+def with_schedule(optimizer: Any) -> Any:
+    """The optimizer with its schedules again, where numbers replace them.
+
+    Raises:
+        ValueError: for a finished transformation.
+    """
+    return _with_rates(optimizer, lambda inner: inner.lr if inner.schedule is None else None)
+
+
+def _with_rates(optimizer: Any, changed: Callable[[Optimizer], Any]) -> Any:
     if isinstance(optimizer, Mapping):
-        changed = {path: with_learning_rate(inner, value) for path, inner in optimizer.items()}
-        return type(optimizer)(changed)  # type: ignore[call-arg] - in the same order, if it has one
+        inside = {path: _with_rates(inner, changed) for path, inner in optimizer.items()}
+        return type(optimizer)(inside)  # type: ignore[call-arg] - in the same order, if it has one
     if isinstance(optimizer, Enclosing):
-        return remake(optimizer, {"optimizer": with_learning_rate(optimizer.optimizer, value)})
+        return remake(optimizer, {"optimizer": _with_rates(optimizer.optimizer, changed)})
     if not isinstance(optimizer, Optimizer):
         raise _no_rate(optimizer)
-    rate = jnp.asarray(float(value))  # weakly typed, as the number that `setup` was given
-    if optimizer.lr is not None:
-        rate = jnp.broadcast_to(rate, np.shape(optimizer.lr))
-    return remake(optimizer, {"lr": rate})
+    return remake(optimizer, {"lr": changed(optimizer)})
 
 
 def schedule_is_replaced(optimizer: Any) -> bool:

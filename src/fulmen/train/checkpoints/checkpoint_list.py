@@ -17,7 +17,7 @@ from fulmen.core.leaves import missing
 from fulmen.core.state import State
 from fulmen.core.verbs import init
 from fulmen.dispatching.warning import warn
-from fulmen.optimizers import with_learning_rate
+from fulmen.optimizers import schedule_is_replaced, with_learning_rate, with_schedule
 from fulmen.train.checkpoints.atomic_files import place_of
 from fulmen.train.checkpoints.checkpoint_files import LocalFiles
 from fulmen.train.checkpoints.manifest import Manifest, parsed, read_manifest
@@ -82,9 +82,12 @@ class SavedCheckpoint(Immutable):
         require_tree(like)
         if not isinstance(like, State) and missing(like):
             like = jax.eval_shape(lambda: init(like, jax.random.key(0)))
-        if isinstance(like, State) and self.run.get("schedule_replaced"):
-            with contextlib.suppress(ValueError):  # of an optimizer without a rate: the differences are listed below
-                like = like.replace(optimizer=with_learning_rate(like.optimizer, 0.0))
+        if isinstance(like, State):
+            replaced = self.run.get("schedule_replaced")
+            if replaced is not None and replaced != schedule_is_replaced(like.optimizer):
+                with contextlib.suppress(ValueError):  # of an optimizer without a rate: the differences are listed below
+                    change = (lambda given: with_learning_rate(given, 0.0)) if replaced else with_schedule
+                    like = like.replace(optimizer=change(like.optimizer))
         with self.files.local(manifest) as folder:
             if isinstance(like, State):
                 return store.read(folder, like)
