@@ -250,3 +250,33 @@ def test_free_training_keeps_one_norm_over_all_arrays(system, batch):
     stored = state.system.perturbation.value
     far = np.linalg.norm(np.concatenate([stored["first"], stored["second"]], 1), axis=1)
     assert far.max() <= 0.3 * (1 + 1e-5) and far.max() > 0.2
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda: fm.autoattack(attacks.L0Ball(3) & BOX), TypeError, "must contain a LinfBall, an L2Ball or an L1Ball"),
+        (
+            lambda: fm.validate(attacks.FAB(attacks.L0Ball(3) & BOX, 3)),
+            ValueError,
+            "FAB, region: must contain an L1Ball or an L2Ball",
+        ),
+        (lambda: fm.validate(attacks.DeepFool(attacks.L0Ball(3))), ValueError, "DeepFool, region: must contain an L1Ball"),
+    ],
+)
+def test_attacks_of_three_norms_refuse_an_l0_ball(make, error, words):
+    with pytest.raises(error, match=words):
+        make()
+
+
+def test_several_attacks_in_evaluate(system, batch):
+    with pytest.raises(TypeError, match=r"attack must be an Attack.*write fm\.WorstOf\(\*attacks\)"):
+        fm.evaluate(system, batch, attack=(fm.FGSM(REGION), fm.FGSM(REGION)))
+
+
+def test_one_perturbation_for_all_stays_in_the_region_in_spite_of_rounding(system, batch, key):
+    found = fm.perturb(attacks.Universal(REGION, 0.05, 4), system, batch, key).x
+    limit = np.nextafter(np.float32(0.1), np.float32(1))
+    assert (np.abs(np.asarray(found) - batch.x) <= limit).all()
+    again = attacks.project(REGION, found, batch.x)
+    np.testing.assert_array_equal(again, found)

@@ -66,7 +66,8 @@ def checked_source(component: Any, data: Any, what: str = "data") -> Source:
 
 @dispatch
 def validate(attack: object, system, batch):
-    written = f"{attack.__name__}(…)" if isinstance(attack, type) else "fm.PGD(region, step_size=0.01, steps=40)"
+    several = "fm.WorstOf(*attacks)" if isinstance(attack, tuple | list) else "fm.PGD(region, step_size=0.01, steps=40)"
+    written = f"{attack.__name__}(…)" if isinstance(attack, type) else several
     raise TypeError(f"evaluate: attack must be an Attack, got {short(attack)}; write {written}.")
 
 

@@ -47,7 +47,7 @@ class DeepFool(MinimalNorm):
     DeepFool(region=L2Ball(eps=0.5) & Box(lo=0, hi=1))
     """
 
-    needs_ball = True
+    norms = (1, 2, math.inf)
     finishes_all = True
 
     steps: int = static(default=50)
@@ -174,7 +174,7 @@ class FAB(MinimalNorm):
     FAB(region=LinfBall(eps=0.1) & Box(lo=0, hi=1), targets=3)
     """
 
-    needs_ball = True
+    norms = (1, 2, math.inf)
 
     steps: int = static(default=100)
     targets: int = static(minimum=1, default=9, kw_only=True)

@@ -128,6 +128,7 @@ def autoattack(
         A `WorstOf`.
 
     Raises:
+        TypeError: for a region without a ball of the 1-, 2- or ∞-norm.
         ValueError: if `classes` is below 2, or `targets` or `samples` below 1.
 
     >>> print(*fm.autoattack(fm.LinfBall(0.1) & fm.Box(0, 1), targets=1).attacks, sep="\\n")
@@ -137,7 +138,7 @@ def autoattack(
     Square(region=LinfBall(eps=0.1) & Box(lo=0, hi=1))
     """
     _require_counts("autoattack", classes=(classes, 2), targets=(targets, 1), samples=(samples, 1))
-    sparse = ball_of(region).norm_order == 1
+    sparse = normed_ball_of(APGD(region)).norm_order == 1
     stages = _stages(region)
     if samples is not None:
         objectives = (CrossEntropy(), DLR()) if classes > 2 else (CrossEntropy(),)

@@ -117,7 +117,8 @@ class RFGSM(FGSM):
 
     Args:
         region: the region of allowed points.
-        start: the random step, `fm.attacks.RandomSign(α)`; α defaults to half the radius.
+        start: the random step, `fm.attacks.RandomSign(α)`; α defaults to half the radius. It is meant for a `LinfBall`: in a ball
+            of another norm, a change of each coordinate by that much goes to the boundary.
         step_size: the size of the second step; None is the radius minus α.
 
     >>> fm.attacks.RFGSM(fm.LinfBall(0.1) & fm.Box(0, 1))

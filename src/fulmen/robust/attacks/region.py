@@ -117,7 +117,7 @@ class Patch(PerCoordinate):
     """The points that differ from the clean input only where a mask is True: `fm.LinfBall(0.5) & fm.attacks.Patch(mask)`.
 
     Args:
-        mask: booleans of the shape of an example, or one that broadcasts to it, such as `(height, width, 1)`.
+        mask: booleans of the shape of an example, whose axes may be 1, such as `(height, width, 1)`.
 
     >>> region = fm.LinfBall(0.25) & fm.attacks.Patch(jnp.array([True, False]))
     >>> fm.attacks.project(region, jnp.array([[0.9, 0.9]]), jnp.array([[0.5, 0.5]]))

@@ -47,7 +47,8 @@ def require_inside(region: Region, inputs: Iterable[Any]) -> None:
         if not jnp.issubdtype(x.dtype, jnp.floating):
             raise ValueError(
                 f"x must be floating-point to be attacked, got {x.dtype} from {np.min(values)} to {np.max(values)}. "
-                "Scale images of bytes: `(x / 255).astype(np.float32)`, with fm.Box(0, 1)."
+                "Scale images of bytes: `(x / 255).astype(np.float32)`, with fm.Box(0, 1); of several arrays, name those to attack in "
+                "the batch type: `attackable: ClassVar = ('image',)`."
             )
         for ball in balls(region):
             count = concrete(ball.eps)

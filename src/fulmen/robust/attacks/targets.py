@@ -42,7 +42,8 @@ class Unrejected(TrueLabel):
     """Away from the label, for a model that may reject an input: a point counts only if a wrong class is predicted.
 
     Args:
-        rejection: the class that means rejection. Rejecting an attacked input is right, rejecting a clean one is not.
+        rejection: the class that means rejection. Rejecting an attacked input is right, rejecting a clean one is not. That is what
+            `fm.robustness` counts; the metrics of `fm.evaluate` are the system's, for which a rejected input is wrong.
 
     >>> fm.PGD(fm.LinfBall(0.1), 0.02, 10, target=fm.attacks.Unrejected(10)).target
     Unrejected(rejection=10)

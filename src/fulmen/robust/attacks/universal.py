@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from fulmen.core import Structure, concrete, hyper, number, per_structure, static, with_inputs
-from fulmen.core.verbs import perturb, project, transformation, validate
+from fulmen.core.verbs import perturb, transformation, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.robust.attacks.attack import CLEAN, PGD, Start
 from fulmen.robust.attacks.attack_loop import is_traced, packed
 from fulmen.robust.attacks.problem import Problem
 from fulmen.robust.attacks.projections import projected
-from fulmen.robust.attacks.region import ball_of, others
+from fulmen.robust.attacks.region import ball_of
 
 
 class Universal(PGD):
@@ -75,12 +75,6 @@ def _moved(problem: Problem, offset: Any, memory: Any, number: Any) -> tuple[Any
 
 
 def _points(problem: Problem, offset: Any) -> Any:
-    """The perturbed examples, within the region's other members."""
-
-    def shifted(x: jax.Array, offset: jax.Array) -> jax.Array:
-        there = x + offset[None]
-        for member in others(problem.attack.region):
-            there = project(member, there, x)
-        return there
-
-    return jax.tree.map(shifted, problem.origin, offset)
+    """The perturbed examples, within the region in spite of rounding."""
+    shifted = jax.tree.map(lambda x, offset: x + offset[None], problem.origin, offset)
+    return projected(problem.attack.region, shifted, problem.origin)

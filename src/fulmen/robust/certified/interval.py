@@ -144,7 +144,7 @@ def require_covered(who: str, region: Any) -> None:
     if not all(isinstance(member, PerCoordinate) for member in members(region)):
         raise ValueError(
             f"{who}: interval bounds need a region that bounds each coordinate, such as fm.LinfBall(0.1) & fm.Box(0, 1), got "
-            f"{region!r}. For an L2Ball use fm.Smoothed(system, sigma)."
+            f"{region!r}. In an L2Ball certify by fm.Smoothed(system, sigma)."
         )
 
 
