@@ -114,6 +114,12 @@ def test_invalid_lengths(schedule, plan, message):
         schedule(plan)
 
 
+@pytest.mark.parametrize("n", [3, 7, 10, 13])
+def test_a_line_ends_at_0_and_not_below(n):
+    rate = fm.schedules.linear(1.0)(fm.Plan(total_steps=n))
+    assert [float(rate(step)) for step in (n, n + 5)] == [0, 0] and float(rate(n - 1)) > 0
+
+
 def test_schedules_in_steps_need_no_length_of_the_run():
     np.testing.assert_allclose([fm.warmup(0.3, 10)(fm.Plan())(step) for step in (5, 50)], [0.15, 0.3], rtol=1e-6)
     np.testing.assert_allclose(

@@ -56,8 +56,9 @@ class Linear(Schedule):
     end: float = 0.0
 
     def __call__(self, plan: Plan) -> Any:
-        fall = optax.linear_schedule(1.0, 0.0, length(plan, "linear"))
-        return lambda step: self.end + (self.peak - self.end) * fall(step)
+        total = length(plan, "linear")
+        # `optax.linear_schedule` may end just below 0, which would ascend.
+        return lambda step: self.end + (self.peak - self.end) * (1.0 - jnp.minimum(step / total, 1.0))
 
 
 @suggesting
