@@ -161,7 +161,7 @@ def test_info_nce_as_an_objective_of_a_regressor_is_exact_too():
             X,
             r"BYOL\.model must be an EMA.*fm\.EMA",
         ),
-        (lambda: fm.systems.CLIP(Linear(4, 2), Linear(3, 2)), X, r"data of a CLIP must be pairs \(x, y\), got a Unlabeled"),
+        (lambda: fm.systems.CLIP(Linear(4, 2), Linear(3, 2)), X, r"data of a CLIP must be pairs \(x, y\), got an Unlabeled"),
         (
             lambda: fm.systems.CLIP(Linear(4, 2), Linear(3, 2), log_temperature=0.1),
             (X, Y),

@@ -39,7 +39,8 @@ class FreeAdversarial(Defence):
     dropout and batch statistics. Shafahi et al. 2019, arXiv:1904.12843.
 
     Args:
-        system: anything that has a loss. The defence must be the outermost component of the training.
+        system: anything that has a loss. The defence must be the outermost component of the training, so
+            it cannot be in a `Population`.
         region: the allowed perturbations; its one ball determines the norm.
         replays: m, the number of updates per batch.
         step_size: the step of a replay, in the ball's norm; None for the ball's radius.
@@ -134,7 +135,10 @@ def _merged(old: Any, new: Any) -> Any:
 def perturbation(free: FreeAdversarial) -> Any:
     """The stored perturbation, or the perturbed inputs while a replay is differentiated."""
     if free.perturbation is None:
-        raise ValueError("FreeAdversarial has no perturbation yet: call `fm.setup` or `fm.fit`, which make it for a batch.")
+        raise ValueError(
+            "FreeAdversarial has no perturbation yet: `fm.setup` and `fm.fit` make it for a batch, if it is the outermost component. It "
+            "cannot be in a fm.Population or another wrapper; write fm.Adversarial(system, attack) there."
+        )
     return free.perturbation.value
 
 
