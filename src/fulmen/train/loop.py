@@ -169,18 +169,18 @@ def _run_epochs(
         if after is not loop.handed:
             loop.take(after)
         # A validation after the epoch's last step is that of the epoch, whose row has both.
-        validated = sets is not None and sets.is_done(run)
-        run.logs, run.seconds = {**training_logs, **(sets.newest if validated else {})}, loop.elapsed()
+        found = sets.newest if sets is not None and sets.is_done(run) else None
+        run.logs, run.seconds = {**training_logs, **(found or {})}, loop.elapsed()
         if loop.cut:
             loop.tell(Interrupted() if interrupted.is_set() else Stopped())
         diverged = diverged or _warn_if_diverged(training_logs, epoch)
         loop.tell(EpochEnd())
         # If the signal arrived after its last step, the epoch is complete, and a resumed run would not validate it.
-        due = sets is not None and sets.every.at_epoch(epoch + 1) and not (loop.cut and interrupted.is_set())
-        if due and not validated:
+        cut_by_signal = loop.cut and interrupted.is_set()
+        if sets is not None and found is None and sets.every.at_epoch(epoch + 1) and not cut_by_signal:
             sets.validate(run)
-        at = {"step": float(run.step)} if validated else {}
-        run.history.append({**at, **run.logs, "seconds": time.perf_counter() - begun}, instead=validated)
+        at = {} if found is None else {"step": float(run.step)}
+        run.history.append({**at, **run.logs, "seconds": time.perf_counter() - begun}, instead=found is not None)
         if loop.cut:
             break
         loop.end_epoch()

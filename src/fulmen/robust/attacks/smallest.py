@@ -88,8 +88,9 @@ def advance(attack: Smallest, problem, state, step):
         return attempt(one, problem.system, example, problem.key, checked=True)
 
     # One example at a time, each in a ball of its own radius.
-    alone = jax.tree.map(lambda v: jnp.expand_dims(v, 1), (with_index(problem.given), np.arange(len(problem.batch))))
-    found = jax.vmap(trial)(*alone, state.factor)
+    rows = np.arange(len(problem.batch))
+    alone, row = jax.tree.map(lambda v: jnp.expand_dims(v, 1), (with_index(problem.given), rows))
+    found = jax.vmap(trial)(alone, row, state.factor)
     (x,), adversarial, ball = jax.tree.leaves(found.x), found.succeeded[:, 0], ball_of(attack.region)
     x = x[:, 0].astype(problem.image.dtype)
     distance = length(ball, x - problem.image)
