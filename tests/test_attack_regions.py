@@ -68,13 +68,26 @@ def test_examples_that_are_left_out_do_not_shift_the_targets(system, batch, key)
     assert fm.evaluate(system, batch, attack=smallest)["robust/accuracy"] <= 1
 
 
+BY_STEPS = {
+    "FGSM": fm.FGSM,
+    "RFGSM": attacks.RFGSM,
+    "PGD": lambda region: fm.PGD(region, 0.05, 3),
+    "NIFGSM": lambda region: attacks.NIFGSM(region, steps=3),
+    "APGD": lambda region: attacks.APGD(region, 5),
+    "Square": lambda region: attacks.Square(region, 6),
+}
+
+
 @pytest.mark.parametrize("ball", [fm.LinfBall, fm.L2Ball])
-def test_square_takes_a_radius_for_each_example(ball, system, batch, key):
-    eps = np.where(np.arange(N) % 2, 0.05, 0.2).astype(np.float32)
-    found = fm.perturb(attacks.Square(ball(eps) & BOX, 12), system, batch, key).x
-    order = np.inf if ball is fm.LinfBall else 2
-    far = np.linalg.norm(np.asarray(found, np.float64) - batch.x, axis=1, ord=order)
-    assert (far <= eps * (1 + 1e-5)).all() and (far[eps > 0.1] > 0.05).any()
+@pytest.mark.parametrize("name", BY_STEPS)
+def test_a_radius_for_each_example_is_as_that_radius_for_all(name, ball, system, batch, key):
+    """Steps and starts whose size is the radius are those of each example."""
+    narrow, wide, even = 0.05, 0.2, np.arange(N) % 2 == 0
+    attacked = lambda eps: np.asarray(fm.perturb(BY_STEPS[name](ball(eps) & BOX), system, batch, key).x)
+    mixed = attacked(np.where(even, narrow, wide).astype(np.float32))
+    np.testing.assert_allclose(mixed[even], attacked(narrow)[even], atol=1e-6)
+    np.testing.assert_allclose(mixed[~even], attacked(wide)[~even], atol=1e-6)
+    assert np.abs(mixed - batch.x)[~even].max() > narrow
 
 
 @pytest.mark.parametrize(
@@ -191,6 +204,20 @@ def test_a_custom_region_of_an_intersection_is_respected(ball, system, batch, ke
     assert change.sum(1).max() < 1e-3 and np.abs(change).max() > 0.02
 
 
+class Widening(attacks.Region):
+    """Its `project` returns another type."""
+
+
+@dispatch
+def project(region: Widening, x, origin):
+    return jnp.asarray(x, jnp.float32)
+
+
+def test_a_custom_projection_may_return_another_type():
+    x = jnp.ones((2, 3), jnp.float16)
+    assert attacks.project(Widening() & fm.LinfBall(0.25), x, 0 * x).dtype == jnp.float16
+
+
 def test_points_outside_a_custom_region_are_reported(system, batch):
     attack = fm.PGD(fm.LinfBall(0.1) & Never(), 0.05, 3)
     with pytest.warns(UserWarning, match=r"an attacked input is .* outside Never\(\)"):
@@ -226,6 +253,29 @@ def test_success_on_a_binary_target_is_a_logit_of_the_other_sign(keeps_axis, sys
     assert 0 < wrong.mean() < 1
     with pytest.raises(ValueError, match="predict needs logits of at least two classes"):
         fm.predict(fm.Smoothed(binary, 0.1, samples=10), batch.x)
+
+
+class AnyLabel(attacks.Targeting):
+    """Succeeds where any of several labels is wrong."""
+
+    one_class = False
+
+
+@dispatch
+def aim(targeting: AnyLabel, system, batch):
+    return batch, None
+
+
+@dispatch
+def succeeded(targeting: AnyLabel, prediction, target):
+    return ((prediction.outputs > 0) != (prediction.batch.y > 0.5)).any(1)
+
+
+def test_success_may_be_defined_on_several_labels(system, batch, key):
+    several = fm.Labeled(batch.x, (np.asarray(system.model(batch.x)) > 0).astype(np.float32))
+    labels = fm.Classifier(system.model, fm.BinaryCrossEntropy())
+    found = attacks.attempt(attacks.BIM(REGION, 0.03, 3, target=AnyLabel()), labels, several, key)
+    assert 0 < found.succeeded.mean() <= 1
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])

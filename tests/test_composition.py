@@ -68,6 +68,58 @@ def test_a_wrapper_whose_entries_would_not_count(wrapper, verb):
     assert float(logs["loss"]) == pytest.approx(entries * (3 if wrapper is Tripled else 1), rel=1e-6)
 
 
+class Rivals(fm.Game):
+    one: Net
+    two: Net
+
+
+class AroundRivals(fm.Wrapper):
+    game: fm.Game
+
+
+class OwnStep(fm.Wrapper):
+    part: fm.System
+
+
+@dispatch
+def losses(duel: Rivals, batch):
+    return {"one": fm.loss(duel.one, batch), "two": fm.loss(duel.two, batch)}
+
+
+@dispatch
+def losses(wrapper: AroundRivals | OwnStep, batch):
+    return {name: 2 * entry for name, entry in fm.losses(wrapper.__part__, batch).items()}
+
+
+@dispatch
+def update(wrapper: OwnStep, state, batch, mode):
+    return fm.update.invoke(fm.System, object, object, object)(wrapper, state, batch, mode)
+
+
+def test_losses_of_a_wrapper_around_a_game():
+    with pytest.raises(TypeError, match="AroundRivals has a method of `losses` and none of `loss`"):
+        fm.setup(AroundRivals(Rivals(net(), net())), data(), optimizer=optax.sgd, lr=0.1)
+
+    class Own(AroundRivals):
+        pass
+
+    @dispatch
+    @fm.marks.sums_losses
+    def loss(system: Own, batch):
+        return fm.reduce_losses(system, fm.losses(system, batch), batch)
+
+    state = fm.setup(Own(Rivals(net(), net())), data(), optimizer=optax.sgd, lr=0.1)
+    plain = fm.setup(state.system.game, data(), optimizer=optax.sgd, lr=0.1)
+    moved, before = fm.train_step(state, data())[0].system.game, state.system.game
+    once = fm.train_step(plain, data())[0].system
+    change = lambda after: np.asarray(after.one.layer.weight - before.one.layer.weight)
+    np.testing.assert_allclose(change(moved), 2 * change(once), atol=1e-6)
+
+
+def test_a_wrapper_with_a_step_of_its_own_may_use_its_losses():
+    fm.setup(OwnStep(pair()), data(), optimizer=optax.sgd, lr=0.1)
+
+
 class Nested(fm.System):
     pair: Pair
     more: list[Net]

@@ -134,6 +134,17 @@ def reduce_losses(system: Twofold, losses, batch):
     return 2 * losses["a"].mean() + losses["b"]["c"].mean()
 
 
+class Sums(fm.System):
+    """With the default reduction."""
+
+    model: fm.Model
+
+
+@fm.dispatch
+def losses(system: Sums, batch):
+    return {"a": (system.model(batch.x)[:, 0] - 1.0) ** 2, "b": system.model(batch.x)[:, 1] ** 2}
+
+
 class Halved(fm.Wrapper):
     part: fm.System
 
@@ -151,8 +162,25 @@ def test_weights_around_a_reduction_of_all_entries():
     np.testing.assert_allclose(fm.loss(fm.Weighted(system, {"b": 0.1}), batch), 2 * a + 0.1 * c, rtol=1e-6)
     twice = fm.Weighted(fm.Weighted(system, {"b": 0.1}), {"a": 3.0, "b": 2.0})
     np.testing.assert_allclose(fm.loss(twice, batch), 6 * a + 0.2 * c, rtol=1e-6)
-    with pytest.raises(TypeError, match=r"weights must be a dict around a system with a method of `reduce_losses`"):
+    with pytest.raises(KeyError) as caught:
         fm.loss(fm.init(fm.Weighted(system, fm.systems.Uncertainty("a", "b")), jax.random.key(0)), batch)
+    assert "`reduce_losses` of the system with one entry at a time" in "\n".join(caught.value.__notes__)
+
+
+def test_learned_weights_around_defences():
+    """Their `reduce_losses` passes on to the system, or sums."""
+    data = np.asarray(DATA["x"]), np.arange(len(DATA["x"])) % 2
+    model, attack = fm.models.Dense(DATA["x"].shape[1], 2), fm.FGSM(fm.LinfBall(0.1))
+    for system, names in (
+        (fm.EMA(fm.Adversarial(Sums(model), attack)), ("a", "b")),
+        (fm.TRADES(fm.Classifier(model), fm.PGD(fm.LinfBall(0.1), 0.05, 2)), ("clean", "kl")),
+    ):
+        for weights in (fm.systems.Uncertainty(*names), {names[0]: 2.0}):
+            state = fm.setup(fm.Weighted(system, weights), data, optimizer=optax.sgd, lr=0.1)
+            _, logs = fm.train_step(state, data)
+            first, second = (float(logs[f"loss/{name}"]) for name in names)
+            expected = 2 * first + second if isinstance(weights, dict) else first + second
+            assert float(logs["loss"]) == pytest.approx(expected, rel=1e-5)
 
 
 def test_weights_around_a_loss_that_is_not_made_of_entries(state):

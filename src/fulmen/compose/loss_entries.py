@@ -2,14 +2,14 @@
 
 import functools
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import jax
 
 from fulmen.compose.example_means import example_mean
 from fulmen.core import Game, Model, System, Wrapper, named_parts, parts_of, remake, short, sums_losses
-from fulmen.core.verbs import as_batch, loss, losses, reduce_losses
+from fulmen.core.verbs import as_batch, loss, losses, reduce_losses, update
 from fulmen.dispatching.compiled_code import generation
 from fulmen.dispatching.registry import dispatch, verb
 
@@ -140,29 +140,25 @@ def innermost(system: Any, batch: Any) -> Any:
     return system
 
 
-def _sum(system: System, losses, batch):
+@dispatch
+def reduce_losses(system: System, losses, batch):
     if not losses:
         raise ValueError(f"`losses` of {type(system).__name__} must return at least one entry, got {{}}.")
     return added(reduced_entries(system, losses, batch, f"of {type(system).__name__}"))
 
 
-reduce_losses.dispatch(_sum)
-
-
-def is_sum(system: Any, losses: Any, batch: Any) -> bool:
-    """Whether a system's `losses` are reduced one by one and summed, the default."""
-    return reduce_losses.method(system, losses, batch).function is _sum
-
-
 def require_own_loss(wrapper: Wrapper) -> None:
-    """Raise for a wrapper with a method of `losses` or `reduce_losses` and none of `loss`, which would be that of its part."""
+    """Raise for a wrapper with a method of `losses` or `reduce_losses` and none of `loss`, which would be that of its part.
+
+    A wrapper with a method of `update` may use them there.
+    """
     _require_own_loss(type(wrapper), generation())
 
 
 @functools.lru_cache(maxsize=1024)
 def _require_own_loss(kind: type, generation: int) -> None:
-    own = {v.__name__ for v in (loss, losses, reduce_losses) if any(issubclass(kind, k) for k in _wrappers(v))}
-    if own and "loss" not in own:
+    own = {v.__name__ for v in (loss, losses, reduce_losses, update) if _has_own(kind, v)}
+    if own and not own & {"loss", "update"}:
         name = kind.__name__
         raise TypeError(
             f"{name} has a method of `{min(own)}` and none of `loss`, and the loss of a wrapper without its own is that of its part: "
@@ -171,9 +167,10 @@ def _require_own_loss(kind: type, generation: int) -> None:
         )
 
 
-def _wrappers(verb: Any) -> Iterable[type]:
-    """The classes of wrappers that methods of a verb are for."""
-    return (k for m in verb.methods if m.hints for k in m.members[0] if issubclass(k, Wrapper))
+def _has_own(kind: type, verb: Any) -> bool:
+    """Whether a verb has a method for a class of wrappers that is not one for all of them."""
+    firsts = (k for m in verb.methods if m.hints for k in m.members[0])
+    return any(issubclass(kind, k) and k not in Wrapper.__mro__ for k in firsts)
 
 
 def reduced_entries(system: Any, entries: Mapping[str, Any], batch: Any, where: str, path: str = "") -> list[jax.Array]:

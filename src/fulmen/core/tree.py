@@ -222,7 +222,8 @@ def annotation(value: Any) -> str:
 
 def with_article(kind: type) -> str:
     """The name of a class with its article, as in "an Attack"."""
-    return f"{'an' if kind.__name__[0] in 'AEIOUaeio' else 'a'} {kind.__name__}"
+    name = kind.__name__
+    return f"{'an' if name[0] in 'AEIOUaeio' and not name.startswith('Uni') else 'a'} {name}"
 
 
 def short(value: Any) -> str:

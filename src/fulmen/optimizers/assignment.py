@@ -176,7 +176,7 @@ def _by_path(part: Any, path: str, spec: Any, system: Any, plan: Plan) -> dict[s
         if not free:
             raise ValueError(
                 f"an optimizer was given for {key!r}, but paths name all parameters that it matches, such as {matched[0]!r}, and paths "
-                f"precede patterns; leave out {key!r}, or write paths for these parameters."
+                f"precede patterns; leave out {key!r}, or write '' or a pattern in place of the path."
             )
         if all(name in by_pattern for name in free):
             raise ValueError(

@@ -8,6 +8,7 @@ from fulmen.compose.game import owner, players
 from fulmen.compose.part_defaults import augmented
 from fulmen.core import Game, Wrapper, covers, first_field, join_path, part_name, parts, remake, unwrapped
 from fulmen.core.leaves import PARAMETER, leaves
+from fulmen.core.tree import with_article
 from fulmen.core.verbs import bind, intervals, losses, update, validate
 from fulmen.dispatching.registry import dispatch
 from fulmen.train.gradients import apply_gradients, differentiate
@@ -39,9 +40,10 @@ class Alternating(Wrapper):
 @dispatch
 def validate(alternating: Alternating):
     if isinstance(alternating.game, Wrapper):
-        name, inside = type(alternating.game).__name__, type(unwrapped(alternating.game)).__name__
+        got, name = with_article(type(alternating.game)), type(alternating.game).__name__
+        inside = type(unwrapped(alternating.game)).__name__
         raise TypeError(
-            f"Alternating.game must be the game itself, got a {name}; write {name}(fm.systems.Alternating({inside}(…)), …)."
+            f"Alternating.game must be the game itself, got {got}; write {name}(fm.systems.Alternating({inside}(…)), …)."
         )
 
 

@@ -133,7 +133,7 @@ def prediction(system: LanguageModel, batch):
 def _by_token(system: LanguageModel, logits: Any, batch: Tokens) -> Prediction:
     """The prediction with each token as an example."""
     if len(getattr(logits, "shape", ())) != 3 or logits.shape[:2] != batch.y.shape:
-        got = f"{tuple(logits.shape)}" if hasattr(logits, "shape") else f"{with_article(type(logits))}"
+        got = f"{tuple(logits.shape)}" if hasattr(logits, "shape") else with_article(type(logits))
         raise ValueError(
             f"the model of a LanguageModel must return logits (n, length, vocabulary) for tokens {tuple(batch.x.shape)}, got {got}."
         )
@@ -226,7 +226,7 @@ def _require_sequences(tokens: Any) -> None:
 
 def _require_mask(mask: Any, tokens: Any) -> None:
     if not hasattr(mask, "dtype") or mask.dtype != bool or mask.shape != tokens.shape:
-        got = f"{mask.dtype} {tuple(mask.shape)}" if hasattr(mask, "dtype") else f"{with_article(type(mask))}"
+        got = f"{mask.dtype} {tuple(mask.shape)}" if hasattr(mask, "dtype") else with_article(type(mask))
         raise ValueError(
             f"Tokens.mask must be booleans of the tokens' shape, {tuple(tokens.shape)}, got {got}. Write mask.astype(bool)."
         )

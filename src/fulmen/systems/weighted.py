@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from fulmen.compose.loss_entries import added, entries_of, is_sum, reduces_losses
-from fulmen.core import Model, System, Wrapper, briefly, concrete, number, remake, short, static, sums_losses, unwrapped
+from fulmen.compose.loss_entries import added, entries_of, reduces_losses
+from fulmen.core import Model, System, Wrapper, briefly, concrete, number, remake, short, static, sums_losses
 from fulmen.core.verbs import init, loss, reduce_losses, validate, weigh
 from fulmen.dispatching.registry import dispatch
 
 
 class Weighted(Wrapper):
-    """A system whose loss is the weighted sum of its entries: Σ w_i L_i, where `reduce_losses` of the system makes L_i.
+    """A system whose loss is the weighted sum of its entries: Σ w_i L_i, where `reduce_losses` of the system reduces w_i L_i.
 
     The logged entries are not weighted.
 
@@ -65,12 +65,6 @@ class Uncertainty(Model):
 
 
 @dispatch
-def weigh(weights: dict, losses):
-    _require_known("Weighted.weights", weights, losses)
-    return added([jnp.asarray(weights.get(name, 1.0)).astype(value.dtype) * value for name, value in losses.items()])
-
-
-@dispatch
 def weigh(weights: Uncertainty, losses):
     _require_known("Uncertainty.tasks", weights.tasks, losses)
     if weights.log_variances is None:
@@ -113,18 +107,18 @@ def loss(weighted: Weighted, batch):
 
 @dispatch
 def reduce_losses(weighted: Weighted, losses, batch):
-    if is_sum(weighted.system, losses, batch):
+    if isinstance(weighted.weights, dict):
+        _require_known("Weighted.weights", weighted.weights, losses)
+        return reduce_losses(
+            weighted.system, {name: _times(weighted.weights.get(name), v) for name, v in losses.items()}, batch
+        )
+    try:
         return weigh(
             weighted.weights, {name: reduce_losses(weighted.system, {name: v}, batch) for name, v in losses.items()}
         )
-    if not isinstance(weighted.weights, dict):
-        name = type(unwrapped(weighted.system)).__name__
-        raise TypeError(
-            f"Weighted.weights must be a dict around a system with a method of `reduce_losses`, such as {name}, got "
-            f"{short(weighted.weights)}."
-        )
-    _require_known("Weighted.weights", weighted.weights, losses)
-    return reduce_losses(weighted.system, {name: _times(weighted.weights.get(name), v) for name, v in losses.items()}, batch)
+    except KeyError as error:
+        error.add_note("Weighted with a model of weights calls `reduce_losses` of the system with one entry at a time.")
+        raise
 
 
 def _times(weight: Any, entry: Any) -> Any:

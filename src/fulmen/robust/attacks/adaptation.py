@@ -10,6 +10,7 @@ from fulmen.core import Tree
 from fulmen.core.verbs import project
 from fulmen.dispatching.registry import dispatch, verb
 from fulmen.robust.attacks.attack_loop import along
+from fulmen.robust.attacks.projections import radius_of
 from fulmen.robust.attacks.region import Ball, L1Ball, others
 
 __all__: list[str] = []
@@ -126,7 +127,7 @@ def _onto(ball: Ball, region: Any, x: jax.Array, origin: jax.Array) -> jax.Array
     if ball.norm_order == math.inf:
         return project(region, x, origin)
     offset = x - origin
-    x = origin + offset * jnp.minimum(1, jnp.asarray(ball.eps).astype(x.dtype) / (_length(offset) + 1e-12))
+    x = origin + offset * jnp.minimum(1, radius_of(ball, origin) / (_length(offset) + 1e-12))
     for member in others(region):
         x = project(member, x, origin)
     return x

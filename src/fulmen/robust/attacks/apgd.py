@@ -20,6 +20,7 @@ from fulmen.objectives.margins import targeted_ratio
 from fulmen.robust.attacks.adaptation import adapt, first_size, memory, move, window
 from fulmen.robust.attacks.attack import Attack, Start
 from fulmen.robust.attacks.attack_loop import AttackState, initial_fields, select
+from fulmen.robust.attacks.chain_attacks import start_points
 from fulmen.robust.attacks.region import Ball, Intersection, L1Ball, L2Ball, LinfBall, Region, ball_of, normed_ball_of
 
 
@@ -167,8 +168,7 @@ def _new_stage(attack: APGD, ball: Ball, x: jax.Array, origin: jax.Array) -> dic
 def begin(attack: APGD, problem):
     origin = problem.image
     region = _stage_region(attack, attack.schedule.radius[0])
-    start = jax.vmap(functools.partial(start_point, attack.start, region))
-    x = project(region, start(origin, problem.keys(0)), origin)
+    (x,) = jax.tree.leaves(start_points(attack.start, region, problem.origin, problem.keys))
     return APGDState(**initial_fields(problem, problem.points(x)), **_new_stage(attack, ball_of(region), x, origin))
 
 

@@ -177,7 +177,7 @@ def clean_state(problem: Problem) -> AttackState:
     # Only what success depends on is kept of the attack, so that attacks share the program.
     goal = {"target": problem.attack.target, "samples": problem.attack.samples}
     judged = remake(problem, {"attack": remake(_JUDGE, goal)})
-    require_one_label(problem.batch)
+    require_one_label(problem.attack.target, problem.batch)
     return _clean_state(judged) if is_traced(problem) else _clean_program(*packed(judged))
 
 

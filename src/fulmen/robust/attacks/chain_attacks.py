@@ -6,11 +6,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from fulmen.core import remake
 from fulmen.core.marks import ignores_steps, keeps_points
-from fulmen.core.verbs import advance, begin, finish, shown, start_point, transformation, views
+from fulmen.core.verbs import advance, begin, finish, for_examples, shown, start_point, transformation, views
 from fulmen.dispatching.registry import dispatch, verb
 from fulmen.robust.attacks.attack import PGD, Attack, Uniform, require_key
 from fulmen.robust.attacks.attack_loop import AttackState, initial_fields
@@ -187,9 +188,11 @@ def start_points(start: Any, region: Any, origin: Any, keys: Callable[[int], Any
     `keys` returns the random keys of the examples, `(n,)`, or None, for the number of an array in `origin`.
     """
 
-    draw = jax.vmap(functools.partial(start_point, start, region))
     flat, structure = jax.tree.flatten(jax.tree.map(jnp.asarray, origin))
-    return projected(region, structure.unflatten([draw(x, keys(i)) for i, x in enumerate(flat)]), structure.unflatten(flat))
+    n = len(flat[0])
+    draw = jax.vmap(lambda row, x, key: start_point(start, for_examples(region, row, n), x, key))
+    drawn = [draw(np.arange(n), x, keys(i)) for i, x in enumerate(flat)]
+    return projected(region, structure.unflatten(drawn), structure.unflatten(flat))
 
 
 class ChainState(AttackState):
@@ -206,7 +209,9 @@ class ChainState(AttackState):
 def begin(attack: Attack, problem):
     keys = lambda number: None if problem.key is None else problem.keys(number)
     x = start_points(attack.start, attack.region, problem.origin, keys)
-    memory = [*map(jax.vmap(transformation(attack).init), jax.tree.leaves(problem.origin))]
+    n = len(problem.batch)
+    first = jax.vmap(lambda row, x: _transform(attack, row, n).init(x))
+    memory = [first(np.arange(n), x) for x in jax.tree.leaves(problem.origin)]
     return ChainState(**initial_fields(problem, x), memory=memory)
 
 
@@ -222,13 +227,13 @@ def advance(attack: Attack, problem, state, step):
     if through and state.value is not None:
         seen = problem.evaluate(state.x, step)  # the gradient was evaluated at other points
     state = state.keep(state.x, seen, step)
-    transform = optax.with_extra_args_support(transformation(attack))
+    n = len(problem.batch)
 
     def move(gradient: jax.Array, memory: Any, x: jax.Array) -> tuple[jax.Array, Any]:
-        update = lambda gradient, memory, x, value: transform.update(gradient, memory, x, value=value)
+        update = lambda row, gradient, memory, x, value: _transform(attack, row, n).update(gradient, memory, x, value=value)
         with jax.numpy_dtype_promotion("standard"):  # optax counts in integers and raises numbers to that power
             # Mapped over examples, so that norms do not couple them.
-            change, after = jax.vmap(update)(gradient, memory, x, -seen.value)
+            change, after = jax.vmap(update)(np.arange(n), gradient, memory, x, -seen.value)
         after = jax.tree.map(lambda new, old: _cast(new, old.dtype), after, memory)
         return x + _cast(change, x.dtype), after
 
@@ -236,6 +241,11 @@ def advance(attack: Attack, problem, state, step):
     moved, memory = zip(*map(move, jax.tree.leaves(gradient), state.memory, flat), strict=True)
     x = projected(attack.region, structure.unflatten(moved), problem.origin)
     return remake(state, {"x": x, "memory": [*memory]})
+
+
+def _transform(attack: Any, row: Any, n: int) -> optax.GradientTransformationExtraArgs:
+    """The optax chain for one of the examples, whose radius may be its own."""
+    return optax.with_extra_args_support(transformation(for_examples(attack, row, n)))
 
 
 @dispatch

@@ -109,7 +109,8 @@ def _ahead(view: Nesterov, x: jax.Array, memory: Any) -> jax.Array:
             "Nesterov needs a chain with momentum. Add fm.attacks.momentum(1.0): "
             "optax.chain(fm.attacks.momentum(1.0), fm.attacks.fgsm(0.02))."
         )
-    return x - jnp.asarray(view.distance).astype(x.dtype) * momentum  # a chain descends
+    distance = jnp.asarray(view.distance).astype(x.dtype)  # one, or one per example
+    return x - distance.reshape(-1, *[1] * (x.ndim - 1)) * momentum  # a chain descends
 
 
 @dispatch

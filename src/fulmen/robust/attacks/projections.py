@@ -33,7 +33,7 @@ _ALTERNATIONS = 20
 
 @dispatch
 def bounds(region: LinfBall, origin):
-    eps = _radius(region, origin)
+    eps = radius_of(region, origin)
     return -sum_rounded_down(-origin, eps, origin.dtype), sum_rounded_down(origin, eps, origin.dtype)
 
 
@@ -93,7 +93,7 @@ def _jointly(region: Region, points: list[Any], origins: list[Any]) -> list[Any]
 
     def nearer(_: Any, points: list[Any]) -> list[Any]:
         for member in others:
-            points = [project(member, *each) for each in zip(points, origins, strict=True)]
+            points = [project(member, *each).astype(each[0].dtype) for each in zip(points, origins, strict=True)]
         return exact(points)
 
     if not others:
@@ -108,7 +108,7 @@ def _in_balls(balls: list[Ball], points: list[Any], origins: list[Any], lo: Any,
         if not x.ndim or x.shape != origin.shape:
             raise ValueError(f"x and origin must have the same shape (n, …), got {x.shape} and {origin.shape}.")
     n, dtype, sizes = len(points[0]), jnp.result_type(*points), [math.prod(x.shape[1:]) for x in points]
-    radius = functools.reduce(jnp.minimum, [_radius(ball, origins[0]) for ball in balls])
+    radius = functools.reduce(jnp.minimum, [radius_of(ball, origins[0]) for ball in balls])
     radius = jnp.broadcast_to(radius.reshape(-1, 1), (n, 1))
     joined = lambda parts: jnp.concatenate([jnp.asarray(v).astype(dtype).reshape(n, m) for v, m in zip(parts, sizes)], 1)
     found = _NEAREST[balls[0].norm_order](radius, *map(joined, (points, origins, lo, hi)))
@@ -116,7 +116,7 @@ def _in_balls(balls: list[Ball], points: list[Any], origins: list[Any], lo: Any,
     return [v.astype(x.dtype).reshape(x.shape) for v, x in zip(parts, points, strict=True)]
 
 
-def _radius(ball: Ball, origin: Any) -> jax.Array:
+def radius_of(ball: Ball, origin: Any) -> jax.Array:
     """The radius in the input's type, in a shape that broadcasts with the input."""
     eps = jnp.asarray(ball.eps).astype(origin.dtype if ball.norm_order else jnp.float32)  # small types lack large integers
     if eps.shape not in ((), origin.shape[:1]):

@@ -31,7 +31,7 @@ class Ball(Region):
     """The points within a distance `eps` of the clean input, in the norm of the subclass.
 
     Args:
-        eps: the radius, in the input's units. `project` also takes `(n,)`, one per example.
+        eps: the radius, in the input's units, or `(n,)`, one per example.
 
     **Extending.** Besides `project`, write `transformation(ball: Mine, step_size)`, the steepest step in its norm, for
     `FGSM` and `PGD`, and `start_point(start: fm.attacks.Uniform, ball: Mine, x, key)`.

@@ -10,7 +10,7 @@ import numpy as np
 
 from fulmen.core import hyper, remake, static
 from fulmen.core.marks import keeps_state
-from fulmen.core.verbs import advance, begin, finish, project, validate
+from fulmen.core.verbs import advance, begin, finish, for_examples, project, validate
 from fulmen.dispatching.registry import dispatch, verb
 from fulmen.objectives import Margin, Objective
 from fulmen.robust.attacks.attack import Attack
@@ -115,10 +115,12 @@ def begin(attack: Square, problem):
         )
     shape = _as_image(attack, origin[0]).shape
 
-    def draw(key: jax.Array, eps: Any) -> jax.Array:
-        return _as_example(attack, pattern(remake(ball, {"eps": eps}), shape, key).astype(origin.dtype), origin.shape[1:])
+    n = len(origin)
 
-    x = project(attack.region, origin + jax.vmap(draw)(problem.keys(0), _radii(ball, origin)), origin)
+    def draw(row: Any, key: jax.Array) -> jax.Array:
+        return _as_example(attack, pattern(for_examples(ball, row, n), shape, key).astype(origin.dtype), origin.shape[1:])
+
+    x = project(attack.region, origin + jax.vmap(draw)(np.arange(n), problem.keys(0)), origin)
     height = jnp.full(len(origin), -jnp.inf, jnp.result_type(float))
     return SquareState(**initial_fields(problem, problem.points(x)), height=height)
 
@@ -133,21 +135,18 @@ def advance(attack: Square, problem, state, step):
         changes = changes * QUERIES / queries
     rows, columns = _sides(attack, _as_image(attack, origin[0]).shape, changes, least_side(ball))
 
-    def change(offset: jax.Array, key: jax.Array, eps: Any) -> jax.Array:
-        new = changed(remake(ball, {"eps": eps}), _as_image(attack, offset), rows, columns, key).astype(x.dtype)
+    n = len(origin)
+
+    def change(row: Any, offset: jax.Array, key: jax.Array) -> jax.Array:
+        new = changed(for_examples(ball, row, n), _as_image(attack, offset), rows, columns, key).astype(x.dtype)
         return _as_example(attack, new, offset.shape)
 
-    offset = jax.vmap(change)(x - origin, problem.keys(step), _radii(ball, origin))
+    offset = jax.vmap(change)(np.arange(n), x - origin, problem.keys(step))
     tried = problem.points(jnp.where(step == 0, x, project(attack.region, origin + offset, origin)))
     seen = problem.evaluate(tried, step)
     better = seen.value > state.height
     new = select(better, {"x": tried, "height": seen.value}, {"x": state.x, "height": state.height})
     return remake(state.keep(tried, seen, step + 1), new)
-
-
-def _radii(ball: Any, origin: jax.Array) -> jax.Array:
-    """The radius of each example, `(n,)`."""
-    return jnp.broadcast_to(jnp.asarray(ball.eps), origin.shape[:1])
 
 
 @dispatch

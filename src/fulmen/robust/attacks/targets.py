@@ -186,8 +186,12 @@ def class_labels(batch: Any) -> jax.Array:
     return y.astype(jnp.int32) if jnp.issubdtype(y.dtype, jnp.integer) else y.argmax(-1).astype(jnp.int32)
 
 
-def require_one_label(batch: Any) -> None:
-    """Raise for several labels per example, on which it is not defined when an attack succeeds. Tracers are not checked."""
+def require_one_label(targeting: Targeting, batch: Any) -> None:
+    """Raise for several labels per example, by which success is not defined unless `succeeded` is custom. Skips tracers."""
+    unknown: Any = None
+    method = succeeded.method(targeting, Prediction(unknown, unknown, unknown), None)
+    if method.members[0] not in ((Targeting,), (Unrejected,)):
+        return
     y = concrete(getattr(batch, "y", None))
     if y is None or y.ndim != 2 or y.shape[1] == 1:
         return
@@ -233,6 +237,8 @@ def succeeded(targeting: Target, prediction, target):
 
 def _is_highest(outputs: jax.Array, label: jax.Array) -> jax.Array:
     """Whether a class has the only highest output, as `Accuracy` counts: ties and NaN are wrong."""
+    if outputs.ndim != 2:
+        raise ValueError(f"the goal of the attack needs logits (n, classes), got outputs {outputs.shape}.")
     return (outputs >= at_labels(outputs, label)[:, None]).sum(1) == 1
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fulmen.compose.defence import Defence
 from fulmen.compose.part_defaults import augmented
@@ -12,6 +13,7 @@ from fulmen.core.verbs import (
     as_batch,
     augment,
     defence_losses,
+    for_examples,
     init,
     loss,
     metrics,
@@ -122,9 +124,14 @@ def _rows(stored: jax.Array, x: jax.Array) -> jax.Array:
 
 def _ascended(free: FreeAdversarial, x: jax.Array, slope: jax.Array) -> jax.Array:
     """The points after a step of steepest ascent."""
-    ball = ball_of(free.region)
-    step = transformation(ball, ball.eps if free.step_size is None else free.step_size)
-    change = jax.vmap(lambda slope: step.update(slope, step.init(slope))[0])(-slope)
+    n = len(x)
+
+    def change_of(row: Any, slope: jax.Array) -> Any:
+        ball = for_examples(ball_of(free.region), row, n)
+        step = transformation(ball, ball.eps if free.step_size is None else free.step_size)
+        return step.update(slope, step.init(slope))[0]
+
+    change = jax.vmap(change_of)(np.arange(n), -slope)
     return x + change.astype(x.dtype)
 
 
