@@ -47,12 +47,8 @@ def reduce_losses(system: Tripled, losses, batch):
     return 3 * fm.reduce_losses(system.part, losses, batch)
 
 
-@pytest.mark.parametrize(("wrapper", "verb"), [(Penalized, "losses"), (Tripled, "reduce_losses")])
-def test_a_wrapper_whose_entries_would_not_count(wrapper, verb):
-    with pytest.raises(
-        TypeError, match=rf"{wrapper.__name__} has a method of `{verb}` and none of `loss`.*Write\s+@dispatch"
-    ):
-        fm.setup(fm.EMA(wrapper(pair())), data(), optimizer=optax.sgd, lr=0.1)
+def with_own_loss(wrapper):
+    """A class of the wrapper whose loss is made of its `losses`."""
 
     class Own(wrapper):
         pass
@@ -62,7 +58,17 @@ def test_a_wrapper_whose_entries_would_not_count(wrapper, verb):
     def loss(system: Own, batch):
         return fm.reduce_losses(system, fm.losses(system, batch), batch)
 
-    state = fm.setup(fm.EMA(Own(pair())), data(), optimizer=optax.sgd, lr=0.1)
+    return Own
+
+
+@pytest.mark.parametrize(("wrapper", "verb"), [(Penalized, "losses"), (Tripled, "reduce_losses")])
+def test_a_wrapper_whose_entries_would_not_count(wrapper, verb):
+    with pytest.raises(
+        TypeError, match=rf"{wrapper.__name__} has a method of `{verb}` and none of `loss`.*Write\s+@dispatch"
+    ):
+        fm.setup(fm.EMA(wrapper(pair())), data(), optimizer=optax.sgd, lr=0.1)
+
+    state = fm.setup(fm.EMA(with_own_loss(wrapper)(pair())), data(), optimizer=optax.sgd, lr=0.1)
     _, logs = fm.train_step(state, data())
     entries = sum(float(v) for name, v in logs.items() if name.startswith("loss/"))
     assert float(logs["loss"]) == pytest.approx(entries * (3 if wrapper is Tripled else 1), rel=1e-6)
@@ -100,15 +106,7 @@ def test_losses_of_a_wrapper_around_a_game():
     with pytest.raises(TypeError, match="AroundRivals has a method of `losses` and none of `loss`"):
         fm.setup(AroundRivals(Rivals(net(), net())), data(), optimizer=optax.sgd, lr=0.1)
 
-    class Own(AroundRivals):
-        pass
-
-    @dispatch
-    @fm.marks.sums_losses
-    def loss(system: Own, batch):
-        return fm.reduce_losses(system, fm.losses(system, batch), batch)
-
-    state = fm.setup(Own(Rivals(net(), net())), data(), optimizer=optax.sgd, lr=0.1)
+    state = fm.setup(with_own_loss(AroundRivals)(Rivals(net(), net())), data(), optimizer=optax.sgd, lr=0.1)
     plain = fm.setup(state.system.game, data(), optimizer=optax.sgd, lr=0.1)
     moved, before = fm.train_step(state, data())[0].system.game, state.system.game
     once = fm.train_step(plain, data())[0].system

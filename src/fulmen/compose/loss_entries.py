@@ -157,7 +157,8 @@ def require_own_loss(wrapper: Wrapper) -> None:
 
 @functools.lru_cache(maxsize=1024)
 def _require_own_loss(kind: type, generation: int) -> None:
-    own = {v.__name__ for v in (loss, losses, reduce_losses, update) if _has_own(kind, v)}
+    verbs = loss, losses, reduce_losses, update
+    own = {v.__name__ for v in verbs if any(m.is_own(kind, Wrapper) for m in v.methods)}
     if own and not own & {"loss", "update"}:
         name = kind.__name__
         raise TypeError(
@@ -165,12 +166,6 @@ def _require_own_loss(kind: type, generation: int) -> None:
             f"the method would not count. Write\n\n    @dispatch\n    @fm.marks.sums_losses\n    def loss(system: {name}, batch): "
             "return reduce_losses(system, losses(system, batch), batch)\n"
         )
-
-
-def _has_own(kind: type, verb: Any) -> bool:
-    """Whether a verb has a method for a class of wrappers that is not one for all of them."""
-    firsts = (k for m in verb.methods if m.hints for k in m.members[0])
-    return any(issubclass(kind, k) and k not in Wrapper.__mro__ for k in firsts)
 
 
 def reduced_entries(system: Any, entries: Mapping[str, Any], batch: Any, where: str, path: str = "") -> list[jax.Array]:

@@ -326,7 +326,7 @@ def embeddings(system, x):
 
 @verb(delegates=False)
 def weigh(weights, losses):
-    """The weighted sum of the losses of several tasks, from dicts of numbers by name; `weights` may be a model of weights.
+    """The weighted sum of the losses of several tasks, a dict of numbers by name, for a model of weights.
 
     **Extending.** Overload it for a custom model of weights.
     """

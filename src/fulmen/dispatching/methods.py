@@ -98,6 +98,11 @@ class Method:
         rest = {} if self.rest is None else {"varargs": self.rest}
         return plum.Signature(*hints, **rest, precedence=precedence)
 
+    def is_own(self, kind: type, base: type, position: int = 0) -> bool:
+        """Whether it is for a class by an argument, and not for all classes that are derived from a base of it."""
+        hints = self.members[position : position + 1]
+        return any(issubclass(kind, k) and k not in base.__mro__ for kinds in hints for k in kinds)
+
     @property
     def key(self) -> tuple[Any, ...]:
         """The key that no other method of the verb has."""

@@ -109,9 +109,8 @@ def aim(targeting: PredictedLabel, system, batch):
 
 @dispatch
 def aim(targeting: Target, system, batch):
-    rows = np.arange(len(batch))
-    label = jnp.asarray(values_at("Target.label", targeting.label, rows, len(batch)), jnp.int32)
-    return batch, jnp.broadcast_to(label, (len(batch),))
+    n = len(batch)
+    return batch, jnp.broadcast_to(jnp.asarray(for_examples(targeting, np.arange(n), n).label, jnp.int32), (n,))
 
 
 @dispatch

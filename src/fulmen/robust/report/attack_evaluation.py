@@ -162,10 +162,11 @@ class Evaluation(ExampleBatches):
     def last_points(self, attack: Any, rows: np.ndarray, name: str) -> Any:
         """The points where an attack ends, whether or not it succeeds."""
         key = fold_name(self.key, name)
-        own = self.at
-        ends = lambda chunk: inputs(
-            perturb(own(attack, chunk), self.system, self.batch(chunk), key, best=False, checked=True)
-        )
+
+        def ends(chunk: np.ndarray) -> Any:
+            own = self.at(attack, chunk)
+            return inputs(perturb(own, self.system, self.batch(chunk), key, best=False, checked=True))
+
         return self._by_chunk(ends, rows)
 
     def gradients(self, rows: np.ndarray) -> Any:

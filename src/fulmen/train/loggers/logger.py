@@ -79,10 +79,9 @@ def log(logger: Logger, record):
 def _require_log(logger: Logger) -> None:
     """Raise for a logger that has no method of `log` for any kind of record, and none of `on`."""
     kind, name = type(logger), type(logger).__name__
-    own = lambda classes: any(issubclass(kind, k) and k not in Logger.__mro__ for k in classes)
     records = lambda classes: any(issubclass(k, Record) or issubclass(Record, k) for k in classes)
-    logs = any(own(m.members[0]) and records(m.members[1]) for m in log.methods if len(m.hints) == 2)
-    if not logs and not any(own(m.members[1]) for m in on.methods if len(m.hints) > 1):
+    logs = any(m.is_own(kind, Logger) and records(m.members[1]) for m in log.methods)
+    if not logs and not any(m.is_own(kind, Logger, 1) for m in on.methods):
         raise TypeError(
             f"{name} has no method of `log` for any kind of record, so it would write nothing. Write\n\n    @dispatch\n"
             f"    def log(logger: {name}, record: fm.loggers.Scalars): …\n"
